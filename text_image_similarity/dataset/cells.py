@@ -1,4 +1,4 @@
-"""What a cell of a table holds: an image or a reference to one, and captions."""
+"""Images, references and captions in the cells of a table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def find_image(value: object) -> tuple[str, bytes | str] | RowError:
 
 
 def list_captions(value: object) -> Iterator[str]:
-    """Yield the captions of a cell, of which a list may hold several; none is blank."""
+    """Yield the captions of a cell that are not blank; a list may hold several."""
     for one in value if isinstance(value, list) else [value]:
         if isinstance(caption := caption_of(one), str):
             yield caption.strip()

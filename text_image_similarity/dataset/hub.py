@@ -1,7 +1,7 @@
 """Data sets on the Hugging Face hub, through the library `datasets` (extra `train`).
 
-The hub is asked first whether it has the set, with a short wait, so that an unreachable one is known in moments; a set
-that the local cache holds is read from there.
+The hub is first asked, with a short timeout, whether it has the data set, so that an unreachable hub is noticed at
+once; a data set in the local cache is then read from there.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from ..formats import folder_of
 from ..system import call_within, require
 from .sources import SplitTable, split_name
 
-PROBE_S = 4.0  # how long the hub may take to say that it is there
+PROBE_S = 4.0  # timeout of the first request to the hub
 
 
 def hub_tables(name: str) -> dict[str, SplitTable]:
-    """Open a set of the hub: one table for each of its splits, fetched into the cache of `datasets` when it is read.
+    """Open a data set on the hub: one table per split, fetched into the cache of `datasets` when it is read.
 
     Raises:
         MissingExtraError: The extra is not installed.
@@ -50,15 +50,15 @@ def hub_tables(name: str) -> dict[str, SplitTable]:
 
 
 def load_split(name: str, config: str | None, split: str | None) -> Any:
-    """Load a split of a set of the hub into the cache of `datasets`, with images as they are stored.
+    """Load a split of a data set on the hub into the cache of `datasets`, with images as they are stored.
 
     Args:
-        name: The set.
-        config: Its configuration, if it has several.
-        split: One of its splits; None takes the only one.
+        name: Name of the data set.
+        config: Configuration to load, if there are several.
+        split: Split to load; None selects the only one.
 
     Raises:
-        UsageError: The hub has no such set, or the set has several splits and none is named, or not this one.
+        UsageError: The hub has no such data set, or it has several splits and none or an unknown one is named.
         TableError: The hub is out of reach and the cache does not hold the set, or the set cannot be read.
     """
     import datasets
@@ -98,16 +98,16 @@ def _read_split(name: str, split: str, columns: Sequence[str]) -> Iterator[tuple
 
 
 def _ask_hub(name: str) -> Exception | None:
-    """Ask the hub whether it has a set, within `PROBE_S` seconds whatever the network does; return why it is unknown."""
+    """Ask the hub, for at most `PROBE_S` seconds, whether it has a data set; return why it is unknown."""
     try:
         call_within(PROBE_S, lambda: HfApi().dataset_info(name, timeout=PROBE_S), name="hub-probe")
-    except Exception as exc:  # whatever the hub's client raises is an answer to pass on
+    except Exception as exc:  # any exception of the hub's client is passed on as the reason
         return exc
     return None
 
 
 def _require_cached(name: str, cache: Path, problem: Exception) -> None:
-    # Folders of the cache are named owner___set, the set in snake case; compared without case and underscores.
+    # The cache's folders are named owner___set, the set in snake case; compare without case and underscores.
     wanted = name.replace("/", "___")
     folders = cache.glob("*___*") if cache.is_dir() else ()
     if any(_plain(folder.name) == _plain(wanted) for folder in folders):

@@ -1,7 +1,8 @@
 """A split of a data set on the hub as a table: `hf:<owner>/<name>[:configuration][@split]`.
 
-The library `datasets` fetches it into its cache and maps it from there, so that it takes no memory, a run can resume, and a filled
-cache is enough where the hub is out of reach. To read files of the hub without a copy, name them: `hf://datasets/...`.
+The library `datasets` downloads it to its cache and memory-maps it, so that it takes little memory, a run can resume,
+and a filled cache is enough when the hub is unreachable. To read files of the hub without a copy, name them:
+`hf://datasets/...`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _HUB = re.compile(r"hf:(?!//)(?P<name>[^:@]+)(?::(?P<config>[^@]+))?(?:@(?P<spli
 
 
 def is_hub(place: str) -> bool:
-    """Whether a place is a data set of the hub, by its name."""
+    """Tell whether a place names a data set on the hub."""
     return place.startswith("hf:") and not place.startswith("hf://")
 
 
@@ -37,12 +38,12 @@ def open_source(
 
     Args:
         place: As for `open_table`, or `hf:<owner>/<name>[:configuration][@split]`.
-        dialect: As for `open_table`, and so are `dropped` and `max_bytes`.
+        dialect: As for `open_table`, like `dropped` and `max_bytes`.
 
     Raises:
         MissingExtraError: The library `datasets` is not installed.
-        UsageError: The table or data set does not exist, or it has several splits and none is named.
-        TableError: It cannot be read, or the hub is out of reach and the cache does not hold it.
+        UsageError: The table or data set does not exist, or has several splits and none is named.
+        TableError: It cannot be read, or the hub cannot be reached and the cache does not hold it.
     """
     if not is_hub(place):
         return open_table(place, dialect=dialect, dropped=dropped, max_bytes=max_bytes)
@@ -56,8 +57,8 @@ class HubTable:
     """A split of a data set on the hub; see `open_source`.
 
     Args:
-        place: Its name.
-        dropped: Columns that are passed over.
+        place: Name of the data set.
+        dropped: Columns to skip.
     """
 
     place: str
@@ -92,7 +93,7 @@ class HubTable:
 
     @property
     def digest(self) -> str:
-        return str(self._data._fingerprint)  # the library has no public name for it
+        return str(self._data._fingerprint)  # the library has no public name for this
 
     @property
     def schema(self) -> pa.Schema:
@@ -100,10 +101,10 @@ class HubTable:
         return found
 
     def scan(self) -> None:
-        """Do nothing: the library has checked, counted and hashed it."""
+        """Do nothing: the library has already checked, counted and hashed the rows."""
 
     def read(self, start: int, most: int) -> Iterator[ArrowRows]:
-        """Yield the rows from number `start` (from 0) on, `most` at a time, or fewer if they are large on average."""
+        """Yield rows from index `start` on, the first being 0, in batches of `most`, or fewer if rows are large."""
         size = self._data.data.nbytes // max(1, len(self._data.data))
         most = max(1, min(most, PART_SIZE // max(1, size)))
         for at in range(start, len(self._data), most):

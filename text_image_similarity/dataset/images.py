@@ -1,4 +1,4 @@
-"""An image and its captions, and how its pixels are loaded."""
+"""Images with captions, and the loading of their pixels."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class CaptionedImage:
 
     Args:
         name: Path, URL or row of the image, for messages.
-        captions: At least one; none is blank.
-        source: The encoded file itself, or a reference that the fetcher reads.
+        captions: At least one caption; none is blank.
+        source: The encoded file itself, or a reference.
     """
 
     name: str
@@ -35,7 +35,7 @@ class CaptionedImage:
 
     @property
     def key(self) -> bytes:
-        """What stands for the image itself: a digest of its bytes, or of its reference as the table spells it."""
+        """Digest of the image's bytes, or of its reference as spelled in the table."""
         if isinstance(self.source, bytes):
             return digest(self.source)
         spelled = self.source if SCHEME.match(self.source) else self.name
@@ -46,14 +46,14 @@ class ImageLoader:
     """Loads the pixels of captioned images; safe to call from many threads. Close it, or use it in a `with`.
 
     Args:
-        config: The settings of fetching and decoding: limits, waits, retries, proxy, `isolate_decoder`.
-        transport: Where http requests go, for tests; None is the network.
+        config: Settings for fetching and decoding: limits, timeouts, retries, proxy, `isolate_decoder`.
+        transport: Transport for HTTP requests, for tests; None is the network.
     """
 
     def __init__(self, config: Config, *, transport: httpx.BaseTransport | None = None) -> None:
         check_files(config)
         self._config, self._transport = config, transport
-        self._fetcher: Fetcher | None = None  # opened for the first reference: most sets bring their bytes along
+        self._fetcher: Fetcher | None = None  # opened for the first reference; most data sets hold the images
         self._isolated = IsolatedDecoder(config.limits) if config.isolate_decoder else None
         self._lock = Lock()
 
@@ -64,7 +64,7 @@ class ImageLoader:
         self.close()
 
     def close(self) -> None:
-        """Stop: running fetches fail within moments, and the decoder's processes end."""
+        """Close the loader: downloads in progress fail within moments, and the decoder's processes end."""
         if self._isolated is not None:
             self._isolated.close()
         with self._lock:
@@ -82,10 +82,10 @@ class ImageLoader:
         return decode(content, self._config.limits) if self._isolated is None else self._isolated.decode(content)
 
     def read(self, image: CaptionedImage) -> bytes:
-        """Return an image's encoded file.
+        """Return an image's encoded bytes.
 
         Raises:
-            RowError: It cannot be fetched, or is larger than a run takes.
+            RowError: It cannot be fetched, or exceeds `max_bytes`.
         """
         if isinstance(image.source, bytes):
             if len(image.source) > (most := self._config.limits.max_bytes):
@@ -98,7 +98,7 @@ class ImageLoader:
 
 
 def load_image(image: CaptionedImage, config: Config) -> Image.Image:
-    """Return one image in mode RGB, upright; `ImageLoader` loads many of them faster.
+    """Return one image in mode RGB, upright; to load many, `ImageLoader` is faster.
 
     Raises:
         RowError: It cannot be fetched or decoded.
@@ -108,5 +108,5 @@ def load_image(image: CaptionedImage, config: Config) -> Image.Image:
 
 
 def digest(data: bytes) -> bytes:
-    """Return what stands for some bytes, 16 bytes long."""
+    """Return the digest of bytes, 16 bytes long."""
     return blake2b(data, digest_size=16).digest()

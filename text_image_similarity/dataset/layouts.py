@@ -1,9 +1,9 @@
-"""How the files of a data set lie in a folder, and where its splits are.
+"""The layouts of data sets in folders, and their splits.
 
-In this order: tables named after splits (`train.parquet`, `test-00000-of-00002.csv`); imagefolder, as the library
-`datasets` calls a `metadata.jsonl`, `.csv` or `.parquet` beside its images, in a folder for each split or one for all; a
-`captions.txt` as the Flickr sets have it; else the files are the pieces of one table, which may be tar shards, or images with
-captions of the same names.
+These layouts are tried in order: tables named after splits (`train.parquet`, `test-00000-of-00002.csv`); an imagefolder
+of the library `datasets`, which is a `metadata.jsonl`, `.csv` or `.parquet` next to the images, in one folder or in one
+per split; a `captions.txt` as in the Flickr data sets; otherwise the files are pieces of one table, which may be tar
+shards, or images and text files with the same names.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ logger = logging.getLogger("text_image_similarity")
 FILE_NAME = "file_name"  # imagefolder's column of references
 
 _FILE_OF_SPLIT = re.compile(r"([A-Za-z]+)(?:-\d+-of-\d+)?")
-_LOOKED_FOR = 100  # images of a captions file, to find the folder that holds them
+_LOOKED_FOR = 100  # images of a captions file that are looked for to find their folder
 
 
 def file_tables(place: str, dialect: Dialect | None = None) -> dict[str, SplitTable]:
-    """Open a file, a folder or a pattern: one table for each split, or one named "" where there are no splits.
+    """Open a file, a folder or a pattern: one table per split, or one table named "" if there are no splits.
 
     Args:
-        place: A path or an fsspec URL. A folder's files may also lie in `data` inside it.
-        dialect: How CSV and TSV files are written; None is as their names say.
+        place: A path or an fsspec URL. The files of a folder may also be in its subfolder `data`.
+        dialect: Dialect of CSV and TSV files; None follows their suffixes.
 
     Raises:
-        UsageError: There is no table.
-        TableError: It cannot be read.
+        UsageError: No table is found.
+        TableError: A file cannot be read.
     """
-    for folder in (place, f"{place.rstrip('/')}/data"):  # the hub keeps the files of a set in data/
+    for folder in (place, f"{place.rstrip('/')}/data"):  # data sets of the hub have their files in data/
         files = list_folder(folder)
         found = _split_files(folder, files, dialect) or _image_folder(folder, files, dialect)
         if found := found or _captions(folder, files, dialect):
@@ -88,8 +88,8 @@ def _split_files(folder: str, files: Sequence[str], dialect: Dialect | None) -> 
 
 
 def _image_folder(folder: str, files: Sequence[str], dialect: Dialect | None) -> dict[str, SplitTable]:
-    """Return the tables of an imagefolder: those of its splits, or a single one, divided where its images are."""
-    if ending_of(folder):  # a table, whose folders nobody needs to ask a store for
+    """Return the tables of an imagefolder: one per split, or a single table, split by the folders of its images."""
+    if ending_of(folder):  # a table, so there is no need to list folders in a store
         return {}
     folders = {name: f"{folder.rstrip('/')}/{name}" for name in (*SPLITS, *OTHER_NAMES)}
     inside = {name: list_folder(path) for name, path in folders.items()}
@@ -111,7 +111,7 @@ def _image_folder(folder: str, files: Sequence[str], dialect: Dialect | None) ->
 
 
 def _metadata(folder: str, files: Sequence[str]) -> str | None:
-    """Return a folder's file of metadata, if that is its only table."""
+    """Return a folder's metadata file, if that is its only table."""
     tables = [file for file in files if ending_of(file)]
     named = [file for file in tables if Path(file).name.removesuffix(ending_of(file)).lower() == "metadata"]
     if len(named) > 1:
@@ -135,7 +135,7 @@ def _rows_of(
 
 
 def _warn_of_others(folder: str, tables: Mapping[str, SplitTable]) -> None:
-    """Log which metadata in a folder of this machine is not read."""
+    """Log which metadata files in a local folder are not read."""
     read = {table.name for table in tables.values()}
     for path in [] if is_url(folder) else sorted(local_path(folder).glob("*/metadata.*")):
         if ending_of(path.name) and str(path) not in read:
@@ -160,7 +160,7 @@ def _captions_table(place: str, dialect: Dialect | None) -> SplitTable:
 
 
 def _folder_with(names: Sequence[str], folder: Path | None) -> Path | None:
-    """Return the folder that holds some of the images: a captions file's own, or one in that such as `Images`."""
+    """Return the folder that holds the images: a captions file's own folder, or a subfolder such as `Images`."""
     if folder is None:
         return None
     with suppress(OSError):

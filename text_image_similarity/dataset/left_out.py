@@ -1,4 +1,4 @@
-"""Rows of a data set that cannot be used: counted by error code, and the first of them named in the log."""
+"""Counts of a data set's unusable rows by error code, and a log line that names the first of them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _NAMED = 3
 
 
 class LeftOut:
-    """The rows that a source was read without.
+    """The rows of a source that could not be used.
 
     Args:
-        counts: Counter to update, by error code; None begins one.
+        counts: Counter to update, by error code; None creates one.
     """
 
     def __init__(self, counts: Counter[str] | None = None) -> None:
@@ -26,18 +26,18 @@ class LeftOut:
         self._named: list[str] = []
 
     def add(self, where: str, code: ErrorCode, reason: str) -> None:
-        """Count a row, such as "row 3 of pairs.csv", and remember the first few."""
+        """Count a row, named as in "row 3 of pairs.csv", and remember the first few."""
         self._counts[code.value] += 1
         self._rows += 1
         if len(self._named) < _NAMED:
             self._named.append(f"{where} {reason}")
 
     def example(self) -> str:
-        """Return what is wrong with the first row, for the end of a message."""
+        """Return the problem of the first row, as the end of a message."""
         return f": {self._named[0]}" if self._named else ""
 
     def warn(self, source: str | PathLike[str]) -> None:
-        """Log how many rows were left out, and which came first."""
+        """Log how many rows were left out, and the first of them."""
         if self._rows:
             more = "; ..." if self._rows > len(self._named) else ""
             rows = "row was" if self._rows == 1 else "rows were"

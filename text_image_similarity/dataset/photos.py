@@ -1,4 +1,4 @@
-"""Merge the rows of one photo, so that no photo can be in two splits."""
+"""Merging of the rows of one photo, so that no photo can be in two splits."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def merge_photos(
     wanted: Collection[str] = (),
     source: str = "",
 ) -> list[list[CaptionedImage]]:
-    """Merge the rows of one photo, in the order of first appearance, and leave it to the last split that has it.
+    """Merge the rows of each photo, in order of first appearance, and assign it to the last split that has it.
 
-    A photo keeps the captions of that split alone; photos without a caption fall away.
+    A photo keeps only the captions of that split; photos without a caption are left out.
 
     Args:
-        splits: The rows of each split.
-        limits: Of the local files that are compared.
-        names: Those of the splits, for the log.
-        wanted: The splits whose left-out photos are logged.
-        source: What the log calls them together.
+        splits: Rows of each split.
+        limits: Limits for the local files that are compared.
+        names: Names of the splits, for the log.
+        wanted: Splits whose left-out photos are logged.
+        source: Name of the data set in the log.
     """
     rows = [(number, image) for number, split in enumerate(splits) for image in split]
     content = _find_copies([image for _, image in rows], limits)
@@ -55,7 +55,7 @@ def merge_photos(
 
 
 def _find_copies(images: Sequence[CaptionedImage], limits: Limits) -> dict[Hashable, Hashable]:
-    """Return for each source what stands for its content: files of equal size are read and compared."""
+    """Return a key of each source's content: files of equal size are read and compared."""
     by_source = {_source_key(image): image for image in images}
     sizes = {key: _size(image) for key, image in by_source.items()}
     times = Counter(sizes.values())
@@ -64,7 +64,7 @@ def _find_copies(images: Sequence[CaptionedImage], limits: Limits) -> dict[Hasha
         for key, image in by_source.items():
             content[key] = key
             if isinstance(image.source, str) and sizes[key] is not None and times[sizes[key]] > 1:
-                with suppress(RowError):  # whoever loads it will hear why
+                with suppress(RowError):  # the reason is reported when it is loaded
                     content[key] = digest(loader.read(image))
     return content
 
@@ -77,7 +77,7 @@ def _merge(keyed: Iterable[tuple[Hashable, CaptionedImage]]) -> dict[Hashable, C
     found: dict[Hashable, CaptionedImage] = {}
     for key, image in keyed:
         if key in found:
-            # The smaller name, and its source: the same photo whatever the order of the rows.
+            # The smaller name and its source, so that the choice does not depend on the order of the rows.
             first = min(found[key], image, key=lambda one: one.name)
             image = CaptionedImage(first.name, found[key].captions + image.captions, first.source)
         found[key] = image
@@ -85,7 +85,7 @@ def _merge(keyed: Iterable[tuple[Hashable, CaptionedImage]]) -> dict[Hashable, C
 
 
 def _size(image: CaptionedImage) -> int | None:
-    """Return the size in bytes of an image that is here, as bytes or as a local file, else None."""
+    """Return the size in bytes of an image in memory or in a local file, otherwise None."""
     if isinstance(image.source, bytes):
         return len(image.source)
     if SCHEME.match(image.source):

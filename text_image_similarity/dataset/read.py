@@ -1,4 +1,4 @@
-"""Read images with their captions from a table, from the splits of a folder, or from the hub."""
+"""Reading of images with captions from a table, from the splits of a folder, or from the hub."""
 
 from __future__ import annotations
 
@@ -40,23 +40,24 @@ def read_dataset(
     Args:
         source: A table of any format that `score_csv` reads (a file, a folder or a pattern, as a path or an fsspec URL), a
             folder of tables named after splits, an imagefolder (`metadata.jsonl`, `metadata.csv`), a `captions.txt` or its
-            folder, or the id of a set on the hub.
-        split: Which of the source's own splits; None reads all of them as one.
-        col_url: The column of references, where the table has no column `image` with the images themselves; `file_name`
-            takes the place of a missing `url`.
-        col_text: The column of captions; `caption_0`, `caption_1` ... and a column of lists count too; `text` takes the
-            place of a missing `caption`.
-        config: Of the settings, `base_dir` and `files_under` (where relative references start, and which folder files must be
-            in; None is the table's folder), `dialect`, and `limits` of the local files that are compared to find copies of
-            an image are used; None takes the defaults.
-        left_out: Told how many rows cannot be used, by error code: `empty_caption` or, without an image, `invalid_url`.
+            folder, or the id of a data set on the hub.
+        split: Split of the source to read; None reads all splits as one.
+        col_url: Column of references, if the table has no column `image` with the images themselves; if `url` is
+            missing, `file_name` is used.
+        col_text: Column of captions, which may hold lists; columns `caption_0`, `caption_1` ... are used too; if
+            `caption` is missing, `text` is used.
+        config: Settings, of which `base_dir`, `files_under` (by default both are the table's folder), `dialect`, and
+            the `limits` for local files that are compared to find copies of an image are used; None means the defaults.
+        left_out: Counter that receives the number of unusable rows by error code: `empty_caption` or, without an image,
+            `invalid_url`.
 
     Returns:
-        One item per photo, in the order of first appearance. A photo that is in a later split too (train, validation,
-        test) is left out of the earlier one, and a row without a caption or an image altogether, with a warning in the log.
+        One item per photo, in the order of first appearance. A photo that is also in a later split (train, validation,
+        test) is left out of the earlier one, and rows without a caption or an image are left out of all, with a warning
+        in the log.
 
     Raises:
-        UsageError: There is no such source, split or column, or the extra for hub sets is not installed.
+        UsageError: There is no such source, split or column, or the extra for data sets on the hub is not installed.
         TableError: The source cannot be read, or holds no image with a caption.
     """
     columns, config = (col_url, col_text), config or Config()
@@ -80,16 +81,16 @@ def read_splits(
     columns: tuple[str, str] = ("url", "caption"),
     config: Config | None = None,
 ) -> dict[str, list[CaptionedImage]]:
-    """Read some of a source's own splits, in one pass; no photo is in two of them, as in `read_dataset`.
+    """Read several splits of a source in one pass; as in `read_dataset`, no photo is in two of them.
 
     Args:
         source: As in `read_dataset`.
-        names: The splits.
-        columns: Those of references and of captions.
+        names: Splits to read.
+        columns: Columns of references and of captions.
         config: As in `read_dataset`.
 
     Raises:
-        UsageError, TableError: As `read_dataset`.
+        UsageError, TableError: As from `read_dataset`.
     """
     left = LeftOut()
     found = _read_splits(source, names, columns, config or Config(), left)
@@ -114,7 +115,7 @@ def _read_splits(
     if all(name in SPLITS for name in read):
         # Later splits too, because a photo belongs to the last one that has it.
         read = [name for name in SPLITS[min(map(SPLITS.index, read)) :] if name in tables]
-    unasked = LeftOut()  # of splits that are read for their photos alone
+    unasked = LeftOut()  # for splits that are read only to find their photos
     images = [_read_images(tables[name], columns, config, left if name in wanted else unasked) for name in read]
     parts = merge_photos(images, config.limits, names=read, wanted=wanted, source=str(source))
     found = {wanted[name]: part for name, part in zip(read, parts, strict=True) if name in wanted}
@@ -125,7 +126,7 @@ def _read_splits(
 
 
 def own_splits(source: str | PathLike[str], dialect: Dialect | None = None) -> tuple[str, ...]:
-    """Return the names of the splits that a source itself has, or () where it has none.
+    """Return the names of a source's splits, or () if it has none.
 
     Example:
         >>> own_splits("challenge_set.csv")
@@ -135,18 +136,18 @@ def own_splits(source: str | PathLike[str], dialect: Dialect | None = None) -> t
 
 
 def _open_tables(source: str | PathLike[str], dialect: Dialect | None) -> dict[str, SplitTable]:
-    """Open a source: one table for each split, or a single one named "" where the source has no splits.
+    """Open a source: one table per split, or a single table named "" if the source has no splits.
 
     Raises:
-        UsageError: It does not exist.
-        TableError: It cannot be read.
+        UsageError: The source does not exist.
+        TableError: The source cannot be read.
     """
     place = path_text(source, "source")
     if is_hub(place):
         return {"": _hub_table(place)}
     is_file = ending_of(place) or is_captions_file(place)
     if _HUB_ID.fullmatch(place) and not is_file and not Path(place).exists():
-        from .hub import hub_tables  # here, because it loads the hub's client
+        from .hub import hub_tables  # imported here, because it loads the hub's client
 
         return hub_tables(place)
     return file_tables(place, dialect)
@@ -165,7 +166,7 @@ def _hub_table(place: str) -> SplitTable:
 def _read_images(
     table: SplitTable, columns: tuple[str, str], config: Config, left: LeftOut
 ) -> Iterator[CaptionedImage]:
-    """Yield the image of each row of a table with its captions, which may be none; a row without an image is left out."""
+    """Yield the image of each row of a table with its captions, if any; rows without an image are left out."""
     names = table.columns()
     col_image, texts = _choose_columns(names, *columns)
     if table.images is not None and columns[0] == "url":
@@ -178,7 +179,7 @@ def _read_images(
         image = value if isinstance(value, RowError) else _located(find_image(value), config)
         if len(captions) < len(given):
             left.add(where, ErrorCode.ENCODER_ERROR, "has a caption with a lone surrogate, half of a UTF-16 pair")
-        elif not captions and not isinstance(value, RowError):  # such as a damaged shard, which has no caption either
+        elif not captions and not isinstance(value, RowError):  # a damaged shard, which has no caption either
             why = next((found for one in spoken if isinstance(found := caption_of(one), RowError)), None)
             left.add(
                 where,
@@ -196,7 +197,7 @@ def _read_images(
 
 
 def _located(image: tuple[str, str | bytes] | RowError, config: Config) -> tuple[str, str | bytes] | RowError:
-    """Return an image with where its file is, or why that may not be read."""
+    """Return an image with the location of its file, or why that file may not be read."""
     if isinstance(image, RowError) or isinstance(image[1], bytes):
         return image
     try:
@@ -206,7 +207,7 @@ def _located(image: tuple[str, str | bytes] | RowError, config: Config) -> tuple
 
 
 def _choose_columns(names: Sequence[str], col_url: str, col_text: str) -> tuple[str, list[str]]:
-    """Return the column of images or references, and those of captions; imagefolder's take the place of the default names."""
+    """Return the column of images or references, and those of captions; imagefolder's names replace missing ones."""
     images = [col_url, "image", *([FILE_NAME] if col_url == "url" else [])]
     texts = [name for name in names if re.fullmatch(rf"{re.escape(col_text)}(s|_\d+)?", name)]
     if not texts:

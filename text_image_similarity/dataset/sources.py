@@ -1,6 +1,6 @@
-"""The tables of a data set: one for each of its splits, from files or from the hub.
+"""The tables of a data set: one per split, from files or from the hub.
 
-Nothing here knows what an image or a caption is.
+This module knows nothing about images and captions.
 """
 
 from __future__ import annotations
@@ -10,21 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# In this order a photo that is in several is kept by the last one: what is tested must not have been trained on.
+# A photo in several splits stays in the last of them, in this order: a test photo must not have been trained on.
 SPLITS = ("train", "validation", "test")
 OTHER_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"}
 
 
 @dataclass(frozen=True, slots=True)
 class SplitTable:
-    """The rows of a split, or of a source without splits; they can be read several times.
+    """The rows of a split, or of a source without splits, which can be read several times.
 
     Args:
-        name: What messages call it.
-        columns: Finds the names of its columns; JSON Lines are read through for them.
-        rows: Starts a pass: yields where each row is, such as "row 3 of pairs.csv", and its values in some columns.
-        folder: Where relative references start from; None if it lies in no folder of this machine.
-        images: The column of images, where the table's kind says which it is.
+        name: Name in messages.
+        columns: Function that returns the names of the columns; it reads JSON Lines to their end.
+        rows: Function that yields, for each row, its location, such as "row 3 of pairs.csv", and its values in some
+            columns.
+        folder: Folder that relative references start from; None if the table is not in a local folder.
+        images: Column of images, if the format of the table tells which it is.
     """
 
     name: str
@@ -35,5 +36,5 @@ class SplitTable:
 
 
 def split_name(name: str) -> str:
-    """Return the name of a split as it is used here: `val`, `valid` and `dev` are `validation`."""
+    """Return the canonical name of a split: `val`, `valid` and `dev` are `validation`."""
     return OTHER_NAMES.get(name, name)

@@ -1,4 +1,4 @@
-"""Cut a data set into parts for training, validation and test."""
+"""Splitting of a data set into parts for training, validation and test."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def split_dataset(
     """Split photos into three parts for training, validation and test.
 
     The shuffle sorts by a digest of seed and photo, so the parts do not depend on the order of the rows or on the
-    machine. Photos of the same content fall into the same part.
+    machine. Photos with the same content go to the same part.
 
     Args:
-        images: Photos, as `read_dataset` returns them.
-        fractions: Shares of train, validation and test; together 1.
-        seed: Another seed gives other parts.
+        images: Photos, as returned by `read_dataset`.
+        fractions: Shares of train, validation and test, which add up to 1.
+        seed: Seed of the shuffle.
 
     Raises:
-        UsageError: The fractions are not three shares of a whole.
+        UsageError: The fractions are not three numbers of at least 0 that add up to 1.
     """
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
         raise UsageError(f"fractions={fractions!r} must be three numbers of at least 0 that add up to 1")

@@ -1,4 +1,4 @@
-"""Two models on one data set: the figures of both, how sure their differences are, and where they disagree."""
+"""Comparison of two models on one data set: figures of both, certainty of the differences, and disagreements."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from .comparison import Correlation, Disagreement, ModelComparison
 from .encode import EncodedDataset, encode_dataset
 from .evaluate import figures
 
-_SHOWN = 40  # pairs that the two disagree on
+_SHOWN = 40  # pairs that the models disagree on
 _PAIRS = 200_000  # mismatching pairs whose ranks are compared
 _KS = (1, 5, 10)
-_DECIMALS = 6  # of a cosine that are not rounding alone
+_DECIMALS = 6  # digits of a cosine that are more than rounding errors
 
 _Numbers = NDArray[np.floating]
 
@@ -51,16 +51,16 @@ def compare_models(  # noqa: PLR0913 - the source, its columns and what a caller
     """Measure two models on the same images and captions, each fetched and decoded once.
 
     Args:
-        source: A data set, as for `evaluate`, and so are `split`, `col_url`, `col_text` and `progress`.
-        config: The settings of the run and of the first model, or that model's name.
-        against: The settings of the second model, or its name; those of fetching are the first one's.
-        encoders: Two loaded encoders to use; None loads those that `config` and `against` name.
+        source: A data set, as for `evaluate`, like `split`, `col_url`, `col_text` and `progress`.
+        config: Settings of the run and of the first model, or the name of that model.
+        against: Settings of the second model, or its name; images are fetched with the settings of the first.
+        encoders: Two loaded encoders to use; None loads the models of `config` and `against`.
 
     Returns:
-        What was found. Images and captions that either model cannot encode are left out for both.
+        The comparison. Images and captions that either model cannot encode are left out for both.
 
     Raises:
-        UsageError, TableError, ConfigError, ModelError: As `evaluate`.
+        UsageError, TableError, ConfigError, ModelError: As from `evaluate`.
 
     Example:
         compare_models("pairs.csv", Config(model="mini"), Config(model="fast")).differences["AUC"]
@@ -102,7 +102,7 @@ def _same_model(one: Config, other: Config) -> bool:
 
 
 class _Measured:
-    """What a model gives for every query, the same queries as the other model's."""
+    """The values of a model for every query; both models have the same queries."""
 
     def __init__(self, encoded: EncodedDataset) -> None:
         vectors = (encoded.image, encoded.text, encoded.owner)
@@ -111,13 +111,13 @@ class _Measured:
         self.asking = np.flatnonzero(image_ranks)  # images with a caption
         self.image_ranks = image_ranks[self.asking]
         self.matching = matching_scores(*vectors)
-        self.mismatching = mismatching_scores(*vectors, most=_PAIRS)  # drawn by seed: the other's pairs too
+        self.mismatching = mismatching_scores(*vectors, most=_PAIRS)  # seeded: the same pairs for both models
         whole = mismatching_scores(*vectors)
         self.placements = placements(self.matching, whole) if len(whole) else None
 
 
 def _differences(first: _Measured, second: _Measured) -> dict[str, Interval]:
-    """Return the second's figures minus the first's, with intervals from draws of images."""
+    """Return the second model's figures minus the first model's, with intervals from bootstrap samples of images."""
     found: dict[str, tuple[_Numbers, NDArray[np.integer]]] = {}
     ways: list[tuple[str, Callable[[_Measured], Any], NDArray[np.integer]]] = [
         ("caption to image", lambda each: each.text_ranks, first.owner),
@@ -136,7 +136,7 @@ def _differences(first: _Measured, second: _Measured) -> dict[str, Interval]:
 
 
 def _disagreements(encoded: EncodedDataset, first: _Numbers, second: _Numbers) -> list[Disagreement]:
-    """Return the matching pairs whose places among all differ most between the models."""
+    """Return the matching pairs whose rank among all pairs differs most between the models."""
     places = [_places(scores.round(_DECIMALS)) for scores in (first, second)]
     worst = np.argsort(-np.abs(places[1] - places[0]), kind="stable")[:_SHOWN]
     return [
@@ -153,7 +153,7 @@ def _disagreements(encoded: EncodedDataset, first: _Numbers, second: _Numbers) -
 
 
 def _places(scores: _Numbers) -> _Numbers:
-    """Return which share of all scores each one is above, ties counting half, 0 to 1."""
+    """Return the share of all scores below each score, 0 to 1, with ties counting half."""
     ordered = np.sort(scores)
     below, not_above = (np.searchsorted(ordered, scores, side) for side in ("left", "right"))
     found: _Numbers = (below + not_above) / 2 / len(scores)

@@ -1,4 +1,4 @@
-"""The result of comparing two models: values, as JSON and as a table to read."""
+"""The result of comparing two models, as values, as JSON and as a readable table."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _TABLED = 5  # pairs in the table for a terminal
 
 @dataclass(frozen=True, slots=True)
 class Correlation:
-    """Spearman's rank correlation of two models' cosines, -1 to 1; NaN where one side does not vary.
+    """Spearman's rank correlation of two models' cosines, -1 to 1; NaN if either side is constant.
 
     Args:
-        matching: Over each caption with its own image.
-        mismatching: Over captions with other images, the same pairs for both models.
+        matching: Correlation over each caption with its own image.
+        mismatching: Correlation over captions with other images, the same pairs for both models.
     """
 
     matching: float
@@ -30,15 +30,15 @@ class Correlation:
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """A caption and its image, which one model ranks far above where the other does.
+    """A caption and its image, which one model ranks far higher than the other.
 
     Args:
-        image: The image's name.
+        image: Name of the image.
         caption: The caption.
-        cosines: Each model's cosine.
-        places: Which share of all matching pairs this one is above, with each model, 0..1: cosines of two models cannot be
-            compared, their places can.
-        source: The image, encoded, or its reference.
+        cosines: Cosine from each model.
+        places: Share of all matching pairs below this one, 0..1, for each model: cosines of two models cannot be
+            compared, but these shares can.
+        source: The encoded image or its reference.
     """
 
     image: str
@@ -50,16 +50,16 @@ class Disagreement:
 
 @dataclass(frozen=True, slots=True)
 class ModelComparison:
-    """Two models on one data set.
+    """The comparison of two models on one data set.
 
     Args:
         source: The data set.
-        split: Which of its splits; None is all of it.
-        first: The figures of the first model.
-        second: Those of the second.
-        differences: For each figure the second model's minus the first's, with a bootstrap interval of 95 %.
-        correlation: How alike the two rank pairs.
-        disagreements: The matching pairs that they rank most differently, the worst first.
+        split: Split that was used; None means all of it.
+        first: Figures of the first model.
+        second: Figures of the second model.
+        differences: For each figure, the second model's value minus the first's, with a 95 % bootstrap interval.
+        correlation: Rank correlation of the two models.
+        disagreements: The matching pairs that they rank most differently, largest difference first.
     """
 
     source: str
@@ -71,11 +71,11 @@ class ModelComparison:
     disagreements: list[Disagreement]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON; a number that is not finite is None."""
+        """Return plain values for JSON; numbers that are not finite become None."""
         first, second = self.first.as_dict(), self.second.as_dict()
         found: dict[str, Any] = without_nan(
             {
-                **first,  # what `evaluate` writes of the first model alone
+                **first,  # only `evaluate` writes this for the first model
                 "against": second,
                 "differences": {name: asdict(interval) for name, interval in self.differences.items()},
                 "correlation": asdict(self.correlation),
@@ -91,12 +91,12 @@ class ModelComparison:
         """Write the report as JSON.
 
         Raises:
-            TableError: It cannot be written.
+            TableError: The file cannot be written.
         """
         write_whole(Path(path), json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n")
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return figures beside each other, as texts: name, first, second, difference, and its interval."""
+        """Return rows of figures as texts: name, first, second, difference, and its interval."""
         known = _flat(self.first), _flat(self.second)
         return [
             (
@@ -109,7 +109,7 @@ class ModelComparison:
         ]
 
     def facts(self) -> dict[str, str]:
-        """Return what was compared and how alike the two rank pairs, as texts."""
+        """Return facts about the comparison and the rank correlations, as texts."""
         return {
             "source": self.source + (f", {self.split}" if self.split else ""),
             "images": f"{self.first.images:,}",
@@ -120,7 +120,7 @@ class ModelComparison:
         }
 
     def table(self) -> str:
-        """Lay the report out for a person."""
+        """Return the report as a readable text."""
         figures = [("", self.first.info.model, self.second.info.model, "difference", "95 % interval"), *self.rows()]
         pairs: list[tuple[str, ...]] = [
             ("share of matching pairs below", self.first.info.model, self.second.info.model)
@@ -133,7 +133,7 @@ class ModelComparison:
 
 
 def _flat(report: Evaluation) -> dict[str, float]:
-    """Return an evaluation's figures under the names that differences have."""
+    """Return an evaluation's figures under the names used for differences."""
     found: dict[str, float] = {}
     ways = (
         ("caption to image", report.retrieval.text_to_image),

@@ -1,4 +1,4 @@
-"""A data set becomes embeddings: every image and every caption once."""
+"""Encoding of a data set: every image and every caption once."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from .report import count_failure, list_failures
 
 @dataclass(frozen=True, slots=True)
 class EncodedDataset:
-    """Images and captions that could be encoded.
+    """The images and captions of a data set that could be encoded.
 
     Args:
-        images: The images, n of them.
-        captions: The captions, m of them.
-        image: The images' vectors, shape (n, d).
-        text: The captions' vectors, shape (m, d).
-        owner: Which image each caption belongs to, shape (m,).
-        failures: What was left out, by error code.
-        seconds: Spent on images and on captions.
+        images: The n images.
+        captions: The m captions.
+        image: Vectors of the images, shape (n, d).
+        text: Vectors of the captions, shape (m, d).
+        owner: Index of each caption's image, shape (m,).
+        failures: Number of items left out, by error code.
+        seconds: Seconds spent on images and on captions.
     """
 
     images: Sequence[CaptionedImage]
@@ -42,7 +42,7 @@ class EncodedDataset:
     seconds: Mapping[str, float]
 
     def of_member(self, encoders: SeveralEncoders, place: int) -> EncodedDataset:
-        """Return the same with the vectors of one model among several."""
+        """Return a copy with the vectors of one model among several."""
         image, text = (encoders.member_vectors(vectors, place) for vectors in (self.image, self.text))
         return replace(self, image=image, text=text)
 
@@ -54,13 +54,13 @@ def encode_dataset(
     left_out: Counter[str],
     progress: Progress | None,
 ) -> EncodedDataset:
-    """Encode all images and captions of a data set; what cannot be encoded is counted and left out.
+    """Encode all images and captions of a data set; those that cannot be encoded are counted and left out.
 
     Args:
-        source: What messages call the data set.
-        images: Its images.
-        scorer: What encodes them.
-        left_out: What was left out before.
+        source: Name of the data set in messages.
+        images: Images of the data set.
+        scorer: Session that encodes them.
+        left_out: Counts of items that were left out before.
         progress: As for `evaluate`.
 
     Raises:
@@ -93,7 +93,7 @@ def encode_dataset(
 def _collect(
     outcomes: Iterable[Outcome], total: int, progress: Progress | None
 ) -> tuple[NDArray[np.intp], Embeddings, Counter[str]]:
-    """Return which outcomes are vectors (k,), these vectors (k, d), and the others' error codes."""
+    """Return the indexes of vectors among outcomes (k,), the vectors (k, d), and the error codes of the others."""
     numbers: list[int] = []
     vectors = np.empty((0, 1), np.float32)
     failures: Counter[str] = Counter()

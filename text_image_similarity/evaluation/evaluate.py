@@ -1,4 +1,4 @@
-"""Measure a model on images with captions: retrieval, matching against mismatching pairs, calibration."""
+"""Evaluation of a model on images with captions: retrieval, matching against mismatching pairs, calibration."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from ..similarity import Embeddings
 from .encode import EncodedDataset, encode_dataset
 from .report import Evaluation, sort_failures
 
-_CALIBRATED_ON = 200_000  # mismatching pairs are plenty for a curve of two numbers
+_CALIBRATED_ON = 200_000  # this many mismatching pairs are plenty for a curve of two numbers
 
 
 @settings_in_config
@@ -48,19 +48,20 @@ def evaluate(  # noqa: PLR0913 - the source, its columns and what a caller may i
     """Measure a model on images with captions.
 
     Args:
-        source: A table of any format that `score_csv` reads, a folder of tables named after splits, or the id of a set on
-            the hub; see `read_dataset`.
-        config: The settings of the run, or a model's name; None is `Config()`. Those of fetching count too. Relative references start from the table's folder
-            unless `base_dir` is set.
-        split: Which of the source's own splits; None measures all of it as one set.
-        col_url: The column of image references, where the table does not hold the images themselves.
-        col_text: The column of captions.
-        encoder: A loaded encoder to use; None loads the one that `config` names.
-        progress: Called before the first image and after every one with images done, failed and in all.
+        source: A table of any format that `score_csv` reads, a folder of tables named after splits, or the id of a data
+            set on the hub; see `read_dataset`.
+        config: The settings of the run, including those for fetching, or a model's name; None is `Config()`. Relative
+            references start from the table's folder unless `base_dir` is set.
+        split: Split of the source to measure; None measures all of it as one set.
+        col_url: Column of image references, if the table does not hold the images themselves.
+        col_text: Column of captions.
+        encoder: A loaded encoder to use; None loads the model of `config`.
+        progress: Called before the first image and after every image with the numbers of images done, failed, and in
+            total.
 
     Raises:
         UsageError: There is no such source, split or column.
-        TableError: The source cannot be read, or nothing in it could be encoded.
+        TableError: The source cannot be read, or none of its items could be encoded.
         ConfigError, ModelError: The model cannot be used.
     """
     config = as_config(config)
@@ -73,12 +74,12 @@ def evaluate(  # noqa: PLR0913 - the source, its columns and what a caller may i
 
 
 def figures(where: tuple[str, str | None], encoded: EncodedDataset, encoder: Encoder) -> Evaluation:
-    """Measure what was encoded.
+    """Compute the figures of encoded images and captions.
 
     Args:
-        where: The data set and its split.
-        encoded: The embeddings of one model.
-        encoder: That model.
+        where: Data set and split.
+        encoded: Embeddings of one model.
+        encoder: Encoder of that model.
     """
     began = time.perf_counter()
     image, text, owner = encoded.image, encoded.text, encoded.owner
@@ -101,16 +102,16 @@ def figures(where: tuple[str, str | None], encoded: EncodedDataset, encoder: Enc
 
 
 def calibration_folder(config: Config, folder: str | PathLike[str] | None = None, *, force: bool = False) -> Path:
-    """Return the folder for a calibration of `config.model`, checked before anything expensive starts.
+    """Return the folder for a calibration of `config.model`, after checking that it can be written.
 
     Args:
-        config: Its model is a folder, unless `folder` is given.
-        folder: Where to write instead.
+        config: Settings whose model is a folder, unless `folder` is given.
+        folder: Folder to write to instead of the model's.
         force: Whether a `calibration.json` that is not a calibration may be replaced.
 
     Raises:
-        UsageError: The model does not have a folder of its own, the folder cannot be written to, or the file is not one that may be
-            replaced.
+        UsageError: The model does not have its own folder, the folder cannot be written to, or an existing file must
+            not be replaced.
     """
     path = Path(str(config.model) if folder is None else folder).expanduser()
     if folder is None and (str(config.model) == "mini" or not path.is_dir()):
@@ -130,7 +131,7 @@ def calibration_folder(config: Config, folder: str | PathLike[str] | None = None
 
 
 def _fit_calibration(image: Embeddings, text: Embeddings, owner: NDArray[np.intp], model: str) -> Calibration | None:
-    """Fit a calibration, or return None where the pairs are too few or too much alike for one."""
+    """Fit a calibration, or return None if the pairs are too few or their scores too similar."""
     mismatching = mismatching_scores(image, text, owner, most=_CALIBRATED_ON)
     try:
         return fit_calibration(matching_scores(image, text, owner), mismatching, model=model)

@@ -1,4 +1,4 @@
-"""Compare a model's scores with people's ratings of the same pairs."""
+"""Comparison of a model's scores with people's ratings of the same pairs."""
 
 from __future__ import annotations
 
@@ -36,15 +36,17 @@ def evaluate_ratings(  # noqa: PLR0913 - the table, its columns and what a calle
     The table is read twice, so that a wrong rating is found before the model is loaded.
 
     Args:
-        table: A table of any format that `score_csv` reads, with one pair a row.
-        config: The settings of the run, those of fetching included, or a model's name; None is `Config()`; the score is the cosine whatever `config.score` says.
-            Relative references start from the table's folder unless `base_dir` is set.
-        col_rating: The column of ratings, higher is better, or several: each rating of a row then counts as a pair of
-            its own, as papers count the three experts of Flickr8k-Expert. Empty cells are left out.
-        col_url: The column of image references.
-        col_text: The column of captions.
-        encoder: A loaded encoder to use; None loads the one that `config` names.
-        progress: Called before the first rated row and after every one with rows done, failed and in all.
+        table: A table of any format that `score_csv` reads, with one pair per row.
+        config: The settings of the run, including those for fetching, or a model's name; None is `Config()`. The score
+            is always the cosine, whatever `config.score` says. Relative references start from the table's folder unless
+            `base_dir` is set.
+        col_rating: One or several columns of ratings, where higher is better. Each rating of a row counts as a separate
+            pair, as papers count the three experts of Flickr8k-Expert. Empty cells are left out.
+        col_url: Column of image references.
+        col_text: Column of captions.
+        encoder: A loaded encoder to use; None loads the model of `config`.
+        progress: Called before the first rated row and after every rated row with the numbers of rows done, failed, and
+            in total.
 
     Raises:
         UsageError: There is no such table or column.
@@ -92,7 +94,7 @@ def evaluate_ratings(  # noqa: PLR0913 - the table, its columns and what a calle
 
 
 def _rated_records(table: Table, columns: Sequence[str]) -> Iterator[tuple[list[float], Record]]:
-    """Yield the ratings of each row, which may be none, and its pair."""
+    """Yield the ratings of each row, if any, and its pair."""
     for where, (url, text, *ratings) in read_rows(table, columns):
         given = [_read_rating(value, where, name) for value, name in zip(ratings, columns[2:], strict=True)]
         yield [rating for rating in given if rating is not None], Record.of(url, text)

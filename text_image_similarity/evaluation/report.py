@@ -1,4 +1,4 @@
-"""The results of an evaluation: values, as JSON and as a table to read."""
+"""The results of an evaluation, as values, as JSON and as a readable table."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _SHOWN = (("5 % lie below", 0.05), ("median", 0.5), ("95 % lie below", 0.95))
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How good a model is on a data set.
+    """The evaluation of a model on a data set.
 
     Args:
         source: The data set.
-        split: Which of its splits; None is all of it.
+        split: Split that was used; None means all of it.
         info: The model.
-        images: Images that were measured.
-        captions: Their captions.
-        captions_cut: Those that are longer than the model reads, so that their end does not count.
-        failures: Images, captions, and rows without one or the other, that were left out, by error code.
-        seconds: Spent on images, on captions and on the figures.
-        calibration: What a cosine of this model means on this data; None where there is too little to tell.
+        images: Number of images that were measured.
+        captions: Number of their captions.
+        captions_cut: Number of captions longer than the model reads, whose end is ignored.
+        failures: Numbers by error code of images, captions, and rows lacking either, that were left out.
+        seconds: Seconds spent on images, on captions and on the figures.
+        calibration: Calibration of this model's cosines on this data; None if there is too little data for one.
     """
 
     source: str
@@ -56,7 +56,7 @@ class Evaluation:
         """Write the report as JSON.
 
         Raises:
-            TableError: It cannot be written.
+            TableError: The file cannot be written.
         """
         _write(self, path)
 
@@ -88,16 +88,16 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class RatingEvaluation:
-    """How well a model's scores agree with people's ratings.
+    """The agreement of a model's scores with people's ratings.
 
     Args:
         source: The table.
-        ratings: Its columns of ratings; every rating of a row counts as one pair.
+        ratings: Columns of ratings; every rating of a row counts as one pair.
         info: The model.
-        rows: Rows of the table.
-        captions_cut: Rows whose caption is longer than the model reads, so that its end does not count.
-        failures: Rows that were left out, by error code; a row without any rating counts under `no_rating`.
-        agreement: The rank correlations.
+        rows: Number of rows of the table.
+        captions_cut: Number of rows whose caption is longer than the model reads, so that its end is ignored.
+        failures: Number of rows left out, by error code; a row without any rating counts under `no_rating`.
+        agreement: Rank correlations of scores with ratings.
     """
 
     source: str
@@ -116,7 +116,7 @@ class RatingEvaluation:
         """Write the report as JSON.
 
         Raises:
-            TableError: It cannot be written.
+            TableError: The file cannot be written.
         """
         _write(self, path)
 
@@ -134,7 +134,7 @@ class RatingEvaluation:
 
 
 def _flatten(report: Evaluation | RatingEvaluation) -> dict[str, Any]:
-    """Return a report's values, those of the model among them."""
+    """Return a report's values, including those of the model."""
     values = asdict(report)
     del values["info"]
     found: dict[str, Any] = without_nan({"source": report.source, **report.info.as_dict(), **values})
@@ -146,7 +146,7 @@ def _write(report: Evaluation | RatingEvaluation, path: str | PathLike[str]) -> 
 
 
 def count_failure(failures: Counter[str], error: str) -> None:
-    """Count what was left out by its code; the log hears the reason of the first of each code."""
+    """Count a failure by its code, and log the reason of the first failure with each code."""
     code = error.partition(":")[0]
     if code not in failures:
         logger.warning("left out: %s; further failures with this code are only counted", error)
@@ -159,7 +159,7 @@ def sort_failures(failures: Counter[str]) -> dict[str, int]:
 
 
 def list_failures(failures: Counter[str]) -> str:
-    """Name the error codes that occurred with their counts, for a message."""
+    """Return the error codes that occurred, with their counts, for a message."""
     return ", ".join(f"{count} {code}" for code, count in sort_failures(failures).items()) or "there are no rows"
 
 
@@ -189,7 +189,7 @@ def _percent(share: float) -> str:
 
 
 def lay_out(rows: Sequence[tuple[str, ...]]) -> str:
-    """Lay rows out in columns: text to the left, figures of a table with a heading to the right."""
+    """Lay out rows in columns: text aligned left, and figures of a table with a heading aligned right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     align = str.ljust if len(widths) == 2 else str.rjust
     lines = (

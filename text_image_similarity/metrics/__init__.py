@@ -1,4 +1,4 @@
-"""What embeddings and scores are worth: retrieval, pairs, agreement with people, calibration. NumPy and SciPy only."""
+"""Metrics of embeddings and scores: retrieval, pairs, agreement with people, calibration. NumPy and SciPy only."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""How well scores agree with human judgement: rank correlations.
+"""Agreement of scores with human judgement: rank correlations.
 
 Kendall's tau-b (Kendall 1945, "The treatment of ties in ranking problems") and tau-c (Stuart 1953, "The estimation and
 comparison of strengths of association in contingency tables"), and Spearman's rho. Papers on caption metrics report
-tau-c on Flickr8k-Expert, where every single rating counts as one pair (Hessel et al. 2021, CLIPScore, section 4.1).
+tau-c on Flickr8k-Expert, where every rating counts as one pair (Hessel et al. 2021, CLIPScore, section 4.1).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from ..system import require
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Rank correlations of scores with ratings, each from -1 to 1; NaN where one side does not vary.
+    """Rank correlations of scores with ratings, each from -1 to 1; NaN if either side is constant.
 
     Args:
-        pairs: How many scores were compared with a rating.
+        pairs: Number of scores that were compared with a rating.
         kendall_tau_b: Corrected for ties on both sides.
         kendall_tau_c: Corrected for ratings on a scale of few steps.
         spearman: Correlation of the ranks.
@@ -56,7 +56,7 @@ def agreement(scores: ArrayLike, ratings: ArrayLike) -> Agreement:
     if len(ours) < 2 or np.ptp(ours) == 0 or np.ptp(theirs) == 0:
         return Agreement(len(ours), float("nan"), float("nan"), float("nan"))
     require("agreement with people", "scipy")
-    from scipy import stats  # here, because it takes a second to import and this is all that needs it
+    from scipy import stats  # imported here, because it takes a second and only this function needs it
 
     return Agreement(
         pairs=len(ours),

@@ -1,8 +1,9 @@
-"""How sure a difference between two models is: the paired bootstrap.
+"""Confidence intervals of differences between two models: the paired bootstrap.
 
-Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapters 6 and 13: groups are drawn with replacement, as many as there
-are, the difference is taken over what was drawn, and the interval lies between two quantiles of many such differences. Queries
-of one image stay together, because they are not independent, and both models are measured on the same draw.
+Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapters 6 and 13: as many groups as there are get drawn
+with replacement, the difference is computed on the sample, and the interval lies between two quantiles of many such
+differences. Queries of one image stay together, because they are not independent, and both models are measured on the
+same sample.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..system import require
 
 RESAMPLES = 2000
-_AT_ONCE = 4_000_000  # counts of a draw in memory
+_AT_ONCE = 4_000_000  # counts of samples in memory at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Interval:
     Args:
         difference: The second mean minus the first.
         low: Lower end of the interval.
-        high: Upper end.
+        high: Upper end of the interval.
     """
 
     difference: float
@@ -35,7 +36,7 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the two differ, at the interval's level."""
+        """Whether the two means differ, at the interval's level."""
         return self.low > 0 or self.high < 0
 
 
@@ -48,18 +49,18 @@ def paired_intervals(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> list[Interval]:
-    """Return the mean of each list of differences with its bootstrap interval; all share the same draws.
+    """Return the mean of each list of differences with its bootstrap interval; all share the same samples.
 
     Args:
-        differences: For each figure, one number a query: the second model's minus the first's, shape (q,).
-        groups: For each figure, which image a query belongs to, shape (q,), 0 to count - 1.
-        count: How many images there are.
-        level: How often intervals made so hold the true difference, 0..1.
-        resamples: How many draws.
-        seed: Of the draws.
+        differences: For each figure, one number per query: the second model's value minus the first's, shape (q,).
+        groups: For each figure, the index of each query's image, shape (q,), 0 to count - 1.
+        count: Number of images.
+        level: Confidence level, 0..1: the share of such intervals that contain the true difference.
+        resamples: Number of samples to draw.
+        seed: Seed of the samples.
 
     Raises:
-        ValueError: There is nothing to draw from, or the shapes do not fit together.
+        ValueError: There is nothing to sample from, or the shapes do not fit together.
 
     Example:
         >>> found, = paired_intervals([[1.0, 1.0, 0.0, 0.0]], [np.arange(4)], 4)
@@ -78,9 +79,9 @@ def paired_intervals(
         most = min(block, resamples - start)
         weights = np.stack(
             [np.bincount(draw.integers(count, size=count), minlength=count) for _ in range(most)]
-        )  # (draws, images): how often each was drawn
+        )  # (samples, images): how often each was drawn
         drawn = weights @ sizes.T
-        with np.errstate(invalid="ignore"):  # a draw may hold no query of a figure
+        with np.errstate(invalid="ignore"):  # a sample may contain no query of a figure
             means[start : start + most] = np.where(drawn > 0, weights @ sums.T / np.where(drawn > 0, drawn, 1), np.nan)
     tails = (1 - level) / 2
     low, high = np.nanquantile(means, (tails, 1 - tails), axis=0)
@@ -89,11 +90,11 @@ def paired_intervals(
 
 
 def rank_correlation(one: ArrayLike, other: ArrayLike) -> float:
-    """Return Spearman's rho, -1 to 1; NaN where one side does not vary."""
+    """Return Spearman's rho, -1 to 1; NaN if either side is constant."""
     first, second = np.asarray(one, np.float64), np.asarray(other, np.float64)
     if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return float("nan")
     require("a rank correlation", "scipy")
-    from scipy import stats  # here, because it takes a second to import
+    from scipy import stats  # imported here, because it takes a second
 
     return float(stats.spearmanr(first, second).statistic)

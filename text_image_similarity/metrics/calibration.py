@@ -1,9 +1,9 @@
-"""What a score means: the probability that a pair with this cosine matches.
+"""Calibration: the probability that a pair with a given cosine matches.
 
 Platt scaling (Platt 1999, "Probabilistic Outputs for Support Vector Machines"): a logistic curve over the cosine, with
-his smoothed targets, fitted by Newton's method. Matching and mismatching pairs weigh the same in total, so the
-probability holds where half of the pairs match; `probability(scores, prior=...)` moves it to another share.
-How good the curve is, is measured on pairs that it was not fitted to: the Brier score, and the expected calibration error
+his smoothed targets, fitted by Newton's method. Matching and mismatching pairs have the same total weight, so the
+probability is correct where half of the pairs match; `probability(scores, prior=...)` adjusts it to another share. The
+quality of the curve is measured on pairs that it was not fitted to: the Brier score, and the expected calibration error
 over 15 bins (Naeini et al. 2015; Guo et al. 2017, "On Calibration of Modern Neural Networks").
 """
 
@@ -33,12 +33,12 @@ class Calibration:
     """A curve from cosine to probability: 1 / (1 + exp(-(slope * cosine + intercept))).
 
     Args:
-        slope: How fast the probability rises with the cosine.
-        intercept: Its log odds at a cosine of 0.
-        prior: Share of matching pairs that it holds for.
-        matching: Matching pairs that it was fitted to.
-        mismatching: Mismatching pairs that it was fitted to.
-        brier: Mean squared error on held-out pairs, 0..1; a quarter is what a coin gets.
+        slope: Slope of the log odds over the cosine.
+        intercept: Log odds at a cosine of 0.
+        prior: Share of matching pairs that the curve assumes, 0..1.
+        matching: Number of matching pairs that it was fitted to.
+        mismatching: Number of mismatching pairs that it was fitted to.
+        brier: Mean squared error on held-out pairs, 0..1; guessing 0.5 gives a quarter.
         calibration_error: Expected calibration error on held-out pairs, 0..1.
         model: The model whose cosines were used.
     """
@@ -56,8 +56,9 @@ class Calibration:
         """Return the probability that pairs with these cosines match.
 
         Args:
-            scores: Cosines, -1..1, of any shape; of this model, not another score kind.
-            prior: Share of matching pairs where the scores come from, between 0 and 1; None is the one fitted for, 0.5.
+            scores: Cosines of this model, -1..1, of any shape, and not another score kind.
+            prior: Share of matching pairs in the data of these scores, between 0 and 1; None is the prior of the fit,
+                0.5.
 
         Returns:
             Probabilities 0..1 of the same shape; NaN where a score is NaN.
@@ -71,14 +72,14 @@ class Calibration:
         return _expit(self.slope * np.asarray(scores, np.float64) + self.intercept + shift)
 
     def cosine(self, probability: float) -> float:
-        """Return the cosine at which a pair matches with a probability between 0 and 1; NaN where the curve is flat."""
+        """Return the cosine for a probability between 0 and 1; NaN if the curve is flat."""
         return (_logit(probability) - self.intercept) / self.slope if self.slope else math.nan
 
     def save(self, folder: str | PathLike[str]) -> Path:
-        """Write `calibration.json` into a model's folder, whole or not at all, and return its path.
+        """Write `calibration.json` into a model's folder, completely or not at all, and return its path.
 
         Raises:
-            TableError: It cannot be written.
+            TableError: The file cannot be written.
         """
         path = Path(folder) / CALIBRATION
         write_whole(path, json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
@@ -89,7 +90,7 @@ class Calibration:
         """Read the calibration of a model from its folder.
 
         Raises:
-            ModelError: There is none, or it is not valid.
+            ModelError: There is no calibration, or it is not valid.
         """
         path = Path(folder) / CALIBRATION
         try:
@@ -110,16 +111,17 @@ def fit_calibration(
 ) -> Calibration:
     """Fit the curve to the cosines of matching and mismatching pairs.
 
-    Its quality is measured with two curves, each fitted to a random half of the pairs and tried on the other.
+    Its quality is measured with two curves, each fitted to a random half of the pairs and tested on the other half.
 
     Args:
-        matching: Cosines, shape (n,), at least two.
-        mismatching: Cosines, shape (m,), at least two; weighted so that both kinds count the same in total.
-        model: The model that the cosines are of.
-        seed: Of the halves.
+        matching: Cosines of matching pairs, shape (n,), at least two.
+        mismatching: Cosines of mismatching pairs, shape (m,), at least two; weighted so that both kinds count the same
+            in total.
+        model: Name of the model that computed the cosines.
+        seed: Seed of the random halves.
 
     Raises:
-        ValueError: There are too few pairs, they all have one score, or a score is not finite.
+        ValueError: There are too few pairs, all have the same score, or a score is not finite.
     """
     kinds = [np.asarray(scores, np.float64) for scores in (mismatching, matching)]
     if min(map(len, kinds)) < 2:
@@ -148,12 +150,12 @@ def fit_calibration(
 
 
 def calibration_error(guess: Numbers, truth: Numbers, weight: Numbers, bins: int = _BINS) -> float:
-    """Return the expected calibration error: the gap between mean guess and share of truths, averaged over bins.
+    """Return the expected calibration error: the gap between mean guess and share of matches, averaged over bins.
 
     Args:
         guess: Probabilities, shape (n,).
-        truth: 1 where the pair matches, else 0, shape (n,).
-        weight: What each pair counts, shape (n,); they add up to 1.
+        truth: 1 if the pair matches, otherwise 0, shape (n,).
+        weight: Weight of each pair, shape (n,); weights add up to 1.
         bins: Number of bins of equal width.
     """
     place = np.minimum((guess * bins).astype(np.int64), bins - 1)
@@ -162,13 +164,13 @@ def calibration_error(guess: Numbers, truth: Numbers, weight: Numbers, bins: int
 
 
 def _expit(odds: Numbers) -> Numbers:
-    """Return 1 / (1 + exp(-odds)), which neither overflows nor rounds small ones to 0; SciPy's own is not in the small install."""
+    """Return 1 / (1 + exp(-odds)) without overflow or rounding to 0; the small install lacks SciPy's own."""
     with np.errstate(invalid="ignore"):  # NaN stays NaN
         return np.asarray(np.exp(-np.logaddexp(0, -odds)))
 
 
 def _logit(probability: float) -> float:
-    with np.errstate(divide="ignore"):  # of 0 and 1 it is infinite
+    with np.errstate(divide="ignore"):  # infinite for 0 and 1
         return float(np.log(probability) - np.log1p(-probability))
 
 
@@ -178,7 +180,7 @@ def _outcomes(curve: tuple[float, float], mismatching: Numbers, matching: Number
 
 
 def _pooled(mismatching: Numbers, matching: Numbers) -> tuple[Numbers, Numbers, Numbers]:
-    """Return scores, truths and weights that add up to 1, half of it for each kind."""
+    """Return scores, truths and weights; the weights of each kind add up to a half."""
     counts = (len(mismatching), len(matching))
     truth = np.repeat([0.0, 1.0], counts)
     weight = np.repeat([0.5 / max(count, 1) for count in counts], counts)
@@ -186,9 +188,9 @@ def _pooled(mismatching: Numbers, matching: Numbers) -> tuple[Numbers, Numbers, 
 
 
 def _fit(mismatching: Numbers, matching: Numbers) -> tuple[float, float]:
-    """Return slope and intercept of least weighted cross entropy with Platt's targets."""
+    """Return the slope and intercept that minimise weighted cross entropy with Platt's targets."""
     scores, truth, weight = _pooled(mismatching, matching)
-    # Not quite 0 and 1, so that pairs which a threshold separates have a finite best slope.
+    # Not quite 0 and 1, so that the best slope is finite even if a threshold separates the pairs.
     target = np.where(truth == 1, (len(matching) + 1) / (len(matching) + 2), 1 / (len(mismatching) + 2))
     middle, scale = float(scores.mean()), float(scores.std()) or 1.0
     basis = np.stack([(scores - middle) / scale, np.ones_like(scores)])  # (2, n)
@@ -213,7 +215,7 @@ def _fit(mismatching: Numbers, matching: Numbers) -> tuple[float, float]:
 
 
 def _problem(given: object) -> str | None:
-    """Say what is wrong with the content of a calibration file."""
+    """Return what is wrong with the content of a calibration file, if anything."""
     names = [field.name for field in fields(Calibration)]
     if not isinstance(given, dict) or sorted(given) != sorted(names):
         return f"it must hold exactly {', '.join(names)}"

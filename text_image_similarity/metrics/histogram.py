@@ -1,4 +1,4 @@
-"""Scores counted in bins: their mean, extremes and quantiles in one pass, and in memory that does not grow with their number."""
+"""Histogram of scores: mean, extremes and quantiles in one pass and constant memory."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ BINS = {
     "clipscore": (0.0, 2.5, 0.0001),
     "ref_clipscore": (0.0, 1.4286, 0.0001),
 }
-_COARSE = 20  # fine bins in one that is kept for later
+_COARSE = 20  # fine bins in a stored bin
 _SHOWN = {"p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95}
 
 
 class Histogram:
-    """The scores of one kind.
+    """A histogram of scores of one kind.
 
     Args:
-        kind: The score kind, a key of `BINS`, which says where scores can lie.
+        kind: The score kind, a key of `BINS`, which holds its range.
 
     Example:
         >>> scores = Histogram("cosine")
@@ -39,17 +39,17 @@ class Histogram:
         self.smallest, self.largest = math.inf, -math.inf
 
     def add(self, score: float) -> None:
-        """Count one more score, which is finite."""
+        """Count one more finite score."""
         self.count += 1
         self.total += score
         self.smallest, self.largest = min(self.smallest, score), max(self.largest, score)
         place = int(
             (score - self.low) / self.width + 1e-6
-        )  # a score on an edge belongs above it, whatever its last bit says
+        )  # a score on an edge belongs to the bin above, despite rounding of its last bit
         self.bins[min(max(place, 0), len(self.bins) - 1)] += 1
 
     def add_all(self, scores: Iterable[float]) -> None:
-        """Count more scores, which are finite."""
+        """Count more finite scores."""
         for score in scores:
             self.add(score)
 
@@ -58,7 +58,7 @@ class Histogram:
         return self.total / self.count if self.count else None
 
     def quantile(self, share: float) -> float | None:
-        """The score that a share of the scores does not exceed, to the width of a bin; None without scores."""
+        """The score that a share of the scores does not exceed, accurate to the width of a bin; None without scores."""
         if not self.count:
             return None
         wanted, seen = max(1, math.ceil(share * self.count)), 0
@@ -69,7 +69,7 @@ class Histogram:
         raise AssertionError("every score is in a bin")
 
     def merged(self, most: int) -> Iterator[tuple[float, float, int]]:
-        """Yield (from, to, scores) of at most `most` equal bins with round edges, over where the scores lie."""
+        """Yield (from, to, count) for at most `most` equal bins with round edges over the range of the scores."""
         filled = [place for place, count in enumerate(self.bins) if count]
         if not filled:
             return
@@ -80,7 +80,7 @@ class Histogram:
             yield start, end, sum(self.bins[first : first + step])
 
     def coarse(self) -> Iterator[tuple[float, int]]:
-        """Yield the middle of each bin that is twenty times as wide, and how many scores it holds, where it holds any."""
+        """Yield the middle and the count of each bin of twenty times the width, without empty bins."""
         for place, count in self._coarse():
             yield self.low + (place + _COARSE / 2) * self.width, count
 
@@ -90,7 +90,7 @@ class Histogram:
                 yield place, count
 
     def kept(self) -> dict[str, Any]:
-        """Return what `take` adds to another one, in a few hundred characters of JSON: the scores in bins twenty times as wide."""
+        """Return a compact form for `take`, a few hundred characters of JSON, with bins of twenty times the width."""
         return {
             "bins": " ".join(f"{place}:{count}" for place, count in self._coarse()),
             "total": self.total,
@@ -98,10 +98,11 @@ class Histogram:
         }
 
     def take(self, kept: Mapping[str, Any]) -> None:
-        """Add the scores of another one.
+        """Add the scores of another histogram.
 
         Raises:
-            AttributeError, LookupError, TypeError, ValueError: It is not what `kept` returns for the same kind.
+            AttributeError, LookupError, TypeError, ValueError: `kept` is not the result of the method `kept` for the
+            same kind.
         """
         for each in kept["bins"].split():
             place, count = map(int, each.split(":"))

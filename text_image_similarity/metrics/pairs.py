@@ -1,8 +1,8 @@
-"""How far the scores of matching pairs lie above those of mismatching ones.
+"""Separation of the scores of matching pairs from those of mismatching pairs.
 
 The area under the ROC curve is the probability that a random matching pair scores higher than a random mismatching one,
 a tie counting half: the Mann-Whitney U statistic divided by the number of comparisons (Hanley and McNeil 1982).
-A pair mismatches if the image is not the caption's own; that it may describe it anyway is not known.
+A pair counts as mismatching if the image is not the caption's own, even if the caption happens to describe it.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from .retrieval import TIE, Vectors, check_embeddings, own_cosines
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-MOST = 5_000_000  # mismatching pairs that are looked at; above, as many are drawn by seed
+MOST = 5_000_000  # most mismatching pairs to use; if there are more, a random sample of this size
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How scores are distributed.
+    """The distribution of scores.
 
     Args:
-        count: How many scores.
+        count: Number of scores.
         mean: Their mean.
         std: Their standard deviation (of the population, divided by the count).
-        quantiles: Value below which each share of them lies.
+        quantiles: Value below which each share of the scores lies.
     """
 
     count: int
@@ -41,8 +41,8 @@ class PairStatistics:
 
     Args:
         matching: Every caption with its own image.
-        mismatching: Every caption with every other image, or a sample of these pairs.
-        sampled: Whether it is a sample.
+        mismatching: Every caption with every other image, or a sample of such pairs.
+        sampled: Whether the mismatching pairs are a sample.
         auc: Probability that a matching pair scores above a mismatching one; NaN if there is no mismatching pair.
     """
 
@@ -55,14 +55,14 @@ class PairStatistics:
 def pair_statistics(
     image: Vectors, text: Vectors, owner: NDArray[np.integer], *, most: int = MOST, seed: int = 0
 ) -> PairStatistics:
-    """Compare the cosines of matching with those of mismatching pairs.
+    """Compare the cosines of matching pairs with those of mismatching pairs.
 
     Args:
         image: Unit vectors, shape (n, d).
         text: Unit vectors, shape (m, d).
-        owner: Which image each caption belongs to, shape (m,), 0 to n - 1.
-        most: How many mismatching pairs are looked at before a sample of as many is drawn.
-        seed: Of the sample.
+        owner: Index of each caption's image, shape (m,), 0 to n - 1.
+        most: Most mismatching pairs to use; if there are more, a random sample of this size.
+        seed: Seed of the sample.
 
     Raises:
         ValueError: The shapes do not fit together, there is no caption, or a vector is not finite.
@@ -85,7 +85,7 @@ def mismatching_scores(
     """Return cosines of captions with images that are not their own.
 
     Returns:
-        All m * (n - 1) of them if these are at most `most`, else `most` drawn by seed, with replacement.
+        All m * (n - 1) of them if these are at most `most`, otherwise `most` drawn at random, with replacement.
     """
     check_embeddings(image, text, owner)
     others = len(image) - 1
@@ -113,7 +113,7 @@ def mismatching_scores(
 def auc(matching: Vectors, mismatching: Vectors) -> float:
     """Return the probability that a matching score is above a mismatching one, ties counting half.
 
-    Scores closer than `TIE` are equal, as in `retrieval`.
+    Scores that differ by less than `TIE` count as equal, as in `retrieval`.
 
     Example:
         >>> auc(np.array([0.5, 0.3]), np.array([0.3, 0.1]))
@@ -123,7 +123,7 @@ def auc(matching: Vectors, mismatching: Vectors) -> float:
 
 
 def placements(matching: Vectors, mismatching: Vectors) -> Vectors:
-    """Return the share of mismatching scores that each matching one is above, ties counting half; its mean is the AUC."""
+    """Return the share of mismatching scores below each matching score, ties counting half; its mean is the AUC."""
     ordered = np.sort(np.asarray(mismatching, np.float64))
     exact = np.asarray(matching, np.float64)
     below = np.searchsorted(ordered, exact - TIE, "left").astype(np.float64)
@@ -133,7 +133,7 @@ def placements(matching: Vectors, mismatching: Vectors) -> Vectors:
 
 
 def spread(scores: Vectors) -> Spread:
-    """Describe how scores are distributed; the figures of no scores are NaN."""
+    """Describe the distribution of scores; without scores, all figures are NaN."""
     if not len(scores):
         return Spread(0, float("nan"), float("nan"), dict.fromkeys(QUANTILES, float("nan")))
     exact = scores.astype(np.float64)

@@ -1,10 +1,10 @@
-"""How well captions find their image among all images, and images their captions among all captions.
+"""Retrieval: how well captions find their image among all images, and images their captions among all captions.
 
 A query's rank is 1 plus the number of wrong candidates that score at least as high as the right one: ties count against
 us. An image with several captions is found by the best of them, and its other captions are not competitors, as in
 Karpathy and Fei-Fei 2015, "Deep Visual-Semantic Alignments for Generating Image Descriptions", section 4.2. Recall@k is
 the share of queries with a rank of at most k, MRR the mean of 1 / rank (Voorhees 1999, "The TREC-8 Question Answering
-Track Report"). A caption that also describes another image word for word still counts for its own image alone.
+Track Report"). A caption that is also the caption of another image still counts only for its own image.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 Vectors = NDArray[np.floating]
 
-# Unit vectors in float32 have cosines that are exact to about this much; what is closer counts as equal.
+# Cosines of float32 unit vectors are accurate to about this much; closer values count as equal.
 TIE = 1e-6
 
 
@@ -26,9 +26,9 @@ class Direction:
     """Retrieval in one direction.
 
     Args:
-        queries: How many were asked.
-        candidates: Among how many the answer was looked for.
-        recall: Share of queries, 0..1, whose rank is at most k, for each k.
+        queries: Number of queries.
+        candidates: Number of candidates for each query.
+        recall: For each k, the share of queries, 0..1, whose rank is at most k.
         mean_rank: Mean rank, from 1, the best.
         median_rank: Median rank.
         mrr: Mean of 1 / rank, 0..1.
@@ -47,8 +47,8 @@ class Retrieval:
     """Retrieval in both directions.
 
     Args:
-        text_to_image: Captions look for their image.
-        image_to_text: Images look for any of their captions; those without a caption do not ask.
+        text_to_image: Search for the image of each caption.
+        image_to_text: Search for any caption of each image; images without a caption are not queries.
     """
 
     text_to_image: Direction
@@ -60,14 +60,14 @@ def retrieval(
 ) -> Retrieval:
     """Return recall@k, ranks and MRR of captions and images.
 
-    Cosines are taken in tiles of `block` captions by `block` images; there is no n x m matrix. Memory beyond the
-    embeddings is a few tiles, and some numbers a caption and an image.
+    Cosines are computed in tiles of `block` captions by `block` images, never as an n x m matrix. Besides the
+    embeddings, memory holds a few tiles and a few numbers per caption and image.
 
     Args:
         image: Unit vectors, shape (n, d).
         text: Unit vectors, shape (m, d).
         owner: Which image each caption belongs to, shape (m,), 0 to n - 1.
-        ks: For how many places recall is given.
+        ks: Values of k for recall@k.
         block: Side of a tile.
 
     Raises:
@@ -96,13 +96,13 @@ def ranks(
         Shapes (m,) and (n,); 0 for an image without a caption.
 
     Raises:
-        ValueError: As `retrieval`.
+        ValueError: As from `retrieval`.
     """
     check_embeddings(image, text, owner)
     if block < 1:
         raise ValueError("block must be at least 1")
     own = own_cosines(image, text, owner)  # (m,)
-    best = np.full(len(image), -np.inf, own.dtype)  # (n,): of each image's own captions
+    best = np.full(len(image), -np.inf, own.dtype)  # (n,): best cosine of each image's own captions
     np.maximum.at(best, owner, own)
     text_ranks = np.ones(len(text), np.int64)
     image_ranks = np.ones(len(image), np.int64)
@@ -112,7 +112,7 @@ def ranks(
             pictures = slice(first, first + block)
             tile = text[captions] @ image[pictures].T  # (captions, images)
             inside = np.flatnonzero((owner[captions] >= first) & (owner[captions] < first + block))
-            tile[inside, owner[captions][inside] - first] = -np.inf  # an own pair competes with nobody
+            tile[inside, owner[captions][inside] - first] = -np.inf  # matching pairs are not competitors
             text_ranks[captions] += np.count_nonzero(tile >= own[captions, None] - TIE, axis=1)
             image_ranks[pictures] += np.count_nonzero(tile >= best[None, pictures] - TIE, axis=0)
     return text_ranks, np.where(np.isfinite(best), image_ranks, 0)
@@ -131,7 +131,7 @@ def check_embeddings(image: Vectors, text: Vectors, owner: NDArray[np.integer]) 
     """Make sure that embeddings and owners fit together.
 
     Raises:
-        ValueError: They do not, there are none, or a vector is not finite.
+        ValueError: They do not fit, there are none, or a vector is not finite.
     """
     if image.ndim != 2 or text.ndim != 2 or image.shape[1] != text.shape[1] or owner.shape != (len(text),):
         raise ValueError(f"shapes (n, d), (m, d) and (m,) are needed, not {image.shape}, {text.shape}, {owner.shape}")
@@ -140,10 +140,8 @@ def check_embeddings(image: Vectors, text: Vectors, owner: NDArray[np.integer]) 
     if owner.min() < 0 or owner.max() >= len(image):
         raise ValueError(f"owner must name images from 0 to {len(image) - 1}")
     for name, vectors in (("image", image), ("caption", text)):
-        with np.errstate(invalid="ignore"):  # infinities of both signs add up to NaN
-            sums = vectors.sum(
-                axis=1, dtype=np.float64
-            )  # not finite where a number is not; n numbers in place of n x d
+        with np.errstate(invalid="ignore"):  # infinities of opposite signs add up to NaN
+            sums = vectors.sum(axis=1, dtype=np.float64)  # not finite if any number is not; n numbers instead of n x d
         bad = np.flatnonzero(~np.isfinite(sums))
         if len(bad):
             raise ValueError(f"{len(bad)} {name} vectors are not finite (row {bad[0]} is the first); leave them out")

@@ -1,6 +1,6 @@
-"""Train a dual encoder on images with captions.
+"""Training of a dual encoder on images with captions.
 
-Names are imported when they are first used, so that `train --help` loads no torch.
+Names are imported on first use, so that `train --help` does not load torch.
 """
 
 from __future__ import annotations

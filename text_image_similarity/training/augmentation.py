@@ -1,4 +1,4 @@
-"""Change a training image by chance, as a photographer might have: another crop, mirrored, other light."""
+"""Augmentation of training images: random crops, mirroring and changes of light."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from PIL import Image, ImageEnhance
 
 
 def augment(image: Image.Image, side: int, rng: random.Random) -> Image.Image:
-    """Crop 50 to 100 % of an image to a square, mirror it half of the time, and change brightness, contrast and colour.
+    """Crop 50 to 100 % of an image to a square, mirror it half of the time, and vary brightness, contrast and colour.
 
     Args:
-        image: In mode RGB.
-        side: Of the result, in pixels.
-        rng: What decides.
+        image: Image in mode RGB.
+        side: Side of the result, in pixels.
+        rng: Random number generator.
     """
     area, aspect = rng.uniform(0.5, 1.0), math.exp(rng.uniform(-0.2, 0.2))
     width = min(image.width, image.width * math.sqrt(area * aspect))

@@ -1,6 +1,6 @@
-"""A run's whole state in one safetensors file, written whole: weights, their average, the optimiser, and where it stands.
+"""Checkpoints: the state of a run in one safetensors file, with weights, averaged weights, optimiser and progress.
 
-Nothing random is kept, because everything that is drawn follows from the seed and the step.
+No random state is saved, because every random choice follows from the seed and the step.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ NAME = "checkpoint.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Args:
-        tensors: Names under `model.`, `average.` and `optimiser.` to tensors.
-        progress: Step, history and the like, as JSON knows them.
+        tensors: Tensors by name, under `model.`, `average.` and `optimiser.`.
+        progress: Step, history and the like, as JSON values.
     """
 
     tensors: dict[str, Tensor]
@@ -44,7 +44,7 @@ def save_checkpoint(
     optimiser: torch.optim.Optimizer,
     progress: Mapping[str, object],
 ) -> None:
-    """Write the state of a run into its folder, over the one before."""
+    """Write the state of a run into its folder, replacing the previous checkpoint."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"average.{name}": value for name, value in average.items()}
     for number, state in optimiser.state_dict()["state"].items():
@@ -56,7 +56,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """Read a run's state, or return None where there is none.
+    """Read the state of a run, or return None if there is none.
 
     Raises:
         ModelError: The file is damaged.
@@ -73,10 +73,10 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def restore(found: Checkpoint, model: nn.Module, average: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's tensors back into a model, its average and its optimiser.
+    """Restore a model, its average and its optimiser from a checkpoint.
 
     Raises:
-        ModelError: They do not fit.
+        ModelError: The tensors do not fit.
     """
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimiser": {}}
     for name, value in found.tensors.items():
@@ -97,11 +97,11 @@ def restore(found: Checkpoint, model: nn.Module, average: dict[str, Tensor], opt
 
 @contextmanager
 def only_one_in(folder: Path) -> Iterator[None]:
-    """Hold a run's folder, so that no other run writes into it; one that stays empty is removed.
+    """Lock a run's folder, so that no other run writes into it; remove it if it stays empty.
 
     Raises:
-        BusyError: Another run does.
-        ModelError: It cannot be written to.
+        BusyError: Another run holds the lock.
+        ModelError: The folder cannot be written to.
     """
     lock = FolderLock(folder, str(folder))
     try:
@@ -113,7 +113,7 @@ def only_one_in(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # what cannot be removed does no harm
+        with suppress(OSError):  # leftovers do no harm
             lock.remove()
             if is_new and not any(folder.iterdir()):
                 folder.rmdir()

@@ -14,7 +14,7 @@ Loss = Literal["info_nce", "sigmoid"]
 TextTowerName = Literal["lstm", "gru", "transformer"]
 TrainPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 
-# Those of the model itself; all others say how it is trained.
+# The settings of the model itself; all others say how it is trained.
 MODEL_SETTINGS = (
     "image_tower", "image_weights", "text_tower", "init", "embed_dim", "head_width", "text_width", "text_layers",
     "vocab_size", "context_length", "image_size", "dropout", "temperature",
@@ -28,44 +28,46 @@ class TrainConfig:
     Args:
         image_tower: `mobilenet_v3_small` (Howard et al. 2019), another classifier of torchvision, `mobilenet_v2`,
             `efficientnet_lite0`, or `timm/NAME` (needs timm).
-        image_weights: Where the image tower starts: `imagenet` downloads torchvision's or timm's weights, `none` starts
-            from random ones, anything else is a safetensors file under torchvision's parameter names.
+        image_weights: Initial weights of the image tower: `imagenet` downloads torchvision's or timm's weights, `none`
+            means random weights, and any other value is a safetensors file with torchvision's parameter names.
         text_tower: `lstm`, `gru` or `transformer`.
-        init: A trained folder, or `mini`, to start from; it brings towers, vocabulary and temperature, so none of their
-            settings may be given.
-        embed_dim: Width of the shared space.
-        head_width: Hidden width of the projections into it; 0 makes them linear.
+        init: Folder of a trained model, or `mini`, to start from; it determines towers, vocabulary and temperature, so
+            settings of these cannot be combined with it.
+        embed_dim: Dimension of the embeddings.
+        head_width: Hidden width of the projections to embeddings; 0 makes them linear.
         text_width: Width of the text tower; a multiple of 32 for a transformer.
         text_layers: Layers of the text tower.
-        vocab_size: Pieces of the vocabulary that is learned from the training captions, at most.
+        vocab_size: Most pieces of the vocabulary, which is learned from the training captions.
         context_length: Longest caption, in tokens; longer ones are truncated.
         image_size: Side of the images, in pixels.
-        dropout: Share of activations dropped, 0 to 0.9.
-        temperature: Where the learned temperature starts.
+        dropout: Share of activations that are dropped, 0 to 0.9.
+        temperature: Initial value of the learned temperature.
         loss: `info_nce` (CLIP) or `sigmoid` (SigLIP).
         epochs: Passes over the training photos, each with one caption drawn at random.
-        batch_size: Pairs that the loss compares.
-        grad_accum: Parts a batch is encoded in, to save memory; the loss still compares all its pairs.
+        batch_size: Number of pairs that the loss compares with each other.
+        grad_accum: Number of parts in which a batch is encoded, to save memory; the loss still compares all its pairs.
         lr: Peak learning rate of the text tower and the projections.
         image_lr: Peak learning rate of the image tower; 0 freezes it.
         weight_decay: Weight decay of AdamW.
-        warmup: Share of the steps in which the learning rate rises; then half a cosine brings it to zero.
-        clip_norm: Largest norm of the gradient.
-        ema: Weight of the past in the averaged weights, which are what is validated and saved; 0 turns averaging off.
-        patience: Epochs without a better validation recall before training stops; 0 never stops early.
+        warmup: Share of the steps in which the learning rate rises; after them it falls to zero along half a cosine.
+        clip_norm: Norm to which larger gradients are clipped.
+        ema: Decay of the moving average of the weights, which is validated and saved; 0 disables averaging.
+        patience: Epochs without a better validation recall after which training stops; 0 never stops early.
         augment: Whether images are cropped, mirrored and tinted at random.
-        splits: `own` uses the splits of the set, `random` cuts it 60/20/20 by photo, `auto` takes its own if it has any.
-        col_url: Column of image references, of a table.
-        col_text: Column of captions, of a table.
+        splits: `own` uses the splits of the data set, `random` splits it 60/20/20 by photo, `auto` uses its own splits
+            if there are any.
+        col_url: Column of image references, if the source is a table.
+        col_text: Column of captions, if the source is a table.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         precision: `auto` is `bf16` on CUDA and `fp32` elsewhere; `fp16` needs CUDA.
         seed: Seed of the split, the weights, the order, the augmentation and the dropout.
-        workers: Threads that load images while the model learns.
-        checkpoint_steps: Steps between checkpoints within an epoch; there is always one at the end of an epoch.
-        tracking: MLflow store or server; `none` turns tracking off.
+        workers: Threads that load images while the model is trained.
+        checkpoint_steps: Steps between checkpoints within an epoch; a checkpoint is always written at the end of an
+            epoch.
+        tracking: URI of an MLflow store or server; `none` disables tracking.
         experiment: Name of the MLflow experiment.
-        loading: How images are fetched and decoded, and where relative references start; `io_workers` and `batch_size` are
-            those of validation. Its model and device are not used.
+        loading: Settings for fetching and decoding images, and for relative references; its `io_workers` and
+            `batch_size` apply to validation. Its model and device are not used.
 
     Raises:
         ConfigError: A value is outside its choices or range.
@@ -135,7 +137,7 @@ class TrainConfig:
                 raise ConfigError(f"{', '.join(given)} cannot be set with init={str(self.init)!r}, which has its own")
 
     def fixed(self) -> dict[str, object]:
-        """Return what must not change when a run is resumed: all but where and how fast it runs, as text and numbers."""
+        """Return the settings that must not change when a run is resumed: all but where and how fast it runs."""
         free = ("device", "workers", "checkpoint_steps", "tracking", "experiment", "loading")
         return {
             name: str(value) if isinstance(value, PathLike) else value

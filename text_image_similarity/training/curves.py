@@ -1,4 +1,4 @@
-"""The course of a run as images: loss, and recall@k both ways, over the epochs."""
+"""Plots of a run: loss, and recall@k in both directions, over the epochs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ CURVES = ("loss.png", "recall.png")
 
 
 def draw_curves(history: Sequence[Mapping[str, float]], folder: Path) -> list[Path]:
-    """Draw `loss.png` and `recall.png` from the metrics of each epoch; nothing where matplotlib is not installed.
+    """Draw `loss.png` and `recall.png` from the metrics of each epoch, if matplotlib is installed.
 
     Args:
         history: One mapping per epoch, with `epoch` (from 1), `loss` and `..._recall@k` (0..1).
-        folder: Where to.
+        folder: Folder to write to.
 
     Returns:
-        The images' paths.
+        Paths of the images.
     """
     try:
         from matplotlib.figure import Figure

@@ -1,7 +1,7 @@
-"""Training data: which photos, in which order, and what is drawn from each by chance.
+"""Training data: the photos, their order, and the random choices for each.
 
-Everything that is drawn follows from the seed, the epoch and the photo's number alone, never from what came before, so
-that a run can resume from any step and any number of processes may load the images.
+Random choices depend only on the seed, the epoch and the photo's number, so that a run can resume from any step and any
+number of threads may load the images.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NAMES = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """The photos to learn from, to choose by, and to measure on at the end; no photo is in two of them."""
+    """The photos for training, validation and the final test; no photo is in two of them."""
 
     train: list[CaptionedImage]
     validation: list[CaptionedImage]
@@ -37,17 +37,18 @@ class Splits:
 
 
 def load_splits(source: str, config: TrainConfig) -> Splits:
-    """Read a data set and split it by photo, or take its own splits.
+    """Read a data set and split it by photo, or use its own splits.
 
-    A set without validation photos gives a fifth of its training photos for them; its test photos stay apart.
+    Without validation photos, a fifth of the training photos become validation photos; test photos remain separate.
 
     Args:
         source: As for `read_dataset`.
-        config: The columns, the seed and the kind of splits are used, and where relative references start.
+        config: Settings, of which the columns, the seed, the kind of splits and the folder of relative references are
+            used.
 
     Raises:
-        UsageError: It has no splits of its own and they were asked for, or a split is too small for a batch.
-        TableError: It cannot be read.
+        UsageError: The data set lacks the splits that `config` requires, or a split is too small for a batch.
+        TableError: The data set cannot be read.
     """
     columns, loading = (config.col_url, config.col_text), config.loading
     own = [name for name in _NAMES if name in own_splits(source, loading.dialect)]
@@ -83,13 +84,13 @@ def fingerprint(splits: Splits) -> str:
 
 
 def seed_of(*parts: int) -> int:
-    """Return a seed, 0 to 2^63 - 1, that follows from numbers such as seed, epoch and photo."""
+    """Return a seed, 0 to 2^63 - 1, derived from numbers such as seed, epoch and photo."""
     return int.from_bytes(blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Pixels (n, 3, s, s) uint8 and a caption each; photos that cannot be read are left out and named."""
+    """Pixels (n, 3, s, s) uint8, a caption for each, and the names of photos that could not be read."""
 
     pixels: Tensor
     captions: list[str]
@@ -99,14 +100,14 @@ class Batch:
 def batches(
     images: Sequence[CaptionedImage], config: TrainConfig, side: int, *, epoch: int, first: int
 ) -> Iterator[Batch]:
-    """Yield an epoch's batches from a step on, loading two batches ahead on threads.
+    """Yield the batches of an epoch from a step on, loading two batches ahead on threads.
 
     Args:
-        images: The training photos; what is left over beyond whole batches waits for another epoch.
-        config: Batch size, seed, workers, augmentation and loading are used.
-        side: Of the images, in pixels.
-        epoch: From 0.
-        first: The step of the epoch to begin with.
+        images: Training photos; those beyond the last full batch are skipped in this epoch.
+        config: Settings, of which batch size, seed, workers, augmentation and loading are used.
+        side: Side of the images, in pixels.
+        epoch: Number of the epoch, from 0.
+        first: Step of the epoch to begin with, from 0.
     """
     generator = torch.Generator().manual_seed(seed_of(config.seed, epoch))
     order = torch.randperm(len(images), generator=generator).tolist()
@@ -132,7 +133,7 @@ def batches(
 def _draw(
     image: CaptionedImage, rng: random.Random, loader: ImageLoader, config: TrainConfig, side: int
 ) -> tuple[Pixels, str] | RowError:
-    """Return a photo's pixels (s, s, 3) and one of its captions, both drawn by chance."""
+    """Return a photo's pixels (s, s, 3), randomly augmented, and a random one of its captions."""
     caption = rng.choice(image.captions)
     try:
         loaded = loader.load(image)
@@ -144,7 +145,7 @@ def _draw(
 
 
 def square(side: int) -> Preprocess:
-    """Return the resizing and cropping that an encoder does; it does not normalise here."""
+    """Return the resizing and cropping of an encoder, without its normalisation."""
     return Preprocess(size=side, crop=(side, side), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 

@@ -1,8 +1,8 @@
-"""Train a dual encoder: one pass after another, validation after each, the best averaged weights kept.
+"""The training loop: epochs, validation after each of them, and the best averaged weights.
 
 A run writes into its folder: the model itself (`config.json`, `model.safetensors`, `tokenizer.json`; always the best so
-far), `history.json`, `loss.png`, `recall.png`, and `checkpoint.safetensors`, from which `resume` goes on. On the CPU a
-run that was killed and resumed ends with the weights of one that was not, bit for bit.
+far), `history.json`, `loss.png`, `recall.png`, and `checkpoint.safetensors`, from which `resume` continues. On the CPU,
+a run that was killed and resumed ends with the same weights as an uninterrupted run, bit for bit.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ logger = logging.getLogger("text_image_similarity")
 
 _FILES = ("config.json", "model.safetensors", "tokenizer.json", CALIBRATION, "history.json")
 
-_SHOWN = 3  # unreadable photos of an epoch that are named
+_SHOWN = 3  # unreadable photos of an epoch to name in the log
 
 
 @dataclass(frozen=True, slots=True)
 class TrainProgress:
-    """Where a run stands, after each step.
+    """Progress of a run after a step.
 
     Args:
-        epoch: From 1.
-        epochs: In all.
-        step: Of the epoch, from 1.
-        steps: An epoch's.
-        loss: Mean of this epoch so far.
-        metrics: Of the epoch, once it is over; None before.
+        epoch: Number of the epoch, from 1.
+        epochs: Number of epochs in total.
+        step: Step of the epoch, from 1.
+        steps: Number of steps in an epoch.
+        loss: Mean loss of this epoch so far.
+        metrics: Metrics of the epoch once it is over, otherwise None.
     """
 
     epoch: int
@@ -69,13 +69,13 @@ OnStep = Callable[[TrainProgress], None]
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What a run came to.
+    """The result of a training run.
 
     Args:
-        folder: The trained model.
+        folder: Folder of the trained model.
         best_epoch: The epoch, from 1, whose averaged weights were kept.
         history: Metrics of each epoch: loss, learning rate, and the retrieval figures on the validation photos.
-        test: The retrieval figures of the kept weights on the test photos; empty where there are none.
+        test: Retrieval figures of the kept weights on the test photos; empty if there are none.
         stopped_early: Whether training ended because validation had stopped improving.
     """
 
@@ -97,17 +97,18 @@ def train(
     """Train a dual encoder on photos with captions.
 
     Args:
-        source: A table, a folder of tables named after splits, or the id of a set on the hub; as for `read_dataset`.
+        source: A table, a folder of tables named after splits, or the id of a data set on the hub; as for
+            `read_dataset`.
         out: Folder for the model; afterwards `Config(model=out)` loads it.
         config: The settings of the run.
-        resume: Go on from the folder's checkpoint; starts from the beginning where there is none yet.
+        resume: Resume from the folder's checkpoint; start from the beginning if there is none yet.
         progress: Called after each step.
 
     Raises:
         UsageError: The folder holds another run, a setting differs from the run to resume, or the data is too small.
         TableError: The data cannot be read.
         ModelError: The weights to start from cannot be used, or the loss is no longer finite.
-        ModelUnavailableError: They cannot be downloaded.
+        ModelUnavailableError: The weights cannot be downloaded.
         BusyError: Another run is writing into the folder.
     """
     if not isinstance(config, TrainConfig):
@@ -145,7 +146,7 @@ def _train(source: str, folder: Path, config: TrainConfig, resume: bool, progres
 
 
 def _check(config: TrainConfig, *, resumes: bool) -> None:
-    """Find what is wrong with the settings before the data is read; what a run started from is not needed to resume it.
+    """Check the settings before the data is read; a resumed run does not need the weights that it started from.
 
     Raises:
         ConfigError, UsageError: The device, precision, tower or model to start from is not available, or MLflow is not.
@@ -160,7 +161,7 @@ def _check(config: TrainConfig, *, resumes: bool) -> None:
 
 
 def _tracked(run: _Run, parameters: Mapping[str, object], name: str, progress: OnStep | None) -> TrainResult:
-    """Finish a run while MLflow keeps its course."""
+    """Finish a run while MLflow records it."""
     config, run_id = run.config, run.state.run_id
     tracker = MlflowTracker(
         config.tracking, experiment=config.experiment, name=name, parameters=parameters, run_id=run_id
@@ -176,12 +177,12 @@ def _tracked(run: _Run, parameters: Mapping[str, object], name: str, progress: O
 
 @dataclass(slots=True)
 class _State:
-    """What changes during a run besides tensors; a checkpoint holds it as JSON."""
+    """The state of a run besides its tensors, which a checkpoint holds as JSON."""
 
-    step: int = 0  # of the whole run, from 0
-    loss: float = 0.0  # summed over this epoch's steps
-    learnt: int = 0  # this epoch's steps that had a batch
-    best: list[float] = field(default_factory=list)  # of the kept weights: mean recall@10, recall@1 and MRR
+    step: int = 0  # step of the whole run, from 0
+    loss: float = 0.0  # sum over this epoch's steps
+    learnt: int = 0  # steps of this epoch that had a batch
+    best: list[float] = field(default_factory=list)  # figures of the kept weights: mean recall@10, recall@1 and MRR
     best_epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     scaler: dict[str, Any] = field(default_factory=dict)
@@ -208,12 +209,12 @@ class _Run:
             self._stepper.scaler.load_state_dict(self.state.scaler)
 
     def facts(self) -> dict[str, object]:
-        """Return what the settings alone do not tell: the model's shape and the sizes of the splits."""
+        """Return facts that the settings do not contain: the model's shape and the sizes of the splits."""
         parts = {f"{name}_photos": len(getattr(self._splits, name)) for name in ("train", "validation", "test")}
         return {**asdict(self._model.config), **parts}
 
     def finish(self, tracker: Tracker, progress: OnStep | None) -> TrainResult:
-        """Train the remaining steps, and measure the weights that were kept."""
+        """Train the remaining steps, and evaluate the weights that were kept."""
         state, config = self.state, self.config
         state.run_id = tracker.run_id
         if state.step == 0:
@@ -235,7 +236,7 @@ class _Run:
         return TrainResult(self._folder, state.best_epoch, state.history, test, stopped)
 
     def _epoch(self, progress: OnStep | None) -> None:
-        """Run the steps of an epoch that are still to do."""
+        """Run the remaining steps of an epoch."""
         state, config, unreadable = self.state, self.config, []
         epoch, first = divmod(state.step, self._per_epoch)
         side = self._model.config.image_size
@@ -254,13 +255,13 @@ class _Run:
             logger.warning("%d photos could not be read: %s", len(unreadable), "; ".join(unreadable[:_SHOWN]))
 
     def _validate(self) -> dict[str, float]:
-        """Measure the averaged weights after an epoch, keep them if they are the best, and save where the run stands."""
+        """Evaluate the averaged weights after an epoch, keep them if they are the best, and save a checkpoint."""
         state = self.state
         found = measure(encode(self._averaged(), self._tokenizer, self._splits.validation, self.config.loading))
         learning_rate = self._stepper.optimiser.param_groups[-1]["lr"]
         row = {"epoch": len(state.history) + 1, "loss": self._mean_loss(), "learning_rate": learning_rate, **found}
         state.history.append(row)
-        # Recall@10 decides; on an easy set, where it is soon 1, what comes after it does.
+        # Recall@10 decides first; on an easy data set it soon reaches 1, and then the other figures decide.
         ways, figures = ("text_to_image", "image_to_text"), ("recall@10", "recall@1", "mrr")
         reached = [sum(found[f"{way}_{figure}"] for way in ways) / 2 for figure in figures]
         if reached > state.best:
@@ -272,7 +273,7 @@ class _Run:
         return row
 
     def _test(self) -> dict[str, float]:
-        """Calibrate the kept weights on the validation photos, and measure them on the test photos."""
+        """Calibrate the kept weights on the validation photos, and evaluate them on the test photos."""
         model, tokenizer = read_dual_encoder(self._folder)
         model = model.to(next(self._model.parameters()).device)
         loading = self.config.loading
@@ -285,7 +286,7 @@ class _Run:
         return model
 
     def _keep(self) -> None:
-        """Save the state of the run."""
+        """Save a checkpoint."""
         self.state.scaler = self._stepper.scaler.state_dict()
         progress = {
             "fixed": self._fixed,

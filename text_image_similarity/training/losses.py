@@ -1,7 +1,7 @@
 """Contrastive losses over a batch of matching pairs.
 
 `info_nce` is CLIP's symmetric cross-entropy (Radford et al. 2021, figure 3; van den Oord et al. 2018). `sigmoid_loss` is
-SigLIP's (Zhai et al. 2023, algorithm 1): every pair of the batch is a yes-or-no question of its own.
+SigLIP's (Zhai et al. 2023, algorithm 1): every pair of the batch is a separate binary classification.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from torch.nn import functional as F
 
 
 def info_nce(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return the mean cross-entropy of finding each image's text and each text's image in the batch.
+    """Return the mean cross-entropy of identifying each image's text and each text's image within the batch.
 
     Args:
         image: Unit vectors, shape (n, d).
         text: Unit vectors, shape (n, d); row i belongs to image i.
-        scale: What cosines are multiplied with, 1 / temperature.
-        bias: Unused, because a softmax does not see it; here so that both losses are called alike.
+        scale: Factor for cosines, 1 / temperature.
+        bias: Unused, because it does not change a softmax; present so that both losses have the same signature.
 
     Example:
         >>> same = torch.eye(2)
@@ -31,13 +31,13 @@ def info_nce(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None = N
 
 
 def sigmoid_loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """Return the log loss of telling matching pairs from all others in the batch, summed per image, mean over images.
+    """Return the log loss of classifying all pairs of the batch as matching or not, summed per image, mean over images.
 
     Args:
         image: Unit vectors, shape (n, d).
         text: Unit vectors, shape (n, d); row i belongs to image i.
-        scale: What cosines are multiplied with.
-        bias: What is added to the products; start it near -10, because almost all pairs mismatch.
+        scale: Factor for cosines.
+        bias: Term added to the scaled cosines; start near -10, because almost all pairs mismatch.
 
     Example:
         >>> same = torch.eye(2)

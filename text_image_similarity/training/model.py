@@ -1,4 +1,4 @@
-"""The model a run starts from, and how it is measured."""
+"""The model that a run starts from, and its evaluation."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def start_model(config: TrainConfig, captions: Sequence[str]) -> tuple[DualEncod
 
     Args:
         config: The settings of the run.
-        captions: What the vocabulary is learned from, unless the run starts from a model that has one.
+        captions: Captions from which the vocabulary is learned, unless the run starts from a model that has one.
 
     Raises:
         ModelError: The weights to start from do not fit.
-        ModelUnavailableError: They do not exist.
+        ModelUnavailableError: The weights do not exist.
     """
     if config.init is not None:
         model, tokenizer = read_dual_encoder(dual_encoder_folder(config.init))
@@ -60,7 +60,7 @@ def start_model(config: TrainConfig, captions: Sequence[str]) -> tuple[DualEncod
 
 
 def _set_bias(model: DualEncoder, config: TrainConfig) -> None:
-    """Start the bias of a sigmoid loss as SigLIP does, unless the model has learned one."""
+    """Initialise the bias of a sigmoid loss as in SigLIP, unless the model has learned one."""
     if config.loss == "sigmoid" and not float(model.logit_bias.detach()):
         with torch.no_grad():
             model.logit_bias.fill_(-10.0)
@@ -76,7 +76,7 @@ def rebuild_model(shape: Mapping[str, Any], tokenizer: str) -> tuple[DualEncoder
 
 @dataclass(frozen=True, slots=True)
 class EncodedSplit:
-    """Photos (n, d) and captions (m, d) as unit vectors, and which photo each caption belongs to, (m,)."""
+    """Unit vectors of photos (n, d) and captions (m, d), and the index of each caption's photo, (m,)."""
 
     image: Embeddings
     text: Embeddings
@@ -84,13 +84,13 @@ class EncodedSplit:
 
 
 def encode(model: DualEncoder, tokenizer: Tokenizer, images: Sequence[CaptionedImage], loading: Config) -> EncodedSplit:
-    """Encode photos and their captions as an `Encoder` does; photos that cannot be read are left out.
+    """Encode photos and their captions like an `Encoder`; photos that cannot be read are left out.
 
     Args:
-        model: In float32 on its device; it is left in evaluation mode.
-        tokenizer: Its tokenizer.
+        model: Model in float32 on its device; it is left in evaluation mode.
+        tokenizer: Tokenizer of the model.
         images: Photos with captions.
-        loading: How they are fetched and decoded.
+        loading: Settings for fetching and decoding them.
 
     Raises:
         ModelError: Fewer than two photos can be read, or a vector is not finite.
@@ -116,7 +116,7 @@ def encode(model: DualEncoder, tokenizer: Tokenizer, images: Sequence[CaptionedI
 
 
 def measure(vectors: EncodedSplit) -> dict[str, float]:
-    """Return recall@1, 5 and 10, MRR and median rank both ways."""
+    """Return recall@1, 5 and 10, MRR and median rank in both directions."""
     found = retrieval(vectors.image, vectors.text, vectors.owner)
     measured: dict[str, float] = {}
     for way, side in (("text_to_image", found.text_to_image), ("image_to_text", found.image_to_text)):
@@ -126,7 +126,7 @@ def measure(vectors: EncodedSplit) -> dict[str, float]:
 
 
 def calibrate(vectors: EncodedSplit, folder: Path) -> None:
-    """Save what a cosine of the model means beside it; too few pairs give no calibration, and a warning."""
+    """Save a calibration in the model's folder; if there are too few pairs for one, log a warning instead."""
     matching = matching_scores(vectors.image, vectors.text, vectors.owner)
     mismatching = mismatching_scores(vectors.image, vectors.text, vectors.owner)
     try:

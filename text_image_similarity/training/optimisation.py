@@ -1,4 +1,4 @@
-"""The learning rate's course over a run, and the running average of the weights."""
+"""The learning rate schedule, and the moving average of the weights."""
 
 from __future__ import annotations
 

@@ -16,17 +16,17 @@ from ..encoders.towers import Backbone
 from ..errors import ModelError, ModelUnavailableError, UsageError
 
 _WAIT_S = 5
-_EPSILON = 1e-5  # of torchvision's batch norm
+_EPSILON = 1e-5  # epsilon of torchvision's batch norm
 
 
 def load_image_weights(backbone: Backbone, tower: str, weights: str | PathLike[str]) -> None:
-    """Start an image tower from trained weights.
+    """Load pretrained weights into an image tower.
 
     Args:
-        backbone: The tower, with random weights.
-        tower: Its name.
-        weights: `imagenet`, `none`, or a safetensors file under the parameter names of torchvision's network; batch norm
-            is folded into the convolutions where the tower has none.
+        backbone: The tower with random weights.
+        tower: Name of the tower.
+        weights: `imagenet`, `none`, or a safetensors file with the parameter names of torchvision's network; batch norm
+            is folded into the convolutions if the tower has none.
 
     Raises:
         ModelUnavailableError: The weights cannot be downloaded, or there is no such file.
@@ -86,7 +86,7 @@ def _download(tower: str) -> dict[str, Tensor]:
 
         try:
             network = timm.create_model(tower.removeprefix("timm/"), pretrained=True, num_classes=0)
-        except Exception as exc:  # timm raises whatever its hub client does
+        except Exception as exc:  # timm raises any exception of its hub client
             raise ModelUnavailableError(f"the weights of {tower} cannot be downloaded ({exc}); {advice}") from exc
         return dict(network.state_dict())
     if tower in ("mobilenet_v2", "efficientnet_lite0"):
@@ -97,7 +97,7 @@ def _download(tower: str) -> dict[str, Tensor]:
     cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
     try:
         if not cached.exists():
-            # Ask first with a short wait, because the download itself knows none.
+            # Connect first with a short timeout, because the download itself has none.
             urllib.request.urlopen(urllib.request.Request(weights.url, method="HEAD"), timeout=_WAIT_S).close()
         state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (urllib.error.URLError, OSError, RuntimeError) as exc:

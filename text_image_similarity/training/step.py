@@ -1,7 +1,8 @@
-"""One step: encode a batch in parts, compare all its pairs, move the weights.
+"""A training step: encode a batch in parts, compare all its pairs, update the weights.
 
-With several parts the batch is encoded twice, first for the loss and its gradient with respect to the vectors, then part
-by part for the weights, so memory is that of one part while the loss still sees every pair (GradCache, Gao et al. 2021).
+With several parts, the batch is encoded twice: first for the loss and its gradient with respect to the vectors, then
+part by part for the weights. Memory is therefore that of one part, while the loss still sees every pair (GradCache, Gao
+et al. 2021).
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ _LARGEST_LOG_SCALE = 4.6052  # ln 100, as in CLIP
 
 
 class Stepper:
-    """Moves a model's weights, one batch at a time.
+    """Updates a model's weights, one batch at a time.
 
     Args:
-        model: On its device.
-        tokenizer: Its tokenizer.
+        model: Model on its device.
+        tokenizer: Tokenizer of the model.
         config: The settings of the run.
-        steps: Of the whole run.
+        steps: Number of steps of the whole run.
     """
 
     def __init__(self, model: DualEncoder, tokenizer: Tokenizer, config: TrainConfig, steps: int):
@@ -46,7 +47,7 @@ class Stepper:
         known = {id(p) for p in backbone}
         rest = [p for p in model.parameters() if id(p) not in known]
         self._weights = [p for p in (*backbone, *rest) if p.requires_grad]
-        # Biases, norms and the temperature are not pulled towards zero.
+        # No weight decay for biases, norms and the temperature.
         groups = [
             {"params": [p for p in part if p.requires_grad and (p.ndim > 1) == decayed], "peak": peak,
              "weight_decay": config.weight_decay if decayed else 0.0}
@@ -60,17 +61,17 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(self._device.type, enabled=self._dtype == torch.float16)
 
     def step(self, batch: Batch, number: int) -> float:
-        """Learn from a batch and return its loss.
+        """Train on a batch and return its loss.
 
         Args:
-            batch: At least two pairs.
-            number: The step, from 0, of the whole run.
+            batch: Batch of at least two pairs.
+            number: Number of the step in the whole run, from 0.
 
         Raises:
-            ModelError: The loss or its gradient is not finite; the weights are as they were before.
+            ModelError: The loss or its gradient is not finite; the weights are unchanged.
         """
         self._model.train()
-        self._model.backbone.train(self._config.image_lr > 0)  # a tower that is kept keeps its statistics too
+        self._model.backbone.train(self._config.image_lr > 0)  # a frozen tower keeps its statistics too
         for group in self.optimiser.param_groups:
             warmup = max(1, round(self._config.warmup * self._steps))
             group["lr"] = group["peak"] * warmup_cosine(number, self._steps, warmup)
@@ -104,7 +105,7 @@ class Stepper:
         image = torch.cat([one for one, _ in encoded]).requires_grad_()
         text = torch.cat([one for _, one in encoded]).requires_grad_()
         loss = self._compare(image, text)
-        torch.autograd.backward(self.scaler.scale(loss))  # fills the gradient of the vectors, and of scale and bias
+        torch.autograd.backward(self.scaler.scale(loss))  # computes the gradients of the vectors, and of scale and bias
         for part in parts:
             with self._still_statistics():
                 again = self._encode(batch, part, number)  # the same dropout, so the same vectors
@@ -112,7 +113,7 @@ class Stepper:
         return loss
 
     def _encode(self, batch: Batch, part: slice, number: int) -> tuple[Tensor, Tensor]:
-        """Encode some pairs to unit vectors (m, d) each, in float32."""
+        """Encode some pairs into unit vectors of images and texts, (m, d) each, in float32."""
         torch.manual_seed(seed_of(self._config.seed, -1, number, part.start))
         pixels = batch.pixels[part].to(self._device)
         pixels = (pixels.float() - self._mean) / self._std
@@ -127,7 +128,7 @@ class Stepper:
 
     @contextmanager
     def _still_statistics(self) -> Iterator[None]:
-        """Keep batch norm's running statistics from counting a part twice."""
+        """Keep a part from counting twice in batch norm's running statistics."""
         norms = [m for m in self._model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
@@ -140,10 +141,10 @@ class Stepper:
 
 
 def choose_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
-    """Return the type that the towers compute in; weights and loss stay float32.
+    """Return the dtype in which the towers compute; weights and loss stay in float32.
 
     Raises:
-        ConfigError: fp16 was asked for outside CUDA, or bf16 where the device has none.
+        ConfigError: fp16 was requested without CUDA, or bf16 on a device that does not support it.
     """
     if config.precision == "fp16" and device.type != "cuda":
         raise ConfigError("precision='fp16' needs CUDA in training; use auto, fp32 or bf16")

@@ -1,4 +1,4 @@
-"""Experiment tracking with MLflow: parameters, a value per metric and epoch, images of the curves."""
+"""Experiment tracking with MLflow: parameters, metrics of each epoch, and plots."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from ..system import require
 logger = logging.getLogger("text_image_similarity")
 
 
-_WAIT_S = 300.0  # for another run that makes the database, which takes seconds on an idle machine
+_WAIT_S = 300.0  # wait while another run creates the database, which takes seconds on an idle machine
 
 
 class Tracker(Protocol):
-    """Where a run's course is kept."""
+    """The protocol of experiment trackers."""
 
     @property
     def run_id(self) -> str | None:
-        """What a resumed run goes on with."""
+        """Id with which a resumed run continues."""
 
     def metrics(self, values: Mapping[str, float], epoch: int) -> None:
-        """Keep the metrics of an epoch."""
+        """Record the metrics of an epoch."""
 
     def artifact(self, path: Path) -> None:
-        """Keep a file."""
+        """Record a file."""
 
     def end(self, status: str) -> None:
         """Close the run as `FINISHED`, `FAILED` or `KILLED`."""
 
 
 class NoTracker:
-    """Keeps nothing."""
+    """Tracker that records nothing."""
 
     run_id = None
 
@@ -54,14 +54,14 @@ class NoTracker:
 
 
 class MlflowTracker:
-    """Keeps a run in an MLflow store.
+    """Tracker that records a run in an MLflow store.
 
     Args:
-        uri: The store: `sqlite:///path`, or the address of a server.
-        experiment: Created if it does not exist.
-        name: The run's name.
-        parameters: What to note about a new run.
-        run_id: A run to continue with, if the store still holds it.
+        uri: URI of the store: `sqlite:///path`, or the address of a server.
+        experiment: Name of the experiment, which is created if it does not exist.
+        name: Name of the run.
+        parameters: Parameters to record for a new run.
+        run_id: Id of a run to continue, if the store still holds it.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class MlflowTracker:
             raise UsageError(f"MLflow cannot use tracking={uri}: {reason}") from exc
 
     def _experiment(self, name: str) -> str:
-        """Return the id of an experiment, which another run may make at the same moment."""
+        """Return the id of an experiment, which another run may create at the same time."""
         if found := self._client.get_experiment_by_name(name):
             return str(found.experiment_id)
         try:
@@ -108,7 +108,7 @@ class MlflowTracker:
 
     def metrics(self, values: Mapping[str, float], epoch: int) -> None:
         now = int(1000 * time.time())
-        # MLflow takes no @ in a name.
+        # MLflow does not allow @ in a name.
         batch = [self._metric(name.replace("@", "_at_"), value, now, epoch) for name, value in values.items()]
         self._try(self._client.log_batch, metrics=batch)
 
@@ -119,7 +119,7 @@ class MlflowTracker:
         self._try(self._client.set_terminated, status=status)
 
     def _try(self, log: Callable[..., object], **values: object) -> None:
-        """Log something about the run. A store that fails costs its curves, not the run, and is not asked again."""
+        """Record something about the run. If the store fails, the run continues without it."""
         if self._gone:
             return
         try:
@@ -131,30 +131,30 @@ class MlflowTracker:
 
 @contextmanager
 def _alone_in(uri: str) -> Iterator[None]:
-    """While a run enters itself into an SQLite file, let no other in: MLflow makes its tables without a lock."""
+    """Lock an SQLite file while a run is created in it, because MLflow creates its tables without a lock."""
     scheme, found, file = uri.partition(":///")
     path = Path(file.partition("?")[0])
     if not (found and scheme.startswith("sqlite") and path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-        yield  # a server, or a place that MLflow will find fault with
+        yield  # a server, or a path for which MLflow will report an error
         return
     lock = path.with_name(f"{path.name}.lock")
     with FileLock(lock, timeout=_WAIT_S):
         try:
             yield
         finally:
-            lock.unlink(missing_ok=True)  # still held: who waits for it, finds that it is gone, and makes its own
+            lock.unlink(missing_ok=True)  # still held: a process that waits for it finds it gone and creates its own
 
 
 def _printable(text: str) -> str:
-    """Return a text as a database can hold it: a path may carry other bytes."""
+    """Return a text that a database can hold; a path may contain other bytes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def require_mlflow() -> None:
-    """Make sure that MLflow is installed, and that it will send no telemetry.
+    """Make sure that MLflow is installed and sends no telemetry.
 
     Raises:
-        MissingExtraError: It is not installed.
+        MissingExtraError: MLflow is not installed.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MLflow reads it while it is imported
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MLflow reads this variable on import
     require("tracking (which --tracking none turns off)", "mlflow", extra="train")

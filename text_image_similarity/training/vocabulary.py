@@ -1,6 +1,6 @@
 """A tokenizer learned from captions: lower-case byte-pair pieces (Sennrich et al. 2016).
 
-Accents and other marks stay: most scripts tell words apart by them, as Hindi does काला (black) and कला (art).
+Accents and other marks are kept: most scripts distinguish words by them, as in Hindi काला (black) and कला (art).
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from collections.abc import Iterable
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-# Marks without which a word stays itself: the dot that a lower-cased İ leaves on its i, and how an emoji is drawn.
+# Marks that do not distinguish words: the dot that a lower-cased İ leaves on its i, and the style of an emoji.
 _REDUNDANT = Regex("(?<=i)\u0307|[\ufe00-\ufe0f]")
 
 
 def learn_tokenizer(captions: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Learn a vocabulary whose id 0 pads and id 1 stands for what it does not know.
+    """Learn a tokenizer in whose vocabulary id 0 is padding and id 1 is the unknown token.
 
     Args:
         captions: The training captions.
-        vocab_size: Most pieces to learn; small sets give fewer, because a piece must occur twice.
+        vocab_size: Most pieces to learn; small data sets give fewer, because a piece must occur twice.
     """
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Sequence(
