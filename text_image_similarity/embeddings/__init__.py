@@ -1,4 +1,4 @@
-"""Embeddings remembered by content: in memory and, from run to run, in a file or in Redis."""
+"""Embeddings remembered by content: in memory and, between runs, in a file or in Redis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A circuit breaker: what fails again and again is left aside for a while, and tried again where nobody waits for it."""
+"""A circuit breaker: after repeated failures a resource is not used for a while, and then probed in the background."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from threading import Lock
 
 from ..system import call_within, start_daemon
 
-_MOST_FAILURES = 3  # in a row
+_MOST_FAILURES = 3  # consecutive failures
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 60.0
-_START_S = 1.0  # for the first probe
+_START_S = 1.0  # wait for the first probe
 
 
 class CircuitBreaker:
-    """Says whether something may be used. Safe to share between threads.
+    """Decides whether a resource may be used. Safe to share between threads.
 
-    Three failures in a row close it off for 5 s. Then one probe, on a thread of its own, opens it again or doubles the
-    pause, up to 60 s.
+    After three consecutive failures, the resource is not used for 5 s. Then a probe on its own thread allows its use
+    again or doubles the pause, up to 60 s.
 
     Args:
-        probe: Raises if it still fails.
-        tell: Called at each change of state: with what happened when it is closed off, with None when it is opened again.
+        probe: Function that raises an exception if the resource still fails.
+        tell: Called at each change of state: with the reason when use is stopped, with None when it is allowed again.
     """
 
     def __init__(self, probe: Callable[[], object], tell: Callable[[Exception | None], None]) -> None:
@@ -33,18 +33,18 @@ class CircuitBreaker:
 
     @property
     def off(self) -> bool:
-        """Whether it is closed off."""
+        """Whether the resource is currently not used."""
         return self._off
 
     def begin(self) -> None:
-        """Probe once, and wait for that a second at most."""
+        """Probe once, waiting for at most a second."""
         try:
             call_within(_START_S, self._probe, name="cache-probe")
         except Exception as exc:
             self._close_off(exc)
 
     def allows(self) -> bool:
-        """Say whether it may be used now; begins a probe if one is due."""
+        """Tell whether the resource may be used now; start a probe if one is due."""
         if not self._off:
             return True
         with self._lock:
@@ -78,7 +78,7 @@ class CircuitBreaker:
     def _probe_again(self) -> None:
         try:
             self._probe()
-        except Exception:  # still the same: nobody needs to hear it again
+        except Exception:  # unchanged, so there is no need to report it again
             with self._lock:
                 self._pause = min(2 * self._pause, _LONGEST_PAUSE_S)
                 self._next_probe = time.monotonic() + self._pause

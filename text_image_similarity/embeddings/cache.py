@@ -1,8 +1,8 @@
-"""Embeddings kept in a file from run to run, by content: the same image or caption is encoded once.
+"""Embeddings kept by content in a file between runs, so that the same image or caption is encoded only once.
 
-The file is an SQLite database in write-ahead mode, so many runs and processes of one machine may read and write it at
-once, and a killed one leaves it whole. It grows by about 4 bytes a value and embedding, unless it is told where to end; to
-start over, delete it. It does not belong on a network file system, whose locks SQLite cannot rely on.
+The file is an SQLite database in write-ahead mode, so several processes on one machine may read and write it at once,
+and a killed process leaves it intact. It grows by about 4 bytes for each value of an embedding, unless `max_entries` is
+set; to start over, delete it. Do not put it on a network file system, whose locks SQLite cannot rely on.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from .saved import Vector, read_vector, write_vector
 
 logger = logging.getLogger("text_image_similarity")
 
-_APPLICATION = 0x74697363  # "tisc", by which SQLite tells our files
-_PATIENCE_S = 30.0  # how long another process may be writing
-_DROP_OLDEST = "DELETE FROM embeddings WHERE rowid <= (SELECT max(rowid) FROM embeddings) - ?"  # numbered as they come
+_APPLICATION = 0x74697363  # "tisc", the application id of our SQLite files
+_PATIENCE_S = 30.0  # longest wait while another process is writing
+_DROP_OLDEST = "DELETE FROM embeddings WHERE rowid <= (SELECT max(rowid) FROM embeddings) - ?"  # in order of insertion
 
 
 class EmbeddingCache:
-    """Embeddings by the content of what they stand for. Safe to share between threads.
+    """A file of embeddings, by content. Safe to share between threads.
 
     Args:
-        path: The file; created if it does not exist.
-        embed_dim: Values of an embedding; one of another width counts as not there.
-        max_entries: Most embeddings that are kept, those of all models together; the oldest go. None keeps all.
+        path: Path of the file; created if it does not exist.
+        embed_dim: Length of an embedding; one of another length counts as missing.
+        max_entries: Most embeddings to keep, of all models together; the oldest are removed. None keeps all.
 
     Raises:
-        ConfigError: The file cannot be opened, or is something else.
+        ConfigError: The file cannot be opened, or is not an embedding cache.
     """
 
     def __init__(self, path: str | PathLike[str], embed_dim: int, *, max_entries: int | None = None) -> None:
@@ -50,7 +50,7 @@ class EmbeddingCache:
             self._file = _opened(Path(path).expanduser())
         except (sqlite3.Error, OSError) as exc:
             raise ConfigError(f"embedding_cache={fspath(path)!r} cannot be used: {exc}") from exc
-        finalize(self, self._file.close).atexit = False  # of one that nobody closed
+        finalize(self, self._file.close).atexit = False  # of an object that was never closed
 
     def get(self, key: bytes) -> Vector | None:
         """Return the embedding of a key, shape (embed_dim,) float32, or None."""
@@ -63,11 +63,11 @@ class EmbeddingCache:
         return None if found is None else read_vector(found[0], self._embed_dim)
 
     def get_many(self, keys: Sequence[bytes]) -> dict[bytes, Vector]:
-        """Return the embeddings that are there, by key, shape (embed_dim,) float32 each."""
+        """Return the stored embeddings by key, shape (embed_dim,) float32 each."""
         return {key: vector for key in keys if (vector := self.get(key)) is not None}
 
     def put(self, vectors: Mapping[bytes, Vector]) -> None:
-        """Keep embeddings by key: all of them, or none if the process ends here."""
+        """Store embeddings by key: all of them, or none if the process ends meanwhile."""
         rows = [(key, write_vector(vector)) for key, vector in vectors.items()]
         with self._lock:
             if self._broken or not rows:
@@ -86,14 +86,14 @@ class EmbeddingCache:
             self._file.close()
 
     def _give_up(self, exc: sqlite3.Error) -> None:
-        """Go on without the file: a full disk or a broken cache costs time, not rows."""
+        """Continue without the file: a full disk or a broken cache costs time, not rows."""
         if not self._broken:
             self._broken = True
             logger.warning("the embedding cache can no longer be used; the run continues without it: %s", exc)
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    """Open a cache, or make it; waits while another process makes it, which SQLite itself does not."""
+    """Open or create a cache, waiting while another process creates it, which SQLite itself does not."""
     end = time.monotonic() + _PATIENCE_S
     while True:
         file = sqlite3.connect(path, timeout=_PATIENCE_S, check_same_thread=False)
@@ -117,7 +117,7 @@ def _set_up(file: sqlite3.Connection) -> None:
     if tables and application != _APPLICATION:
         raise sqlite3.DatabaseError("it is the database of another program")
     if not tables:
-        file.execute("PRAGMA page_size = 16384")  # holds several embeddings
+        file.execute("PRAGMA page_size = 16384")  # a page holds several embeddings
     file.execute("PRAGMA journal_mode = WAL")
     file.execute("PRAGMA synchronous = NORMAL")
     if not tables:
@@ -128,12 +128,12 @@ def _set_up(file: sqlite3.Connection) -> None:
 
 
 def content_key(fingerprint: str, kind: Literal["image", "text"], content: bytes) -> bytes:
-    """Return the key, 20 bytes, of what a model makes of an image's file or a caption's UTF-8.
+    """Return the key, 20 bytes, of a model's embedding of an image's file or a caption's UTF-8.
 
     Args:
-        fingerprint: What the embedding depends on besides the content.
-        kind: What the content is.
-        content: All of it.
+        fingerprint: Digest of everything else that the embedding depends on.
+        kind: Kind of the content.
+        content: The whole content.
     """
     return blake2b(content, digest_size=20, key=_model_key(fingerprint, kind)).digest()
 

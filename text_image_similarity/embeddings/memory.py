@@ -1,4 +1,4 @@
-"""Embeddings remembered in memory: the latest of them, in front of a file or a Redis that keeps more."""
+"""Recently used embeddings in memory, in front of a file or Redis that keeps more."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ REMEMBERED = 8192  # embeddings in memory: 19 MB for CLIP ViT-B/32
 
 
 class Recent(Generic[Key, Value]):
-    """The most recently used values, up to a number of them. Not safe to share between threads."""
+    """A bounded number of the most recently used values. Not safe to share between threads."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._values: OrderedDict[Key, Value] = OrderedDict()
 
     def get(self, key: Key) -> Value | None:
-        """Return a value and make it the last to go."""
+        """Return a value and mark it as the most recently used."""
         if key not in self._values:
             return None
         self._values.move_to_end(key)
         return self._values[key]
 
     def put(self, key: Key, value: Value) -> Value:
-        """Keep a value, and drop the one that was not used for longest if there are too many."""
+        """Store a value, and drop the least recently used one if there are too many."""
         self._values[key] = value
         if len(self._values) > self._capacity:
             self._values.popitem(last=False)
@@ -43,12 +43,12 @@ class Recent(Generic[Key, Value]):
 
 
 class EmbeddingMemory:
-    """Embeddings by content, up to a number of them. Safe to share between threads.
+    """A bounded number of embeddings, by content. Safe to share between threads.
 
     Args:
         entries: Most embeddings in memory.
-        saved: Keeps them from run to run; None keeps them in memory alone.
-        known: Gives those that somebody else has, or None for a key that is unknown there too.
+        saved: Store that keeps them between runs; None keeps them in memory only.
+        known: Function that returns an embedding from elsewhere, or None for an unknown key.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class EmbeddingMemory:
         return self.get_many([key]).get(key)
 
     def get_many(self, keys: Iterable[bytes]) -> dict[bytes, Vector]:
-        """Return the embeddings that are there, by key; what is saved is asked for all of them at once."""
+        """Return the known embeddings by key; those not in memory are read from the store in one request."""
         found: dict[bytes, Vector] = {}
         missing: list[bytes] = []
         for key in keys:
@@ -85,29 +85,29 @@ class EmbeddingMemory:
         return found
 
     def put(self, vectors: Mapping[bytes, Vector]) -> None:
-        """Keep embeddings by key, from run to run too if that is asked for."""
+        """Store embeddings by key, also between runs if there is a store for that."""
         with self._lock:
             for key, vector in vectors.items():
-                kept = vector.copy()  # a row of a batch would keep all of the batch
+                kept = vector.copy()  # a view of one row would keep the whole batch
                 kept.setflags(write=False)
                 self._recent.put(key, kept)
         if self._saved is not None:
             self._saved.put(vectors)
 
     def close(self) -> None:
-        """Close what keeps embeddings from run to run."""
+        """Close the store that keeps embeddings between runs."""
         if self._saved is not None:
             self._saved.close()
 
 
 class PartEmbeddings:
-    """The embeddings of the part of a run that is being scored, in front of those that are remembered.
+    """The embeddings of the part that is being scored, in front of the remembered ones.
 
-    What a part made is remembered when it ends, all of it at once, so that a run which is stopped and goes on later finds
-    all of a part's embeddings or none. Not safe to share between threads.
+    The embeddings of a part are remembered together when it ends, so that a run that is stopped and resumed finds
+    either all embeddings of a part or none. Not safe to share between threads.
 
     Args:
-        memory: What is remembered beyond the part.
+        memory: The embeddings that are remembered beyond the part.
     """
 
     def __init__(self, memory: EmbeddingMemory) -> None:
@@ -116,28 +116,28 @@ class PartEmbeddings:
         self._unsaved: dict[bytes, Vector] = {}
 
     def get(self, key: bytes, found: Vector | None = None) -> Vector | None:
-        """Return the embedding that this part made, or one that is remembered: `found`, if it was looked up already."""
+        """Return the embedding from this part, or else the remembered one: `found`, if it was already looked up."""
         vector = self._made.get(key)
         if vector is None:
             vector = found
         return vector if vector is not None else self._memory.get(key)
 
     def get_many(self, keys: Sequence[bytes]) -> dict[bytes, Vector]:
-        """Return the embeddings that are there, by key."""
+        """Return the known embeddings by key."""
         made = {key: vector for key in keys if (vector := self._made.get(key)) is not None}
         return made | self._memory.get_many(key for key in keys if key not in made)
 
     def put(self, key: bytes, outcome: Vector | RowError) -> None:
-        """Keep what an encoder made, unless it is an error."""
+        """Store the outcome of an encoder, unless it is an error."""
         if not isinstance(outcome, RowError):
             self._unsaved[key] = self._made.put(key, outcome)
 
     def save(self) -> None:
-        """Remember what was made since the last call."""
+        """Remember the embeddings since the last call."""
         self._memory.put(self._unsaved)
         self._unsaved.clear()
 
     def end_part(self) -> None:
-        """Remember what the part made, and begin the next one."""
+        """Remember the embeddings of the part, and begin the next one."""
         self.save()
         self._made.clear()

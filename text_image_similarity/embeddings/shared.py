@@ -1,8 +1,8 @@
-"""Embeddings kept in Redis, by content, for all processes and machines that reach it.
+"""Embeddings kept by content in Redis, for all processes and machines that can reach it.
 
-Redis is asked quickly or not at all: it answers within 50 ms, or it counts as failed, and after three failures it is left
-aside for a while. A value has a checksum over itself and its key, so one that was damaged, moved or written by something
-else counts as missing; that keeps out accidents, not people: who can write to that Redis decides scores.
+Redis must answer within 50 ms, or the request counts as failed; after three failures, Redis is not used for a while. A
+value has a checksum over itself and its key, so a value that was damaged, moved or written by another program counts as
+missing. This protects against accidents, not against attackers: anyone who can write to that Redis can change scores.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ logger = logging.getLogger("text_image_similarity")
 
 T = TypeVar("T")
 
-Event = Literal["failure", "off", "on"]  # a failed try; left aside; used again
+Event = Literal["failure", "off", "on"]  # a failed request; use stopped; used again
 
-_PREFIX = b"tis:1:"  # 1 is the layout of a value: the vector, and its checksum
+_PREFIX = b"tis:1:"  # 1 is the version of a value's layout: the vector and its checksum
 _ANSWER_S, _CONNECT_S = 0.05, 0.1
 _KEPT_S = 30 * 86_400
-_AT_ONCE = 256  # values of a request: 0.5 MB for CLIP ViT-B/32
+_AT_ONCE = 256  # values per request: 0.5 MB for CLIP ViT-B/32
 _CHECKSUM = 8  # bytes
 
 
 class SharedEmbeddings:
-    """Embeddings by the content of what they stand for, in Redis. Safe to share between threads.
+    """A store of embeddings in Redis, by content. Safe to share between threads.
 
-    A value takes 4 bytes a dimension and 8 more, and is kept for 30 days after it was last written, or until Redis itself
-    drops it.
+    A value takes 4 bytes per dimension plus 8, and is kept for 30 days after it was last written, or until Redis evicts
+    it.
 
     Args:
         place: `redis://[[user]:password@]host[:port][/database]`, or `rediss://...` for TLS.
-        embed_dim: Values of an embedding; one of another width counts as not there.
-        ca_file: Certificates in PEM that are trusted beside the system's, a file, or a folder that `openssl rehash` prepared.
-        watch: Told what happens, on any thread.
+        embed_dim: Length of an embedding; one of another length counts as missing.
+        ca_file: PEM certificates to trust in addition to the system's: a file, or a folder prepared by `openssl
+            rehash`.
+        watch: Function that is called with each event, on any thread.
 
     Raises:
         MissingExtraError: redis-py is not installed.
@@ -85,7 +86,7 @@ class SharedEmbeddings:
         return self.get_many([key]).get(key)
 
     def get_many(self, keys: Sequence[bytes]) -> dict[bytes, Vector]:
-        """Return the embeddings that are there, by key, shape (embed_dim,) float32 each."""
+        """Return the stored embeddings by key, shape (embed_dim,) float32 each."""
         found: dict[bytes, Vector] = {}
         for part in _in_parts(keys):
             values = self._ask(lambda names: self._client.mget(names), [_PREFIX + key for key in part])
@@ -96,7 +97,7 @@ class SharedEmbeddings:
         return found
 
     def put(self, vectors: Mapping[bytes, Vector]) -> None:
-        """Keep embeddings by key, a few hundred at a time; after a failure, the rest is not kept."""
+        """Store embeddings by key, a few hundred at a time; after a failure, the rest is not stored."""
         for part in _in_parts(list(vectors)):
             values = {key: write_vector(vectors[key]) for key in part}
             if self._ask(self._write, {key: value + _checksum(key, value) for key, value in values.items()}) is None:
@@ -136,12 +137,12 @@ class SharedEmbeddings:
             logger.info("the embedding cache %s is back in use", self._shown)
         else:
             reason = " ".join(str(exc).split())
-            logger.warning("the embedding cache %s is not used for the time being: %s", self._shown, reason)
+            logger.warning("the embedding cache %s is temporarily not used: %s", self._shown, reason)
         self._watch("off" if exc is not None else "on")
 
 
 def hide_password(place: str) -> str:
-    """Return an address as it may be shown, with `***` for its user and password."""
+    """Return an address with its user and password replaced by `***`."""
     return re.sub(r"://[^/?#]*@", "://:***@", place)
 
 
