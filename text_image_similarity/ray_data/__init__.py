@@ -1,7 +1,7 @@
-"""Ray: `score_dataset` for Ray Data, and `RayEngine`, which scores the parts of a table on a cluster.
+"""Scoring on Ray: `score_dataset` for Ray Data, and `RayEngine`, which scores the parts of a table on a cluster.
 
-Either way a worker is an actor that loads the encoder once. It has two batches under way, so that its network is not idle
-where one of them ends. Back-pressure, restarts of killed workers and the order of rows are left to Ray.
+In both cases, a worker is an actor that loads the encoder once. It has two batches in progress, so that its network is
+not idle when one of them ends. Back-pressure, restarts of killed workers and the order of rows are left to Ray.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Score a Ray dataset on actors, each of which loads the model once."""
+"""Scoring of a Ray dataset on actors, each of which loads the model once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("text_image_similarity")
 
-_CPUS = 0.5  # of an actor: as many actors as CPUs leave room for the tasks that read the dataset and cut it into parts
+_CPUS = 0.5  # CPUs of an actor: with one actor per CPU, this leaves room for the tasks that read and split the dataset
 
 
 def score_dataset(
@@ -39,30 +39,32 @@ def score_dataset(
 ) -> Dataset:
     """Score every row of a Ray dataset with `map_batches`, on actors that load the encoder once.
 
-    Lazy and streaming, as datasets are: rows are read and scored when the result is consumed, and no more of them are in
-    memory than Ray's back-pressure lets through. Actors that are killed are started again, and their rows scored again.
+    Like datasets, this is lazy and streaming: rows are read and scored when the result is consumed, and memory is
+    limited by Ray's back-pressure. Actors that are killed are started again, and their rows scored again.
 
     Args:
-        ds: The dataset; its other columns stay as they are.
+        ds: The dataset; its other columns are unchanged.
         config: The settings of the run. Relative paths start from the driver's folder unless `base_dir` is set, and must
             lead to the same files on every node.
-        col_url: The column of image references.
-        col_text: The column of captions.
-        concurrency: Actors: a number, or the fewest and the most; None starts with one and lets Ray add more while CPUs
+        col_url: Column of image references.
+        col_text: Column of captions.
+        concurrency: Number of actors, or the fewest and the most; None starts with one and lets Ray add more while CPUs
             (or GPUs) are free and rows are waiting.
-        num_gpus: GPUs of one actor; a fraction shares one. With `config.device="auto"` an actor uses the one it gets.
-        **options: Passed on to `map_batches`: `num_cpus` (of one actor, which encodes with as many threads; a half),
-            `batch_size` (`config.chunk_size` unless given), `memory`, `runtime_env`, and others.
+        num_gpus: GPUs of each actor; with a fraction, actors share a GPU. With `config.device="auto"`, an actor uses
+            the GPU that it gets.
+        **options: Arguments of `map_batches`: `num_cpus` (CPUs and threads of each actor, by default a half),
+            `batch_size` (by default `config.chunk_size`), `memory`, `runtime_env`, and others.
 
     Returns:
         The dataset with two more columns, `similarity` (double, null for a failed row) and `error` (string).
 
     Raises:
         InputTypeError: `ds` is not a Ray dataset.
-        UsageError: A column is missing or would be overwritten, as far as the dataset knows its columns without being
-            run; else the same words come from Ray when it is consumed, as do a `ConfigError` or `ModelError` of an actor.
+        UsageError: A column is missing or would be overwritten, if the dataset knows its columns without being run;
+            otherwise Ray reports the same message when the result is consumed, as it does for a `ConfigError` or
+            `ModelError` of an actor.
         MissingExtraError: Ray is not installed.
-        ConfigError: `concurrency` makes no sense.
+        ConfigError: `concurrency` is not valid.
     """
     pair_score(config, "score_dataset")
     require("scoring on Ray", "ray", extra="ray")
@@ -82,7 +84,7 @@ def score_dataset(
     given: dict[str, Any] = {"batch_size": config.chunk_size, "num_cpus": _CPUS, "num_gpus": num_gpus, **options}
     given["compute"] = pool
     _warn_if_full(pool.min_size, 1 if given["num_cpus"] is None else given["num_cpus"])
-    if isinstance(given["batch_size"], int):  # a file may be one block, and a block is one actor's and comes out whole
+    if isinstance(given["batch_size"], int):  # a file may be one block, and one actor processes a whole block
         ds = ds.repartition(target_num_rows_per_block=given["batch_size"])
     return ds.map_batches(
         ScoringActor,
@@ -94,11 +96,11 @@ def score_dataset(
 
 
 class ScoringActor:
-    """The actor of `score_dataset`: Arrow tables in, the same with their scores out.
+    """The actor of `score_dataset`, which adds scores to Arrow tables.
 
     Args:
         config: The settings of the run.
-        columns: The columns of references and of captions.
+        columns: Columns of references and of captions.
 
     Raises:
         ConfigError, ModelError: From the constructor, which ends Ray's run.
@@ -112,7 +114,7 @@ class ScoringActor:
         """Score one batch.
 
         Raises:
-            UsageError: It lacks a column, or has one of those that are added.
+            UsageError: The batch lacks a column, or already has one of the columns to add.
         """
         _check(table.column_names, self._columns)
         check_types(table.schema, self._columns, "the dataset")
@@ -127,7 +129,7 @@ def _check(columns: Sequence[str], names: tuple[str, str]) -> None:
 
 
 def _warn_if_full(actors: int, cpus: float) -> None:
-    """Warn if the actors leave no CPU for the tasks that read the dataset and cut it into parts."""
+    """Warn if the actors leave no CPU for the tasks that read and split the dataset."""
     import ray
 
     if ray.is_initialized() and actors * cpus > (total := ray.cluster_resources().get("CPU", 0)) - 1:

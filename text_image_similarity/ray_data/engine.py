@@ -1,4 +1,4 @@
-"""Parts of a table on a Ray cluster: a pool of actors, each with an encoder."""
+"""Engine for a Ray cluster: a pool of actors, each with an encoder, scores the parts of a table."""
 
 from __future__ import annotations
 
@@ -27,21 +27,22 @@ logger = logging.getLogger("text_image_similarity")
 
 
 CALLS = 2  # parts in progress in one actor
-_RETRIES = 10  # of a part whose worker died; more are the part's fault
-_RESTARTS = 100  # of one worker; more are the machine's fault
-_LEAVE_S = 30.0  # for parts in progress when the engine is closed
+_RETRIES = 10  # tries of a part whose worker died; after more, the part is to blame
+_RESTARTS = 100  # restarts of one worker; after more, the machine is to blame
+_LEAVE_S = 30.0  # wait for parts in progress when the engine is closed
 
 
 class RayEngine:
-    """A Ray cluster that scores the parts of a table, for the command line; a context manager.
+    """Engine that scores the parts of a table on a Ray cluster, for the command line; a context manager.
 
-    Without an address it starts Ray on this machine, open to loopback alone, and stops it at the end; a Ray that this
-    process has started or joined already is used as it is.
+    Without an address, it starts Ray on this machine, listening only on loopback, and stops it at the end; a Ray that
+    this process has already started or joined is used as it is.
 
     Args:
-        conf: `concurrency` (actors; as many as the cluster has room for unless given), `actor.num_cpus` (of one actor,
-            which encodes with as many threads; 1), `actor.num_gpus` (of one actor; 0), and arguments of `ray.init`, such
-            as `address`, or `num_cpus` of a Ray that is started. Values are JSON, or text where they are none.
+        conf: `concurrency` (number of actors, by default as many as the cluster has room for), `actor.num_cpus` (CPUs
+            and threads of each actor, by default 1), `actor.num_gpus` (GPUs of each actor, by default 0), and arguments
+            of `ray.init`, such as `address`, or `num_cpus` for a Ray that is started. Values are JSON, or text if they
+            are not valid JSON.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -58,12 +59,12 @@ class RayEngine:
         self._settings = settings
         self._started = False
         self._actors = 0
-        self._pending: dict[Any, Any] = {}  # what an actor says once it is up -> the actor
-        self._busy: Counter[Any] = Counter()  # an actor that is up -> its parts in progress
+        self._pending: dict[Any, Any] = {}  # an actor's first answer -> the actor
+        self._busy: Counter[Any] = Counter()  # a running actor -> its parts in progress
         self._change = Condition()
 
     def __enter__(self) -> RayEngine:
-        # Read when Ray is imported or started: it reports nothing to its makers, and listens on loopback alone.
+        # Read when Ray is imported or started: no usage reports, and listening only on loopback.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if not self._joins:
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -82,7 +83,7 @@ class RayEngine:
             try:
                 with _same_sigterm():
                     ray.init(**{**quiet, **local, **self._settings})
-            except Exception as exc:  # it asserts, too
+            except Exception as exc:  # ray.init also asserts
                 raise UsageError(f"Ray cannot be started or joined with these settings: {exc}") from exc
             self._started = True
         return self
@@ -91,26 +92,26 @@ class RayEngine:
         import ray
 
         self._end_actors()
-        with self._change:  # threads that wait for a part get an error, and must be out of Ray when it stops
+        with self._change:  # threads waiting for a part get an error, and must leave Ray before it stops
             self._change.wait_for(lambda: not self._busy.total(), _LEAVE_S)
         if self._started:
             ray.shutdown()
 
     @property
     def at_once(self) -> int:
-        """How many parts keep all actors busy."""
+        """Number of parts that keeps all actors busy."""
         return CALLS * self._actors
 
     def start(self, config: Config) -> ModelInfo:
-        """Start the actors, in the place of those of an earlier table, and wait for the first that has loaded the model.
+        """Start actors, replacing those of an earlier table, and wait until the first one has loaded the model.
 
         Returns:
-            What its model is.
+            Description of its model.
 
         Raises:
             UsageError: The cluster has no room for an actor.
-            ConfigError, ModelError: The actor's own.
-            TableError: It could not start.
+            ConfigError, ModelError: From the actor.
+            TableError: No actor could start.
         """
         import ray
 
@@ -130,19 +131,19 @@ class RayEngine:
         try:
             info: ModelInfo = _answer(first, "no worker could start")
         except Exception:
-            self._end_actors()  # they hold their CPUs, and another model may be tried
+            self._end_actors()  # they hold their CPUs, and the caller may try another model
             raise
         return info
 
     def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
-        """Score parts, as many at once as keep all actors busy; see `Engine`."""
+        """Score enough parts concurrently to keep all actors busy; see `Engine`."""
         return score_concurrently(self._scored, parts, stats, at_once=self.at_once)
 
     def score(self, records: Sequence[Record]) -> list[ScoreResult]:
-        """Score one part on the actor that has least to do; may be called from several threads.
+        """Score one part on the least busy actor; may be called from several threads.
 
         Raises:
-            TableError: The part could not be scored, also on other workers.
+            TableError: The part could not be scored, even on other workers.
         """
         return self._scored(records)[0]
 
@@ -158,7 +159,7 @@ class RayEngine:
                 self._change.notify_all()
 
     def _taken(self) -> Any:
-        """Return an actor that is up, counted as one part busier."""
+        """Return a running actor, and count one more part for it."""
         import ray
 
         with self._change:
@@ -178,12 +179,12 @@ class RayEngine:
         self._pending.clear()
 
     def _room(self) -> int:
-        """Return how many actors the cluster has room for."""
+        """Return the number of actors that the cluster has room for."""
         there, needs = _cluster(), {"CPU": self._cpus, "GPU": self._gpus}
         return min((int(there[name] / need) for name, need in needs.items() if need), default=int(there["CPU"]))
 
     def _no_room(self) -> None:
-        """Raise, or wait for a cluster that may grow.
+        """Raise an error, or wait if the cluster may grow.
 
         Raises:
             UsageError: There is no room for an actor.
@@ -203,7 +204,7 @@ def _cluster() -> dict[str, float]:
 
 
 class _Worker:
-    """The actor of `RayEngine`: one that cannot load its model reports it when it is asked."""
+    """The actor of `RayEngine`; if it cannot load its model, its methods report that."""
 
     def __init__(self, config: Config) -> None:
         self._problem: TextImageSimilarityError | None = None
@@ -225,11 +226,11 @@ class _Worker:
 
 
 def _answer(reference: Any, failure: str) -> Any:
-    """Wait for what an actor's method returns.
+    """Wait for the result of an actor's method.
 
     Raises:
-        TextImageSimilarityError: The method's own.
-        TableError: Ray could not get an answer.
+        TextImageSimilarityError: From the method.
+        TableError: Ray could not get a result.
     """
     import ray
     from ray.exceptions import RayError, RayTaskError
@@ -255,7 +256,7 @@ def _value(text: str) -> Any:
 
 
 def _number(settings: dict[str, Any], name: str, default: int | None, kinds: tuple[type, ...], *, least: int) -> Any:
-    """Take a number out of the settings."""
+    """Remove a number from the settings and return it."""
     value = settings.pop(name, default)
     if value is not None and not (type(value) in kinds and least <= value < math.inf):
         whole = "a whole number" if float not in kinds else "a number"
@@ -265,7 +266,7 @@ def _number(settings: dict[str, Any], name: str, default: int | None, kinds: tup
 
 @contextmanager
 def _same_sigterm() -> Iterator[None]:
-    """Keep the process's own way with SIGTERM, which `ray.init` replaces."""
+    """Keep the process's SIGTERM handler, which `ray.init` replaces."""
     earlier = signal.getsignal(signal.SIGTERM)
     try:
         yield

@@ -1,8 +1,8 @@
-"""Spark: score a DataFrame, score within SQL, run a table's parts on a cluster.
+"""Scoring on Spark: a DataFrame, SQL queries, or the parts of a table on a cluster.
 
-Rows are scored in Spark's Python workers, as Arrow batches; the driver sees none of them. Neither RDDs nor the JVM are
-touched, so that both work with Spark Connect. What runs in the workers is in `worker`, the command line's engine in
-`engine`.
+Rows are scored in Spark's Python workers, as Arrow batches, without passing through the driver. Neither RDDs nor the
+JVM are used, so this also works with Spark Connect. The code that runs in the workers is in `worker`, the command
+line's engine in `engine`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Score a Spark DataFrame, or within SQL: Arrow batches through Spark's Python workers, none through the driver."""
+"""Scoring of a Spark DataFrame, or within SQL: Arrow batches in Spark's Python workers, none in the driver."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ if TYPE_CHECKING:
 def score_dataframe(df: DataFrame, config: Config, *, col_url: str = "url", col_text: str = "caption") -> DataFrame:
     """Add `similarity` and `error` to a Spark DataFrame.
 
-    Lazy, as Spark is. Each Python worker loads the model once; downloads and encoding overlap within a partition, across
-    the borders of Arrow batches.
+    Scoring is lazy, as usual in Spark. Each Python worker loads the model once; downloads and encoding overlap within a
+    partition, even across Arrow batches.
 
     Args:
         df: Any DataFrame; its other columns keep their types and values.
         config: The settings of the run. Relative paths in them start from the driver's working folder; `device="auto"`
-            takes the GPU that Spark gave to the task.
-        col_url: Its column of images: references (strings or numbers), encoded files (binary), or structs of `bytes` and `path`.
-        col_text: Its column of captions, of strings or numbers.
+            uses the GPU that Spark assigned to the task.
+        col_url: Column of images: references (strings or numbers), encoded files (binary), or structs of `bytes` and
+            `path`.
+        col_text: Column of captions, of strings or numbers.
 
     Returns:
         The columns of `df`, then `similarity` (double, null for a failed row) and `error` (string, null for a scored one).
 
     Raises:
         InputTypeError: `df` is not a Spark DataFrame.
-        UsageError: A column is missing or of another type, `similarity` or `error` is there already, or Spark cannot
-            hand a column to Python.
+        UsageError: A column is missing or of another type, a column `similarity` or `error` already exists, or Spark
+            cannot pass a column to Python.
         MissingExtraError: PySpark is not installed.
 
     Example:
@@ -50,13 +51,13 @@ def score_dataframe(df: DataFrame, config: Config, *, col_url: str = "url", col_
 
     _check(df, (col_url, col_text))
     names = df.columns
-    numbered = df.toDF(*(f"c{i}" for i in range(len(names))))  # names may occur twice, and hold dots
+    numbered = df.toDF(*(f"c{i}" for i in range(len(names))))  # names may occur twice and contain dots
     columns = (f"c{names.index(col_url)}", f"c{names.index(col_text)}")
     added = [StructField("similarity", DoubleType()), StructField("error", StringType())]
     schema = StructType([*numbered.schema.fields, *added])
     try:
         scored = numbered.mapInArrow(partial(score_task, config=portable(config), columns=columns), schema)
-    except PySparkNotImplementedError as exc:  # for an interval of years and months
+    except PySparkNotImplementedError as exc:  # raised for an interval of years and months
         kinds = [
             f"{field.name!r} ({kind})" for field in df.schema if "interval" in (kind := field.dataType.simpleString())
         ]
@@ -69,7 +70,8 @@ def similarity_udf(config: Config) -> Any:
 
     The first argument is a string, a binary or a struct of `bytes` and `path`, the second one a string.
 
-    It is an iterator pandas UDF, and not deterministic for Spark's optimiser, which else might score a row twice.
+    It is an iterator pandas UDF, marked as not deterministic, because Spark's optimiser might otherwise score a row
+    twice.
 
     Args:
         config: The settings, as for `score_dataframe`.
@@ -97,7 +99,7 @@ def _check(df: DataFrame, columns: tuple[str, str]) -> None:
     """Refuse a DataFrame that cannot be scored.
 
     Raises:
-        UsageError: It cannot.
+        UsageError: The DataFrame cannot be scored.
     """
     from pyspark.sql import types
 

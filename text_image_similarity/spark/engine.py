@@ -1,4 +1,4 @@
-"""The command line's engine on Spark: every part of a table is one task."""
+"""The command line's engine on Spark, which scores every part of a table as one task."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from ..pipeline import RunStats, ScoredPart, Tag, TaggedRows, portable, score_co
 from ..records import OUT_COLUMNS, Record, ScoreResult, parts_of
 from .session import open_session
 
-_MOST_PARTS = 256  # in progress at once; each is held here, and has a thread that waits for it
+_MOST_PARTS = 256  # most parts in progress; each is held here, and a thread waits for it
 _RESULT = "row int, similarity double, error string, captions_cut int"
 
 
 class SparkEngine:
-    """Scores parts of a table on Spark, several at once.
+    """Engine that scores parts of a table on Spark, several at once.
 
     Args:
         conf: Spark's settings, such as `spark.master` or `spark.remote`.
 
     Attributes:
-        at_once: How many parts to have under way, once it is started: two for each task that the cluster runs at once.
+        at_once: Number of parts in progress, once the engine is started: two for each task that the cluster runs at
+            once.
 
     Raises:
-        UsageError: A name is none of Spark's settings.
+        UsageError: A name is not a Spark setting.
         MissingExtraError: PySpark is not installed.
         ConfigError: Spark cannot be started with these settings.
     """
@@ -45,7 +46,7 @@ class SparkEngine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(Exception):  # a session that is lost has no jobs to end
+        with suppress(Exception):  # a lost session has no jobs to end
             self._end_jobs()
         if self._ours:
             with suppress(Exception):  # ended by the signal that ends this process
@@ -56,14 +57,14 @@ class SparkEngine:
 
         if is_remote():
             self._spark.interruptTag(self._tag)
-        else:  # where a session's tag can be interrupted by the thread that set it alone
+        else:  # if only the thread that set a session's tag can interrupt it
             self._spark.sparkContext.cancelJobsWithTag(self._tag)
 
     def start(self, config: Config) -> ModelInfo:
-        """Load the model on one worker, and say what it is.
+        """Load the model on one worker, and return its description.
 
         Raises:
-            ConfigError, ModelError: What the worker raised.
+            ConfigError, ModelError: From the worker.
             TableError: Spark failed.
         """
         from .worker import load_task
@@ -78,11 +79,11 @@ class SparkEngine:
         return ModelInfo(**found["info"])
 
     def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
-        """Score parts, as many at once as keep the cluster busy; see `Engine`."""
+        """Score enough parts concurrently to keep the cluster busy; see `Engine`."""
         return score_concurrently(self._scored, parts, stats, at_once=self.at_once)
 
     def score(self, records: Sequence[Record]) -> list[ScoreResult]:
-        """Score a part as one task, which Spark runs again where its worker is lost; from any thread.
+        """Score a part as one task, which Spark runs again if its worker is lost; may be called from any thread.
 
         Raises:
             TableError: Spark gave up.
@@ -110,15 +111,15 @@ class SparkEngine:
         return whole, sum(found.column("captions_cut").to_pylist())
 
     def _cores(self) -> int:
-        """Ask for Spark's default parallelism: its cores, unless a setting says otherwise."""
+        """Return Spark's default parallelism: its cores, unless a setting says otherwise."""
         from pyspark.sql.functions import spark_partition_id
 
-        # Spark cuts a range into so many partitions; asked so, it tells with Spark Connect too.
+        # Spark cuts a range into this many partitions, and reports it with Spark Connect, too.
         return self._spark.range(1 << 20).select(spark_partition_id()).distinct().count()
 
     @contextmanager
     def _job(self, failure: str) -> Iterator[None]:
-        """Mark what a thread does in a block as this engine's.
+        """Tag the Spark jobs of a block as this engine's, and map their exceptions.
 
         Raises:
             TableError: Spark failed.
@@ -126,12 +127,12 @@ class SparkEngine:
         from pyspark.sql.utils import is_remote
 
         try:
-            if is_remote():  # for what this thread does
+            if is_remote():  # tags of this thread
                 self._spark.addTag(self._tag)
             else:
                 self._spark.sparkContext.addJobTag(self._tag)
             yield
-        except Exception as exc:  # PySpark's, py4j's and gRPC's, or a connection that is gone
+        except Exception as exc:  # exceptions of PySpark, py4j and gRPC, or a lost connection
             raise TableError(
                 f"{failure} on Spark: {_reason(exc)}; {_advice(exc)}, and run the same command again"
             ) from exc
@@ -148,7 +149,7 @@ def _advice(exc: Exception) -> str:
 
 
 def _reason(exc: Exception) -> str:
-    """Return the one line of a long message that says what happened: Java's first cause, or the end of Python's traceback."""
+    """Return the line of a long message that says what happened: Java's first cause, or a Python traceback's end."""
     lines = [line.strip() for line in str(exc).splitlines()]
     lines = [line for line in lines if line and not line.startswith("SQLSTATE")] or [type(exc).__name__]
     causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]

@@ -1,4 +1,4 @@
-"""The session that the command line scores with: the one that is there, or one of its own."""
+"""The Spark session of the command line: the existing one, or a new one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 logger = logging.getLogger("text_image_similarity")
-_HERE = "local[*,4]"  # four tries, where Spark's plain `local` has one and a killed worker would end the run
+_HERE = "local[*,4]"  # four tries; Spark's plain `local` has one, so a killed worker would end the run
 _LOOPBACK = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.host": "127.0.0.1",
@@ -31,11 +31,11 @@ def open_session(conf: Mapping[str, str]) -> tuple[SparkSession, bool]:
     """Return this process's Spark session, and whether this call started it.
 
     Args:
-        conf: Spark's settings. Where neither they nor the environment name a master, it is this machine, with all cores;
-            on this machine nothing listens beyond loopback and no pages are served, unless a setting says so.
+        conf: Spark's settings. If neither they nor the environment name a master, Spark runs on this machine with all
+            cores; there it listens only on loopback and serves no web pages, unless a setting says otherwise.
 
     Raises:
-        UsageError: A name is none of Spark's settings.
+        UsageError: A name is not a Spark setting.
         MissingExtraError: PySpark is not installed.
         ConfigError: Spark cannot be started with these settings.
     """
@@ -45,7 +45,7 @@ def open_session(conf: Mapping[str, str]) -> tuple[SparkSession, bool]:
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
-    with suppress(PySparkException):  # there is none
+    with suppress(PySparkException):  # there is no session
         session = SparkSession.active()
         if conf:
             logger.warning("this process already has a Spark session; %s not applied to it", ", ".join(conf))
@@ -57,17 +57,17 @@ def open_session(conf: Mapping[str, str]) -> tuple[SparkSession, bool]:
     try:
         with _python_of_workers(settings):
             return builder.getOrCreate(), True
-    except Exception as exc:  # the JVM's own exceptions, py4j's, gRPC's, and a missing java
+    except Exception as exc:  # exceptions of the JVM, py4j and gRPC, and a missing java
         said = str(exc).strip().partition("\n")[0] or type(exc).__name__
         raise ConfigError(f"Spark cannot be started: {said}; see its messages above, and `java -version`") from exc
 
 
 def _settings(conf: Mapping[str, str]) -> dict[str, str]:
-    """Return what a session is started with: the settings, and ours where nobody has chosen."""
+    """Return the settings of a new session: those given, and our defaults for the rest."""
     defaults = _defaults()
     chosen = {**defaults, **conf}
     if "spark.remote" in chosen or not os.environ.keys().isdisjoint(("SPARK_REMOTE", "PYSPARK_GATEWAY_PORT")):
-        return dict(conf)  # a server, or `spark-submit`, has settings of its own
+        return dict(conf)  # a server and `spark-submit` have their own settings
     named = "--master" in os.environ.get("PYSPARK_SUBMIT_ARGS", "")
     master = chosen.get("spark.master") or ("" if named else os.environ.get("MASTER", _HERE))
     local = {"spark.master": master, **_LOOPBACK} if master.startswith("local") else {}
@@ -76,7 +76,7 @@ def _settings(conf: Mapping[str, str]) -> dict[str, str]:
 
 
 def _defaults() -> dict[str, str]:
-    """Return the settings in Spark's own file of defaults, if there is one."""
+    """Return the settings in Spark's defaults file, if there is one."""
     home = os.environ.get("SPARK_HOME")
     folder = os.environ.get("SPARK_CONF_DIR") or (home and Path(home, "conf"))
     file = Path(folder, "spark-defaults.conf") if folder else None
@@ -88,7 +88,7 @@ def _defaults() -> dict[str, str]:
 
 @contextmanager
 def _python_of_workers(settings: Mapping[str, str]) -> Iterator[None]:
-    """Let workers on this machine run this Python while a session starts; PySpark would take the `python3` of PATH."""
+    """Have local workers run this Python while a session starts; PySpark would use the `python3` in PATH."""
     here = settings.get("spark.master", "").startswith("local")
     python = settings.get("spark.pyspark.python") or (sys.executable if here else None)
     if python is None or "PYSPARK_PYTHON" in os.environ:

@@ -1,6 +1,6 @@
-"""What a Python worker of Spark does: it loads a model once, and scores the rows of its tasks.
+"""The code of Spark's Python workers, which load a model once and score the rows of their tasks.
 
-A task's rows are a function of its input alone, so that Spark may run it again, or twice at once.
+The output of a task depends only on its input, so Spark may run it again, or twice at once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _one_loads = Lock()
 
 
 def score_task(batches: Iterator[pa.RecordBatch], config: Config, columns: tuple[str, str]) -> Iterator[pa.RecordBatch]:
-    """Yield a partition's batches with their scores; one without rows loads no model."""
+    """Yield a partition's batches with their scores; a partition without rows does not load the model."""
     for first in batches:
         config = placed(config)
         with Scorer(config, encoder=encoder_for(config)) as scorer:
@@ -45,7 +45,7 @@ def score_task(batches: Iterator[pa.RecordBatch], config: Config, columns: tuple
 def series_scorer(
     config: Config,
 ) -> Callable[[Iterator[tuple[pd.Series[str], pd.Series[str]]]], Iterator[pd.DataFrame]]:
-    """Return what a pandas UDF runs."""
+    """Return the function that a pandas UDF runs."""
 
     def similarity(batches: Iterator[tuple[pd.Series, pd.Series]]) -> Iterator[pd.DataFrame]:
         arrow = (pa.RecordBatch.from_arrays([_images(url), _texts(text)], _ARGUMENTS) for url, text in batches)
@@ -56,20 +56,20 @@ def series_scorer(
 
 
 def load_task(batches: Iterator[pa.RecordBatch], config: Config) -> Iterator[pa.RecordBatch]:
-    """Load the model, and yield one row with what a report says of it, or why it cannot be used, as JSON."""
+    """Load the model, and yield one row of JSON with its description, or the reason why it cannot be used."""
     for _ in batches:
         found: dict[str, Any]
         try:
             check_files(config)
             found = {"info": asdict(encoder_for(placed(config)).info)}
         except (ConfigError, ModelError) as exc:
-            kind = next(k for k in type(exc).__mro__ if vars(errors).get(k.__name__) is k)  # what the driver knows
+            kind = next(k for k in type(exc).__mro__ if vars(errors).get(k.__name__) is k)  # known to the driver
             found = {"kind": kind.__name__, "message": str(exc)}
         yield pa.RecordBatch.from_pydict({"found": [json.dumps(found)]})
 
 
 def score_records(batches: Iterator[pa.RecordBatch], config: Config) -> Iterator[pa.RecordBatch]:
-    """Yield the results of the rows that `packed` made, under their numbers."""
+    """Yield the results of rows from `packed`, with their numbers."""
     config = placed(config)
     with Scorer(config, encoder=encoder_for(config)) as scorer:
         for batch in batches:
@@ -81,9 +81,9 @@ def score_records(batches: Iterator[pa.RecordBatch], config: Config) -> Iterator
 
 
 def packed(rows: Sequence[tuple[str | bytes, str, tuple[str, ...]]]) -> pa.Table:
-    """Return what `parts_of` gives as a table of bytes: `image`, or `url` for a reference; `caption`, `references`, and `row`, the number.
+    """Return rows as a table of bytes: `image` or `url`, `caption`, `references`, and the number `row`.
 
-    Texts are bytes because those of JSON may hold half characters, which Arrow's texts cannot.
+    Texts are stored as bytes because those from JSON may contain lone surrogates, which Arrow strings cannot.
     """
     images, captions, references = zip(*rows, strict=True) if rows else ((), (), ())
     return pa.table(
@@ -111,7 +111,7 @@ def _bytes_of(text: str) -> bytes:
 
 
 def placed(config: Config) -> Config:
-    """Return the settings with the GPU that Spark gave to this task, where they leave the choice of a device."""
+    """Return the settings with the GPU that Spark assigned to this task, if they leave the device open."""
     task = TaskContext.get()
     gpus = task.resources().get("gpu") if task is not None and config.device == "auto" else None
     if gpus is None or not gpus.addresses:
@@ -123,7 +123,7 @@ def _index(address: str) -> int:
     """Return the number under which this process sees a GPU.
 
     Raises:
-        ConfigError: It does not see it.
+        ConfigError: This process cannot see that GPU.
     """
     visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
     if address in visible:
@@ -136,10 +136,10 @@ def _index(address: str) -> int:
 
 
 def encoder_for(config: Config) -> Encoder:
-    """Return the encoder of some settings, loaded once in a process, and again if its folder was written since."""
+    """Return the encoder for the settings, loaded once per process, and again if its folder has been written since."""
     stamps = []
     for path in Path(config.model).glob("*"):
-        with suppress(OSError):  # a link to nowhere, or a file that is gone since
+        with suppress(OSError):  # a broken link, or a file that has been removed since
             at = path.stat()
             stamps.append((path.name, at.st_size, at.st_mtime_ns))
     with _one_loads:
@@ -152,7 +152,7 @@ def _encoder(config: Config, _: tuple[tuple[str, int, int], ...]) -> Encoder:
 
 
 def _images(values: pd.Series[Any] | pd.DataFrame) -> pa.Array:
-    """Return a UDF's first argument in Arrow: texts, bytes or, for structs, which pandas gets as a frame, mappings."""
+    """Return a UDF's first argument in Arrow: texts, bytes or, for structs, which reach pandas as a frame, mappings."""
     if isinstance(values, pd.DataFrame):
         return pa.array([{str(k): _present(v) for k, v in row.items()} for row in values.to_dict("records")])
     if any(isinstance(value, (bytes, bytearray)) for value in values):
@@ -168,7 +168,8 @@ def _texts(values: pd.Series[Any]) -> pa.Array:
     """Return a UDF's argument in Arrow, its missing values as nulls.
 
     Raises:
-        UsageError: It holds no texts: pandas would have made floats of whole numbers, so they cannot be told any longer.
+        UsageError: The values are not texts; whole numbers cannot be accepted, because pandas may have turned them into
+            floats.
     """
 
     def text(value: Any) -> str | None:
