@@ -261,7 +261,7 @@ def test_urls_that_programs_read_differently(fetcher: Fetcher, recorder: Recorde
 
 @pytest.mark.parametrize("host", ["①②⑦.⓪.⓪.①", "𝟏𝟐𝟕.1", "０ｘ７ｆ", "127。0。0。1", "127.1", "1.2.3.4."])
 def test_what_tidying_would_make_an_address_is_known_for_one(fetcher: Fetcher, host: str) -> None:
-    with pytest.raises(RowError, match="odd spelling of an address"):
+    with pytest.raises(RowError, match="an address in an unusual spelling"):
         fetcher.fetch(f"http://{host}/")
 
 

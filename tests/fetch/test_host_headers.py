@@ -159,7 +159,7 @@ def test_a_table_is_scored_with_them_and_they_are_written_nowhere(
         ('{"*": {"Cookie": "s3cret"}}', "'*' must be a host"),
         ('{"a.test/path": {"Cookie": "s3cret"}}', "must be a host"),
         ('{"ftp://a.test": {"Cookie": "s3cret"}}', "must be a host"),
-        ('{"127.1": {"Cookie": "s3cret"}}', "odd spelling of an address"),
+        ('{"127.1": {"Cookie": "s3cret"}}', "an address in an unusual spelling"),
         ('{"": {"Cookie": "s3cret"}}', "must be a host"),
     ],
 )

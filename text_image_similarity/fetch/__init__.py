@@ -1,6 +1,6 @@
-"""Reference -> bytes. The only door to the network and to image files.
+"""Fetching of references as bytes. Only this package accesses the network and image files.
 
-A reference is an http(s) URL, a path, a `file:` URL or a `data:` URL. Every limit of `Limits` holds while bytes arrive.
+A reference is an http(s) URL, a path, a `file:` URL or a `data:` URL. All `Limits` are enforced while bytes arrive.
 Tests and dry runs inject a transport: `Fetcher(config, transport=httpx.MockTransport(handler))` never opens a socket.
 """
 

@@ -1,9 +1,10 @@
-"""Which addresses may be dialled, by a table of those that may not.
+"""Checks of addresses before connecting, by a table of denied ranges.
 
 The table follows IANA's special-purpose address registries for IPv4 and IPv6 (RFC 6890, as of 2025) and its IPv6 address
-space registry: outside 2000::/3 nothing is ordinary unicast. `ipaddress.is_global` is not asked, because its answer
-changes with Python's version and calls some multicast public. NAT64's well-known prefix is the one wrapper that is let
-through, for networks that have only IPv6: there every IPv4 site has such an address. What it carries is judged as usual.
+space registry: outside 2000::/3 there are no ordinary unicast addresses. `ipaddress.is_global` is not used, because its
+result depends on Python's version and counts some multicast addresses as global. NAT64's well-known prefix is the only
+allowed form of embedding, for IPv6-only networks, where every IPv4 site has such an address. The embedded address is
+checked as usual.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ _DENIED = {
     "fec0::/10": "site-local addresses, deprecated",
     "ff00::/8": "multicast",
 }
-# What stays denied whatever is allowed: there the machine itself, or the cloud that it runs in, is asked for its keys.
+# Always denied, whatever is allowed: at these addresses, the machine or its cloud hands out credentials.
 _NEVER = {
     "169.254.0.0/16": "a link-local network",
     "fe80::/10": "a link-local network",
@@ -72,11 +73,12 @@ _CARRIERS = {"::ffff:0:0/96": 0, "::ffff:0:0:0/96": 0, "::/96": 0, "64:ff9b::/96
 
 
 def why_denied(ip: IPAddress, allowed: Iterable[IPNetwork] = ()) -> str | None:
-    """Say what is wrong with an address that may not be dialled: in which range it lies; None if it may be.
+    """Return why an address must not be connected to, with its range; None if it is allowed.
 
     Args:
         ip: The address.
-        allowed: Networks that may be dialled although they are not public, apart from link-local addresses and clouds' metadata.
+        allowed: Networks that are allowed although they are not public, except link-local addresses and cloud metadata
+            services.
 
     Example:
         >>> why_denied(ipaddress.ip_address("10.0.0.7"))
@@ -86,7 +88,7 @@ def why_denied(ip: IPAddress, allowed: Iterable[IPNetwork] = ()) -> str | None:
         >>> why_denied(ipaddress.ip_address("8.8.8.8"))
     """
     if isinstance(ip, IPv6Address):
-        ip = IPv6Address(int(ip))  # without a zone, which no network contains
+        ip = IPv6Address(int(ip))  # without its zone, with which no network contains it
         for carried in _carried(ip):
             if reason := why_denied(carried, allowed):
                 return f"a form of {carried}, {reason}"
@@ -122,9 +124,9 @@ def _carriers() -> dict[IPv6Network, int]:
 
 
 def _carried(ip: IPv6Address) -> Iterator[IPv4Address]:
-    """Yield the IPv4 addresses that an IPv6 address may lead to."""
+    """Yield the IPv4 addresses embedded in an IPv6 address."""
     bits = int(ip)
-    if bits <= 1:  # unspecified and loopback, which carry nothing
+    if bits <= 1:  # unspecified and loopback, which embed nothing
         return
     for network, shift in _carriers().items():
         if ip in network:
@@ -136,14 +138,14 @@ def _carried(ip: IPv6Address) -> Iterator[IPv4Address]:
 
 
 def _translated(ip: IPv6Address) -> Iterator[IPv4Address]:
-    """Yield what an address carries if a network uses a prefix of 48, 56 or 64 bits for NAT64 (RFC 6052, section 2.2).
+    """Yield addresses embedded with a NAT64 prefix of 48, 56 or 64 bits (RFC 6052, section 2.2).
 
-    Only it knows which: what the other ones carry then means nothing.
+    Only the network knows which prefix it uses; the addresses for other lengths are meaningless.
     """
     if ip in _LOCAL_NAT64:
         bits = int(ip)
         for prefix in (48, 56, 64):
-            before = 64 - prefix  # bits of the IPv4 address that stand before bits 64 to 71, which are none of it
+            before = 64 - prefix  # bits of the IPv4 address before bits 64 to 71, which are not part of it
             yield IPv4Address(
                 (bits >> 64 & (1 << before) - 1) << 32 - before | bits >> 24 + before & (1 << 32 - before) - 1
             )

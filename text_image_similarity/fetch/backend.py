@@ -1,4 +1,4 @@
-"""Connections for httpcore: to addresses that were checked, within the row's time, and breakable when the run is closed."""
+"""Connections for httpcore, which go only to checked addresses, obey the row's deadline, and can be aborted."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from .stream import GuardedStream, time_left
 
 Resolver = Callable[[str, int], list[str]]
 
-_OPEN_PORTS = 1024  # from here on; most ports below it belong to other services than the web
-_LOOK_UP_S = 2.0  # for a name behind a proxy, which a company's network may not know
-_MOST_ADDRESSES = 100  # of a name that are looked at
-_REMEMBERED = 4096  # of these names
+_OPEN_PORTS = 1024  # first port that is open to references; most lower ports belong to services other than the web
+_LOOK_UP_S = 2.0  # timeout for a name behind a proxy, which a company's network may not resolve
+_MOST_ADDRESSES = 100  # addresses of a name that are checked
+_REMEMBERED = 4096  # such names to remember
 
 
 class GuardedBackend(httpcore.NetworkBackend):
-    """Opens connections.
+    """A network backend that opens only allowed connections.
 
     Args:
-        limits: `connect_s` and what may be reached are used.
-        resolve: `(host, port) -> addresses`.
+        limits: Limits, of which `connect_s` and those on addresses and ports are used.
+        resolve: Function `(host, port) -> addresses`.
         to_proxy: Whether connections lead to a proxy, whose own address is trusted.
-        trusted: Whether all that is dialled is.
+        trusted: Whether every address is trusted.
     """
 
     def __init__(self, limits: Limits, resolve: Resolver, *, to_proxy: bool, trusted: bool = False) -> None:
@@ -49,7 +49,7 @@ class GuardedBackend(httpcore.NetworkBackend):
         self._whose = "the proxy " if to_proxy else ""
         self._targets: dict[str, IPAddress | None] = {}  # behind a proxy
         self._open: WeakSet[GuardedStream] = WeakSet()
-        self._own = local()  # a thread's latest stream
+        self._own = local()  # latest stream of each thread
         self._lock = Lock()
         self._aborted = False
 
@@ -83,7 +83,7 @@ class GuardedBackend(httpcore.NetworkBackend):
         return "" if self._whose else explain_unused_proxy()
 
     def send(self, pool: httpcore.ConnectionPool, request: httpcore.Request) -> httpcore.Response:
-        """Send a request; if it fails, close the connection opened for it, which httpcore leaves open to a SOCKS proxy."""
+        """Send a request; if that fails, close its connection, which httpcore leaves open to a SOCKS proxy."""
         self._own.latest = None
         try:
             return pool.handle_request(request)
@@ -95,15 +95,15 @@ class GuardedBackend(httpcore.NetworkBackend):
             self._own.latest = None
 
     def check_target(self, host: str, port: int | None, *, by_name: bool) -> IPAddress | None:
-        """Check what a proxy is asked for.
+        """Check the target of a request through a proxy.
 
         Args:
-            host: A name or an address.
-            port: Its port, for the resolver.
-            by_name: Whether a name may be looked up here.
+            host: Host name or address.
+            port: Port of the target, for the resolver.
+            by_name: Whether a name may be resolved on this machine.
 
         Returns:
-            An address of a name, or None: for an address, and for a name that is not known here.
+            A checked address for a name; None if `host` is an address, or a name that cannot be resolved here.
 
         Raises:
             RowError: `blocked_address`.
@@ -124,7 +124,7 @@ class GuardedBackend(httpcore.NetworkBackend):
         return self._targets[host]
 
     def _addresses(self, host: str, port: int) -> list[IPAddress]:
-        """Return all addresses of a host, checked."""
+        """Return all addresses of a host after checking them."""
         if self._checked:
             self.check_host(host, port)
         if literal := _literal(host):
@@ -137,7 +137,7 @@ class GuardedBackend(httpcore.NetworkBackend):
             try:
                 ip = ipaddress.ip_address(text)
             except ValueError as exc:
-                raise RowError(ErrorCode.DNS_ERROR, f"{host} is said to be {text!r}, which is not an address") from exc
+                raise RowError(ErrorCode.DNS_ERROR, f"{host} resolves to {text!r}, which is not an address") from exc
             if checked and (reason := why_denied(ip, self._allowed)):
                 raise RowError(ErrorCode.BLOCKED_ADDRESS, f"{host} is {ip}, {reason}")
             addresses.append(ip)
@@ -146,13 +146,13 @@ class GuardedBackend(httpcore.NetworkBackend):
         return addresses
 
     def _in_time(self, resolve: Callable[[], list[str]], host: str, most_s: float) -> list[str]:
-        """Resolve a name within the row's time; on a daemon thread, because a resolver cannot be stopped."""
+        """Resolve a name within the row's time, on a daemon thread, because a resolver cannot be stopped."""
         answer: SimpleQueue[list[str] | RowError] = SimpleQueue()
 
         def ask() -> None:
             try:
                 answer.put(resolve())
-            except RowError as error:  # passed on to the row that asked
+            except RowError as error:  # passed on to the row
                 answer.put(error)
             except Exception as exc:
                 reason = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
@@ -166,7 +166,7 @@ class GuardedBackend(httpcore.NetworkBackend):
             if left <= 0:
                 raise RowError(ErrorCode.DNS_ERROR, f"{host} was not resolved in time")
             with contextlib.suppress(Empty):
-                found = answer.get(timeout=min(left, 0.1))  # not longer, to see that the run is closing
+                found = answer.get(timeout=min(left, 0.1))  # short waits, to notice that the run is closing
                 if isinstance(found, RowError):
                     raise found
                 return found
@@ -176,11 +176,11 @@ class GuardedBackend(httpcore.NetworkBackend):
             raise RowError(ErrorCode.CONNECT_ERROR, "the run was closed")
 
     def check_host(self, host: str, port: int | None) -> None:
-        """Raise if a URL's port is closed, or its host is an address that may not be dialled, or the name that always means this machine.
+        """Raise an error if a URL's port is closed, or its host is a denied address or a name of this machine.
 
         Args:
-            host: A name or an address.
-            port: None is the scheme's.
+            host: Host name or address.
+            port: Port of the URL; None means the scheme's default port.
 
         Raises:
             RowError: `blocked_address`.
@@ -211,6 +211,6 @@ def _literal(host: str) -> IPAddress | None:
 
 
 def system_resolver(host: str, port: int) -> list[str]:
-    """Return the addresses that the system knows for a host."""
+    """Return the system's addresses for a host."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))

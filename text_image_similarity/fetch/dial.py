@@ -1,7 +1,7 @@
-"""A connection to the first of several addresses that answers (RFC 8305, "Happy Eyeballs"), and the stream over it.
+"""Connecting to the first of several addresses that answers (RFC 8305, "Happy Eyeballs").
 
-Addresses are tried in the resolver's order, the families taking turns, a quarter of a second after one another or as soon
-as one fails. Names are never dialled: what was checked is what is connected to.
+Addresses are tried in the resolver's order, alternating between families, a quarter of a second after one another or as
+soon as one fails. Connections are made to checked addresses, never to names.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from itertools import chain, zip_longest
 from .addresses import IPAddress
 
 STAGGER_S = 0.25
-_MOST = 10  # addresses of one name that are tried
-_LOOK_S = 0.1  # how long a closed run may go unnoticed
+_MOST = 10  # most addresses of one name to try
+_LOOK_S = 0.1  # longest time until a closed run is noticed
 _UNDER_WAY = (0, errno.EINPROGRESS, errno.EWOULDBLOCK, getattr(errno, "WSAEWOULDBLOCK", errno.EWOULDBLOCK))
 
 
 def in_turns(addresses: Iterable[IPAddress]) -> list[IPAddress]:
-    """Return addresses with the families taking turns, that of the first one first."""
+    """Return addresses alternating between families, beginning with the family of the first one."""
     found = list(dict.fromkeys(addresses))
     first = [ip for ip in found if ip.version == found[0].version]
     second = [ip for ip in found if ip.version != found[0].version]
@@ -33,17 +33,17 @@ def in_turns(addresses: Iterable[IPAddress]) -> list[IPAddress]:
 
 
 def dial(addresses: Iterable[IPAddress], port: int, timeout: float, check_open: Callable[[], None]) -> socket.socket:
-    """Return a socket that is connected to one of some addresses.
+    """Return a socket that is connected to one of several addresses.
 
     Args:
-        addresses: Where to; all of them have been checked.
-        port: The port of all of them.
+        addresses: Addresses, all of which have been checked.
+        port: Port to connect to.
         timeout: Seconds for all attempts together.
-        check_open: Raises when the run is closed; asked every tenth of a second.
+        check_open: Function that raises an error when the run is closed; called every tenth of a second.
 
     Raises:
-        TimeoutError: None answered in time.
-        OSError: All failed; the last one's reason.
+        TimeoutError: No address answered in time.
+        OSError: All attempts failed; this is the last error.
     """
     waiting = deque(in_turns(addresses)[:_MOST])
     end, next_at = time.monotonic() + timeout, 0.0
@@ -81,7 +81,7 @@ def dial(addresses: Iterable[IPAddress], port: int, timeout: float, check_open: 
 
 
 def _begin(ip: IPAddress, port: int) -> socket.socket:
-    """Return a socket that is being connected to an address."""
+    """Return a socket that has begun to connect to an address."""
     attempt = socket.socket(socket.AF_INET6 if isinstance(ip, IPv6Address) else socket.AF_INET, socket.SOCK_STREAM)
     try:
         attempt.setblocking(False)

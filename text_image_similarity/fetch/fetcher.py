@@ -1,4 +1,4 @@
-"""The fetcher: one call for every kind of reference, with retries, limits and one deadline a row."""
+"""The fetcher: one call for every kind of reference, with retries, limits and one deadline per row."""
 
 from __future__ import annotations
 
@@ -29,18 +29,20 @@ from .stream import row_deadline
 from .transport import GuardedTransport
 from .trust import create_ssl_context
 
-_MOST_REDIRECTS = 5  # of one image
+_MOST_REDIRECTS = 5  # redirects of one image
 _HEADERS = {"Connection": "keep-alive", "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
 
 
 class Fetcher:
-    """Fetches images for one run; safe to call from many threads, each of which keeps its connections.
+    """Fetches images for one run; safe to use from many threads, each of which keeps its connections.
 
     Args:
-        config: `timeout_s`, `retries`, `io_workers`, `base_dir`, `files_under`, `proxy`, `ca_file`, `headers_file` and `limits` are used.
-        transport: Where http requests go; None is the network.
-        resolve: How the network's host names become addresses; None asks the system.
-        share: Part of a run's downloads that are this fetcher's, where several processes fetch: so much of a host's retries it may use.
+        config: Settings, of which `timeout_s`, `retries`, `io_workers`, `base_dir`, `files_under`, `proxy`, `ca_file`,
+            `headers_file` and `limits` are used.
+        transport: Transport for HTTP requests; None is the network.
+        resolve: Function that resolves host names for the network; None uses the system's resolver.
+        share: This fetcher's share of a run's downloads if several processes fetch, 0..1, and so its share of the
+            retries for a host.
 
     Raises:
         ConfigError: `ca_file` or `headers_file` cannot be used.
@@ -61,20 +63,21 @@ class Fetcher:
             config.limits, proxy=config.proxy, ca_file=config.ca_file, resolve=resolve
         )
         self._headers = HostHeaders(config.headers_file)
-        # No httpx.Client: what it adds (cookies, redirects, authentication) is not wanted here, and takes a quarter of the time.
+        # No httpx.Client: its additions (cookies, redirects, authentication) are not needed here, and take a quarter of
+        # the time.
         timeout = httpx.Timeout(config.timeout_s, connect=min(config.limits.connect_s, config.timeout_s), pool=None)
         self._timeout = timeout.as_dict()
         self._hosts = Hosts(config.limits.per_host, self._closing, max(1.0, FREE_RETRIES * share))
 
     def fetch(self, url: str | bytes, client: Hashable = None) -> bytes:
-        """Return the bytes that a reference points to; those of an encoded file are checked and returned.
+        """Return the bytes that a reference points to; the bytes of an encoded file are checked and returned.
 
         Args:
-            url: The reference, or a file.
-            client: Who asks; a host's `Retry-After` is waited for by the rows of whoever got it.
+            url: The reference or an encoded file.
+            client: Owner of the request; only rows of the same client wait for a host's `Retry-After`.
 
         Raises:
-            RowError: With the code of what stopped it.
+            RowError: The bytes cannot be fetched; its code is the reason.
         """
         if isinstance(url, bytes):
             return self._checked(url)
@@ -97,8 +100,8 @@ class Fetcher:
                 raise RowError(ErrorCode.UNSUPPORTED_SCHEME, join_hint(said, explain_reference(url)))
 
     def close(self) -> None:
-        """Stop: running fetches fail within moments, waiting ones do not start."""
-        if sys.is_finalizing():  # the threads are dead, and the locks that they held stay locked
+        """Close the fetcher: fetches in progress fail within moments, waiting ones do not start."""
+        if sys.is_finalizing():  # a fork has no threads, but the locks that they held stay locked
             return
         self._closing.set()
         if isinstance(self._transport, GuardedTransport):
@@ -106,7 +109,7 @@ class Fetcher:
         self._transport.close()
 
     def _check_local(self, reference: str) -> None:
-        """Refuse a reference to a local file where there may be none, and say what it seems to be instead."""
+        """Refuse a reference to a local file if these are not allowed, and say what it seems to be instead."""
         if not self._limits.allow_local_files:
             if is_base64_image(reference):
                 raise base64_error(reference)
@@ -117,7 +120,7 @@ class Fetcher:
         reference, path = path, Path(self._config.base_dir or ".") / path
         under = self._config.files_under
         check_under(path, under)
-        if under is not None and ".." in path.parts:  # or which folders it goes through outside would be told
+        if under is not None and ".." in path.parts:  # otherwise, errors would reveal which folders exist outside
             path = path.resolve()
         try:
             found = path.stat()
@@ -155,7 +158,7 @@ class Fetcher:
         raise AssertionError("the last try returns or raises")
 
     def _wait(self, error: RowError, tries: int, clock: Clock) -> bool:
-        """Wait before the next try; say no if there is no time for one, the host has had its share or the run is closing."""
+        """Wait before the next try; return False if no time or retry is left, or the run is closing."""
         pause = backoff_s(tries)
         if isinstance(error, RefusedError) and error.retry_after is not None:
             if error.retry_after > LONGEST_RETRY_AFTER_S:
@@ -165,7 +168,7 @@ class Fetcher:
         return in_time and self._hosts.may_retry(clock.host) and not self._closing.wait(pause)
 
     def _try_once(self, url: httpx.URL, clock: Clock) -> bytes:
-        """Send a request, follow its redirects, read the body."""
+        """Send a request, follow its redirects, and read the body."""
         first = url
         for _ in range(_MOST_REDIRECTS + 1):
             if isinstance(self._transport, GuardedTransport):
@@ -190,7 +193,7 @@ class Fetcher:
 
     @contextmanager
     def _as_row_error(self, clock: Clock) -> Iterator[None]:
-        """Map what httpx raises to a row's code, once, here."""
+        """Map exceptions of httpx to a row's error code, here and nowhere else."""
         try:
             yield
         except httpx.TimeoutException as exc:
@@ -205,7 +208,7 @@ class Fetcher:
         except httpx.RemoteProtocolError as exc:
             raise RowError(ErrorCode.BAD_RESPONSE, str(exc)) from exc
         except (httpx.HTTPError, httpx.StreamError, RuntimeError, zlib.error) as exc:
-            if self._closing.is_set():  # and so the client, under this thread
+            if self._closing.is_set():  # and so the client, while this thread uses it
                 raise RowError(ErrorCode.CONNECT_ERROR, "the run was closed") from exc
             raise RowError(ErrorCode.BAD_RESPONSE, str(exc) or type(exc).__name__) from exc
 
@@ -232,10 +235,10 @@ class Fetcher:
 
 
 def check_files(config: Config) -> None:
-    """Read the files that fetching needs, to see before a run that they can be used.
+    """Read the files that fetching needs, to check them before a run.
 
     Raises:
-        ConfigError: `ca_file` or `headers_file` cannot.
+        ConfigError: `ca_file` or `headers_file` cannot be used.
     """
     HostHeaders(config.headers_file)
     if config.ca_file is not None:

@@ -1,6 +1,6 @@
-"""Why a reference leads to no file: what its writer probably meant, in words that follow the system's reason.
+"""Hints for references that cannot be read: what the writer probably meant, to add to the system's reason.
 
-Nothing is guessed at for the writer: another file than the one that a row names is never read.
+These are only hints: no file is read except the one that a row names.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from urllib.parse import unquote
 
 from ..errors import ErrorCode, RowError
 
-_READ = 2000  # characters of a reference that is explained: nobody waits while a pattern goes over a long one
-_MOST_CHARACTERS = 150  # of a path in an error, so that its reason and a hint fit after it
+_READ = 2000  # longest reference to explain: matching patterns against long ones takes time
+_MOST_CHARACTERS = 150  # longest path in an error, so that its reason and a hint fit after it
 _INSIDE = re.compile(r"https?:/+[^/]", re.IGNORECASE)
 _HOST = re.compile(
     r"(?:[\w-]+\.)+([a-z]{2,24})(?::\d+)?/.|www\.[\w-]+\.|(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?/.", re.IGNORECASE
@@ -36,19 +36,19 @@ _ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def is_base64_image(text: str) -> bool:
-    """Say whether a text is an encoded file in base64, by its start and its characters, and not a reference."""
+    """Tell whether a text is an encoded file in base64 rather than a reference, by its start and its characters."""
     if "base64," in text[:100]:
         return True
     if len(text) < 24 or not _BASE64.fullmatch(text[:10_000].rstrip().rstrip("=")):
         return False
     if _IMAGE_IN_BASE64.match(text):
         return True
-    start = text[:200]  # base64 of something else; names made of a hash have digits and small letters only
+    start = text[:200]  # base64 of something else; names made of a hash have only digits and lower-case letters
     return len(text) >= 100 and start.lower() != start != start.upper() and any(c.isdigit() for c in start)
 
 
 def base64_error(text: str) -> RowError:
-    """Return the error of a cell that holds a file instead of a reference to one."""
+    """Return the error for a cell that holds a file instead of a reference to one."""
     missing = "data:" if "base64," in text[:100] else "data:;base64,"
     said = f"the reference is base64, not a URL or a path; write {missing} before it"
     return RowError(ErrorCode.INVALID_URL, said)
@@ -57,12 +57,12 @@ def base64_error(text: str) -> RowError:
 def missing_error(
     reference: Path, path: Path, problem: OSError | ValueError, may_name: Callable[[Path], bool]
 ) -> RowError:
-    """Return the error of a path that cannot be read.
+    """Return the error for a path that cannot be read.
 
     Args:
-        reference: The path as it was given, and `path` from where it starts.
-        problem: What the system said.
-        may_name: Whether another path may be named, or even be said to exist.
+        reference: The path as given; `path` is the same path with its base folder.
+        problem: Error of the system.
+        may_name: Function that tells whether the error may mention another path, and so reveal that it exists.
     """
     if is_base64_image(str(reference)):
         return base64_error(str(reference))
@@ -72,14 +72,14 @@ def missing_error(
 
 
 def join_hint(said: str, hint: str) -> str:
-    """Return a reason with a hint after it, if there is one."""
+    """Return a reason, followed by a hint if there is one."""
     return f"{said}; {hint}" if hint else said
 
 
 def explain_reference(reference: str) -> str:
-    """Return what a reference without a usable scheme seems to be instead of a URL, as a clause; "" if unknown."""
+    """Return what a reference without a valid scheme seems to be instead of a URL, as a clause; "" if unknown."""
     if len(reference) > _READ:
-        reference = reference[: _READ - 1] + reference[-1]  # the last one shows a pair of quotation marks
+        reference = reference[: _READ - 1] + reference[-1]  # the last character must be its counterpart
     if found := _INSIDE.search(reference):
         return f"a URL begins inside it, at {reference[found.start() :][:60]!r}; the cell must hold nothing else"
     if len(reference) > 2 and _QUOTED.fullmatch(reference):
@@ -105,11 +105,11 @@ def _explain_path(path: str) -> str:
 
 
 def explain_missing(path: Path, may_name: Callable[[Path], bool]) -> str:
-    """Return why a path leads to no file, as far as its names or the folders that exist tell; "" if they do not.
+    """Return why a path does not exist, as far as its names or the existing folders tell; otherwise "".
 
     Args:
         path: The path.
-        may_name: As of `missing_error`.
+        may_name: As for `missing_error`.
     """
     try:
         folder, missing = _split_at_missing(path)
@@ -126,20 +126,20 @@ def explain_missing(path: Path, may_name: Callable[[Path], bool]) -> str:
 
 
 def shorten_path(path: PurePath) -> str:
-    """Return a path for an error: of a long one its beginning and its end."""
+    """Return a path for an error, shortened to its beginning and end if it is long."""
     text = str(path)
     half = _MOST_CHARACTERS // 2
     return text if len(text) <= _MOST_CHARACTERS else f"{text[:half]}...{text[-half:]}"
 
 
 def _shown(path: Path) -> str:
-    """Return a path, spelled out where it looks like another one."""
+    """Return a path, with characters escaped if it looks like another one."""
     text = str(path)
     return shorten_path(path) if unicodedata.is_normalized("NFC", text) else ascii(text)[:_MOST_CHARACTERS]
 
 
 def _split_at_missing(path: Path) -> tuple[Path | None, tuple[str, ...]]:
-    """Return the last folder of a path that exists and the names after it; None if all of it does."""
+    """Return the last existing folder of a path and the names after it; None if the whole path exists."""
     folder = Path(path.anchor or ".")
     parts = path.parts[1:] if path.anchor else path.parts
     for number, name in enumerate(parts):
@@ -150,7 +150,7 @@ def _split_at_missing(path: Path) -> tuple[Path | None, tuple[str, ...]]:
 
 
 def _other_names(folder: Path, tail: str, may_name: Callable[[Path], bool]) -> Iterator[tuple[str, Path]]:
-    """Yield files of almost the same name that may be named, with how it differs."""
+    """Yield existing files of almost the same name, with the difference, as far as `may_name` allows."""
     found, reasons = folder, []
     for name in tail.split("/") if os.sep == "\\" else re.split(r"[/\\]", tail):
         for reason, other in _spellings(name):
@@ -167,7 +167,7 @@ def _other_names(folder: Path, tail: str, may_name: Callable[[Path], bool]) -> I
 
 
 def _spellings(name: str) -> Iterator[tuple[str, str]]:
-    """Yield how a name may be spelled on the disk, with what is wrong about it then."""
+    """Yield other possible spellings of a name, with the mistake that each would imply."""
     yield "", name
     for form in _FORMS:
         yield f"the file's name is in another Unicode form ({form})", unicodedata.normalize(form, name)

@@ -1,9 +1,9 @@
-"""Headers that single hosts are sent, from a file: an Authorization, a Cookie, a Referer, another User-Agent.
+"""Headers for single hosts, from a file: Authorization, Cookie, Referer, User-Agent and the like.
 
     {"images.example.com": {"Authorization": "Bearer ..."}, "*.example.org": {"Referer": "https://example.org/"}}
 
-They go to the hosts that the file names and to no others, so each request's own URL decides, after a redirect too. Their
-values appear in no message: they are secrets.
+They are sent only to the hosts that the file names, so the URL of each request decides, even after a redirect. Their
+values are secrets and never appear in messages.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .references import http_url
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 _VALUE = re.compile(r"[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?")
 _KEY = re.compile(r"(?:(https?)://)?(\*\.)?([^/:@?#*]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?/?", re.IGNORECASE)
-# What describes the connection, or an answer that is not a whole image as it is.
+# Headers about the connection, or that ask for anything but a complete, unmodified image.
 _OURS = frozenset(
     [
         "accept-encoding",
@@ -49,14 +49,14 @@ _OURS = frozenset(
 
 
 class HostHeaders:
-    """What each host is sent.
+    """The headers for each host.
 
     Args:
-        path: A JSON file: by host, the headers and their values. A host is a name, `*.name` for all names below one, or
-            either with a scheme before it or a port after it, which it then must have. None if there is none.
+        path: A JSON file of headers and their values, by host. A host is a name, or `*.name` for all names below it,
+            optionally with a scheme before it or a port after it, which must then match. None if there is no file.
 
     Raises:
-        ConfigError: The file cannot be read, or says something else.
+        ConfigError: The file cannot be read or is not valid.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
@@ -66,13 +66,13 @@ class HostHeaders:
         """Return the headers for a request.
 
         Args:
-            url: Where it goes.
-            first: Where the row began; what was asked for over https is not followed to http with headers.
+            url: URL of the request.
+            first: First URL of the row; after a redirect from https to http, no headers are sent.
         """
         found = httpx.Headers()
         if first.scheme == "https" != url.scheme:
             return found
-        # Of a header that several rules have, the longest name decides.
+        # If several rules set a header, the one with the longest name wins.
         for rule in sorted((rule for rule in self._rules if rule.matches(url)), key=lambda rule: rule.weight):
             found.update(rule.headers)
         return found
@@ -100,7 +100,7 @@ class _Rule:
 
 
 def _host(url: httpx.URL) -> str:
-    """Return a URL's host in one spelling."""
+    """Return a URL's host in canonical spelling."""
     name = url.raw_host.decode("ascii").lower().removesuffix(".")
     return str(ipaddress.ip_address(name)) if ":" in name else name
 

@@ -1,4 +1,4 @@
-"""TLS inside another stream, for an https server behind an https proxy: `SSLContext.wrap_socket` takes sockets only."""
+"""TLS inside another stream, for an https server behind an https proxy: `SSLContext.wrap_socket` only takes sockets."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import httpcore
 
 T = TypeVar("T")
 
-_AT_ONCE = 64 * 1024  # bytes read from the stream below
+_AT_ONCE = 64 * 1024  # bytes per read from the underlying stream
 
 
 class NestedTlsStream(httpcore.NetworkStream):
-    """A TLS connection whose bytes go through another stream, which bounds each wait.
+    """A TLS connection through another stream, which limits each wait.
 
     Args:
-        below: The stream.
-        context: Verifies the server.
-        server_hostname: The server's name.
+        below: The underlying stream.
+        context: SSL context that verifies the server.
+        server_hostname: Name of the server.
     """
 
     def __init__(self, below: httpcore.NetworkStream, context: ssl.SSLContext, server_hostname: str | None) -> None:
@@ -29,10 +29,10 @@ class NestedTlsStream(httpcore.NetworkStream):
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
 
     def shake_hands(self, timeout: float | None) -> None:
-        """Agree on keys and verify the server.
+        """Perform the TLS handshake and verify the server.
 
         Raises:
-            ssl.SSLError: It could not be verified.
+            ssl.SSLError: The server could not be verified.
         """
         self._run(self._tls.do_handshake, timeout)
 
@@ -62,7 +62,7 @@ class NestedTlsStream(httpcore.NetworkStream):
         return self._below.get_extra_info(info)
 
     def _run(self, step: Callable[[], T], timeout: float | None) -> T:
-        """Take a step as often as it needs bytes, and send what it has written."""
+        """Repeat a step until it needs no more bytes, and send its output."""
         while True:
             try:
                 done = step()

@@ -1,4 +1,4 @@
-"""How long a row may take, how many rows may ask one host at a time, and how often a failing host is asked again."""
+"""Limits on the time of a row, on concurrent requests to a host, and on retries of a failing host."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from threading import Condition, Event
 from ..config import Limits
 from ..errors import ErrorCode, RowError
 
-LONGEST_RETRY_AFTER_S = 30.0  # that is waited for
+LONGEST_RETRY_AFTER_S = 30.0  # longest `Retry-After` to wait for
 FREE_RETRIES = 10.0  # retries a host is given before it has earned any
-EARNED = 0.2  # of a retry, by each request
-_REMEMBERED = 4096  # hosts with something to remember, beside those that are being asked
+EARNED = 0.2  # share of a retry earned by each request
+_REMEMBERED = 4096  # idle hosts to remember
 
 
 class Clock:
-    """A row's time and its current try's; it pauses while the row waits for a host.
+    """The time spent on a row and on its current try; it pauses while the row waits for a host.
 
     Attributes:
-        host: The host that was asked last.
-        patience: Seconds the row will still stand waiting because a host asked other rows for patience.
-        client: Whose row it is.
+        host: The host of the last request.
+        patience: Seconds that the row may still wait because of a host's `Retry-After` to other rows.
+        client: Owner of the row.
     """
 
     def __init__(self, limits: Limits, client: Hashable = None) -> None:
@@ -38,7 +38,7 @@ class Clock:
         self.end = min(self.row_end, self._began + timeout_s)
 
     def spent(self) -> float:
-        """Return the seconds of the current try."""
+        """Return the seconds spent on the current try."""
         return time.monotonic() - self._began
 
     @contextmanager
@@ -53,19 +53,19 @@ class Clock:
 class _Host:
     retries: float
     busy: int = 0
-    ready_at: dict[Hashable, float] = field(default_factory=dict)  # for each client whom the host asked for patience
+    ready_at: dict[Hashable, float] = field(default_factory=dict)  # for each client that received a `Retry-After`
 
     def is_awaited(self) -> bool:
         return max(self.ready_at.values(), default=0.0) > time.monotonic()
 
 
 class Hosts:
-    """Holds the requests to each host down to a number at a time and its retries to a share; forgets hosts nobody asks.
+    """Limits the concurrent requests to each host, and its retries; forgets idle hosts.
 
     Args:
-        per_host: Requests to a host at a time.
+        per_host: Concurrent requests to a host.
         closing: Set when the run ends.
-        free_retries: Retries that a host is given before it has earned any, 1 or more.
+        free_retries: Retries that a host has before it has earned any, 1 or more.
     """
 
     def __init__(self, per_host: int, closing: Event, free_retries: float = FREE_RETRIES) -> None:
@@ -77,13 +77,13 @@ class Hosts:
 
     @contextmanager
     def slot(self, host: str, clock: Clock) -> Iterator[None]:
-        """Take one of a host's places for the time of a block, when the host wants to be asked."""
+        """Hold one of a host's places during a block, after waiting until the host accepts requests."""
         clock.host = host
         with clock.standing(), self._changed:
             while self._must_wait(self._known.get(host), clock):
                 pass
             known = self._known.pop(host, _Host(retries=self._free))
-            self._known[host] = known  # last, as the latest asked
+            self._known[host] = known  # moved to the end, as the most recently used
             known.busy += 1
             known.retries = min(self._free, known.retries + EARNED)
         try:
@@ -95,7 +95,7 @@ class Hosts:
                 self._changed.notify_all()
 
     def _must_wait(self, known: _Host | None, clock: Clock) -> bool:
-        """Wait a moment, not longer than to see that the run is closing; say no if there is nothing to wait for."""
+        """Wait a moment, noticing that the run is closing; return False if there is nothing to wait for."""
         if self._closing.is_set():
             raise RowError(ErrorCode.CONNECT_ERROR, "the run was closed")
         if known is None:
@@ -120,7 +120,7 @@ class Hosts:
                 del self._known[idle]
 
     def be_patient(self, host: str, seconds: float, client: Hashable = None) -> None:
-        """Let a client's rows that want to ask a host wait, because it asked one of them for that."""
+        """Have a client's rows wait for a host, because it sent one of them a `Retry-After`."""
         with self._changed:
             known = self._known.setdefault(host, _Host(retries=self._free))
             now = time.monotonic()
@@ -128,7 +128,7 @@ class Hosts:
             known.ready_at[client] = max(known.ready_at.get(client, 0.0), now + seconds)
 
     def may_retry(self, host: str) -> bool:
-        """Take one of a host's retries, if it has any left."""
+        """Use one of a host's retries, and return whether there was one left."""
         with self._changed:
             known = self._known.setdefault(host, _Host(retries=self._free))
             if known.retries < 1:

@@ -1,4 +1,4 @@
-"""The proxy that a run was given, and what is said where one may be missing."""
+"""The proxy of a run, and a hint for cases where a proxy may be missing."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from contextlib import contextmanager
 import httpcore
 import httpx
 
-# The environment's proxies are not used: a machine's settings should not decide where a table's images are asked for.
+# The environment's proxies are not used: a machine's settings should not decide where requests for images go.
 _VARIABLES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 
 
 def httpcore_proxy(url: str, ssl_context: Callable[[], ssl.SSLContext]) -> httpcore.Proxy:
-    """Return a proxy as httpcore wants it.
+    """Return a proxy in httpcore's form.
 
     Args:
-        url: As `Config.proxy` has it.
-        ssl_context: Makes what verifies an https proxy.
+        url: URL of the proxy, as in `Config.proxy`.
+        ssl_context: Function that returns the SSL context for an https proxy.
     """
     given = httpx.Proxy(url)
     return httpcore.Proxy(
@@ -30,22 +30,22 @@ def httpcore_proxy(url: str, ssl_context: Callable[[], ssl.SSLContext]) -> httpc
 
 
 def is_socks(url: str | None) -> bool:
-    """Say whether a proxy speaks SOCKS5."""
+    """Tell whether a proxy uses SOCKS5."""
     return url is not None and url[:5].lower() == "socks"
 
 
 @contextmanager
 def socks_errors() -> Iterator[None]:
-    """Raise what httpcore and socksio make of an answer that is not SOCKS as an error of the proxy."""
+    """Convert exceptions of httpcore and socksio for invalid SOCKS replies into proxy errors."""
     from socksio import SOCKSError  # not loaded for other proxies
 
     try:
         yield
     except (AssertionError, SOCKSError) as exc:
-        raise httpx.ProxyError("what SOCKS5 does not provide for; is it a proxy of another kind?") from exc
+        raise httpx.ProxyError("a reply that is not SOCKS5; is it a proxy of another kind?") from exc
 
 
 def explain_unused_proxy(environment: Mapping[str, str] | None = None) -> str:
-    """Return a hint for what cannot be reached while the environment names a proxy; "" if it names none."""
+    """Return a hint for an unreachable host if the environment names a proxy, otherwise ""."""
     found = next((name for name in _VARIABLES if (os.environ if environment is None else environment).get(name)), None)
     return f"; {found} is set and not used: to go through a proxy give --proxy (proxy=...)" if found else ""

@@ -1,8 +1,9 @@
-"""Which references are taken: http(s) URLs that every program reads alike, `data:` URLs, paths.
+"""Parsing of references: unambiguous http(s) URLs, `data:` URLs and paths.
 
-The raw text is checked before a URL library may tidy it up, because a guard that reads a URL otherwise than the dialler
-protects nothing. Refused are user names, backslashes, control characters, and addresses in spellings that only some
-resolvers understand (2130706433, 0x7f.1, 127.1, full-width digits): the WHATWG's rule of hosts that end in a number.
+The raw text is checked before a URL library normalises it, because a check is useless if it reads a URL differently
+from the code that connects. User names, backslashes and control characters are refused, and so are addresses in
+spellings that only some resolvers understand (2130706433, 0x7f.1, 127.1, full-width digits), by the WHATWG's rule for
+hosts that end in a number.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ..errors import ErrorCode, RowError
 from ..records import is_invisible
 from .hints import is_base64_image
 
-# A scheme of two letters or more: one letter is a drive, and a name like 2024-01-01T12:30.jpg is a path.
+# A scheme has two letters or more: one letter is a drive, and a name like 2024-01-01T12:30.jpg is a path.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _ABSOLUTE = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//([^/?#]*)")
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::([0-9]{0,5}))?")
@@ -30,21 +31,21 @@ _NEVER = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 _NOT_IN_A_HOST = re.compile(r"""[\s%"'<>^`{|}]""")
 _NUMBER = re.compile(r"\d+|0[xX][0-9A-Fa-f]*")  # digits of any script
 _PIECE = 1 << 16  # of a data: URL
-_LONGEST_END = 1000  # of its media type, where ;base64 is looked for
+_LONGEST_END = 1000  # characters of its media type in which ;base64 is looked for
 _NO_ESCAPE = re.compile(rb"%(?![0-9a-fA-F]{2}).{0,2}", re.DOTALL)
 _BLANKS = b" \t\n\r\v\f"
 _ENDS_WITH_BASE64 = re.compile(r";\s*base64\s*$", re.IGNORECASE)
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
-_MOST_URL = 8192  # characters, as many servers have it
-_MOST_AUTHORITY = 255  # as a name may have in DNS (RFC 1035), with its port
+_MOST_URL = 8192  # characters, a common limit of servers
+_MOST_AUTHORITY = 255  # longest name in DNS (RFC 1035), with its port
 _MOST_STRIPPED = 1000  # characters, from each end
-_DOTS = re.compile("[\u3002\uff0e\uff61]")  # what international names have for a dot (RFC 3490)
+_DOTS = re.compile("[\u3002\uff0e\uff61]")  # dots in international names (RFC 3490)
 
 
 def strip_invisible(text: str) -> str:
-    """Return a reference without the invisible characters around it: white space, marks of order, zero-width characters.
+    """Return a reference without invisible characters around it: white space, byte-order marks, zero-width characters.
 
-    At most 1,000 are taken from each end: a megabyte of them is not a reference, and would keep a service from answering.
+    At most 1,000 are removed from each end: a megabyte of them is not a reference, and would block a service.
 
     Example:
         >>> strip_invisible("\\ufeff https://example.org/a.jpg\\u200b")
@@ -66,10 +67,10 @@ def scheme_of(reference: str) -> str:
 
 
 def http_url(text: str, base: httpx.URL | None = None) -> httpx.URL:
-    """Return the URL that a text spells, against a base where it is a redirect's.
+    """Parse a URL, relative to a base if it comes from a redirect.
 
     Raises:
-        ValueError: It is none, or one that programs read differently.
+        ValueError: The text is not a URL, or is one that programs read differently.
     """
     text = text.strip(" ")
     if len(text) > _MOST_URL:
@@ -94,7 +95,7 @@ def http_url(text: str, base: httpx.URL | None = None) -> httpx.URL:
 
 
 def _check_authority(authority: str) -> None:
-    if len(authority) > _MOST_AUTHORITY:  # before anything that takes time by its square, as normal forms of Unicode do
+    if len(authority) > _MOST_AUTHORITY:  # before anything that takes quadratic time, such as Unicode normalisation
         raise ValueError(f"its host has {len(authority):,} characters, more than {_MOST_AUTHORITY}")
     if "@" in authority:
         raise ValueError("there is a user name in it")
@@ -114,17 +115,17 @@ def _check_name(host: str) -> None:
 
 
 def _check_spelling(host: str) -> None:
-    """Refuse an address in any spelling but four decimal numbers, which resolvers read like that one."""
-    tidy = _DOTS.sub(".", unicodedata.normalize("NFKC", host))  # as international names are tidied, and so may be read
+    """Refuse an IPv4 address in any spelling but four decimal numbers."""
+    tidy = _DOTS.sub(".", unicodedata.normalize("NFKC", host))  # normalised like international names
     if _NUMBER.fullmatch(tidy.removesuffix(".").rpartition(".")[2]):
         try:
             ipaddress.IPv4Address(host)
         except ValueError as exc:
-            raise ValueError(f"{host} is an odd spelling of an address, if it is one") from exc
+            raise ValueError(f"{host} may be an address in an unusual spelling") from exc
 
 
 def file_url_path(url: str) -> Path:
-    """Return the path that a `file:` URL names on this machine."""
+    """Return the local path of a `file:` URL."""
     authority = _ABSOLUTE.match(url)
     if len(url) > _MOST_URL or (authority and len(authority.group(1)) > _MOST_AUTHORITY):
         raise RowError(
@@ -140,9 +141,10 @@ def file_url_path(url: str) -> Path:
 
 
 def data_url_bytes(url: str, most: int) -> bytes:
-    """Return what a `data:` URL holds; one that must hold more than `most` bytes is not decoded but answered with too many.
+    """Return the content of a `data:` URL; if it must exceed `most` bytes, it is refused without decoding.
 
-    Base64 is read as browsers do (WHATWG's forgiving-base64 decode): white space and missing padding do not matter.
+    Base64 is decoded as in browsers (WHATWG's forgiving-base64 decode), where white space and missing padding are
+    ignored.
     """
     comma = url.find(",")
     if comma < 0:
@@ -154,12 +156,12 @@ def data_url_bytes(url: str, most: int) -> bytes:
         raise RowError(ErrorCode.INVALID_URL, "the data: URL holds base64; write ;base64 before its comma")
     if base64 and (len(url) - comma - 1) * 3 // 4 > most:
         raise RowError(ErrorCode.TOO_MANY_BYTES, f"more than {most:,} bytes")
-    sent = url.encode("utf-8", "replace")  # one copy, of which a wide text would take four
+    sent = url.encode("utf-8", "replace")  # one byte per character, where a wide text would take four
     sent = sent[sent.index(b",") + 1 :]
     if len(sent) - 2 * sent.count(b"%") > (2 * most if base64 else most):
         raise RowError(ErrorCode.TOO_MANY_BYTES, f"more than {most:,} bytes")
     if base64 and len(sent) % 4 == 0 and not sent.endswith(b"==="):
-        with suppress(ValueError):  # several times as fast, where there is nothing to forgive
+        with suppress(ValueError):  # several times as fast, if there is nothing to forgive
             return b64decode(sent, validate=True)
     try:
         raw = _unescaped(sent)
@@ -184,11 +186,11 @@ def _forgiving_base64(text: bytes) -> bytes:
 
 
 def _unescaped(text: bytes) -> bytes:
-    """Undo percent-encoding in time and memory that grow with the text, as urllib's does not: it makes each byte an object."""
+    """Undo percent-encoding in linear time and memory, unlike urllib, which creates an object for each byte."""
     if b"%" not in text:
         return text
     found, start = bytearray(), 0
-    while start < len(text):  # piece by piece: what is done to all of it at once would keep other threads waiting
+    while start < len(text):  # piece by piece, because one operation on the whole text would keep other threads waiting
         end = start + _PIECE
         if end < len(text) and (escape := text.rfind(b"%", end - 2, end)) >= 0:
             end = escape

@@ -1,4 +1,4 @@
-"""What a response says: its status, how long to wait, whether it opts out, and its bytes."""
+"""Reading of responses: status, `Retry-After`, opt-out, and body."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from .pieces import are_too_small
 
 _AGENT = "text-image-similarity"
 
-_EXPANDING = Lock()  # threads that download are many: those that get bombs would take every core from those that decode
+_EXPANDING = Lock()  # of many downloading threads, those that get bombs would take every core from those that decode
 _COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"})
-_SMALL = 512  # bytes; of pieces below it, others get a turn after each few
-_STEP = 1024 * 1024  # bytes that a compressed chunk is expanded by at a time
+_SMALL = 512  # bytes; after every few smaller pieces, other threads get a turn
+_STEP = 1024 * 1024  # bytes decompressed from a chunk at a time
 _OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
 _FOR_AGENT = re.compile(r"\s*([\w*./-]+)\s*:(.*)", re.DOTALL)
 _WITH_A_VALUE = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
 
 
 class RefusedError(RowError):
-    """A status that asks for patience, with the seconds it names."""
+    """A status that asks to wait, with the seconds from `Retry-After`."""
 
     def __init__(self, code: ErrorCode, detail: str, retry_after: float | None):
         super().__init__(code, detail)
@@ -35,12 +35,12 @@ class RefusedError(RowError):
 
 
 def user_agent() -> str:
-    """Return what this package calls itself in requests."""
+    """Return the User-Agent of this package."""
     return f"{_AGENT}/{package_version()}"
 
 
 def check_status(response: httpx.Response) -> None:
-    """Raise the error that a status means, if it means one."""
+    """Raise the error for a status, if it is one."""
     if response.is_success:
         return
     said = f"{response.status_code} {response.reason_phrase}".strip()
@@ -55,7 +55,7 @@ def check_status(response: httpx.Response) -> None:
 
 
 def explain_proxy(said: str) -> str:
-    """Return what a proxy said as a sentence, with what to do if it does not know who asks."""
+    """Return a proxy's answer as a sentence, with advice if it requires a login."""
     return f"the proxy says {said}{_wanted_login(said)}"
 
 
@@ -64,7 +64,7 @@ def _wanted_login(said: str) -> str:
 
 
 def retry_after_s(retry_after: str | None) -> float | None:
-    """Read a Retry-After header: seconds, or a date (RFC 9110, section 10.2.3)."""
+    """Return the seconds of a Retry-After header, which holds seconds or a date (RFC 9110, section 10.2.3)."""
     if retry_after is None:
         return None
     if retry_after.strip().isdecimal():
@@ -76,26 +76,26 @@ def retry_after_s(retry_after: str | None) -> float | None:
 
 
 def check_opt_out(response: httpx.Response) -> None:
-    """Raise unless the origin lets programs use the image, as far as its X-Robots-Tag headers speak to all or to us."""
+    """Raise an error if X-Robots-Tag headers, addressed to everyone or to us, opt the image out."""
     for line in response.headers.get_list("x-robots-tag"):
         ours = True
         for part in line.lower().split(","):
             named = _FOR_AGENT.fullmatch(part)
-            if named and named.group(1) not in _WITH_A_VALUE:  # a name holds for the rest of its line
+            if named and named.group(1) not in _WITH_A_VALUE:  # a name applies to the rest of its line
                 ours, part = named.group(1) in ("*", _AGENT), named.group(2)
             if ours and part.strip() in _OPT_OUTS:
                 raise RowError(ErrorCode.DISALLOWED_BY_ORIGIN, f"X-Robots-Tag: {line[:200]}")
 
 
 def expanded(chunks: Iterable[bytes], encoding: str, most: int) -> Iterator[bytes]:
-    """Yield the content of a body as it arrives, its content encoding undone; of a bomb a little more than `most` bytes.
+    """Yield the decoded content of a body as it arrives; of a bomb, only a little more than `most` bytes.
 
-    Identity was asked for. A server that compresses anyway is understood if it uses gzip once; words that name no
-    compression, as mislabelled files in object stores carry, change nothing.
+    The request asks for no compression. If a server compresses anyway, a single gzip layer is supported; values that do
+    not name a compression, as on mislabelled files in object stores, are ignored.
 
     Raises:
-        RowError: Too many bytes, received or expanded; very many pieces of a few bytes, each of which takes the time of a
-            large one; another compression; a gzip stream that breaks off.
+        RowError: There are too many bytes, received or decompressed, or very many tiny chunks, which take as long as
+            large ones; or the content has another compression, or ends within its gzip stream.
     """
     names = [name for name in encoding.lower().replace(" ", "").split(",") if name in _COMPRESSIONS]
     if names not in ([], ["gzip"], ["x-gzip"]):
@@ -108,7 +108,7 @@ def expanded(chunks: Iterable[bytes], encoding: str, most: int) -> Iterator[byte
             said = f"the content came in {pieces:,} pieces of {received / pieces:.0f} bytes on average, which are too small"
             raise RowError(ErrorCode.BAD_RESPONSE, said)
         if len(chunk) < _SMALL and not pieces % 8:
-            time.sleep(0.0001)  # without it a thread keeps the interpreter for 5 ms, and many of them nearly all of it
+            time.sleep(0.0001)  # without this, each of many threads would hold the interpreter for 5 ms
         for piece in (chunk,) if unzip is None else _unzipped(unzip, chunk):
             given += len(piece)
             check_bytes(given, most)
@@ -119,23 +119,23 @@ def expanded(chunks: Iterable[bytes], encoding: str, most: int) -> Iterator[byte
 
 
 def body_of(response: httpx.Response, most: int) -> Iterator[bytes]:
-    """Yield the body of a response that was asked for as a stream; see `expanded`, of which a little may stand for a lot.
+    """Yield the body of a streamed response, decompressed within limits; see `expanded`.
 
     Raises:
-        RowError: As by `expanded`.
+        RowError: As from `expanded`.
     """
     if not response.is_stream_consumed:
         yield from expanded(response.iter_raw(), response.headers.get("content-encoding", ""), most)
         return
-    check_bytes(len(response.content), most)  # an injected transport gave all of it, and httpx has it decoded
+    check_bytes(len(response.content), most)  # an injected transport returned the whole body, which httpx has decoded
     yield response.content
 
 
 def read_response(response: httpx.Response, most: int) -> httpx.Response:
-    """Return a response that was asked for as a stream with its body, of at most `most` bytes; see `body_of`.
+    """Read a streamed response and return it with its body of at most `most` bytes; see `body_of`.
 
     Raises:
-        RowError: As by `body_of`.
+        RowError: As from `body_of`.
     """
     body = b"".join(body_of(response, most))
     headers = [(name, value) for name, value in response.headers.multi_items() if name != "content-encoding"]
@@ -144,9 +144,9 @@ def read_response(response: httpx.Response, most: int) -> httpx.Response:
 
 
 def _unzipped(unzip: zlib._Decompress, chunk: bytes) -> Iterator[bytes]:
-    """Yield what a chunk expands to, in steps; what follows the stream's end is left out."""
+    """Yield the decompressed content of a chunk in steps, ignoring anything after the end of the stream."""
     piece = b"" if unzip.eof else _expand(unzip, chunk)
-    yield piece  # even if it is empty, so that the reader looks at its clock
+    yield piece  # even if it is empty, so that the reader checks its clock
     while piece and not unzip.eof:
         piece = _expand(unzip, unzip.unconsumed_tail)
         yield piece
@@ -158,6 +158,6 @@ def _expand(unzip: zlib._Decompress, chunk: bytes) -> bytes:
 
 
 def check_bytes(count: int, most: int) -> None:
-    """Raise if an image has more bytes than it may."""
+    """Raise an error if an image has more bytes than allowed."""
     if count > most:
         raise RowError(ErrorCode.TOO_MANY_BYTES, f"more than {most:,} bytes")

@@ -1,7 +1,7 @@
-"""Which local files a table may name: those under one folder.
+"""Checks of the local files that a table names, which must be under one folder.
 
-What counts is the place that a path leads to, through `..` and through links. In the hub's cache, where a data set's files are links
-to its folder `blobs`, that folder counts as well.
+The target of a path counts, after `..` and links are resolved. In the hub's cache, where a data set's files are links
+to its folder `blobs`, that folder is allowed as well.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from ..errors import ErrorCode, RowError
 from .hints import shorten_path
 from .references import file_url_path, scheme_of, strip_invisible
 
-# How the error of a file begins that may not be read; what was named comes last, where a long path may be cut.
+# Beginning of the error for a file that may not be read; the file comes last, where a long path may be cut.
 REFUSED = "needs --files-under FOLDER (files_under), or --files-under / for any file"
 
 
 def check_under(path: Path, root: str | PathLike[str] | None) -> None:
-    """Make sure that a path leads to a place under a folder; None is any place.
+    """Make sure that a path is under a folder; None allows any path.
 
-    Whether something is there is not told, so that a table cannot ask which files exist.
+    The error is the same whether the file exists or not, so that a table cannot find out which files exist.
 
     Raises:
-        RowError: It leads elsewhere.
+        RowError: The path leads elsewhere.
     """
     if root is None or is_under(path, root):
         return
@@ -35,35 +35,35 @@ def check_under(path: Path, root: str | PathLike[str] | None) -> None:
 
 
 def is_under(path: Path, root: str | PathLike[str] | None) -> bool:
-    """Say whether a path leads to a place under a folder; None is any place."""
+    """Tell whether a path is under a folder; None allows any path."""
     if root is None:
         return True
     try:
         found = path.resolve()
         return any(found.is_relative_to(folder) for folder in _folders(os.fspath(root)))
-    except (OSError, ValueError, RuntimeError):  # a name that no file can have, or links in a circle
+    except (OSError, ValueError, RuntimeError):  # a name that no file can have, or circular links
         return False
 
 
 @lru_cache
 def _folders(root: str) -> tuple[Path, ...]:
-    """Return where a folder is; in the hub's cache, also the folder of the files that its links lead to."""
+    """Return the resolved folder; in the hub's cache, also the folder of the files that its links lead to."""
     found = Path(root).resolve()
     sets = (each.parent for each in (found, *found.parents) if each.name == "snapshots")
     return (found, *(each / "blobs" for each in sets if each.name.startswith("datasets--")))
 
 
 def resolve_reference(reference: str, base_dir: str | PathLike[str] | None) -> str:
-    """Return a reference that needs no base folder any longer: URLs stay, a relative path starts from `base_dir`."""
+    """Return a reference that does not depend on a base folder, by joining relative paths to `base_dir`."""
     reference = strip_invisible(reference)
     return reference if base_dir is None or scheme_of(reference) else str(Path(base_dir).absolute() / reference)
 
 
 def locate(reference: str, config: Config) -> str:
-    """Return a table's reference so that it needs no base folder any longer, as `resolve_reference` does with `base_dir`.
+    """Return a table's reference so that it does not depend on a base folder; see `resolve_reference`.
 
     Raises:
-        RowError: It is a file elsewhere than under `files_under`.
+        RowError: The file is not under `files_under`.
     """
     found = resolve_reference(reference, config.base_dir)
     scheme = scheme_of(found)

@@ -1,4 +1,4 @@
-"""A connection whose every wait ends with the row's deadline and whose answers' heads are bounded, for httpcore."""
+"""A connection for httpcore that obeys the row's deadline in every wait and limits the heads of responses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..errors import ErrorCode, RowError
 from .nested_tls import NestedTlsStream
 from .trust import explain_untrusted
 
-HEAD_BYTES = 64 * 1024  # of an answer before its content: status line, headers, and interim answers before them
+HEAD_BYTES = 64 * 1024  # bytes of a response before its content: status line, headers, and interim responses
 
 _deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
 _head: ContextVar[Head | None] = ContextVar("head", default=None)
@@ -26,7 +26,7 @@ _head: ContextVar[Head | None] = ContextVar("head", default=None)
 
 @dataclass(slots=True)
 class Head:
-    """An answer's head while it is read: the bytes it may still have, and whether its connection has served before."""
+    """The state of reading a response's head: the bytes left to it, and whether its connection was used before."""
 
     left: int = HEAD_BYTES
     reused: bool = False
@@ -34,7 +34,7 @@ class Head:
 
 @contextmanager
 def row_deadline(deadline: float) -> Iterator[None]:
-    """Make every network call of this thread end by `deadline` (`time.monotonic()` seconds)."""
+    """Limit every network call of this thread to `deadline` (`time.monotonic()` seconds)."""
     token = _deadline.set(deadline)
     try:
         yield
@@ -44,7 +44,7 @@ def row_deadline(deadline: float) -> Iterator[None]:
 
 @contextmanager
 def head_of_an_answer() -> Iterator[Head]:
-    """Let this thread read no more than an answer's head may have, for the time of a block."""
+    """Limit what this thread reads during a block to the size of a response's head."""
     head = Head()
     token = _head.set(head)
     try:
@@ -54,7 +54,7 @@ def head_of_an_answer() -> Iterator[Head]:
 
 
 def time_left(timeout: float | None) -> float:
-    """Return the seconds a call may take: those given, but no more than the row has."""
+    """Return the seconds that a call may take: those given, but not more than the row has left."""
     left = _deadline.get() - time.monotonic()
     if left <= 0:
         raise httpcore.ReadTimeout("the row's time is used up")
@@ -96,10 +96,10 @@ class GuardedStream(httpcore.NetworkStream):
         self._socket.close()
 
     def abort(self) -> None:
-        """Make blocked calls return; a connection that is closed already needs no breaking."""
+        """Make blocked calls return; a connection that is already closed is left alone."""
         self._aborted = True
         with contextlib.suppress(OSError):
-            # Not SSLSocket's own, which takes the TLS layer away under the thread that is reading.
+            # Not SSLSocket.shutdown, which removes the TLS layer while another thread is reading.
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def start_tls(
@@ -108,11 +108,11 @@ class GuardedStream(httpcore.NetworkStream):
         name = server_hostname and server_hostname.removesuffix(".")
         try:
             with self._errors(httpcore.ConnectTimeout, httpcore.ConnectError):
-                if isinstance(self._socket, ssl.SSLSocket):  # to a proxy, and the server is behind it
+                if isinstance(self._socket, ssl.SSLSocket):  # to a proxy, with the server behind it
                     nested = NestedTlsStream(self, ssl_context, name)
                     nested.shake_hands(timeout)
                     return nested
-                # In two steps, so that a handshake that hangs is on the socket that `abort` breaks.
+                # In two steps, so that `abort` can break the socket of a handshake that hangs.
                 self._socket = ssl_context.wrap_socket(
                     self._socket, server_hostname=name, do_handshake_on_connect=False
                 )
@@ -121,7 +121,7 @@ class GuardedStream(httpcore.NetworkStream):
                 self._socket.do_handshake()
         except httpcore.ConnectError as exc:
             self.close()
-            # Here, because httpcore's pool lets go of the cause by which the two could be told apart above.
+            # Converted here, because httpcore's pool drops the cause, by which callers could distinguish the two.
             code = ErrorCode.TLS_ERROR if isinstance(exc.__cause__, ssl.SSLError) else ErrorCode.CONNECT_ERROR
             raise RowError(code, f"TLS: {exc}{explain_untrusted(exc.__cause__)}") from exc
         except BaseException:
@@ -138,10 +138,10 @@ class GuardedStream(httpcore.NetworkStream):
         return None
 
     def _is_readable(self) -> bool:
-        """Say whether an idle connection has something to read, which can only be its end or nonsense."""
+        """Tell whether an idle connection has something to read, which can only be its end or unexpected data."""
         try:
             self._socket.settimeout(0)
-            socket.socket.recv(self._socket, 1, socket.MSG_PEEK)  # below TLS, where SSLSocket's own refuses to peek
+            socket.socket.recv(self._socket, 1, socket.MSG_PEEK)  # on the raw socket, because SSLSocket refuses to peek
         except BlockingIOError:
             return False
         except OSError:
@@ -154,11 +154,11 @@ class GuardedStream(httpcore.NetworkStream):
 
     @contextmanager
     def _errors(self, late: type[Exception], failed: type[Exception]) -> Iterator[None]:
-        """Raise the system's errors as httpcore's, and what a closed run broke as such."""
+        """Convert system errors into httpcore's, and report connections that were aborted by closing the run."""
         try:
             yield
         except TimeoutError as exc:
             raise late(str(exc)) from exc
-        except (OSError, ValueError) as exc:  # a ValueError from TLS that was closed under the reader
+        except (OSError, ValueError) as exc:  # ValueError comes from TLS that was closed while reading
             self._check_open()
             raise failed(str(exc)) from exc

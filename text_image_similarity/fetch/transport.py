@@ -1,11 +1,11 @@
-"""The network under httpx: it dials only addresses that were checked, and it holds a row's deadline on every read.
+"""The network transport for httpx: it connects only to checked addresses, and enforces a row's deadline on reads.
 
-httpx itself bounds each read, not their sum, and resolves a name after any check made on it. Here the address that was
-checked is the one dialled, for every connection and so after every redirect, while Host and SNI keep the name.
+httpx itself limits each read, not their sum, and resolves a name again after any check of it. Here, every connection,
+also after a redirect, goes to the address that was checked, while Host and SNI keep the name.
 
-A proxy is used only if it is configured, and trusted. What it is asked for is checked before: literal addresses, and
-names as far as they mean something here. A SOCKS proxy is then asked for the address that was checked (`socks5`); all others
-resolve names themselves: a name that is unknown here may be known to them.
+A proxy is used only if it is configured, and is then trusted. Its targets are checked first: literal addresses, and
+names as far as they can be resolved here. A SOCKS proxy then gets the checked address (`socks5`); all others resolve
+names themselves, because they may know names that are unknown here.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from .proxies import httpcore_proxy, is_socks, socks_errors
 from .stream import head_of_an_answer
 from .trust import LOCKS_HANDSHAKES, create_ssl_context
 
-_KEPT = 2  # idle connections, and so open files, a thread keeps, for rows that go back and forth between hosts
+_KEPT = 2  # idle connections, and so open files, per thread, for rows that alternate between hosts
 
 
 class GuardedTransport(httpx.BaseTransport):
-    """An httpx transport over kept-alive, guarded connections.
+    """An httpx transport over persistent, guarded connections.
 
-    Every thread has a small pool of its own. httpcore's pool looks at all its connections for each request, some of them
-    with a call to the system, so that one pool for 32 threads spends more time on its list than on the network.
+    Every thread has its own small pool. httpcore's pool examines all its connections for each request, some with a
+    system call, so that one pool for 32 threads would spend more time on its list than on the network.
 
     Args:
-        limits: `connect_s` and what may be reached are used.
-        proxy: What all requests go through, as `Config.proxy`; None goes to the hosts themselves.
-        ca_file: Certificates to trust beside the system's.
-        resolve: `(host, port) -> addresses`; None asks the system.
-        trusted: Whether requests go to places that the caller chose, and not to references: any address and any port.
+        limits: Limits, of which `connect_s` and those on addresses and ports are used.
+        proxy: Proxy for all requests, as in `Config.proxy`; None connects to the hosts directly.
+        ca_file: Certificates to trust in addition to the system's.
+        resolve: Function `(host, port) -> addresses`; None uses the system's resolver.
+        trusted: Whether the caller chose the targets, instead of references, so that any address and port is allowed.
 
     Raises:
         ConfigError: `ca_file` holds no certificates.
@@ -59,9 +59,9 @@ class GuardedTransport(httpx.BaseTransport):
         self._proxy = proxy
         self._ca_file = ca_file
         self._backend = GuardedBackend(limits, resolve or system_resolver, to_proxy=proxy is not None, trusted=trusted)
-        # Made at the first request where the caller named no file, because many runs have local files only.
+        # Created at the first request if the caller named no file, because many runs have only local files.
         self._ssl_context = None if ca_file is None else create_ssl_context(ca_file)
-        self._untrusted: ConfigError | None = None  # a file of the environment that cannot be used
+        self._untrusted: ConfigError | None = None  # a file named by the environment cannot be used
         self._lock = Lock()
         self._own = local()
         self._pools: list[httpcore.ConnectionPool] = []
@@ -81,7 +81,7 @@ class GuardedTransport(httpx.BaseTransport):
         return pool
 
     def prepare(self) -> None:
-        """Load the certificates, which takes moments that are nobody's row's."""
+        """Load the certificates, so that this does not take time from a row."""
         if self._ssl_context is None:
             self._trusted()
 
@@ -97,7 +97,7 @@ class GuardedTransport(httpx.BaseTransport):
             self._backend.check_host(url.host, url.port)
 
     def _trusted(self) -> ssl.SSLContext:
-        """Return what verifies servers."""
+        """Return the SSL context that verifies servers."""
         with self._lock:
             if self._ssl_context is not None and not LOCKS_HANDSHAKES:
                 return self._ssl_context
@@ -132,7 +132,7 @@ class GuardedTransport(httpx.BaseTransport):
             except (httpcore.NetworkError, httpcore.RemoteProtocolError):
                 if not head.reused:
                     raise
-                # A kept connection may have ended, or hold what an earlier answer left behind.
+                # A reused connection may have ended, or hold leftovers of an earlier response.
                 with head_of_an_answer():
                     response = self._backend.send(pool, sent)
         return httpx.Response(
@@ -143,7 +143,7 @@ class GuardedTransport(httpx.BaseTransport):
         )
 
     def abort(self) -> None:
-        """Break every connection, open or still to come, so that blocked reads return."""
+        """Break every connection, current or future, so that blocked reads return."""
         self._backend.abort()
 
     def close(self) -> None:
@@ -165,7 +165,7 @@ class _Body(httpx.SyncByteStream):
 
 @contextmanager
 def _httpx_errors() -> Iterator[None]:
-    """Raise httpcore's exceptions as httpx's, which carry the same names."""
+    """Convert httpcore's exceptions into httpx's, which have the same names."""
     try:
         yield
     except (

@@ -1,7 +1,7 @@
-"""Which certificates https connections trust: the system's, and those of the files that the caller or the environment names.
+"""Trusted certificates for https: the system's, and those in files named by the caller or the environment.
 
-On Linux the system's are those of OpenSSL and of the places where distributions keep them, beside certifi's list, which
-containers without any need. macOS and Windows keep theirs in a store that only their own functions read (truststore).
+On Linux, the system's certificates are those of OpenSSL and of the distributions' usual places, plus certifi's list for
+containers that have none. macOS and Windows keep theirs in a store that only their own functions can read (truststore).
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ _SYSTEM_FILES = (
     "/etc/ssl/ca-bundle.pem",  # SUSE
     "/etc/ssl/cert.pem",  # BSD
 )
-# Where the system's store is asked by a context that holds a lock while it shakes hands: each thread needs its own.
+# Platforms whose context holds a lock during the handshake, so that each thread needs its own.
 LOCKS_HANDSHAKES = sys.platform in ("darwin", "win32")
-_UNVERIFIED = frozenset({18, 19, 20, 21})  # OpenSSL's codes of chains that end at nobody who is trusted
+_UNVERIFIED = frozenset({18, 19, 20, 21})  # OpenSSL's codes for chains that do not end at a trusted authority
 
 
 def create_ssl_context(
     ca_file: str | os.PathLike[str] | None = None, environment: Mapping[str, str] | None = None
 ) -> ssl.SSLContext:
-    """Return a context that verifies servers.
+    """Return an SSL context that verifies servers.
 
     Args:
         ca_file: Further certificates to trust, in PEM: a file, or a folder with hashed names.
-        environment: Where `VARIABLES` are looked up; None is the process's.
+        environment: Environment in which `VARIABLES` are looked up; None is that of the process.
 
     Raises:
-        ConfigError: A file that is named holds no certificates.
+        ConfigError: A named file holds no certificates.
     """
     context = _system_context()
     if ca_file is not None:
         _trust(context, str(ca_file), "ca_file")
-    places: dict[str, str] = {}  # several variables often name one file
+    places: dict[str, str] = {}  # several variables often name the same file
     for name in VARIABLES:
         value = (os.environ if environment is None else environment).get(name, "")
         for place in filter(None, value.split(os.pathsep) if name == "SSL_CERT_DIR" else [value]):
@@ -55,9 +55,9 @@ def create_ssl_context(
 
 
 def explain_untrusted(problem: BaseException | None) -> str:
-    """Return what to do about a certificate that no trusted authority signed; "" if that is not the cause."""
+    """Return advice for a certificate that no trusted authority signed; "" if that is not the problem."""
     if isinstance(problem, ssl.SSLCertVerificationError) and problem.verify_code in _UNVERIFIED:
-        return "; where a company's proxy signs connections, name its certificate: ca_file (--ca-file) or SSL_CERT_FILE"
+        return "; if a company's proxy signs connections, name its certificate: ca_file (--ca-file) or SSL_CERT_FILE"
     return ""
 
 
