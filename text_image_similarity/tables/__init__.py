@@ -1,4 +1,4 @@
-"""Score whole tables: rows in, the same rows with `similarity` and `error` columns out; and keep the best of them."""
+"""Scoring of whole tables, which adds the columns `similarity` and `error`, and filtering of scored tables."""
 
 from __future__ import annotations
 

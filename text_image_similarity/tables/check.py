@@ -1,4 +1,4 @@
-"""What is checked of a table before anything expensive starts: its shape, and the columns of a task."""
+"""Checks of a table before anything expensive starts: its shape, and the columns of a task."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from .task import R, Task
 
 logger = logging.getLogger("text_image_similarity")
 
-_URL = "url"  # the column of images where nobody names one
+_URL = "url"  # default column of images
 
 
 def check_table(source: str, task: Task[R], config: Config, options: TableOptions) -> tuple[Table, Task[R], list[str]]:
-    """Open a table and check all of it; return it with the task in its columns, and the state that its files were in before.
+    """Open and check a table; return it with the task for its columns, and the previous state of its files.
 
     Raises:
-        UsageError: A column is missing, is there twice or already, or holds what cannot be scored.
+        UsageError: A column is missing, occurs twice, already exists, or cannot be scored.
         TableError: The table is damaged.
     """
     dropped = frozenset(task.added_names) if options.overwrite_column else frozenset[str]()
     table = open_source(source, dialect=config.dialect, dropped=dropped, max_bytes=config.limits.max_bytes)
     states = [state_of(file) for file in table.files]
-    if table.columns:  # those of JSON Lines and of shards are known afterwards
+    if table.columns:  # the columns of JSON Lines and shards are known only afterwards
         task = task.of_table(table)
         _check_columns(table, task, options, source)
         if (images := task.columns[0]) is not None:

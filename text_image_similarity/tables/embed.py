@@ -1,4 +1,4 @@
-"""A table of images or captions in, the same table with their vectors out, for any vector store."""
+"""Embedding of a table of images or captions, which adds their vectors for any vector store."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ EMBEDDING_FIELDS = (pa.field("embedding", pa.list_(pa.float32())), pa.field("err
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingResult:
-    """The vector of a row, or why it has none.
+    """The vector of a row, or the reason why it has none.
 
     Args:
         embedding: The unit vector, shape (embed_dim,) float32; None if the row failed.
-        error: `"<code>: <detail>"` if it failed, else None.
+        error: `"<code>: <detail>"` if it failed, otherwise None.
     """
 
     embedding: np.ndarray[Any, np.dtype[np.float32]] | None
@@ -40,7 +40,7 @@ class EmbeddingResult:
 
     @property
     def code(self) -> ErrorCode | None:
-        """The category of the failure, or None."""
+        """The error code of the failure, or None."""
         return None if self.error is None else ErrorCode(self.error.partition(":")[0])
 
     def cells(self) -> tuple[list[float] | None, str | None]:
@@ -49,11 +49,11 @@ class EmbeddingResult:
 
 
 class EmbeddingEngine:
-    """Encodes rows in this process.
+    """Engine that encodes rows in this process.
 
     Args:
-        side: What is encoded.
-        encoder: A loaded encoder to use and share; None loads the one that the run's `Config` names.
+        side: Whether to encode images or captions.
+        encoder: A loaded encoder to use and share; None loads the model of the run's `Config`.
     """
 
     def __init__(self, side: EmbeddedSide, *, encoder: Encoder | None = None) -> None:
@@ -61,7 +61,7 @@ class EmbeddingEngine:
         self._sessions: Sessions | None = None
 
     def start(self, config: Config) -> ModelInfo:
-        """Load the model, and say what it is."""
+        """Load the model, and return its description."""
         scorer = Scorer(config, encoder=self._encoder)
         self._sessions = Sessions(scorer)
         return scorer.encoder.info
@@ -69,7 +69,7 @@ class EmbeddingEngine:
     def score_parts(
         self, parts: Iterable[TaggedRows[Rows]], stats: RunStats
     ) -> Generator[tuple[Rows, EmbeddingResult]]:
-        """Yield each row's tag with its vector, in order; the next parts are fetched meanwhile."""
+        """Yield each row's tag with its vector, in order, while the next parts are fetched."""
         if self._sessions is None:
             raise UsageError("call start() before score_parts()")
         waiting: deque[tuple[Rows, RowError | None]] = deque()
@@ -91,7 +91,7 @@ class EmbeddingEngine:
             yield from _failed(waiting)
 
     def _source_of(self, row: Record | ScoreResult) -> Any:
-        """Return what is encoded of a row, or why there is nothing."""
+        """Return the item of a row to encode, or why there is none."""
         if isinstance(row, ScoreResult):  # a shard's sample without an image
             code, _, detail = (row.error or "").partition(": ")
             return RowError(ErrorCode(code), detail)
@@ -99,7 +99,7 @@ class EmbeddingEngine:
 
 
 def _failed(waiting: deque[tuple[Rows, RowError | None]]) -> Iterator[tuple[Rows, EmbeddingResult]]:
-    """Yield the results of rows that had nothing to encode, up to the next one that had."""
+    """Yield the results of rows with nothing to encode, up to the next row to encode."""
     while waiting and (problem := waiting[0][1]) is not None:
         yield waiting.popleft()[0], _result(problem)
 
@@ -124,21 +124,22 @@ def embed_table(  # noqa: PLR0913 - as `score_table`
 ) -> Summary:
     """Encode every row of a table and write it with two more columns, `embedding` and `error`.
 
-    Vectors are those that `score_table` compares: unit vectors of float32, so their dot product is the cosine. Parquet holds them as
-    lists of floats. A run that was stopped resumes with the same call.
+    The vectors are the same that `score_table` compares: float32 unit vectors, whose dot product is the cosine. Parquet
+    holds them as lists of floats. A run that was stopped resumes with the same call.
 
     Args:
-        in_path: As for `score_table`, and so are `out_path`, `config`, `progress` and `stop`.
-        col: The column of images, or of captions; None finds it as `score_table` does.
-        side: Whether `images` or `captions` are encoded.
-        options: How the run begins, and what it may replace; `retry_failed` is not possible.
-        encoder: A loaded encoder to use; None loads the one that `config` names.
+        in_path: As for `score_table`, like `out_path`, `config`, `progress` and `stop`.
+        col: Column of images or captions; None finds it as `score_table` does.
+        side: Whether to encode `images` or `captions`.
+        options: How the run begins, and what it may replace; `retry_failed` is not supported.
+        encoder: A loaded encoder to use; None loads the model of `config`.
 
     Returns:
-        The summary that was also written as JSON; `scored` counts the rows that have a vector.
+        The summary, which is also written as JSON; `scored` counts the rows that have a vector.
 
     Raises:
-        UsageError, TableError, BusyError, StoppedError, TooManyFailuresError, ConfigError, ModelError: As `score_table`.
+        UsageError, TableError, BusyError, StoppedError, TooManyFailuresError, ConfigError, ModelError: As from
+        `score_table`.
     """
     if side not in get_args(EmbeddedSide):
         raise ConfigError(f"side={side!r} is not one of {', '.join(get_args(EmbeddedSide))}")

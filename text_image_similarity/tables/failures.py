@@ -1,4 +1,4 @@
-"""Rows that fail, seen while a job runs: a warning where most do, and an end where more do than were allowed."""
+"""Monitoring of failures during a run: a warning if most rows fail, and an error if more fail than allowed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CAUSES = {
     ErrorCode.EMPTY_CAPTION: "does {col_text!r} hold the captions? Another column is named with {opt_text}",
     ErrorCode.DNS_ERROR: _UNREACHABLE,
     ErrorCode.CONNECT_ERROR: _UNREACHABLE,
-    ErrorCode.TIMEOUT: "are the hosts slow, or is there no way to them? --timeout and --limit total_s=... give them longer",
+    ErrorCode.TIMEOUT: "are the hosts slow or unreachable? --timeout and --limit total_s=... allow more time",
     ErrorCode.BLOCKED_ADDRESS: "if the hosts are in your own network, add --limit allow_private_addresses=true",
     ErrorCode.HTTP_4XX: "have the URLs expired, or do they need a login?",
     ErrorCode.HTTP_429: "the hosts want fewer requests; lower --io-workers or --limit per_host=...",
@@ -35,14 +35,14 @@ _CAUSES = {
 
 
 def most_failures(limit: int | str | None, rows: int) -> float:
-    """Return how many of some rows may fail.
+    """Return how many rows may fail.
 
     Args:
-        limit: A number of rows, or a share such as `5%`; None for no limit.
-        rows: How many there are so far.
+        limit: A number of rows, or a share such as `5%`; None means no limit.
+        rows: Number of rows so far.
 
     Raises:
-        ConfigError: It is neither.
+        ConfigError: `limit` is neither.
 
     Example:
         >>> most_failures("5%", 200), most_failures(3, 200)
@@ -61,7 +61,7 @@ def most_failures(limit: int | str | None, rows: int) -> float:
 
 
 def columns_there(columns: Sequence[str], wanted: tuple[str | None, str | None]) -> tuple[str | None, str | None]:
-    """Return names of columns, None in place of one that the table lacks: shards have no column of references."""
+    """Return the names of columns, with None for those that the table lacks: shards have no column of references."""
     first, second = wanted
     return first if first in columns else None, second if second in columns else None
 
@@ -74,14 +74,14 @@ def explain_failures(
     *,
     options: tuple[str, str] = ("--url-col", "--caption-col"),
 ) -> str:
-    """Say which failure is the commonest, and what may have caused it.
+    """Describe the most frequent failure and its probable cause.
 
     Args:
-        failures: How many rows failed, by error code; at least one.
+        failures: Number of failed rows by error code, at least one.
         config: The settings of the run.
-        columns: The columns of references and of captions; None where the table has none, such as of references in shards.
-        example: An error of this kind, as its row has it.
-        options: What the command line calls the options that name the columns.
+        columns: Columns of references and of captions; None if the table lacks one, as shards lack references.
+        example: An error of this kind, from a row.
+        options: Names of the command line's options for the columns.
     """
     code, count = Counter(failures).most_common(1)[0]
     cause = _CAUSES.get(ErrorCode(code), "")
@@ -98,12 +98,12 @@ def explain_failures(
 
 @dataclass(slots=True)
 class FailureWatch:
-    """Watches the failures of a job.
+    """Monitors the failures of a run.
 
     Args:
         config: The settings of the run.
         columns: As for `explain_failures`.
-        limit: How many rows may fail, see `most_failures`.
+        limit: Number of rows that may fail, see `most_failures`.
         options: As for `explain_failures`.
     """
 
@@ -117,7 +117,7 @@ class FailureWatch:
         """Warn once, at the first part, if most of its rows failed.
 
         Raises:
-            UsageError: All of them are files where none may be read.
+            UsageError: All of them are local files that must not be read.
         """
         failures = Counter(result.code.value for result in results if result.code is not None)
         if not self._warned and results and all((result.error or "").startswith(_REFUSED) for result in results):
@@ -130,10 +130,10 @@ class FailureWatch:
         self._warned = True
 
     def check(self, failures: Mapping[str, int], rows: int) -> None:
-        """End the run if too many rows have failed so far.
+        """Raise an error if too many rows have failed so far.
 
         Raises:
-            TooManyFailuresError: They have.
+            TooManyFailuresError: More rows failed than allowed.
         """
         failed = sum(failures.values())
         if failed > most_failures(self.limit, rows):

@@ -1,7 +1,7 @@
-"""Keep the rows of a scored table whose score is high enough.
+"""Filtering of a scored table: keep the rows whose score is high enough.
 
-The table is read twice: once for its scores, which go to a file of eight bytes a row, and once for the rows that stay. The
-output appears complete or not at all; a run that is stopped begins from the first row.
+The table is read twice: once for its scores, which go to a file of eight bytes per row, and once for the rows to keep.
+The output appears complete or not at all; a run that is stopped starts again from the first row.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ _SHARES = (100, 90, 80, 70, 60, 50, 40, 30, 20, 10, 5, 1)  # percent of the scor
 
 @dataclass(frozen=True, slots=True)
 class FilterSummary:
-    """What a filter kept, as `<out>.summary.json` holds it.
+    """The result of a filter, as in `<out>.summary.json`.
 
     Args:
-        input: The table that was read.
-        output: The one that was written.
-        rows: Rows of the input.
-        failed: Rows without a score.
-        kept: Rows of the output.
-        threshold: The lowest score that stayed; None where all did.
-        ties_left_out: Rows with just this score that did not stay.
-        score_column: The column of scores.
-        job: Which rows were to stay, and of which input.
-        output_content: Hash of the output's file.
+        input: Table that was read.
+        output: Table that was written.
+        rows: Number of rows of the input.
+        failed: Number of rows without a score.
+        kept: Number of rows of the output.
+        threshold: Lowest score that was kept; None if all were.
+        ties_left_out: Number of rows with exactly this score that were not kept.
+        score_column: Column of scores.
+        job: The rule and the input.
+        output_content: Hash of the output file.
     """
 
     input: str
@@ -67,13 +67,13 @@ class FilterSummary:
 
 @dataclass(frozen=True, slots=True)
 class PlannedThreshold:
-    """A threshold, and what would stay with it.
+    """A threshold, and how many rows it would keep.
 
     Args:
-        share: Percent of the scored rows that this threshold was looked for; None for a rule's own.
-        threshold: The lowest score that stays; None where all do.
-        kept: How many rows stay.
-        probability: How likely a pair of just this score matches; None without a calibration.
+        share: Percentage of scored rows for which this threshold was computed; None for the threshold of a rule.
+        threshold: Lowest score to keep; None keeps all.
+        kept: Number of rows that would be kept.
+        probability: Probability that a pair with exactly this score matches; None without a calibration.
     """
 
     share: int | None
@@ -84,13 +84,13 @@ class PlannedThreshold:
 
 @dataclass(frozen=True, slots=True)
 class FilterPlan:
-    """What different thresholds would keep of a table.
+    """The effect of different thresholds on a table.
 
     Args:
-        rows: Rows of the table.
-        failed: Rows without a score.
-        thresholds: From the lowest to the highest.
-        chosen: That of a rule, if one was given.
+        rows: Number of rows of the table.
+        failed: Number of rows without a score.
+        thresholds: Thresholds from lowest to highest.
+        chosen: Threshold of the rule, if one was given.
     """
 
     rows: int
@@ -113,27 +113,28 @@ def filter_table(  # noqa: PLR0913 - paths, one of four rules, and where and how
     force: bool = False,
     progress: Progress | None = None,
 ) -> FilterSummary:
-    """Write the rows of a scored table whose score is high enough, in their order and with all their columns.
+    """Write the rows of a scored table whose score is high enough, in order and with all columns.
 
-    Exactly one of `min_score`, `top`, `probability` and `drop_failed` says which; a row without a score never stays.
+    Give exactly one of `min_score`, `top`, `probability` and `drop_failed`; rows without a score are never kept.
 
     Args:
-        in_path: A table that `score_table` wrote, or any other with a column of numbers; formats as for `score_table`.
-        out_path: Where the rows go, in the format its name says; `<out_path>.summary.json` is written beside it.
-        min_score: The lowest score that stays.
-        top: How many rows stay, those of the highest scores: a number, or a share of the rows with a score, such as `30%`,
-            rounded up. Of rows with the same score the first ones of the table stay.
-        probability: The lowest probability of a match that stays, between 0 and 1.
+        in_path: A table from `score_table`, or any other table with a column of numbers; formats as for `score_table`.
+        out_path: The table to write, in the format that its suffix names; `<out_path>.summary.json` is written next to
+            it.
+        min_score: Lowest score to keep.
+        top: Number of rows with the highest scores to keep, or a share of the rows with a score, such as `30%`, rounded
+            up. Among equal scores, the first rows of the table are kept.
+        probability: Lowest probability of a match to keep, between 0 and 1.
         drop_failed: Keep all rows that have a score.
-        col_score: The column of scores.
-        calibration: A folder with `calibration.json`, for `probability`; None takes the table's column `probability`, or the
-            calibration of the model that the table was scored with.
-        dialect: How CSV and TSV files are written.
-        force: Whether an output is replaced that no filter wrote, or that was changed since.
-        progress: Called with rows done, rows without a score and rows in all.
+        col_score: Column of scores.
+        calibration: Folder with `calibration.json`, for `probability`; None uses the table's column `probability`, or
+            the calibration of the model that scored the table.
+        dialect: Dialect of CSV and TSV files.
+        force: Whether to replace an output that no filter wrote, or that was changed since.
+        progress: Called with the numbers of rows done, rows without a score, and rows in total.
 
     Returns:
-        How many rows stayed, and from which score on; also written as JSON.
+        How many rows were kept, and the threshold; also written as JSON.
 
     Raises:
         UsageError: The table or the column does not exist; the probability of a score is unknown; the output is not a filter's.
@@ -189,14 +190,14 @@ def plan_filter(
     calibration: str | PathLike[str] | None = None,
     dialect: Dialect | None = None,
 ) -> FilterPlan:
-    """Say what different thresholds would keep of a scored table, without writing anything.
+    """Compute how many rows of a scored table different thresholds would keep, without writing anything.
 
     Args:
-        in_path: As for `filter_table`, and so are the others.
-        rule: One whose own threshold is of interest too.
+        in_path: As for `filter_table`, like the other arguments.
+        rule: A rule whose threshold is computed as well.
 
     Raises:
-        UsageError, TableError: As `filter_table`.
+        UsageError, TableError: As from `filter_table`.
     """
     source = path_text(in_path, "in_path")
     scored = open_scored(source, dialect, _score_column(source, dialect, col_score, rule, calibration))
@@ -225,7 +226,7 @@ def _planned(share: int | None, threshold: Threshold, scores: ScoreFile, curve: 
 def _score_column(
     source: str, dialect: Dialect | None, column: str, rule: FilterRule | None, calibration: str | PathLike[str] | None
 ) -> str:
-    """Return the column that a rule looks at: for a probability, one that holds it already is preferred."""
+    """Return the column for a rule; for a probability, a column that already holds it is preferred."""
     if not isinstance(column, str):
         raise InputTypeError.of("col_score", "the name of a column", column)
     if rule is None or rule.probability is None or calibration is not None or column != "similarity":
@@ -234,7 +235,7 @@ def _score_column(
 
 
 def _least(rule: FilterRule, source: str, column: str, calibration: str | PathLike[str] | None) -> float | None:
-    """Return the score that stands for a rule's probability, or None where the rule has none."""
+    """Return the score that corresponds to a rule's probability, or None if the rule has none."""
     if rule.probability is None:
         if calibration is not None:
             raise ConfigError("a calibration is used only with --probability (probability=...)")

@@ -1,6 +1,6 @@
-"""The frames that `score_frame` takes: how the columns of each library are read, and how scores are added.
+"""The kinds of frames that `score_frame` supports: reading columns and adding scores for each library.
 
-No library of frames is loaded that the caller has not loaded.
+Only libraries of frames that the caller has already loaded are used.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from ..errors import InputTypeError
 from ..formats import SCORE_FIELDS, each_value, score_arrays
 from ..records import ScoreResult
 
-Result = ScoreResult | list[ScoreResult]  # a list's for a list of captions
+Result = ScoreResult | list[ScoreResult]  # lists for a list of captions
 
 _FRAMES = "a DataFrame of pandas or polars, or an Arrow table"
-_ROWS = 256  # of a data set of the hub, in memory
+_ROWS = 256  # rows of a data set in memory
 
 
 class AnyFrame(Protocol):
-    """A frame of one library."""
+    """The interface to a frame of one library."""
 
     @property
     def names(self) -> list[str]:
-        """The names of its columns; for one that is not a text, what `repr` says of it."""
+        """The names of its columns; names that are not text are given as their `repr`."""
 
     @property
     def count(self) -> int:
-        """How many rows it has."""
+        """The number of rows."""
 
     def cells(self, place: int) -> Iterator[Any]:
         """Yield the values of a column."""
 
     def with_scores(self, results: Sequence[Result], added: tuple[str, str]) -> Any:
-        """Return the frame with its scores, in the place of what has the names of these two columns; lists for rows of lists."""
+        """Return the frame with its scores, replacing columns of the same names; rows of lists get lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class PandasFrame:
-    """One of pandas."""
+    """A pandas DataFrame."""
 
     df: Any
 
@@ -63,16 +63,16 @@ class PandasFrame:
         names = self.names
         kept = [place for place, name in enumerate(names) if name not in added]
         scored = self.df.copy(deep=False) if len(kept) == len(names) else self.df.iloc[:, kept].copy(deep=False)
-        # Arrays, and not series: an index may hold a label several times.
+        # Arrays instead of series, because an index may contain duplicate labels.
         scores, errors = _values(results, missing=float("nan"))
         if _are_lists(results):
             for name, values in zip(added, (scores, errors), strict=True):
                 scored[name] = pd.Series([*values, ""], dtype=object).array[
                     :-1
-                ]  # of lists alone it would make a matrix
+                ]  # pandas would turn lists into a matrix
             return scored
         scored[added[0]] = pd.array(scores, dtype="float64").to_numpy()
-        scored[added[1]] = pd.Series(["", *errors]).array[1:]  # of the type that this pandas has for texts
+        scored[added[1]] = pd.Series(["", *errors]).array[1:]  # in the string type of this version of pandas
         return scored
 
 
@@ -106,7 +106,7 @@ class PolarsFrame:
 
 @dataclass(frozen=True, slots=True)
 class ArrowFrame:
-    """One of Arrow."""
+    """An Arrow table or record batch."""
 
     table: Any  # or a record batch
 
@@ -155,10 +155,10 @@ class HubFrame:
 
 
 def open_frame(df: object) -> AnyFrame:
-    """Return what reads and extends a frame.
+    """Return the interface to a frame.
 
     Raises:
-        InputTypeError: It is none.
+        InputTypeError: The value is not a supported frame.
     """
     if isinstance(df, (pa.Table, pa.RecordBatch)):
         return ArrowFrame(df)
@@ -187,7 +187,7 @@ def open_frame(df: object) -> AnyFrame:
 
 
 def plain_list(cell: Any) -> Any:
-    """Return the list in a cell that holds an array of NumPy or a series of polars; any other value as it is."""
+    """Return a NumPy array or a polars series in a cell as a list; any other value unchanged."""
     if isinstance(cell, str | bytes | list | tuple):
         return cell
     make = getattr(cell, "to_list", None) or getattr(cell, "tolist", None)
@@ -196,7 +196,7 @@ def plain_list(cell: Any) -> Any:
 
 
 def _is(df: object, library: str, name: str) -> bool:
-    """Say whether something is of a class of a library; one that nobody has loaded has made nothing."""
+    """Tell whether a value is of a library's class, without loading the library."""
     kind = getattr(sys.modules.get(library), name, None)
     return kind is not None and isinstance(df, kind)
 

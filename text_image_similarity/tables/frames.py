@@ -1,7 +1,7 @@
-"""Score a table that is in memory: a frame of pandas, polars or Arrow in, the same frame with two more columns out.
+"""Scoring of tables in memory: frames of pandas, polars or Arrow get two more columns.
 
-No library of frames is loaded that the caller has not loaded. Nothing is written, and nothing is kept to resume from: that is
-what `score_table` is for.
+Only libraries of frames that the caller has already loaded are used. Nothing is written, and a run cannot be resumed;
+use `score_table` for that.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .task import Task, scoring
 
 Frame = TypeVar("Frame")
 _PLACE = "the frame"
-_ROWS = 256  # whose cells are in memory as Python's values
+_ROWS = 256  # rows whose cells are in memory as Python values
 
 
 @settings_in_config
@@ -47,30 +47,31 @@ def score_frame(  # noqa: PLR0913 - columns, and how; settings are in Config
 ) -> Frame:
     """Score every row of a frame, and return it with two more columns, `similarity` and `error`.
 
-    `df` itself stays as it is. Its columns keep their types, and the frame of pandas its index.
+    `df` itself is not changed. Columns keep their types, and a pandas DataFrame keeps its index.
 
     Args:
         df: A DataFrame of pandas or polars, a `Dataset` of Hugging Face, or a `Table`, `RecordBatch` or `RecordBatchReader` of Arrow;
             a reader is scored as its result is read. Anything else with `__arrow_c_stream__`, `__arrow_c_array__` or `__dataframe__`
             comes back as an Arrow `Table`.
-        config: The settings of the run, or a model's name; None is `Config()`. Relative image paths start from the working folder unless `base_dir` is set.
-        col_url: The column of images: references, the bytes of encoded files, or structs of `bytes` and `path`.
-        col_text: The column of captions; of several, each has its own `similarity_<column>` and `error_<column>`. A reader takes one. A list of
-            captions in a cell gives a list of scores.
-        col_references: One or more columns of reference captions, for `score="ref_clipscore"`: lists, or texts that are one each. Not
-            for a reader.
-        encoder: A loaded encoder to use and share; None loads the one that `config` names.
-        overwrite_column: Whether columns `similarity` and `error` of the frame are replaced; else they are refused.
-        progress: Whether a bar shows how far the work is; None shows one in notebooks alone.
+        config: The settings of the run, or a model's name; None is `Config()`. Relative image paths start from the
+            working folder unless `base_dir` is set.
+        col_url: Column of images: references, the bytes of encoded files, or structs of `bytes` and `path`.
+        col_text: Column of captions, or several, each of which gets its own `similarity_<column>` and `error_<column>`.
+            A reader supports only one. A list of captions in a cell gets a list of scores.
+        col_references: One or more columns of reference captions, for `score="ref_clipscore"`: lists of texts, or
+            single texts. Not supported for a reader.
+        encoder: A loaded encoder to use and share; None loads the model of `config`.
+        overwrite_column: Whether to replace existing columns `similarity` and `error`; otherwise they cause an error.
+        progress: Whether to show a progress bar; None shows one only in notebooks.
 
     Returns:
-        A frame of the same kind. `similarity` is a 64-bit float, missing (in pandas NaN) for a row that failed; `error` is a text,
-        missing for a row that has a score.
+        A frame of the same kind. `similarity` is a 64-bit float, missing (in pandas NaN) for a row that failed; `error`
+        is text, missing for a row that has a score.
 
     Raises:
-        InputTypeError: `df` is not such a frame.
-        UsageError: A column is missing, occurs twice, would be overwritten, or, in Arrow, has a type that no row could be scored with.
-        ConfigError, ModelError: The model cannot be used.
+        InputTypeError: `df` is not a supported frame.
+        UsageError: A column is missing, occurs twice, would be overwritten, or, in Arrow, has a type that cannot be
+        scored. ConfigError, ModelError: The model cannot be used.
 
     Example:
         >>> import pandas as pd
@@ -96,7 +97,7 @@ def score_frame(  # noqa: PLR0913 - columns, and how; settings are in Config
     schema = frame.table.schema if isinstance(frame, ArrowFrame) else None
     _check(frame.names, task, schema, overwrites=overwrite_column)
     layout = RowLayout(task, _listed(frame, task))
-    counts: list[list[int]] = []  # of results, for each column of captions of each row
+    counts: list[list[int]] = []  # numbers of results, for each column of captions of each row
     scorer = Scorer(config, encoder=encoder)
     with closing(closing_after(scorer, scorer.score_pairs(_records(frame, layout, counts)))) as found:
         total = None if layout.listed else len(task.captions) * frame.count
@@ -111,7 +112,7 @@ def score_frame(  # noqa: PLR0913 - columns, and how; settings are in Config
 
 @dataclass(frozen=True, slots=True)
 class _Cells:
-    """Some rows of a frame, by the columns that are read."""
+    """Some rows of a frame, with only the columns that are read."""
 
     cells: Mapping[str, list[Any]]
     count: int
@@ -124,7 +125,7 @@ class _Cells:
 
 
 def _records(frame: AnyFrame, layout: RowLayout[ScoreResult], counts: list[list[int]]) -> Iterator[Record]:
-    """Yield the records of a frame, and add to `counts` how many those of each row and column are."""
+    """Yield the records of a frame, and append to `counts` how many there are for each row and column."""
     names = list(dict.fromkeys(layout.task.read))
     columns = [frame.cells(frame.names.index(name)) for name in names]
     while part := list(islice(zip(*columns, strict=True), _ROWS)):
@@ -135,7 +136,7 @@ def _records(frame: AnyFrame, layout: RowLayout[ScoreResult], counts: list[list[
         rows = _Cells(dict(zip(names, values, strict=True)), len(part))
         counts += layout.counts(rows)
         for records in layout.records(rows):
-            yield from cast(list[Record], records)  # a frame has no image that has failed already
+            yield from cast(list[Record], records)  # images of a frame have not failed yet
 
 
 def _listed(frame: AnyFrame, task: Task[Any]) -> frozenset[str]:
@@ -162,7 +163,7 @@ def _check(
 
 
 def _streamed(reader: pa.RecordBatchReader, columns: tuple[str, str], scorer: Scorer) -> pa.RecordBatchReader:
-    """Return a reader of the scored batches of another one; the session ends with it."""
+    """Return a reader of another reader's batches with scores; the session ends with it."""
     schema = pa.schema([*_without_scores(reader.schema.empty_table()).schema, *SCORE_FIELDS], reader.schema.metadata)
     scored = score_batches(map(_without_scores, reader), scorer, columns)
     return pa.RecordBatchReader.from_batches(schema, closing_after(scorer, scored))

@@ -1,4 +1,4 @@
-"""What a run is: everything that its scores depend on, so that only the same run resumes from its parts."""
+"""The identity of a run: everything that its scores depend on, so that only the same run resumes from its parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..formats import Table, content_of, has_content, is_url, open_bytes
 from ..workspace import changes
 from .summary import Summary
 
-# Settings that decide how long rows take and whether they fail, but move no score: a run may continue with others.
+# Settings that affect how long rows take and whether they fail, but not scores: a run may resume with other values.
 _UNSCORED_SETTINGS = {
     "timeout_s",
     "retries",
@@ -30,14 +30,14 @@ _UNSCORED_SETTINGS = {
     "limits",
 }
 _UNSCORED_LIMITS = {"connect_s", "total_s", "per_host", "decode_s", "decode_memory"}
-# What is in the description of a run of each command but `score`.
+# Keys that identify the run of each command except `score`.
 _WRITERS = {"filter": "filter", "embedded": "embed", "catalog": "match"}
 
 
 def identity_of(
     table: Table, config: Config, info: ModelInfo, columns: tuple[str | None, str | None]
 ) -> dict[str, Any]:
-    """Return all that scores depend on, in values that JSON keeps."""
+    """Return everything that scores depend on, as JSON values."""
     settings = {name: value for name, value in asdict(config).items() if name not in _UNSCORED_SETTINGS}
     limits = {name: value for name, value in asdict(config.limits).items() if name not in _UNSCORED_LIMITS}
     model = {**info.as_dict(), "device": (info.device or "").partition(":")[0]}
@@ -53,7 +53,7 @@ def identity_of(
 
 
 def writer_of(job: Mapping[str, Any]) -> str:
-    """Return the command that writes the output of a run, by what the run is.
+    """Return the command that writes the output of a run, from the run's description.
 
     Example:
         >>> writer_of({"embedded": "images"})
@@ -63,15 +63,15 @@ def writer_of(job: Mapping[str, Any]) -> str:
 
 
 def check_replaceable(target: str, placed: str | None, *, by: str = "score") -> None:
-    """Refuse to replace an output that another command or no run has written, or that was changed since.
+    """Refuse to replace an output that this command did not write, or that was changed since.
 
     Args:
-        target: The output.
-        placed: Hash of what a run was about to put there when it ended, or None.
+        target: Output of the run.
+        placed: Hash of the output that a run was about to move there when it ended, or None.
         by: The command that would replace it.
 
     Raises:
-        UsageError: It is not the output of a run of that command.
+        UsageError: The output was not written by a run of that command.
     """
     note = f"{target}.summary.json"
     there = [place for place in (target, note) if has_content(place)]
@@ -85,7 +85,7 @@ def check_replaceable(target: str, placed: str | None, *, by: str = "score") -> 
         raise UsageError(
             f"{there[0]} was not written by this command; name another output, or replace it with --force (force=True)"
         ) from None
-    if target in there and not is_url(target) and content_of(target) != written:  # at a URL it would have to be fetched
+    if target in there and not is_url(target) and content_of(target) != written:  # it would have to be downloaded
         raise UsageError(
             f"{target} was changed after it was written; name another output, or replace it with --force (force=True)"
         )
@@ -96,11 +96,11 @@ def check_replaceable(target: str, placed: str | None, *, by: str = "score") -> 
 
 
 def finished_run(target: str, identity: dict[str, Any]) -> Summary | None:
-    """Return the summary of an output that is what a run would write, or None.
+    """Return the summary of an output that equals what a run would write, or None.
 
     Args:
-        target: The output.
-        identity: What the run is.
+        target: Output of the run.
+        identity: Identity of the run.
     """
     try:
         with open_bytes(f"{target}.summary.json") as file:
@@ -121,14 +121,14 @@ def earlier_output(
     """Open the finished output of an earlier run of the same input and settings.
 
     Args:
-        target: The output.
-        identity: What this run is.
-        begun: The run whose parts are there, and whether they are all of them.
-        read: Opens the output.
+        target: Output of the run.
+        identity: Identity of this run.
+        begun: The run whose parts exist, and whether all of them do.
+        read: Function that opens the output.
 
     Returns:
-        The output, and what the run's description keeps of it: `retry_failed`, its hash, and its `captions_cut`. The output is None
-        where a run that retried failures has put its own in place already.
+        The output, and its entries in the run's description: `retry_failed`, its hash, and `captions_cut`. The output
+        is None if a run that retried failures has already replaced it.
     """
     try:
         with open_bytes(f"{target}.summary.json") as file:
@@ -141,7 +141,7 @@ def earlier_output(
     if complete and run.get("retry_failed") not in (None, content):
         return None, {
             name: run.get(name) for name in ("retry_failed", "captions_cut")
-        }  # stopped just when it had put its own output in the place of that one
+        }  # stopped right after it had replaced that output
     if found := changes(job, identity):
         raise UsageError(
             f"{target} was written with other settings: {'; '.join(found)}; use the same ones to retry failures"

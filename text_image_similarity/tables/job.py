@@ -1,4 +1,4 @@
-"""A table's rows on their way through an engine, part by part, into the workspace."""
+"""The job of a table: its rows go through an engine, part by part, into the workspace."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ logger = logging.getLogger("text_image_similarity")
 
 T = TypeVar("T")
 
-_UNDER_WAY = 512 * 1024 * 1024  # bytes of rows that an engine has at once, more than it takes ahead by itself
+_UNDER_WAY = 512 * 1024 * 1024  # bytes of rows that an engine has at a time, more than its own look-ahead
 
 
 @dataclass(frozen=True, slots=True)
 class TableJob(Generic[R]):
-    """A table on its way to its output.
+    """The processing of a table to its output.
 
     Args:
-        table: What is read.
-        layout: What its rows become.
-        output: What writes it.
-        work: Where its finished parts are.
-        watch: Looks at rows that fail.
-        earlier: The finished output of an earlier run, of which only failures that may have passed are scored again.
-        dropped: The columns that the output comes without.
-        kind: The score kind of results that have a score.
+        table: Table that is read.
+        layout: Mapping from rows to records and back.
+        output: Output that writes it.
+        work: Workspace with the finished parts.
+        watch: Monitor of failed rows.
+        earlier: Finished output of an earlier run, of which only temporary failures are scored again.
+        dropped: Columns to leave out of the output.
+        kind: Score kind of results that have a score.
     """
 
     table: Table
@@ -56,17 +56,17 @@ class TableJob(Generic[R]):
     def score(
         self, chunk_size: int, engine: TableEngine[R], progress: Progress | None, stop: Callable[[], bool]
     ) -> None:
-        """Score what no finished part holds.
+        """Score the rows that are not in a finished part.
 
         Args:
-            chunk_size: Rows of a part.
-            engine: Scores the rows; it is started.
+            chunk_size: Rows per part.
+            engine: Engine that scores the rows, already started.
             progress: As for `score_table`.
             stop: As for `score_table`.
 
         Raises:
-            StoppedError: `stop` said yes; what is finished is kept.
-            TooManyFailuresError: More rows failed than may; what is finished is kept.
+            StoppedError: `stop` returned True; finished parts are kept.
+            TooManyFailuresError: More rows failed than allowed; finished parts are kept.
         """
         stats = RunStats()
         counter = _ProgressCounter(self.work.parts, self.table.row_count, progress)
@@ -74,7 +74,7 @@ class TableJob(Generic[R]):
             logger.info("resuming: %s of %s rows done", f"{counter.done:,}", f"{counter.total:,}")
         parts = _Window(self._parts(counter.done, chunk_size))
         begun = -1
-        while begun < counter.done < counter.total:  # else no results are left; `score_table` finds out why
+        while begun < counter.done < counter.total:  # otherwise no results are left; `score_table` determines why
             begun = counter.done
             with closing(engine.score_parts(parts.open(), stats)) as results:
                 kept = -1
@@ -85,14 +85,14 @@ class TableJob(Generic[R]):
                         raise _stopped(kept, counter.total)
                     try:
                         parts.answered += self._score_part(results, stats, counter)
-                    except TableError as exc:  # whatever ends this process may have ended the engine's as well
+                    except TableError as exc:  # a signal to this process may have ended the engine's as well
                         if stop():
                             raise _stopped(kept, counter.total) from exc
                         raise
         self.watch.check(counter.failures, counter.done)
 
     def _score_part(self, results: Generator[tuple[Rows, R]], stats: RunStats, counter: _ProgressCounter) -> int:
-        """Take the results of the next part, and keep it; return its bytes, 0 if there is none."""
+        """Take the results of the next part and save it; return its size in bytes, 0 if there is none."""
         began, before, cut = time.perf_counter(), stats.spent(), stats.captions_cut
         if (head := next(results, None)) is None:
             return 0
@@ -134,7 +134,7 @@ class TableJob(Generic[R]):
         return rows.nbytes
 
     def _parts(self, start: int, most: int) -> Iterator[tuple[int, TaggedRows[Rows]]]:
-        """Yield parts from a row on, with their bytes: each row's part, with its record, or with its earlier result."""
+        """Yield parts from a row on, with their sizes in bytes; each row has its part and its record or result."""
         earlier = None if self.earlier is None else self._earlier(self.earlier, start, most)
         for rows in _ahead(self.table.read(start, most)):
             records = self.layout.records(rows)
@@ -162,12 +162,12 @@ class TableJob(Generic[R]):
 
 
 class _Window:
-    """Gives out parts, and ends when those that wait for their answers fill it; then it is opened again.
+    """An iterator of parts that ends when enough of them are waiting for results; it can then be reopened.
 
-    An engine may have any number of rows under way, of which one may be a thousand times as large as another.
+    It limits memory: an engine may have any number of rows in progress, and rows may differ in size a thousandfold.
 
     Args:
-        parts: Each with its bytes.
+        parts: Parts with their sizes in bytes.
     """
 
     def __init__(self, parts: Iterator[tuple[int, TaggedRows[Rows]]]) -> None:
@@ -184,9 +184,9 @@ class _Window:
 
 
 def _ahead(parts: Iterator[T]) -> Iterator[T]:
-    """Yield what an iterator does, one step behind it: the next part is read while this one is used.
+    """Yield the items of an iterator with a look-ahead of one: the next part is read while this one is used.
 
-    The thread is a loader's, so nobody waits for a read that hangs.
+    It reads on a daemon thread, so the process does not wait for a read that hangs.
     """
     reader = Loaders(1, name="score-read")
     waiting = reader.submit(partial(next, parts, None))
@@ -200,7 +200,7 @@ def _stopped(kept: int, total: int) -> StoppedError:
 
 
 class _ProgressCounter:
-    """Counts rows as they are done, and calls `progress`."""
+    """Counts finished rows, and calls `progress`."""
 
     def __init__(self, parts: Sequence[Part], total: int, progress: Progress | None) -> None:
         self.done = sum(part.rows for part in parts)
@@ -212,7 +212,7 @@ class _ProgressCounter:
         self._report()
 
     def count(self, result: RowResult) -> None:
-        """Count one more row."""
+        """Count a row."""
         self.done += 1
         if result.code is not None:
             self.failures[result.code.value] += 1

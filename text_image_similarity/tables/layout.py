@@ -1,4 +1,4 @@
-"""Which records a row of a table becomes, and how their results become its cells: several captions, lists of captions."""
+"""Mapping of a table's rows to records, and of results to cells, for several captions and lists of captions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .task import R, Task
 
 
 class Cells(Protocol):
-    """Some rows, of a table or of a frame."""
+    """Some rows of a table or a frame."""
 
     def column(self, name: str) -> list[Any]:
         """Return the values of a column."""
@@ -27,11 +27,11 @@ class Cells(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RowLayout(Generic[R]):
-    """The way of a task's rows to records, and of their results to cells.
+    """The mapping of a task's rows to records, and of their results to cells.
 
     Args:
-        task: What is done with each row.
-        listed: The columns of captions whose cells hold lists.
+        task: Task for each row.
+        listed: Columns of captions whose cells hold lists.
     """
 
     task: Task[R]
@@ -39,12 +39,12 @@ class RowLayout(Generic[R]):
 
     @classmethod
     def of(cls, task: Task[R], table: Table) -> RowLayout[R]:
-        """Return the layout of a table, which was scanned."""
+        """Return the layout of a table that has been scanned."""
         return cls(task, frozenset(list_columns_of(table)) & frozenset(task.captions))
 
     @property
     def added(self) -> list[pa.Field]:
-        """The columns that results become: those of a list are lists."""
+        """The columns for results; lists of captions get columns of lists."""
         return [
             pa.field(name, pa.list_(each.type) if column in self.listed else each.type)
             for column, names in zip(self._columns, self.task.named(), strict=True)
@@ -56,7 +56,7 @@ class RowLayout(Generic[R]):
         return self.task.captions or (None,)
 
     def records(self, rows: Cells) -> list[list[Record | ScoreResult]]:
-        """Return the records of each row, those of one image one after another; or results, where the table has no image to give."""
+        """Return the records of each row, those of one image consecutively, or results for rows without an image."""
         url = self.task.columns[0]
         images = [""] * len(rows) if url is None else rows.column(url)
         references = [references_of(*cells) for cells in self._cells(rows, self.task.references)]
@@ -66,7 +66,7 @@ class RowLayout(Generic[R]):
         ]
 
     def counts(self, rows: Cells) -> list[list[int]]:
-        """Return how many records each column of captions gives each row."""
+        """Return how many records each row has for each column of captions."""
         if not self.listed:
             return [[1] * len(self._columns)] * len(rows)
         return [[len(column) for column in texts] for texts in self._texts(rows)]
@@ -80,14 +80,14 @@ class RowLayout(Generic[R]):
         return found
 
     def earlier(self, rows: Rows) -> Iterator[tuple[Any, ...]]:
-        """Yield for each row of an earlier output what `kept` needs of it."""
+        """Yield the cells of each row of an earlier output, for `kept`."""
         return zip(*map(rows.column, self.task.added_names), strict=True)
 
     def kept(self, cells: Sequence[Any], counts: Sequence[int]) -> list[ScoreResult | None]:
-        """Return the results of a row of an earlier output that stay as they are; None for one that may be another now.
+        """Return the results of a row of an earlier output, with None for each that must be scored again.
 
         Raises:
-            TableError: It holds what this package did not write.
+            TableError: The output holds a result that this package did not write.
         """
         width = len(self.task.added)
         groups = [cells[at : at + width] for at in range(0, len(cells), width)]
@@ -98,7 +98,7 @@ class RowLayout(Generic[R]):
         ]
 
     def _texts(self, rows: Cells) -> Iterator[list[list[Any]]]:
-        """Yield for each row the captions of each column; a list without any has one that is missing."""
+        """Yield for each row the captions of each column; an empty list counts as one missing caption."""
         if not self.task.captions:
             yield from [[[""]]] * len(rows)
             return
@@ -118,7 +118,7 @@ def _record(image: Any, text: Any, references: tuple[str, ...]) -> Record | Scor
 
 
 def _listed(cells: Sequence[Any], count: int) -> list[Sequence[Any]]:
-    """Return the values of each caption of lists; those of a list of another length count as missing."""
+    """Return the values for each caption of a list; values of a list of another length count as missing."""
     try:
         lists = [parse_json(cell or "[]") if isinstance(cell, str) else cell or [] for cell in cells]
     except (ValueError, RecursionError) as exc:
@@ -129,7 +129,7 @@ def _listed(cells: Sequence[Any], count: int) -> list[Sequence[Any]]:
 
 
 def _still_valid(cells: Sequence[Any], models: int, derived: int) -> ScoreResult | None:
-    """Return an earlier result, or None if the same caption may have another one now."""
+    """Return an earlier result, or None if it must be scored again."""
     scores, error = cells[: len(cells) - 1 - derived], cells[-1]
     try:
         if not error:

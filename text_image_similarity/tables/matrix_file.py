@@ -1,4 +1,4 @@
-"""The vectors of a table as one matrix in a `.npy` file."""
+"""Writing of a table's vectors as one matrix in a `.npy` file."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ..formats import cells_of
 
 
 def write_matrix(embedded: str, path: Path, rows: int, config: Config | None = None) -> tuple[int, int]:
-    """Write the column `embedding` of a table as a matrix, a row at a time, complete or not at all.
+    """Write the column `embedding` of a table as a matrix, row by row, complete or not at all.
 
     Args:
-        embedded: The table, as `embed_table` wrote it.
-        path: The file to write: float32, shape (rows, embed_dim), in the table's order; a row that failed is NaN.
-        rows: Rows of the table.
-        config: Its `dialect` is used.
+        embedded: The table written by `embed_table`.
+        path: The file to write: float32, shape (rows, embed_dim), in the order of the table; rows that failed are NaN.
+        rows: Number of rows of the table.
+        config: Settings, of which `dialect` is used.
 
     Returns:
-        The shape.
+        The shape of the matrix.
 
     Raises:
         TableError: No row has a vector, or the file cannot be written.

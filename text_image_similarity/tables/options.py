@@ -18,19 +18,22 @@ class TableOptions:
     """How a table's run begins, and what it may replace.
 
     Args:
-        start: `resume` continues from the finished parts of an earlier run, if there are any; `restart` drops them;
-            `retry_failed` takes the finished output and scores the rows again whose failure may have passed.
-        force: Whether an output is replaced that was not written by an earlier run of the same command, or was changed since; else it is refused.
-        overwrite_column: Whether columns `similarity` and `error` of the input are replaced; else they are refused.
-        work_dir: Folder for the parts; None is beside the output, or the user's cache folder for one at a URL.
-        max_failures: How many rows may fail before the run ends with a `TooManyFailuresError`: a number, or a share of the rows so
-            far, such as `5%`; it is looked at after every part. None for no limit.
-        drop_columns: Columns of the input that the output comes without; the column of images or captions may be among them.
-        probability: Whether a column `probability` is added, from 0 to 1: how likely each pair matches, where half of all pairs do. It needs
-            `score="cosine"` and a calibration.
-        calibration: Folder with the `calibration.json` for `probability`; None is that of the model.
-        fallback_model: The model to take, with a warning in the log and in the summary, if the one that the run's `Config`
-            names is unavailable; None raises then.
+        start: `resume` continues from the finished parts of an earlier run, if there are any; `restart` discards them;
+            `retry_failed` rescores the rows of a finished output that failed temporarily.
+        force: Whether to replace an output that was not written by an earlier run of the same command, or was changed
+            since; otherwise that is an error.
+        overwrite_column: Whether to replace columns `similarity` and `error` of the input; otherwise they cause an
+            error.
+        work_dir: Folder for the parts; None means next to the output, or in the user's cache folder if the output is at
+            a URL.
+        max_failures: Number of rows that may fail before the run ends with a `TooManyFailuresError`, or a share of the
+            rows so far, such as `5%`; checked after every part. None means no limit.
+        drop_columns: Columns of the input to leave out of the output, which may include those of images and captions.
+        probability: Whether to add a column `probability`, 0 to 1: how likely each pair is to match, if half of all
+            pairs do. It needs `score="cosine"` and a calibration.
+        calibration: Folder with the `calibration.json` for `probability`; None means the model's own.
+        fallback_model: Model to use if the model of the run's `Config` is unavailable, with a warning in the log and in
+            the summary; None raises an error instead.
 
     Raises:
         ConfigError: A value is outside its choices, or `drop_columns` is one name instead of a tuple of names.

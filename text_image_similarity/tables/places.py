@@ -1,4 +1,4 @@
-"""Where a table goes: places that can work, the folder of its parts, and the output that appears complete."""
+"""Places of outputs: checks, the folder of the parts, and output files that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from ..workspace import Workspace, digest_of
 
 
 def check_places(source: str, target: str, cache: str | PathLike[str] | None = None) -> None:
-    """Refuse places that cannot work, or whose replacement would destroy something, before anything starts.
+    """Refuse places that cannot be written, or that must not be replaced, before anything starts.
 
     Args:
-        source: The table to read.
-        target: The one to write.
-        cache: The embedding cache, if there is one.
+        source: Table to read.
+        target: Table to write.
+        cache: Embedding cache, if there is one.
 
     Raises:
-        UsageError, TableError: It could not be written, or would replace what must stay.
+        UsageError, TableError: The target cannot be written, or would replace something that must be kept.
     """
     note = f"{target}.summary.json"
     if not is_url(target):
@@ -65,17 +65,17 @@ def _resolved(place: str) -> Path:
 
 
 def work_folder(target: str, work_dir: str | PathLike[str] | None = None) -> Path:
-    """Return where the parts go: beside the output, or for one at a URL where this machine keeps such things.
+    """Return the folder for the parts: next to the output, or in the user's cache folder if the output is at a URL.
 
     Args:
         target: The output.
-        work_dir: Where they go instead; it is made.
+        work_dir: Folder to use instead, which is created.
 
     Raises:
-        UsageError: The folder cannot be made.
+        UsageError: The folder cannot be created.
     """
     if work_dir is None and not is_url(target):
-        path = _resolved(target)  # a link stays, what it leads to is replaced
+        path = _resolved(target)  # a link stays, and its target is replaced
         return path.with_name(path.name + ".parts")
     whole = target if is_url(target) else str(_resolved(target))
     folder = platformdirs.user_cache_path("text-image-similarity") / "jobs" if work_dir is None else Path(work_dir)
@@ -87,17 +87,17 @@ def work_folder(target: str, work_dir: str | PathLike[str] | None = None) -> Pat
 
 
 def is_folder_output(target: str) -> bool:
-    """Whether an output is a folder, which gets a file for each file of the input."""
+    """Tell whether an output is a folder, which gets a file for each file of the input."""
     if target.endswith(("/", os.sep)):
         return True
     try:
         return not is_url(target) and local_path(target).is_dir()
-    except (OSError, ValueError):  # of a name that is too long, which is told where it is checked
+    except (OSError, ValueError):  # for a name that is too long, which is reported where it is checked
         return False
 
 
 def outputs_in(folder: str, files: Sequence[str], source: str) -> dict[str, str]:
-    """Return for each file of a table the one in a folder that it becomes: of the same name, but Parquet for a shard.
+    """Return the output in a folder for each file of a table: a file of the same name, or Parquet for a shard.
 
     Raises:
         UsageError: Two files have the same name.
@@ -119,14 +119,14 @@ def outputs_in(folder: str, files: Sequence[str], source: str) -> dict[str, str]
 
 
 def make_folder(folder: str, *, force: bool = False) -> None:
-    """Make the folder of an output, if it lies on this machine and is not there.
+    """Create the folder of an output, if it is local and does not exist.
 
     Args:
         folder: The folder.
-        force: Whether it may hold files that no run has written.
+        force: Whether the folder may hold files that no run wrote.
 
     Raises:
-        UsageError: It cannot be made, or it holds such files.
+        UsageError: The folder cannot be created, or it holds such files.
     """
     if is_url(folder):
         return
@@ -158,17 +158,17 @@ def put_together(
     *,
     check: Callable[[str, str | None], None] | None,
 ) -> None:
-    """Write a whole output and its summary, and give them their names when both are complete.
+    """Write an output and its summary, and move both into place when they are complete.
 
     Args:
-        content: What writes the output, and its parts; each is read before the next one is asked for.
-        place: Where it goes.
-        describe: Returns the summary by the hash of the output.
-        work: Where it grows if it goes to a URL.
-        check: Refuses to replace what somebody else has put there meanwhile; None replaces it.
+        content: Output and its parts; each part is read before the next one is requested.
+        place: Place of the output.
+        describe: Function that returns the summary for the hash of the output.
+        work: Folder for the temporary file if the place is a URL.
+        check: Function that refuses to replace an output that appeared meanwhile; None replaces it.
 
     Raises:
-        TableError: It cannot be written.
+        TableError: The output cannot be written.
     """
     note = f"{place}.summary.json"
     whole, text = (_beside(target, work) for target in (place, note))
@@ -196,7 +196,7 @@ def put_together(
 
 
 def _beside(target: str, work: Workspace) -> Path:
-    """Return where a file grows before it gets its name; the lock keeps others from it."""
+    """Return the temporary file for an output; the lock keeps other runs from it."""
     if is_url(target):
         return work.scratch(target.rpartition("/")[2])
     path = _resolved(target)

@@ -1,4 +1,4 @@
-"""The column `probability`: how likely each pair matches, by the calibration of the model."""
+"""The column `probability`: how likely each pair is to match, according to the model's calibration."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("text_image_similarity")
 
-_PREFIX = "calibration "  # so that messages about another run say whose slope it is
+_PREFIX = "calibration "  # so that messages about differing runs name the setting
 
 
 def calibration_of(config: Config, options: TableOptions) -> Calibration | None:
-    """Return what the scores of a run mean, or None where nobody asked for probabilities.
+    """Return the calibration for a run, or None if it has no probabilities.
 
     Raises:
         ConfigError: The model has no calibration, or the scores are not cosines.
@@ -52,7 +52,7 @@ def calibration_of(config: Config, options: TableOptions) -> Calibration | None:
 
 
 def with_probability(task: Task[ScoreResult], curve: Calibration | None) -> Task[ScoreResult]:
-    """Return the task with a column of probabilities after that of scores; the same task without a calibration."""
+    """Return the task with a column of probabilities after the scores; without a calibration, the same task."""
     if curve is None:
         return task
 
@@ -68,11 +68,11 @@ def with_probability(task: Task[ScoreResult], curve: Calibration | None) -> Task
 
 
 def summary_of(scores: Histogram | None, calibration: Mapping[str, Any] | None) -> dict[str, float] | None:
-    """Return the mean, the extremes and some quantiles of the probabilities of scores; None without either.
+    """Return mean, extremes and quantiles of the probabilities of scores; None without scores or calibration.
 
     Args:
-        scores: Those of a run. The mean is that of the middles of its bins.
-        calibration: What they mean, as the identity of a run with probabilities holds it.
+        scores: Histogram of a run's scores. The mean is computed from the middles of its bins.
+        calibration: Calibration, as in the identity of a run with probabilities.
     """
     found = None if scores is None or calibration is None else scores.summary()
     if scores is None or calibration is None or found is None:
@@ -87,5 +87,5 @@ def summary_of(scores: Histogram | None, calibration: Mapping[str, Any] | None) 
 
 
 def _probability(curve: Calibration, similarity: float) -> float:
-    """Return a probability as its shortest text in 32 bits, as similarities are written."""
+    """Return a probability as the shortest decimal of a 32-bit float, like similarities."""
     return float(str(np.float32(curve.probability(similarity))))

@@ -1,6 +1,7 @@
-"""The scores of a table in a file, and which score is the k-th highest of them: exactly, in memory that does not grow.
+"""The scores of a table in a file, and the exact k-th highest of them, in constant memory.
 
-A radix selection: the bits of a float64, turned so that they order as unsigned integers do, are counted 16 at a time.
+This is a radix selection: the bits of float64 values, transformed so that they order like unsigned integers, are
+counted 16 at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Scores = NDArray[np.float64]
 
 
 class Rank(NamedTuple):
-    """The k-th highest score, how many of the k have it, and how many scores there are of it in all."""
+    """The k-th highest score, how many of the k highest are equal to it, and how many scores are in total."""
 
     score: float
     taken: int
@@ -29,7 +30,7 @@ class Rank(NamedTuple):
 
 
 class ScoreFile:
-    """Scores in a file; those that are NaN do not count. Remove it with `close`, or use it in a `with`.
+    """Scores in a file, without NaN. Remove the file with `close`, or use this as a context manager.
 
     Args:
         path: The file to create.
@@ -53,12 +54,12 @@ class ScoreFile:
 
     def append(self, scores: Scores) -> None:
         """Add scores, shape (n,)."""
-        found = scores[~np.isnan(scores)] + 0.0  # a negative zero is a zero
+        found = scores[~np.isnan(scores)] + 0.0  # turns negative zero into zero
         self.count += len(found)
         self._file.write(found.tobytes())
 
     def at_least(self, least: float) -> int:
-        """Return how many scores are that high."""
+        """Return how many scores are at least this high."""
         return sum(int((part >= least).sum()) for part in self._parts())
 
     def highest(self, k: int) -> Rank:

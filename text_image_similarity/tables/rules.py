@@ -1,4 +1,4 @@
-"""Which rows of a scored table stay: at least a score, so many of the highest, or all that have one."""
+"""Rules for the rows of a scored table to keep: a least score, a number of the highest, or all with a score."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("text_image_similarity")
 
-PROBABILITY = "probability"  # a column that some tables have
+PROBABILITY = "probability"  # an optional column of scored tables
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,12})?)%", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilterRule:
-    """Which rows stay; exactly one of the four is given. A row without a score never stays.
+    """A rule for the rows to keep; exactly one of the four is given. Rows without a score are never kept.
 
     Args:
-        min_score: The lowest score that stays.
-        top: How many rows stay, those of the highest scores: a number, or a share of the rows that have a score, such as `30%`,
-            rounded up. Of rows with the same score the first ones of the table stay.
-        probability: The lowest probability of being a match that stays, between 0 and 1.
-        drop_failed: Whether all rows stay that have a score.
+        min_score: Lowest score to keep.
+        top: Number of rows with the highest scores to keep, or a share of the rows that have a score, such as `30%`,
+            rounded up. Among equal scores, the first rows of the table are kept.
+        probability: Lowest probability of a match to keep, between 0 and 1.
+        drop_failed: Whether to keep all rows that have a score.
 
     Raises:
-        ConfigError: None or several are given, or one is outside its range.
+        ConfigError: None or several are given, or a value is outside its range.
     """
 
     min_score: float | None = None
@@ -51,7 +51,7 @@ class FilterRule:
         given = [self.min_score is not None, self.top is not None, self.probability is not None, self.drop_failed]
         if sum(given) != 1:
             raise ConfigError(
-                "say which rows stay with one of --min, --top, --probability and --drop-failed (min_score, top, "
+                "say which rows to keep with one of --min, --top, --probability and --drop-failed (min_score, top, "
                 "probability, drop_failed)"
             )
         for name in ("min_score", "probability"):
@@ -67,10 +67,10 @@ class FilterRule:
 
 
 def most_rows(top: int | str, scored: int) -> int:
-    """Return how many of some rows are the `top` ones.
+    """Return how many of the scored rows `top` selects.
 
     Raises:
-        ConfigError: It is neither a number of rows nor a share of them.
+        ConfigError: `top` is neither a number of rows nor a share of them.
 
     Example:
         >>> most_rows("30%", 11), most_rows(5, 3)
@@ -86,11 +86,11 @@ def most_rows(top: int | str, scored: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """Where the rows that stay begin.
+    """The threshold of the rows to keep.
 
     Args:
-        score: The lowest score that stays; None where all scores do.
-        ties: How many rows of just this score stay, the first ones of the table; None for all of them.
+        score: Lowest score to keep; None keeps all scores.
+        ties: Number of rows with exactly this score to keep, the first ones of the table; None keeps all of them.
     """
 
     score: float | None
@@ -98,12 +98,12 @@ class Threshold:
 
 
 def threshold_of(rule: FilterRule, scores: ScoreFile, least: float | None) -> Threshold:
-    """Return where the rows that stay begin.
+    """Return the threshold for a rule.
 
     Args:
-        rule: Which rows stay.
-        scores: Those of the table.
-        least: The score that stands for the rule's probability.
+        rule: The rule.
+        scores: Scores of the table.
+        least: Score that corresponds to the rule's probability.
     """
     if rule.top is not None:
         most = most_rows(rule.top, scores.count)
@@ -117,17 +117,17 @@ def threshold_of(rule: FilterRule, scores: ScoreFile, least: float | None) -> Th
 
 
 def find_calibration(source: str, folder: str | PathLike[str] | None) -> Calibration | None:
-    """Return what the scores of a table mean: the calibration of a folder, or of the model that scored the table.
+    """Return the calibration for a table's scores, from a folder or of the model that scored the table.
 
     Args:
         source: The scored table, whose summary names the model.
-        folder: One that holds `calibration.json`, or None.
+        folder: Folder that holds `calibration.json`, or None.
 
     Raises:
         UsageError: The table does not hold cosines.
         ModelError: The folder has no calibration, or it is damaged.
     """
-    from ..metrics import Calibration  # here, because it loads SciPy, which scoring does without
+    from ..metrics import Calibration  # imported here, because it loads SciPy, which scoring does not need
 
     summary = _summary_of(source)
     model, kind = summary.get("model"), summary.get("score", "cosine")
@@ -150,7 +150,7 @@ def _same(one: str, other: str) -> bool:
 
 
 def _summary_of(source: str) -> dict[str, object]:
-    """Return what `score` wrote beside a table, if it did."""
+    """Return the summary that `score` wrote next to a table, if there is one."""
     try:
         with open_bytes(f"{source}.summary.json") as file:
             return dict(json.load(file))
@@ -159,7 +159,7 @@ def _summary_of(source: str) -> dict[str, object]:
 
 
 def least_of(curve: Calibration, probability: float) -> float:
-    """Return the score from which on pairs match with a probability.
+    """Return the score that corresponds to a probability of matching.
 
     Raises:
         UsageError: The probability does not rise with the score.

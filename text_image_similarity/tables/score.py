@@ -1,8 +1,8 @@
-"""The run over a table: check it, score its parts, put the output together.
+"""The run over a table: check it, score its parts, assemble the output.
 
 The table is read twice: once to check its shape, count its rows and hash it before anything expensive starts, then part
-by part while it is scored. Finished parts are kept beside the output (`workspace`), so that a run which stops, for
-whatever reason, resumes with the same command; at the end they are put together, and the output appears complete.
+by part while it is scored. Finished parts are kept next to the output (`workspace`), so that a run that stops for any
+reason resumes with the same command; at the end they are assembled, and the output appears complete.
 """
 
 from __future__ import annotations
@@ -57,44 +57,46 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
 ) -> Summary:
     """Score every row of a table and write it with two more columns, `similarity` and `error`.
 
-    The format follows from the name: `.csv`, `.tsv`, `.jsonl` (each also `.gz` or `.zst`), `.parquet`, and as input tar shards. Columns keep type and text.
-    `score_csv` is the same function under a shorter name.
+    The format follows from the suffix: `.csv`, `.tsv`, `.jsonl` (each also `.gz` or `.zst`), `.parquet`, and tar shards
+    as input. Columns keep their types and text. `score_csv` is the same function under a shorter name.
 
     Args:
         in_path: A file, a folder of files or a pattern such as `pairs/*.parquet` or `shards/{00..31}.tar`, as a path or an fsspec URL;
             or a folder of images with captions of the same names; or a data set of the hub, `hf:<owner>/<name>[:configuration][@split]`.
-        out_path: Where the scored table goes; `<out_path>.summary.json` is written beside it. A folder (one that exists, or a name
-            that ends in a slash) gets a file for each file of the input, with its name; those of tar shards are Parquet.
+        out_path: The table to write; `<out_path>.summary.json` is written next to it. A folder (one that exists, or a
+            name that ends in a slash) gets a file of the same name for each file of the input; tar shards become
+            Parquet files.
         config: The settings of the run, or a model's name; None is `Config()`. Relative image paths start from the table's folder unless
             `base_dir` is set.
-        col_url: The column of images or of references to them. None is `url`, or a column of images that is known by its name and
-            type (`image`, `jpg` ...), or the images of shards.
-        col_text: The column of captions. None is `caption`; if the table holds images and has no `caption`, `text` takes its place. Of
-            several columns, each has its own `similarity_<column>` and `error_<column>`; where Parquet or JSON holds a list of captions in
-            a cell, these are lists too. Each image is fetched and encoded once.
+        col_url: Column of images or of references to them. None means `url`, a column of images that is identified by
+            its name and type (`image`, `jpg` ...), or the images of shards.
+        col_text: Column of captions, or several. None means `caption`, or `text` if the table holds images and has no
+            `caption`. Each of several columns gets its own `similarity_<column>` and `error_<column>`; if Parquet or
+            JSON holds a list of captions in a cell, these are lists too. Each image is fetched and encoded once.
         col_references: One or more columns of reference captions, for `score="ref_clipscore"`: a list in a cell, a list in JSON, or
             text, which is a single reference.
-        models: Several models in the place of `config.model`, in this process: each has its own column, such as `similarity_mini`, and
-            each image is fetched and decoded once.
-        ensemble: Adds a `similarity` of all models together: `mean` of their scores, or `probability`; see `load_encoders`.
+        models: Several models instead of `config.model`, in this process: each gets its own column, such as
+            `similarity_mini`, and each image is fetched and decoded once.
+        ensemble: Adds a column `similarity` that combines all models: the `mean` of their scores, or `probability`; see
+            `load_encoders`.
         options: How the run begins, and what it may replace.
-        engine: Where rows are scored: a `LocalEngine` with an encoder of your own, `SparkEngine`, `RayEngine` or
-            `ServiceEngine`; None is this process, with the model that `config` names.
-        progress: Called before the first row and after every row with rows done, rows failed and rows in all; or whether a bar shows
-            them. None shows one in notebooks alone.
-        stop: Asked before every part; once it says yes the run ends there, with a `StoppedError`.
+        engine: Engine that scores the rows: a `LocalEngine` with your own encoder, `SparkEngine`, `RayEngine` or
+            `ServiceEngine`; None scores in this process with the model of `config`.
+        progress: Called before the first row and after every row with the numbers of rows done, failed, and in total;
+            or whether to show a progress bar. None shows one only in notebooks.
+        stop: Called before every part; once it returns True, the run ends with a `StoppedError`.
 
     Returns:
-        The summary that was also written as JSON.
+        The summary, which is also written as JSON.
 
     Raises:
         UsageError: A column is missing, duplicated, or would be overwritten; the input does not exist; the parts of an
-            earlier run are of other settings or of another input.
+            earlier run have other settings or another input.
         TableError: The input cannot be read, or the output cannot be written.
         BusyError: Another run is writing this output.
-        StoppedError: `stop` said so; the same call resumes.
+        StoppedError: `stop` returned True; the same call resumes.
         TooManyFailuresError: More rows failed than `options.max_failures` allows; the same call with another limit resumes.
-        ConfigError, ModelError: Before the first row.
+        ConfigError, ModelError: A setting or the model cannot be used; raised before the first row.
     """
     task, config = scoring(col_url, col_text, col_references), as_config(config)
     if (config.score == "ref_clipscore") != bool(task.references):
@@ -127,20 +129,20 @@ def run_files(  # noqa: PLR0913 - as `run_table`
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Summary:
-    """Do a task with each file of a table on its own, and write as many files into a folder.
+    """Run a task on each file of a table separately, and write the same number of files into a folder.
 
-    Files that an earlier run has finished stay as they are, so the same call resumes with those that are missing.
+    Files that an earlier run has finished are kept, so the same call resumes with the missing ones.
 
     Args:
-        paths: The table to read, and the folder to write to, which is created.
+        paths: Table to read, and folder to write to, which is created.
         config: As for `run_table`, like all other arguments.
 
     Returns:
-        The summary of all files together, which is written nowhere.
+        The combined summary of all files, which is not written to disk.
 
     Raises:
-        UsageError: Two files would get the same name, or the folder holds files that no run has written; and as
-            `run_table`, as all others.
+        UsageError: Two files would get the same name, or the folder holds files that no run wrote. This and all
+            other errors also as from `run_table`.
     """
     require_config(config)
     source, folder = (path_text(path, name) for path, name in zip(paths, ("in_path", "out_path"), strict=True))
@@ -173,20 +175,21 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
     stop: Callable[[], bool] = lambda: False,
     keep_finished: bool = False,
 ) -> Summary:
-    """Do a task with every row of a table, and write it with the columns that the task adds.
+    """Run a task on every row of a table, and write the table with the columns that the task adds.
 
     Args:
-        paths: The table to read, and the one to write.
-        config: As for `score_table`, and so are `options`, `progress` and `stop`.
-        task: What is done with each row.
-        engine: What does it.
-        keep_finished: Leave an output as it is that an earlier run of the same input and settings has finished.
+        paths: Table to read, and table to write.
+        config: As for `score_table`, like `options`, `progress` and `stop`.
+        task: Task for each row.
+        engine: Engine that performs the task.
+        keep_finished: Whether to keep an output that an earlier run with the same input and settings has finished.
 
     Returns:
-        The summary that was also written as JSON.
+        The summary, which is also written as JSON.
 
     Raises:
-        UsageError, TableError, BusyError, StoppedError, TooManyFailuresError, ConfigError, ModelError: As `score_table`.
+        UsageError, TableError, BusyError, StoppedError, TooManyFailuresError, ConfigError, ModelError: As from
+        `score_table`.
     """
     require_config(config)
     options = TableOptions() if options is None else options
@@ -245,7 +248,7 @@ def _check_arguments(options: object, engine: object) -> None:
 
 
 def _start(engine: TableEngine[Any], config: Config, fallback: str | None) -> tuple[ModelInfo, list[str]]:
-    """Start the engine, with the fallback model if that is allowed; return what its model is, and warnings."""
+    """Start the engine, with the fallback model if necessary; return the model's description and warnings."""
     try:
         return engine.start(config), []
     except ModelUnavailableError as error:
@@ -259,14 +262,14 @@ def _start(engine: TableEngine[Any], config: Config, fallback: str | None) -> tu
 def _earlier(
     identity: dict[str, Any], options: TableOptions, work: Workspace, opened: Callable[[], Table], target: str
 ) -> tuple[Table | None, dict[str, Any]]:
-    """Return the earlier output whose failures are retried, and what the run's description keeps of it; nothing for another run."""
+    """Return the earlier output whose failures are retried, if any, and its entries in the run's description."""
     if options.start != "retry_failed":
         return None, {"retry_failed": None, "captions_cut": 0}
     return earlier_output(target, identity, work.begun(), opened)
 
 
 def _check_complete(source: str, table: Table, states: list[str], work: Workspace) -> None:
-    """Make sure that the parts are those of the table as it was checked."""
+    """Make sure that the parts match the table as it was checked."""
     if [state_of(file) for file in table.files] != states:
         raise TableError(
             f"{source} was changed while it was being scored, so its finished parts are invalid; start over with --restart "

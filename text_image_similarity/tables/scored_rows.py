@@ -1,4 +1,4 @@
-"""A table with a column of scores: read twice, once for the scores and once for the rows that stay."""
+"""Reading of a scored table, once for the scores and once for the rows to keep."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ class ScoredTable:
             scores.append(_numbers(rows.column(self.column), self.column, number))
 
     def parts(self) -> Iterator[tuple[int, Rows]]:
-        """Yield rows, with the number of the first one (from 1)."""
+        """Yield batches of rows, with the number of the first row (from 1)."""
         number = 1
         for rows in self.table.read(0, _AT_ONCE):
             yield number, rows
             number += len(rows)
 
     def check_unchanged(self) -> None:
-        """Raise a `TableError` if the table is not what it was when it was opened."""
+        """Raise a `TableError` if the table has changed since it was opened."""
         if [state_of(file) for file in self.table.files] != self.states:
             raise TableError(f"{self.table.files[0]} was changed while it was being read; run the same command again")
 
     def identity(self, rule: FilterRule, least: float | None) -> dict[str, Any]:
-        """Return what the output depends on, in values that JSON holds."""
+        """Return everything that the output depends on, as JSON values."""
         return {
             "filter": {**asdict(rule), "least": least},
             "input_rows": self.table.row_count,
@@ -56,15 +56,15 @@ class ScoredTable:
 
 
 class KeptRows:
-    """The rows that stay, counted as they go by."""
+    """The rows to keep, counted while they are read."""
 
     def __init__(self, scored: ScoredTable, threshold: Threshold, progress: Progress | None) -> None:
         self._scored, self._threshold, self._progress = scored, threshold, progress
         self.rows = self.ties_left_out = 0
-        self._taken = 0  # of the rows with just the threshold's score
+        self._taken = 0  # number of rows with exactly the threshold's score
 
     def parts(self, output: Output, path: Path) -> Iterator[Path]:
-        """Write the rows part by part to one path; each part is gone when the next one is asked for."""
+        """Write the rows part by part to one path; each part is overwritten by the next one."""
         done = failed = 0
         total = self._scored.table.row_count
         self._report(done, failed, total)
@@ -99,11 +99,11 @@ class KeptRows:
 
 
 def open_scored(source: str, dialect: Dialect | None, column: str) -> ScoredTable:
-    """Open a table and check all of it.
+    """Open and check a table.
 
     Raises:
-        UsageError: It does not exist, or has no such column.
-        TableError: It is damaged.
+        UsageError: The table does not exist, or has no such column.
+        TableError: The table is damaged.
     """
     table = open_table(source, dialect=dialect)
     states = [state_of(file) for file in table.files]
@@ -113,7 +113,7 @@ def open_scored(source: str, dialect: Dialect | None, column: str) -> ScoredTabl
 
 
 def _numbers(values: Sequence[Any], column: str, first: int) -> Scores:
-    """Return the scores of a column, NaN where a row has none; an infinite one is none.
+    """Return the scores of a column, with NaN for rows without one; infinite scores count as missing.
 
     Raises:
         TableError: A value is not a number; the message names its row.

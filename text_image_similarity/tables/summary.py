@@ -1,4 +1,4 @@
-"""What a run did, as `<out>.summary.json` holds it."""
+"""The summary of a run, as in `<out>.summary.json`."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ _POINTS = 300
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Summary:
-    """What a run did, all of its attempts together.
+    """The summary of a run, including all its attempts.
 
     Args:
-        info: The model.
-        captions_cut: Scored rows whose caption is longer than the model reads, so that its end does not count; None if the
-            engine cannot tell.
-        failures: Rows without a score, by error code.
-        seconds: Per stage, summed over threads; `total` is the wall clock while rows were scored.
-        throughput: Some [seconds, rows done by then], seconds as in `total`.
-        warnings: What the reader of the scores should know.
-        job: What the scores depend on: digest and rows of the input, settings.
-        output_content: Hash of the output's file.
+        info: Description of the model.
+        captions_cut: Number of scored rows whose caption is longer than the model reads, so that its end is ignored;
+            None if the engine cannot tell.
+        failures: Number of rows without a score, by error code.
+        seconds: Seconds per stage, summed over threads; `total` is the wall-clock time of scoring.
+        throughput: Points [seconds, rows done by then], with seconds as in `total`.
+        warnings: Warnings for users of the scores.
+        job: Everything that the scores depend on: digest and rows of the input, settings.
+        output_content: Hash of the output file.
         similarity: The `mean`, `min`, `p5`, `p25`, `median`, `p75`, `p95` and `max` of the scores, quantiles to a thousandth of the
-            range of `score`; None where there are none, or several of each pair.
-        probability: The same of the column `probability`, if there is one.
+            range of `score`; None if there are no scores, or several for each pair.
+        probability: The same figures for the column `probability`, if there is one.
     """
 
     input: str
@@ -68,7 +68,7 @@ class Summary:
         return f"<table>{''.join(rows)}</table>"
 
     def _shown(self) -> list[tuple[str, str]]:
-        """Return what a short text says of the run."""
+        """Return the facts for a short text about the run."""
         found = [("rows", f"{self.rows:,}"), ("scored", f"{self.scored:,}"), ("model", self.info.model)]
         found += [(name, f"{values['mean']:.4f}") for name, values in (("mean", self.similarity),) if values]
         found += [(f"failed: {code}", f"{count:,}") for code, count in self.failures.items()]
@@ -76,17 +76,17 @@ class Summary:
 
     @property
     def columns(self) -> tuple[str, str]:
-        """The columns of images and of captions that were read."""
+        """Columns of images and captions that were read."""
         settings = self.job["settings"]
         return settings["col_url"], settings["col_text"]
 
     @property
     def columns_there(self) -> tuple[str | None, str | None]:
-        """Those of `columns` that the input has: shards have no column of references."""
+        """The columns that the input has; shards have no column of references."""
         return columns_there(self.job["input_columns"], self.columns)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what the summary file holds; the model's facts are members of their own."""
+        """Return the content of the summary file, with the model's facts as separate members."""
         values = asdict(self)
         del values["info"]
         return {"input": self.input, "output": self.output, **self.info.as_dict(), **values}
@@ -95,13 +95,13 @@ class Summary:
 def outcome(
     parts: Sequence[Part], kind: str, captions_cut: int | None = 0, calibration: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return what the parts come to: rows, scored, captions cut, failures, seconds, pairs per second, throughput, similarity, probability.
+    """Return totals over the parts: rows, scored, captions cut, failures, seconds, throughput, similarity and so on.
 
     Args:
         parts: All parts of a run.
         kind: The score kind.
-        captions_cut: How many captions were cut in rows that a run took over from an earlier one; None if that is unknown.
-        calibration: By which rows got a probability, as the identity of a run holds it; None if they got none.
+        captions_cut: Number of cut captions in rows that a run took over from an earlier one; None if unknown.
+        calibration: Calibration of the probabilities, as in the identity of a run; None if there are none.
     """
     failures: Counter[str] = Counter()
     seconds: Counter[str] = Counter({"total": 0})
@@ -128,7 +128,7 @@ def outcome(
 
 
 def _scores(parts: Sequence[Part], kind: str) -> Histogram | None:
-    """Return the scores of all parts, unless there is one that did not count them."""
+    """Return the histogram of all parts, unless a part did not count its scores."""
     scores = Histogram(kind)
     for part in parts:
         if part.scores is None:
@@ -138,7 +138,7 @@ def _scores(parts: Sequence[Part], kind: str) -> Histogram | None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what scores depend on."""
+    """Return the versions of the libraries that scores depend on."""
     found = {"python": platform.python_version(), "text-image-similarity": package_version()}
     for name in ("torch", "transformers", "onnxruntime", "openvino", "pillow", "httpx", "numpy"):
         try:
@@ -176,7 +176,7 @@ def together(summaries: Sequence[Summary], source: str, folder: str) -> Summary:
 
 
 def after(progress: Progress, summaries: Sequence[Summary]) -> Progress:
-    """Return a progress that counts on from what is done; the total grows with each file."""
+    """Return a progress callback that continues from earlier files; the total grows with each file."""
     rows, scored = sum(one.rows for one in summaries), sum(one.scored for one in summaries)
 
     def show(done: int, failed: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""What is done with each row of a table: which columns are read, what answers, and which columns its answer becomes."""
+"""Tasks for each row of a table: the columns to read, the engine's result, and the columns to write."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from ..records import ScoreResult
 
 
 class RowResult(Protocol):
-    """What became of a row."""
+    """The result of a row."""
 
     @property
     def error(self) -> str | None:
-        """`"<code>: <detail>"` if it failed."""
+        """`"<code>: <detail>"` if the row failed."""
 
     @property
     def code(self) -> ErrorCode | None:
-        """The category of the failure, or None."""
+        """The error code of the failure, or None."""
 
 
 R = TypeVar("R", bound=RowResult)
@@ -34,31 +34,31 @@ R_co = TypeVar("R_co", bound=RowResult, covariant=True)
 
 
 class TableEngine(Protocol[R_co]):
-    """Answers the parts of a table, as `pipeline.Engine` does with scores."""
+    """Computes results for the parts of a table, as `pipeline.Engine` computes scores."""
 
     def start(self, config: Config) -> ModelInfo:
-        """Load the model, and say what it is."""
+        """Load the model, and return its description."""
 
     def score_parts(self, parts: Iterable[TaggedRows[Rows]], stats: RunStats) -> Generator[tuple[Rows, R_co]]:
-        """Yield each row's tag with its result, in order; may be called again when it has ended."""
+        """Yield each row's tag with its result, in order; may be called again after it has ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task(Generic[R]):
-    """What is done with each row.
+    """A task for each row of a table.
 
     Args:
-        columns: Those of images and of texts; None where the rows have no such column.
-        added: The columns that a result becomes; of several columns of captions each has its own, such as `similarity_caption`.
-        cells: Turns a result into their values.
-        identity: What results depend on besides the table, the model and the settings, in values that JSON holds.
-        options: What the command line calls the options that name the columns.
-        further: Columns of captions beside the first.
-        references: Columns of captions that people wrote.
-        choose: Finds the columns in a table where `columns` are not what was asked for; None if they are.
-        models: How many of the columns that are added hold scores of single models; 0 where there is one model.
-        score: Returns the score of a result without an error; None where a result has not just one.
-        derived: How many of the columns that are added follow from the score, and stand between it and the error.
+        columns: Columns of images and of texts; None if the rows have no such column.
+        added: Columns for a result; each of several columns of captions gets its own, such as `similarity_caption`.
+        cells: Function that turns a result into the values of these columns.
+        identity: Everything else that results depend on besides the table, the model and the settings, as JSON values.
+        options: Names of the command line's options for the columns.
+        further: Further columns of captions.
+        references: Columns of reference captions.
+        choose: Function that finds the columns in a table; None if `columns` are final.
+        models: Number of added columns that hold scores of single models; 0 if there is only one model.
+        score: Function that returns the score of a successful result; None if a result has not exactly one.
+        derived: Number of added columns that are derived from the score, between it and the error.
     """
 
     columns: tuple[str | None, str | None]
@@ -74,7 +74,7 @@ class Task(Generic[R]):
     derived: int = 0
 
     def of_table(self, table: Table) -> Task[R]:
-        """Return the task with the columns that a table has."""
+        """Return the task for the columns of a table."""
         return self if self.choose is None else replace(self, columns=self.choose(table))
 
     @property
@@ -83,7 +83,7 @@ class Task(Generic[R]):
         return () if self.columns[1] is None else (self.columns[1], *self.further)
 
     def named(self, names: Sequence[str] | None = None) -> list[tuple[str, ...]]:
-        """Return for each column of captions what names become there, by default those of the columns that are added."""
+        """Return the names of the added columns, or other names, for each column of captions."""
         names = [each.name for each in self.added] if names is None else names
         if not self.further:
             return [tuple(names)]
@@ -103,7 +103,7 @@ class Task(Generic[R]):
 def by_several(
     task: Task[ScoreResult], models: Sequence[str | PathLike[str]], ensemble: Ensemble | None
 ) -> Task[ScoreResult]:
-    """Return the task of scoring rows with several models: a column for each of them, and for all together if that is asked for."""
+    """Return the task of scoring rows with several models: a column for each, and a combined one if requested."""
     names = [f"similarity_{name}" for name in column_names(models)]
     fields = [pa.field(name, SCORE_FIELDS[0].type) for name in names]
 
@@ -127,11 +127,11 @@ def scoring(
     col_text: str | Sequence[str] | None,
     col_references: str | Sequence[str] | None = None,
 ) -> Task[ScoreResult]:
-    """Return the task of scoring rows; a column that is None is found by the table's kind.
+    """Return the task of scoring rows; a column that is None is found from the table.
 
     Raises:
-        InputTypeError: Something is not the name of a column.
-        UsageError: No column of captions is named, or one twice.
+        InputTypeError: A value is not the name of a column.
+        UsageError: No column of captions is named, or one is named twice.
     """
     if not (col_url is None or isinstance(col_url, str)):
         raise InputTypeError.of("col_url", "the name of a column", col_url)
