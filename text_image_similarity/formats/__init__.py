@@ -1,6 +1,6 @@
-"""Table files: CSV, TSV, JSON Lines and Parquet, on this machine or at any fsspec URL, read in parts of rows.
+"""Table files: CSV, TSV, JSON Lines and Parquet, local or at any fsspec URL, read in parts of rows.
 
-`open_table` reads one file, a folder or a pattern as one table; `output_for` writes what its name says.
+`open_table` reads a file, a folder or a pattern as one table; `output_for` writes the format that a suffix names.
 """
 
 from __future__ import annotations

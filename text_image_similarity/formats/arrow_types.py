@@ -1,4 +1,4 @@
-"""Arrow types on their way: dense while rows are cut, dictionaries again when stored, plain values for text and JSON."""
+"""Conversions of Arrow types: dense while rows are cut, dictionaries when stored, plain values for text and JSON."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ import pyarrow.compute as pc
 from ..errors import TableError
 
 _AT_ONCE = 64  # values
-_OUT_OF_RANGE = "<value out of range"  # what Arrow writes for a date it cannot spell out
+_OUT_OF_RANGE = "<value out of range"  # what Arrow writes for a date that it cannot format
 
 
 def dense(kind: pa.DataType) -> pa.DataType:
-    """Return a type without dictionaries at any depth."""
+    """Return a type without dictionaries, at any depth."""
     return _with_leaves(kind, lambda leaf: leaf)
 
 
 def stored(kind: pa.DataType) -> pa.DataType:
     """Return the type that holds the rows of any number of files.
 
-    Files of 127 categories each are together more than an 8-bit index can tell apart, so indices become 32 bits wide.
-    Dictionaries inside other types become their values: Arrow's reader refuses them in several row groups.
+    Several files of 127 categories each have more than an 8-bit index can distinguish, so indices become 32 bits wide.
+    Dictionaries inside other types are replaced by their values, because Arrow's reader refuses them in several row
+    groups.
     """
     if pa.types.is_dictionary(kind):
         return pa.dictionary(pa.int32(), dense(kind.value_type), kind.ordered)
@@ -31,9 +32,9 @@ def stored(kind: pa.DataType) -> pa.DataType:
 
 
 def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """Return the type that holds the values of two without loss, or None; at any depth, one without any value is that of the other.
+    """Return a type that holds the values of both without loss, or None; a null type, at any depth, becomes the other.
 
-    Texts, bytes, integers, floats, decimals of one scale, and times of one zone may differ in their width or unit.
+    Texts, bytes, integers, floats, decimals of one scale, and times of one zone may differ in width or unit.
     """
     types = pa.types
     if one == other or types.is_null(other):
@@ -68,7 +69,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def holds_texts(kind: pa.DataType) -> bool:
-    """Say whether values of a type are lists of texts."""
+    """Tell whether values of a type are lists of texts."""
     if isinstance(kind, pa.BaseExtensionType):
         return holds_texts(kind.storage_type)
     texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
@@ -84,7 +85,7 @@ def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType:
 
 
 def _wider_integer(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """Return the narrowest integer type for both, which is signed if one of them is; None if 64 bits are too few."""
+    """Return the narrowest integer type for both, signed if either is; None if 64 bits are too few."""
     if pa.types.is_signed_integer(one) == pa.types.is_signed_integer(other):
         return _wider(one, other)
     signed, unsigned = (one, other) if pa.types.is_signed_integer(one) else (other, one)
@@ -123,12 +124,12 @@ def _common_field(one: pa.Field, other: pa.Field) -> pa.Field | None:
 
 
 def holds_bytes(kind: pa.DataType) -> bool:
-    """Whether there are bytes at any depth of a type."""
+    """Tell whether a type holds bytes, at any depth."""
     return _holds(kind, lambda leaf: any(test(leaf) for test in _BYTES))
 
 
 def may_hold_images(kind: pa.DataType) -> bool:
-    """Whether the values of a type may be images: bytes, or structs of `bytes` and `path` as Hugging Face's."""
+    """Tell whether values of a type may be images: bytes, or Hugging Face's structs of `bytes` and `path`."""
     types = pa.types
     if isinstance(kind, pa.BaseExtensionType):
         return may_hold_images(kind.storage_type)
@@ -141,7 +142,7 @@ def may_hold_images(kind: pa.DataType) -> bool:
 
 
 def dense_size(column: pa.Array) -> int:
-    """Return how many bytes a column takes without dictionaries, roughly, without making it."""
+    """Return the approximate size in bytes of a column without dictionaries, without building it."""
     kind = column.type
     if isinstance(kind, pa.BaseExtensionType):
         return dense_size(column.storage)
@@ -161,7 +162,7 @@ def dense_size(column: pa.Array) -> int:
 
 
 def longest_value(column: pa.Array) -> int:
-    """Return the bytes of the longest value in a column's dictionary, or in the dictionaries of its fields."""
+    """Return the size in bytes of the longest value in a column's dictionary, or in the dictionaries of its fields."""
     kind = column.type
     if isinstance(kind, pa.BaseExtensionType):
         return longest_value(column.storage)
@@ -173,17 +174,17 @@ def longest_value(column: pa.Array) -> int:
 
 
 def each_value(column: pa.Array | pa.ChunkedArray) -> Iterator[Any]:
-    """Yield a column's values as `cell_values` has them, a few at a time in memory."""
+    """Yield a column's values like `cell_values`, with only a few at a time in memory."""
     for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
         for start in range(0, len(chunk), _AT_ONCE):
             yield from cell_values(chunk.slice(start, _AT_ONCE))
 
 
 def cell_values(column: pa.Array) -> list[Any]:
-    """Return a column as Python values; images are their bytes or their mapping, whatever a type of an extension makes of them."""
+    """Return a column as Python values; images are bytes or mappings, even if an extension type would convert them."""
     while isinstance(column, pa.ExtensionArray) and may_hold_images(column.type):
         column = column.storage
-    if pa.types.is_dictionary(column.type):  # a long text that occurs in many cells is made once
+    if pa.types.is_dictionary(column.type):  # a long text in many cells is created only once
         places = column.indices.to_pylist()
         known = {place: column.dictionary[place].as_py() for place in {*places} - {None}}
         return [known.get(place) for place in places]
@@ -192,13 +193,13 @@ def cell_values(column: pa.Array) -> list[Any]:
 
 
 def plain_values(column: pa.Array, name: str) -> list[Any]:
-    """Return a column as Python values that text and JSON can spell out without loss.
+    """Return a column as Python values that text and JSON can represent without loss.
 
-    Dates and times become Arrow's text of them, those with a zone in UTC; durations become the number of their units;
-    32-bit floats become the shortest number that stands for them.
+    Dates and times become Arrow's text for them, in UTC if they have a zone; durations become a number of their units;
+    32-bit floats become the shortest equal decimal.
 
     Raises:
-        TableError: A value has no such text; the message names the column.
+        TableError: A value cannot be represented; the message names the column.
     """
     whole = column.type
     try:
@@ -244,7 +245,7 @@ def _holds(kind: pa.DataType, test: Callable[[pa.DataType], bool]) -> bool:
 
 
 def _with_leaves(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
-    """Return a type with other types at its leaves, and values in place of dictionaries."""
+    """Return a type with its leaves changed, and values instead of dictionaries."""
 
     def changed(field: pa.Field) -> pa.Field:
         return field.with_type(_with_leaves(field.type, change))

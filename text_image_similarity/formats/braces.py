@@ -1,4 +1,4 @@
-"""Braces in names of files, as shells expand them: `{00000..00127}` and `{train,test}`."""
+"""Expansion of braces in file names, as in shells: `{00000..00127}` and `{train,test}`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ _MOST = 1_000_000
 
 
 def expand_braces(place: str) -> list[str]:
-    """Return the names that a name with braces stands for, in order; the last braces change first.
+    """Return the expansion of a name with braces, in order; the last braces vary fastest.
 
-    A range keeps leading zeros: it is as wide as its wider end. Braces that hold neither a range nor a comma are text.
+    A range keeps leading zeros: its numbers are as wide as its wider end. Braces without a range or a comma are
+    literal.
 
     Raises:
-        UsageError: There are more than a million.
+        UsageError: There are more than a million names.
 
     Example:
         >>> expand_braces("{a,b}/{08..10}.tar")[:4]

@@ -1,7 +1,7 @@
-"""Captions files as the Flickr sets have them: a line for each caption, after the name of its image.
+"""Captions files as in the Flickr data sets: a line for each caption, after the name of its image.
 
 Either a header such as `image,caption` comes first (also with tabs or pipes, and columns in between), or every line is
-`name.jpg#0<tab>a caption`. A caption never spans lines; with commas it may stand in quotes.
+`name.jpg#0<tab>a caption`. A caption never spans lines; in a file with commas it may be quoted.
 """
 
 from __future__ import annotations
@@ -33,20 +33,21 @@ class _Layout(NamedTuple):
 
 
 def is_captions_file(place: str) -> bool:
-    """Say whether a name is that of a captions file: `captions.txt`, `Flickr8k.token.txt`, `results.token`."""
+    """Tell whether a name is that of a captions file: `captions.txt`, `Flickr8k.token.txt`, `results.token`."""
     return not ending_of(place) and place.lower().endswith((".txt", ".token"))
 
 
 def read_captions(place: str, dialect: Dialect | None = None) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Yield where each caption is, such as "line 3 of captions.txt", and the name of its image with it; either may be empty.
+    """Yield the location of each caption, such as "line 3 of captions.txt", with its image's name and its text.
 
     Args:
         place: The file.
-        dialect: Its encoding; with `quoting` none, quotation marks are text. The delimiter is read from its header.
+        dialect: Encoding of the file; with `quoting` none, quotation marks are text. The delimiter follows from the
+            header.
 
     Raises:
         UsageError: The file does not exist, or is not a captions file.
-        TableError: It cannot be read, or a quote is left open.
+        TableError: The file cannot be read, or a quote is left open.
     """
     dialect = dialect or Dialect()
     encoding = dialect.encoding or "utf-8-sig"
@@ -86,7 +87,7 @@ def _layout_of(first: str, place: str) -> _Layout:
 def _fields(line: str, layout: _Layout, where: str, *, quoted: bool) -> tuple[str, str]:
     quoted = quoted and layout.delimiter == ","
     start = _QUOTED_NAME.match(line) if quoted and layout.header else None
-    if start:  # a name may hold a comma
+    if start:  # a name may contain a comma
         line = _PLACEHOLDER + line[start.end() :]
     name, *others = (field.strip() for field in line.split(layout.delimiter, layout.fields - 1))
     caption = others[-1] if len(others) == layout.fields - 1 else ""

@@ -13,18 +13,18 @@ from .arrow_types import holds_bytes, may_hold_images
 
 _DELIMITERS = {";": ("semicolons", "';'"), "\t": ("tabs", "tab"), "|": ("pipes", "'|'"), ",": ("commas", "','")}
 
-_MOST_COLUMNS = 10_000  # of a table
+_MOST_COLUMNS = 10_000  # columns of a table
 
 
 def check_count(count: int, place: str) -> None:
-    """Make sure that a table has no more columns than it may.
+    """Make sure that a table does not have too many columns.
 
     Args:
-        count: How many were found.
-        place: What messages call the table.
+        count: Number of columns.
+        place: Name of the table in messages.
 
     Raises:
-        TableError: There are more.
+        TableError: There are too many.
     """
     if count > _MOST_COLUMNS:
         raise TableError(f"{place} has more than {_MOST_COLUMNS:,} columns; leave out those that scoring does not need")
@@ -41,9 +41,9 @@ def check_columns(
 
     Args:
         columns: The table's columns.
-        names: Those that are needed.
-        place: What messages call the table.
-        options: What messages call the options that name the columns.
+        names: Columns that are needed.
+        place: Name of the table in messages.
+        options: Names of the options for the columns, for messages.
 
     Raises:
         UsageError: Columns are missing, all of which the message names, or two have the same name.
@@ -65,15 +65,15 @@ def check_columns(
 
 
 def check_types(schema: pa.Schema, columns: tuple[str | None, str | None], place: str) -> None:
-    """Make sure that a column holds images or references to them, and another one text or numbers.
+    """Make sure that one column holds images or references to them, and another one text or numbers.
 
     Args:
         schema: The table's columns.
-        columns: The column of images and that of texts; None where there is none.
-        place: What messages call the table.
+        columns: Column of images and column of texts; None if there is none.
+        place: Name of the table in messages.
 
     Raises:
-        UsageError: One holds values that no row could be scored with; the message names its type and what to do.
+        UsageError: A column holds values that cannot be scored; the message names its type and what to do.
     """
     for name, holds_images in zip(columns, (True, False), strict=True):
         if name is None or (holds_images and may_hold_images(schema.field(name).type)):
@@ -84,7 +84,7 @@ def check_types(schema: pa.Schema, columns: tuple[str | None, str | None], place
 
 
 def _why_not_text(kind: pa.DataType, *, holds_images: bool) -> str:
-    """Say what a type's values are that are neither text nor numbers; empty if they are."""
+    """Return why values of a type are not text or numbers; empty if they are."""
     types = pa.types
     if isinstance(kind, pa.BaseExtensionType):
         return _why_not_text(kind.storage_type, holds_images=holds_images)
@@ -96,7 +96,7 @@ def _why_not_text(kind: pa.DataType, *, holds_images: bool) -> str:
             "are images, name the column with --url-col (col_url)"
         )
     if types.is_nested(kind):
-        return "holds several values a row; write one row for each"
+        return "holds several values per row; write one row for each"
     texts = (types.is_string, types.is_large_string, types.is_string_view, types.is_null)
     numbers = (types.is_integer, types.is_floating, types.is_decimal)
     return (
@@ -111,13 +111,13 @@ def check_no_columns(
 
     Args:
         columns: The table's columns.
-        names: Those to be added.
-        place: What messages call the table.
-        hint: What to do about it: "rename or drop it".
-        ignore_case: Whether names that differ in case alone are the same, as Spark has it.
+        names: Columns to add.
+        place: Name of the table in messages.
+        hint: Advice for the message, such as "rename or drop it".
+        ignore_case: Whether names that differ only in case are the same, as in Spark.
 
     Raises:
-        UsageError: One is there; the message ends with the hint.
+        UsageError: A column already exists; the message ends with the hint.
     """
     for column in columns:
         if (column.lower() if ignore_case else column) in names:
@@ -125,12 +125,12 @@ def check_no_columns(
 
 
 def list_columns(columns: Sequence[str]) -> str:
-    """Name columns; quoted, where the eye would not see all of a name."""
+    """Return the names of columns for a message, quoted if part of a name would be invisible."""
     return ", ".join(name if name and name == name.strip() and name.isprintable() else repr(name) for name in columns)
 
 
 def delimiter_hint(line: str) -> str:
-    """Say what separates the quoted fields of a header, if it is not what was expected."""
+    """Return a hint if the fields of a header seem to have another delimiter."""
     for delimiter, (spoken, option) in _DELIMITERS.items():
         if f'"{delimiter}' in line or f'{delimiter}"' in line:
             return _add_delimiter(spoken, option)
@@ -156,7 +156,7 @@ def _hint(columns: Sequence[str], name: str, options: str) -> str:
     if columns[0].lower().startswith("sep="):
         return "; delete the first line, sep=..., which only Excel reads"
     if columns[0].lstrip().startswith(("{", "[")):
-        return "; is it JSON? Then name it .jsonl, if it holds one object a line"
+        return "; is it JSON? Then name it .jsonl, if it holds one object per line"
     if found := _same(columns, name):
         return f"; is {found!r} meant? Then name it with {options}"
     for delimiter, (spoken, option) in _DELIMITERS.items():

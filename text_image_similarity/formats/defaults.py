@@ -1,4 +1,4 @@
-"""Which columns hold images and captions, where nobody says so."""
+"""The default columns of images and captions."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ from .arrow_types import may_hold_images
 from .table import Table, columns_of
 
 URL, CAPTION, TEXT = "url", "caption", "text"
-_IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp")  # what sets of the hub and img2dataset call a column of images
+_IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp")  # names used on the hub and by img2dataset
 
 
 def choose_columns(table: Table, col_url: str | None, col_text: str | None) -> tuple[str, str]:
     """Return the columns of images and of captions.
 
     Args:
-        table: Its own columns are `images` and `captions`, if it says so. Else images are in the only column of bytes, or of structs
-            as Hugging Face's, that is called `image`, `img`, `jpg`, `jpeg`, `png` or `webp`; else in `url`; else in the only such
-            column of any name. Captions are in `caption`; if the table holds images and has no `caption`, `text` takes its place.
-        col_url: The column of images, if it is given.
-        col_text: The column of captions, if it is given.
+        table: The table, whose attributes `images` and `captions` decide if its format sets them. Otherwise images are
+            in the only column of bytes, or of Hugging Face's structs, that is called `image`, `img`, `jpg`, `jpeg`,
+            `png` or `webp`; otherwise in `url`; otherwise in the only such column of any name. Captions are in
+            `caption`, or in `text` if the table holds images and has no `caption`.
+        col_url: Column of images, if it was given.
+        col_text: Column of captions, if it was given.
 
     Returns:
-        Both names; those that the table lacks are found by whoever checks its columns.
+        Both names, which need not exist in the table; its columns are checked elsewhere.
     """
     images = col_url or _images_of(table)
     return images, col_text or _captions_of(table, images)
 
 
 def image_candidates(table: Table) -> list[str]:
-    """Return the columns that hold images by their type, or lists of images; one of lists is named, although it cannot be read."""
+    """Return the columns whose type allows images or lists of images, although lists cannot be read."""
     return [field.name for field in table.schema if _may_be_image(getattr(field.type, "value_type", field.type))]
 
 
@@ -45,7 +46,7 @@ def _images_of(table: Table) -> str:
 
 
 def _may_be_image(kind: pa.DataType) -> bool:
-    return may_hold_images(kind) and not pa.types.is_fixed_size_binary(kind)  # which is a hash or a number
+    return may_hold_images(kind) and not pa.types.is_fixed_size_binary(kind)  # member names are hashes or numbers
 
 
 def _captions_of(table: Table, images: str) -> str:

@@ -24,11 +24,12 @@ from .text import Lines, in_parts, open_text, undecodable
 logger = logging.getLogger("text_image_similarity")
 
 DELIMITERS: dict[TableKind, str] = {"csv": ",", "tsv": "\t"}
-# Where a quote is left open, the rest of the file is one field; less than a row may have, so that the message says which row it is.
+# If a quote is left open, the rest of the file is one field. This is less than the limit of a row, so that the message
+# names the row.
 _FIELD_CHARACTERS = 60 * 1024 * 1024
-_QUOTING: dict[str, dict[str, Any]] = {  # what the csv module calls them
+_QUOTING: dict[str, dict[str, Any]] = {  # the csv module's names
     "minimal": {},
-    "backslash": {},  # of lines that `_without_backslashes` has seen
+    "backslash": {},  # of lines from `_without_backslashes`
     "none": {"quoting": csv.QUOTE_NONE},
 }
 _TOKEN = re.compile(r'\\["\\]|"|[^"\\]+|\\')
@@ -42,12 +43,12 @@ _BACKSLASH = "if quotation marks are escaped with backslashes, add --quoting bac
 
 
 def dialect_of(place: str, dialect: Dialect) -> Dialect:
-    """Return how a CSV or TSV file is written, with the default delimiter of its ending."""
+    """Return the dialect of a CSV or TSV file, with the default delimiter of its suffix."""
     return replace(dialect, delimiter=dialect.delimiter or DELIMITERS[format_of(place).kind])
 
 
 def is_ambiguous(values: Sequence[str], kind: TableKind) -> bool:
-    """Say whether a row of CSV or TSV that this package writes is read again only with the quoting `minimal`, not with `auto`."""
+    """Tell whether a row that this package writes can be read only with the quoting `minimal`, not with `auto`."""
     if kind == "tsv":
         return any(value[:1] == '"' or any(sign in value for sign in "\t\n\r") for value in values)
     several = any("\n" in value or "\r" in value for value in values)
@@ -56,12 +57,12 @@ def is_ambiguous(values: Sequence[str], kind: TableKind) -> bool:
 
 @dataclass(slots=True)
 class DelimitedTable:
-    """A table of texts, in one file or several with the same columns.
+    """A table of text fields, in one or several files with the same columns.
 
     Args:
-        files: Where it is.
-        dialect: How its files are written.
-        dropped: Columns that are passed over.
+        files: Places of its files.
+        dialect: Dialect of its files.
+        dropped: Columns to skip.
     """
 
     files: list[str]
@@ -71,7 +72,7 @@ class DelimitedTable:
     row_count: int = field(init=False, default=0)
     digest: str = field(init=False, default="")
     _header: list[str] = field(init=False)
-    _orders: dict[str, list[int]] = field(init=False, default_factory=dict)  # of files, where the header's columns are
+    _orders: dict[str, list[int]] = field(init=False, default_factory=dict)  # the header's columns, by file
     _quoting: str = field(init=False)
     _warned: bool = field(init=False, default=False)
 
@@ -98,10 +99,10 @@ class DelimitedTable:
         return text_schema(self.columns)
 
     def scan(self) -> None:
-        """Read the whole table: count its rows, check their shape, hash the files.
+        """Read the whole table: count its rows, check the number of fields, hash the files.
 
         Raises:
-            TableError: It is damaged; the message names the row and the column.
+            TableError: The table is damaged; the message names the row and the column.
         """
         digests = []
         for place in self.files:
@@ -111,7 +112,7 @@ class DelimitedTable:
         self.digest = one_digest(digests)
 
     def read(self, start: int, most: int) -> Iterator[TextRows]:
-        """Yield the rows from number `start` (from 0) on, `most` at a time, or fewer that are very long."""
+        """Yield rows from index `start` on, the first being 0, `most` at a time, or fewer if they are very long."""
         keep = [place for place, name in enumerate(self._header) if name not in self.dropped]
         whole = len(keep) == len(self._header)
         for part in in_parts(self._all(), start, most, size_of_fields):
@@ -135,7 +136,7 @@ class DelimitedTable:
         raise TableError(f"{place} is empty; it needs a header line with the two columns")
 
     def _data(self, place: str, file: Lines) -> Iterator[list[str]]:
-        """Yield the rows below the header; every one has as many fields as the header."""
+        """Yield the rows below the header, each with as many fields as the header."""
         width = len(self._header)
         rows = self._rows(place, file)
         next(rows, None)
@@ -144,7 +145,7 @@ class DelimitedTable:
                 where = (
                     f"has no column {self._header[len(row)]!r}"
                     if len(row) < width
-                    else f"goes on with {row[width][:40]!r}"
+                    else f"continues with {row[width][:40]!r}"
                 )
                 raise TableError(
                     f"row {number} of {place} ({lines}) has {len(row)} fields, the header has {width}: it {where}; {self._cure(row)}"
@@ -152,15 +153,15 @@ class DelimitedTable:
             yield row
 
     def _cure(self, row: list[str]) -> str:
-        """Say what to do about a row of another width."""
+        """Return advice for a row with a wrong number of fields."""
         if self._quoting == "none":
-            return "without quoting no field can hold a delimiter or a line end; if fields are quoted, add --quoting minimal"
+            return "without quoting, a field cannot contain a delimiter or a line end; if fields are quoted, add --quoting minimal"
         if self._quoting == "minimal" and any('\\"' in value or value.endswith("\\") for value in row):
             return _BACKSLASH
-        return f"quote fields that hold {_NAMES.get(self.dialect.delimiter or '', 'the delimiter')}, or fix the row"
+        return f"quote fields that contain {_NAMES.get(self.dialect.delimiter or '', 'the delimiter')}, or fix the row"
 
     def _rows(self, place: str, file: Lines) -> Iterator[tuple[str, list[str]]]:
-        """Yield (lines, fields) of every row, the header first; blank lines do not count."""
+        """Yield (lines, fields) of every row, the header first, skipping blank lines."""
         reader = self._reader(file)
         number, first = 0, 1
         try:
@@ -187,7 +188,7 @@ class DelimitedTable:
             ) from exc
 
     def _check_quotes(self, where: str, row: list[str]) -> None:
-        """Refuse a row that a table with another quoting would hold too, or note it if that is unlikely."""
+        """Refuse a row that is ambiguous without a known quoting, or note it if the other reading is unlikely."""
         if self._quoting == "none":
             if any(value[:1] == '"' for value in row):
                 raise TableError(f"{where} has a field that begins with a quotation mark; {_AMBIGUOUS}")
@@ -205,7 +206,7 @@ class DelimitedTable:
                 )
 
     def _reader(self, file: Lines) -> Any:
-        csv.field_size_limit(_FIELD_CHARACTERS)  # process-wide in the csv module; the default refuses long data: URLs
+        csv.field_size_limit(_FIELD_CHARACTERS)  # global in the csv module; the default refuses long data: URLs
         assert self.dialect.delimiter is not None
         lines: Iterable[str] = file
         if self._quoting == "backslash":
@@ -213,11 +214,11 @@ class DelimitedTable:
         return csv.reader(lines, delimiter=self.dialect.delimiter, strict=True, **_QUOTING[self._quoting])
 
     def _hint(self, place: str, first: int, last: int) -> str:
-        """Say what may be wrong with the quotation marks on some lines."""
+        """Return a hint about quotation marks on some lines."""
         with self._open(place) as (file, _):
             lines = list(islice(file.lines(), first - 1, last))
         if first == 1 and lines[0].lstrip().startswith(("{", "[")):
-            return "; is it JSON? Then name it .jsonl, if it holds one object a line"
+            return "; is it JSON? Then name it .jsonl, if it holds one object per line"
         if self._quoting == "minimal" and any('\\"' in line for line in lines):
             return f"; {_BACKSLASH}"
         if first == 1 and (hint := delimiter_hint(lines[0])):
@@ -232,7 +233,7 @@ class DelimitedTable:
         )
 
     def _undecodable(self, place: str) -> str:
-        """Name the first field that holds bytes of another encoding."""
+        """Return the location of the first field with bytes in another encoding."""
         with suppress(csv.Error, UnicodeError), self._open(place, "surrogateescape") as (file, _):
             header: Sequence[str] = []
             for number, row in enumerate(filter(None, self._reader(file))):
@@ -246,7 +247,7 @@ class DelimitedTable:
 
 
 def _without_backslashes(lines: Iterable[str], delimiter: str) -> Iterator[str]:
-    r"""Yield lines in which quoted fields have "" for \" and \ for \\; every other backslash is text, as to Spark."""
+    r"""Yield lines with "" for \" and \ for \\ in quoted fields; every other backslash is text, as in Spark."""
     inside = False
     for line in lines:
         changed = []

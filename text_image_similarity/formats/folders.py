@@ -1,4 +1,4 @@
-"""Folders that hold images rather than tables, and what img2dataset writes beside its shards."""
+"""Folders of images instead of tables, and the files that img2dataset writes next to its shards."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ _STATS = re.compile(r"(\d+)_stats\.json")
 
 
 def holds_pictures(folder: Path) -> bool:
-    """Whether a folder holds images with captions of the same names, directly or in its folders, but no table of them.
+    """Tell whether a folder, or its subfolders, hold images and caption files of the same names, but no table of them.
 
-    A table of img2dataset, such as `00000.parquet` beside the folder `00000`, does not count: it repeats what lies there.
+    A table of img2dataset, such as `00000.parquet` next to the folder `00000`, does not count: it repeats the folder's
+    content.
     """
     for entry in folder.iterdir():
         if entry.name.startswith((".", "_")):
@@ -36,7 +37,7 @@ def holds_pictures(folder: Path) -> bool:
 
 
 def shards_among(files: Sequence[str]) -> list[str]:
-    """Return the files of a folder; beside tar shards not what img2dataset says about each of them.
+    """Return the files of a folder, without the files that img2dataset writes about each tar shard.
 
     Example:
         >>> shards_among(["00000.parquet", "00000.tar", "00000_stats.json"])
@@ -56,6 +57,6 @@ def _stem(name: str) -> str:
 
 
 def _about(name: str) -> str:
-    """Return the name of the shard that a file is about, if it is about one."""
+    """Return the name of the shard that a file describes, if any."""
     stats = _STATS.fullmatch(name)
     return stats[1] if stats else _stem(name) if name.endswith(".parquet") else ""

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 
 class Hashed(io.RawIOBase):
-    """A file that hashes what is read through it."""
+    """A file that hashes the bytes read through it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -24,8 +24,8 @@ class Hashed(io.RawIOBase):
         return count
 
     def finish(self) -> str:
-        """Read what is left, and return the hash of it all."""
-        buffer = bytearray(1 << 20)  # used again and again: memory that was never touched is slow
+        """Read the rest, and return the hash of the whole file."""
+        buffer = bytearray(1 << 20)  # reused, because memory that was never touched is slow
         while self.readinto(buffer):
             pass
         return self._hash.hexdigest()
@@ -36,5 +36,5 @@ class Hashed(io.RawIOBase):
 
 
 def one_digest(digests: Iterable[str]) -> str:
-    """Return what stands for the content of files, by their hashes in order."""
+    """Return one digest for the hashes of several files, in order."""
     return blake2b("-".join(digests).encode(), digest_size=16).hexdigest()

@@ -1,7 +1,7 @@
-"""Files of the hub's data sets, `hf://datasets/<owner>/<name>[@revision]/<path>`: from the hub, or from its cache.
+"""Files of data sets on the hub, `hf://datasets/<owner>/<name>[@revision]/<path>`, from the hub or from its cache.
 
-The hub is asked first whether it is there, with a short wait. If it is, fsspec reads the files as a stream; if it is not, those
-that `hf download` or `datasets` left in the hub's cache are read.
+The hub is contacted first, with a short timeout. If it answers, fsspec streams the files; otherwise, files that `hf
+download` or `datasets` left in the hub's cache are read.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from huggingface_hub.file_download import repo_folder_name
 from ..errors import TableError, UsageError
 from ..system import call_within
 
-PROBE_S = 4.0  # how long the hub may take to say that it is there
+PROBE_S = 4.0  # timeout of the first request to the hub
 _FILE = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.*))?", re.DOTALL)
 
 
 def hub_home() -> Path:
-    """Return the folder in which the hub's client and `datasets` keep files, unless their own variables say otherwise."""
+    """Return the folder of the hub's client and of `datasets`, unless their own variables say otherwise."""
     return Path(constants.HF_HOME)
 
 
 def local_or_url(place: str) -> str:
-    """Return a place on the hub, or the one in the hub's cache that stands for it while the hub is out of reach.
+    """Return a place on the hub, or its place in the hub's cache if the hub is unreachable.
 
     Args:
         place: A URL that begins with `hf://`.
 
     Raises:
-        UsageError: The hub has no such data set, or nobody may see it without logging in.
-        TableError: The hub is out of reach, and its cache does not hold the data set.
+        UsageError: The hub has no such data set, or it requires a login.
+        TableError: The hub is unreachable, and its cache does not hold the data set.
     """
     found = _FILE.fullmatch(place)
     if found is None:
@@ -48,7 +48,7 @@ def local_or_url(place: str) -> str:
         raise UsageError(
             f"the hub has no data set {name} that can be read: {str(exc).strip().splitlines()[-1]}"
         ) from exc
-    except Exception as exc:  # whatever the network does
+    except Exception as exc:  # any exception of the network
         return _cached(name, revision, path, exc)
 
 

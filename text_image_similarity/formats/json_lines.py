@@ -1,4 +1,4 @@
-"""JSON Lines: one object a line; every object keeps its exact text."""
+"""JSON Lines: one object per line; every object keeps its exact text."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from .text import Lines, in_parts, open_text, undecodable
 
 @dataclass(slots=True)
 class JsonTable:
-    """A table of JSON objects, in one file or several. Its columns are the names that occur, known after `scan`.
+    """A table of JSON objects, in one or several files. Its columns are all keys that occur, known after `scan`.
 
     Args:
-        files: Where it is.
-        dropped: Names that are passed over.
+        files: Places of its files.
+        dropped: Keys to skip.
     """
 
     files: list[str]
     dropped: frozenset[str] = frozenset()
     kinds: dict[str, ValueKind] = field(init=False, default_factory=dict)
-    lists: set[str] = field(init=False, default_factory=set)  # columns that hold a list somewhere
+    lists: set[str] = field(init=False, default_factory=set)  # columns with at least one list
     row_count: int = field(init=False, default=0)
     digest: str = field(init=False, default="")
 
@@ -47,10 +47,10 @@ class JsonTable:
         return json_schema(self.kinds)
 
     def scan(self) -> None:
-        """Read the whole table: count its rows, learn its columns, hash the files.
+        """Read the whole table: count its rows, collect its columns, hash the files.
 
         Raises:
-            TableError: A line is not an object, or there are more columns than a table may have.
+            TableError: A line is not an object, or there are too many columns.
         """
         digests = []
         for place in self.files:
@@ -66,7 +66,7 @@ class JsonTable:
         self.digest = one_digest(digests)
 
     def read(self, start: int, most: int) -> Iterator[JsonRows]:
-        """Yield the rows from number `start` (from 0) on, `most` at a time, or fewer that are very long."""
+        """Yield rows from index `start` on, the first being 0, `most` at a time, or fewer if they are very long."""
         first = start + 1
         for part in in_parts(self._all(), start, most, lambda row: size_of_json(row[0])):
             yield JsonRows(
@@ -80,7 +80,7 @@ class JsonTable:
                 yield from self._data(place, file)
 
     def _data(self, place: str, file: Lines) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield (text, value) of every object; blank lines do not count."""
+        """Yield (text, value) of every object, skipping blank lines."""
         number = 0
         try:
             for line in file.lines():
@@ -98,7 +98,7 @@ class JsonTable:
             ) from exc
 
     def _undecodable(self, place: str) -> str:
-        """Name the first row that holds bytes of another encoding."""
+        """Return the location of the first row with bytes in another encoding."""
         with suppress(UnicodeDecodeError), open_text(place, errors="surrogateescape") as (file, _):
             for number, line in enumerate(filter(None, (line.strip(BLANK) for line in file.lines())), 1):
                 if undecodable(line):
@@ -118,13 +118,13 @@ class JsonTable:
 
 
 def _hint(text: str, number: int, problem: Exception | None = None) -> str:
-    """Say what a file seems to be whose first line is not an object."""
+    """Return a hint about the format of a file whose line is not an object."""
     if "\0" in text:
         return "; is it UTF-16 without a byte-order mark? Convert it to UTF-8, e.g. with iconv"
     if number > 1:
         return ""
     if text.startswith("["):
-        return "; the file holds an array: write one object a line, e.g. with jq -c '.[]'"
+        return "; the file holds an array: write one object per line, e.g. with jq -c '.[]'"
     if text.startswith("{"):
         if text.endswith(","):
             return "; leave out the comma at the end of each line"

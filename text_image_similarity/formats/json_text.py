@@ -1,4 +1,4 @@
-"""Members taken out of the text of a JSON object, or put into it; all others keep theirs."""
+"""Removal and addition of members in a JSON object's text, without changing the text of other members."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _DECODER = json.JSONDecoder()
 
 
 def without(text: str, dropped: frozenset[str]) -> str:
-    """Take members out of an object's text; the others keep theirs."""
+    """Remove members from an object's text, without changing the text of others."""
     kept = []
     at = _past_blank(text, 1)
     while text[at] != "}":
@@ -25,7 +25,7 @@ def without(text: str, dropped: frozenset[str]) -> str:
 
 
 def extended(text: str, members: str) -> str:
-    """Put members after those of an object's text."""
+    """Append members to an object's text."""
     inner = text[:-1].rstrip(BLANK)
     return f"{inner}{'' if inner == '{' else ', '}{members}}}"
 

@@ -1,4 +1,4 @@
-"""What a file's name says about its content."""
+"""The format of a file by its name."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _KINDS: dict[str, TableKind] = {
 }
 _SHORT = {".tgz": ".tar.gz"}
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
-TEXT_ENDINGS = ("txt", "caption", "json")  # of captions beside images
+TEXT_ENDINGS = ("txt", "caption", "json")  # suffixes of caption files next to images
 _OTHERS = {
-    ".json": "if it holds one object a line, name it .jsonl; if it holds an array, write one object a line first, e.g. with jq -c '.[]'",
-    ".txt": "name it .csv or .tsv, by what separates its fields",
+    ".json": "if it holds one object per line, name it .jsonl; if it holds an array, write one object per line first, e.g. with jq -c '.[]'",
+    ".txt": "name it .csv or .tsv, depending on its delimiter",
     ".xlsx": "save the sheet as CSV UTF-8",
     ".xls": "save the sheet as CSV UTF-8",
     ".ods": "save the sheet as CSV UTF-8",
@@ -47,11 +47,11 @@ _ENDING = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How a table is written down.
+    """The format of a table's file.
 
     Args:
-        kind: Its format.
-        codec: What compresses it as a whole, or None.
+        kind: Format of the table.
+        codec: Compression of the whole file, or None.
     """
 
     kind: TableKind
@@ -59,10 +59,10 @@ class Format:
 
 
 def format_of(place: str) -> Format:
-    """Return the format that a name ends in.
+    """Return the format for a name's suffix.
 
     Raises:
-        UsageError: It ends in none of those that are known.
+        UsageError: The suffix is not that of a supported format.
     """
     name = place.rstrip("/").lower()
     if name.startswith(("http://", "https://")):
@@ -94,12 +94,12 @@ def is_image(place: str) -> bool:
 
 
 def part_ending_of(place: str) -> str:
-    """Return what the names of a table's parts end in: those of Parquet are Arrow streams."""
+    """Return the suffix of a table's parts; parts of Parquet are Arrow streams."""
     kind = format_of(place).kind
     return "arrow" if kind == "parquet" else kind
 
 
 def ending_of(name: str) -> str:
-    """Return the ending of a table's name, such as `.csv.gz`; of any other nothing."""
+    """Return the suffix of a table's name, such as `.csv.gz`; empty for any other name."""
     found = _ENDING.search(name)
     return found.group() if found else ""

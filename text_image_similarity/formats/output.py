@@ -1,6 +1,6 @@
-"""Tables with columns added on their way out: in parts, which are put together at the end.
+"""Writing of tables with added columns: in parts, which are joined at the end.
 
-A part is what one stretch of rows becomes, without header or footer, so that a run which was stopped keeps its parts.
+A part is the output for consecutive rows, without header or footer, so that a run that was stopped keeps its parts.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ SCORE_FIELDS = (pa.field("similarity", pa.float64()), pa.field("error", pa.strin
 
 
 class Output(Protocol):
-    """One format to write."""
+    """A format to write."""
 
     def part(self, rows: Rows, added: Sequence[Sequence[Any]]) -> bytes | memoryview:
-        """Return rows with the values that are added to each: floats, texts or None, in the order of the added columns.
+        """Return rows with the values added to each: floats, texts or None, in the order of the added columns.
 
         Raises:
-            TableError: The format cannot hold them.
+            TableError: The format cannot represent a value.
         """
 
     def join(self, parts: Iterable[Path], file: IO[bytes]) -> None:
-        """Put parts together to a whole table."""
+        """Join parts into a complete table."""
 
 
 def score_cells(result: ScoreResult) -> tuple[float | None, str | None]:
@@ -61,19 +61,19 @@ def output_for(
     added: Sequence[pa.Field] = SCORE_FIELDS,
     dropped: frozenset[str] | None = None,
 ) -> Output:
-    """Return what writes the format that a name says.
+    """Return the output for the format of a name's suffix.
 
     Args:
-        place: Where the table will be.
-        table: The input, which was scanned.
-        dialect: How the input was read; an output of its format is written so too, but always in UTF-8.
-        added: The columns that each part adds, of floats or text.
-        dropped: The columns of the input that its rows come without; None where the caller cannot leave any out.
+        place: Place of the table to write.
+        table: The input, which has been scanned.
+        dialect: Dialect of the input; an output in the same format uses it too, but always UTF-8.
+        added: Columns that each part adds, of floats or text.
+        dropped: Columns of the input that have been left out; None if the caller cannot leave any out.
 
     Raises:
-        UsageError: The format cannot hold a column; the message names it.
+        UsageError: The format cannot represent a column; the message names it.
     """
-    names, whole = table.columns, table.schema  # once, because some tables build them each time
+    names, whole = table.columns, table.schema  # only once, because some tables build them each time
     kept = [at for at, name in enumerate(names) if name not in (dropped or ())]
     schema = pa.schema([whole.field(at) for at in kept], whole.metadata)
     columns = [names[at] for at in kept]
@@ -90,17 +90,17 @@ def writer_for(
     *,
     columns: Sequence[str] | None = None,
 ) -> Output:
-    """Return what writes rows of a shape in the format that a name says.
+    """Return the output for rows with a schema, in the format of a name's suffix.
 
     Args:
-        place: Where the table will be.
-        schema: The columns of the rows.
-        dialect: How CSV and TSV files are written; None takes the default.
-        added: The columns that each part adds to the rows.
-        columns: The columns' names, where the schema spells them differently.
+        place: Place of the table to write.
+        schema: Schema of the rows.
+        dialect: Dialect of CSV and TSV files; None is the default.
+        added: Columns that each part adds to the rows.
+        columns: Names of the columns, if the schema spells them differently.
 
     Raises:
-        UsageError: The format cannot hold a column; the message names it.
+        UsageError: The format cannot represent a column; the message names it.
     """
     found = format_of(place)
     if found.kind == "tar":
@@ -166,13 +166,13 @@ class DelimitedOutput:
         return text.getvalue().encode("utf-8")
 
     def _field(self, value: str) -> str:
-        """Return a field that is quoted only where it could not be read otherwise."""
+        """Return a field, quoted only if it could not be read otherwise."""
         delimiter = self.dialect.delimiter or ""
         if not any(character in value for character in (delimiter, "\n", "\r")):
             return value if self.dialect.quoting == "none" or value[:1] != '"' else _quoted(value)
         if self.dialect.quoting == "none":
             raise TableError(
-                f"a field holds a delimiter or a line end, which cannot be written without quoting: {value[:80]!r}; name an "
+                f"a field contains a delimiter or a line end, which cannot be written without quoting: {value[:80]!r}; name an "
                 "output that ends in .jsonl or .parquet, or leave out --quoting none"
             )
         return _quoted(value)
@@ -198,7 +198,7 @@ class JsonOutput:
 
 
 def _output_dialect(place: str, table: Table, dialect: Dialect) -> Dialect:
-    given = table.files[0] if table.files else ""  # of the hub; and a folder of images has no ending
+    given = table.files[0] if table.files else ""  # a data set on the hub; and a folder of images has no suffix
     if not ending_of(given) or format_of(place).kind != format_of(given).kind:
         return Dialect()
     return replace(dialect, encoding=None, quoting="minimal" if dialect.quoting == "backslash" else dialect.quoting)
@@ -208,12 +208,12 @@ def open_output(place: str, table: Table, dialect: Dialect) -> Table:
     """Open a table that `output_for` wrote.
 
     Args:
-        place: Where it is.
-        table: The input that it was made of.
-        dialect: How the input was read.
+        place: Place of the table.
+        table: The input of the run that wrote it.
+        dialect: Dialect of the input.
 
     Raises:
-        UsageError, TableError: As `open_table`.
+        UsageError, TableError: As from `open_table`.
     """
     if format_of(place).kind not in DELIMITERS:
         return open_table(place)

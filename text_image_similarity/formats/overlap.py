@@ -1,4 +1,4 @@
-"""Outputs that must not be inputs: a table must not be scored into itself, nor into what the next run would read."""
+"""Check that outputs are not inputs: a table must not be scored into itself, or into the input of the next run."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from .storage import canonical, expand, is_url, local_path
 
 
 def check_apart(source: str, *places: str) -> None:
-    """Refuse a place to write to that belongs to a table to read, or would belong to it once it is written.
+    """Refuse outputs that belong to an input, or would belong to it once they are written.
 
     Args:
         source: A file, a folder or a pattern.
-        places: Files.
+        places: Files to write.
 
     Raises:
-        UsageError: It does, or there is no table.
+        UsageError: An output belongs to the input, or the input does not exist.
     """
     table, files = canonical(source), [canonical(file) for file in expand(source)]
     for place in places:
@@ -30,7 +30,7 @@ def check_apart(source: str, *places: str) -> None:
 
 
 def _matches(path: list[str], pattern: list[str]) -> bool:
-    """Whether a glob pattern would find a path."""
+    """Tell whether a glob pattern matches a path."""
     if "**" in pattern:
         return fnmatch.fnmatch("/".join(path), "/".join(pattern))
     return len(path) == len(pattern) and all(map(fnmatch.fnmatch, path, pattern))

@@ -1,4 +1,4 @@
-"""Parquet: every column keeps its type, nested ones too; only the indices of dictionaries become wider."""
+"""Parquet: every column keeps its type, even if nested; only dictionary indices become wider."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from .rows import PART_SIZE, ArrowRows
 from .signatures import LONGEST, text_format
 from .storage import open_bytes, reading
 
-_BUFFER = 4 * 1024 * 1024  # bytes of each column that are read at a time from a large row group
-_LOOK_BUFFER = 64 * 1024  # the same, where only the first row is read
+_BUFFER = 4 * 1024 * 1024  # bytes read at a time of each column of a large row group
+_LOOK_BUFFER = 64 * 1024  # the same, if only the first row is read
 _CELL_BYTES = (
     64 * 1024 * 1024
-)  # of anything but an image, which has a limit of its own; about what a row of texts may have
-# Values of a column of lists in a row group: a row of them is read whole before its bytes can be counted, and equal ones take
-# hardly any bytes in the file.
+)  # bytes of a cell, except images, which have their own limit; similar to the limit of a row of texts
+# Values of a column of lists in a row group: a row is read completely before its bytes can be counted, and repeated
+# values take hardly any bytes in the file.
 _LIST_VALUES = 8 * 1024 * 1024
-_ROW_VALUES = 10_000  # or so many for each of its rows, on average
-# What compresses to less than a byte for so many values may be one row of all of them; others are as large in the file.
+_ROW_VALUES = 10_000  # or as many for each of its rows, on average
+# A column chunk that takes less than a byte for so many values may be a single row of all of them.
 _PACKED_VALUES = 64 * 1024 * 1024
 _PACKED = 64
-# Spark takes the columns of a file from here rather than from the file, and would not see those that are added.
+# Spark reads the columns of a file from here rather than from the schema, and would miss the added columns.
 _OUTDATED = b"org.apache.spark.sql.parquet.row.metadata"
 
 
 @dataclass(slots=True)
 class ParquetTable:
-    """A table of typed columns, in one file or several with the same columns.
+    """A table of typed columns, in one or several files with the same columns.
 
     Args:
-        files: Where it is.
-        dropped: Columns that are passed over.
+        files: Places of its files.
+        dropped: Columns to skip.
     """
 
     files: list[str]
@@ -58,7 +58,7 @@ class ParquetTable:
 
     def __post_init__(self) -> None:
         schemas = [self._look_at(place) for place in self.files]
-        if any(self._counts):  # the types of a file without rows do not matter
+        if any(self._counts):  # the types in a file without rows do not matter
             schemas = [
                 schema if count else _untyped(schema) for schema, count in zip(schemas, self._counts, strict=True)
             ]
@@ -71,7 +71,7 @@ class ParquetTable:
         self.schema = pa.schema(kept, metadata or None)
 
     def _look_at(self, place: str) -> pa.Schema:
-        """Return a file's columns, of the types they are stored with; remember how many rows it has."""
+        """Return a file's columns with their stored types, and remember its number of rows."""
         with _opened(place) as file:
             self._counts.append(file.metadata.num_rows)
             self._fitting = min(self._fitting, _fitting(file.metadata))
@@ -94,7 +94,7 @@ class ParquetTable:
         self.digest = one_digest(digests)
 
     def read(self, start: int, most: int) -> Iterator[ArrowRows]:
-        """Yield the rows from number `start` (from 0) on, `most` at a time, or fewer that are very large."""
+        """Yield rows from index `start` on, the first being 0, `most` at a time, or fewer if they are very large."""
         most = min(most, self._fitting)
         part: list[pa.RecordBatch] = []
         rows = size = 0
@@ -112,9 +112,9 @@ class ParquetTable:
             yield self._rows(part)
 
     def _batches(self, start: int, most: int) -> Iterator[tuple[pa.RecordBatch, int]]:
-        """Yield what is stored from a row on, with the mean bytes of its rows.
+        """Yield stored batches from a row on, with the mean size of their rows in bytes.
 
-        Each row group is read on its own from its beginning, so the pieces are the same wherever `start` is.
+        Each row group is read separately from its beginning, so the batches do not depend on `start`.
         """
         for place, count in zip(self.files, self._counts, strict=True):
             if start >= count:
@@ -139,12 +139,12 @@ class ParquetTable:
                             number += batch.num_rows
 
     def _kept(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Return the columns that are read, in their order."""
+        """Return the columns to read, in order."""
         names = batch.schema.names
         order = [place for place, name in enumerate(names) if name not in self.dropped]
         if [
             names[place] for place in order
-        ] != self.schema.names:  # a file in another order, where no name occurs twice
+        ] != self.schema.names:  # a file with another order of columns and unique names
             order = [names.index(name) for name in self.schema.names]
         return batch.select(order)
 
@@ -162,7 +162,7 @@ class ParquetTable:
         return pa.record_batch(columns, schema=wanted)
 
     def _rows(self, part: list[pa.RecordBatch]) -> ArrowRows:
-        """Return a part as one batch; dictionaries without an order hold its own values only, not all of the file."""
+        """Return a part as one batch; unordered dictionaries are reduced to the values of the part."""
         table = pa.Table.from_batches(part)
         return ArrowRows(
             pa.record_batch(
@@ -177,10 +177,10 @@ def _untyped(schema: pa.Schema) -> pa.Schema:
 
 
 def _common(one: list[pa.Field], other: list[pa.Field], places: tuple[str, str]) -> list[pa.Field]:
-    """Return the columns that hold the rows of two files; what has no value in one file takes the other file's type.
+    """Return common columns for two files; a column without values in one file gets the other file's type.
 
     Raises:
-        TableError: They do not agree; the message names the columns that do not.
+        TableError: The columns do not agree; the message names those that differ.
     """
     names = [[column.name for column in columns] for columns in (one, other)]
     if sorted(names[0]) == sorted(names[1]) and len(set(names[0])) == len(names[0]):
@@ -203,7 +203,7 @@ def _common(one: list[pa.Field], other: list[pa.Field], places: tuple[str, str])
 
 
 def _fitting(metadata: pq.FileMetaData) -> int:
-    """Return how many rows of a file fit into a part, by their mean size in the file."""
+    """Return how many rows of a file fit in a part, by their mean size in the file."""
     size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
     return max(1, PART_SIZE * metadata.num_rows // size) if size and metadata.num_rows else PART_SIZE
 
@@ -231,26 +231,26 @@ def _check_lists(metadata: pq.FileMetaData, file: str) -> None:
 
 
 def _whole(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
-    """Return a column in one piece, of a type."""
+    """Return a column as one chunk of a type."""
     array = column.unify_dictionaries().combine_chunks()
     return array.dictionary_encode() if pa.types.is_dictionary(kind) and not kind.ordered else array
 
 
 def _while_cut(kind: pa.DataType) -> pa.DataType:
-    """Return the type of a column until parts are whole: without a dictionary, unless its order has a meaning."""
+    """Return the type of a column while parts are assembled: without a dictionary, unless it is ordered."""
     return kind if pa.types.is_dictionary(kind) and kind.ordered else dense(kind)
 
 
 def _pieces(batch: pa.RecordBatch, file: str, number: int) -> Iterator[pa.RecordBatch]:
-    """Cut what is stored into pieces that fit into memory without dictionaries.
+    """Cut stored rows into pieces that fit in memory without dictionaries.
 
     Args:
         batch: Rows as they are stored.
-        file: Where they are.
-        number: How many rows of the file come before them.
+        file: File that they are in.
+        number: Number of the file's rows before them.
 
     Raises:
-        TableError: A cell alone does not.
+        TableError: A single cell does not fit.
     """
     sizes = list(map(dense_size, batch.columns))
     if sum(sizes) > PART_SIZE and batch.num_rows > 1:
@@ -272,9 +272,9 @@ def _opened(place: str, dictionaries: Sequence[str] = (), *, look: bool = False)
     """Open a file.
 
     Args:
-        place: Where it is.
-        dictionaries: The paths of columns that are read as dictionaries.
-        look: Whether only first rows are read.
+        place: Place of the file.
+        dictionaries: Paths of columns to read as dictionaries.
+        look: Whether only the first rows are read.
     """
     with reading(place), open_bytes(place) as raw:
         try:
@@ -286,7 +286,7 @@ def _opened(place: str, dictionaries: Sequence[str] = (), *, look: bool = False)
                 if largest <= PART_SIZE and not look:
                     yield file
                     return
-            # By itself Arrow fetches a row group whole before it gives out the first row.
+            # By default, Arrow fetches a whole row group before it returns the first row.
             with pq.ParquetFile(
                 raw,
                 metadata=metadata,

@@ -1,4 +1,4 @@
-"""How many rows of a Parquet file are read at once: as many as their longest texts allow."""
+"""The number of rows of a Parquet file to read at once, as their longest texts allow."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import pyarrow.parquet as pq
 from .arrow_types import longest_value
 from .rows import PART_SIZE
 
-_READ_ROWS = 64  # at once, at most
-_FEW_ROWS = 4  # where nothing tells how long a text may be, as when they are stored as the changes from one to the next
-_LOOKED_AT = 1024 * 1024  # bytes that a dictionary may take in the file for its longest text to be looked for
+_READ_ROWS = 64  # most rows to read at once
+_FEW_ROWS = 4  # if the length of texts is unknown, as when they are stored as differences
+_LOOKED_AT = 1024 * 1024  # largest dictionary in the file, in bytes, in which the longest text is looked for
 
 
 @dataclass(slots=True)
 class Encodings:
-    """How the texts and bytes of some files are stored: a short file may stand for far more than memory holds.
+    """The encodings of texts and bytes in files: a short file may expand to far more than fits in memory.
 
-    A text that occurs in many rows is often stored once, in a dictionary. Where a row has one value of a column, the
-    longest one tells how many rows are read at once. Where it has any number of them, in a list, the column is read as its
-    dictionary, which is slow, and cut before it is more.
+    A text that occurs in many rows is often stored only once, in a dictionary. If a column has one value per row, its
+    longest value determines how many rows are read at once. If it has any number of them, in a list, the column is read
+    as a dictionary, which is slow, and cut before it is expanded.
 
     Attributes:
-        single: The paths of columns with dictionaries and one value a row.
-        repeated: The paths of the others that can be read as dictionaries.
+        single: Paths of columns with dictionaries and one value per row.
+        repeated: Paths of other columns that can be read as dictionaries.
     """
 
     single: list[str] = field(default_factory=list)
@@ -33,7 +33,7 @@ class Encodings:
     _few: set[str] = field(default_factory=set)
 
     def learn(self, metadata: pq.FileMetaData) -> None:
-        """Add those of a file."""
+        """Add the encodings of a file."""
         encodings: dict[str, set[str]] = {}
         lists: set[str] = set()
         for place in range(metadata.num_columns):
@@ -53,11 +53,11 @@ class Encodings:
                 known += [path] * (path not in known)
 
     def at_once(self, first: pq.ParquetFile, group: int) -> int:
-        """Return how many rows of a row group are read at once.
+        """Return how many rows of a row group to read at once.
 
         Args:
-            first: The file, where the columns of `single` are read as dictionaries.
-            group: The row group's number.
+            first: The file, with the columns of `single` read as dictionaries.
+            group: Number of the row group.
         """
         if self._few or any(size > _LOOKED_AT for size in self._dictionary_sizes(first.metadata.row_group(group))):
             return _FEW_ROWS
@@ -68,7 +68,7 @@ class Encodings:
         return max(1, min(_READ_ROWS, PART_SIZE // max(1, longest)))
 
     def _dictionary_sizes(self, group: pq.RowGroupMetaData) -> Iterator[int]:
-        """Yield the bytes of the dictionaries of `single` in the file, as far as it tells them."""
+        """Yield the sizes of the dictionaries of `single` in the file, in bytes, if it declares them."""
         for column in map(group.column, range(group.num_columns)):
             if column.path_in_schema in self.single and column.dictionary_page_offset is not None:
                 yield column.data_page_offset - column.dictionary_page_offset

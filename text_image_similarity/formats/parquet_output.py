@@ -1,4 +1,4 @@
-"""Parquet on its way out. Its parts are Arrow streams, which are written and read without encoding anything."""
+"""Writing of Parquet. Its parts are Arrow streams, which are written and read without any encoding."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from .rows import Rows
 
 _GROUP_ROWS = 1 << 16
 _GROUP_BYTES = 64 * 1024 * 1024
-_LARGE = 4096  # bytes of a value, on average; such values hardly occur twice
+_LARGE = 4096  # mean bytes of a value; values of this size hardly occur twice
 
 
 @dataclass(frozen=True, slots=True)
 class ParquetOutput:
-    """Writes Parquet.
+    """Output in Parquet.
 
     Args:
-        schema: The columns of the rows.
-        added: The columns that each part adds.
+        schema: Schema of the rows.
+        added: Columns that each part adds.
     """
 
     schema: pa.Schema
     added: Sequence[pa.Field]
 
     def __post_init__(self) -> None:
-        with _explained():  # now, rather than when all rows are scored
+        with _explained():  # check now, rather than when all rows are scored
             pq.ParquetWriter(pa.BufferOutputStream(), self._whole()).close()
 
     def part(self, rows: Rows, added: Sequence[Sequence[Any]]) -> memoryview:
@@ -65,7 +65,7 @@ def arrays_of(rows: Sequence[Sequence[Any]], fields: Sequence[pa.Field]) -> list
 
 
 def _groups(parts: Iterable[Path]) -> Iterator[pa.Table]:
-    """Yield the content of parts in row groups of a useful size."""
+    """Yield the content of parts in row groups of reasonable size."""
     waiting: list[pa.Table] = []
     for part in parts:
         with pa.OSFile(str(part)) as file, pa.ipc.open_stream(file) as stream:
@@ -81,7 +81,7 @@ def _groups(parts: Iterable[Path]) -> Iterator[pa.Table]:
 
 
 def _repeating(table: pa.Table) -> bool | list[str]:
-    """Return which columns a dictionary may make smaller: all, or the paths of those without large bytes, such as images."""
+    """Return the columns that benefit from a dictionary: all, or the paths of those without large values."""
     large = {
         name
         for name, column in zip(table.schema.names, table.columns, strict=True)
@@ -90,7 +90,7 @@ def _repeating(table: pa.Table) -> bool | list[str]:
     if not large:
         return True
     sink = pa.BufferOutputStream()
-    pq.write_table(table.slice(0, 0), sink)  # for the columns as Parquet names them, inside structs and lists too
+    pq.write_table(table.slice(0, 0), sink)  # for the columns by their Parquet paths, inside structs and lists too
     schema = pq.ParquetFile(sink.getvalue()).schema
     columns = [schema.column(place) for place in range(len(schema.names))]
     return [each.path for each in columns if not (each.path.split(".")[0] in large and _is_bytes(each))]

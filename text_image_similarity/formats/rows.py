@@ -1,7 +1,7 @@
-"""Rows of a table on their way from one format to the same or another.
+"""Rows of a table, for conversion between formats.
 
-Each source keeps its rows as it read them, and gives them in three ways: fields of text for CSV and TSV, JSON objects, an
-Arrow batch for Parquet. So the way from a format to itself changes nothing.
+Each kind of rows keeps them as they were read, and returns them in three forms: text fields for CSV and TSV, JSON
+objects, and an Arrow batch for Parquet. Conversion from a format to itself therefore changes nothing.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ..records import is_whole
 from .arrow_types import cell_values, plain_values
 from .json_text import without
 
-PART_SIZE = 16 * 1024 * 1024  # characters or bytes; the row that reaches it ends a part
-_FIELD_SIZE = 8  # bytes of a field beside its characters
-_VALUE_SIZE = 64  # bytes of a value that JSON has as few characters, on average
+PART_SIZE = 16 * 1024 * 1024  # characters or bytes; the row that reaches this size ends a part
+_FIELD_SIZE = 8  # bytes of a field in addition to its characters
+_VALUE_SIZE = 64  # mean bytes of a value that is short in JSON
 
-# What a column of JSON objects becomes elsewhere; `long` are integers that no float stands for, `json` is a text that
-# holds JSON.
+# Types of JSON columns in other formats; `long` is an integer that floats cannot represent, `json` is a text that holds
+# JSON.
 ValueKind = Literal["null", "bool", "integer", "long", "number", "string", "json"]
 _ARROW: dict[ValueKind, pa.DataType] = {
     "null": pa.null(),
@@ -39,13 +39,13 @@ _ARROW: dict[ValueKind, pa.DataType] = {
 
 
 class Rows(Protocol):
-    """Some consecutive rows."""
+    """Consecutive rows of a table."""
 
     def __len__(self) -> int: ...
 
     @property
     def nbytes(self) -> int:
-        """How many bytes of memory they take, roughly."""
+        """Approximate size in memory, in bytes."""
 
     def column(self, name: str) -> list[Any]:
         """Return a column's values as Python objects."""
@@ -60,10 +60,10 @@ class Rows(Protocol):
         """Return the rows as an Arrow batch."""
 
     def without(self, dropped: frozenset[str]) -> Rows:
-        """Return the rows without some columns, as many of a name as there are."""
+        """Return the rows without some columns; all columns with such a name are removed."""
 
     def chosen(self, places: Sequence[int]) -> Rows:
-        """Return the rows at some places (from 0), in their order."""
+        """Return the rows at some positions (from 0), in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class TextRows:
 
 @dataclass(frozen=True, slots=True)
 class JsonRows:
-    """Rows of JSON Lines: their numbers (from 1), their lines, and what the lines mean."""
+    """Rows of JSON Lines: their numbers (from 1), lines and values."""
 
     numbers: Sequence[int]
     kinds: dict[str, ValueKind]
@@ -117,7 +117,7 @@ class JsonRows:
 
     @property
     def nbytes(self) -> int:
-        return 2 * sum(map(len, self.lines))  # and the values that they stand for
+        return 2 * sum(map(len, self.lines))  # and the values of the lines
 
     def column(self, name: str) -> list[Any]:
         return [row.get(name) for row in self.values]
@@ -151,7 +151,7 @@ class JsonRows:
         return JsonRows([self.numbers[place] for place in places], self.kinds, lines, values)
 
     def _whole(self, name: str, values: list[Any]) -> list[Any]:
-        """Return values as they are, if every text among them can be written."""
+        """Return values unchanged, if every text among them can be written."""
         for number, value in zip(self.numbers, values, strict=True):
             if isinstance(value, str) and not is_whole(value):
                 raise TableError(
@@ -196,34 +196,34 @@ class ArrowRows:
         return ArrowRows(self.batch.take(pa.array(places, pa.int64())))
 
     def _plain_rows(self) -> Iterator[tuple[Any, ...]]:
-        if not self.batch.num_columns:  # all of them are left out
+        if not self.batch.num_columns:  # all columns are left out
             return iter([()] * len(self))
         return zip(*map(plain_values, self.batch.columns, self.batch.schema.names), strict=True)
 
 
 def text_schema(columns: Sequence[str]) -> pa.Schema:
-    """Return the schema of columns of text."""
+    """Return a schema of text columns."""
     return pa.schema([(name, pa.string()) for name in columns])
 
 
 def json_schema(kinds: dict[str, ValueKind]) -> pa.Schema:
-    """Return the schema of columns of JSON values."""
+    """Return a schema of columns of JSON values."""
     names = [name.encode("utf-8", "backslashreplace").decode("utf-8") for name in kinds]
     return pa.schema(list(zip(names, map(_ARROW.__getitem__, kinds.values()), strict=True)))
 
 
 def size_of_fields(row: Sequence[str]) -> int:
-    """Return how much of a part a row of texts takes, empty ones too."""
+    """Return the size of a row of texts within a part, counting empty ones."""
     return sum(map(len, row)) + _FIELD_SIZE * len(row)
 
 
 def size_of_json(text: str) -> int:
-    """Return how much of a part a text in JSON takes, together with the values that it stands for."""
+    """Return the size of a JSON text within a part, including its parsed values."""
     return len(text) + _VALUE_SIZE * part_count(text)
 
 
 def kind_of(value: object) -> ValueKind:
-    """Return what a JSON value is to a column."""
+    """Return the column type of a JSON value."""
     match value:
         case None:
             return "null"
@@ -242,7 +242,7 @@ def kind_of(value: object) -> ValueKind:
 
 
 def wider(one: ValueKind, other: ValueKind) -> ValueKind:
-    """Return the narrowest kind that holds the values of both."""
+    """Return the narrowest type that holds the values of both."""
     if one == other or other == "null":
         return one
     if one == "null":
@@ -253,8 +253,8 @@ def wider(one: ValueKind, other: ValueKind) -> ValueKind:
 
 
 def as_text(value: object) -> str:
-    """Spell out a value for a table of texts; a missing one is empty."""
-    if value is None or value != value:  # NaN, which stands for a missing value
+    """Return a value as text; missing values are empty."""
+    if value is None or value != value:  # NaN counts as a missing value
         return ""
     if isinstance(value, (bool, dict, list, tuple)):
         return dump(without_nan(value))
@@ -262,5 +262,5 @@ def as_text(value: object) -> str:
 
 
 def dump(value: object) -> str:
-    """Write JSON on one line; a value that JSON cannot express, such as a decimal number, becomes text."""
+    """Return JSON on one line; values that JSON cannot represent, such as decimals, become text."""
     return json.dumps(value, ensure_ascii=False, default=str)

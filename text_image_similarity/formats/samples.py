@@ -1,8 +1,8 @@
 """Samples: files that share a name up to its first dot, such as `0001.jpg`, `0001.txt` and `0001.json`.
 
-That is how WebDataset's tar shards hold them, img2dataset's layout `files`, and a plain folder of images with captions beside
-them. A sample's image is the first member with the ending of one. Its caption is `.txt`, else `.caption`, else the value of `caption`
-in its `.json`, else that of `text`.
+WebDataset's tar shards, img2dataset's layout `files`, and plain folders of images and caption files use this
+convention. A sample's image is the first member with an image suffix. Its caption is `.txt`, otherwise `.caption`,
+otherwise `caption` in its `.json`, otherwise `text` there.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from .tar import TarStream
 _CAPTIONS = ("caption", "text")  # members of .json, in this order
 _MOST_TEXT = 1 << 20  # bytes
 _MEMBER = re.compile(r"((?:.*/|)[^/.]+)\.([^/]*)", re.DOTALL)
-_PASSED_OVER = re.compile(r"(?:.*/)?__[^/]*__(?:/.*)?", re.DOTALL)  # what WebDataset keeps for itself
-_STATS = re.compile(r"\d+_stats\.json")  # what img2dataset writes beside its folders
+_PASSED_OVER = re.compile(r"(?:.*/)?__[^/]*__(?:/.*)?", re.DOTALL)  # keys reserved by WebDataset
+_STATS = re.compile(r"\d+_stats\.json")  # files that img2dataset writes next to its folders
 
 
 @dataclass(slots=True)
@@ -36,22 +36,22 @@ class Sample:
     """One image with its caption.
 
     Args:
-        key: The name that its files share; None for what stands for the rest of a damaged shard.
-        image: An encoded file, a reference, or why there is neither.
-        caption: None if there is none.
-        fields: The members of its `.json`.
+        key: Name that its files share; None for the sample that represents the rest of a damaged shard.
+        image: Encoded file, reference, or the reason why there is neither.
+        caption: Caption; None if there is none.
+        fields: Members of its `.json`.
     """
 
     key: str | None
     image: bytes | str | RowError | None = None
     caption: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
-    texts: dict[str, str] = field(default_factory=dict)  # by ending, until the sample is complete
-    fields_size: int = 0  # as `size_of_json` has it
+    texts: dict[str, str] = field(default_factory=dict)  # by suffix, until the sample is complete
+    fields_size: int = 0  # as from `size_of_json`
 
     @property
     def size(self) -> int:
-        """How much memory it takes, roughly."""
+        """Approximate size in memory, in bytes."""
         image = len(self.image) if isinstance(self.image, bytes | str) else 0
         return image + len(self.caption or "") + self.fields_size + 100
 
@@ -59,13 +59,13 @@ class Sample:
 def read_tar(
     file: io.BufferedReader, place: str, *, first: int = 0, max_bytes: int, compressed: bool
 ) -> Iterator[Sample]:
-    """Yield the samples of a shard; a damage becomes the error of the sample that it is in, or of one more.
+    """Yield the samples of a shard; damage becomes the error of the affected sample, or of an additional one.
 
     Args:
-        file: Its bytes.
-        place: Where it is.
-        first: Number of the first sample (from 0) whose image is wanted; those before it come without.
-        max_bytes: The largest image that is read.
+        file: The shard, open for reading bytes.
+        place: Place of the shard.
+        first: Index of the first sample (from 0) whose image is needed; earlier samples come without images.
+        max_bytes: Largest image to read, in bytes.
         compressed: Whether the file is compressed with gzip.
     """
     stream = TarStream(file, Path(place).name, compressed=compressed)
@@ -97,7 +97,7 @@ def read_tar(
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """Return the key and the ending of a member's name, as WebDataset splits it; None for what it passes over.
+    """Return the key and the suffix of a member's name, split as in WebDataset; None for members that it skips.
 
     Example:
         >>> split_name("./train/0001.seg.PNG"), split_name("README")
@@ -109,7 +109,7 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 def _add_member(sample: Sample, ending: str, size: int, stream: TarStream, *, max_bytes: int | None) -> None:
-    """Read a member if it belongs to what is scored; `max_bytes` is None where images are not wanted."""
+    """Read a member if scoring needs it; `max_bytes` is None if images are not needed."""
     name = f"{sample.key}.{ending}"
     if ending in IMAGE_ENDINGS:
         if sample.image is not None or max_bytes is None:
@@ -134,7 +134,7 @@ def _add_text(sample: Sample, ending: str, data: bytes) -> None:
 
 
 def _complete(sample: Sample) -> Sample:
-    """Find the caption and the fields of a sample whose members are all there."""
+    """Set the caption and the fields of a sample whose members are complete."""
     text = sample.texts.pop("json", None)
     broken = ""
     if text is not None:
@@ -157,13 +157,13 @@ def _complete(sample: Sample) -> Sample:
 
 
 def _spoken(value: object) -> str | None:
-    """Return a member of JSON as a caption: a text, or a finite number's, as in any table; None if it is neither."""
+    """Return a JSON value as a caption: text, or a finite number as text, as in any table; otherwise None."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return value if isinstance(value, str) else str(value) if is_number else None
 
 
 def _object(text: str) -> dict[str, Any] | None:
-    """Return a JSON object with texts that UTF-8 can write, or None."""
+    """Return a JSON object whose texts UTF-8 can encode, or None."""
     try:
         found = json.loads(text)
         if not is_whole(whole := dump(found)):
@@ -174,14 +174,14 @@ def _object(text: str) -> dict[str, Any] | None:
 
 
 def read_folder(folder: Path, digest: blake2b | None = None) -> Iterator[Sample]:
-    """Yield the samples of a folder and of all folders in it, in the order of their names; images are paths.
+    """Yield the samples of a folder and its subfolders, in the order of their names; images are paths.
 
     Args:
-        folder: On this machine.
-        digest: Told the names, the sizes of images, and the texts.
+        folder: Local folder.
+        digest: Hash to update with the names, the sizes of images, and the texts.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The folder cannot be read.
     """
     root = folder.resolve()
     for path, names in _walk(folder):
@@ -201,7 +201,7 @@ def read_folder(folder: Path, digest: blake2b | None = None) -> Iterator[Sample]
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Yield folders with the names of their files, but none that is hidden."""
+    """Yield folders with the names of their files, without hidden ones."""
 
     def fail(error: OSError) -> None:
         raise error

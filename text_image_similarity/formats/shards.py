@@ -1,6 +1,6 @@
-"""Tar shards and folders of images as a table: a row for each sample, with its key, its caption and the fields of its JSON.
+"""Tar shards and folders of images as a table: a row per sample, with its key, its caption and its JSON fields.
 
-The images are a column of their own that no output gets. A shard is read as a stream: what is in memory is a part of rows.
+The images are a separate column that is never written. A shard is read as a stream, with one part of rows in memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BUFFER = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class SampleRows(JsonRows):
-    """Rows of samples, with their images beside what becomes JSON."""
+    """Rows of samples: their images, and fields that become JSON."""
 
     images: Sequence[Any] = ()
 
@@ -41,12 +41,12 @@ class SampleRows(JsonRows):
 
 @dataclass(slots=True)
 class SampleTable:
-    """A table of samples, in one shard or several, or in a folder. Its columns are known after `scan`.
+    """A table of samples, in one or several shards or in a folder. Its columns are known after `scan`.
 
     Args:
-        files: Where it is: tar files, or one folder.
-        dropped: Fields that are passed over.
-        max_bytes: The largest image that is read from a shard.
+        files: Tar files, or one folder.
+        dropped: Fields to skip.
+        max_bytes: Largest image to read from a shard, in bytes.
     """
 
     files: list[str]
@@ -70,7 +70,7 @@ class SampleTable:
         return json_schema(self.kinds)
 
     def scan(self) -> None:
-        """Read everything once: count the samples, learn the fields of their JSON, hash the files."""
+        """Read everything once: count the samples, collect their JSON fields, hash the files."""
         self.kinds = {KEY: "string", CAPTION: "string"}
         self._counts, digests = [], []
         for place in self.files:
@@ -86,13 +86,13 @@ class SampleTable:
                     file = io.BufferedReader(raw, _BUFFER)
                     for sample in self._shard(place, file, first=-1):
                         count += self._learn(sample)
-                    file.detach()  # which would be closed with it
+                    file.detach()  # it would otherwise be closed too
                     digests.append(raw.finish())
             self._counts.append(count)
         self.row_count, self.digest = sum(self._counts), one_digest(digests)
 
     def leave_out(self, names: Iterable[str]) -> list[str]:
-        """Pass over fields of the JSON from now on; return those that there are, and the key's namesake. Call it after `scan`."""
+        """Skip JSON fields from now on, and return those that exist or share the key's name; call after `scan`."""
         taken = [name for name in names if name in self.kinds and name not in (KEY, CAPTION)]
         self.dropped |= frozenset(taken)
         self.kinds = {name: kind for name, kind in self.kinds.items() if name not in taken}
@@ -105,7 +105,7 @@ class SampleTable:
         return 1
 
     def read(self, start: int, most: int) -> Iterator[SampleRows]:
-        """Yield the rows from number `start` (from 0) on, `most` at a time, or fewer that are very large."""
+        """Yield rows from index `start` on, the first being 0, `most` at a time, or fewer if they are very large."""
         first = start + 1
         for part in in_parts(self._from(start), 0, most, lambda sample: sample.size):
             values = [self._values(sample) for sample in part]
@@ -136,14 +136,14 @@ class SampleTable:
                 yield from self._shard(place, raw, first)
 
     def _shard(self, place: str, file: Any, first: int) -> Iterator[Sample]:
-        """Yield the samples of a shard; those before number `first` come without images, and all of them if it is -1."""
+        """Yield the samples of a shard; those before index `first` come without images, or all if it is -1."""
         compressed = format_of(place).codec == "gzip"
         wanted = 1 << 62 if first < 0 else first
         return read_tar(file, place, first=wanted, max_bytes=self.max_bytes, compressed=compressed)
 
 
 def is_picture_folder(place: str) -> bool:
-    """Whether a place is a folder of images with captions of the same names."""
+    """Tell whether a place is a folder of images with caption files of the same names."""
     return _is_folder(place) and holds_pictures(local_path(place))
 
 

@@ -1,4 +1,4 @@
-"""What the first bytes of a file say about it, where its name says otherwise."""
+"""Recognition of files by their first bytes, if their name says otherwise."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LONGEST = 64  # bytes to look at
 
 
 def other_format(head: bytes) -> str | None:
-    """Return what a file is that begins with some bytes, and what to do about it; None if it may be a text."""
+    """Return the format of a file by its first bytes, and what to do about it; None if it may be text."""
     for signature, found in _SIGNATURES.items():
         if head.startswith(signature):
             return found
@@ -37,12 +37,12 @@ def other_format(head: bytes) -> str | None:
 
 
 def text_format(head: bytes) -> str:
-    """Return what a file seems to be that should be Parquet, and what to do about it; empty if that is unknown."""
+    """Return the apparent format of a file that should be Parquet, and what to do about it; empty if unknown."""
     if found := other_format(head):
         return found
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if start.startswith((b"{", b"[")):
-        return "a JSON file; name it .jsonl if it holds one object a line"
+        return "a JSON file; name it .jsonl if it holds one object per line"
     if start and all(byte >= 32 or byte in b"\t\r\n" for byte in head):
-        return "a text file; name it .csv or .tsv, by what separates its fields"
+        return "a text file; name it .csv or .tsv, depending on its delimiter"
     return ""

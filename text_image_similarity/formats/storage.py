@@ -1,4 +1,4 @@
-"""Where tables are: paths on this machine, and fsspec URLs such as `s3://bucket/pairs.parquet`."""
+"""Places of tables: local paths, and fsspec URLs such as `s3://bucket/pairs.parquet`."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ _PARTITION = re.compile(r"[^=]+=.*")
 
 
 def is_url(place: str) -> bool:
-    """Whether a place is an fsspec URL rather than a path; a `file:` URL is a path."""
+    """Tell whether a place is an fsspec URL rather than a path; a `file:` URL counts as a path."""
     return _URL.match(place) is not None and not place.lower().startswith("file://")
 
 
 def local_path(place: str) -> Path:
-    """Return a path, or a `file:` URL's path."""
+    """Return a path, or the path of a `file:` URL."""
     return Path(url2pathname(urlsplit(place).path)) if place.lower().startswith("file://") else Path(place)
 
 
 def folder_of(place: str) -> Path | None:
-    """Return where relative image paths of a table start: its folder, the hub's cache for a data set of the hub, or None for a table elsewhere."""
+    """Return the folder that relative image paths of a table start from; None if it is not local."""
     if is_url(place):
         return None
     if place.startswith("hf:"):
-        from .hub_files import hub_home  # here, because it loads the hub's client
+        from .hub_files import hub_home  # imported here, because it loads the hub's client
 
         return hub_home()
     path = local_path(place)
@@ -51,25 +51,25 @@ def folder_of(place: str) -> Path | None:
     fixed = list(path.parts[:-1])
     while not path.exists() and any(
         _WILD.search(part) or "{" in part for part in fixed
-    ):  # of a pattern, what stands before it
+    ):  # for a pattern, the part before it
         fixed.pop()
     return Path(*fixed)
 
 
 def with_base_dir(config: Config, place: str) -> Config:
-    """Return the settings with the folder of a table, as `with_folder`."""
+    """Return the settings with the folder of a table; see `with_folder`."""
     return with_folder(config, folder_of(place))
 
 
 def with_folder(config: Config, folder: str | PathLike[str] | None) -> Config:
-    """Return the settings with where a table's relative image paths start, and which folder local files must be in.
+    """Return the settings with the folder that relative image paths start from and local files must be in.
 
-    Settings that name them keep them.
+    Values that the settings already have are kept.
 
     Args:
         config: The settings.
-        folder: The table's; None if it lies in no folder of this machine, and then it may name no local file unless one of both
-            settings is there.
+        folder: Folder of the table; None if it is not local, and then it may not name local files unless `base_dir` or
+            `files_under` is set.
     """
     own = path_text(config.base_dir, "base_dir") if config.base_dir else folder
     root = path_text(config.files_under, "files_under") if config.files_under else own
@@ -79,17 +79,17 @@ def with_folder(config: Config, folder: str | PathLike[str] | None) -> Config:
 
 
 def expand(place: str) -> list[str]:
-    """Return the files a place stands for, in order: one file, the files of a folder, or those a pattern matches.
+    """Return the files of a place, in order: one file, the files of a folder, or those that a pattern matches.
 
-    A pattern may hold braces, and a folder of images stands for itself. Names that start with a dot or an underscore are
-    passed over in a folder, as Spark and Hive do.
+    A pattern may contain braces, and a folder of images is returned itself. In a folder, names that start with a dot or
+    an underscore are skipped, as in Spark and Hive.
 
     Raises:
-        UsageError: There is none, a folder holds folders, or names of folders stand for columns.
+        UsageError: There is no file, a folder contains folders, or names of folders represent columns.
     """
     with reading(place):
         if place.startswith("hf://"):
-            from .hub_files import local_or_url  # here, because it loads the hub's client
+            from .hub_files import local_or_url  # imported here, because it loads the hub's client
 
             place = local_or_url(place)
         literal = "{" not in place or (not is_url(place) and local_path(place).exists())
@@ -104,10 +104,10 @@ def expand(place: str) -> list[str]:
 
 
 def list_folder(place: str) -> list[str]:
-    """Return the files that lie directly in a folder, in order; of any other place nothing.
+    """Return the files directly in a folder, in order; empty for any other place.
 
     Raises:
-        TableError: It cannot be read.
+        TableError: The place cannot be read.
     """
     with reading(place):
         if not is_url(place):
@@ -121,10 +121,10 @@ def list_folder(place: str) -> list[str]:
 
 
 def open_bytes(place: str) -> IO[bytes]:
-    """Open a file to read.
+    """Open a file for reading bytes.
 
     Raises:
-        UsageError, TableError: It cannot be opened.
+        UsageError, TableError: The file cannot be opened.
     """
     with reading(place):
         if is_url(place):
@@ -135,7 +135,7 @@ def open_bytes(place: str) -> IO[bytes]:
 
 
 def has_content(place: str) -> bool:
-    """Say whether there is a file that is not empty.
+    """Tell whether a file exists and is not empty.
 
     Raises:
         UsageError, TableError: It cannot be asked.
@@ -149,10 +149,10 @@ def has_content(place: str) -> bool:
 
 
 def upload(local: Path, url: str) -> None:
-    """Put a file of this machine where a URL says.
+    """Upload a local file to a URL.
 
     Raises:
-        TableError: It cannot be put there.
+        TableError: The file cannot be uploaded.
     """
     with _writing(url):
         system, path = _system(url)
@@ -160,21 +160,21 @@ def upload(local: Path, url: str) -> None:
 
 
 def check_writable(url: str) -> None:
-    """Raise now what `upload` would raise at the end of a long run.
+    """Raise, before a long run, the error that `upload` would raise at its end.
 
     Raises:
-        TableError: Nothing can be written beside where a URL says.
+        TableError: The URL's folder cannot be written to.
     """
     probe = f"{url}.writable"
     with _writing(url):
         system, path = _system(probe)
         system.pipe_file(path, b"-")
-    with suppress(Exception):  # who may write may not always remove
+    with suppress(Exception):  # permission to write may not include removing
         system.rm_file(path)
 
 
 def canonical(place: str) -> str:
-    """Return a place in the one spelling that equal places share; a pattern stays one."""
+    """Return the canonical spelling of a place; a pattern stays a pattern."""
     if is_url(place):
         system, path = _system(place)
         return str(system.unstrip_protocol(path)).rstrip("/")
@@ -183,17 +183,17 @@ def canonical(place: str) -> str:
 
 
 def content_of(place: str) -> str:
-    """Return the hash of a file's bytes.
+    """Return the hash of a file's content.
 
     Raises:
-        UsageError, TableError: It cannot be read.
+        UsageError, TableError: The file cannot be read.
     """
     with reading(place), Hashed(open_bytes(place)) as file:
         return file.finish()
 
 
 def state_of(place: str) -> str:
-    """Return what changes when a file is written again: its size and time, or what a store says of its version.
+    """Return a value that changes when a file is written again: its size and time, or its version in a store.
 
     Raises:
         UsageError, TableError: It cannot be asked.
@@ -208,7 +208,7 @@ def state_of(place: str) -> str:
 
 
 def reading(place: str) -> AbstractContextManager[None]:
-    """Raise as this package's errors what a file or a store raises while it is read."""
+    """Convert errors of files and stores while reading into this package's errors."""
     return _explained(place, "read", UsageError(f"{place} does not exist"))
 
 
@@ -235,7 +235,7 @@ def _explained(place: str, done: str, missing: UsageError | TableError) -> Itera
         raise TableError(f"{place} cannot be {done}: {type(exc).__name__}: {exc}{hint}") from exc
 
 
-_CREDENTIALS = "; check the credentials, of s3:// those in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE"
+_CREDENTIALS = "; check the credentials, for s3:// those in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE"
 
 
 def _system(url: str) -> tuple[Any, str]:
@@ -271,13 +271,13 @@ def _expand_path(path: Path) -> list[str]:
 
 def _expand_url(url: str) -> list[str]:
     system, path = _system(url)
-    if url.startswith(("http://", "https://")):  # a question mark begins a query there
+    if url.startswith(("http://", "https://")):  # a question mark begins a query in these URLs
         return [url]
     if system.isdir(path):
         entries = [
             (system.unstrip_protocol(entry["name"]), entry["type"] == "directory")
             for entry in system.ls(path, detail=True)
-            if entry["name"].rstrip("/") != path.rstrip("/")  # the console of S3 leaves an empty object for a folder
+            if entry["name"].rstrip("/") != path.rstrip("/")  # the S3 console creates an empty object for a folder
         ]
         inside = (name for _, _, names in system.walk(path) for name in names)
         return _plain_files(entries, url, inside)
@@ -289,12 +289,12 @@ def _expand_url(url: str) -> list[str]:
 
 
 def _plain_files(entries: Iterable[tuple[str, bool]], folder: str, inside: Iterable[str]) -> list[str]:
-    """Return the files of a folder that holds no other.
+    """Return the files of a folder that has no subfolders.
 
     Args:
-        entries: What it holds: names, and whether each is a folder.
-        folder: Its own name.
-        inside: The names of files in it at any depth.
+        entries: Entries of the folder: names, and whether each is a folder.
+        folder: Name of the folder.
+        inside: Names of files in it, at any depth.
     """
     shown = [
         (name, deep) for name, deep in sorted(entries) if not name.rstrip("/").rpartition("/")[2].startswith((".", "_"))
@@ -314,7 +314,7 @@ def _plain_files(entries: Iterable[tuple[str, bool]], folder: str, inside: Itera
 
 
 def _unpartitioned(pattern: str, found: list[str]) -> list[str]:
-    """Return what a pattern found, if no folder that it did not name in full stands for a column."""
+    """Return the matches of a pattern, unless a folder that it does not name in full represents a column."""
     parts = Path(pattern).parts
     fixed = next(i for i, part in enumerate(parts) if _WILD.search(part))
     for name in found:

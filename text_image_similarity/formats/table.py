@@ -1,4 +1,4 @@
-"""A table to read, whatever its format and wherever its files are."""
+"""Tables to read, in any format and at any place."""
 
 from __future__ import annotations
 
@@ -20,51 +20,51 @@ from .rows import Rows
 from .shards import SampleTable
 from .storage import expand, is_url, local_path
 
-_LOOKED_AT = 64  # rows by which a column is known
-_AT_ONCE = 256  # rows that `read_rows` has in memory
+_LOOKED_AT = 64  # first rows by which a column is identified
+_AT_ONCE = 256  # rows that `read_rows` has in memory at a time
 _MAX_BYTES = Limits().max_bytes
 
 
 class Table(Protocol):
-    """A table to read, as often as wanted; `files` are the places it is read from."""
+    """A table that can be read repeatedly; `files` are the places that it is read from."""
 
     files: list[str]
 
     @property
     def images(self) -> str | None:
-        """The column of images by its kind, which need not be among `columns`: no output gets it. None if any may be it."""
+        """The column of images, if the format determines it; it is never written, and need not be in `columns`."""
 
     @property
     def captions(self) -> str | None:
-        """The column of captions by its kind, or None."""
+        """The column of captions, if the format determines it, or None."""
 
     @property
     def columns(self) -> Sequence[str]:
-        """The names of its columns; of JSON Lines, known after `scan`."""
+        """The names of its columns; for JSON Lines, known after `scan`."""
 
     @property
     def row_count(self) -> int:
-        """How many rows it has, known after `scan`."""
+        """The number of rows, known after `scan`."""
 
     @property
     def digest(self) -> str:
-        """Stands for the content of its files, known after `scan`."""
+        """Digest of the content of its files, known after `scan`."""
 
     @property
     def schema(self) -> pa.Schema:
-        """The types its columns have in Arrow, known after `scan`."""
+        """The Arrow types of its columns, known after `scan`."""
 
     def scan(self) -> None:
-        """Check its shape as far as its format has one, count its rows, hash its files.
+        """Check the table as far as its format allows, count its rows, hash its files.
 
         Raises:
-            TableError: It is damaged; the message names the row and the column.
+            TableError: The table is damaged; the message names the row and the column.
         """
 
     def read(self, start: int, most: int) -> Iterator[Rows]:
-        """Yield the rows from number `start` (from 0) on, `most` at a time, or fewer that are very large.
+        """Yield rows from index `start` on, the first being 0, `most` at a time, or fewer if they are very large.
 
-        Which rows come together depends on the table, `start` and `most` alone.
+        The batches depend only on the table, `start` and `most`.
         """
 
 
@@ -75,16 +75,16 @@ def open_table(
     dropped: frozenset[str] = frozenset(),
     max_bytes: int = _MAX_BYTES,
 ) -> Table:
-    """Open the table that a file, a folder or a pattern stands for.
+    """Open a file, a folder or a pattern as a table.
 
     Args:
         place: A path or an fsspec URL.
-        dialect: How CSV and TSV files are written; None is as their names say.
+        dialect: Dialect of CSV and TSV files; None follows their suffixes.
         dropped: Columns that are passed over.
-        max_bytes: The largest image that is read from a tar shard.
+        max_bytes: Largest image to read from a tar shard, in bytes.
 
     Raises:
-        UsageError: There is no table, the names do not say one format, or `dialect` is for another one.
+        UsageError: There is no table, its files do not have one format, or `dialect` is for another format.
         TableError: It cannot be read.
     """
     return open_files(expand(place), place, dialect=dialect, dropped=dropped, max_bytes=max_bytes)
@@ -98,18 +98,18 @@ def open_files(
     dropped: frozenset[str] = frozenset(),
     max_bytes: int = _MAX_BYTES,
 ) -> Table:
-    """Open files that are pieces of one table.
+    """Open files as pieces of one table.
 
     Args:
         files: Paths or fsspec URLs, at least one.
-        place: What messages call them together.
+        place: Name of the table in messages.
         dialect: As for `open_table`.
         dropped: Columns that are passed over.
         max_bytes: As for `open_table`.
 
     Raises:
-        UsageError: The names do not say one format, or `dialect` is for another one.
-        TableError: They cannot be read, or do not belong together.
+        UsageError: The files do not have one format, or `dialect` is for another format.
+        TableError: The files cannot be read, or do not belong together.
     """
     if len(files) == 1 and not is_url(files[0]) and local_path(files[0]).is_dir():  # of images
         return SampleTable(files, dropped, max_bytes)
@@ -139,7 +139,7 @@ def open_files(
 
 
 def columns_of(table: Table) -> Sequence[str]:
-    """Return the names of a table's columns; JSON Lines are read through for them.
+    """Return the names of a table's columns, reading JSON Lines to their end.
 
     Raises:
         TableError: They cannot be read.
@@ -150,15 +150,15 @@ def columns_of(table: Table) -> Sequence[str]:
 
 
 def check_images(table: Table, name: str, place: str) -> None:
-    """Make sure that a column of bytes does not hold references: texts that were stored without saying so.
+    """Make sure that a column of bytes does not hold references, stored as bytes instead of text.
 
     Args:
-        table: The table, of which the first rows are read.
-        name: Its column of images.
-        place: What messages call the table.
+        table: Table, of which the first rows are read.
+        name: Name of the column of images.
+        place: Name of the table in messages.
 
     Raises:
-        UsageError: All bytes among the first rows are texts.
+        UsageError: All bytes in the first rows are text.
     """
     if name == table.images or not may_hold_images(table.schema.field(name).type):
         return
@@ -182,21 +182,21 @@ def cells_of(table: Table, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
 
 
 def list_columns_of(table: Table) -> set[str]:
-    """Return the columns of a table, which was scanned, whose cells are lists of texts, or of values that may be texts."""
+    """Return the columns of a scanned table whose cells are lists of texts, or of values that may be texts."""
     if isinstance(table, JsonTable):
         return set(table.lists)
     return {field.name for field in table.schema if holds_texts(field.type)}
 
 
 def read_rows(table: Table, names: Sequence[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Yield where each row is, such as "row 3 of pairs.csv", and its values in some columns.
+    """Yield the location of each row, such as "row 3 of pairs.csv", and its values in some columns.
 
     Args:
-        table: Read from its beginning, a few rows at a time.
+        table: Table, which is read from its beginning, a few rows at a time.
         names: One or more of its columns.
 
     Raises:
-        TableError: It is damaged.
+        TableError: The table is damaged.
     """
     for file in table.files:
         dialect = table.dialect if isinstance(table, DelimitedTable) else None

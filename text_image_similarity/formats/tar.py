@@ -1,8 +1,8 @@
-"""The members of a tar file, read as a stream from beginning to end.
+"""Reading of the members of a tar file as a stream, from beginning to end.
 
-Headers are those of POSIX ustar and pax and of GNU tar, parsed by the standard library's `TarInfo.frombuf`. Its `TarFile` is not used: it
-takes a damaged header for the end of the file, and reads headers of any size into memory. Nothing is ever written to disk;
-links, devices and sparse files are passed over.
+Headers are those of POSIX ustar and pax and of GNU tar, parsed by the standard library's `TarInfo.frombuf`. Its
+`TarFile` is not used, because it takes a damaged header for the end of the file, and reads headers of any size into
+memory. Nothing is ever written to disk; links, devices and sparse files are skipped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BLOCK = 512
 _AT_ONCE = 1 << 20
 _MOST_NAME = 64 << 10
 _MOST_HEADER = 1 << 20
-_MOST_BEHIND = 64 << 20  # that is read after the end mark
+_MOST_BEHIND = 64 << 20  # bytes to read after the end mark
 _SPARSE = b"GNU.sparse."
 _RECORD = re.compile(rb"(\d{1,7}) ")
 _PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
@@ -35,28 +35,28 @@ _WITHOUT_DATA = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKT
 
 
 class TarStream:
-    """A tar file that is read once, forward.
+    """A tar file that is read once, from beginning to end.
 
     Args:
-        file: Its bytes.
-        name: What messages call it.
-        compressed: Whether they are compressed with gzip.
+        file: The file, open for reading bytes.
+        name: Name of the file in messages.
+        compressed: Whether the file is compressed with gzip.
     """
 
     def __init__(self, file: io.BufferedReader, name: str, *, compressed: bool = False) -> None:
         self._file: io.BufferedReader | gzip.GzipFile = gzip.GzipFile(fileobj=file) if compressed else file
         self._name = name
         self._at = 0
-        self._left = 0  # bytes of the present member's content that were not read
+        self._left = 0  # unread bytes of the current member's content
         self._padding = 0
 
     def members(self) -> Iterator[tuple[str, int]]:
-        """Yield the name and the size of each file; `read` and the next one follow.
+        """Yield the name and the size of each file; call `read` before the next one to get its content.
 
         Raises:
             RowError: It is `truncated` or `corrupt` from here on; the message says where.
         """
-        told: dict[bytes, bytes] = {}  # by the headers before a member
+        told: dict[bytes, bytes] = {}  # from the headers before a member
         while True:
             info, block = self._header()
             if info is None:
@@ -73,7 +73,7 @@ class TarStream:
             self.skip()
 
     def read(self) -> bytes:
-        """Return the content of the present member, all of it at once.
+        """Return the whole content of the current member.
 
         Raises:
             RowError: It is `truncated` or `corrupt`.
@@ -83,7 +83,7 @@ class TarStream:
         return data
 
     def skip(self) -> None:
-        """Pass over what is left of the present member.
+        """Skip the rest of the current member.
 
         Raises:
             RowError: It is `truncated` or `corrupt`.
@@ -109,7 +109,7 @@ class TarStream:
         return info, block
 
     def _check_end(self) -> None:
-        """Read a compressed file to its end, where its checksum is."""
+        """Read a compressed file to its end, to verify its checksum."""
         left = _MOST_BEHIND if isinstance(self._file, gzip.GzipFile) else 0
         while left and (piece := self._some(min(left, _AT_ONCE))):
             left -= len(piece)
@@ -127,20 +127,20 @@ class TarStream:
                 pass
 
     def _told(self, kind: bytes) -> dict[bytes, bytes]:
-        """Return what a header says of the next member: `path`, `size`, and whether it is sparse."""
+        """Return the values of a header for the next member: `path`, `size`, and whether it is sparse."""
         if kind == tarfile.GNUTYPE_LONGNAME:
             return {b"path": self._extra(_MOST_NAME).rstrip(b"\0")}
         of_next = kind in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
         return self._records(self._extra(_MOST_HEADER)) if of_next else {}
 
     def _extra(self, most: int) -> bytes:
-        """Return the content of a header that is longer than a block."""
+        """Return the content of a header that is longer than one block."""
         if self._left > most:
             raise self._damaged(self._at)
         return self.read()
 
     def _records(self, data: bytes) -> dict[bytes, bytes]:
-        """Return what a pax header says that is used here: any number of headers may stand before a member."""
+        """Return the values of a pax header that are used here; any number of headers may precede a member."""
         found, at = {}, 0
         while at < len(data) and data[at]:
             start = _RECORD.match(data, at)
@@ -167,7 +167,7 @@ class TarStream:
         return data
 
     def _some(self, size: int) -> bytes:
-        """Return so many bytes, or fewer at the end of the file."""
+        """Return `size` bytes, or fewer at the end of the file."""
         pieces, left = [], size
         try:
             while left and (piece := self._file.read(min(left, _AT_ONCE))):

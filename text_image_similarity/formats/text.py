@@ -1,4 +1,4 @@
-"""Text files: compressed or not, UTF-8 or UTF-16, read line by line or field by field."""
+"""Text files, compressed or not, in UTF-8 or UTF-16, read line by line or field by field."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from .storage import open_bytes, reading
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _UTF32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 _MAGIC: dict[Codec, bytes] = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
-_ROW_CHARACTERS = 64 * 1024 * 1024  # more than the data: URL of an image may have by default
+_ROW_CHARACTERS = 64 * 1024 * 1024  # more than the longest data: URL allowed by default
 Row = TypeVar("Row")
 
 
 class Lines(io.TextIOWrapper):
-    """A text file whose rows have an end: a few bytes, compressed, may stand for a line that no memory holds.
+    """A text file with limited rows: a few compressed bytes may expand to a line that does not fit in memory.
 
     Attributes:
-        place: The file's name, for messages.
-        spent: Characters of the row that is being read; its reader sets it to 0 where a row ends.
+        place: Name of the file in messages.
+        spent: Characters of the current row; the reader resets it to 0 at the end of a row.
     """
 
     place = ""
@@ -47,7 +47,7 @@ class Lines(io.TextIOWrapper):
         return line
 
     def lines(self) -> Iterator[str]:
-        """Yield lines that are a row each."""
+        """Yield lines, each of which is a row."""
         for line in self:
             self.spent = 0
             yield line
@@ -55,12 +55,12 @@ class Lines(io.TextIOWrapper):
 
 @contextmanager
 def open_text(place: str, *, encoding: str | None = None, errors: str = "strict") -> Iterator[tuple[Lines, Hashed]]:
-    """Open a text file, with the hash of its bytes as far as they are read.
+    """Open a text file, and hash its bytes while they are read.
 
-    Where no encoding is given, a byte-order mark says which it is; without one it is UTF-8. Line ends stay as they are.
+    Without an encoding, a byte-order mark decides, and UTF-8 is the default. Line ends are unchanged.
 
     Raises:
-        UsageError, TableError: It cannot be read.
+        UsageError, TableError: The file cannot be read.
     """
     with reading(place), Hashed(open_bytes(place)) as raw, _expanded(place, raw) as data:
         head = data.peek(LONGEST)[:LONGEST]
@@ -78,7 +78,7 @@ def open_text(place: str, *, encoding: str | None = None, errors: str = "strict"
 
 
 def in_parts(rows: Iterable[Row], start: int, most: int, length: Callable[[Row], int]) -> Iterator[list[Row]]:
-    """Yield the rows from number `start` (from 0) on, `most` at a time, or fewer that are very long."""
+    """Yield rows from index `start` on, the first being 0, `most` at a time, or fewer if they are very long."""
     part: list[Row] = []
     size = 0
     for row in islice(rows, start, None):
@@ -92,7 +92,7 @@ def in_parts(rows: Iterable[Row], start: int, most: int, length: Callable[[Row],
 
 
 def _expanded(place: str, raw: Hashed) -> io.BufferedReader:
-    """Return a file's content as it was before it was compressed."""
+    """Return a file's decompressed content."""
     codec = format_of(place).codec
     buffered: io.BufferedReader = io.BufferedReader(raw, 1 << 16)
     if codec is None:
@@ -105,5 +105,5 @@ def _expanded(place: str, raw: Hashed) -> io.BufferedReader:
 
 
 def undecodable(text: str) -> bool:
-    """Whether a text read with `surrogateescape` holds bytes that are not text."""
+    """Tell whether a text read with `surrogateescape` contains bytes that could not be decoded."""
     return any("\udc80" <= character <= "\udcff" for character in text)
