@@ -79,7 +79,7 @@ def test_a_body_that_says_it_is_not_compressed_is_taken(client: httpx.Client) ->
         (b"[" * 10_000, "it is nested too deeply"),
         (b'{"a": "\xff"}', "it is not UTF-8, at byte 7"),
         ('{"pairs": 1}'.encode("utf-16"), "it is not UTF-8, at byte 0"),
-        (b'{"a": "\\ud800"}', "half a character"),
+        (b'{"a": "\\ud800"}', "a lone surrogate"),
         (b'{"a": ' + b"1" * 5000 + b"}", "a number in it is too long"),
         (b'{"caption": NaN}', "NaN is not a JSON value; a missing value is null"),
         (b'{"caption": -Infinity}', "-Infinity is not a JSON value"),
@@ -200,7 +200,7 @@ def test_what_is_not_text_is_named(client: httpx.Client, given: Any, said: str) 
 def test_too_many_items_are_told_the_cure(client: httpx.Client, path: str, body: Any) -> None:
     found = refusal(client.post(path, json=body), 422)
     assert found == (
-        f"/{next(iter(body))}: 65 items in one list; the limit is 64 a request: send several requests (LangChain: chunk_size), "
+        f"/{next(iter(body))}: 65 items in one list; the limit is 64 per request: send several requests (LangChain: chunk_size), "
         "or ask for a larger --max-pairs"
     )
 

@@ -1,9 +1,9 @@
-"""The scorer as an HTTP service: the same numbers, on request.
+"""The scorer as an HTTP service, which gives the same scores as a run.
 
     Gate -> routes -> ModelPool -> ServedModel: fetch, decode (threads) -> Batcher -> encode -> score
 
-`create_app` is the ASGI application, for any server; `serve` runs it in this process. Both need the extra `serve`, and are
-imported when they are first used.
+`create_app` returns the ASGI application, for any server; `serve` runs it in this process. Both need the extra `serve`,
+and are imported on first use.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""The audit log: who was refused what, and who changed what. One JSON object a line, for a SIEM.
+"""The audit log of refusals and changes, by client. One JSON object per line, for a SIEM.
 
-A line holds no secret and nothing of what requests are about: no key, caption, URL or image. How much one client can have written is
-limited, and how much all of them can; what goes beyond that is counted, and so is what a full disk does not take. Lines with the
-event `left_out` have these counts, so that the sum over all lines is what happened.
+A line holds no secrets and no content of requests: no key, caption, URL or image. The number of lines is limited for
+each client and for all together; further events are only counted, and so are events that a full disk does not take.
+Lines with the event `left_out` hold these counts, so that the sum over all lines is complete.
 
-A line is one write to a file that is open for appending, so those of several processes never mix. A thread of its own writes,
-because a disk may be slow, or an NFS server gone.
+A line is a single write to a file opened for appending, so lines of several processes never mix. A separate thread
+writes, because a disk may be slow, or an NFS server gone.
 """
 
 from __future__ import annotations
@@ -41,28 +41,28 @@ Event = Literal[
 ]
 
 STDERR = "-"
-BURST, PER_MINUTE = 20, 20  # lines about one event of one client: at once, and then
+BURST, PER_MINUTE = 20, 20  # lines about one event of one client: in a burst, and later
 BURST_OF_ALL, PER_MINUTE_OF_ALL = 300, 300  # about one event of all clients
 LEFT_OUT_EVERY_S = 60.0
-MOST_COUNTED = 500  # clients and events whose counts are kept apart
+MOST_COUNTED = 500  # clients and events that are counted separately
 _MOST_WAITING = 1000  # lines
 _CLOSING_S = 3.0
 _OTHERS = "others"
 _FACTS = ("client", "address", "method", "route", "request_id", "status")
-_DETAIL, _TEXT = 800, 140  # bytes; with them a line has less than 4096, which a pipe takes in one piece
+_DETAIL, _TEXT = 800, 140  # bytes; a line then has less than 4096, which a pipe takes atomically
 
 _Key = tuple[str, str]  # event and client
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something to be in the audit log.
+    """An event for the audit log.
 
     Args:
-        event: What kind of thing happened.
-        reason: The category within that, such as `queue_full`.
-        detail: What was refused or changed, for a person to read.
-        count: How often it happened, such as for how many pairs of a request.
+        event: Kind of event.
+        reason: Category of the event, such as `queue_full`.
+        detail: What was refused or changed, in words.
+        count: Number of occurrences, such as pairs of a request.
     """
 
     event: Event
@@ -72,24 +72,25 @@ class Note:
 
 
 class AuditLog:
-    """Writes notes to a file, or nowhere. Safe to share between threads; never raises and never waits once it is open.
+    """Writes notes to a file, or discards them. Safe to share between threads; once open, never raises and never
+    blocks.
 
     Args:
-        place: A file, `-` for stderr, None for no log at all.
-        clock: Seconds since the epoch; for tests.
+        place: A file, `-` for stderr, or None for no log.
+        clock: Function that returns seconds since the epoch, for tests.
     """
 
     def __init__(self, place: str | None, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._file = None if place is None else _AppendedFile(place)
         self._lines: Queue[tuple[_Key, int, bytes] | None] = Queue(_MOST_WAITING)
-        self._full_at: dict[_Key, float] = {}  # when each allowance is whole again
-        self._left_out: dict[_Key, tuple[int, float]] = {}  # how many, since when
+        self._full_at: dict[_Key, float] = {}  # when each allowance is full again
+        self._left_out: dict[_Key, tuple[int, float]] = {}  # counts, and since when
         self._lock = Lock()
         self._thread: Thread | None = None
 
     def open(self) -> None:
-        """Open the file, unless it is open.
+        """Open the file, unless it is already open.
 
         Raises:
             UsageError: It cannot be opened.
@@ -101,10 +102,10 @@ class AuditLog:
         self._thread.start()
 
     def close(self) -> None:
-        """Write what waits, and close the file; gives up after some seconds."""
+        """Write pending lines and close the file, giving up after some seconds."""
         if self._file is None or self._thread is None:
             return
-        with suppress(Full):  # of a disk that takes none
+        with suppress(Full):  # for a disk that does not accept writes
             self._lines.put(None, timeout=_CLOSING_S)
         self._thread.join(_CLOSING_S)
         if not self._thread.is_alive():
@@ -112,12 +113,12 @@ class AuditLog:
         self._thread = None
 
     def record(self, note: Note, client: str = "", **facts: str | int | None) -> None:
-        """Have a line written, or count what it would have said.
+        """Have a line written, or count the event.
 
         Args:
-            note: What happened.
-            client: By whom; one client's lines are limited together.
-            facts: `address`, `method`, `route`, `request_id` and `status`, as far as there are any.
+            note: The event.
+            client: Client that caused it; the lines of one client are limited together.
+            facts: `address`, `method`, `route`, `request_id` and `status`, as far as known.
         """
         if self._thread is None:
             return
@@ -139,7 +140,7 @@ class AuditLog:
             self._leave_out(key, note.count, now)
 
     def _is_allowed(self, key: _Key, now: float) -> bool:
-        """Say whether another line may be written, and count it."""
+        """Tell whether another line may be written, and count it."""
         event, _ = key
         with self._lock:
             if len(self._full_at) > 2 * MOST_COUNTED:
@@ -174,7 +175,7 @@ class AuditLog:
                 due = time.monotonic() + LEFT_OUT_EVERY_S
 
     def _write_left_out(self) -> None:
-        """Write how many events have no lines of their own, of each kind and client."""
+        """Write how many events of each kind and client have no lines."""
         with self._lock:
             counts, self._left_out = self._left_out, {}
         now = self._clock()
@@ -190,13 +191,13 @@ class AuditLog:
 
 
 class _AppendedFile:
-    """A file that lines are appended to, or stderr; a file that was moved away, as logrotate does, is made again."""
+    """A file that lines are appended to, or stderr; a file that was moved away, as by logrotate, is created again."""
 
     def __init__(self, place: str) -> None:
         self._path = None if place == STDERR else Path(place).absolute()
-        self._number = 2  # of what is open
+        self._number = 2  # identity of the open file
         self._opened: ExitStack | None = None
-        self._broken = False  # there is half a line at the end
+        self._broken = False  # the file ends with an incomplete line
         self._failing = False
 
     def open(self) -> None:
@@ -217,7 +218,7 @@ class _AppendedFile:
             raise UsageError(f"the audit log {self._path} cannot be opened: {said}; {hint}") from exc
 
     def append(self, line: bytes) -> bool:
-        """Write a line in one piece; say whether it could be written."""
+        """Write a line atomically; return whether it could be written."""
         whole = b"\n" + line if self._broken else line
         try:
             self._follow()
@@ -226,11 +227,11 @@ class _AppendedFile:
                 raise OSError("the disk is full")
         except OSError as exc:
             if not self._failing:
-                logger.error("the audit log cannot be written, and only counted: %s", exc.strerror or exc)
+                logger.error("the audit log cannot be written; events are only counted: %s", exc.strerror or exc)
             self._failing = True
             return False
         if self._failing:
-            logger.warning("the audit log is written again")
+            logger.warning("the audit log can be written again")
         self._failing = False
         return True
 
@@ -247,7 +248,7 @@ class _AppendedFile:
             self._number, self._opened = file.fileno(), opened.pop_all()
 
     def _follow(self) -> None:
-        """Open the file again if its name stands for another one now, or for none."""
+        """Reopen the file if its path now names another file, or none."""
         if self._path is None:
             return
         ours = os.fstat(self._number)
@@ -261,7 +262,7 @@ class _AppendedFile:
 
 
 def _cut(text: str, most: int) -> str:
-    """Return the printable beginning of a text, of so many bytes."""
+    """Return the printable beginning of a text, of at most `most` bytes."""
     whole = printable(text[:most]).encode()
     return whole[:most].decode(errors="ignore")
 

@@ -1,16 +1,16 @@
-"""Whose request it is: the key that it shows, or else the address that it comes from."""
+"""The client of a request: its key, or otherwise its address."""
 
 from __future__ import annotations
 
 from contextvars import ContextVar
 from ipaddress import IPv6Address, ip_address
 
-# Of the request in progress; None where no HTTP request is, and then nothing is shared out.
+# Client of the current request; None outside of HTTP requests, where work is not divided among clients.
 current: ContextVar[str | None] = ContextVar("client", default=None)
 
 
 def peer_name(address: str) -> str:
-    """Return what stands for all addresses that one client has: itself, or for IPv6 its network of 64 bits.
+    """Return the name of a client by its address: the address itself, or for IPv6 its network of 64 bits.
 
     Example:
         >>> peer_name("2001:db8:0:1::7"), peer_name("::ffff:192.0.2.1"), peer_name("testclient")

@@ -1,4 +1,4 @@
-"""The values on their way through the service: what a request asks, the work that this makes, and the answer."""
+"""Values that pass through the service: requests, their work, and answers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .audit import Note
 from .clients import current
 
 ImageInput = str | bytes  # an http(s) or `data:` URL, or an encoded file
-Inputs = Sequence[tuple[ImageInput | None, str | None]]  # images and captions; None where a request has none
+Inputs = Sequence[tuple[ImageInput | None, str | None]]  # images and captions; None if a request has none
 ResultT = TypeVar("ResultT")
 
-CLIENT_LEFT = 499  # nginx's number, for logs and metrics alone
+CLIENT_LEFT = 499  # nginx's code, for logs and metrics only
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """When an item was in a stage.
+    """The time that an item spent in a stage.
 
     Args:
         stage: `fetch`, `decode`, `queue` or `encode`.
@@ -51,12 +51,12 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[ResultT]):
-    """What a model said to a request.
+    """A model's answer to a request.
 
     Args:
-        model: The served model's name.
+        model: Name of the served model.
         results: A result for each pair, image or caption, in order.
-        spans: For each of them, when it was in which stage.
+        spans: For each of them, its spans in the stages.
     """
 
     model: str
@@ -73,12 +73,12 @@ class Call:
     """One HTTP request, as logs, metrics and traces report it.
 
     Args:
-        request_id: The client's `X-Request-Id`, or one of ours.
+        request_id: The client's `X-Request-Id`, or a generated one.
         began: Seconds since the epoch.
-        answers: What the models said.
-        pairs: How many pairs it asked about, and `failed`, how many of them got no score.
-        asked: What a match request asked and was answered, for the match log; see `search.journal`.
-        notes: What the audit log will say of it.
+        answers: Answers of models.
+        pairs: Number of pairs; `failed` is the number of pairs without a score.
+        asked: Queries and answers of a match request, for the match log; see `search.journal`.
+        notes: Notes for the audit log.
     """
 
     request_id: str
@@ -92,24 +92,24 @@ class Call:
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """A pair, an image or a caption in progress, with everything found out about it so far."""
+    """A pair, an image or a caption in progress, with its results so far."""
 
     job: Job
-    number: int  # in the job
+    number: int  # index in the job
     image: ImageInput | None
     caption: str | None
     loaded: LoadedImage | None = None
     tokens: list[Any] | None = None
     image_outcome: Outcome | None = None
     text_outcome: Outcome | None = None
-    score: ScoreResult | None = None  # of a pair
-    ready: float = 0.0  # when it could be encoded; seconds since the epoch
+    score: ScoreResult | None = None  # score of a pair
+    ready: float = 0.0  # when it was ready to be encoded, in seconds since the epoch
     finished: bool = False
     spans: list[Span] = field(default_factory=list)
 
     @property
     def is_done(self) -> bool:
-        """Whether it needs no encoder any more."""
+        """Whether it no longer needs the encoder."""
         if isinstance(self.image_outcome, RowError):
             return True
         return (self.image is None or self.image_outcome is not None) and (
@@ -127,27 +127,27 @@ class Job:
 
     Args:
         inputs: The image and the caption of each item.
-        kind: The score that pairs get; None where embeddings are asked for.
-        wake: Called once, on any thread: when all items are finished, or when the model is lost.
-        release: Called for each item that needs no room any more.
+        kind: Score kind of pairs; None if embeddings are requested.
+        wake: Called once, on any thread, when all items are finished or the model is lost.
+        release: Called for each item that no longer needs room.
     """
 
     def __init__(
         self, inputs: Inputs, kind: ScoreKind | None, wake: Callable[[], None], release: Callable[[], None]
     ) -> None:
         self.client = current.get()
-        self.due = 0.0  # the turn of its first item at the model
+        self.due = 0.0  # turn of its first item at the model
         self.kind = kind
         self.items = [Item(self, number, image, caption) for number, (image, caption) in enumerate(inputs)]
-        self.gone = False  # nobody waits for it any more
-        self.timed_out = False  # its unfinished items have been answered and counted
+        self.gone = False  # no request waits for it any more
+        self.timed_out = False  # whether its unfinished items have been answered and counted
         self.problem: ModelError | None = None
         self._wake, self._release = wake, release
         self._left = len(self.items)
         self._lock = Lock()
 
     def finish(self, item: Item, score: ScoreResult | None = None) -> None:
-        """Take a pair's score; None for an item that is not a pair, or that was dropped. The first call counts."""
+        """Set a pair's score, or None for an item that is not a pair or was dropped. Only the first call counts."""
         with self._lock:
             if item.finished:
                 return
@@ -159,7 +159,7 @@ class Job:
             self._wake()
 
     def fail(self, problem: ModelError) -> None:
-        """Give up: the model can do no more. The items are yet to be finished."""
+        """Fail the job because the model has stopped working. Its items must still be finished."""
         with self._lock:
             first, self.problem, self.gone = not self.gone, problem, True
         if first:
@@ -167,5 +167,5 @@ class Job:
 
 
 def timeout_error(timeout_s: float) -> RowError:
-    """Return the error of an item that was not done within so many seconds."""
+    """Return the error for an item that was not done within `timeout_s` seconds."""
     return RowError(ErrorCode.TIMEOUT, f"not done within the service's {timeout_s:g} s")

@@ -1,4 +1,4 @@
-"""API keys: who a client is, and what it may do."""
+"""API keys: identities and permissions of clients."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ from typing import Any, Literal, get_args
 
 from ..errors import ConfigError
 
-Role = Literal["search", "write", "admin"]  # each may do what those before it may
+Role = Literal["search", "write", "admin"]  # each includes the permissions of those before it
 
 _ROLES: tuple[Role, ...] = get_args(Role)
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key that clients send.
+    """An API key that clients send.
 
     Args:
         key: The secret.
-        name: What the log calls whoever has it. Keys of one name share their matches, and what is known of them; a key with a
-            filter has to have one.
-        role: `search` scores and searches, `write` also changes products, `admin` also changes the models of catalogues.
-        catalogs: The catalogues that it sees; none stands for all of them.
-        where: A filter that all products pass which it finds, changes or adds; None lets it see all of them, as `admin` has to.
+        name: Name of its owner in the log. Keys with the same name share their matches and events; a key with a filter
+            must have a name.
+        role: `search` may score and search, `write` may also change products, `admin` may also change the models of
+            catalogues.
+        catalogs: Catalogues that it may see; empty means all of them.
+        where: Filter that all products must pass which it finds, changes or adds; None allows all products, as `admin`
+            requires.
 
     Raises:
-        ConfigError: A value cannot be used.
+        ConfigError: A value is not valid.
     """
 
     key: str = field(repr=False)
@@ -38,7 +40,7 @@ class ApiKey:
 
     def __post_init__(self) -> None:
         if not isinstance(self.key, str) or not self.key.strip() == self.key != "":
-            raise ConfigError("an API key must be a text that is not empty and has no spaces around it")
+            raise ConfigError("an API key must be a nonempty text without spaces around it")
         if not isinstance(self.name, str):
             raise ConfigError(f"the name of an API key must be a text, not {self.name!r}")
         if self.role not in _ROLES:
@@ -48,31 +50,33 @@ class ApiKey:
             raise ConfigError(f"the catalogues of the API key {self.name!r} must be names")
         object.__setattr__(self, "catalogs", named)
         if self.where is not None and not isinstance(self.where, (str, Mapping)):
-            raise ConfigError(f"where of the API key {self.name!r} must be a filter: a text or an object")
+            raise ConfigError(f"where of the API key {self.name!r} must be a filter, as a text or an object")
         if self.where is not None and not self.name.strip():
-            raise ConfigError("an API key with a filter (where) needs a name, by which the log keeps its matches apart")
+            raise ConfigError(
+                "an API key with a filter (where) needs a name, by which its matches are distinguished in the log"
+            )
         if self.where is not None and self.role == "admin":
             raise ConfigError(
-                f"the API key {self.name!r} has the role admin, which is for whole catalogues, and a filter"
+                f"the API key {self.name!r} has the role admin, which applies to whole catalogues and cannot be combined with a filter"
             )
 
     def sees(self, catalog: str) -> bool:
-        """Say whether it sees a catalogue."""
+        """Tell whether it may see a catalogue."""
         return not self.catalogs or catalog in self.catalogs
 
     def may(self, role: Role) -> bool:
-        """Say whether it has a role."""
+        """Tell whether it has a role."""
         return _ROLES.index(self.role) >= _ROLES.index(role)
 
 
-ANYBODY = ApiKey("anybody")  # where the service has no keys
+ANYBODY = ApiKey("anybody")  # used if the service has no keys
 
 
 def read_keys(lines: Iterable[str]) -> tuple[ApiKey, ...]:
-    """Return the keys in lines, of which each is a key, or a JSON object with the arguments of `ApiKey`; empty ones are left out.
+    """Return the keys in lines, each a key or a JSON object with the arguments of `ApiKey`; empty lines are skipped.
 
     Raises:
-        ConfigError: A line cannot be used; the message names its number and not its text.
+        ConfigError: A line is not valid; the message contains its number but not its text.
 
     Example:
         >>> [key.role for key in read_keys(["a-key", '{"key": "another", "name": "import", "role": "write"}'])]

@@ -1,4 +1,4 @@
-"""Where requests are answered: the seam between HTTP and the models, which may be in this process or elsewhere."""
+"""Pools of models, the seam between HTTP and the models, which may be in this process or elsewhere."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .settings import Settings
 
 
 class ModelPool(Protocol):
-    """Models that answer requests.
+    """The protocol of pools of models that answer requests.
 
     `score`, `embed_images` and `embed_texts` take a served model's name, or None for the default, and raise a `ProblemError`
     `unknown_model`, `queue_full` or `model_unavailable`. Cancelling one abandons the request.
     """
 
     async def start(self) -> None:
-        """Load the models that are needed from the start; may be called again after it failed.
+        """Load the models that are needed at the start; may be called again after a failure.
 
         Raises:
-            ConfigError, ModelError: One of them cannot be loaded.
+            ConfigError, ModelError: A model cannot be loaded.
         """
 
     async def close(self) -> None:
@@ -42,25 +42,25 @@ class ModelPool(Protocol):
         """Embed captions."""
 
     async def serve_model(self, config: Config) -> str:
-        """Serve a model from now on; takes as long as loading it, while the others go on answering.
+        """Serve another model from now on; this takes as long as loading it, while the others keep answering.
 
-        A model with the same `model` and `revision` that is served already is shared, whatever else `config` says.
+        If a model with the same `model` and `revision` is already served, it is shared, whatever else `config` says.
 
         Args:
-            config: Names the model. Local files are never read as images.
+            config: Settings that name the model. Local files are never read as images.
 
         Returns:
-            The name that requests give it.
+            Name of the model in requests.
 
         Raises:
-            ProblemError: `model_unavailable`. It cannot be loaded, or not at run time; it is not served then.
+            ProblemError: `model_unavailable`, if it cannot be loaded, or not at run time; it is then not served.
         """
 
     def encoder(self, model: str) -> Encoder | None:
-        """Return a loaded model itself, for work that belongs to no request; None where it is in another process."""
+        """Return a loaded model itself, for work outside of requests; None if it is in another process."""
 
     def refusal(self) -> ProblemError | None:
-        """Return the problem that any request would get now, before its body is read; None if there is room."""
+        """Return the problem that every request would get now, before its body is read; None if there is room."""
 
     def unready(self) -> ProblemError | None:
         """Return why no requests should be sent here, or None."""
@@ -73,7 +73,7 @@ class ModelPool(Protocol):
 
 
 def choose_model(settings: Settings, name: str | None) -> str:
-    """Return the model that a request's name stands for; of a split, one of its models by weight.
+    """Return the model for a name in a request; for a split, one of its models, chosen by weight.
 
     Raises:
         ProblemError: `unknown_model`.
@@ -89,12 +89,12 @@ def choose_model(settings: Settings, name: str | None) -> str:
 def find_model(
     models: Mapping[str, Config], facts: Mapping[str, Mapping[str, Any] | None], config: Config
 ) -> str | None:
-    """Return the name under which a config's model is served, or None.
+    """Return the name under which the model of `config` is served, or None.
 
     Args:
         models: The models that are served.
-        facts: What is known of those that are loaded.
-        config: Names the model.
+        facts: Facts about loaded models.
+        config: Settings that name the model.
     """
     wanted = resolve_model(config.model, config.revision)
     for name, served in models.items():
@@ -107,5 +107,5 @@ def find_model(
 
 
 def inflight_problem(pairs: int) -> ProblemError:
-    """Return the problem of a request that came while so many pairs are in progress."""
+    """Return the problem for a request that came while too many pairs are in progress."""
     return ProblemError("queue_full", f"{pairs} pairs are in progress", retry_after_s=1, reason="inflight")

@@ -1,4 +1,4 @@
-"""Why a request is refused: RFC 9457 problem details, with a code of ours that programs can rely on."""
+"""Refusals of requests: RFC 9457 problem details, with a stable code for programs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from http import HTTPStatus
 from math import ceil
 from typing import Any, Literal
 
-Reason = Literal["queue_full", "inflight", "body_memory"]  # what had no room
+Reason = Literal["queue_full", "inflight", "body_memory"]  # the resource that was full
 
 CONTENT_TYPE = "application/problem+json"
 STATUS = {
@@ -37,13 +37,13 @@ STATUS = {
 
 
 class ProblemError(Exception):
-    """A request that is answered with a problem instead of a result.
+    """An error that is answered with a problem instead of a result.
 
     Args:
         code: One of `STATUS`.
-        detail: What happened and what to do, for a person to read.
-        retry_after_s: When the same request may succeed, in seconds; sent as a whole number from 1 to 60.
-        reason: What had no room for it, for the metrics.
+        detail: What happened and what to do, in words.
+        retry_after_s: Seconds until the same request may succeed; sent as a whole number from 1 to 60.
+        reason: Resource that was full, for the metrics.
         members: Further members of the problem.
     """
 
@@ -68,7 +68,7 @@ class ProblemError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The answer's headers besides its type."""
+        """The answer's headers, without its media type."""
         headers = dict(self._headers)
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(min(max(1, ceil(self.retry_after_s)), 60))

@@ -15,15 +15,15 @@ from ..config import Config
 from ..errors import ConfigError
 from .keys import ApiKey
 
-# Environment variables that stand in for `audit_log`, `api_keys`, `otlp_endpoint` and the models' `embedding_cache`.
+# Environment variables for `audit_log`, `api_keys`, `otlp_endpoint` and the models' `embedding_cache`.
 AUDIT_VARIABLE = "TEXT_IMAGE_SIMILARITY_AUDIT_LOG"
 CACHE_VARIABLE = "TEXT_IMAGE_SIMILARITY_EMBEDDING_CACHE"
 KEYS_VARIABLE = "TEXT_IMAGE_SIMILARITY_API_KEYS"
 TRACES_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
-MOST_BODIES = 8  # bodies and answers of the greatest length that are kept at a time
+MOST_BODIES = 8  # number of bodies and answers of the greatest length that may be held at a time
 
-ENSEMBLE = "ensemble"  # the name that stands for all models together
+ENSEMBLE = "ensemble"  # the name of all models together
 
 LogMode = Literal["queued", "required", "off"]
 LogDetail = Literal["full", "hashed", "off"]
@@ -39,41 +39,45 @@ class Settings:
     """The settings of a service.
 
     Args:
-        models: The models that requests may name, the default first. `batch_size` is the most pairs of a batch; images are
-            fetched for all models as the default model's config says. Local files are never read.
+        models: The models that requests may name, the default first. `batch_size` is the most pairs of a batch; images
+            are fetched for all models with the default model's settings. Local files are never read.
         lazy: Names of the models that are loaded on their first request instead of at the start.
-        model_memory: Most bytes that the weights of loaded models may take, such as `6GiB` or `800MB`. Beyond it models are
-            unloaded, the least recently used first, and loaded again when requests name them; the default model and models
-            that requests need at the moment stay. Beside weights a process needs memory for images, for encoding (as much
-            again with large batches), for `cache_entries` and for its libraries (about 1 GB with torch), which are not
-            counted. By default all models stay.
-        splits: Names that stand for several models, each with its weight, such as `{"fast": {"old": 95, "new": 5}}`.
-        ensemble: Serves all models together under one more name, `ensemble`: the `mean` of their scores, or of the probabilities
-            that their `calibration.json` give (`probability`). An image is fetched and decoded once.
-        max_wait_s: Longest time that a pair which is ready waits for others to share its batch, in seconds.
-        max_queue: Further requests are refused while this many pairs wait for a model, or for a client that has its share of
-            them waiting. One batch keeps the model busy; each
-            further batch adds its time to the wait.
-        max_inflight: Further requests are refused while this many pairs are in progress, downloads included; those of one client
-            from half as many.
-        max_pairs: Most pairs of a request.
-        max_body_bytes: Longest body of a request, in bytes; all bodies and answers in progress together may have eight times as
-            many, those of one client half of that.
-        request_timeout_s: Seconds after which a request is answered, with the error `timeout` for what is not done.
+        model_memory: Most bytes that the weights of loaded models may take, such as `6GiB` or `800MB`. Beyond that,
+            models are unloaded, least recently used first, and loaded again when requests name them; the default model
+            and models that requests need at the moment stay loaded. Memory for images, for encoding (as much again with
+            large batches), for `cache_entries` and for libraries (about 1 GB with torch) is not counted. By default,
+            all models stay loaded.
+        splits: Names whose requests are split between several models by weight, such as `{"fast": {"old": 95, "new":
+            5}}`.
+        ensemble: Serves all models together under an additional name, `ensemble`: the `mean` of their scores, or with
+            `probability` the mean of the probabilities that their `calibration.json` files give. An image is fetched
+            and decoded once.
+        max_wait_s: Longest time that a pair waits for others to share its batch, in seconds.
+        max_queue: Most pairs that may wait for a model; further requests are refused, and a client's requests already
+            when its share is used up. One batch keeps the model busy; each further batch adds its time to the wait.
+        max_inflight: Most pairs in progress, including downloads; further requests are refused. A single client may
+            have half as many.
+        max_pairs: Most pairs in a request.
+        max_body_bytes: Longest body of a request, in bytes; all bodies and answers in progress together may take eight
+            times as much, and those of one client half of that.
+        request_timeout_s: Seconds after which a request is answered, with the error `timeout` for unfinished pairs.
         drain_delay_s: Seconds between SIGTERM and the end of listening, for load balancers to notice.
-        api_keys: Clients must send one of these keys; without any, everybody may score and search, and nobody write.
-        catalogs: The catalogues that are searched, by the names that requests give them, the default first: folders,
-            `postgresql://...`, or tables of products, which are read into memory at the start.
-        match_log: `queued` writes an entry for each answer soon after it, `required` before it, or refuses; `off` writes none.
-        log_queries: What an entry says of the query: `full`, `hashed` without its words, `off` nothing.
-        log_place: Where entries are written instead of each catalogue's own log: `postgresql://...`, `mongodb://...` or a
+        api_keys: API keys, one of which clients must send; without any, everyone may score and search, and no one may
+            write.
+        catalogs: Catalogues to search, by their names in requests, the default first: folders, `postgresql://...`, or
+            tables of products, which are read into memory at the start.
+        match_log: `queued` writes an entry for each answer soon after it; `required` writes it before the answer, and
+            refuses the request if that fails; `off` writes none.
+        log_queries: How much of a query an entry contains: `full`, `hashed` (without its words), or `off` (nothing).
+        log_place: Place of the match log, instead of each catalogue's own log: `postgresql://...`, `mongodb://...` or a
             `.sqlite` file.
         cache_entries: Embeddings kept in memory for each model. A file given by `embedding_cache` keeps the newest million.
-        allowed_hosts: Names that requests may have in their Host header, such as `pictures.example.com` or `*.example.com`; `*` is
-            any. Addresses always are.
-        audit_log: A file that a JSON line is appended to for each refused key, blocked address, limit that was hit and change of a
-            catalogue, or `-` for stderr; None writes none.
-        otlp_endpoint: The collector that traces are sent to, as OTLP over HTTP, such as http://collector:4318; None sends none.
+        allowed_hosts: Names that requests may use in their Host header, such as `pictures.example.com` or
+            `*.example.com`; `*` allows any. IP addresses are always allowed.
+        audit_log: File to which a JSON line is appended for each refused key, blocked address, exceeded limit and
+            change to a catalogue, or `-` for stderr; None disables it.
+        otlp_endpoint: Collector to which traces are sent, as OTLP over HTTP, such as http://collector:4318; None
+            disables traces.
 
     Raises:
         ConfigError: A value is outside its choices or range.
@@ -95,7 +99,7 @@ class Settings:
     max_body_bytes: int = 32 * 1024 * 1024
     request_timeout_s: float = 30.0
     drain_delay_s: float = 5.0
-    api_keys: tuple[str | ApiKey, ...] = field(default=(), repr=False)  # of `ApiKey`, whatever was given
+    api_keys: tuple[str | ApiKey, ...] = field(default=(), repr=False)  # instances of `ApiKey`, whatever was given
     catalogs: Mapping[str, str] = field(default_factory=dict)
     match_log: LogMode = "queued"
     log_queries: LogDetail = "full"
@@ -182,15 +186,15 @@ class Settings:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What requests may name: the models, the default first, the splits, the ensemble."""
+        """Names that requests may use: the models, the default first, the splits, the ensemble."""
         return (*self.models, *self.splits, *([ENSEMBLE] if self.ensemble else []))
 
     def config_of(self, name: str) -> Config:
-        """Return the settings of a model; those of the default for all models together."""
+        """Return the settings of a model; for all models together, those of the default."""
         return self.models[self.default if name == ENSEMBLE and self.ensemble else name]
 
     def with_model(self, config: Config) -> tuple[Settings, str]:
-        """Return these settings with one more model, and the name that it got."""
+        """Return these settings with another model, and its name."""
         stem = _name_of(config)
         name = next(
             name for name in chain([stem], (f"{stem}-{number}" for number in count(2))) if name not in self.names
@@ -216,7 +220,7 @@ def _forbid_files(config: Config) -> Config:
 
 
 def _name_of(config: Config) -> str:
-    """Return a valid name for a model: a hub id or an alias as it is, of a path its last part."""
+    """Return a valid name for a model: a hub id or an alias itself, or the last part of a path."""
     text = str(config.model)
     if not re.fullmatch(r"[\w-][\w.-]*(?:/[\w.-]+)?", text):
         text = Path(text).name
@@ -228,6 +232,8 @@ def _check_split(name: str, weights: Mapping[str, float], models: Mapping[str, C
         if model not in models:
             raise ConfigError(f"splits: {name} names {model!r}, which is not one of the models {', '.join(models)}")
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < 1e9:
-            raise ConfigError(f"splits: the weight of {model} in {name} is {weight!r}; it must be a number from 0 on")
+            raise ConfigError(
+                f"splits: the weight of {model} in {name} is {weight!r}; it must be a number of at least 0"
+            )
     if not sum(weights.values()) > 0:
         raise ConfigError(f"splits: {name} gives no model any weight")

@@ -1,7 +1,8 @@
-"""Who is served next: clients take turns, by what their work has cost so far.
+"""Fair sharing between clients, who take turns by the cost of their work so far.
 
-Start-time fair queueing (Goyal, Vin and Cheng 1996): each client has a clock of its own, which its work moves on, and whoever's
-stands earliest is next. A client that was idle begins where the others are, so that nobody saves up turns.
+Start-time fair queueing (Goyal, Vin and Cheng 1996): each client has its own clock, which its work advances, and the
+client with the earliest clock is next. A client that was idle starts where the others are, so that turns cannot be
+saved up.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ Client = Hashable
 Task = Callable[[], None]
 
 _MOST_KNOWN = 1000  # clients
-_LATELY_S = 1.0  # who had a task since then is one of those who share
+_LATELY_S = 1.0  # clients with a task since then share the threads
 _PAUSE_S = 5.0
-_REFUSED_SHARE = 0.05  # of the time may go into what a client is refused
-_BURST_S = 1.0  # of refusals that wait for nothing, as far as their cost goes: a hundred small ones
+_REFUSED_SHARE = 0.05  # share of the time that refusals may take
+_BURST_S = 1.0  # seconds of refusals without a wait: about a hundred small ones
 
 
 def _call_later(seconds: float, task: Task) -> None:
@@ -34,20 +35,20 @@ def _call_later(seconds: float, task: Task) -> None:
 
 
 class Turns:
-    """The clocks of clients; not safe to share between threads."""
+    """The clocks of clients. Not safe to share between threads."""
 
     def __init__(self) -> None:
         self._now = 0.0
         self._ends: dict[Client, float] = {}
 
     def begin(self, client: Client, cost: float = 0.0) -> float:
-        """Return when a client's next piece of work is due, and move its clock on by what that costs."""
+        """Return when a client's next piece of work is due, and advance its clock by the cost."""
         due = max(self._now, self._ends.get(client, 0.0))
         self._ends[client] = due + cost
         return due
 
     def reach(self, due: float) -> None:
-        """Note that work which was due then has begun; clients without debts are forgotten, and too many debts."""
+        """Record that work due at `due` has begun; forget clients without debts, and excess debts."""
         self._now = max(self._now, due)
         if len(self._ends) > _MOST_KNOWN:
             self._ends = {client: end for client, end in self._ends.items() if end > self._now}
@@ -56,9 +57,10 @@ class Turns:
 
 
 class Patience:
-    """How long a client waits for what costs it nothing, a refusal or a page, so that this does not take the time of clients who are served.
+    """Delays of cheap answers, such as refusals and pages, so that these do not take time from clients who are served.
 
-    While others are served, a client's share of the time is spent on them, of which what they cost is a twentieth. Alone it waits for none.
+    While others are served, such answers may use only a twentieth of a client's share of the time. A client alone does
+    not wait.
 
     Args:
         clock: Seconds; for tests.
@@ -66,18 +68,18 @@ class Patience:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._served: dict[Client, float] = {}  # when each last was
-        self._ends: dict[Client, float] = {}  # when each has paid for its refusals
+        self._served: dict[Client, float] = {}  # time when each was last served
+        self._ends: dict[Client, float] = {}  # time when each has paid for its refusals
 
     def note_served(self, client: Client) -> None:
-        """Note that a client got what it asked for."""
+        """Record that a client was served."""
         now = self._clock()
         if len(self._served) >= _MOST_KNOWN:
             self._served = {known: at for known, at in self._served.items() if at > now - _LATELY_S}
         self._served[client] = now
 
     def pause_s(self, client: Client, took_s: float) -> float:
-        """Return how many seconds a refusal that took so many waits; the first ones of a client do not."""
+        """Return how many seconds a refusal that took `took_s` must wait; the first ones of a client do not wait."""
         now = self._clock()
         if len(self._ends) >= _MOST_KNOWN:
             self._ends.clear()
@@ -89,7 +91,7 @@ class Patience:
 
 
 class OneByOne:
-    """Lets coroutines of an event loop in one after the other, clients in turn."""
+    """Runs coroutines of an event loop one at a time, with clients in turn."""
 
     def __init__(self) -> None:
         self._turns, self._count, self._busy = Turns(), 0, False
@@ -97,11 +99,11 @@ class OneByOne:
 
     @asynccontextmanager
     async def turn(self, client: Client, cost: float) -> AsyncIterator[None]:
-        """Wait for a client's turn, and have it for the block.
+        """Wait for a client's turn, and hold it during a block.
 
         Args:
-            client: Whose turn.
-            cost: What the block costs, beside others.
+            client: Client of the turn.
+            cost: Cost of the block, relative to others.
         """
         due = self._turns.begin(client, cost)
         if self._busy:
@@ -122,29 +124,30 @@ class OneByOne:
             self._let_in()
 
     def _let_in(self) -> None:
-        """Let the next one in whose client still waits."""
+        """Start the next coroutine whose client still waits."""
         self._busy = False
         while self._waiting:
             entrance = heappop(self._waiting)[2]
             if not entrance.done():
-                self._busy = True  # until it runs, too
+                self._busy = True  # counted as busy until it runs, too
                 entrance.set_result(None)
                 return
 
 
 class FairQueue:
-    """Gives tasks to threads, so that no client's keep the others' waiting. Safe to share between threads.
+    """Distributes tasks to threads, so that no client delays the others. Safe to share between threads.
 
-    A task costs its client the time that it takes, so that images count by their pixels and bytes, and downloads by their
-    waits. A client without a name (None) is many, as far as anybody knows, and limited by none of that.
+    A task costs its client the time that it takes, so that images count by pixels and bytes, and downloads by waiting
+    time. A client without a name (None) may be many clients, and is not limited.
 
     Args:
-        submit: Runs a client's task on a thread.
-        threads: How many tasks run at a time.
-        most_of_one: How many of one client; by default all.
-        long_s: A client whose tasks take longer on average, in seconds, has at most half of the threads beside others, and pauses
-            after each, so that its threads are idle for their shares of the time. Alone it has them all.
-        later: Calls something after so many seconds; for tests.
+        submit: Function that runs a client's task on a thread.
+        threads: Number of concurrent tasks.
+        most_of_one: Most concurrent tasks of one client; by default all.
+        long_s: Seconds. A client whose tasks take longer on average may use at most half of the threads while there are
+            other clients, and pauses after each task, so that its threads are idle for the others' share of the time.
+            Alone, it may use all threads.
+        later: Function that calls another one after a number of seconds, for tests.
         clock: Seconds; for tests.
     """
 
@@ -160,13 +163,13 @@ class FairQueue:
     ) -> None:
         self._later = later or _call_later
         self._pausing: set[Client] = set()
-        self._seen: dict[Client, float] = {}  # when each last had a task
+        self._seen: dict[Client, float] = {}  # time of each client's last task
         self._submit, self._threads, self._long, self._clock = submit, threads, long_s, clock
         self._most = threads if most_of_one is None else most_of_one
         self._turns = Turns()
         self._waiting: dict[Client, deque[Task]] = {}
         self._running: dict[Client, int] = {}
-        self._took: dict[Client, float] = {}  # by a task, on average, lately
+        self._took: dict[Client, float] = {}  # recent mean seconds of a task
         self._busy = 0
         self._lock = Lock()
 
@@ -190,7 +193,7 @@ class FairQueue:
             return not self._busy and not self._waiting
 
     def _start(self) -> None:
-        """Start tasks as long as there are threads for them."""
+        """Start tasks while there are free threads."""
         while self._busy < self._threads:
             able = [client for client in self._waiting if self._running.get(client, 0) < self._room_of(client)]
             if not able:
@@ -216,7 +219,7 @@ class FairQueue:
         return max(1, min(self._most, self._threads // 2))
 
     def _others(self, client: Client, lately_s: float) -> int:
-        """Return how many other clients had a task lately."""
+        """Return how many other clients had a task recently."""
         since = self._clock() - lately_s
         return sum(at > since for known, at in self._seen.items() if known != client)
 
@@ -237,7 +240,7 @@ class FairQueue:
                 self._start()
 
     def _pause(self, client: Client, took: float) -> None:
-        """Keep a client whose tasks are long from starting the next one, for as long as the others' shares of the threads are."""
+        """Delay the next task of a client with long tasks, in proportion to the others' share of the threads."""
         if client is None or self._took[client] <= self._long or client in self._pausing:
             return
         others = self._others(client, max(_LATELY_S, took))

@@ -1,4 +1,4 @@
-"""What a request may see: its key, its catalogue, and the filter that none of its queries gets around."""
+"""Access control: the key of a request, its catalogue, and the filter that all its queries must pass."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def key_of(request: Request) -> ApiKey:
-    """Return the key of a request that the gate has let in."""
+    """Return the key of a request that has passed the gate."""
     key: ApiKey = request.scope.get("state", {}).get("key", ANYBODY)
     return key
 
@@ -43,7 +43,7 @@ def require_role(request: Request, role: Role) -> None:
 
 
 def catalog_of(request: Request, name: str | None = None) -> ServedCatalog:
-    """Return the catalogue of a request; None is the first one that its key sees.
+    """Return the catalogue of a request; for None, the first one that its key sees.
 
     Raises:
         ProblemError: `unknown_catalog`.
@@ -68,10 +68,10 @@ def catalogs_of(request: Request) -> list[ServedCatalog]:
 
 
 def check_keys(keys: Iterable[ApiKey], catalog: ServedCatalog) -> None:
-    """Make sure that a catalogue has what the filters of its keys ask for.
+    """Make sure that the filters of API keys are valid for a catalogue.
 
     Raises:
-        ConfigError: One cannot be used there.
+        ConfigError: A filter cannot be used there.
     """
     for key in keys:
         if key.sees(catalog.name):
@@ -84,11 +84,11 @@ def check_keys(keys: Iterable[ApiKey], catalog: ServedCatalog) -> None:
 
 
 def checked(make: Callable[[], T], where: str = "") -> T:
-    """Make something of what a request says, and refuse the request if that cannot be used.
+    """Build a value from a request, and refuse the request if its input is not valid.
 
     Args:
-        make: Makes it.
-        where: A JSON pointer to what it is made of.
+        make: Function that builds the value.
+        where: JSON pointer to the input.
 
     Raises:
         ProblemError: `invalid_request`.
@@ -100,10 +100,10 @@ def checked(make: Callable[[], T], where: str = "") -> T:
 
 
 def bound(request: Request, catalog: ServedCatalog, where: object = None) -> Filter | None:
-    """Return a filter that a request's key cannot widen: its own, and the request's besides.
+    """Return a request's filter combined with that of its key, which it cannot widen.
 
     Raises:
-        UsageError: One of them cannot be used.
+        UsageError: A filter is not valid.
     """
     fields = catalog.catalog.fields
     asked = parse_filter(where, fields)  # type: ignore[arg-type]  # what it refuses is the client's
@@ -114,22 +114,22 @@ def bound(request: Request, catalog: ServedCatalog, where: object = None) -> Fil
 
 
 def check_fields(request: Request, names: Iterable[str]) -> None:
-    """Make sure that a request's key may see the values of some fields: errors tell where the shop's images are.
+    """Make sure that a request's key may see the values of some fields: errors reveal where the shop's images are.
 
     Raises:
         ProblemError: `forbidden`.
     """
     if ERROR in names and not key_of(request).may("write"):
         raise ProblemError(
-            "forbidden", f"the values of {ERROR} are for keys with the role write; filter by `{ERROR} exists`"
+            "forbidden", f"the values of {ERROR} require a key with the role write; filter by `{ERROR} exists`"
         )
 
 
 async def check_products(request: Request, catalog: ServedCatalog, ids: Iterable[str | None]) -> None:
-    """Make sure that a request's key sees some products.
+    """Make sure that a request's key may see some products.
 
     Raises:
-        ProblemError: `unknown_product`, whether one is hidden or not there.
+        ProblemError: `unknown_product`, whether a product is hidden or does not exist.
     """
     wanted = tuple({normal_form("NFC", id): None for id in ids if id is not None})
     if not wanted or key_of(request).where is None:
@@ -144,7 +144,7 @@ async def check_products(request: Request, catalog: ServedCatalog, ids: Iterable
 async def check_tenant(
     request: Request, served: ServedCatalog, products: Sequence[Product], deleted: Sequence[str]
 ) -> None:
-    """Refuse to change or delete products that a key does not see, and to add some that it would not see."""
+    """Refuse to change or delete products that a key does not see, or to add products that it would not see."""
     own = bound(request, served)
     if own is None:
         return
@@ -164,10 +164,10 @@ async def check_tenant(
 
 
 async def product_of(request: Request, catalog: ServedCatalog, id: str) -> Product:
-    """Return a product that a request's key sees.
+    """Return a product that a request's key may see.
 
     Raises:
-        ProblemError: `unknown_product`, whether it is hidden or not there.
+        ProblemError: `unknown_product`, whether it is hidden or does not exist.
     """
     found = await visible(request, catalog, Compare(ID, "eq", normal_form("NFC", id)), 1)
     if not found:
@@ -176,7 +176,7 @@ async def product_of(request: Request, catalog: ServedCatalog, id: str) -> Produ
 
 
 async def visible(request: Request, catalog: ServedCatalog, where: Filter, most: int) -> list[Product]:
-    """Return products that pass a filter and are seen by a request's key."""
+    """Return products that pass a filter and that a request's key may see."""
 
     def read() -> list[Product]:
         return list(islice(catalog.catalog.products(bound(request, catalog, where)), most))
@@ -185,5 +185,5 @@ async def visible(request: Request, catalog: ServedCatalog, where: Filter, most:
 
 
 def unknown_product(id: str) -> ProblemError:
-    """Return the problem of a product that is not there, or not for this key."""
+    """Return the problem for a product that does not exist, or that the key may not see."""
     return ProblemError("unknown_product", f"there is no product {id[:100]!r}")

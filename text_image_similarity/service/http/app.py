@@ -54,9 +54,9 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
     """Return the service; its models are loaded when it starts.
 
     Args:
-        settings: Those of the service.
-        pool: Answers the requests; None keeps the models in this process.
-        metrics: Those that a given pool records to.
+        settings: Settings of the service.
+        pool: Pool that answers the requests; None keeps the models in this process.
+        metrics: Metrics that a given pool records to.
 
     Example:
         >>> from text_image_similarity import Config
@@ -89,7 +89,7 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
     app.state.audit, app.state.reading = audit, OneByOne()
     app.state.draining = False  # set when the service is about to end
     app.include_router(make_documentation_router(app))
-    documentation = list(app.routes)  # all that there is so far
+    documentation = list(app.routes)  # the routes so far
     keyed = (routes.work, routes.uploads, routes.about, legacy.work, legacy.batches, *_MATCHING, *_KEEPING)
     open_to_all = (routes.probes, legacy.about, catalog_routes.health, make_page_router())
     for router in (*keyed, *open_to_all):
@@ -132,10 +132,10 @@ def _bare_app(lifespan: Lifespan[FastAPI]) -> FastAPI:
 
 
 def open_catalogs(app: FastAPI) -> None:
-    """Open what is searched, and the logs, before the service starts, so that a wrong one is reported at once.
+    """Open catalogues and logs before the service starts, so that errors are reported at once.
 
     Raises:
-        ConfigError, UsageError, TableError, DatabaseError, ModelError: One cannot be opened.
+        ConfigError, UsageError, TableError, DatabaseError, ModelError: A catalogue or log cannot be opened.
     """
     app.state.audit.open()
     for served in app.state.catalogs.values():
@@ -145,7 +145,7 @@ def open_catalogs(app: FastAPI) -> None:
 
 
 async def _start_audit(audit: AuditLog, parts: AsyncExitStack) -> None:
-    """Start the audit log, whose last line is that of the end."""
+    """Start the audit log, whose last line records the end of the service."""
     await asyncio.to_thread(audit.open)
     audit.record(Note("service_started", package_version()))
     parts.push_async_callback(asyncio.to_thread, audit.close)
@@ -153,7 +153,7 @@ async def _start_audit(audit: AuditLog, parts: AsyncExitStack) -> None:
 
 
 async def _start_catalogs(app: FastAPI, parts: AsyncExitStack) -> None:
-    """Start what searches; it ends before the models do, and the log after the last answer."""
+    """Start the catalogues, which end before the models, and the match log, which ends after the last answer."""
     catalogs: Mapping[str, ServedCatalog] = app.state.catalogs
     for served in catalogs.values():
         parts.push_async_callback(served.close)

@@ -1,4 +1,4 @@
-"""What the audit log says of requests: refusals by their problems, blocked addresses by the answers, changes by the routes."""
+"""Audit log entries for requests: refusals from problems, blocked addresses from answers, changes from routes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..problems import ProblemError
 if TYPE_CHECKING:
     from starlette.types import Scope
 
-_EVENTS: dict[str, Event] = {  # by the problem's code
+_EVENTS: dict[str, Event] = {  # events by the problem's code
     "forbidden": "access_refused",
     "unknown_host": "access_refused",
     "invalid_json": "request_refused",
@@ -32,17 +32,17 @@ _EVENTS: dict[str, Event] = {  # by the problem's code
     "timeout": "limit_hit",
 }
 _MOST_HOSTS = 5
-_LONGEST = 2048  # of a reference, until its host has ended
+_LONGEST = 2048  # characters of a reference that contain its host
 
 
 @dataclass(frozen=True, slots=True)
 class Auditor:
-    """Writes what was noted of requests.
+    """Writes the notes of requests to the audit log.
 
     Args:
-        log: Where to.
-        keys: Those of the service; one without a name is called by its number.
-        routes: All that there are.
+        log: The audit log.
+        keys: Keys of the service; a key without a name is identified by its number.
+        routes: All routes.
     """
 
     log: AuditLog
@@ -50,7 +50,7 @@ class Auditor:
     routes: Sequence[BaseRoute]
 
     def write(self, scope: Scope, call: Call, status: int) -> None:
-        """Write the notes of a request that is over."""
+        """Write the notes of a finished request."""
         if not call.notes:
             return
         address = str(scope["client"][0]) if scope.get("client") else ""
@@ -64,46 +64,46 @@ class Auditor:
 
 
 def noted_refusal(problem: ProblemError, key: ApiKey) -> list[Note]:
-    """Return what is noted of a request that is refused; what was wrong with it may quote it, and is left out."""
+    """Return the note for a refused request, without the problem's detail, which may quote the request."""
     event = _EVENTS.get(problem.code)
     if (problem.code == "unknown_catalog" and key.catalogs) or (problem.code == "unknown_product" and key.where):
-        event = "access_refused"  # it may be there, and kept from this key
+        event = "access_refused"  # it may exist, but be hidden from this key
     detail = "" if event == "request_refused" else problem.detail
     return [] if event is None else [Note(event, problem.reason or problem.code, detail)]
 
 
 def note_change(request: Request, reason: str, detail: str) -> None:
-    """Note that a request changes a catalogue; the status of its line says whether that succeeded."""
+    """Note that a request changes a catalogue; the status in its line tells whether that succeeded."""
     call: Call = request.state.call
     call.notes.append(Note("administration", reason, detail))
 
 
 def noted_blocks(images: Sequence[object], results: Sequence[object]) -> list[Note]:
-    """Return what is noted of the addresses that the fetch guard refused; of a redirect the address that led there.
+    """Return the notes for addresses that the fetch guard refused; for a redirect, the address that redirected.
 
     Args:
-        images: The references of a request; others are images themselves.
-        results: What became of each.
+        images: References of a request, or images themselves.
+        results: Result for each image.
     """
     refused = [image for image, result in zip(images, results, strict=True) if is_blocked(result)]
     return [] if not refused else noted_hosts(refused, len(refused))
 
 
 def noted_hosts(images: Sequence[object], count: int) -> list[Note]:
-    """Return the same of references that are known to be refused."""
+    """Return the notes for references that were all refused."""
     hosts = list(dict.fromkeys(filter(None, map(_host_of, images))))
     more = f" and {len(hosts) - _MOST_HOSTS} more" if len(hosts) > _MOST_HOSTS else ""
     return [Note("address_blocked", "blocked_address", ", ".join(hosts[:_MOST_HOSTS]) + more, count)]
 
 
 def is_blocked(result: object) -> bool:
-    """Say whether the fetch guard refused something."""
+    """Tell whether the fetch guard refused a reference."""
     if isinstance(result, ScoreResult):
         return result.code is ErrorCode.BLOCKED_ADDRESS
     return isinstance(result, RowError) and result.code is ErrorCode.BLOCKED_ADDRESS
 
 
 def _host_of(image: object) -> str:
-    """Return a URL's host and port, without the name and password that may stand before them, nor what follows."""
+    """Return a URL's host and port, without user name, password, path and query."""
     found = re.match(r"\s*https?://([^/?#\\\s]*)", image[:_LONGEST], re.IGNORECASE) if isinstance(image, str) else None
     return "" if found is None else found[1].rpartition("@")[2][:100]

@@ -1,4 +1,4 @@
-"""What the routes have in common: reading bodies, waiting for answers, and stopping when the client leaves."""
+"""Functions that routes share: reading bodies, waiting for answers, and stopping when the client leaves."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from .json_bodies import JsonBody, compressed, finish, finish_in_turns
 
 T = TypeVar("T")
 
-_MOST_MEMBERS = 100  # of an object in a body
-_SHORT = 1 << 16  # bytes of a body, or of base64, that is read at once
-_LONGEST_TYPE = 500  # characters of a Content-Type, whose parameters are read slowly
+_MOST_MEMBERS = 100  # members of an object in a body
+_SHORT = 1 << 16  # longest body, or base64, that is read at once, in bytes
+_LONGEST_TYPE = 500  # longest Content-Type, whose parameters are slow to parse
 FORM = "multipart/form-data"
 _IN_OTHER_WORDS = dict.fromkeys(("model_type", "model_attributes_type"), "Input should be an object")
-_NO_FILE = "Expected UploadFile"  # as the framework says it
+_NO_FILE = "Expected UploadFile"  # the framework's wording
 _CODES = {
     400: "invalid_request",
     404: "not_found",
@@ -47,11 +47,11 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         400: "The body is not valid JSON.",
         401: "An API key is required.",
         403: "The API key lacks a role.",
-        404: "There is nothing of this name.",
+        404: "There is nothing with this name.",
         408: "The body took too long to arrive.",
-        409: "That cannot be done now.",
+        409: "This cannot be done in the current state.",
         413: "The body is too long.",
-        415: "The body's media type is wrong.",
+        415: "The body's media type is not supported.",
         422: "The request does not match this description.",
         429: "The service is at capacity; retry after `Retry-After` seconds.",
         500: "Internal error.",
@@ -61,7 +61,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 
 class _WorkRequest(Request):
-    """A request whose JSON has been read and measured before the framework looks at each part of it."""
+    """A request whose JSON has been read and measured before the framework validates it."""
 
     asked: Any = None
 
@@ -69,9 +69,9 @@ class _WorkRequest(Request):
         return self.asked
 
     async def read_json(self) -> Any:
-        """Read JSON, and keep nothing of the body besides: it counts as what its texts take from then on.
+        """Read JSON and drop the body, which then counts as the memory of its texts.
 
-        Long bodies are read one at a time, and others have their turn between two steps.
+        Long bodies are read one at a time, in steps between which other requests get a turn.
         """
         body = JsonBody()
         async for piece in self.stream():
@@ -81,18 +81,18 @@ class _WorkRequest(Request):
         else:
             async with self.app.state.reading.turn(current.get(), len(body)):
                 self.asked = await finish_in_turns(body.read(self.state.count_body))
-        self._body = b"{}"  # the framework looks whether there is one
+        self._body = b"{}"  # the framework checks whether there is one
         return self.asked
 
 
 class WorkRoute(APIRoute):
-    """A route whose requests cost a model work: it checks and reads the body before the framework looks at it.
+    """A route whose requests need a model: it checks and reads the body before the framework does.
 
-    A full service refuses its requests before their bodies are read. Routes with another kind of body have a subclass.
+    A full service refuses its requests before their bodies are read. Routes with other kinds of bodies use subclasses.
     """
 
     media_types: ClassVar[tuple[str, ...]] = ("application/json",)
-    most_items: ClassVar[int | None] = None  # of a list in the body; None is the service's `max_pairs`
+    most_items: ClassVar[int | None] = None  # longest list in the body; None is the service's `max_pairs`
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -105,7 +105,7 @@ class WorkRoute(APIRoute):
                 raise ProblemError("unsupported_media_type", detail)
             _check_encoding(request.headers.get("content-encoding", ""))
             await self.read(request)
-            if await request.is_disconnected():  # before the body costs more than it has
+            if await request.is_disconnected():  # before the body takes any more work
                 raise ClientLeftError
             return await handle(request)
 
@@ -125,22 +125,24 @@ class ProductsRoute(WorkRoute):
 
 
 class FormRoute(WorkRoute):
-    """A route that takes a form with a file."""
+    """A route that accepts a form with a file."""
 
     media_types = (FORM,)
 
     async def read(self, request: _WorkRequest) -> None:
-        """Read the form piece by piece, and refuse a field that comes twice; the framework asks for the form again."""
+        """Read the form piece by piece, and refuse duplicate fields; the framework then gets the same form."""
         form = await _read_form(request)
         for name in ("image", "caption", "model", "score"):
             if (count := len(form.getlist(name))) > 1:
-                detail = f"the form has {count} fields named {name}, and may have one; send a request for each pair"
+                detail = (
+                    f"the form has {count} fields named {name}, but only one is allowed; send a request for each pair"
+                )
                 await form.close()
                 raise ProblemError("invalid_request", detail)
 
 
 class ImageRoute(WorkRoute):
-    """A route that takes JSON, or a form with a file; the endpoint reads the form, or the JSON that is read already."""
+    """A route that accepts JSON or a form with a file; its endpoint gets the form, or the parsed JSON."""
 
     media_types = ("application/json", FORM)
 
@@ -154,7 +156,7 @@ class ImageRoute(WorkRoute):
 
 
 async def _read_form(request: Request) -> FormData:
-    """Read a form piece by piece, with one file and texts in UTF-8: some of Python's codecs take minutes for a megabyte."""
+    """Read a form piece by piece, with one file and texts in UTF-8, because some codecs take minutes for a megabyte."""
     _, options = parse_options_header(request.headers["content-type"])
     charset = options.get(b"charset", b"utf-8").decode("latin-1")
     if charset.lower() not in ("utf-8", "utf8", "us-ascii"):
@@ -164,13 +166,13 @@ async def _read_form(request: Request) -> FormData:
 
 
 def _check_encoding(encoding: str) -> None:
-    """Refuse a compressed body: its length says nothing of what it expands to."""
+    """Refuse a compressed body, because its length does not limit its content."""
     if encoding.strip().lower() not in ("", "identity"):
         raise compressed(f"Content-Encoding: {encoding[:50]} is not supported")
 
 
 def _check_size(asked: Any, most: int) -> None:
-    """Refuse a body with more parts than any may have, before each of them is validated and reported."""
+    """Refuse a body with too many parts before each of them is validated and reported."""
     found = asked.items() if isinstance(asked, dict) else ()
     lists = {name: value for name, value in found if isinstance(value, list)}
     for name, items in lists.items():
@@ -179,7 +181,7 @@ def _check_size(asked: Any, most: int) -> None:
         ):  # token ids, refused later
             raise ProblemError(
                 "invalid_request",
-                f"/{name[:50]}: {len(items):,} items in one list; the limit is {most:,} a request: send several requests "
+                f"/{name[:50]}: {len(items):,} items in one list; the limit is {most:,} per request: send several requests "
                 "(LangChain: chunk_size), or ask for a larger --max-pairs",
             )
     for value in chain([asked], *lists.values()):
@@ -190,12 +192,12 @@ def _check_size(asked: Any, most: int) -> None:
 async def ask(
     request: Request, work: Coroutine[Any, Any, Answer[ResultT]], images: Sequence[ImageInput] = ()
 ) -> Answer[ResultT]:
-    """Wait for a pool's answer, and give up when the client leaves.
+    """Wait for a pool's answer, and stop when the client leaves.
 
     Args:
         request: The request.
-        work: Its answer.
-        images: What the results are about, where that may be fetched; for the audit log.
+        work: The pool's answer.
+        images: References that the results are for, for the audit log.
 
     Raises:
         ProblemError: The request is refused.
@@ -216,7 +218,7 @@ def _has_failed(result: object) -> bool:
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Wait for something, and give up when the client leaves.
+    """Wait for a result, and stop when the client leaves.
 
     Raises:
         ClientLeftError: The client has left.
@@ -239,15 +241,16 @@ async def _wait_for_disconnect(request: Request) -> None:
 
 
 def is_fetchable(text: str) -> bool:
-    """Say whether a text is an http(s) or `data:` URL: the only references that a service reads."""
+    """Tell whether a text is an http(s) or `data:` URL, the only references that a service reads."""
     return text[:8].lower().startswith(("http://", "https://", "data:"))
 
 
 def decode_base64(text: str) -> ImageInput:
-    """Return the file that a text in base64 holds.
+    """Decode a file from base64.
 
-    A `data:` URL is returned as it is. Other text, such as base64 with line breaks or with errors, becomes a `data:` URL: the
-    fetcher reads it, or reports the pair's error. So does long text, which takes a while that the event loop must not wait for.
+    A `data:` URL is returned unchanged. Other text, such as base64 with line breaks or errors, becomes a `data:` URL,
+    which the fetcher reads or reports as the pair's error. So does long text, because decoding it would block the event
+    loop.
     """
     text = strip_invisible(text)
     if text[:5].lower() == "data:":
@@ -261,7 +264,7 @@ def decode_base64(text: str) -> ImageInput:
 
 
 def add_problems(app: FastAPI, routes: Sequence[Route]) -> None:
-    """Turn the framework's own refusals into problems; of a wrong method say which ones a path has, on all of its routes."""
+    """Convert the framework's refusals into problems; for a wrong method, name those of all routes of the path."""
 
     async def invalid(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, RequestValidationError)
@@ -283,7 +286,7 @@ def add_problems(app: FastAPI, routes: Sequence[Route]) -> None:
 
 
 def _locate(error: Any) -> dict[str, str]:
-    """Return where a request is wrong, as a JSON pointer, and how; not the value there, which may be long."""
+    """Return the JSON pointer to a mistake in a request and its message, without the value, which may be long."""
     where = [str(part) for part in error["loc"][1:] if part not in ("url", "base64")]
     detail = _IN_OTHER_WORDS.get(error["type"], error["msg"])
     return {

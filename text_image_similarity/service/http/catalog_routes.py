@@ -1,4 +1,4 @@
-"""The routes around catalogues: what there is, products and their images, and what administrators do."""
+"""The routes for catalogues: listing them, products and their images, and administration."""
 
 from __future__ import annotations
 
@@ -54,20 +54,20 @@ from .search_schema import (
 
 _RANGED = ("number", "date")
 _SIZES = (64, 512)
-_PROBED_S = 5.0  # whoever asks how a service is does not wait long
+_PROBED_S = 5.0  # health checks do not wait long
 
 
 class ProductRoute(APIRoute):
-    """A route to a product, or to something of one: `/x%2Fimage` is a product, and `/x/image` is the image of another one."""
+    """A route to a product or a part of it: `/x%2Fimage` is a product, and `/x/image` the image of another product."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Say whether a request is for it, by the path as it was sent."""
+        """Match a request by its path as it was sent."""
         sent = scope.get("raw_path", b"").count(b"/") - scope.get("root_path", "").count("/")
         return super().matches(scope) if sent == self.path.count("/") else (Match.NONE, {})
 
 
 class PutRoute(ProductRoute, WorkRoute):
-    """The same, with a body."""
+    """A product route with a body."""
 
 
 about = APIRouter(
@@ -90,13 +90,13 @@ Id = Annotated[str, Path(min_length=1, max_length=1000)]
 
 @about.get("/v1/catalogs", response_model=CatalogsAnswer)
 async def catalogs(request: Request) -> Response:
-    """Name the catalogues that requests may search."""
+    """List the catalogues that requests may search."""
     return JsonAnswer({"data": [await _facts(request, catalog) for catalog in catalogs_of(request)]})
 
 
 @about.get("/v1/catalogs/{catalog}", response_model=CatalogDetails)
 async def catalog_details(catalog: str, request: Request) -> Response:
-    """Say what a catalogue is; with the role `admin` also which models it has, and how far a new one is."""
+    """Describe a catalogue; with the role `admin`, also its models and the progress of a new one."""
     served = catalog_of(request, catalog)
     found = await _facts(request, served)
     if key_of(request).may("admin"):
@@ -115,7 +115,7 @@ async def facets(
     where: WhereText = None,
     most: Annotated[int, Query(ge=1, le=1000, description="Most values of a field, the most frequent.")] = 100,
 ) -> Response:
-    """Count the values of fields among the products that pass a filter; of numbers and dates give the range."""
+    """Count the values of fields among the products that pass a filter; for numbers and dates, return the range."""
     served = catalog_of(request, catalog)
     check_fields(request, field)
 
@@ -141,9 +141,9 @@ async def image(
     id: Id,
     request: Request,
     picture: Annotated[int, Query(ge=0, le=7)] = 0,
-    size: Annotated[int, Query(ge=_SIZES[0], le=_SIZES[1], description="Pixels of the longer side.")] = 256,
+    size: Annotated[int, Query(ge=_SIZES[0], le=_SIZES[1], description="Length of the longer side, in pixels.")] = 256,
 ) -> Response:
-    """Show an image of a product: a JPEG of our own, never the shop's file."""
+    """Return a product's image as a newly encoded JPEG, never the shop's file."""
     served = catalog_of(request, catalog)
     product = await product_of(request, served, id)
     if picture >= len(product.images):
@@ -167,7 +167,7 @@ async def similar_products(
     where: WhereText = None,
     page: Page = None,
 ) -> Response:
-    """Find the products that are most like one."""
+    """Find the products that are most similar to a product."""
     served = catalog_of(request, catalog)
     await product_of(request, served, id)
     query = checked(
@@ -178,7 +178,7 @@ async def similar_products(
 
 @products.get("/v1/catalogs/{catalog}/products/{id:path}", response_model=ProductFacts)
 async def product(catalog: str, id: Id, request: Request) -> Response:
-    """Return a product; with the role `write` also the references to its images."""
+    """Return a product; with the role `write`, also the references to its images."""
     served = catalog_of(request, catalog)
     found = await product_of(request, served, id)
     return JsonAnswer(found.as_dict() if key_of(request).may("write") else format_product(found))
@@ -186,7 +186,7 @@ async def product(catalog: str, id: Id, request: Request) -> Response:
 
 @puts.put("/v1/catalogs/{catalog}/products/{id:path}", response_model=AddAnswer)
 async def put_product(catalog: str, id: Id, asked: ProductBody, request: Request) -> Response:
-    """Add a product, or put it in the place of the one with its id."""
+    """Add a product, or replace the one with the same id."""
     require_role(request, "write")
     served = catalog_of(request, catalog)
     written = await _write(request, served, [NamedProductBody(id=id, **asked.model_dump())], [])
@@ -197,7 +197,7 @@ async def put_product(catalog: str, id: Id, asked: ProductBody, request: Request
 
 @products.delete("/v1/catalogs/{catalog}/products/{id:path}", status_code=204)
 async def delete_product(catalog: str, id: Id, request: Request) -> Response:
-    """Remove a product; it is found no more, by nobody."""
+    """Remove a product, which is then no longer found by anyone."""
     require_role(request, "write")
     served = catalog_of(request, catalog)
     note_change(request, "products", f"{served.name}: 1 to delete")
@@ -215,19 +215,19 @@ async def batch(catalog: str, asked: BatchRequest, request: Request) -> Response
 
 @admin.post("/v1/catalogs/{catalog}:switch", response_model=CatalogDetails)
 async def switch(catalog: str, request: Request) -> Response:
-    """Let the new model answer."""
+    """Switch to the new model."""
     return await _switch(catalog, request, back=False)
 
 
 @admin.post("/v1/catalogs/{catalog}:rollback", response_model=CatalogDetails)
 async def rollback(catalog: str, request: Request) -> Response:
-    """Let the model answer again that did so before the last switch."""
+    """Go back to the model that answered before the last switch."""
     return await _switch(catalog, request, back=True)
 
 
 @writes.post("/v1/catalogs/{catalog}:reindex", response_model=CatalogDetails, status_code=202)
 async def reindex(catalog: str, asked: ReindexRequest, request: Request) -> Response:
-    """Build the vectors of another model beside those that answer, in a process of its own with low priority."""
+    """Build another model's vectors in a separate process with low priority, while the current ones keep answering."""
     require_role(request, "admin")
     served = catalog_of(request, catalog)
     note_change(request, "reindex", f"{served.name}: {asked.model}")
@@ -239,14 +239,14 @@ async def reindex(catalog: str, asked: ReindexRequest, request: Request) -> Resp
 
 @writes.post("/v1/matches/{match_id}/events", status_code=204)
 async def event(match_id: str, asked: EventRequest, request: Request) -> Response:
-    """Note what somebody did with a product that a match request found."""
+    """Record what somebody did with a product that a match request found."""
     await request.app.state.journal.add_event(key_of(request), match_id, asked.kind, asked.product)
     return Response(status_code=204)
 
 
 @health.get("/health", response_model=CatalogHealth, responses={503: {"model": CatalogHealth}})
 async def catalog_health(request: Request) -> Response:
-    """Say whether searches are answered, and by what."""
+    """Report whether searches are answered, and by which model."""
     problem = unready(request)
     served = next(iter(request.app.state.catalogs.values()), None)
     facts: dict[str, Any] = {}
@@ -276,7 +276,7 @@ async def _switch(catalog: str, request: Request, *, back: bool) -> Response:
 
 
 async def _facts(request: Request, served: ServedCatalog) -> dict[str, Any]:
-    """Return what is known of a catalogue, as far as a request's key sees it."""
+    """Return the facts about a catalogue that a request's key may see."""
 
     def read() -> dict[str, Any]:
         live, where = served.catalog.searcher.live(), bound(request, served)

@@ -1,6 +1,6 @@
-"""What a client may do to a connection: limits on heads, silence, requests ahead, unread answers, connections, and new ones a second.
+"""Limits on connections: request heads, idle time, pipelined requests, unread answers, number of connections, and rate.
 
-Uvicorn's protocol limits none of these. The service is safe with this where no proxy stands before it.
+Uvicorn's protocol limits none of these. With these limits, the service is safe without a proxy in front of it.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from ...fetch import are_too_small
 from ..audit import AuditLog, Note
 from ..clients import peer_name
 
-MOST_CONNECTIONS = 2048  # of which one address, such as a proxy's, has no more than are free
-NEW_A_SECOND = 500  # connections that one address opens in the long run
-NEW_AT_ONCE = 1024  # and after a pause
+MOST_CONNECTIONS = 2048  # connections in total; one address, such as a proxy's, may have at most as many as are free
+NEW_A_SECOND = 500  # connections that one address may open per second in the long run
+NEW_AT_ONCE = 1024  # and at once after a pause
 HEAD_BYTES = 16 * 1024
-HEAD_S = 10.0  # from a head's first byte to its end, and for what of a refused body is still on its way
-SEND_S = 30.0  # until a client has taken what waits to be sent
-_REQUESTS_AHEAD = 16  # requests that a client sends before their turn
-_FILES = 512  # beside those of connections
-_MOST_KNOWN = 1000  # addresses that have opened connections lately
+HEAD_S = 10.0  # from a head's first byte to its end, and for the rest of a refused body
+SEND_S = 30.0  # until a client has read what is buffered for it
+_REQUESTS_AHEAD = 16  # pipelined requests of a client
+_FILES = 512  # open files besides connections
+_MOST_KNOWN = 1000  # addresses that have recently opened connections
 
 _TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 class Peers:
-    """The addresses that have connections to a server, and how many they open a second.
+    """The addresses that have connections to a server, and the rates at which they open them.
 
     Args:
-        clock: Seconds; for tests.
+        clock: Function that returns seconds, for tests.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self.connections: Counter[str] = Counter()
-        self._whole_at: dict[str, float] = {}  # when each may open `NEW_AT_ONCE` again
+        self._whole_at: dict[str, float] = {}  # when each may open `NEW_AT_ONCE` connections again
 
     def refusal(self, peer: str) -> tuple[str, str] | None:
-        """Return why an address may not have one more connection, as the audit log says it, or count that as opened."""
+        """Return why an address may not open another connection, in the audit log's words, or else count it."""
         free = MOST_CONNECTIONS - self.connections.total()
         if self.connections[peer] >= free:
             return "connections", f"{self.connections[peer]} connections from this address, and {free} free ones"
@@ -66,29 +66,29 @@ class Peers:
         self.connections[peer] += 1
 
     def remove(self, peer: str) -> None:
-        """Count a connection no more."""
+        """Stop counting a connection."""
         self.connections[peer] -= 1
         if not self.connections[peer]:
             del self.connections[peer]
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """A client's connection; see the module."""
+    """A client's connection; see the module's docstring."""
 
     audit: AuditLog | None = None
-    _deadline: asyncio.TimerHandle | None = None  # of a head, or of the rest of a body that nobody wants
+    _deadline: asyncio.TimerHandle | None = None  # deadline of a head, or of the rest of a refused body
     _sending: asyncio.TimerHandle | None = None
-    _peer: str | None = None  # once it counts
+    _peer: str | None = None  # once it is counted
     _head = 0  # bytes of the head and of the trailers
-    _unread = 0  # bytes since the parser found anything
-    _pieces = 0  # of the body, as the parser gives them
-    _received = 0  # bytes of it
-    _whole = True  # no request is arriving
+    _unread = 0  # bytes since the last event of the parser
+    _pieces = 0  # chunks of the body from the parser
+    _received = 0  # bytes of the body
+    _whole = True  # whether no request is arriving
     _too_long = False
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._body = bytearray()  # what has arrived of a body and is not handed on
+        self._body = bytearray()  # part of a body that has arrived and has not been passed on
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, unless there are too many."""
@@ -115,7 +115,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has arrived; a head that is too long or too slow ends the connection."""
+        """Parse received data; a head that is too long or too slow ends the connection."""
         if self.transport.is_closing():
             return
         if self._whole and self._deadline is None and not self.pipeline:
@@ -145,7 +145,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Start the request, or queue it behind the one in progress."""
+        """Start the request, or queue it after the current one."""
         self._unread = 0
         self._stop_waiting()
         super().on_headers_complete()
@@ -154,7 +154,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse()
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of the body; what arrives together is handed on together, or pieces of a byte would cost thousands of times theirs."""
+        """Take a chunk of the body; chunks that arrive together are passed on together, as tiny ones are expensive."""
         self._unread = 0
         self._pieces += 1
         self._received += len(body)
@@ -164,7 +164,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._body += body
 
     def on_message_complete(self) -> None:
-        """Note that the request has arrived."""
+        """Record that the request has arrived completely."""
         self._unread, self._whole = 0, True
         self._hand_on()
         if self.cycle is None or self.cycle.response_complete:
@@ -172,28 +172,28 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Go on to the next request; of one that was refused early, the rest has some seconds to arrive."""
+        """Continue with the next request; the rest of one that was refused early has some seconds to arrive."""
         super().on_response_complete()
         if not self._whole and self._deadline is None and not self.pipeline:
             said = f"{HEAD_S:g} s after its answer a request was still being sent"
             self._deadline = self.loop.call_later(HEAD_S, self._abort, "rest_time", said)
 
     def pause_writing(self) -> None:
-        """Wait for the client to take its answer, for a while."""
+        """Wait a limited time for the client to read its answer."""
         super().pause_writing()
         if self._sending is None:
             said = f"nothing of an answer was taken for {SEND_S:g} s"
             self._sending = self.loop.call_later(SEND_S, self._abort, "send_time", said)
 
     def resume_writing(self) -> None:
-        """Go on sending."""
+        """Resume sending."""
         if self._sending is not None:
             self._sending.cancel()
             self._sending = None
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what cannot be parsed, or is too long."""
+        """Refuse a request that cannot be parsed, or is too long."""
         if self._too_long:
             self._note("head_bytes", f"a head had more than {HEAD_BYTES:,} bytes")
             self.transport.write(_TOO_LONG)
@@ -209,13 +209,13 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse()
 
     def _hand_on(self) -> None:
-        """Give the application what has arrived of a body."""
+        """Pass the received part of a body to the application."""
         if self._body:
             body, self._body = bytes(self._body), bytearray()
             super().on_body(body)
 
     def _refuse(self) -> None:
-        raise ValueError("too much")  # the parser ends the connection with what `send_400_response` writes
+        raise ValueError("too much")  # `send_400_response` has written the answer, and the parser ends the connection
 
     def _stop_waiting(self) -> None:
         if self._deadline is not None:
@@ -223,24 +223,24 @@ class LimitedProtocol(HttpToolsProtocol):
             self._deadline = None
 
     def _abort(self, reason: str, detail: str) -> None:
-        """End the connection, whatever is still to be sent."""
+        """End the connection, even if data is still to be sent."""
         self._note(reason, detail)
         self.transport.abort()
 
     def _note(self, reason: str, detail: str) -> None:
-        """Have a limit that was hit written to the audit log."""
+        """Write an exceeded limit to the audit log."""
         if self.audit is not None:
             address = self.client[0] if self.client else ""
             self.audit.record(Note("limit_hit", reason, detail), peer_name(address), address=address)
 
 
 def protocol_of(audit: AuditLog) -> type[asyncio.Protocol]:
-    """Return the protocol of connections whose limits are in an audit log."""
+    """Return the protocol class for connections, which writes exceeded limits to an audit log."""
     return type("AuditedProtocol", (LimitedProtocol,), {"audit": audit})
 
 
 def allow_open_files() -> None:
-    """Let this process have a file for each connection, as far as the system lets it."""
+    """Raise this process's limit of open files to one for each connection, as far as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_CONNECTIONS + _FILES
     if hard != resource.RLIM_INFINITY:

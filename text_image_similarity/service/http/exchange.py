@@ -1,4 +1,4 @@
-"""A request's body on its way in and its answer on the way out, within the limits on how much of them is kept."""
+"""Receiving a request's body and sending its answer, within limits on the memory for both."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 Log = Callable[[int, ProblemError | None], Awaitable[None]]
 
-_PIECE = 1 << 16  # of an answer, given to the connection at a time
-_SENDING_S = 60.0  # for a whole answer
+_PIECE = 1 << 16  # bytes of an answer that are given to the connection at a time
+_SENDING_S = 60.0  # time to send a whole answer
 
 
 class Room:
-    """How many bytes of bodies and answers are kept for clients, and whether there is room for more.
+    """The memory for bodies and answers of clients, and whether there is room for more.
 
     Args:
-        most_bytes: Of one body.
+        most_bytes: Longest body, in bytes.
     """
 
     def __init__(self, most_bytes: int) -> None:
@@ -34,28 +34,28 @@ class Room:
         self.held: Counter[str] = Counter()  # by client
 
     def hold(self, client: str, size: int) -> None:
-        """Count bytes that are kept for a client."""
+        """Count bytes that are held for a client."""
         self.held[client] += size
 
     def release(self, client: str, size: int) -> None:
-        """Count bytes that are kept no more."""
+        """Stop counting bytes of a client."""
         self.held[client] -= size
         if not self.held[client]:
             del self.held[client]
 
     def has_room(self, client: str, more: int) -> bool:
-        """Say whether so many bytes more may be kept for a client: one has at most half of the room."""
+        """Tell whether `more` bytes may be held for a client, which may use at most half of the room."""
         return self.held.total() + more <= self._most and 2 * (self.held[client] + more) <= self._most
 
 
 class IncomingBody:
-    """A request's body on its way in, within the limits.
+    """A request's body while it is received, within the limits.
 
     Args:
-        room: How much all bodies hold.
-        settings: The limits.
-        receive: Gives its messages.
-        headers: Of the request.
+        room: Memory of all bodies.
+        settings: Settings with the limits.
+        receive: ASGI callable that receives its messages.
+        headers: Headers of the request.
     """
 
     def __init__(self, room: Room, settings: Settings, receive: Receive, headers: dict[bytes, bytes]) -> None:
@@ -68,14 +68,14 @@ class IncomingBody:
         self.held, self.client, self.sent = 0, "", 0
 
     def check(self) -> None:
-        """Refuse a body that is too long or that would not fit now; no room is reserved for it."""
+        """Refuse a body that is too long or does not fit now, without reserving room for it."""
         if self._declared > self._most:
             raise self._too_long()
         if not self._room.has_room(self.client, self._declared):
             raise self._no_room()
 
     async def receive(self) -> Message:
-        """Receive the next message; the time for the whole body is limited."""
+        """Receive the next message, within a time limit for the whole body."""
         if self._whole:
             return await self._receive()
         loop = asyncio.get_running_loop()
@@ -96,8 +96,8 @@ class IncomingBody:
         return message
 
     def count(self, size: int) -> None:
-        """Count a body that has arrived as so many bytes, which it takes in memory in the place of those sent."""
-        if 2 * size > MOST_BODIES * self._most:  # more than one client may ever have
+        """Count a received body by its size in memory, instead of the bytes sent."""
+        if 2 * size > MOST_BODIES * self._most:  # more than one client may ever hold
             raise self._too_long()
         self._hold(size - self.held)
 
@@ -116,21 +116,21 @@ class IncomingBody:
 
 
 class OutgoingAnswer:
-    """The answer to a request on its way out.
+    """The answer to a request while it is sent.
 
     Args:
-        room: Counts what is kept until it is sent.
-        send: Takes its messages.
-        call: The request.
+        room: Memory of answers that are not yet sent.
+        send: ASGI callable that sends its messages.
+        call: The call that it answers.
         closing: Whether the client is asked to close the connection.
-        log: Writes the entry of the answer before it is sent; None for requests without one.
+        log: Function that writes the log entry of the answer before it is sent; None for requests without one.
     """
 
     def __init__(self, room: Room, send: Send, call: Call, *, closing: bool, log: Log | None) -> None:
         self._room, self._send, self._call, self._log = room, send, call, log
         self.held, self.client = 0, ""
         self._headers = [(b"x-request-id", call.request_id.encode()), *([(b"connection", b"close")] if closing else [])]
-        self.status = 0  # until it has begun
+        self.status = 0  # None until it has begun
 
     async def send(self, message: Message) -> None:
         """Pass a message on."""
@@ -145,7 +145,7 @@ class OutgoingAnswer:
         self.held += len(body)
         self._room.hold(self.client, len(body))
         try:
-            async with asyncio.timeout(_SENDING_S):  # a connection takes the next piece when the client has read
+            async with asyncio.timeout(_SENDING_S):  # the connection takes the next piece once the client has read
                 for start in range(0, len(body), _PIECE):
                     more = start + _PIECE < len(body) or message.get("more_body", False)
                     await self._send({**message, "body": body[start : start + _PIECE], "more_body": more})
@@ -154,7 +154,7 @@ class OutgoingAnswer:
             raise ClientLeftError from exc
 
     async def refuse(self, problem: ProblemError) -> None:
-        """Answer with a problem, unless an answer has begun."""
+        """Answer with a problem, unless an answer has already begun."""
         if self.status:
             return
         try:
@@ -174,10 +174,10 @@ class OutgoingAnswer:
         self.status = CLIENT_LEFT
 
     async def _write_entry(self, status: int, problem: ProblemError | None) -> None:
-        """Write the entry of the answer that is about to be sent, once.
+        """Write the log entry of the answer before it is sent, only once.
 
         Raises:
-            ProblemError: It is required, and cannot be written.
+            ProblemError: The entry is required, and cannot be written.
         """
         if (log := self._log) is not None:
             self._log = None

@@ -1,7 +1,7 @@
-"""Which Host headers are answered, and which pages' requests.
+"""Checks of the Host and Origin headers of requests.
 
-A page of a stranger can have its own name stand for this machine's address (DNS rebinding), and can send a form to any address
-without asking. Names that the service does not know, and forms of other origins, are refused.
+A stranger's web page can make its own host name resolve to this machine (DNS rebinding), and can send a form to any
+address without permission. Unknown host names, and forms from other origins, are therefore refused.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ _FORM = b"multipart/form-data"
 
 
 def check_host(host: bytes, allowed: Sequence[str]) -> None:
-    """Refuse a request for a host name that is not this service's; any address will do, because it cannot be rebound.
+    """Refuse a request for a host name that is not this service's; IP addresses cannot be rebound, and are allowed.
 
     Args:
         host: The Host header.
-        allowed: The names; `*` stands for all of them, and `*.example.com` for those below one.
+        allowed: Allowed names; `*` means every name, and `*.example.com` every name below one.
 
     Raises:
         ProblemError: `unknown_host`.
@@ -35,13 +35,13 @@ def check_host(host: bytes, allowed: Sequence[str]) -> None:
 
 
 def check_origin(headers: Mapping[bytes, bytes]) -> None:
-    """Refuse a form that a page of another origin sends: a browser asks nobody before it does.
+    """Refuse a form from a page of another origin, which a browser sends without asking for permission.
 
     Raises:
         ProblemError: `forbidden`.
     """
     if not headers.get(b"content-type", b"").strip().lower().startswith(_FORM):
-        return  # which no page can send elsewhere unless it is allowed to, and nobody is
+        return  # which no page can send to another origin without permission, and no page has it
     site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin")
     if site in (b"same-origin", b"none"):
         return

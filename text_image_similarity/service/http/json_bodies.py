@@ -1,10 +1,10 @@
-"""JSON in and out without a text of the whole, and without holding up the others: a body stays bytes until its values are cut out of it.
+"""Reading and writing of JSON as bytes, without decoding the whole text and without blocking other requests.
 
-One character outside the Basic Multilingual Plane, such as an emoji, makes a Python text four bytes wide from end to end. A body that
-was decoded first would take four times its length because of one, and its parts as much again.
+A single character outside the Basic Multilingual Plane, such as an emoji, makes a Python string four bytes wide
+throughout. A decoded body would take four times its length because of one, and its parts as much again.
 
-A body is counted as it arrives and looked through piece by piece, so that other requests have their turn in between. Only the parser
-takes it whole; what makes a parser slow is limited before.
+A body is counted as it arrives and examined piece by piece, so that other requests get a turn in between. Only the
+parser processes it at once, and anything that makes a parser slow is limited before.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from pydantic_core import from_json, to_json
 
 from ..problems import ProblemError
 
-_MOST_PARTS = 100_000  # of a body: values and members take far more memory and time than their text does
-_MOST_QUOTES = 4 * (_MOST_PARTS + 1)  # in JSON of so many parts: around each value, and each member's name
+_MOST_PARTS = 100_000  # parts of a body: values and members take far more memory and time than their text
+_MOST_QUOTES = 4 * (_MOST_PARTS + 1)  # quotation marks around the values and names of that many parts
 _MOST_CODED = 12 << 20  # bytes that are not ASCII, and `_ESCAPE` for each escape
-_ESCAPE = 6  # a parser takes several times as long for it
-_LONG_NUMBER = b"0" * 100  # to read one takes the square of its digits
+_ESCAPE = 6  # a parser takes several times as long for these
+_LONG_NUMBER = b"0" * 100  # parsing a number takes quadratic time in its digits
 _GZIP = b"\x1f\x8b"
 _NOT_ASCII = bytes(range(128, 256))
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _PIECE = 1 << 16
 _DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
-_WIDEST = 4  # bytes of a character in a text that has an emoji
+_WIDEST = 4  # bytes per character in a string with an emoji
 
-Steps = Generator[None, None, Any]  # pauses where others may have their turn, and then returns a value
+Steps = Generator[None, None, Any]  # yields where other requests may get a turn, and returns a value
 
 
 class JsonAnswer(Response):
-    """An answer whose JSON is written as bytes."""
+    """A response whose JSON is written as bytes."""
 
     media_type = "application/json"
 
@@ -58,13 +58,13 @@ class JsonBody:
         return len(self._bytes)
 
     def take(self, piece: bytes) -> None:
-        """Take what has arrived.
+        """Take the next piece of the body.
 
         Raises:
             ProblemError: `too_many_bytes` if too much of the body is not plain ASCII; `unsupported_media_type` if it is compressed.
         """
         self._bytes += piece
-        if b"\\" in piece:  # which is found far faster than it is counted
+        if b"\\" in piece:  # a check that is far faster than counting
             self._coded += _ESCAPE * piece.count(b"\\")
         if not piece.isascii():
             self._coded += len(piece) - len(piece.translate(None, _NOT_ASCII))
@@ -78,10 +78,11 @@ class JsonBody:
         """Return the body's value.
 
         Args:
-            count: Takes how many bytes the body's texts take at most once they are Python's, before they are.
+            count: Function that is told the most memory that the body's strings can take, in bytes, before they are
+                created.
 
         Raises:
-            ProblemError: `invalid_json`; `invalid_request` if an object says something twice.
+            ProblemError: `invalid_json`; `invalid_request` if an object has a duplicate member.
         """
         look = _Look()
         for bare in _pieces(self._bytes):
@@ -104,7 +105,7 @@ class JsonBody:
 
 
 def finish(steps: Steps) -> Any:
-    """Return the value at the end of steps that are taken at once."""
+    """Run steps at once, and return their value."""
     while True:
         try:
             next(steps)
@@ -113,7 +114,7 @@ def finish(steps: Steps) -> Any:
 
 
 async def finish_in_turns(steps: Steps) -> Any:
-    """Return the value at the end of steps between which the event loop does what else there is to do."""
+    """Run steps with other tasks of the event loop in between, and return their value."""
     while True:
         try:
             next(steps)
@@ -123,19 +124,19 @@ async def finish_in_turns(steps: Steps) -> Any:
 
 
 def compressed(said: str) -> ProblemError:
-    """Return the problem of a body that is compressed."""
+    """Return the problem for a compressed body."""
     detail = f"{said}; send the body uncompressed"
     return ProblemError("unsupported_media_type", detail, headers={"Accept-Encoding": "identity"})  # RFC 9110, 15.5.16
 
 
 def _pieces(body: bytes | bytearray) -> Iterator[bytes]:
-    """Yield some JSON piece by piece, with another character for each escaped quotation mark: those that are left begin or end a text."""
+    """Yield JSON piece by piece without escaped quotation marks, so that the others begin or end a string."""
     start = 0
     while start < len(body):
         piece = bytes(body[start : start + _PIECE])
         start += len(piece)
         if b"\\" in piece:
-            if (len(piece) - len(piece.rstrip(b"\\"))) % 2 and start < len(body):  # an escape goes on behind it
+            if (len(piece) - len(piece.rstrip(b"\\"))) % 2 and start < len(body):  # an escape may continue
                 piece = piece[:-1]
                 start -= 1
             piece = piece.replace(b"\\\\", b"-").replace(b'\\"', b"-")
@@ -143,20 +144,20 @@ def _pieces(body: bytes | bytearray) -> Iterator[bytes]:
 
 
 class _Look:
-    """What is found in some JSON before it is parsed.
+    """Measurements of JSON before it is parsed.
 
-    `size` is how many bytes its texts take at most once they are Python's, and `names` how many members its objects have.
+    `size` is the most memory that its strings can take, in bytes, and `names` the number of members of its objects.
     """
 
     def __init__(self) -> None:
         self.size = self.names = 0
         self._parts = self._quotes = 0
-        self._inside = False  # of a text, between two pieces
-        self._length, self._width = 0, 1  # of that text so far
-        self._end = b""  # of what stands outside of texts
+        self._inside = False  # whether a string continues between two pieces
+        self._length, self._width = 0, 1  # characters of that string so far
+        self._end = b""  # counts of what is outside strings
 
     def take(self, bare: bytes) -> None:
-        """Look at the next piece of `_pieces`."""
+        """Measure the next piece from `_pieces`."""
         is_plain = bare.isascii() and b"\\u" not in bare
         if self._inside and b'"' not in bare:
             self._length += len(bare)
@@ -171,7 +172,7 @@ class _Look:
         self._inside ^= len(found) % 2 == 0
 
     def _measure(self, texts: Sequence[bytes], *, ends: bool, is_plain: bool) -> None:
-        """Count the texts of a piece, of which the first may have begun before it, and the last `ends` in it or goes on."""
+        """Count the strings of a piece; the first may have begun before it, and the last `ends` in it or continues."""
         for left, text in enumerate(texts, 1 - len(texts)):
             self._length += len(text)
             if not is_plain and (not text.isascii() or b"\\u" in text):
@@ -181,7 +182,7 @@ class _Look:
                 self._length, self._width = 0, 1
 
     def _look_outside(self, found: Sequence[bytes]) -> None:
-        """Count parts and members between texts, and refuse too many, or numbers that are too long."""
+        """Count parts and members between strings, and refuse too many, or numbers that are too long."""
         outside = b'"'.join(found)
         self._parts += sum(map(outside.count, (b",", b"[", b"{")))
         if self._parts > _MOST_PARTS:
@@ -195,7 +196,7 @@ class _Look:
 
 
 def _member_count(found: Any) -> int:
-    """Return how many members the objects in a value have together."""
+    """Return the total number of members of the objects in a value."""
     return sum(map(len, _objects(found)))
 
 
@@ -211,14 +212,14 @@ def _objects(found: Any) -> Iterator[dict[str, Any]]:
 
 
 def _refuse_twice(found: Any, body: bytes | bytearray) -> Steps:
-    """Refuse an object that says something twice: of that the parser has kept the last."""
+    """Refuse an object with a duplicate member, of which the parser has kept only the last."""
     kept = Counter(chain.from_iterable(_objects(found)))
     names: Counter[bytes] = Counter()
     inside = False
     for bare in _pieces(body):
         yield
         parts = bare.split(b'"')
-        texts = zip(parts[1 + inside :: 2], parts[2 + inside :: 2], strict=False)  # those that lie in this piece
+        texts = zip(parts[1 + inside :: 2], parts[2 + inside :: 2], strict=False)  # the members in this piece
         names.update(text for text, behind in texts if behind.lstrip().startswith(b":"))
         inside ^= len(parts) % 2 == 0
     twice = next((name for name, count in names.items() if count > kept[name.decode(errors="replace")]), b"")
@@ -227,7 +228,7 @@ def _refuse_twice(found: Any, body: bytes | bytearray) -> Steps:
 
 
 def _explain(said: str, body: bytes | bytearray) -> Steps:
-    """Return what is wrong with a body, in the words of whoever has sent it."""
+    """Return what is wrong with a body, in words for its sender."""
     if not body or body.isspace():
         return "it is empty"
     place = yield from _not_utf8(body)
@@ -238,7 +239,7 @@ def _explain(said: str, body: bytes | bytearray) -> Steps:
     if "out of range" in said:
         return "a number in it is too long"
     if "hex escape" in said and _SURROGATE.search(body):
-        return "a text in it has half a character (a lone surrogate)"
+        return "a string in it contains a lone surrogate (half of a UTF-16 pair)"
     for constant in (b"NaN", b"-Infinity", b"Infinity"):
         yield
         if body[max(0, (place := body.find(constant)) - 100) : max(0, place)].rstrip().endswith((b":", b",", b"[")):
@@ -247,7 +248,7 @@ def _explain(said: str, body: bytes | bytearray) -> Steps:
 
 
 def _not_utf8(body: bytes | bytearray) -> Steps:
-    """Return where a body is not UTF-8; None where all of it is."""
+    """Return the first byte of a body that is not UTF-8; None if all of it is."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     for start in range(0, len(body), _PIECE):
         yield

@@ -1,4 +1,4 @@
-"""The routes of the service that came before this one, for its clients."""
+"""The routes of the earlier service, for its clients."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from .schema import (
     LegacyEvaluationResult,
 )
 
-_TIMEOUTS = 10  # of a request, for a whole batch
+_TIMEOUTS = 10  # time limit of a request, for a whole batch
 _PREFIX = "/evaluator/v1/evaluation"
 
 
 class BatchRoute(WorkRoute):
-    """A route whose requests may have as many pairs as the earlier service took."""
+    """A route whose requests may have as many pairs as the earlier service accepted."""
 
     most_items = MOST_EVALUATIONS
 
@@ -55,7 +55,7 @@ async def single(asked: LegacyEvaluation, request: Request) -> Response:
 
 @batches.post("/batch", response_model=LegacyEvaluationBatchResult)
 async def batch(asked: LegacyEvaluationBatch, request: Request) -> Response:
-    """Score pairs, together for each model that they name."""
+    """Score pairs, grouped by the model that they name."""
     began = time.perf_counter()
     results = await _evaluate(request, asked.evaluations)
     failed = sum(result["error"] is not None for result in results)
@@ -73,7 +73,7 @@ async def batch(asked: LegacyEvaluationBatch, request: Request) -> Response:
 @about.get("/evaluator/health", response_model=Health, responses=_UNHEALTHY)
 @about.get("/system/health", response_model=Health, responses=_UNHEALTHY)
 async def health(request: Request) -> Response:
-    """Say whether the service works."""
+    """Report whether the service works."""
     problem = unready(request)
     body = {
         "status": "healthy" if problem is None else "unhealthy",
@@ -94,9 +94,9 @@ async def docs() -> Response:
 
 
 async def _evaluate(request: Request, asked: Sequence[LegacyEvaluation]) -> list[dict[str, Any]]:
-    """Score pairs, model by model; results are in order.
+    """Score pairs, model by model, and return results in order.
 
-    A problem is that of the request as long as nothing is scored, and later the error of the pairs that it costs.
+    A problem refuses the request if nothing has been scored yet; later, it becomes the error of the affected pairs.
     """
     found: dict[int, dict[str, Any]] = {}
     in_progress = False
@@ -128,7 +128,7 @@ async def _evaluate(request: Request, asked: Sequence[LegacyEvaluation]) -> list
 async def _evaluate_chunk(
     request: Request, name: str | None, asked: Mapping[int, LegacyEvaluation], *, in_progress: bool = False
 ) -> dict[int, dict[str, Any]]:
-    """Score as many pairs as a request may have; a batch in progress waits for room, for as long as a request may take."""
+    """Score as many pairs as a request may have; a batch in progress waits for room, within a request's time limit."""
     began = time.perf_counter()
     pool: ModelPool = request.app.state.pool
     if name == ENSEMBLE and request.app.state.settings.ensemble == "probability":
@@ -161,7 +161,7 @@ async def _evaluate_chunk(
 
 
 def _failed(evaluation: LegacyEvaluation, error: str | None) -> dict[str, Any]:
-    """Return the result of a pair that no model was asked about, beside those of the others."""
+    """Return the result of a pair that was not sent to a model."""
     return {
         "image_input": evaluation.image_input,
         "text_prompt": evaluation.text_prompt,

@@ -1,6 +1,6 @@
-"""The door that every request passes: its id, refusals, limits and problems, and its metrics, trace and log line afterwards.
+"""The gate that every request passes: ids, refusals, limits and problems, then metrics, traces and log lines.
 
-Plain ASGI, in front of the routes, so that a request without room is refused before anything is done for it.
+It is plain ASGI in front of the routes, so that a full service refuses requests before doing any work for them.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _REFUSAL_S, _BYTE_S = (
     0.0005,
     2e-9,
-)  # about what a request costs that is refused or needs no key, and each byte of its body
+)  # approximate cost of a request that is refused or needs no key, and of each byte of its body
 _MISSING_KEY = Note("key_refused", "unauthorized", "there is no key")
 _REFUSED_KEY = Note("key_refused", "unauthorized", "the key is unknown")
 
 
 @dataclass(slots=True)
 class Gate:
-    """See the module.
+    """The gate; see the module's docstring.
 
     Args:
-        app: The application behind it.
-        settings: Limits and keys.
-        pool: Says whether there is room.
-        metrics, tracing: Record what happened.
-        work_routes: Those whose requests cost a model work.
-        open_routes: Those that need no key. All others do, and paths that do not exist.
-        match_routes: Those whose answers are in the match log.
-        journal: That log.
-        auditor: Writes the audit log.
+        app: Application behind the gate.
+        settings: Settings with limits and keys.
+        pool: Pool that tells whether there is room.
+        metrics, tracing: Recorders of requests.
+        work_routes: Routes whose requests need a model.
+        open_routes: Routes that need no key. All others need one, and so do unknown paths.
+        match_routes: Routes whose answers are in the match log.
+        journal: The match log.
+        auditor: Writer of the audit log.
     """
 
     app: ASGIApp
@@ -119,12 +119,12 @@ class Gate:
             if problem.reason is not None:
                 self.metrics.rejected.labels(problem.reason).inc()
             call.notes += noted_refusal(problem, scope["state"].get("key", ANYBODY))
-            problem.__traceback__ = None  # whose frames hold the body
+            problem.__traceback__ = None  # its frames hold the body
             await asyncio.sleep(self.patience.pause_s(client, _REFUSAL_S + _BYTE_S * body.sent))
             await reply.refuse(problem)
         except Exception:
             extra = {"request_id": call.request_id}
-            logger.exception("an error in text_image_similarity, please report it", extra=extra)
+            logger.exception("this is a bug in text_image_similarity; please report it", extra=extra)
             await reply.refuse(ProblemError("internal_error", "internal error; see the server log for this request id"))
         finally:
             self.room.release(client, body.held + reply.held)
@@ -134,12 +134,12 @@ class Gate:
             self.auditor.write(scope, call, reply.status)
 
     async def _wait_for_turn(self, scope: Scope, client: str) -> None:
-        """Let a request that needs no key wait, if it must: nobody may take the time of others with them."""
+        """Delay a request that needs no key, if necessary, so that such requests cannot take time from others."""
         if _find_route(self.open_routes, scope) is not None and (pause_s := self.patience.pause_s(client, _REFUSAL_S)):
             await asyncio.sleep(pause_s)
 
     def _log_of(self, scope: Scope, search: BaseRoute | None) -> Log | None:
-        """Return what writes a match request's entry."""
+        """Return the function that writes a match request's log entry."""
         if search is None:
             return None
         route = str(getattr(search, "path", ""))
@@ -156,7 +156,7 @@ class Gate:
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         given = token.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
         digest = sha256(given).digest()
-        # All are compared, so that the time reveals nothing.
+        # All keys are compared, so that the time reveals nothing.
         found = [key for known, key in self._keys.items() if compare_digest(digest, known)]
         if not found:
             scope["state"]["call"].notes.append(_REFUSED_KEY if given else _MISSING_KEY)
@@ -167,7 +167,7 @@ class Gate:
     def _record(
         self, scope: Scope, headers: dict[bytes, bytes], call: Call, status: int, work: BaseRoute | None
     ) -> None:
-        """Count, trace and log a request that is over."""
+        """Count, trace and log a finished request."""
         route = getattr(scope.get("route"), "path", None) or getattr(work, "path", "none")
         method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD", "OPTIONS") else "other"
         seconds = time.time() - call.began

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what the framework derives from the routes, completed from the service's settings."""
+"""The OpenAPI document, which the framework derives from the routes, completed with the service's settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HEADERS = {
         "schema": {"type": "string", "pattern": "^[!-~]{1,128}$"},
     },
     "Retry-After": {
-        "description": "When to send the same request again, in seconds.",
+        "description": "Seconds to wait before sending the same request again.",
         "schema": {"type": "integer", "minimum": 1, "maximum": 60},
     },
 }
@@ -31,12 +31,12 @@ _KEYS = {
 
 
 def add_document_route(app: FastAPI) -> None:
-    """Add `/openapi.json` to an application; its bytes are made once for each path that the service stands under."""
+    """Add `/openapi.json` to an application; it is generated once for each root path of the service."""
     app.openapi_url = "/openapi.json"
     made: dict[str, bytes] = {}
 
     async def document(request: Request) -> Response:
-        root = request.scope.get("root_path", "").rstrip("/")  # of the server, never of a header
+        root = request.scope.get("root_path", "").rstrip("/")  # from the server, never from a header
         if root not in made:
             servers = {"servers": [{"url": root}]} if root else {}
             made[root] = to_json({**app.openapi(), **servers})
@@ -50,8 +50,8 @@ def complete_document(app: FastAPI, settings: Settings, open_paths: Collection[s
 
     Args:
         app: The application.
-        settings: Its settings.
-        open_paths: The paths that need no key.
+        settings: Settings of the service.
+        open_paths: Paths that need no key.
     """
     made = app.openapi
 
@@ -76,7 +76,7 @@ def complete_document(app: FastAPI, settings: Settings, open_paths: Collection[s
 
 
 def _image_schemas() -> dict[str, Any]:
-    """Return the schemas of a request for an image: as JSON, and as a form with the file."""
+    """Return the schemas of a request with an image, as JSON and as a form with the file."""
     asked = MatchImageRequest.model_json_schema()
     file = {"type": "string", "format": "binary", "description": "The image's file."}
     others = {name: each for name, each in asked["properties"].items() if name not in ("image_url", "image_base64")}
@@ -85,7 +85,7 @@ def _image_schemas() -> dict[str, Any]:
 
 
 def _complete(operation: dict[str, Any], *, keyed: bool) -> None:
-    """Add what all operations have in common."""
+    """Add the parts that all operations share."""
     if keyed:
         operation["security"] = [{name: []} for name in _KEYS]
     for status, answer in operation["responses"].items():

@@ -1,4 +1,4 @@
-"""Queries as requests ask them, and answers as they are sent."""
+"""Conversion of requests to queries, and of answers to JSON."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from .bodies import decode_base64, is_fetchable
 from .search_schema import MatchImageRequest, MatchTextRequest, QueryBody, TermBody
 
 _SIZE = 256
-_MOST_VALUES = 1000  # of a facet: one of ids has as many as there are products
+_MOST_VALUES = 1000  # values of a facet; a facet of ids has as many as there are products
 T = TypeVar("T")
 
 
 def query_of(request: Request, catalog: ServedCatalog, body: QueryBody) -> Query:
-    """Return a query of the whole language.
+    """Return the query for a request in the full query language.
 
     Raises:
-        UsageError, InputTypeError: It cannot be asked like this.
+        UsageError, InputTypeError: The query is not valid.
     """
     query = _query(request, catalog, body, [_term(each) for each in body.terms])
     return replace(query, fusion=body.fusion, after=body.after)
@@ -37,7 +37,7 @@ def query_of(request: Request, catalog: ServedCatalog, body: QueryBody) -> Query
 def short_query_of(
     request: Request, catalog: ServedCatalog, body: MatchTextRequest | MatchImageRequest, terms: Sequence[Term]
 ) -> Query:
-    """Return the query of a short route.
+    """Return the query for a request to a short route.
 
     Raises:
         UsageError, InputTypeError: As for `query_of`.
@@ -48,10 +48,10 @@ def short_query_of(
 
 
 def image_term(url: str | None, base64: str | None, weight: float = 1.0) -> Term:
-    """Return the term of an image that is a URL, or a file in base64.
+    """Return the term for an image from a URL or a file in base64.
 
     Raises:
-        UsageError: It is neither, or both.
+        UsageError: Neither or both are given.
     """
     if (url is None) == (base64 is None):
         raise UsageError("send image_url or image_base64, and exactly one of them")
@@ -59,13 +59,13 @@ def image_term(url: str | None, base64: str | None, weight: float = 1.0) -> Term
 
 
 def write_matches(catalog: ServedCatalog, match_id: str, found: Matches, most: int) -> bytes:
-    """Return an answer as it is sent, as JSON. Its parts are written one by one, and counted.
+    """Return an answer as JSON. Its parts are written one by one, and counted.
 
     Args:
-        catalog: What was searched.
-        match_id: What events will call the answer.
+        catalog: Name of the catalogue.
+        match_id: Id of the answer, for events.
         found: The answer.
-        most: Bytes that it may have.
+        most: Most bytes that it may have.
 
     Raises:
         ProblemError: `too_many_bytes`.
@@ -88,12 +88,12 @@ def write_matches(catalog: ServedCatalog, match_id: str, found: Matches, most: i
 
 
 def _written(values: Iterable[Any], most: int) -> list[bytes]:
-    """Return each value's JSON, as long as all together have no more bytes."""
+    """Return each value's JSON, within a limit on their total size in bytes."""
     found = []
     for value in values:
         found.append(to_json(value, inf_nan_mode="null"))
         if (most := most - len(found[-1])) < 0:
-            detail = "the answer would have more bytes than one may have, max_body_bytes"
+            detail = "the answer would exceed max_body_bytes"
             raise ProblemError("too_many_bytes", f"{detail}; ask for a smaller top_k, or fewer facets or queries")
     return found
 
@@ -113,25 +113,25 @@ def _format_match(catalog: ServedCatalog, match: Match) -> dict[str, Any]:
 
 
 def format_product(product: Product) -> dict[str, Any]:
-    """Return a product of a catalogue as it is shown: without its references, which may be paths of this machine or the shop's addresses."""
+    """Return a product's facts without its image references, which may be local paths or the shop's addresses."""
     return {
         "id": product.id,
         "name": product.name,
         "description": product.description,
         "group": product.group,
-        "fields": dict(product.fields),  # as they were read from JSON
+        "fields": dict(product.fields),  # as read from JSON
     }
 
 
 def thumbnail_path(catalog: ServedCatalog, product: Product, image: int = 0) -> str:
-    """Return the path of a small image of a product."""
+    """Return the path of a product's thumbnail."""
     return f"/v1/catalogs/{catalog.name}/products/{quote(product.id, safe='')}/image?picture={image}&size={_SIZE}"
 
 
 def _query(
     request: Request, catalog: ServedCatalog, body: QueryBody | MatchTextRequest | MatchImageRequest, terms: list[Term]
 ) -> Query:
-    """Return the part of a query that all routes ask alike."""
+    """Return the query with the parts that all routes share."""
     return Query(
         terms,
         where=bound(request, catalog, body.where),
@@ -154,14 +154,14 @@ def _term(body: str | TermBody) -> Term:
         return Term(body)
     if body.image_url is not None or body.image_base64 is not None:
         if body.text is not None or body.product is not None or body.vector is not None:
-            raise UsageError("a term has a text, an image, a product or a vector, and exactly one")
+            raise UsageError("a term must have exactly one of a text, an image, a product or a vector")
         return image_term(body.image_url, body.image_base64, body.weight)
     vector: Any = body.vector
     return Term(text=body.text, product=body.product, vector=vector, weight=body.weight)
 
 
 def _url(url: str | None) -> str:
-    """Return a URL; a path is refused, because the service reads none."""
+    """Return a URL, refusing paths, because the service does not read them."""
     text = (url or "").strip()
     if not is_fetchable(text):
         raise UsageError("image_url must be an http(s) or data: URL")

@@ -1,4 +1,4 @@
-"""The routes of the service's own API."""
+"""The routes of the service's main API."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ probes = APIRouter(tags=["probes"])
 
 @work.post("/v1/similarity", response_model=SimilarityAnswer, tags=["scores"])
 async def similarity(asked: SimilarityRequest, request: Request) -> Response:
-    """Score pairs; each gets its similarity or its own error, and one bad pair harms no other."""
+    """Score pairs; each gets its similarity or its own error, without affecting other pairs."""
     pool: ModelPool = request.app.state.pool
     pairs = [Pair(_image_of(pair), pair.caption or "") for pair in asked.pairs]
     answer = await ask(request, pool.score(asked.model, pairs, asked.score), [pair.image for pair in pairs])
@@ -112,7 +112,7 @@ async def embeddings(asked: EmbeddingsRequest, request: Request) -> Response:
 
 @about.get("/v1/models", response_model=ModelsAnswer, responses={401: PROBLEMS[401]})
 async def models(request: Request) -> Response:
-    """Name the models that requests may name, the default first."""
+    """List the models that requests may name, the default first."""
     settings, found = request.app.state.settings, request.app.state.pool.models()
     facts = {name: loaded is not None for name, loaded in found.items()}
     facts |= {name: all(facts[model] for model in weights) for name, weights in settings.splits.items()}
@@ -131,7 +131,7 @@ async def models(request: Request) -> Response:
 
 @about.get("/v1/info", response_model=InfoAnswer, responses={401: PROBLEMS[401]})
 async def info(request: Request) -> Response:
-    """Say what runs here: the version, the loaded models, the limits."""
+    """Describe the service: version, loaded models, limits."""
     settings = request.app.state.settings
     limits = settings.models[settings.default].limits
     return JsonAnswer(
@@ -154,7 +154,7 @@ async def info(request: Request) -> Response:
 
 @probes.get("/livez", response_model=Status, responses={503: PROBLEMS[503]})
 async def livez(request: Request) -> Response:
-    """Say whether this process should go on living."""
+    """Report whether this process should continue to run."""
     if (problem := request.app.state.pool.dead()) is not None:
         raise problem
     return JsonAnswer({"status": "ok"})
@@ -162,7 +162,7 @@ async def livez(request: Request) -> Response:
 
 @probes.get("/readyz", response_model=Status, responses={503: PROBLEMS[503]})
 async def readyz(request: Request) -> Response:
-    """Say whether requests should be sent here: the model works, there is room, and the service is not about to end."""
+    """Report whether to send requests here: the model works, there is room, and the service is not about to end."""
     if (problem := unready(request)) is not None:
         raise problem
     return JsonAnswer({"status": "ok"})
@@ -170,7 +170,7 @@ async def readyz(request: Request) -> Response:
 
 @probes.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
-    """Give the metrics in Prometheus' text format."""
+    """Return the metrics in Prometheus' text format."""
     request.app.state.metrics.ready.set(unready(request) is None)
     return Response(request.app.state.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -191,7 +191,7 @@ def _image_of(pair: UrlPair | Base64Pair) -> ImageInput:
 
 
 def parse_image(text: str) -> ImageInput:
-    """Return the URL or the base64 file in a text that may be either; a path is a reference that is refused."""
+    """Return the URL or the base64 file in a text; a path is returned as a reference, which is refused later."""
     text = strip_invisible(text)
     if is_fetchable(text) or not _BASE64.fullmatch(text[:1000]):
         return text
@@ -200,7 +200,7 @@ def parse_image(text: str) -> ImageInput:
 
 
 def _members(request: Request, model: str) -> list[str]:
-    """Return the names of the models that answered together; none where one did."""
+    """Return the names of the models that answered together; empty if only one did."""
     settings = request.app.state.settings
     return list(settings.models) if settings.ensemble and model == ENSEMBLE else []
 

@@ -1,4 +1,4 @@
-"""What requests and answers look like; the OpenAPI document is made of these."""
+"""Schemas of requests and answers, from which the OpenAPI document is generated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...config import ScoreKind
 from ...errors import ErrorCode, RowError
 
 ModelName = Annotated[str, Field(description="A served model, see /v1/models; without it, the default one.")]
-Caption = Annotated[str | None, Field(description="Null fails its pair alone.", examples=["a dog on grass"])]
+Caption = Annotated[str | None, Field(description="Null fails only this pair.", examples=["a dog on grass"])]
 _DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"  # one red pixel
 Id = Annotated[
     Annotated[str, Field(max_length=1000)] | StrictInt | None, Field(description="Comes back with the result.")
@@ -52,7 +52,7 @@ def _kind_of_pair(pair: Any) -> str:
 
 
 def _without_null_image(pair: Any) -> Any:
-    """Return a pair without the null that a client writes for the image that it does not send."""
+    """Return a pair without the null that a client writes for the kind of image that it does not send."""
     images = [name for name in ("image_url", "image_base64") if isinstance(pair, dict) and name in pair]
     null = [name for name in images if pair[name] is None]
     return {k: v for k, v in pair.items() if k not in null} if len(null) == 1 < len(images) else pair
@@ -70,13 +70,13 @@ class SimilarityRequest(_Strict):
 
     pairs: Annotated[list[AnyPair], Field(min_length=1)]
     model: ModelName | None = None
-    score: Annotated[ScoreKind, Field(description="The score kind, as `Config.score`.")] = "cosine"
+    score: Annotated[ScoreKind, Field(description="Score kind, see `Config.score`.")] = "cosine"
 
 
 class Failure(BaseModel):
     """Why a pair has no score."""
 
-    code: Annotated[ErrorCode, Field(description="The category, stable and countable.")]
+    code: Annotated[ErrorCode, Field(description="Error code, stable across releases.")]
     detail: Annotated[str, Field(description="What happened to this pair.")]
 
 
@@ -114,12 +114,12 @@ class UploadAnswer(BaseModel):
 
 
 def _check_texts(value: Any) -> Any:
-    """Refuse what OpenAI's clients may send besides text, in words of its own."""
+    """Refuse, with clear messages, what OpenAI's clients may send besides text."""
     items = value if isinstance(value, list) else [value]
     if not items:
         raise PydanticCustomError("texts", "the list is empty")
     if all(isinstance(item, (int, list)) and not isinstance(item, bool) for item in items):
-        said = "token ids mean something to their own tokenizer alone; send text (LangChain: check_embedding_ctx_length=False)"
+        said = "token ids are meaningful only to their own tokenizer; send text (LangChain: check_embedding_ctx_length=False)"
         raise PydanticCustomError("texts", said)
     for index, item in enumerate(items):
         if not isinstance(item, str):
@@ -139,7 +139,7 @@ class EmbeddingsRequest(BaseModel):
     model: ModelName | None = None
     modality: Literal["text", "image"] = "text"
     encoding_format: Annotated[
-        Literal["float", "base64"], Field(description="base64 is that of little-endian float32 values.")
+        Literal["float", "base64"], Field(description="With base64, embeddings are little-endian float32 values.")
     ] = "float"
     dimensions: Annotated[StrictInt | None, Field(description="Must be the model's own, if given.")] = None
 
@@ -186,7 +186,7 @@ class ModelsAnswer(BaseModel):
 
 
 class InfoAnswer(BaseModel):
-    """What runs here."""
+    """Description of the service."""
 
     version: str
     models: Annotated[dict[str, dict[str, Any]], Field(description="The loaded models.")]
@@ -206,13 +206,13 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
-    code: Annotated[str, Field(description="The category, stable and countable.")]
+    code: Annotated[str, Field(description="Error code, stable across releases.")]
     request_id: str
-    errors: Annotated[list[dict[str, Any]] | None, Field(description="The places or items that are wrong.")] = None
+    errors: Annotated[list[dict[str, Any]] | None, Field(description="The places or items with errors.")] = None
 
 
 class LegacyEvaluation(BaseModel):
-    """A pair, as the earlier service took it."""
+    """A pair, in the earlier service's format."""
 
     image_input: Annotated[str | None, Field(description="An http(s) or data: URL, or a file in standard base64.")]
     text_prompt: str | None
@@ -222,7 +222,7 @@ class LegacyEvaluation(BaseModel):
 
 
 class LegacyEvaluationResult(BaseModel):
-    """A pair's result, as the earlier service gave it; `clip_score` is 100 * max(cos, 0)."""
+    """A pair's result, in the earlier service's format; `clip_score` is 100 * max(cos, 0)."""
 
     image_input: str | None
     text_prompt: str | None
@@ -235,7 +235,7 @@ class LegacyEvaluationResult(BaseModel):
 
 
 class LegacyEvaluationBatch(BaseModel):
-    """Pairs, as the earlier service took them."""
+    """Pairs, in the earlier service's format."""
 
     evaluations: Annotated[list[LegacyEvaluation], Field(min_length=1, max_length=MOST_EVALUATIONS, fail_fast=True)]
     batch_size: Annotated[Any, Field(description="A number; changes nothing.")] = None
@@ -243,7 +243,7 @@ class LegacyEvaluationBatch(BaseModel):
 
 
 class LegacyEvaluationBatchResult(BaseModel):
-    """Results, as the earlier service gave them."""
+    """Results, in the earlier service's format."""
 
     results: list[LegacyEvaluationResult]
     total_processed: int
@@ -253,7 +253,7 @@ class LegacyEvaluationBatchResult(BaseModel):
 
 
 class Health(BaseModel):
-    """Whether the service works, as the earlier service said it."""
+    """Health, in the earlier service's format."""
 
     status: Literal["healthy", "unhealthy"]
     version: str
@@ -262,5 +262,5 @@ class Health(BaseModel):
 
 
 def failure_of(error: RowError) -> dict[str, str]:
-    """Return a row's error as a problem's member."""
+    """Return a row's error as a member of an answer."""
     return {"code": error.code.value, "detail": error.detail}

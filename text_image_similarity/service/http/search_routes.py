@@ -1,4 +1,4 @@
-"""The routes that search: the short ones, and the whole query language."""
+"""The routes for searching: short ones, and one for the full query language."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _number(text: str) -> float | str:
     try:
         return float(text)
     except ValueError:
-        return text  # refused as what it is
+        return text  # refused with its own message
 
 
 _FORM_VALUES: dict[str, Any] = {
@@ -72,7 +72,7 @@ async def match_text(asked: MatchTextRequest, request: Request) -> Response:
     },
 )
 async def match_image(request: Request) -> Response:
-    """Find the products that fit an image, and words beside it, in the default catalogue."""
+    """Find the products that fit an image, and optionally words, in the default catalogue."""
     catalog = catalog_of(request)
     body, upload = await _read_image(request)
     query = checked(lambda: short_query_of(request, catalog, body, _image_terms(body, upload)))
@@ -96,7 +96,7 @@ async def match(catalog: str, asked: MatchRequest, request: Request) -> Response
         else:
             results.append(write_matches(served, entry, each.answer, most))
         most -= len(results[-1])
-        await asyncio.sleep(0)  # others have their turn between two queries: each may have a thousand products
+        await asyncio.sleep(0)  # other requests get a turn between two queries
     head = b'{"catalog":' + to_json(served.name) + b',"results":['
     return Response(head + b",".join(results) + b"]}", media_type="application/json")
 
@@ -104,10 +104,10 @@ async def match(catalog: str, asked: MatchRequest, request: Request) -> Response
 async def answer(
     request: Request, catalog: ServedCatalog, queries: Sequence[Query]
 ) -> tuple[list[str], list[Answered]]:
-    """Answer queries, and note them for the log.
+    """Answer queries, and note them for the match log.
 
     Returns:
-        For each of them what events will call it, and what it found.
+        For each query, the id for events and the answer.
 
     Raises:
         ProblemError: The request is refused.
@@ -141,7 +141,7 @@ async def answer_one(request: Request, catalog: ServedCatalog, query: Query) -> 
 
 
 async def _read_image(request: Request) -> tuple[MatchImageRequest, bytes | None]:
-    """Return what a request for an image says, and the image's file if it is a form."""
+    """Return the body of a request with an image, and the image's file if it is a form."""
     form: FormData | None = getattr(request.state, "form", None)
     if form is None:
         return _validated(request.state.json), None
@@ -181,5 +181,5 @@ def _image_terms(body: MatchImageRequest, upload: bytes | None) -> list[Term]:
     elif body.image_url is None and body.image_base64 is None:
         image = Term(image=upload)
     else:
-        raise UsageError("the form has a file, and image_url or image_base64 besides; send one image")
+        raise UsageError("the form has a file and also image_url or image_base64; send only one image")
     return [image, *([] if body.text is None else [Term(body.text)])]

@@ -1,4 +1,4 @@
-"""What match requests and their answers look like."""
+"""Schemas of match requests and their answers."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from .schema import Failure
 Where = Annotated[
     str | dict[str, Any] | None,
     Field(
-        description="Which products count, as an expression or as JSON.",
+        description="Filter for products, as an expression or as JSON.",
         examples=['category = "Shoes" and price <= 90'],
     ),
 ]
-TopK = Annotated[StrictInt, Field(ge=1, le=1000, description="Most products of one answer.")]
-Name = Annotated[str, Field(max_length=201)]  # of a field, maybe behind a sign
+TopK = Annotated[StrictInt, Field(ge=1, le=1000, description="Most products in an answer.")]
+Name = Annotated[str, Field(max_length=201)]  # name of a field, optionally after a sign
 Names = Annotated[list[Name], Field(max_length=32)]
-# As long as a query string may be: each page adds to it.
+# The limit of a query string, because each page adds to it.
 Page = Annotated[str, Field(max_length=32_768, description="`next` of the page before.")]
 Similarity = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False, strict=True)]
 Weight = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False, strict=True)]
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
-Reference = Annotated[str, Field(max_length=500_000)]  # which answers about products load
+Reference = Annotated[str, Field(max_length=500_000)]  # clients load these from answers about products
 Scalar = str | bool | float
 _DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"  # one red pixel
 
@@ -33,7 +33,7 @@ class _Strict(BaseModel):
 
 
 class TermBody(_Strict):
-    """One part of what is looked for: exactly one of a text, an image, a product or a vector."""
+    """A term of a query: exactly one of a text, an image, a product or a vector."""
 
     text: Annotated[str | None, Field(max_length=10_000, examples=["brown boots"])] = None
     image_url: Annotated[str | None, Field(description="An http(s) or data: URL.")] = None
@@ -44,11 +44,11 @@ class TermBody(_Strict):
     vector: Annotated[
         Annotated[list[Number], Field(fail_fast=True)] | None, Field(description="A vector of the catalogue's model.")
     ] = None
-    weight: Annotated[Weight, Field(description="Below 0 it leads away.")] = 1.0
+    weight: Annotated[Weight, Field(description="With a weight below 0, the search avoids the term.")] = 1.0
 
 
 class QueryBody(_Strict):
-    """What is looked for, and how much of the answer is wanted; as `Query` of the library."""
+    """A query, like `Query` of the library."""
 
     terms: Annotated[list[str | TermBody], Field(max_length=16, fail_fast=True)] = []
     where: Where = None
@@ -68,7 +68,7 @@ class MatchRequest(_Strict):
 
 
 class _Short(_Strict):
-    without: Annotated[str | list[str], Field(description="Words that lead away.")] = []
+    without: Annotated[str | list[str], Field(description="Words that the search avoids.")] = []
     where: Where = None
     top_k: TopK = 10
     min_similarity: Similarity | None = None
@@ -79,13 +79,13 @@ class _Short(_Strict):
 
 
 class MatchTextRequest(_Short):
-    """Words to look for."""
+    """Words to search for."""
 
     text: Annotated[str, Field(min_length=1, max_length=10_000, examples=["brown boots"])]
 
 
 class MatchImageRequest(_Short):
-    """An image to look for, and words beside it."""
+    """An image to search for, and optionally words."""
 
     image_url: Annotated[str | None, Field(description="An http(s) or data: URL.")] = None
     image_base64: Annotated[str | None, Field(description="An image's file in standard base64.", examples=[_DOT])] = (
@@ -95,7 +95,7 @@ class MatchImageRequest(_Short):
 
 
 class ProductFacts(BaseModel):
-    """A product as it is shown; the shop's own references to its images are not."""
+    """A product, without the shop's own references to its images."""
 
     id: str
     name: str
@@ -125,27 +125,27 @@ class MatchFacts(BaseModel):
 
 
 class FacetCount(BaseModel):
-    """How many of all products found have a value."""
+    """The number of products found that have a value."""
 
     value: Scalar
     count: int
 
 
 class MatchAnswer(BaseModel):
-    """A page of products, and what is known of all of them."""
+    """A page of products, and facts about all products found."""
 
-    match_id: Annotated[str, Field(description="What events refer to.")]
+    match_id: Annotated[str, Field(description="Id for events about this answer.")]
     catalog: str
     generation: int
     total: int
     plan: str
     matches: list[MatchFacts]
     facets: dict[str, list[FacetCount]]
-    next: Annotated[str | None, Field(description="What to send for the next page.")]
+    next: Annotated[str | None, Field(description="Cursor for the next page.")]
 
 
 class FailedQuery(BaseModel):
-    """Why a query of several has no answer."""
+    """The reason why one of several queries has no answer."""
 
     match_id: str
     error: Failure
@@ -167,11 +167,11 @@ class CatalogFacts(BaseModel):
     generation: int
     model: str
     fields: list[dict[str, str]]
-    logged: Annotated[bool, Field(description="Whether answers are in a match log, and events are taken.")]
+    logged: Annotated[bool, Field(description="Whether answers are in a match log, and events are accepted.")]
 
 
 class CatalogDetails(CatalogFacts):
-    """A catalogue, with what an administrator sees of it."""
+    """A catalogue, with facts for administrators."""
 
     generations: list[dict[str, Any]] | None = None
     reindex: dict[str, Any] | None = None
@@ -184,7 +184,7 @@ class CatalogsAnswer(BaseModel):
 
 
 class FieldFacets(BaseModel):
-    """The values of a field, the most frequent first, or its range where they are numbers or dates."""
+    """The values of a field, most frequent first, or the range of numbers and dates."""
 
     values: list[FacetCount]
     min: float | str | None
@@ -192,21 +192,21 @@ class FieldFacets(BaseModel):
 
 
 class FacetsAnswer(BaseModel):
-    """What the products that pass a filter have in their fields."""
+    """The field values of the products that pass a filter."""
 
     total: int
     facets: dict[str, FieldFacets]
 
 
 class EventRequest(_Strict):
-    """What somebody did with a product that a match request found."""
+    """An event: what somebody did with a product that a match request found."""
 
     kind: Literal["click", "cart", "buy", "wrong"]
     product: Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class ProductBody(_Strict):
-    """A product to add, or to put in the place of the one with its id."""
+    """A product to add, or to replace the one with its id."""
 
     name: str = ""
     images: Annotated[list[Reference], Field(max_length=8, description="http(s) and data: URLs.")] = []
@@ -226,12 +226,12 @@ class BatchRequest(_Strict):
 
     products: Annotated[list[NamedProductBody], Field(fail_fast=True)] = (
         []
-    )  # to report each wrong one of many takes longest
+    )  # reporting each of many errors takes longest
     delete: Annotated[list[str], Field(fail_fast=True)] = []
 
 
 class AddAnswer(BaseModel):
-    """What became of products."""
+    """The result of adding products."""
 
     added: int
     updated: int
@@ -248,7 +248,7 @@ class ReindexRequest(_Strict):
 
 
 class CatalogHealth(BaseModel):
-    """Whether searches are answered."""
+    """The health of a catalogue."""
 
     status: Literal["healthy", "unhealthy"]
     catalog: str | None

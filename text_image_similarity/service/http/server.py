@@ -1,4 +1,4 @@
-"""The service as a process: a listening socket, and a graceful end."""
+"""The service as a process: a listening socket and a graceful shutdown."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ logger = logging.getLogger("text_image_similarity")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _CLOSING_S = 0.01  # until the event loop has released a listening socket
-_GRACE_S = 1.0  # for the first request of a connection that was made just before listening ended
+_GRACE_S = 1.0  # for the first request of a connection that was opened just before listening ended
 
 
 def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> None:
     """Load the models, listen, and return after SIGTERM or SIGINT, when all accepted requests are answered.
 
-    On the first signal /readyz says no and answers ask clients to close their connections; after `drain_delay_s` listening
-    stops. A second signal ends the delay, a third one ends everything.
+    On the first signal, /readyz fails and answers ask clients to close their connections; after `drain_delay_s`,
+    listening stops. A second signal ends the delay, a third one ends the process.
 
     Args:
-        settings: The service's settings.
-        host: The address to listen on; 0.0.0.0 stands for all of this machine's.
-        port: The port; 0 takes a free one, which the log names.
+        settings: Settings of the service.
+        host: Address to listen on; 0.0.0.0 means all addresses of this machine.
+        port: Port to listen on; 0 picks a free port, which the log shows.
 
     Raises:
         ConfigError, ModelError: A model cannot be loaded.
@@ -68,11 +68,11 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> N
             timeout_graceful_shutdown=max(1, round(2 * settings.request_timeout_s)),
         )
         _Server(config, app, settings.drain_delay_s).run(sockets=[listener])
-        gc.unfreeze()  # libraries complain at exit otherwise
+        gc.unfreeze()  # otherwise libraries complain at exit
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn's server, which keeps listening for a while after the signal to end."""
+    """Uvicorn's server, which continues to listen for a while after the signal to end."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI, drain_delay_s: float) -> None:
         super().__init__(config)
@@ -80,7 +80,7 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take signals as requests to end, and leave with exit code 0 afterwards."""
+        """Treat signals as requests to end, and exit with code 0 afterwards."""
         loop = asyncio.get_running_loop()
 
         def handle(number: int, frame: FrameType | None) -> None:
@@ -113,7 +113,7 @@ class _Server(uvicorn.Server):
             logger.info("serving on http://%s", _authority(*listener.getsockname()[:2]))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop listening, answer the clients that are connected by then, and finish."""
+        """Stop listening, answer connected clients, and finish."""
         queues = [listener.dup() for listener in sockets or []]
         for server in self.servers:
             server.close()
@@ -129,7 +129,7 @@ class _Server(uvicorn.Server):
         return list(self.server_state.connections)
 
     async def _accept_pending(self, queue: socket.socket) -> None:
-        """Accept the connections that the system has completed already: closing the socket would reset them."""
+        """Accept the connections that the system has already completed, which closing the socket would reset."""
         last = []
         with queue, suppress(BlockingIOError):
             while True:
@@ -146,9 +146,9 @@ class _Server(uvicorn.Server):
 
 
 def _calm_collector() -> None:
-    """Let Python's garbage collector run rarely, and skip the objects that stay for good.
+    """Make Python's garbage collector run rarely, and skip permanent objects.
 
-    It stops all threads while it runs: with libraries and models loaded 50 to 100 ms, about every second under load.
+    It stops all threads while it runs: 50 to 100 ms with libraries and models loaded, about every second under load.
     """
     gc.collect()
     gc.freeze()
@@ -163,7 +163,7 @@ def _stop_loading(number: int, frame: FrameType | None) -> None:
 def _bind(host: str, port: int) -> socket.socket:
     """Bind the address before models are loaded, so that a wrong one is reported at once."""
     try:
-        name = host[1:-1] if host.startswith("[") and host.endswith("]") else host  # as it stands in a URL
+        name = host[1:-1] if host.startswith("[") and host.endswith("]") else host  # as written in a URL
         family = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)[0][0]
         with ExitStack() as unless_bound:
             listener = unless_bound.enter_context(socket.socket(family, socket.SOCK_STREAM))
@@ -178,5 +178,5 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 def _authority(host: str, port: int) -> str:
-    """Return an address and a port as they stand in a URL."""
+    """Return an address and a port as written in a URL."""
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"

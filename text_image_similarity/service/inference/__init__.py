@@ -1,1 +1,1 @@
-"""The service's models at work: threads that fetch and decode, batches, known embeddings."""
+"""Inference in the service: threads that fetch and decode, batches, remembered embeddings."""

@@ -1,7 +1,7 @@
-"""Groups items into batches, from each client in turn and of one the oldest first, as soon as the model is free.
+"""Grouping of items into batches, in turn from each client and oldest first, as soon as the model is free.
 
-While a batch is encoded the next one gathers, so that batches grow with the load by themselves. A batch that is not full
-waits for items that are being decoded, up to a limit; if none are, it starts at once.
+While a batch is encoded, the next one is collected, so that batches grow with the load. A batch that is not full waits
+for items that are being decoded, up to a limit; if there are none, it starts at once.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ IDLE_S = 10.0
 
 
 class Batcher:
-    """One thread that hands batches to a model.
+    """A thread that passes batches to a model.
 
     Args:
-        name: The thread's.
-        work: Encodes a batch; must not raise.
-        max_batch: Most items of a batch.
+        name: Name of the thread.
+        work: Function that encodes a batch; must not raise.
+        max_batch: Most items in a batch.
         max_wait_s: Longest time that an item waits for others, in seconds, while the model is free.
         idle: Called when there was nothing to do for `IDLE_S`; must not raise.
     """
@@ -50,31 +50,31 @@ class Batcher:
 
     @property
     def depth(self) -> int:
-        """How many items are waiting or announced."""
+        """Number of items that are waiting or announced."""
         return self._coming + len(self._waiting)
 
     def depths(self) -> dict[Client, int]:
-        """Return how many of them each client has that has some."""
+        """Return the number of waiting or announced items by client."""
         with self._changed:
             return {client: depth for client, depth in self._depths.items() if depth}
 
     def has_room(self, client: Client, most: int) -> bool:
-        """Say whether a client may have more items wait, where `most` may in all: each has an equal share."""
-        depths = self.depths()  # once: what waits now may be taken before it is looked at again
+        """Tell whether a client may queue more items if `most` may wait in total; each client has an equal share."""
+        depths = self.depths()  # read once: waiting items may be taken before the next look
         waits = depths.get(client, 0)
         return waits < max(1, most // (len(depths) + (not waits)))
 
     def depth_with(self, most: int) -> int:
-        """Return how many items wait, counting at most so many of one client."""
+        """Return how many items wait, counting at most `most` of one client."""
         return sum(depth if client is None else min(depth, most) for client, depth in self.depths().items())
 
     def enter(self, job: Job) -> None:
-        """Give a job its turn."""
+        """Assign a job its turn."""
         with self._changed:
             job.due = self._turns.begin(job.client, len(job.items))
 
     def announce(self, items: int, client: Client = None) -> None:
-        """Say that a client's items will come, or with a negative number that some will not."""
+        """Announce that items of a client will come, or with a negative number, that some will not."""
         with self._changed:
             self._coming += items
             self._depths[client] += items
@@ -82,7 +82,7 @@ class Batcher:
             self._changed.notify()
 
     def put(self, items: Sequence[Item]) -> None:
-        """Queue items that were announced."""
+        """Queue announced items."""
         with self._changed:
             self._coming -= len(items)
             for item in items:
@@ -91,24 +91,24 @@ class Batcher:
             self._changed.notify()
 
     def close(self) -> None:
-        """End the thread after the batch in progress; waiting items stay where they are."""
+        """End the thread after the current batch; waiting items are left in the queue."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         self._thread.join()
-        self._work, self._idle = lambda items: None, lambda: None  # whose owner may own this batcher
+        self._work, self._idle = lambda items: None, lambda: None  # its owner may own this batcher
 
     def _run(self) -> None:
         while batch := self._take():
             self._work(batch)
 
     def _has_work(self, timeout_s: float) -> bool:
-        """Wait for an item, or for the end; say no if neither came in time."""
+        """Wait for an item or the end; return False if neither came in time."""
         with self._changed:
             return self._changed.wait_for(lambda: bool(self._waiting) or self._closed, timeout_s)
 
     def _take(self) -> list[Item]:
-        """Wait for the next batch; none when closed."""
+        """Wait for the next batch; empty when closed."""
         while not self._has_work(IDLE_S):
             self._idle()
         with self._changed:

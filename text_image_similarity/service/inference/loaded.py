@@ -1,7 +1,7 @@
-"""The models in memory: loaded when they are needed, and unloaded, least recently used first, beyond a budget.
+"""The models in memory: loaded on demand, and unloaded, least recently used first, beyond a budget.
 
-Only models that no request needs are unloaded, so no request fails or waits for that; while requests need more models than
-the budget has room for, more memory is held. It counts weights and nothing else.
+Only models that no request needs are unloaded, so no request fails or waits because of that; while requests need more
+models than fit in the budget, it is exceeded. Only weights are counted.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ RELOAD_S = 30.0  # pause after a model could not be loaded
 
 
 class LoadedModels:
-    """Models by name. All but `release` is for one thread, that of the loop once there is one.
+    """Loaded models by name. Call all methods but `release` on one thread, that of the event loop once there is one.
 
     Args:
-        load: Loads a model by its name; called on threads that may take their time.
-        metrics: Records what is loaded.
-        default: The model that always stays.
-        budget: Bytes that weights may take; None sets no limit.
+        load: Function that loads a model by its name; called on threads that may block.
+        metrics: Metrics of loaded models.
+        default: Name of the model that is never unloaded.
+        budget: Most bytes of weights; None means no limit.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class LoadedModels:
         self._loading: dict[str, asyncio.Task[Exception | None]] = {}
         self._failed: dict[str, tuple[float, Exception]] = {}
         self._closing: list[Future[None]] = []
-        self._bytes: dict[str, int] = {}  # of weights; stays known when a model is unloaded
-        self._needed: Counter[str] = Counter()  # how many items of requests need each model
-        self._used: dict[str, int] = {}  # the larger, the later
+        self._bytes: dict[str, int] = {}  # bytes of weights; remembered when a model is unloaded
+        self._needed: Counter[str] = Counter()  # number of items that need each model
+        self._used: dict[str, int] = {}  # larger means used later
         self._uses = count()
         self._lock = Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -66,32 +66,32 @@ class LoadedModels:
         return self._loaded.get(name)
 
     def load(self, name: str) -> None:
-        """Load a model unless it is loaded, and wait for it; for the time before requests come.
+        """Load a model unless it is loaded, and wait for it; used before requests come.
 
         Raises:
-            ConfigError, ModelError: It cannot be loaded.
+            ConfigError, ModelError: The model cannot be loaded.
         """
         if name not in self._loaded:
             self._add(name, self._load(name))
 
     def need(self, name: str, items: int) -> None:
-        """Keep a model, once it is loaded, until as many items have been released."""
+        """Keep a model, once loaded, until as many items have been released."""
         self._loop = asyncio.get_running_loop()
         self._used[name] = next(self._uses)
         with self._lock:
             self._needed[name] += items
 
     def release(self, name: str, items: int) -> None:
-        """Say that some items need a model no more; may be called from any thread."""
+        """Release items that no longer need a model; may be called from any thread."""
         with self._lock:
             self._needed[name] -= items
             idle = self._needed[name] == 0
         if idle and self._budget is not None and self._loop is not None:
-            with suppress(RuntimeError):  # the loop is closed, and with it the service
+            with suppress(RuntimeError):  # the loop is closed, and so is the service
                 self._loop.call_soon_threadsafe(self._make_room)
 
     async def get(self, name: str, end: float | None) -> ServedModel:
-        """Return a model that is needed, loading it first if it must be; who needs it waits until the loop time `end`.
+        """Return a needed model, loading it first if necessary; the caller waits until the loop time `end` at most.
 
         Raises:
             ProblemError: `model_unavailable`.
@@ -103,7 +103,7 @@ class LoadedModels:
                 self._loading[name] = asyncio.create_task(self._load_later(name))
             try:
                 async with asyncio.timeout_at(end):
-                    problem = await asyncio.shield(self._loading[name])  # also for the others who wait
+                    problem = await asyncio.shield(self._loading[name])  # also for other waiting requests
             except TimeoutError:
                 detail = f"{name} is still being loaded"
                 raise ProblemError("model_unavailable", detail, retry_after_s=RELOAD_S) from None
@@ -124,8 +124,8 @@ class LoadedModels:
         return problem if time.monotonic() - at < RELOAD_S else None
 
     async def _load_later(self, name: str) -> Exception | None:
-        """Load a model; return why that failed, or None."""
-        self._make_room()  # if its size is known
+        """Load a model, and return why that failed, or None."""
+        self._make_room()  # its size, if known
         closing, self._closing = self._closing, []
         try:
             await asyncio.gather(*map(asyncio.wrap_future, closing), return_exceptions=True)
@@ -148,13 +148,13 @@ class LoadedModels:
         self._make_room()
 
     def _warn_of(self, name: str) -> None:
-        """Log that a model can never stay, when it is first loaded."""
+        """Log, when a model is first loaded, that it can never stay in memory."""
         together = sum(self._bytes.get(each, 0) for each in {name, self._default})
         if self._budget is None or together <= self._budget:
             return
         beside = f" beside {self._default}, which always stays" if name != self._default else ""
         logger.warning(
-            "--model-memory has no room for the weights of %s (%.0f MB)%s: it is served all the same%s",
+            "--model-memory has no room for the weights of %s (%.0f MB)%s: it is served anyway%s",
             name,
             self._bytes[name] / 1e6,
             beside,
@@ -162,7 +162,7 @@ class LoadedModels:
         )
 
     def _make_room(self) -> None:
-        """Unload models that nothing needs, the least recently used first, until the rest is within the budget."""
+        """Unload unused models, least recently used first, until the rest is within the budget."""
         if self._budget is None:
             return
         idle = sorted(
@@ -179,11 +179,11 @@ class LoadedModels:
 
 
 def _close(doomed: list[ServedModel]) -> None:
-    """Close a model that nobody else refers to, and return its memory."""
+    """Close a model that is not referred to elsewhere, and free its memory."""
     doomed.pop().close()
     return_free_memory()
 
 
 async def on_daemon(function: Callable[[], T]) -> T:
-    """Run a function on a thread that the process does not wait for when it ends."""
+    """Run a function on a daemon thread."""
     return await asyncio.wrap_future(start_daemon(function, name="service"))

@@ -1,4 +1,4 @@
-"""The pool whose models are in this process."""
+"""The pool of models in this process."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("text_image_similarity")
 
-_PROVEN_S = 60.0  # how long a success counts; an idle model tests itself more often
-_STUCK_S = 300.0  # a model that had work and no success for so long is not expected to recover
+_PROVEN_S = 60.0  # how long a success is valid; an idle model tests itself more often
+_STUCK_S = 300.0  # a model with work but without success for so long is not expected to recover
 _CLOSING_S = 3.0
 
 
 class LocalModelPool:
-    """Models in this process, behind a limit on the work they accept.
+    """Models in this process, with limits on the work that they accept.
 
     Args:
-        settings: Those of the service.
-        metrics: Records what happens.
-        load: Loads a model; for tests.
-        transport: Where http requests for images go, for tests; None is the network.
+        settings: Settings of the service.
+        metrics: Metrics to record to.
+        load: Function that loads a model, for tests.
+        transport: Transport for HTTP requests for images, for tests; None is the network.
     """
 
     def __init__(
@@ -61,18 +61,18 @@ class LocalModelPool:
         self._transport = transport
         self._workers: ImageWorkers | None = None
         self._models = LoadedModels(self._load, metrics, settings.default, settings.model_memory)
-        self._calibrations: tuple[Calibration, ...] = ()  # of an ensemble of probabilities
-        self._together: SeveralEncoders | None = None  # the models as one, which are loaded before it, and stay
-        self._unproven: set[str] = set()  # models that were asked for at run time and are being loaded
+        self._calibrations: tuple[Calibration, ...] = ()  # calibrations of an ensemble of probabilities
+        self._together: SeveralEncoders | None = None  # the ensemble, whose models are loaded before it and stay
+        self._unproven: set[str] = set()  # models that were requested at run time and are being loaded
         self._inflight: Counter[str | None] = Counter()  # pairs, by client
         self._lock = Lock()
         metrics.inflight.set_function(lambda: self._inflight.total())
 
     def load(self) -> None:
-        """Load the models that are needed from the start, and wait for them.
+        """Load the models that are needed at the start, and wait for them.
 
         Raises:
-            ConfigError, ModelError: One of them cannot be loaded.
+            ConfigError, ModelError: A model cannot be loaded.
         """
         if self._workers is None:
             self._workers = ImageWorkers(self._settings.models[self._settings.default], self._transport)
@@ -99,7 +99,7 @@ class LocalModelPool:
     async def score(
         self, model: str | None, pairs: Sequence[Pair], kind: ScoreKind, *, within_s: float | None = None
     ) -> Answer[ScoreResult]:
-        """See `ModelPool`; `within_s` is what is left of `request_timeout_s`, where some of it is spent already."""
+        """See `ModelPool`; `within_s` is the rest of `request_timeout_s`, if some of it has been spent."""
         name, items = await self._run(model, [(pair.image, pair.caption) for pair in pairs], kind, within_s)
         late = ScoreResult.failed(timeout_error(self._settings.request_timeout_s))
         results = [late if item.score is None else item.score for item in items]
@@ -129,7 +129,7 @@ class LocalModelPool:
     async def _run(
         self, model: str | None, inputs: Inputs, kind: ScoreKind | None, within_s: float | None
     ) -> tuple[str, list[Item]]:
-        """Have a model work on a request; return its name and the items, of which some may not be finished in time."""
+        """Process a request with a model; return the model's name and the items, some of which may not be finished."""
         loop = asyncio.get_running_loop()
         end = loop.time() + (self._settings.request_timeout_s if within_s is None else within_s)
         name = choose_model(self._settings, model)
@@ -145,15 +145,15 @@ class LocalModelPool:
         done = loop.create_future()
         job = Job(inputs, kind, lambda: _resolve(loop, done), lambda: self._leave(name, client, 1))
         served.submit(job)
-        del served  # which may be unloaded before this goes on
+        del served  # the model may be unloaded before this continues
         try:
             async with asyncio.timeout_at(end):
                 await done
-        except TimeoutError:  # what is done is answered
+        except TimeoutError:  # finished items are answered
             job.timed_out = True
         finally:
             job.gone = True
-            items, job.items = job.items, []  # which refer to the job: their images would wait for a garbage collection
+            items, job.items = job.items, []  # they refer to the job and its images
         if job.problem is not None:
             raise ProblemError("model_unavailable", f"{name}: {job.problem}", retry_after_s=RELOAD_S)
         return name, items
@@ -210,7 +210,7 @@ class LocalModelPool:
         try:
             await self._models.get(name, None)
         except ProblemError:
-            if name in self._unproven:  # leave nothing of a name that was mistyped
+            if name in self._unproven:  # forget a name that was mistyped
                 self._settings = self._settings.without_model(name)
                 self._models.forget_failure(name)
             raise
@@ -230,17 +230,17 @@ class LocalModelPool:
             )
         assert self._workers is not None, "the pool is closed"
         served = ServedModel(name, self._settings, encoder, self._workers, self._metrics)
-        return_free_memory()  # loading takes more than what stays
+        return_free_memory()  # loading takes more memory than the model
         return served
 
     def _unit(self, name: str, outcome: Outcome) -> Outcome:
-        """Return an embedding of length 1; that of several models is as long as theirs side by side."""
+        """Return an embedding of length 1; that of several models is the concatenation of theirs."""
         if name != ENSEMBLE or self._together is None or isinstance(outcome, RowError):
             return outcome
         return self._together.unit(outcome)
 
     def _inflight_problem(self, client: str | None) -> ProblemError | None:
-        """Return why no more of a client's pairs may be in progress, or None; one has at most half of the room."""
+        """Return why a client may not have more pairs in progress, or None; it may use at most half of the room."""
         most, pairs, total = self._settings.max_inflight, self._inflight[client], self._inflight.total()
         if total >= most:
             return inflight_problem(total)
@@ -282,5 +282,5 @@ def _resolve(loop: asyncio.AbstractEventLoop, done: asyncio.Future[None]) -> Non
         if not done.done():
             done.set_result(None)
 
-    with suppress(RuntimeError):  # the loop is closed, and nobody waits
+    with suppress(RuntimeError):  # the loop is closed, and nothing waits
         loop.call_soon_threadsafe(finish)

@@ -1,9 +1,9 @@
-"""One model at work: images are fetched and decoded on threads, batches are encoded as the model gets free.
+"""A loaded model: images are fetched and decoded on threads, and batches are encoded as soon as the model is free.
 
     Job -> distinct images -> fetch (threads) -> decode + tokenize (threads) -> Batcher -> encode -> score
 
-The steps and their numbers are the pipeline's. An item that is done early, through a failure or known embeddings, takes no
-place in a batch; nor does one whose client has left.
+The steps and their results are those of the pipeline. An item that is finished early, by a failure or remembered
+embeddings, takes no place in a batch, and neither does one whose client has left.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from .workers import ImageWorkers
 
 logger = logging.getLogger("text_image_similarity")
 
-_MOST_CHARACTERS = 10_000  # of a caption: a tokenizer takes a hundred times the memory of its text
-_DOWNLOADS = 16  # of one request at a time, so that others get theirs
-_FILE_ENTRIES = 1_000_000  # of an embedding cache's file: 2 GB for CLIP ViT-B/32
+_MOST_CHARACTERS = 10_000  # characters of a caption: a tokenizer takes a hundred times the memory of its text
+_DOWNLOADS = 16  # concurrent downloads of one request, so that others get their share
+_FILE_ENTRIES = 1_000_000  # entries of an embedding cache's file: 2 GB for CLIP ViT-B/32
 
 
 class ServedModel:
-    """A loaded model that answers jobs.
+    """A loaded model that processes jobs.
 
     Args:
-        name: What requests call it.
-        settings: Those of the service.
-        encoder: Does the encoding.
-        workers: Fetch and decode; shared by the models of a service.
-        metrics: Records what happens.
+        name: Name in requests.
+        settings: Settings of the service.
+        encoder: Encoder of the model.
+        workers: Threads that fetch and decode, shared by the models of a service.
+        metrics: Metrics to record to.
 
     Raises:
-        ConfigError: An embedding cache is asked for that cannot be used, or not with this encoder.
+        ConfigError: The embedding cache cannot be used, or not with this encoder.
         ModelError: The model does not work.
     """
 
@@ -57,36 +57,36 @@ class ServedModel:
         config = settings.config_of(name)
         self.name = name
         self.facts = asdict(encoder.info) | {"embed_dim": encoder.embed_dim}
-        self.weight_bytes = int(getattr(encoder, "weight_bytes", 0))  # of an encoder of ours
-        self.problem: ModelError | None = None  # why it can do no more
+        self.weight_bytes = int(getattr(encoder, "weight_bytes", 0))  # only encoders of this package have one
+        self.problem: ModelError | None = None  # why it has stopped working
         _self_test(name, encoder)
-        self.succeeded = time.monotonic()  # when it last encoded something
+        self.succeeded = time.monotonic()  # time of the last success
         self._workers, self._metrics = workers, metrics
         self._known = EmbeddingMemory(
             settings.cache_entries,
             open_cache(config, encoder, max_entries=_FILE_ENTRIES, watch=partial(metrics.count_shared_cache, name)),
         )
-        # Neither it nor the batcher keeps a closed model in memory until a garbage collection.
+        # Weak, so that a closed model does not stay in memory until a garbage collection.
         self._stages = Stages(config, encoder, partial(_find_image, self._known, metrics, name))
         self._members = len(encoder.members) if isinstance(encoder, SeveralEncoders) else 1
-        self._rate = 0.0  # items a second, lately
+        self._rate = 0.0  # recent items per second
         self.encoder = encoder
         self.queue = Batcher(f"encode-{name}", self._encode, config.batch_size, settings.max_wait_s, self._self_test)
         metrics.watch(name, lambda: self.depth, settings.max_queue)
 
     @property
     def depth(self) -> int:
-        """How many items wait for the model, those that are being decoded included."""
+        """Number of items that wait for the model, including those being decoded."""
         return self.queue.depth
 
     def backlog_s(self, client: str | None) -> float:
-        """Return roughly how long what a client has waiting now will take, in seconds."""
+        """Return an estimate of the seconds that a client's waiting items will take."""
         depths = self.queue.depths()
         ahead = len(depths) * depths.get(client, 0)
         return min(ahead, self.depth) / self._rate if self._rate else 1.0
 
     def submit(self, job: Job) -> None:
-        """Accept a job; its items are finished on other threads."""
+        """Accept a job, whose items are finished on other threads."""
         self.queue.enter(job)
         loads: dict[ImageInput | None, list[Item]] = {}
         for item in job.items:
@@ -101,13 +101,13 @@ class ServedModel:
                 downloads.append((image, items))
             else:
                 self.queue.announce(len(items), job.client)
-                read = partial(self._workers.read, image or b"")  # not called where there is only a caption
+                read = partial(self._workers.read, image or b"")  # not called if there is only a caption
                 self._workers.decode(job.client, partial(self._decode, items, read))
         for _ in range(min(_DOWNLOADS, len(downloads))):
             self._fetch_next(downloads)
 
     def close(self) -> None:
-        """Stop after the batch in progress; unfinished jobs stay so."""
+        """Stop after the current batch; unfinished jobs stay unfinished."""
         self.queue.close()
         self._stages.close()
         self._known.close()
@@ -135,7 +135,7 @@ class ServedModel:
             self._workers.decode_fetched(client, partial(self._decode, items, lambda: content))
 
     def _decode(self, items: list[Item], read: Callable[[], bytes | RowError]) -> None:
-        """Prepare the items of one image, or of none, for the encoder; runs on a decoding thread."""
+        """Prepare items that share an image, or have none, for the encoder; runs on a decoding thread."""
         ready: list[Item] = []
         try:
             if items[0].job.gone:
@@ -167,7 +167,7 @@ class ServedModel:
         loaded = self._stages.load(content)
         for item in items:
             if isinstance(loaded, RowError):
-                loaded.__traceback__ = loaded.__context__ = loaded.__cause__ = None  # whose frames hold the image
+                loaded.__traceback__ = loaded.__context__ = loaded.__cause__ = None  # its frames hold the image
                 item.image_outcome = loaded
             elif loaded.vector is not None:
                 item.image_outcome = loaded.vector
@@ -224,7 +224,7 @@ class ServedModel:
 
     def _encode_captions(self, items: Sequence[Item]) -> None:
         distinct = {str(item.caption): item.tokens for item in items}
-        texts = sorted(distinct, key=len)  # those of similar length together
+        texts = sorted(distinct, key=len)  # sorted, so that captions of similar length are together
         tokens = [row for text in texts for row in distinct[text] or ()]
         outcomes = self._stages.encode_captions(texts, tokens if len(tokens) == len(texts) else None)
         found = dict(zip(texts, outcomes, strict=True))
@@ -239,7 +239,7 @@ class ServedModel:
             self._known.put(vectors)
 
     def _answer(self, items: Iterable[Item]) -> None:
-        """Finish items that are done."""
+        """Finish items whose results are complete."""
         for item in items:
             if item.job.kind is None:
                 item.job.finish(item)
@@ -259,16 +259,16 @@ class ServedModel:
             item.job.finish(item)
 
     def _mark_lost(self, items: Iterable[Item], problem: ModelError) -> None:
-        """Record that the model can do no more, and fail the jobs of some items."""
+        """Record that the model has stopped working, and fail the jobs of some items."""
         if self.problem is None:
             self.problem = problem
-            logger.error("%s can do no more: %s", self.name, problem)
+            logger.error("%s has stopped working: %s", self.name, problem)
         for item in items:
             item.job.fail(problem)
             item.job.finish(item)
 
     def _self_test(self) -> None:
-        """Check that the model still works, past the caches; runs on the batcher's thread while it is idle."""
+        """Check that the model still works, bypassing caches; runs on the batcher's thread while it is idle."""
         if self.problem is not None:
             return
         try:
@@ -276,12 +276,12 @@ class ServedModel:
             self.succeeded = time.monotonic()
         except DeviceLostError as exc:
             self._mark_lost([], exc)
-        except BaseException:  # it may pass, and if not, readiness ends by itself
+        except BaseException:  # it may be temporary; if not, readiness ends by itself
             logger.exception("the self-test of %s failed", self.name)
 
     def _fail_unexpectedly(self, items: Iterable[Item], exc: BaseException) -> None:
-        """Answer items after an error that nobody foresaw: it costs them, and no thread."""
-        logger.error("an error in text_image_similarity, please report it", exc_info=exc)
+        """Fail items after an unexpected error, which must not end the thread."""
+        logger.error("this is a bug in text_image_similarity; please report it", exc_info=exc)
         error = RowError(ErrorCode.ENCODER_ERROR, f"{type(exc).__name__}: {exc}")
         for item in items:
             if not item.finished:
@@ -290,7 +290,7 @@ class ServedModel:
 
     @contextmanager
     def _stage(self, name: str, items: Sequence[Item]) -> Iterator[None]:
-        """Time what is done to some items together."""
+        """Record the time of a stage for some items together."""
         began = time.time()
         try:
             yield
@@ -311,15 +311,15 @@ def _check_caption(caption: str | None) -> RowError | None:
     """Return why a caption cannot be encoded, or None."""
     if caption is None:
         return None
-    if len(caption) > _MOST_CHARACTERS:  # first: whatever looks at the characters takes time by their number
+    if len(caption) > _MOST_CHARACTERS:  # checked first: other checks take time for each character
         reason = f"the caption has {len(caption):,} characters, and the service takes {_MOST_CHARACTERS:,}"
-        return RowError(ErrorCode.TOO_MANY_BYTES, reason)  # not the model's fault
+        return RowError(ErrorCode.TOO_MANY_BYTES, reason)  # not the fault of the model
     found = caption_of(caption)
     return found if isinstance(found, RowError) else None
 
 
 def _self_test(name: str, encoder: Encoder) -> None:
-    """Encode something, so that a broken model is known before requests come."""
+    """Encode a sample, so that a broken model is noticed before requests come."""
     try:
         vectors = [*encoder.encode_image([np.zeros((8, 8, 3), np.uint8)]), *encoder.encode_text(["an image"])]
     except ModelError:
@@ -327,4 +327,4 @@ def _self_test(name: str, encoder: Encoder) -> None:
     except Exception as exc:
         raise ModelError(f"{name} cannot encode anything: {type(exc).__name__}: {exc}") from exc
     if not np.isfinite(vectors).all():
-        raise ModelError(f"{name} gives no finite embeddings")
+        raise ModelError(f"{name} returns embeddings that are not finite")

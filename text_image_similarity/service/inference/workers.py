@@ -16,19 +16,19 @@ from ...system import usable_cores
 from ..jobs import ImageInput
 from ..shares import Client, FairQueue, Task
 
-_HOSTS = 1000  # whose queues are kept
-_LOOK_S = 1.0  # for the end, after which a decode that waits may never be
-_LONG_S = 0.03  # decoding a photo of 4 megapixels takes about as long
+_HOSTS = 1000  # hosts whose queues are kept
+_LOOK_S = 1.0  # longest wait at shutdown, after which waiting decodes are dropped
+_LONG_S = 0.03  # about the time to decode a photo of 4 megapixels
 
 logger = logging.getLogger("text_image_similarity")
 
 
 class ImageWorkers:
-    """Many threads that wait for the network, and one for each usable core that decode.
+    """Many threads that wait for the network, and one decoding thread per usable core.
 
     Args:
-        config: How images are fetched; `io_workers` is the number of fetching threads.
-        transport: Where http requests go, for tests; None is the network.
+        config: Settings for fetching images; `io_workers` is the number of fetching threads.
+        transport: Transport for HTTP requests, for tests; None is the network.
     """
 
     def __init__(self, config: Config, transport: httpx.BaseTransport | None = None) -> None:
@@ -46,8 +46,8 @@ class ImageWorkers:
         self._decodes = FairQueue(lambda client, task: self._decoding.submit(task), decoders, long_s=_LONG_S)
 
     def fetch(self, client: Client, reference: str, task: Task) -> None:
-        """Queue the download of a reference. Those that wait for a slow host take no thread from other hosts' downloads."""
-        host = "".join(reference[:300].split("/", 3)[2:3]).lower()  # roughly; the fetcher parses it
+        """Queue the download of a reference. Downloads from a slow host do not take threads from other hosts."""
+        host = "".join(reference[:300].split("/", 3)[2:3]).lower()  # approximately; the fetcher parses it
         with self._lock:
             if len(self._hosts) > _HOSTS:
                 self._hosts = {name: queue for name, queue in self._hosts.items() if not queue.is_idle}
@@ -60,7 +60,7 @@ class ImageWorkers:
         self._decodes.put(client, task)
 
     def decode_fetched(self, client: Client, task: Task) -> None:
-        """Queue a decode that holds downloaded bytes, and wait for it: of these there are never more than fetching threads."""
+        """Queue a decode that holds downloaded bytes, and wait, so that there are never more than fetching threads."""
         done = Event()
         self._decodes.put(client, partial(_run_and_tell, task, done))
         while not (done.wait(_LOOK_S) or self._closed):
@@ -71,15 +71,15 @@ class ImageWorkers:
         try:
             return self._fetcher.fetch(image, client)
         except RowError as error:
-            if error.code is ErrorCode.BLOCKED_ADDRESS:  # do not reveal what names stand for inside
+            if error.code is ErrorCode.BLOCKED_ADDRESS:  # do not reveal what internal names resolve to
                 return RowError(error.code, "the address is not a public one")
             return error
-        except Exception as exc:  # a row's fault must stay a row's
+        except Exception as exc:  # an error of one row must not affect others
             logger.debug("an image could not be fetched", exc_info=True)
             return RowError(ErrorCode.BAD_RESPONSE, f"{type(exc).__name__}: {exc}")
 
     def close(self) -> None:
-        """Stop downloads, drop what has not started, wait for the rest."""
+        """Stop downloads, drop tasks that have not started, and wait for the rest."""
         self._closed = True
         self._fetcher.close()
         self._fetching.close()

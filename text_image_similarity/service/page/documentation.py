@@ -1,4 +1,4 @@
-"""The page that describes the API, at `/docs`: Swagger UI, whose files are this server's own, under the page's headers."""
+"""The API's documentation page at `/docs`: Swagger UI, served with its files from this server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def make_documentation_router(app: FastAPI) -> APIRouter:
     router = APIRouter(include_in_schema=False, default_response_class=Response)
 
     async def page(request: Request) -> Response:
-        root = request.scope.get("root_path", "").rstrip("/")  # never the Host header, which a client writes
+        root = request.scope.get("root_path", "").rstrip("/")  # never the Host header, which the client controls
         answer = get_swagger_ui_html(
             openapi_url=f"{root}{app.openapi_url}",
             title=f"{app.title} - Swagger UI",
@@ -53,7 +53,7 @@ def make_documentation_router(app: FastAPI) -> APIRouter:
 
 
 def _policy_of(html: str) -> str:
-    """Return a policy that lets the page's own scripts run, and load nothing from elsewhere."""
+    """Return a policy that allows only the page's own scripts, and no resources from elsewhere."""
     hashes = [b64encode(sha256(script.encode()).digest()).decode() for script in _SCRIPT.findall(html)]
     return "; ".join(
         (

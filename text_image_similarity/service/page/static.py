@@ -1,7 +1,7 @@
 """The web pages at `/` and `/search`: plain files of this package, with headers that let them talk to this service only.
 
-There is no build step and no template. The browser checks its copy by ETag on every visit, so a new version of the service
-shows its own pages at once.
+There is no build step and no template. The browser revalidates its copy by ETag on every visit, so a new version of the
+service shows its own pages at once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TYPES = {
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
 }
-# Images are the visitor's files or fetched with the key (blob:), or pasted data: URLs; no other host is contacted.
+# Images are the visitor's files, fetched with the key (blob:), or pasted data: URLs; no other host is contacted.
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -43,7 +43,7 @@ HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of a page, which all answers share."""
+    """A file of a page, shared by all answers."""
 
     content: bytes
     media_type: str
@@ -51,7 +51,7 @@ class File:
 
     @classmethod
     def of(cls, content: bytes, media_type: str) -> File:
-        """Return a file with the tag of its content."""
+        """Return a file with the ETag of its content."""
         return cls(content, media_type, f'"{sha256(content).hexdigest()[:32]}"')
 
 
@@ -82,7 +82,7 @@ def make_page_router() -> APIRouter:
 
 
 def _read_files() -> dict[str, File]:
-    """Return the page's files by name, from a folder or a zip."""
+    """Return the page's files by name, from a folder or a zip file."""
     found = {}
     for place in files(__package__).iterdir():
         media_type = _TYPES.get(place.name.rpartition(".")[2])
@@ -92,7 +92,7 @@ def _read_files() -> dict[str, File]:
 
 
 def respond(request: Request, file: File) -> Response:
-    """Answer with a file, or say that the client has it."""
+    """Return a file, or a 304 response if the client has it."""
     headers = {**HEADERS, "ETag": file.etag}
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     if file.etag in known or "*" in known:

@@ -1,4 +1,4 @@
-"""The arguments that `serve run` and Serve's config files give the service on Ray, by name, checked and typed."""
+"""Arguments of the service on Ray, from `serve run` and Serve's config files, checked and converted."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replicas:
-    """How a deployment runs.
+    """Settings of a deployment's replicas.
 
     Args:
-        num_cpus: CPUs of a replica, which encodes with as many threads.
-        num_gpus: GPUs of a replica; replicas share one by a fraction.
-        min_replicas: Fewest replicas, at least 1: a request for a model without any would time out while one is loaded.
-        max_replicas: Most replicas; None is as many as the fewest.
-        target_ongoing_requests: Requests in progress per replica that Ray aims at by adding and removing replicas; None is
-            the batch size for a model, and 64 for the gateway.
-        max_ongoing_requests: Most requests that a replica takes at a time; None is four batches for a model. The gateway
-            takes as many as `max_inflight` lets through.
-        max_queued_requests: Requests that may wait for a replica in each gateway; further ones get 429.
+        num_cpus: CPUs of a replica, which encodes with that number of threads.
+        num_gpus: GPUs of a replica; with a fraction, replicas share a GPU.
+        min_replicas: Fewest replicas, at least 1, because a request for a model without replicas would time out while
+            one is loaded.
+        max_replicas: Most replicas; None means the same number as `min_replicas`.
+        target_ongoing_requests: Requests in progress per replica that Ray aims for by adding and removing replicas;
+            None means the batch size for a model, and 64 for the gateway.
+        max_ongoing_requests: Most concurrent requests of a replica; None means four batches for a model. The gateway
+            accepts as many as `max_inflight` allows.
+        max_queued_requests: Most requests that may wait for a replica in each gateway; further ones get 429.
 
     Raises:
         ConfigError: A value is outside its range.
@@ -59,13 +60,13 @@ class Replicas:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to deploy.
+    """The deployment plan.
 
     Args:
-        settings: Those of the service.
-        models: How each model's deployment runs.
-        gateway: How the gateway runs.
-        log_format: How all of them log: `text` or `json`.
+        settings: Settings of the service.
+        models: Replicas of each model's deployment.
+        gateway: Replicas of the gateway.
+        log_format: Format of all logs: `text` or `json`.
     """
 
     settings: Settings
@@ -78,7 +79,7 @@ def _field_names(kind: type) -> frozenset[str]:
     return frozenset(field.name for field in fields(kind))
 
 
-_SEARCH = {"catalogs", "match_log", "log_queries", "log_place"}  # of one process, see docs/catalog-service.md
+_SEARCH = {"catalogs", "match_log", "log_queries", "log_place"}  # settings of one process, see docs/catalog-service.md
 _SERVICE = _field_names(Settings) - {"models", "lazy", "model_memory", "ensemble", "drain_delay_s"} - _SEARCH
 _SHARED = (_field_names(Config) | _field_names(Replicas)) - {
     "model",
@@ -88,19 +89,19 @@ _SHARED = (_field_names(Config) | _field_names(Replicas)) - {
     "base_dir",
     "files_under",
     "dialect",
-    "feeders",  # of a run over many rows
+    "feeders",  # settings of a run over many rows
 }
 _OWN = _SHARED - {"limits"} | {"model", "revision"}
 
 
 def read_arguments(args: Mapping[str, Any]) -> Plan:
-    """Return the plan that some arguments ask for.
+    """Return the plan for the arguments.
 
     Args:
-        args: See `build`. Values may be strings, as on the command line; mappings and lists are JSON there.
+        args: See `build`. Values may be strings, as on the command line, where mappings and lists are JSON.
 
     Raises:
-        ConfigError: One is unknown or wrong.
+        ConfigError: An argument is unknown or wrong.
     """
     given = {name: _parse_value(name, value) for name, value in args.items()}
     _check("the service", given, _SERVICE | _SHARED | {"models", "gateway", "log_format"})
@@ -127,7 +128,7 @@ def read_arguments(args: Mapping[str, Any]) -> Plan:
 
 
 def apply_environment(settings: Settings, environment: Mapping[str, str]) -> Settings:
-    """Return settings with an environment's keys, audit log and collector, where they have none of their own."""
+    """Return settings with keys, audit log and collector from an environment, unless they already have them."""
     return replace(
         settings,
         api_keys=settings.api_keys or read_keys(environment.get(KEYS_VARIABLE, "").split(",")),
@@ -147,7 +148,7 @@ def _parse_value(name: str, value: Any) -> Any:
 
 
 def _read_models(given: Any) -> dict[str, dict[str, Any]]:
-    """Return each model's arguments by its name, from any of the accepted forms."""
+    """Return each model's arguments by its name, from any accepted form."""
     if isinstance(given, str):
         given = given.split(",")
     if isinstance(given, list):
@@ -170,7 +171,7 @@ def _check(where: str, given: Mapping[str, Any], known: frozenset[str]) -> None:
 
 
 def _build(where: str, kind: type[T], given: Mapping[str, Any]) -> T:
-    """Return an instance of a dataclass, its values converted; arguments without a field are left out."""
+    """Return an instance of a dataclass with converted values, ignoring arguments without a field."""
     try:
         return TypeAdapter(kind).validate_python({name: given[name] for name in given if name in _field_names(kind)})
     except ValidationError as exc:

@@ -1,8 +1,8 @@
-"""The service on Ray Serve: a gateway that speaks HTTP, and a deployment for each model, scaled on its own.
+"""The service on Ray Serve: an HTTP gateway, and a deployment for each model, scaled separately.
 
     Ray's HTTP proxy -> Gateway: Gate -> routes -> RayModelPool -> Ray's router -> ModelReplica: LocalModelPool
 
-Clients see only the gateway, which equals the plain service. It needs the extras `ray` and `serve`.
+Clients see only the gateway, which behaves like the plain service. It needs the extras `ray` and `serve`.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("text_image_similarity")
 
-GATEWAY = "gateway"  # the deployments' names
+GATEWAY = "gateway"  # names of deployments
 MODEL = "model-{}"
 _HEALTH_EVERY_S = 5.0
 _HEALTH_S = 15.0  # for the answer
-_REFUSED = 256  # requests at a gateway besides those in progress: probes, and those that are being refused
+_REFUSED = 256  # requests at a gateway besides those in progress: probes, and requests that are being refused
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -78,7 +78,7 @@ def build(args: dict[str, Any]) -> Application:
 
 
 def _make_options(plan: Plan, replicas: Replicas, target: float) -> dict[str, Any]:
-    """Return a deployment's options: how many replicas, on what, and when one is given up."""
+    """Return a deployment's options: number and resources of replicas, and health checks."""
     return {
         "autoscaling_config": {
             "min_replicas": replicas.min_replicas,
@@ -95,13 +95,13 @@ def _make_options(plan: Plan, replicas: Replicas, target: float) -> dict[str, An
 
 
 class ModelReplica:
-    """A process with one model. It may be killed at any time: its files on disk stay whole, and its decoders end with it.
+    """A process with one model. It may be killed at any time: its files stay intact, and its decoders end with it.
 
     Args:
-        settings: The service's, with this model alone.
+        settings: Settings of the service, with only this model.
 
     Raises:
-        ConfigError, ModelError: It cannot be loaded.
+        ConfigError, ModelError: The model cannot be loaded.
     """
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Ray awaits it
@@ -117,15 +117,15 @@ class ModelReplica:
     async def score(
         self, pairs: Sequence[Pair], kind: ScoreKind, within_s: float
     ) -> Answer[ScoreResult] | ProblemError:
-        """Score pairs in the time that is left; a refusal is returned, not raised."""
+        """Score pairs within the remaining time; a refusal is returned, not raised."""
         return await self._answer(self._pool.score(None, pairs, kind, within_s=within_s))
 
     async def embed_images(self, images: Sequence[ImageInput], within_s: float) -> Answer[Outcome] | ProblemError:
-        """Embed images in the time that is left; a refusal is returned, not raised."""
+        """Embed images within the remaining time; a refusal is returned, not raised."""
         return await self._answer(self._pool.embed_images(None, images, within_s=within_s))
 
     async def embed_texts(self, captions: Sequence[str], within_s: float) -> Answer[Outcome] | ProblemError:
-        """Embed captions in the time that is left; a refusal is returned, not raised."""
+        """Embed captions within the remaining time; a refusal is returned, not raised."""
         return await self._answer(self._pool.embed_texts(None, captions, within_s=within_s))
 
     async def _answer(self, work: Awaitable[Answer[ResultT]]) -> Answer[ResultT] | ProblemError:
@@ -135,15 +135,15 @@ class ModelReplica:
             return await work
         except ProblemError as problem:
             if self._pool.dead() is not None:
-                # It would refuse faster than others answer, and so get all requests until Ray finds it unhealthy. Once it is
-                # gone, the gateways send its requests to other replicas.
+                # It would refuse requests faster than others answer, and so attract all of them until Ray finds it
+                # unhealthy. Once it is gone, the gateways send its requests to other replicas.
                 logger.critical("%s ends: %s", self._name, problem.detail)
                 logging.shutdown()
                 os._exit(1)
             return problem
 
     async def report(self) -> Report:
-        """Report its state, facts and metrics."""
+        """Return its state, facts and metrics."""
         from .pool import Report
 
         families = [
@@ -155,17 +155,17 @@ class ModelReplica:
         return Report(self._name, self._pool.unready(), facts, families)
 
     async def check_health(self) -> None:
-        """Raise if Ray should replace this replica."""
+        """Raise an error if Ray should replace this replica."""
         if (problem := self._pool.dead()) is not None:
             raise RuntimeError(problem.detail)
 
 
 class Gateway:
-    """The process that speaks HTTP: the plain service with a `RayModelPool`.
+    """The HTTP process: the plain service with a `RayModelPool`.
 
     Args:
-        settings: The service's.
-        models: A handle for each model's deployment, by the model's name.
+        settings: Settings of the service.
+        models: Handle of each model's deployment, by the model's name.
     """
 
     def __init__(self, settings: Settings, models: Mapping[str, DeploymentHandle[Any]]) -> None:
@@ -176,7 +176,7 @@ class Gateway:
 
         _log_with_ray()
         context = serve.get_replica_context()
-        # The gateway's own environment, so that no key passes through Ray.
+        # From the gateway's own environment, so that no key passes through Ray.
         self._settings = settings = apply_environment(settings, os.environ)
         self._metrics = ClusterMetrics(_get_replica_name())
         peers = serve.get_deployment_handle(context.deployment, context.app_name)
@@ -191,7 +191,7 @@ class Gateway:
         return app
 
     async def report(self) -> Report:
-        """Report its metrics to another gateway that is asked for all of them."""
+        """Return its metrics to another gateway, which collects all of them."""
         from .pool import Report
 
         unready = self._pool.unready()
@@ -203,7 +203,7 @@ class _OneRequestId:
     """Leaves `X-Request-Id` to Ray's proxy, which adds it to every answer, and to the request if the client did not.
 
     Args:
-        app: The service.
+        app: The application of the service.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -226,6 +226,6 @@ def _get_replica_name() -> str:
 
 
 def _log_with_ray() -> None:
-    """Let the replica's log, which Ray keeps, hold our messages too."""
+    """Add our messages to the replica's log, which Ray keeps."""
     logger.parent = logging.getLogger("ray.serve")
     logger.setLevel(logging.INFO)

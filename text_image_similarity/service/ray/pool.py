@@ -1,4 +1,4 @@
-"""The pool whose models are Ray Serve deployments, as a gateway sees them: handles to call, and reports of their replicas."""
+"""The pool of models in Ray Serve deployments, which a gateway sees as handles and reports of replicas."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("text_image_similarity")
 
-_TRIES = 3  # replicas that a request may be lost with; more are the request's fault
-_GRACE_S = 1.0  # for a replica's answer at the end of a request's time, with the results that are done by then
+_TRIES = 3  # replicas that may be lost with a request; after more, the request is to blame
+_GRACE_S = 1.0  # extra time for a replica's answer after a request's timeout, with the results so far
 _LOOK_EVERY_S = 1.0
 _LOOK_S = 5.0  # for all replicas of a deployment to report
-_FRESH_S = 15.0  # how long a report counts
+_FRESH_S = 15.0  # how long a report is valid
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,10 @@ class Report:
     """A replica's report on itself.
 
     Args:
-        replica: Its name.
-        unready: Why it should get no requests, or None.
-        facts: Those of its model.
-        families: Its metrics.
+        replica: Name of the replica.
+        unready: Reason why it should get no requests, or None.
+        facts: Facts about its model.
+        families: Its metric families.
     """
 
     replica: str
@@ -55,13 +55,13 @@ class Report:
 
 
 class RayModelPool:
-    """Models in other processes: a request that is lost with a replica is sent to another one.
+    """A pool of models in other processes; a request that is lost with a replica is sent to another one.
 
     Args:
-        settings: The service's.
-        models: A handle for each model's deployment, by the model's name.
-        peers: A handle for the gateways, this one included.
-        metrics: Those of this gateway; it shows what the others report.
+        settings: Settings of the service.
+        models: Handle of each model's deployment, by the model's name.
+        peers: Handle of all gateways, including this one.
+        metrics: Metrics of this gateway, which also shows those reported by others.
     """
 
     def __init__(
@@ -74,12 +74,12 @@ class RayModelPool:
         self._settings, self._metrics = settings, metrics
         self._models, self._peers = models, peers
         self._inflight = 0
-        self._known: dict[str, tuple[float, list[Report]]] = {}  # with the time they came, by deployment
+        self._known: dict[str, tuple[float, list[Report]]] = {}  # reports by deployment, with the time of arrival
         self._watching: asyncio.Task[None] | None = None
         metrics.inflight.set_function(lambda: self._inflight)
 
     async def start(self) -> None:
-        """See `ModelPool`; the models start by themselves."""
+        """See `ModelPool`; models start by themselves."""
         self._watching = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
@@ -110,7 +110,7 @@ class RayModelPool:
         return inflight_problem(self._inflight) if self._inflight >= self._settings.max_inflight else None
 
     def unready(self) -> ProblemError | None:
-        """See `ModelPool`: a model none of whose replicas is ready."""
+        """See `ModelPool`: whether a model has no replica that is ready."""
         for name, handle in self._models.items():
             problems = [report.unready for report in self._reports(handle)]
             if all(problems):
@@ -127,7 +127,7 @@ class RayModelPool:
         return {name: reports[0].facts if reports else None for name, reports in found.items()}
 
     async def serve_model(self, config: Config) -> str:
-        """See `ModelPool`; only finds a model, because deployments do not come at run time."""
+        """See `ModelPool`; only finds a served model, because deployments cannot be added at run time."""
         if (name := find_model(self._settings.models, self.models(), config)) is None:
             revision = "" if config.revision is None else f" (revision {config.revision})"
             raise ProblemError(
@@ -140,7 +140,7 @@ class RayModelPool:
     async def _answer(
         self, model: str | None, fail: Callable[[RowError], ResultT], method: str, items: list[Any], *more: Any
     ) -> Answer[ResultT]:
-        """Have a replica answer a request; `fail` makes an item's result of the error that it has when time is over."""
+        """Have a replica answer a request; `fail` returns an item's result for the timeout error."""
         name = choose_model(self._settings, model)
         if (refused := self.refusal()) is not None:
             raise refused
@@ -158,7 +158,7 @@ class RayModelPool:
         return answer
 
     async def _call(self, name: str, method: str, *arguments: Any) -> Any:
-        """Call a replica, and another one if that is lost: to score a pair twice does no harm."""
+        """Call a replica, and another one if it is lost; scoring a pair twice does no harm."""
         from ray.exceptions import ObjectLostError, RayActorError
         from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
@@ -168,7 +168,7 @@ class RayModelPool:
             try:
                 return await response
             except asyncio.CancelledError:
-                with suppress(Exception):  # whatever came of it meanwhile
+                with suppress(Exception):  # any outcome in the meantime
                     response.cancel()
                 raise
             except BackPressureError as exc:
@@ -200,24 +200,24 @@ class RayModelPool:
 
 
 async def _collect_reports(handle: DeploymentHandle[Any]) -> list[Report] | None:
-    """Return the reports of a deployment's replicas; None if that cannot be known now."""
+    """Return the reports of a deployment's replicas; None if they are unknown now."""
     from ray.serve.exceptions import DeploymentUnavailableError
 
     try:
         answers = await handle.broadcast("report").results_async(timeout_s=_LOOK_S, return_exceptions=True)
     except DeploymentUnavailableError:
         return []  # it has no replica
-    except Exception:  # the next time may succeed
+    except Exception:  # the next attempt may succeed
         logger.warning("%s does not report", handle.deployment_name, exc_info=True)
         return None
     return [report for report in answers if isinstance(report, Report)]
 
 
 class ClusterMetrics(Metrics):
-    """The metrics of a gateway and of all other replicas as they were reported, each with the label `replica`.
+    """The metrics of a gateway and the reported metrics of all other replicas, each with the label `replica`.
 
     Args:
-        replica: The gateway's name.
+        replica: Name of the gateway.
     """
 
     def __init__(self, replica: str) -> None:

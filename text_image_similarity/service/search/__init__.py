@@ -1,1 +1,1 @@
-"""Catalogues behind the service: queries share the models' batches with scoring, and the scans with each other."""
+"""Catalogues in the service: queries share batches of the models with scoring, and scans with each other."""

@@ -1,4 +1,4 @@
-"""A catalogue that answers requests: its queries are encoded by the service's models, in the batches of everybody."""
+"""Catalogues that answer requests; their queries are encoded by the service's models, in shared batches."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from .thumbnails import Thumbnails
 logger = logging.getLogger("text_image_similarity")
 
 _THREADS = 4
-_LOOK_EVERY_S = 2.0  # for a generation that is about to answer
+_LOOK_EVERY_S = 2.0  # time to prepare a generation that is about to answer
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What a query found.
+    """The answer to a query.
 
     Args:
-        answer: The products, or why one of its terms cannot be encoded.
+        answer: The products, or the reason why a term cannot be encoded.
         generation: The generation that answered.
-        milliseconds: How long which stage took: `encode`, `search`; `cache` alone where the answer was known.
-        work: What the models said, for traces.
+        milliseconds: Duration of each stage, `encode` and `search`, or only `cache` if the answer was remembered.
+        work: Answers of the models, for traces.
     """
 
     answer: Matches | RowError
@@ -51,17 +51,17 @@ class Answered:
 
 
 class ServedCatalog:
-    """One catalogue of a service.
+    """A catalogue of a service.
 
     Args:
-        name: What requests call it.
+        name: Name in requests.
         place: A folder, `postgresql://...`, or a table, which is read into memory.
-        settings: The default model's say how images are fetched and encoded that clients add.
-        pool: Encodes queries.
-        metrics: Records what happens.
+        settings: Settings of the service; those of its default model apply to images that clients add.
+        pool: Pool that encodes queries.
+        metrics: Metrics to record to.
 
     Attributes:
-        thumbnails: Small images of its products.
+        thumbnails: Thumbnails of its products.
     """
 
     def __init__(self, name: str, place: str, settings: Settings, pool: ModelPool, metrics: SearchMetrics) -> None:
@@ -73,13 +73,13 @@ class ServedCatalog:
         self._catalog: Catalog | None = None
         self._scans: Scans | None = None
         self._watching: asyncio.Task[None] | None = None
-        # What is read beside searches, such as facets, may take long and must keep none of them waiting.
+        # Other reads, such as facets, may take long and must not delay searches.
         self._searching, self._reading = (Threads(name, _THREADS, self._timeout_s) for _ in range(2))
         self.thumbnails = Thumbnails(config, self._timeout_s)
 
     @property
     def log_place(self) -> str | None:
-        """Where its own log is; None for a table, which is gone with the service."""
+        """Place of its own log; None for a table, which does not outlast the service."""
         return None if is_source(self.place) else self.place
 
     @property
@@ -92,7 +92,7 @@ class ServedCatalog:
         """Open the catalogue, or read the table.
 
         Raises:
-            UsageError, TableError, DatabaseError, ModelError: It cannot be opened.
+            UsageError, TableError, DatabaseError, ModelError: The catalogue cannot be opened.
         """
         if self._catalog is not None:
             return
@@ -108,10 +108,10 @@ class ServedCatalog:
         self._metrics.watch_catalog(self.name, lambda: self.depth)
 
     async def start(self) -> None:
-        """Make ready what answers: the catalogue, its model, and its vectors.
+        """Prepare the catalogue, its model, and its vectors.
 
         Raises:
-            ConfigError, ModelError: It cannot be opened.
+            ConfigError, ModelError: The catalogue cannot be opened.
         """
         try:
             await asyncio.to_thread(self.open)
@@ -137,32 +137,32 @@ class ServedCatalog:
 
     @property
     def depth(self) -> int:
-        """How many requests wait for a search."""
+        """Number of requests that wait for a search."""
         return 0 if self._scans is None else self._scans.depth
 
     async def match(self, queries: Sequence[Query]) -> list[Answered]:
         """Answer the queries of a request.
 
         Raises:
-            ProblemError: One of them cannot be answered, or there is no room.
+            ProblemError: A query cannot be answered, or there is no room.
         """
         try:
             async with asyncio.timeout(self._timeout_s):
                 with translated(self.name):
                     try:
                         return await self._match(queries)
-                    except DatabaseError as exc:  # such as a generation that was dropped meanwhile
-                        logger.warning("catalogue %s: %s; once more", self.name, exc)
+                    except DatabaseError as exc:  # for example, a generation was dropped meanwhile
+                        logger.warning("catalogue %s: %s; trying once more", self.name, exc)
                         return await self._match(queries)
         except TimeoutError as exc:
             detail = f"{self.name}: not answered within the service's {self._timeout_s:g} s"
             raise ProblemError("catalog_unavailable", detail, retry_after_s=1) from exc
 
     async def call(self, work: Callable[..., T], *given: Any) -> T:
-        """Do something with the catalogue on a thread.
+        """Run a function of the catalogue on a thread.
 
         Raises:
-            ProblemError: Instead of the library's errors, and where it takes longer than a request may.
+            ProblemError: The library raised an error, or the function takes longer than a request may.
         """
         with translated(self.name):
             return await self._reading.run(work, *given)
@@ -190,7 +190,7 @@ class ServedCatalog:
 
     def _check(self, queries: Sequence[Query]) -> tuple[Generation, int, list[Checked]]:
         searcher = self.catalog.searcher
-        version = searcher.version  # first: what is written from now on makes the answer newer than its key
+        version = searcher.version  # read first: later writes make the answer newer than its key
         generation = searcher.live()
         names = [f"/queries/{number}" for number in range(len(queries))] if len(queries) > 1 else [""]
         asked = [searcher.check(query, generation, name) for query, name in zip(queries, names, strict=True)]
@@ -204,7 +204,7 @@ class ServedCatalog:
         outcomes: list[Sequence[Outcome]] = [[], []]
         if texts or images:
             model = await self._model(generation)
-            given: Any = images  # URLs and files, as the routes make them
+            given: Any = images  # URLs and files, from the routes
             work = tuple(
                 await asyncio.gather(
                     *([self._pool.embed_texts(model, texts)] if texts else []),
@@ -221,30 +221,30 @@ class ServedCatalog:
         return [Answered(each, generation.number, milliseconds, (*work, span)) for each in found]
 
     def model_name(self, generation: Generation) -> str:
-        """Return the name under which a generation's model is served, or was made with."""
+        """Return the name under which a generation's model is served, or the name that it was built with."""
         return self._models.get(generation.number, generation.identity.model)
 
     async def _model(self, generation: Generation) -> str:
-        """Return the served name of a generation's model, loading it if need be."""
+        """Return the served name of a generation's model, loading it if necessary."""
         if generation.number not in self._models:
             identity = generation.identity
             config = replace(self._config, model=identity.model, revision=identity.revision)
             name = await self._pool.serve_model(config)
-            # Whoever writes needs it too, and another model is refused.
+            # Writers need this model too, and any other one is refused.
             if (encoder := self._pool.encoder(name)) is not None:
                 await asyncio.to_thread(self.catalog.searcher.lend, generation, encoder)
             self._models[generation.number] = name
         return self._models[generation.number]
 
     async def prepare(self, generation: Generation) -> None:
-        """Load what a generation answers with, so that no query has to wait for it."""
+        """Load the model and vectors of a generation, so that no query has to wait for them."""
         await self._model(generation)
         await asyncio.to_thread(self.catalog.searcher.open, generation)
 
     async def _watch(self) -> None:
-        """Prepare generations that may answer soon, and close those that are gone, whoever builds, switches to and drops them."""
+        """Prepare generations that may answer soon, and close dropped ones, whichever process changes them."""
         prepared: set[int] = set()
-        gone: dict[int, float] = {}  # since when
+        gone: dict[int, float] = {}  # time since which each is gone
         while True:
             try:
                 for generation in await self._reading.run(lambda: self.catalog.generations):
@@ -257,7 +257,7 @@ class ServedCatalog:
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _close_dropped(self, gone: Mapping[int, float]) -> dict[int, float]:
-        """Close what is open of dropped generations once no query can use it any more; return since when the others are gone."""
+        """Close dropped generations once no query can use them; return since when the others are gone."""
         searcher, now = self.catalog.searcher, time.monotonic()
         since = {number: gone.get(number, now) for number in await self._reading.run(searcher.dropped)}
         for number in [number for number, began in since.items() if now - began > self._timeout_s]:

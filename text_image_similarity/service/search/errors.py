@@ -1,4 +1,4 @@
-"""The library's errors as problems. What a database says stays in the service's own log: it names paths, hosts and users."""
+"""Conversion of the library's errors into problems; messages of databases, with their paths and hosts, are only logged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = logging.getLogger("text_image_similarity")
 
 @contextmanager
 def translated(catalog: str) -> Iterator[None]:
-    """Raise problems in the place of what a catalogue raises.
+    """Convert the errors of a catalogue into problems.
 
     Raises:
         ProblemError: `invalid_request`, `catalog_unavailable` or `model_unavailable`.
@@ -25,14 +25,14 @@ def translated(catalog: str) -> Iterator[None]:
         raise ProblemError("invalid_request", str(exc)) from exc
     except DatabaseError as exc:
         logger.warning("catalogue %s: %s", catalog, exc)
-        detail = f"{catalog} cannot be read or written at the moment; the service's own log says why"
+        detail = f"{catalog} cannot be read or written at the moment; see the service's log"
         raise ProblemError("catalog_unavailable", detail, retry_after_s=1) from exc
     except ModelError as exc:
         raise ProblemError("model_unavailable", f"{catalog}: {exc}", retry_after_s=30) from exc
 
 
 def refused(error: RowError) -> ProblemError:
-    """Return the problem of a query whose image or text cannot be encoded."""
+    """Return the problem for a query whose image or text cannot be encoded."""
     if error.code is ErrorCode.TIMEOUT:
         return ProblemError("busy", error.detail, retry_after_s=1)
     return ProblemError(

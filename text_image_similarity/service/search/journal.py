@@ -1,4 +1,4 @@
-"""The match log, as the service writes it: one entry for each answer to a query, refused and empty ones too."""
+"""Writing of the match log: one entry for each answer to a query, including refused and empty ones."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from .threads import Threads
 logger = logging.getLogger("text_image_similarity")
 
 _THREADS = 2
-_MOST_ANSWERED, _MOST_REFUSED = 200_000, 10_000  # characters that an entry has of a query, and of its filter
-_UNAUTHORIZED = 401  # whoever has no key must not fill the disk; the metrics count it
+_MOST_ANSWERED, _MOST_REFUSED = 200_000, 10_000  # most characters of a query, and of its filter, in an entry
+_UNAUTHORIZED = 401  # clients without a key must not fill the disk; the metrics count these
 
 
 @dataclass(slots=True)
 class Asked:
-    """What a match request asked and was answered, as far as it came.
+    """The queries and answers of a match request, as far as it got.
 
     Args:
-        catalog: The catalogue's name; None where it does not exist.
-        ids: What events call the answers, one for each query.
+        catalog: Name of the catalogue; None if it does not exist.
+        ids: Ids of the answers for events, one for each query.
     """
 
     catalog: str | None
@@ -48,7 +48,7 @@ class Asked:
     found: Sequence[Answered] = ()
 
     def take(self, queries: Sequence[Query], fields: Sequence[Field]) -> None:
-        """Note what is asked, of a catalogue with some fields; filters have been parsed, see `access.bound`."""
+        """Record the queries, and the catalogue's fields; filters have been parsed, see `access.bound`."""
         self.queries = queries
         wheres: list[Any] = [query.where for query in queries]
         self.wheres = [None if where is None else to_dict(where, fields) for where in wheres]
@@ -59,9 +59,9 @@ class Journal:
     """The logs of a service's catalogues.
 
     Args:
-        settings: Whether and where entries are written, and how much of a query they say.
+        settings: Settings that say whether and where entries are written, and how much of a query they contain.
         catalogs: The catalogues.
-        metrics: Counts entries.
+        metrics: Metrics that count entries.
     """
 
     def __init__(self, settings: Settings, catalogs: Mapping[str, ServedCatalog], metrics: SearchMetrics) -> None:
@@ -71,10 +71,10 @@ class Journal:
         self._writers: dict[str, LogWriter] = {}  # by catalogue
 
     def open(self) -> None:
-        """Open the logs, unless they are open.
+        """Open the logs, unless they are already open.
 
         Raises:
-            UsageError, DatabaseError: One cannot be opened.
+            UsageError, DatabaseError: A log cannot be opened.
         """
         if self._settings.match_log == "off" or self._logs:
             return
@@ -92,15 +92,15 @@ class Journal:
 
     @property
     def writers(self) -> list[LogWriter]:
-        """What writes the logs."""
+        """The writers of the logs."""
         return list({id(writer): writer for writer in self._writers.values()}.values())
 
     def keeps(self, catalog: str) -> bool:
-        """Say whether answers of a catalogue have entries, which events can refer to."""
+        """Tell whether answers of a catalogue are logged, so that events can refer to them."""
         return catalog in self._writers
 
     def close(self) -> None:
-        """Write what waits, and close the logs."""
+        """Write pending entries and close the logs."""
         for writer in self.writers:
             writer.close()
         for log in self._logs:
@@ -111,7 +111,7 @@ class Journal:
         """Write the entries of a match request that is about to be answered.
 
         Raises:
-            ProblemError: `log_unavailable`, where entries are required and cannot be written.
+            ProblemError: `log_unavailable`, if entries are required and cannot be written.
         """
         asked: Asked = call.asked
         seen = [name for name in self._catalogs if key.sees(name)]
@@ -133,8 +133,8 @@ class Journal:
                 self._metrics.log_entries.labels(name, "lost").inc(len(kept))
                 logger.warning(
                     "the match log cannot be written: %s", str(exc) or "it takes too long"
-                )  # for us: it names places
-                detail = "the match log cannot be written, and answers without an entry are not given"
+                )  # only for our log, because it names places
+                detail = "the match log cannot be written, and answers require an entry"
                 raise ProblemError("log_unavailable", detail, retry_after_s=5) from exc
             self._metrics.log_entries.labels(name, "written").inc(len(kept))
             return
@@ -143,10 +143,10 @@ class Journal:
         self._metrics.log_entries.labels(name, "lost").inc(len(kept) - taken)
 
     async def add_event(self, key: ApiKey, match_id: str, kind: Any, product: str) -> None:
-        """Note what somebody did with a product that a match request found.
+        """Record what somebody did with a product that a match request found.
 
         Raises:
-            ProblemError: `unknown_match`; `conflict` where no log is kept; `catalog_unavailable`.
+            ProblemError: `unknown_match`; `conflict` if no log is kept; `catalog_unavailable`.
         """
         writers = {name: each for name, each in self._writers.items() if key.sees(name)}
         if not writers:
@@ -170,7 +170,7 @@ class Journal:
 
 
 def _entry(call: Call, key: ApiKey, route: str, status: int, problem: ProblemError | None, place: int) -> LogEntry:
-    """Return the entry of one of a request's queries."""
+    """Return the entry for one of a request's queries."""
     asked: Asked = call.asked
     found = asked.found[place] if place < len(asked.found) else None
     query = asked.queries[place] if place < len(asked.queries) else None
@@ -196,7 +196,7 @@ def _entry(call: Call, key: ApiKey, route: str, status: int, problem: ProblemErr
 
 
 def _bounded(asked: Any, most: int) -> Any:
-    """Return what was asked, or how long it was if it has more characters of JSON: the log's disk is everybody's."""
+    """Return a query, or only its length if its JSON is too long, because clients share the log's disk."""
     length = len(json.dumps(asked, ensure_ascii=False))
     return asked if length <= most else {"left_out": f"{length:,} characters"}
 
@@ -212,7 +212,7 @@ def _answered(matches: Matches) -> dict[str, Any]:
 
 
 def _query(query: Query) -> dict[str, Any]:
-    """Return a query as the log keeps it: images and vectors as the SHA-256 of their content."""
+    """Return a query for the log, with images and vectors as the SHA-256 of their content."""
     members = {name: getattr(query, name) for name in ("top_k", "min_similarity", "group", "sort", "fusion", "after")}
     return {"terms": [_term(term) for term in query.parts], **members, "facets": list(query.facets)}
 

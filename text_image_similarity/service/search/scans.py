@@ -1,4 +1,4 @@
-"""Searches that wait while another one is under way go together: one product of matrices, not many. Clients take turns."""
+"""Batching of searches: those that wait while another one runs become one matrix product. Clients take turns."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from ..shares import Client, Turns
 logger = logging.getLogger("text_image_similarity")
 
 Answers = list[Matches | RowError]
-_MOST = 64  # usual queries of one pass, or fewer that cost more
+_MOST = 64  # usual queries in one pass, or fewer expensive ones
 _MOST_WAITING = 256
 
 
 @dataclass(slots=True, eq=False)
 class _Scan:
-    """The queries of one request, with what the model made of their texts and images."""
+    """The queries of one request, with the embeddings of their texts and images."""
 
     asked: Sequence[Checked]
     texts: Sequence[Outcome]
     images: Sequence[Outcome]
-    cost: int  # in usual queries
+    cost: int  # cost in usual queries
     done: Future[Answers] = field(default_factory=Future)
 
 
 class _Line:
-    """The scans that wait. Clients take turns, by what theirs cost; safe to share between threads."""
+    """The queue of waiting scans. Clients take turns by cost; safe to share between threads."""
 
     def __init__(self) -> None:
         self._turns, self._count, self._closed = Turns(), 0, False
@@ -50,16 +50,16 @@ class _Line:
         return len(self._waiting)
 
     def is_full(self, client: Client) -> bool:
-        """Say whether no more scans of a client may wait; a known one has half of the room."""
+        """Tell whether no more scans of a client may wait; a known client may use half of the room."""
         with self._changed:
             own = 0 if client is None else sum(client == each[2] for each in self._waiting)
             return len(self._waiting) >= _MOST_WAITING or own >= _MOST_WAITING // 2
 
     def put(self, client: Client, scan: _Scan) -> None:
-        """Let a client's scan wait for its turn.
+        """Queue a client's scan.
 
         Raises:
-            ProblemError: `draining`, once the line is closed.
+            ProblemError: `draining`, once the queue is closed.
         """
         with self._changed:
             if self._closed:
@@ -69,7 +69,7 @@ class _Line:
             self._changed.notify()
 
     def take(self) -> list[_Scan]:
-        """Wait for scans, and return those that go together next; none once the line is closed and empty."""
+        """Wait for scans, and return the next ones to combine; empty once the queue is closed and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
             taken: list[_Scan] = []
@@ -82,18 +82,18 @@ class _Line:
             return taken
 
     def close(self) -> None:
-        """Let `take` return when nothing waits any more."""
+        """Make `take` return once nothing waits any more."""
         with self._changed:
             self._closed = True
             self._changed.notify()
 
 
 class Scans:
-    """One thread that searches a catalogue.
+    """A thread that searches a catalogue.
 
     Args:
-        name: The catalogue's.
-        searcher: What it searches with.
+        name: Name of the catalogue.
+        searcher: Searcher to use.
     """
 
     def __init__(self, name: str, searcher: Searcher) -> None:
@@ -104,7 +104,7 @@ class Scans:
 
     @property
     def depth(self) -> int:
-        """How many requests wait."""
+        """Number of requests that wait."""
         return len(self._waiting)
 
     async def answer(self, asked: Sequence[Checked], texts: Sequence[Outcome], images: Sequence[Outcome]) -> Answers:
@@ -112,20 +112,20 @@ class Scans:
 
         Raises:
             ProblemError: `queue_full`, `draining`.
-            UsageError, DatabaseError: As `Searcher.answer` does.
+            UsageError, DatabaseError: As from `Searcher.answer`.
         """
         client = current.get()
         if self._waiting.is_full(client):
             raise ProblemError("queue_full", f"{self.depth} searches wait", retry_after_s=1, reason="queue_full")
         found: Answers = []
-        for scan in _passes(asked, texts, images):  # others have their turn between two of them
+        for scan in _passes(asked, texts, images):  # other requests get a turn between two passes
             self._waiting.put(client, scan)
             answers = await asyncio.wrap_future(scan.done)
             found += answers
         return found
 
     def close(self) -> None:
-        """End the thread when what waits is answered."""
+        """End the thread when all waiting requests are answered."""
         self._waiting.close()
         self._thread.join()
 
@@ -133,13 +133,13 @@ class Scans:
         while taken := self._waiting.take():
             by_generation: dict[int, list[_Scan]] = defaultdict(list)
             for scan in taken:
-                if scan.done.set_running_or_notify_cancel():  # else nobody waits for it any more
+                if scan.done.set_running_or_notify_cancel():  # otherwise no request waits for it any more
                     by_generation[scan.asked[0].generation.number].append(scan)
             for group in by_generation.values():
                 self._search(group)
 
     def _search(self, scans: Sequence[_Scan]) -> None:
-        """Answer scans of one generation together; if that fails, half of them at a time: it may be the fault of one of them."""
+        """Answer scans of one generation together; if that fails, in halves, because one of them may be the cause."""
         try:
             found = self._searcher.answer(
                 [one for scan in scans for one in scan.asked],
@@ -162,7 +162,7 @@ class Scans:
 
 
 def _passes(asked: Sequence[Checked], texts: Sequence[Outcome], images: Sequence[Outcome]) -> Iterator[_Scan]:
-    """Yield the queries of a request in passes that take no longer than some usual queries, or have one query."""
+    """Yield the queries of a request in passes that cost no more than some usual queries, or have one query."""
     costs = [_cost(one) for one in asked]
     start = text = image = 0
     while start < len(asked):
@@ -178,7 +178,7 @@ def _passes(asked: Sequence[Checked], texts: Sequence[Outcome], images: Sequence
 
 
 def _cost(one: Checked) -> int:
-    """Return about how long a query takes, in usual ones, as measured with 50,000 products."""
+    """Return the approximate cost of a query in usual queries, as measured with 50,000 products."""
     query = one.query
     lists = 6 * (1 + len(query.parts)) if query.fusion == "rrf" else 0
     everything = 32 if query.min_similarity is not None else 0
@@ -186,7 +186,7 @@ def _cost(one: Checked) -> int:
 
 
 def _cost_of_filter(one: Checked) -> int:
-    """Return about how long a query's filter takes: SQL looks at each product for each condition, and again for each facet."""
+    """Return the approximate cost of a query's filter: SQL checks every product for each condition and each facet."""
     query = one.query
     conditions, values = _size(one.where)
     if query.parts and query.sort is None and query.min_similarity is None:
@@ -195,7 +195,7 @@ def _cost_of_filter(one: Checked) -> int:
 
 
 def _size(where: Filter | None) -> tuple[int, int]:
-    """Return how many conditions a filter has, and how many values they name."""
+    """Return the number of conditions in a filter plus the number of their values."""
     if isinstance(where, Not):
         return _size(where.part)
     if isinstance(where, (And, Or)):

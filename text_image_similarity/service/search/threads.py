@@ -1,4 +1,4 @@
-"""Threads of one catalogue or log: a database that does not answer holds up nothing else, and nobody for ever."""
+"""Threads of one catalogue or log, so that a database that does not answer delays nothing else, and no one forever."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ T = TypeVar("T")
 
 
 class Threads:
-    """Some threads that wait for a database, for clients in turn; one client leaves a thread to the others.
+    """Threads that wait for a database, for clients in turn; a single client always leaves one thread to the others.
 
     Args:
-        name: Whose they are, as messages call it.
-        most: How many there are.
-        timeout_s: How long to wait for what they do, the time before it begins included.
+        name: Name of the catalogue or log in messages.
+        most: Number of threads.
+        timeout_s: Longest time to wait for a task, in seconds, including the time before it begins.
     """
 
     def __init__(self, name: str, most: int, timeout_s: float) -> None:
@@ -32,10 +32,10 @@ class Threads:
         self._asked: set[Future[Any]] = set()
 
     async def run(self, work: Callable[..., T], *given: Any) -> T:
-        """Do something on a thread. What takes too long goes on there, unless it has not begun.
+        """Run a task on a thread. A task that takes too long continues there, unless it has not begun.
 
         Raises:
-            ProblemError: `catalog_unavailable`: it takes too long.
+            ProblemError: `catalog_unavailable`, if it takes too long.
         """
         done: Future[T] = Future()
         self._asked.add(done)
@@ -50,12 +50,12 @@ class Threads:
             self._asked.discard(done)
 
     def close(self) -> None:
-        """End the threads when they have done what they do."""
+        """End the threads when they have finished their tasks."""
         self._executor.shutdown(wait=False, cancel_futures=True)
         for done in tuple(self._asked):
             done.cancel()
 
 
 def _run(done: Future[T], work: Callable[[], T]) -> None:
-    if done.set_running_or_notify_cancel():  # else nobody waits for it any more
+    if done.set_running_or_notify_cancel():  # otherwise no request waits for it any more
         settle(done, work)

@@ -1,4 +1,4 @@
-"""Small images of products: fetched and decoded under the service's own limits, and encoded again by us."""
+"""Thumbnails of products: fetched and decoded within the service's limits, and encoded again."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from ..shares import FairQueue
 
 _AT_ONCE = 4
 _AT_ONCE_OF_ONE = 2  # client
-_DECODERS = 3  # processes, of which one client's images leave one to the others
+_DECODERS = 3  # processes; the images of one client always leave one to the others
 _MOST_BYTES = 64 << 20
 _MOST_WAITING = 256
 _MOST_WAITING_OF_ONE = 128
-_FAILED_S = 60.0  # how long an image that failed is not tried again
-_Key = tuple[bytes, int]  # the reference's digest, because a `data:` URL is long, and the size
+_FAILED_S = 60.0  # how long an image that failed is not retried
+_Key = tuple[bytes, int]  # digest of the reference, because a `data:` URL is long, and size
 
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A small image.
+    """A thumbnail.
 
     Args:
         content: A JPEG.
-        etag: Stands for it.
+        etag: ETag of the content.
     """
 
     content: bytes
@@ -49,7 +49,7 @@ class Thumbnail:
 
 @dataclass(slots=True, eq=False)
 class _Making:
-    """An image that is being made for one client, and how many requests wait for it."""
+    """A thumbnail that is being created for one client, and the number of requests that wait for it."""
 
     reference: str
     key: _Key
@@ -59,18 +59,19 @@ class _Making:
 
 
 class Thumbnails:
-    """Makes small images of what a catalogue's products refer to, and keeps the latest in memory.
+    """Creates thumbnails of a catalogue's products, and keeps recent ones in memory.
 
     Args:
-        config: How images are fetched and decoded. Local files are read besides: only the operator's own products can refer to some.
-        timeout_s: How long a request waits.
+        config: Settings for fetching and decoding. Local files are also read, because only the operator's own products
+            can refer to them.
+        timeout_s: Longest wait of a request, in seconds.
     """
 
     def __init__(self, config: Config, timeout_s: float) -> None:
         self._config = replace(config, retries=0, limits=replace(config.limits, allow_local_files=True))
         self._fetcher = Fetcher(self._config)
         self._timeout_s = timeout_s
-        self._threads = Loaders(_AT_ONCE, name="thumbnails")  # slow hosts keep nothing else waiting
+        self._threads = Loaders(_AT_ONCE, name="thumbnails")  # slow hosts delay nothing else
         self._turns = FairQueue(lambda client, task: self._threads.submit(task), _AT_ONCE, most_of_one=_AT_ONCE_OF_ONE)
         self._isolated: IsolatedDecoder | None = None  # started for the first image
         self._starting = Lock()
@@ -80,10 +81,10 @@ class Thumbnails:
         self._held = 0
 
     async def get(self, reference: str, size: int) -> Thumbnail | None:
-        """Return an image whose longer side has at most so many pixels; None if it cannot be read.
+        """Return an image whose longer side has at most `size` pixels; None if it cannot be read.
 
         Raises:
-            ProblemError: `queue_full`, or `catalog_unavailable`: it takes too long.
+            ProblemError: `queue_full`, or `catalog_unavailable` if it takes too long.
         """
         key = (sha256(reference.encode()).digest(), size)
         if (made := self._made.get(key)) is not None:
@@ -96,7 +97,7 @@ class Thumbnails:
         try:
             async with asyncio.timeout(self._timeout_s):
                 assert making.task is not None
-                return await asyncio.shield(making.task)  # also for the others who wait
+                return await asyncio.shield(making.task)  # also for other waiting requests
         except TimeoutError as exc:
             detail = f"the image was not read within the service's {self._timeout_s:g} s"
             raise ProblemError("catalog_unavailable", detail, retry_after_s=2) from exc
@@ -112,7 +113,7 @@ class Thumbnails:
                 self._isolated.close()
 
     def _begin(self, reference: str, key: _Key) -> _Making:
-        """Return what makes an image for the client that asks."""
+        """Return the thumbnail in progress for the current client."""
         client = current.get()
         if (making := self._making.get((client, key))) is not None:
             return making
@@ -134,11 +135,11 @@ class Thumbnails:
             while len(self._failed) > 10_000:
                 self._failed.popitem(last=False)
             return None
-        except TimeoutError:  # nobody waited any more
+        except TimeoutError:  # no request waited any more
             return None
         finally:
             del self._making[making.client, key]
-        if (known := self._made.get(key)) is not None:  # made for another client meanwhile
+        if (known := self._made.get(key)) is not None:  # created for another client meanwhile
             return known
         made = Thumbnail(content, f'"{sha256(content).hexdigest()[:32]}"')
         self._made[key] = made
@@ -152,7 +153,7 @@ class Thumbnails:
         def load() -> bytes:
             known = self._made.get(making.key)
             if not making.waiting:
-                raise TimeoutError  # nobody wants it any more
+                raise TimeoutError  # no request waits for it any more
             return self._load(making.reference, making.key[1]) if known is None else known.content
 
         if done.set_running_or_notify_cancel():

@@ -1,4 +1,4 @@
-"""What changes a catalogue while it answers: products that come and go, and a new model."""
+"""Changes to a catalogue while it answers: products, and a new model."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from .errors import translated
 
 logger = logging.getLogger("text_image_similarity")
 
-_MOST_WAITING = 16  # requests that write
-_LONGEST_S = 600.0  # of a request that writes: proxies wait no longer
-_LINES = 20  # of what the process says, to be shown when it fails
+_MOST_WAITING = 16  # most waiting requests that write
+_LONGEST_S = 600.0  # time limit of a request that writes; proxies do not wait longer
+_LINES = 20  # output of the process to show when it fails
 _NICENESS = 19
 
 Check = Callable[[], Coroutine[Any, Any, object]]
 
 
 class Upkeep:
-    """Writes to a served catalogue, one request after the other, and runs `catalog reindex` for it.
+    """Writes to a served catalogue, one request at a time, and runs `catalog reindex` for it.
 
     Args:
         served: The catalogue.
@@ -37,7 +37,7 @@ class Upkeep:
     def __init__(self, served: ServedCatalog) -> None:
         self._served = served
         self._writing, self._starting = asyncio.Lock(), asyncio.Lock()
-        self._thread = ThreadPoolExecutor(1, "write")  # slow hosts of images keep no search waiting
+        self._thread = ThreadPoolExecutor(1, "write")  # slow image hosts do not delay searches
         self._waiting = 0
         self._process: Process | None = None
         self._state: dict[str, Any] | None = None
@@ -45,16 +45,16 @@ class Upkeep:
 
     @property
     def reindexing(self) -> dict[str, Any] | None:
-        """What became of the latest reindex that was asked for here: `model`, `state` (`running`, `done` or `failed`), `detail`."""
+        """State of the latest reindex requested here: `model`, `state` (`running`, `done` or `failed`), `detail`."""
         return self._state
 
     async def write(self, products: Sequence[Product], deleted: Sequence[str], check: Check | None) -> dict[str, Any]:
-        """Add or replace products and delete some; return what became of them.
+        """Add, replace and delete products, and return the result.
 
         Args:
-            products, deleted: What is written.
-            check: Raises unless that may be; nobody else writes after a check, here or in another process, between its answer and
-                the end. None if everything may be.
+            products, deleted: Products to write and ids to delete.
+            check: Function that raises an error if the change is not allowed; no other process writes between this
+                check and the end. None allows everything.
 
         Raises:
             ProblemError: `queue_full`, `catalog_unavailable`, or what `check` or the catalogue refuses.
@@ -65,7 +65,7 @@ class Upkeep:
         self._waiting += 1
         task = asyncio.create_task(self._write_in_turn(products, deleted, check))
         task.add_done_callback(self._count_down)
-        try:  # what has begun goes on, and the next one waits for it
+        try:  # a write that has begun continues, and the next one waits for it
             return await asyncio.wait_for(asyncio.shield(task), _LONGEST_S)
         except TimeoutError as exc:
             detail = f"{self._served.name}: not written within {_LONGEST_S:g} s, and perhaps later; send the same again"
@@ -82,13 +82,13 @@ class Upkeep:
     def _count_down(self, task: asyncio.Task[dict[str, Any]]) -> None:
         self._waiting -= 1
         if not task.cancelled():
-            task.exception()  # it has been raised, unless nobody waited so long
+            task.exception()  # it has been raised, unless no request waited so long
 
     async def switch(self, *, back: bool) -> None:
-        """Let the new model answer, or the one before.
+        """Switch to the new model, or back to the previous one.
 
         Raises:
-            ProblemError: `conflict`, if there is none.
+            ProblemError: `conflict`, if there is no such model.
         """
         catalog, wanted = self._served.catalog, "kept" if back else "ready"
         generations = await self._served.call(lambda: catalog.generations)
@@ -97,11 +97,11 @@ class Upkeep:
             if generation is None:
                 what = "there is no model to go back to" if back else "no new model is ready; ask for a reindex first"
                 raise ProblemError("conflict", what)
-            await self._served.prepare(generation)  # so that no query waits for the model
+            await self._served.prepare(generation)  # prepare it first, so that no query waits for the model
             await asyncio.to_thread(catalog.rollback if back else catalog.switch)
 
     async def start_reindex(self, model: str) -> None:
-        """Begin to build the vectors of another model.
+        """Start to build the vectors of another model.
 
         Raises:
             ProblemError: `conflict`, if one is being built here, or the catalogue is in memory.
@@ -118,7 +118,7 @@ class Upkeep:
             command = [sys.executable, "-m", "text_image_similarity", "catalog", "reindex", self._served.place]
             self._process = await asyncio.create_subprocess_exec(
                 *command,
-                f"--model={model}",  # in one word, or a name that begins with - would be an option
+                f"--model={model}",  # as one argument, because a name that begins with - would be taken for an option
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
@@ -128,7 +128,7 @@ class Upkeep:
             self._following = asyncio.create_task(self._follow(self._process, self._state))
 
     async def close(self) -> None:
-        """End the process, if one runs; what it has built is kept, and the next one goes on."""
+        """End the process, if it is running; its vectors are kept, and the next process continues."""
         if self._process is not None and self._process.returncode is None:
             with suppress(ProcessLookupError):
                 self._process.terminate()

@@ -1,4 +1,4 @@
-"""What Prometheus reads of catalogues: searches, answers that were known, and the match log."""
+"""Prometheus metrics of catalogues: searches, cached answers, and the match log."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class SearchMetrics:
     """The metrics of the catalogues of a service.
 
     Args:
-        registry: That of the service's other metrics.
+        registry: Registry of the service's other metrics.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._searches = Histogram(
             "tis_search_duration_seconds",
-            "Time of a match request's encoding and of its search.",
+            "Time of encoding and searching for a match request.",
             ("stage", "catalog"),
             buckets=SECONDS,
             registry=registry,
@@ -31,16 +31,16 @@ class SearchMetrics:
             registry=registry,
         )
         self._scan_depth = Gauge(
-            "tis_search_queue_depth", "Requests that wait for a search.", ("catalog",), registry=registry
+            "tis_search_queue_depth", "Requests waiting for a search.", ("catalog",), registry=registry
         )
         self._results = Counter(
             "tis_result_cache_lookups",
-            "Answers looked for among those known.",
+            "Lookups in the cache of answers.",
             ("catalog", "result"),
             registry=registry,
         )
         self._log_depth = Gauge(
-            "tis_match_log_depth", "Entries that wait to be written.", ("catalog",), registry=registry
+            "tis_match_log_depth", "Entries waiting to be written.", ("catalog",), registry=registry
         )
         self.log_entries = Counter(
             "tis_match_log_entries",
@@ -50,7 +50,7 @@ class SearchMetrics:
         )
 
     def watch_catalog(self, catalog: str, depth: Callable[[], int]) -> None:
-        """Show a catalogue from now on."""
+        """Export a catalogue from now on."""
         self._scan_depth.labels(catalog).set_function(depth)
         for stage in ("encode", "search"):
             self._searches.labels(stage, catalog)
@@ -60,15 +60,15 @@ class SearchMetrics:
             self._results.labels(catalog, result)
 
     def watch_log(self, catalog: str, depth: Callable[[], int]) -> None:
-        """Show a catalogue's log from now on."""
+        """Export a catalogue's log from now on."""
         self._log_depth.labels(catalog).set_function(depth)
         for result in ("written", "lost"):
             self.log_entries.labels(catalog, result)
 
     def observe_search(self, catalog: str, stage: str, seconds: float) -> None:
-        """Count the time of a stage of a match request."""
+        """Record the time of a stage of a match request."""
         self._searches.labels(stage, catalog).observe(max(seconds, 0.0))
 
     def count_result(self, catalog: str, *, found: bool) -> None:
-        """Count a look for an answer that was given before."""
+        """Count a lookup in the cache of answers."""
         self._results.labels(catalog, "hit" if found else "miss").inc()

@@ -1,7 +1,7 @@
-"""Requests as OpenTelemetry traces: a span for the request, and below it one for each stage of each pair.
+"""OpenTelemetry traces of requests: a span for the request, and below it one for each stage of each pair.
 
-Spans are exported when a request is over, from the times recorded on the way, so that threads know nothing of traces.
-The caller's W3C trace context is continued; hosts that images are fetched from get none.
+Spans are exported when a request is finished, from recorded times, so that threads need not know about traces. The
+caller's W3C trace context is continued, but not passed on to hosts that images are fetched from.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("text_image_similarity")
 
-_LAST_S = 2.0  # for the last spans
+_LAST_S = 2.0  # time limit for the last spans
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
 
 
 class Tracing:
-    """Sends traces, or does nothing.
+    """Exporter of traces, which does nothing without an endpoint.
 
     Args:
-        endpoint: An OTLP/HTTP collector such as http://collector:4318; None sends nothing.
+        endpoint: OTLP/HTTP collector, such as http://collector:4318; None disables traces.
     """
 
     def __init__(self, endpoint: str | None) -> None:
@@ -37,10 +37,10 @@ class Tracing:
             self._tracer = self._provider.get_tracer("text_image_similarity")
 
     def record(self, call: Call, headers: dict[bytes, bytes], name: str, status: int) -> str | None:
-        """Export the spans of a request that is over.
+        """Export the spans of a finished request.
 
         Returns:
-            Its trace id, for the log: 32 hexadecimal digits; None if neither the caller nor we have one.
+            The trace id, for the log: 32 hexadecimal digits; None if there is none from the caller or from us.
         """
         if self._tracer is None:
             caller = _TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
@@ -77,7 +77,7 @@ class Tracing:
         return f"{span.get_span_context().trace_id:032x}"
 
     def close(self) -> None:
-        """Send the last spans, for a moment at most: a dead collector does not keep the service from ending."""
+        """Send the last spans within a time limit, so that a dead collector does not keep the service from ending."""
         if self._provider is not None:
             try:
                 call_within(_LAST_S, self._provider.shutdown, name="last-spans")
@@ -94,7 +94,7 @@ def _make_provider(endpoint: str) -> Any:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    # The environment's OTEL_SERVICE_NAME comes before our name; OTEL_RESOURCE_ATTRIBUTES and OTEL_TRACES_SAMPLER count too.
+    # OTEL_SERVICE_NAME takes precedence over our name; OTEL_RESOURCE_ATTRIBUTES and OTEL_TRACES_SAMPLER apply too.
     name = os.environ.get("OTEL_SERVICE_NAME", "text-image-similarity")
     provider = TracerProvider(resource=Resource.create({SERVICE_NAME: name}), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces")))
