@@ -1,4 +1,4 @@
-"""Rank images by words and captions by images, at once or against a database.
+"""Search: rank images by words and captions by images, directly or with a database.
 
     from text_image_similarity import create_predictor
     predictor = create_predictor("mini")
@@ -6,7 +6,7 @@
     for match in predictor.search_database("a dog on grass", top_k=5):
         print(match.similarity, match.item)
 
-Images take the same way as in `score_pairs`: the same references, limits, decoding and batches, and so the same
+Images are processed as in `score_pairs`, with the same references, limits, decoding and batches, and so the same
 similarities. The search is exact.
 """
 

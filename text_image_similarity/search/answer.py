@@ -1,4 +1,4 @@
-"""Queries in, answers out: encoding, ranking, totals and facets of one generation."""
+"""Answering of queries: encoding, ranking, totals and facets of one generation."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _STORED: dict[FieldKind, type] = {"text": str, "number": float, "bool": bool, "d
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checked:
-    """A query that a generation can answer once its terms are encoded.
+    """A checked query, which a generation can answer once its terms are encoded.
 
     Args:
         query: The query.
-        name: What messages call it.
-        generation: The generation.
-        where: Its filter.
-        cursor: Where its page begins; None for the first one.
+        name: Name of the query in messages.
+        generation: Generation that will answer.
+        where: Filter of the query.
+        cursor: Position where its page begins; None for the first page.
     """
 
     query: Query
@@ -53,7 +53,7 @@ def check(session: Session, generation: Generation, query: Query, name: str) -> 
     """Make sure that a query can be answered.
 
     Raises:
-        UsageError: It cannot be answered as it is.
+        UsageError: The query cannot be answered; the message says what to change.
     """
     with naming(name):
         where = check_fields(query, session.ledger.fields)
@@ -64,10 +64,10 @@ def check(session: Session, generation: Generation, query: Query, name: str) -> 
 def answer(
     session: Session, asked: Sequence[Checked], encoded: Sequence[Encoded | RowError]
 ) -> list[Matches | RowError]:
-    """Answer queries of one generation with the vectors of their terms; those under the same filter are searched for at once.
+    """Answer queries of one generation with their terms' vectors; those with the same filter are searched together.
 
     Returns:
-        For each query its answer, or why one of its terms has no vector.
+        For each query, its answer or the reason why a term has no vector.
 
     Raises:
         UsageError: A query's page cannot be continued.
@@ -106,7 +106,7 @@ def _lacks_vectors(found: Matches | RowError) -> bool:
 
 
 def _check_there(session: Session, generation: Generation) -> None:
-    """Raise a `DatabaseError` if a generation is gone, and its vectors with it: its store may still be open here."""
+    """Raise a `DatabaseError` if a generation and its vectors have been dropped, while its store is still open here."""
     if generation.number not in [each.number for each in session.generations.all()]:
         raise DatabaseError(
             f"generation {generation.number} was dropped by another process during this query; send the query again"
@@ -114,10 +114,10 @@ def _check_there(session: Session, generation: Generation) -> None:
 
 
 def check_fields(query: Query, declared: Sequence[Field]) -> Filter | None:
-    """Return a query's filter, and make sure that all fields that it names are there, which needs no model.
+    """Return a query's filter, after checking that all fields in the query exist. This needs no model.
 
     Raises:
-        UsageError: One is not there, or is not of a kind that can be used so.
+        UsageError: A field does not exist, or its kind cannot be used this way.
     """
     fields = (*BUILT_IN, *declared)
     for name in query.facets:
@@ -128,14 +128,14 @@ def check_fields(query: Query, declared: Sequence[Field]) -> Filter | None:
 
 
 def _key_types(session: Session, query: Query) -> tuple[type, ...]:
-    """Return what the products of a query may be put in order by: a field's values, scores, or their ids alone."""
+    """Return the types of values that a query orders products by: a field's values, scores, or only ids."""
     if (order := order_of(query)) is not None:
         return (_STORED[named((*BUILT_IN, *session.ledger.fields), order[0]).kind], NoneType)
     return (float,) if query.parts else (NoneType,)
 
 
 def _fusion(query: Query, passing: int) -> FusionKind:
-    """Return what makes one ranking of a query's terms: where no product has an image, only words can find any."""
+    """Return the fusion for a query's terms; if no product has an image, only words can find products."""
     if query.fusion is not None:
         return query.fusion
     words = any(term.text is not None and term.weight > 0 for term in query.parts)
@@ -143,7 +143,7 @@ def _fusion(query: Query, passing: int) -> FusionKind:
 
 
 def _search_together(asks: Sequence[Ask]) -> dict[int, Hits]:
-    """Search at once for queries that differ in nothing but their vectors: one product of matrices, not many."""
+    """Search together for queries that differ only in their vectors, with one matrix product instead of many."""
     alike: dict[tuple[str, int, bool], list[Ask]] = defaultdict(list)
     for ask in asks:
         if ask.query.parts and ask.fusion == "sum" and ask.query.sort is None and ask.query.min_similarity is None:
@@ -159,13 +159,13 @@ def _search_together(asks: Sequence[Ask]) -> dict[int, Hits]:
 
 @dataclass(frozen=True, slots=True)
 class _Ranking:
-    """What is on a page, and how many there are in all.
+    """The products on a page, and the totals.
 
     Args:
-        candidates: The products in their order, and one more where there is a next page.
+        candidates: The products in order, and one more if there is a next page.
         counts: Total and facets.
         plan: As in `Matches`.
-        fused: Where they are ordered by ranks, these.
+        fused: The fused ranking, if they are ordered by ranks.
     """
 
     candidates: Sequence[Candidate]
@@ -192,7 +192,7 @@ def _rank(ask: Ask, first: Hits | None) -> _Ranking:
 
 
 def _page(ask: Ask, ranking: _Ranking, meaning: Meaning) -> Matches:
-    """Put an answer together."""
+    """Assemble an answer."""
     shown = ranking.candidates[: ask.query.top_k]
     pictures = ask.ledger.pictures(ask.generation.number, [found.number for found in shown])
     matches = []
@@ -211,7 +211,7 @@ def _page(ask: Ask, ranking: _Ranking, meaning: Meaning) -> Matches:
 def _match(
     ask: Ask, found: Candidate, pictures: Sequence[Picture], rank_: int, meaning: Meaning, fused: Fused | None
 ) -> Match:
-    """Describe a product that was found: its best image, and what each term contributed."""
+    """Describe a product that was found: its best image, and the contribution of each term."""
     slot = found.slot if found.slot is not None else _best_slot(ask.encoded, pictures)
     vector = pictures[slot].vector if slot is not None and slot < len(pictures) else None
     similarity: float | None = None
@@ -235,7 +235,7 @@ def _match(
 
 
 def _without(ask: Ask) -> Filter | None:
-    """Return the filter of a query, without the products that are its terms."""
+    """Return the filter of a query that also excludes the products that are its terms."""
     own = tuple(term.product for term in ask.query.parts if term.product is not None)
     if not own:
         return ask.where
@@ -244,7 +244,7 @@ def _without(ask: Ask) -> Filter | None:
 
 
 def _best_slot(encoded: Encoded, pictures: Sequence[Picture]) -> int | None:
-    """Return the image that is nearest to a query, or the first one where nothing is asked to be similar."""
+    """Return the image that is nearest to a query, or the first image if the query has no terms."""
     there = {slot: picture.vector for slot, picture in enumerate(pictures) if picture.vector is not None}
     if not there or not len(encoded.fused):
         return next(iter(there), None)

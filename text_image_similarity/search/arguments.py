@@ -1,4 +1,4 @@
-"""What callers hand in, checked before anything is done: an error names the argument and what it should be."""
+"""Checks of arguments; an error names the argument and what it should be."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _ENCODER = ("info", "embed_dim", "encode_image", "encode_text")
 
 
 def several(name: str, given: object, wanted: str) -> Iterable[Any]:
-    """Return what can be gone through; a text, bytes or a mapping is one thing and not several.
+    """Return an iterable unchanged; a text, bytes or a mapping counts as a single value and is refused.
 
     Raises:
-        InputTypeError: It is something else.
+        InputTypeError: The value is not such an iterable.
 
     Example:
         >>> several("ids", ["a", "b"], "a list of ids")
@@ -28,10 +28,10 @@ def several(name: str, given: object, wanted: str) -> Iterable[Any]:
 
 
 def texts_of(name: str, given: object, wanted: str) -> tuple[str, ...]:
-    """Return texts, of which a single one may stand by itself.
+    """Return a list of texts; a single text becomes a list.
 
     Raises:
-        InputTypeError: They are something else.
+        InputTypeError: The values are not texts.
     """
     texts = (given,) if isinstance(given, str) else tuple(several(name, given, wanted))
     for number, text in enumerate(texts):
@@ -41,31 +41,31 @@ def texts_of(name: str, given: object, wanted: str) -> tuple[str, ...]:
 
 
 def check_type(name: str, given: object, kind: type | tuple[type, ...], wanted: str) -> None:
-    """Raise an `InputTypeError` unless something is of a type."""
+    """Raise an `InputTypeError` unless a value has a type."""
     if not isinstance(given, kind):
         raise InputTypeError.of(name, wanted, given)
 
 
 def check_calls(**given: object) -> None:
-    """Raise an `InputTypeError` unless each argument can be called, or is None."""
+    """Raise an `InputTypeError` unless each argument is callable or None."""
     for name, each in given.items():
         if each is not None and not callable(each):
             raise InputTypeError.of(name, "a function", each)
 
 
 def check_encoder(encoder: object) -> None:
-    """Raise an `InputTypeError` unless something is a loaded encoder, or None."""
+    """Raise an `InputTypeError` unless a value is a loaded encoder or None."""
     if encoder is not None and not all(hasattr(encoder, name) for name in _ENCODER):
         raise InputTypeError.of("encoder", "a loaded encoder, as load_encoder returns one", encoder)
 
 
 def check_url(name: str, place: str, *, one_host: bool = False) -> None:
-    """Raise a `UsageError` if a place is a URL that cannot be read; the message is without it, for its password.
+    """Raise a `UsageError` if a place is an invalid URL; the message omits it, because it may hold a password.
 
     Args:
-        name: What the message calls it.
-        place: A URL, or something else, which passes.
-        one_host: Whether it names a single host with at most one port, where PostgreSQL takes several.
+        name: Name of the argument in the message.
+        place: A URL; any other value passes.
+        one_host: Whether it must name a single host and port, where PostgreSQL accepts several.
     """
     try:
         parts = urlsplit(place)
@@ -76,7 +76,7 @@ def check_url(name: str, place: str, *, one_host: bool = False) -> None:
 
 @contextmanager
 def naming(place: str) -> Iterator[None]:
-    """Say in what is wrong with one of several things which one it is; an empty place stands for the only one."""
+    """Add the name of one of several items to errors about it; an empty name means that there is only one."""
     try:
         yield
     except UsageError as problem:

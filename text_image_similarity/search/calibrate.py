@@ -1,4 +1,4 @@
-"""What similarities mean in one catalogue: a calibration from queries of which somebody knows the products."""
+"""Calibration of similarities in a catalogue, from queries whose products have been judged."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _BATCH = 256
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judgement:
-    """What somebody said of a query and a product.
+    """A judgement of a query and a product.
 
     Args:
-        term: The query: one text or one image.
-        product: The product's id.
-        match: Whether the product is what the query looks for.
+        term: The query, one text or one image.
+        product: Id of the product.
+        match: Whether the product matches the query.
 
     Raises:
-        InputTypeError, UsageError: A value cannot be used.
+        InputTypeError, UsageError: A value is not valid.
     """
 
     term: Term
@@ -51,12 +51,12 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class CatalogCalibration:
-    """What similarities of one kind of query mean in a catalogue.
+    """The calibration of one kind of query in a catalogue.
 
     Args:
-        curve: From cosine to probability, where half of all pairs match.
-        prevalence: Share of matching pairs among those judged, which moves the curve, 0..1.
-        left_out: Judgements whose query, product or image could not be used.
+        curve: Curve from cosine to probability, for data in which half of all pairs match.
+        prevalence: Share of matching pairs among those judged, 0..1, which shifts the curve.
+        left_out: Number of judgements whose query, product or image could not be used.
     """
 
     curve: Calibration
@@ -64,21 +64,21 @@ class CatalogCalibration:
     left_out: int
 
     def probability(self, similarity: float) -> float:
-        """Return the probability that a product at a similarity is what was looked for."""
+        """Return the probability that a product with a similarity matches."""
         return float(self.curve.probability([similarity], prior=self.prevalence)[0])
 
 
 def calibrate(session: Session, judgements: Iterable[Judgement]) -> dict[str, CatalogCalibration]:
-    """Fit what similarities mean to judged pairs, and keep it with the live generation.
+    """Fit a calibration to judged pairs, and save it with the live generation.
 
-    The share of matching pairs among the judgements is taken for that among all pairs that will be asked about: judge what
-    searches find, not a choice of good ones.
+    The share of matching pairs among the judgements is assumed for future queries, so judge what searches find, not
+    only good matches.
 
     Returns:
-        For each kind of query that there is, `text` and `image`, its calibration.
+        The calibration of each kind of query that occurs, `text` and `image`.
 
     Raises:
-        UsageError: There are too few judgements of a kind, or they all have one score.
+        UsageError: There are too few judgements of a kind, or all have the same score.
     """
     generation = session.generations.live()
     scores: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
@@ -108,7 +108,7 @@ def calibrate(session: Session, judgements: Iterable[Judgement]) -> dict[str, Ca
 
 
 def _similarities(session: Session, generation: Generation, part: Sequence[Judgement]) -> list[float | None]:
-    """Return the similarity of each query with its product's best image; None where one of them has no vector."""
+    """Return the similarity of each query with its product's best image; None if either has no vector."""
     queries = [Query(judged.term) for judged in part]
     encoded = encode(queries, session.scorer(generation), session.ledger, generation)
     products = session.ledger.get([judged.product for judged in part])

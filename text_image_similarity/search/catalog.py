@@ -1,4 +1,4 @@
-"""A catalogue: products that are found by image, by text or by both, under filters on their fields.
+"""Catalogues: products that can be searched by image, by text or by both, with filters on their fields.
 
 with open_catalog("shop.catalog", fields=[Field("price", "number")]) as catalog:
     catalog.add([Product("boots-7", "Brown boots", "boots.jpg", fields={"price": 79.99})])
@@ -48,26 +48,26 @@ def open_catalog(
     config: Config | None = None,
     encoder: Encoder | None = None,
 ) -> Catalog:
-    """Open a catalogue, or make one.
+    """Open a catalogue, or create one.
 
     Args:
         place: A folder, `postgresql://...` for a database, or `:memory:` for one that ends with this object.
-        fields: What products carry besides names and images; makes the catalogue if it does not exist, and has to be what it was
-            made with if it is. None only opens.
-        store: What searches, of a new catalogue: `sqlite`, `lancedb`, `lancedb:<URI>`, `qdrant://host:port` or `pgvector`; see
-            docs/catalog.md#stores. None takes `sqlite` in a folder and `pgvector` in PostgreSQL, and of one that is there its own.
-        model: A hub id, a folder or an alias; for a new catalogue by default that of `config`, else `mini`. An existing one
-            knows its model, whatever `config` says: name it only where its folder has moved.
-        config: The other settings, as for `score_pairs`: device, batch size, limits, where relative references start.
-        encoder: A loaded encoder to use and share instead; no model is loaded then.
+        fields: Fields of products besides names and images, to create a catalogue that does not exist; an existing one
+            must have the same. None only opens one.
+        store: Store of a new catalogue: `sqlite`, `lancedb`, `lancedb:<URI>`, `qdrant://host:port` or `pgvector`; see
+            docs/catalog.md#stores. None means `sqlite` in a folder, and `pgvector` in PostgreSQL.
+        model: A hub id, a folder or an alias; for a new catalogue by default the model of `config`, or `mini` without a
+            `config`. An existing one knows its model; name it only if the model's folder has moved.
+        config: Other settings, as for `score_pairs`: device, batch size, limits, folder of relative references.
+        encoder: A loaded encoder to use and share; no model is then loaded.
 
     Returns:
-        A catalogue that threads may share; a context manager.
+        A catalogue, which is safe to share between threads; a context manager.
 
     Raises:
-        UsageError: There is no catalogue and no `fields`, or one with other fields or another store; a setting cannot be used.
-        DatabaseError: It cannot be read or written, or is something else.
-        ModelError: The model cannot be loaded; of an existing catalogue only once something is to be encoded.
+        UsageError: There is no catalogue and no `fields`, its fields or store differ, or a setting is not valid.
+        DatabaseError: The catalogue cannot be read or written, or the place holds something else.
+        ModelError: The model cannot be loaded, which an existing catalogue notices only when it needs the model.
 
     Example:
         >>> from text_image_similarity.encoders.testing import ColourEncoder
@@ -80,10 +80,10 @@ def open_catalog(
 
 
 class Catalog:
-    """Products and what finds them; `open_catalog` makes one. Threads may share it, and processes may open the same one.
+    """A catalogue of products; see `open_catalog`. Threads may share it, and several processes may open the same one.
 
     Args:
-        session: Its open parts; they are closed with the catalogue.
+        session: Its open resources, which are closed with the catalogue.
 
     Attributes:
         searcher: The steps of `match_many`, for callers that encode elsewhere.
@@ -112,11 +112,11 @@ class Catalog:
 
     @property
     def generations(self) -> list[Generation]:
-        """The models that the catalogue has vectors of, the oldest first."""
+        """The models whose vectors the catalogue has, the oldest first."""
         return self._session.generations.all()
 
     def describe(self) -> dict[str, Any]:
-        """Return what the catalogue is and holds, in values that JSON holds; `failures` counts products by their first error."""
+        """Return a description of the catalogue as JSON values; `failures` counts products by their first error."""
         return describe(self._session)
 
     def close(self) -> None:
@@ -126,19 +126,19 @@ class Catalog:
     def add(
         self, products: Product | Iterable[Product], *, progress: Progress | None = None, total: int = 0
     ) -> AddReport:
-        """Add products, or replace those with the same id. Others see what is written within a second.
+        """Add products, or replace those with the same id. Other processes see changes within a second.
 
-        Images whose content is known are not encoded again. One that cannot be read keeps no product out: that is found by its
-        words and fields, its error is in the field `_error`, and `retry` tries again.
+        Images with known content are not encoded again. A product with an image that cannot be read is found by its
+        words and fields, the error is in the field `_error`, and `retry` tries the image again.
 
         Args:
-            products: Products, taken lazily and written in batches.
-            progress: Called after each batch with (products done, of these failed or refused, `total`).
-            total: Products in all, where that is known.
+            products: Products, which are read lazily and written in batches.
+            progress: Called after each batch with (products done, failed or refused among these, `total`).
+            total: Total number of products, if known.
 
         Raises:
-            InputTypeError: One is not a `Product`; those before it are in.
-            ModelError, DatabaseError: The model or the catalogue fails; what was written before is kept.
+            InputTypeError: An item is not a `Product`; earlier products have been added.
+            ModelError, DatabaseError: The model or the catalogue fails; products written before are kept.
         """
         check_calls(progress=progress)
         at_least("total", total, 0)
@@ -155,21 +155,21 @@ class Catalog:
         progress: Progress | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> AddReport:
-        """Add the products of a table or of a MongoDB collection, one a row, as `add` does.
+        """Add the products of a table or of a MongoDB collection, one per row, like `add`.
 
-        The same call resumes where one was interrupted, or killed; after one that ended it looks at every row again. Relative
-        references start from `Config.base_dir`, else from the table's folder.
+        The same call resumes where an earlier one was interrupted or killed; after a finished one, it processes every
+        row again. Relative references start from `Config.base_dir`, or else from the table's folder.
 
         Args:
             table: A table of any format that `score_table` reads, or `mongodb://host/database/collection`.
-            columns: Which column holds what, and which are called otherwise; see `ProductColumns`.
-            progress: Called first and after each batch with (rows done, of these failed or refused, rows in all).
-            stop: Asked after each batch whether to stop; the same call resumes later.
+            columns: Names of the columns, see `ProductColumns`.
+            progress: Called first and after each batch with (rows done, failed or refused among these, rows in total).
+            stop: Called after each batch; True stops the call, and the same call resumes later.
 
         Raises:
             UsageError: There is no such table, or a column is missing.
             TableError: The table cannot be read, or was changed meanwhile.
-            StoppedError, ModelError, DatabaseError: `stop` said yes, or as for `add`.
+            StoppedError, ModelError, DatabaseError: `stop` returned True, or as from `add`.
         """
         check_calls(progress=progress, stop=stop)
         source = open_source(path_text(table, "table"), columns, self._session.config.dialect)
@@ -183,27 +183,27 @@ class Catalog:
         where: Where = None,
         force: bool = False,
     ) -> int:
-        """Write products as a table, which `add_table` reads again, and return how many there are.
+        """Write products as a table that `add_table` can read, and return their number.
 
         Args:
-            out: A file; its name says the format.
-            columns: What its columns are to be called.
-            where: Which products; None is all of them.
-            force: Whether a file that is there is replaced.
+            out: File to write, in the format that its suffix names.
+            columns: Names of its columns.
+            where: Filter for products; None means all of them.
+            force: Whether to replace an existing file.
 
         Raises:
-            UsageError: The file is there, the name says no format, or two columns would have one name.
-            TableError: It cannot be written.
+            UsageError: The file exists, its suffix does not name a format, or two columns would have the same name.
+            TableError: The file cannot be written.
         """
         return export_table(self.products(where), self.fields, path_text(out, "out"), columns, force=force)
 
     def retry(self, *, progress: Progress | None = None) -> AddReport:
-        """Read the images again of all products with one that failed."""
+        """Retry the images of all products with an image that failed."""
         check_calls(progress=progress)
         return retry_failures(self._session, progress=progress)
 
     def delete(self, ids: str | Iterable[str]) -> int:
-        """Remove products, and return how many were there; none of them is found from then on, in any process."""
+        """Remove products, and return how many existed; from then on, no process finds them."""
         return self._session.delete(checked_ids(ids))
 
     def get(self, id: str) -> Product | None:
@@ -211,11 +211,11 @@ class Catalog:
         return next((each.product for each in self._session.ledger.get([checked_id(id, "id")]).values()), None)
 
     def products(self, where: Where = None) -> Iterator[Product]:
-        """Yield the products that pass a filter, in the order of their ids."""
+        """Yield the products that pass a filter, ordered by id."""
         return every_product(self._session, parse_filter(where, self.fields))
 
     def failures(self) -> Iterator[tuple[Product, str]]:
-        """Yield the products with an image that failed, by id, each with the first one's `"<code>: <detail>"`."""
+        """Yield the products with an image that failed, by id, each with its first error, `"<code>: <detail>"`."""
         return failures(self._session)
 
     def match(self, query: str | Query) -> Matches:
@@ -225,11 +225,11 @@ class Catalog:
             query: Words, or a query.
 
         Returns:
-            A page of products with the total, facets and where the next page begins.
+            A page of products, with the total, facets and the cursor of the next page.
 
         Raises:
-            UsageError: The query cannot be answered as it is; the message says what to change.
-            RowError: One of its images or texts cannot be read or encoded.
+            UsageError: The query cannot be answered; the message says what to change.
+            RowError: An image or text of the query cannot be read or encoded.
         """
         (found,) = self.searcher.match_many([query], [""])
         if isinstance(found, RowError):
@@ -237,19 +237,19 @@ class Catalog:
         return found
 
     def match_many(self, queries: Iterable[str | Query]) -> list[Matches | RowError]:
-        """Answer several queries, with one pass of the model and one of the vectors where they allow it.
+        """Answer several queries, if possible with one pass of the model and one pass over the vectors.
 
         Returns:
-            For each query, in order, its answer, or why one of its terms has no vector.
+            For each query, in order, its answer, or the reason why a term has no vector.
 
         Raises:
-            UsageError: One cannot be answered as it is; the message says which.
+            UsageError: A query cannot be answered; the message says which one.
         """
         given = list(several("queries", queries, "a list of texts and Query"))
         return self.searcher.match_many(given, [f"queries[{number}]" for number in range(len(given))])
 
     def optimize(self) -> None:
-        """Give back space, and build what makes searches fast, after many changes; others search and add meanwhile."""
+        """Reclaim space and rebuild search indexes after many changes, without blocking searches and additions."""
         self._session.optimize()
 
     def reindex(
@@ -261,22 +261,22 @@ class Catalog:
         stop: Callable[[], bool] = lambda: False,
         allow_lost: int = 0,
     ) -> ReindexReport:
-        """Build the vectors of another model beside those that answer, or continue building them; then `switch` can be called.
+        """Build another model's vectors, or resume building them, while the current ones answer; see `switch`.
 
-        The generation that could be rolled back to is dropped first.
+        The generation for `rollback` is dropped first.
 
         Args:
             model: A hub id, a folder or an alias.
-            encoder: That model, loaded; None loads it.
-            progress: Called after each batch with (products of this call, images of them that failed, products to do).
-            stop: Asked after each batch whether to stop; the same call resumes later.
-            allow_lost: How many images with a vector in the live generation may lack one in the new generation.
+            encoder: A loaded encoder of that model; None loads it.
+            progress: Called after each batch with (products of this call, their images that failed, products in total).
+            stop: Called after each batch; True stops the call, and the same call resumes later.
+            allow_lost: Number of images with a vector in the live generation that may lack one in the new generation.
 
         Raises:
             ModelError: The model cannot be loaded.
-            DatabaseError: The catalogue answers with it already, another generation is being built, the new one's store finds too
-                little, or more images are lost; the same call then tries these again.
-            StoppedError: `stop` said yes.
+            DatabaseError: The catalogue already uses this model, another generation is being built, the recall of the
+                new store is too low, or more images are lost; the same call retries these.
+            StoppedError: `stop` returned True.
         """
         place = path_text(model, "model")
         check_calls(progress=progress, stop=stop)
@@ -285,27 +285,27 @@ class Catalog:
         return reindex(self._session, place, encoder=encoder, progress=progress, stop=stop, allow_lost=allow_lost)
 
     def switch(self) -> Generation:
-        """Let the generation answer that `reindex` built, from one query to the next, in every process.
+        """Switch every process to the generation that `reindex` built, from one query to the next.
 
         Raises:
-            DatabaseError: There is none that is ready.
+            DatabaseError: No generation is ready.
         """
         return switch_to(self._session, "ready", "there is no generation to switch to; build one with reindex")
 
     def rollback(self) -> Generation:
-        """Let the generation answer again that did so before the last `switch`.
+        """Go back to the generation that answered before the last `switch`.
 
         Raises:
-            DatabaseError: There is none.
+            DatabaseError: There is no such generation.
         """
         return switch_to(self._session, "kept", "there is no generation to go back to")
 
     def drop(self) -> list[int]:
-        """Remove all generations but the one that answers, and return their numbers."""
+        """Remove all generations except the one that answers, and return their numbers."""
         return self._session.drop_others()
 
     def check(self, *, queries: int = 100, filters: Sequence[Where] = (None,)) -> RecallReport:
-        """Measure how much of what is nearest the store finds for some queries, under filters that users have."""
+        """Measure the recall of the store: how many of the nearest images it finds, with typical filters."""
         at_least("queries", queries, 1)
         given = [
             parse_filter(where, self.fields) for where in several("filters", filters, "a list of filters") or [None]
@@ -313,16 +313,16 @@ class Catalog:
         return measure_recall(self._session, self._session.generations.live(), queries=queries, filters=given)
 
     def calibrate(self, judgements: Iterable[Judgement]) -> dict[str, CatalogCalibration]:
-        """Learn from judged pairs what a similarity means here, so that matches have a probability.
+        """Fit a calibration on judged pairs, so that matches have a probability.
 
         The share of matching pairs among the judgements is taken for that among all pairs that will be asked about: judge what
         searches find, not a choice of good ones.
 
         Args:
-            judgements: Queries of one text or one image, each with a product and whether it is what was looked for.
+            judgements: Queries of one text or one image, each with a product and whether it matches.
 
         Returns:
-            For each kind of query that there is, `text` and `image`, its calibration, which is kept with the generation.
+            The calibration of each kind of query that occurs, `text` and `image`, which is saved with the generation.
 
         Raises:
             UsageError: There are too few judgements of a kind, or they all have one score.

@@ -1,4 +1,4 @@
-"""Totals and facets: counted over all products found, so they do not depend on how many of them are shown."""
+"""Totals and facets, counted over all products found, whatever the size of a page."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Facets = dict[str, Mapping[Value, int]]
 
 
 class Countable(Protocol):
-    """What can count products that pass a filter: a store, or a ledger."""
+    """The protocol for counting products that pass a filter, for stores and ledgers."""
 
     def count(self, where: Filter | None) -> int:
         """Return how many products pass."""
 
     def values(self, field: str, where: Filter | None) -> dict[Value, int]:
-        """Return how many of them have each value of a field."""
+        """Return the number of products with each value of a field."""
 
 
 def count_passing(source: Countable, query: Query, where: Filter | None) -> tuple[int, Facets]:
@@ -43,7 +43,7 @@ def count_numbers(ledger: Ledger, query: Query, numbers: list[int]) -> tuple[int
 
 
 def written_facets(facets: Facets, fields: Iterable[Field]) -> Facets:
-    """Return facets with their values as filters take them: dates as texts."""
+    """Return facets with values as in filters, where dates are texts."""
     known = {field.name: field for field in fields}
     return {
         name: {known[name].written(value): count for value, count in counts.items()} for name, counts in facets.items()
@@ -59,5 +59,5 @@ def _frequencies(values: Iterable[Value | None]) -> dict[Value, int]:
 
 
 def _ordered(values: dict[Value, int]) -> Mapping[Value, int]:
-    """Return values, the most frequent first, and equally frequent ones in their own order."""
+    """Return values, most frequent first; equally frequent ones are sorted."""
     return dict(sorted(sorted(values.items(), key=itemgetter(0)), key=lambda pair: -pair[1]))

@@ -1,4 +1,4 @@
-"""Cursors: where the next page of an answer begins, as a text that only the same query takes."""
+"""Cursors: the position of an answer's next page, as a text that is valid only for the same query."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _Key = tuple[Value | None, str]
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The end of a page.
+    """A cursor, the position after a page.
 
     Args:
-        generation: The generation that answered.
-        key: The score, or the value of the field sorted by, and the id of the last product.
-        seen: How many products there were up to there.
-        fusion: How terms became one ranking.
-        shown: Marks of what must not be shown again, wherever it ranks now.
+        generation: Number of the generation that answered.
+        key: Score or sort value, and id, of the last product.
+        seen: Number of products up to this position.
+        fusion: Fusion of the terms.
+        shown: Marks of products and groups that must not be shown again, wherever they rank now.
     """
 
     generation: int
@@ -42,9 +42,9 @@ class Cursor:
 
 
 def mark_of(name: str) -> bytes:
-    """Return what stands for a group or a product in a cursor: short, because a cursor has one for each that was shown.
+    """Return the mark of a group or a product in a cursor, which is short because there is one for each that was shown.
 
-    That two of a million names share one of 2^48 marks with 1,000 that were shown has a probability of 4 in 1,000,000.
+    The probability that one of a million names shares one of 2^48 marks with 1,000 shown ones is 4 in 1,000,000.
     """
     return blake2b(name.encode(), digest_size=_MARK).digest()
 
@@ -62,10 +62,10 @@ def read_cursor(query: Query, generation: int, types: tuple[type, ...]) -> Curso
     Args:
         query: The query.
         generation: The number of the generation that answers.
-        types: Those of which the value may be that the last product was put in order by.
+        types: Types that the sort value of the last product may have.
 
     Raises:
-        UsageError: It is damaged, belongs to another query, or the catalogue answers with another model since.
+        UsageError: The cursor is damaged, belongs to another query, or the catalogue has switched to another model.
     """
     if query.after is None:
         return None
@@ -99,7 +99,7 @@ def _is_whole(number: object) -> bool:
 
 
 def _is_key(value: object, id: object, types: tuple[type, ...]) -> bool:
-    """Say whether these can be the value and the id of a product."""
+    """Tell whether these can be the sort value and the id of a product."""
     if isinstance(value, float) and not math.isfinite(value):
         return False
     texts = [each for each in (value, id) if isinstance(each, str)]
@@ -107,13 +107,13 @@ def _is_key(value: object, id: object, types: tuple[type, ...]) -> bool:
 
 
 def digest_of(query: Query) -> str:
-    """Return what stands for a query, whatever page of it is asked for and however many products are on one."""
+    """Return the digest of a query, without its page and page size."""
     terms = [(term.kind, term.text, term.product, term.weight, _content(term)) for term in query.parts]
     return blake2b(repr((terms, options_of(query))).encode("utf-8", "surrogatepass"), digest_size=9).hexdigest()
 
 
 def _content(term: Term) -> str:
-    """Return what stands for an image or a vector."""
+    """Return the digest of an image or a vector."""
     value = term.vector if term.image is None else term.image
     if value is None or isinstance(value, (str, os.PathLike)):
         return "" if value is None else os.fspath(value)

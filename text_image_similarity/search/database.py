@@ -1,9 +1,9 @@
-"""Embeddings with the names of what they stand for, in memory and on disk.
+"""Databases of embeddings with the names of their items, in memory and on disk.
 
 A database on disk is one safetensors file (https://github.com/huggingface/safetensors), which cannot carry code:
 
     embeddings  float32 (n, embed_dim)   unit vectors
-    probes      float32 (4, embed_dim)   what the model makes of two captions and two images that never change
+    probes      float32 (4, embed_dim)   embeddings of two fixed captions and two fixed images
     contents    uint8 (bytes,)           JSON: {"items": [n names], "failures": {name: "<code>: <detail>"}}
 
 with the kind, the model's name and revision and a checksum in its metadata.
@@ -37,15 +37,15 @@ _SAME_MODEL = 0.999
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelIdentity:
-    """Which model made a database: what it is called, and what it does.
+    """The identity of the model that made a database: its name and its behaviour.
 
-    Two models are the same if they see the same in four probes. Names do not decide: a folder may be moved or trained
-    again, and `mini` changes between releases.
+    Two models are the same if their embeddings of four probes agree. Names do not count: a folder may be moved or
+    trained again, and `mini` changes between releases.
 
     Args:
         model: Hub id, folder or alias.
         revision: Commit of a hub model, or None.
-        probes: What the model makes of two captions and two images that never change, shape (4, embed_dim), float32.
+        probes: Embeddings of two fixed captions and two fixed images, shape (4, embed_dim), float32.
     """
 
     model: str
@@ -65,14 +65,14 @@ class ModelIdentity:
 
     @property
     def embed_dim(self) -> int:
-        """Width of the model's space."""
+        """Dimension of the model's embeddings."""
         return int(self.probes.shape[1])
 
     def same_as(self, other: ModelIdentity) -> bool:
-        """Whether two databases or encoders can be compared."""
+        """Whether embeddings of two databases or encoders can be compared."""
         if self.probes.shape != other.probes.shape:
             return False
-        return bool((cosine(self.probes, other.probes) >= _SAME_MODEL).all())  # false where one is not finite
+        return bool((cosine(self.probes, other.probes) >= _SAME_MODEL).all())  # false if a value is not finite
 
     def __str__(self) -> str:
         revision = f" at {self.revision}" if self.revision else ""
@@ -81,12 +81,12 @@ class ModelIdentity:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageDatabase:
-    """Images that can be searched with words.
+    """A database of images that can be searched with words.
 
     Args:
-        paths: The references of the images, in the order given, each once.
-        embeddings: Their unit vectors, shape (n, embed_dim), float32.
-        model: The model that made them.
+        paths: References of the images, in the given order, without duplicates.
+        embeddings: Unit vectors, shape (n, embed_dim), float32.
+        model: Model that made the embeddings.
         failures: References that could not be read, with `"<code>: <detail>"` as in a scored table.
     """
 
@@ -111,10 +111,10 @@ class ImageDatabase:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> ImageDatabase:
-        """Read a database that `save` wrote. The images themselves are not needed.
+        """Read a database written by `save`. The images themselves are not needed.
 
         Raises:
-            DatabaseError: The file is missing, truncated, damaged, or no database of images.
+            DatabaseError: The file is missing, truncated, damaged, or not a database of images.
         """
         saved = _read(Path(path), "images")
         return cls(saved.items, saved.embeddings, saved.model, saved.failures)
@@ -122,12 +122,12 @@ class ImageDatabase:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CaptionDatabase:
-    """Captions that can be searched with an image.
+    """A database of captions that can be searched with an image.
 
     Args:
-        captions: The captions, in the order given, each once.
-        embeddings: Their unit vectors, shape (n, embed_dim), float32.
-        model: The model that made them.
+        captions: Captions, in the given order, without duplicates.
+        embeddings: Unit vectors, shape (n, embed_dim), float32.
+        model: Model that made the embeddings.
         failures: Captions that could not be encoded, with `"<code>: <detail>"`.
     """
 
@@ -152,10 +152,10 @@ class CaptionDatabase:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> CaptionDatabase:
-        """Read a database that `save` wrote.
+        """Read a database written by `save`.
 
         Raises:
-            DatabaseError: The file is missing, truncated, damaged, or no database of captions.
+            DatabaseError: The file is missing, truncated, damaged, or not a database of captions.
         """
         saved = _read(Path(path), "captions")
         return cls(saved.items, saved.embeddings, saved.model, saved.failures)
@@ -163,7 +163,7 @@ class CaptionDatabase:
 
 @dataclass(frozen=True, slots=True)
 class _Saved:
-    """What both kinds have in common on disk."""
+    """The common part of both kinds on disk."""
 
     items: tuple[str, ...]
     embeddings: Embeddings
@@ -172,7 +172,7 @@ class _Saved:
 
 
 def _write(path: Path, kind: _Kind, saved: _Saved) -> None:
-    # ASCII, because a file name that is not Unicode has no UTF-8.
+    # ASCII, because a file name that is not Unicode cannot be encoded in UTF-8.
     contents = json.dumps({"items": saved.items, "failures": dict(saved.failures)}).encode("ascii")
     tensors: dict[str, NDArray[Any]] = {
         "embeddings": np.ascontiguousarray(saved.embeddings, np.float32),
@@ -219,7 +219,7 @@ def _check_kind(path: Path, kind: _Kind, metadata: Mapping[str, str]) -> None:
 
 
 def _checked(tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> _Saved:
-    """Make sure that names and vectors fit each other; a file may come from anybody."""
+    """Make sure that names and vectors fit together, because a file may come from anyone."""
     contents = json.loads(tensors["contents"].tobytes())
     items, failures = contents["items"], contents["failures"]
     embeddings, probes = tensors["embeddings"], tensors["probes"]

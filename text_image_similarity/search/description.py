@@ -1,4 +1,4 @@
-"""What a catalogue is and holds."""
+"""Descriptions of catalogues."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .session import Session
 
 
 def describe(session: Session) -> dict[str, Any]:
-    """Return what a catalogue is and holds, in values that JSON holds."""
+    """Return a description of a catalogue as JSON values."""
     ledger = session.ledger
     failures: Counter[str] = Counter()
     for error, count in ledger.values(ERROR, None).items():
@@ -40,7 +40,7 @@ def describe(session: Session) -> dict[str, Any]:
 
 
 def every_product(session: Session, where: Filter | None) -> Iterator[Product]:
-    """Yield the products that pass a filter, by id."""
+    """Yield the products that pass a filter, ordered by id."""
     after: tuple[None, str] | None = None
     while chunk := session.ledger.browse(where, None, after, 1000):
         yield from (found.product for found, _ in chunk)
@@ -48,7 +48,7 @@ def every_product(session: Session, where: Filter | None) -> Iterator[Product]:
 
 
 def failures(session: Session) -> Iterator[tuple[Product, str]]:
-    """Yield the products with an image that failed, by id, each with its error."""
+    """Yield the products with an image that failed, ordered by id, each with its error."""
     after: tuple[None, str] | None = None
     while chunk := session.ledger.browse(Exists(ERROR), None, after, 1000):
         errors = session.ledger.column(ERROR, [found.number for found, _ in chunk])

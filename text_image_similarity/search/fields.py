@@ -1,6 +1,6 @@
-"""What a catalogue's products may carry besides name and images: declared fields, each of one kind.
+"""Declared fields of a catalogue's products, besides name and images; each field has one kind.
 
-Filters, facets and sorting work on *stored values*, which every store holds alike:
+Filters, facets and sorting use *stored values*, which are the same in every store:
 
     text    str, in Unicode's normal form C
     number  float; whole numbers beyond 2^53 compare as the nearest float
@@ -8,8 +8,9 @@ Filters, facets and sorting work on *stored values*, which every store holds ali
     date    float, seconds since 1970-01-01T00:00Z; a date is its midnight, and a time without a zone is in UTC
     texts   tuple of str, each once, in the order given
 
-A product keeps its values as they were given; only what is compared is stored in this form. Numbers that are equal are one text: in
-a field of texts 7.0 is "7". A date is never a number outside of here, because nobody could tell seconds from 20260131.
+A product keeps its values as given; only values for comparison are stored in this form. Equal numbers become the same
+text: in a text field, 7.0 is "7". Outside of this module, a date is never a number, because seconds could not be
+distinguished from 20260131.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ FieldKind = Literal["text", "number", "bool", "date", "texts"]
 Scalar = str | float | bool
 Value = Scalar | tuple[str, ...]
 
-# What every product has, under names that no declared field can take.
+# Fields of every product, whose names no declared field can have.
 ID, GROUP, ERROR = "_id", "_group", "_error"
 
-# Python's own readers would take more: `1_000` and other scripts' digits, and `20260131` for a date.
+# Stricter than Python's parsers, which accept `1_000` and other scripts' digits, and `20260131` as a date.
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _CURRENCY = r"(?:[$¢£¥฿₠-⃀]|[A-Z]{3})?"
 _AMOUNT = re.compile(
@@ -46,7 +47,7 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].*)?")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _MOST_CHARACTERS = 10_000
-_MOST_DIGITS = 400  # of a number as text, and characters of a date
+_MOST_DIGITS = 400  # digits of a number as text, and characters of a date
 _MOST_FIELDS = 64
 
 
@@ -59,7 +60,7 @@ class Field:
         kind: `text`, `number`, `bool`, `date`, or `texts` for lists of text.
 
     Raises:
-        ConfigError, UsageError: The name or the kind cannot be used.
+        ConfigError, UsageError: The name or the kind is not valid.
 
     Example:
         >>> Field("price", "number").stored("79.5")
@@ -81,10 +82,10 @@ class Field:
         one_of("kind", self.kind, get_args(FieldKind))
 
     def stored(self, value: object) -> Value | None:
-        """Return a value as it is compared; None for a missing one (None, NaN, an empty text, an empty list).
+        """Return the stored value of a value; None if it is missing (None, NaN, an empty text, an empty list).
 
         Raises:
-            UsageError: It is not of this field's kind; the message names the field.
+            UsageError: The value is not of this field's kind; the message names the field.
         """
         if is_missing(value) or (isinstance(value, (str, list, tuple)) and not len(value)):
             return None
@@ -104,7 +105,7 @@ class Field:
         if isinstance(value, (Real, Decimal)) and not isinstance(value, bool):  # a size, or a number of an article
             try:
                 value = number_text(value)
-            except (ValueError, OverflowError):  # infinite, or of more digits than Python spells out
+            except (ValueError, OverflowError):  # infinite, or with more digits than Python converts
                 raise self._wrong("a text", value) from None
         if not isinstance(value, str):
             raise self._wrong("a text", value)
@@ -132,7 +133,7 @@ class Field:
         return number + 0.0  # -0.0 is 0.0
 
     def _bool(self, value: object) -> bool:
-        if isinstance(value, str) and value.strip().lower() in ("true", "false"):  # as a CSV holds it
+        if isinstance(value, str) and value.strip().lower() in ("true", "false"):  # as in a CSV file
             return value.strip().lower() == "true"
         if type(value).__name__ not in ("bool", "bool_"):
             raise self._wrong("true or false", value)
@@ -163,7 +164,7 @@ class Field:
         return UsageError(f"{self.name!r} must be {wanted}, not {shown!r:.100}")
 
     def written(self, stored: Value) -> Value:
-        """Return a stored value as filters take it from people: a date as text, any other as it is.
+        """Return a stored value as written in filters: dates as text, other values unchanged.
 
         Example:
             >>> Field("sold", "date").written(86400.0), Field("sold", "date").written(90000.5)
@@ -192,15 +193,15 @@ def _follows(pattern: re.Pattern[str], text: str) -> bool:
     return len(text) <= _MOST_DIGITS and pattern.fullmatch(text.strip()) is not None
 
 
-# Comparable like any other: `_error exists` finds the products with an image that failed.
+# Comparable like any other field: `_error exists` finds the products with an image that failed.
 BUILT_IN = (Field(ID), Field(GROUP), Field(ERROR))
 
 
 def checked_fields(fields: object) -> tuple[Field, ...]:
-    """Return the declared fields, each name once.
+    """Return the declared fields, whose names must be unique.
 
     Raises:
-        UsageError: One is not a field, a name is there twice, or there are too many.
+        UsageError: A name is declared twice, or there are too many fields; InputTypeError if an item is not a field.
     """
     if isinstance(fields, (str, Field)) or not isinstance(fields, Iterable):
         raise InputTypeError.of("fields", "a list of Field", fields)
@@ -219,24 +220,24 @@ def checked_fields(fields: object) -> tuple[Field, ...]:
 
 
 def number_text(number: Real | Decimal | float) -> str:
-    """Return a number as text, the same one for numbers that are equal.
+    """Return a number as text, the same text for equal numbers.
 
     Raises:
-        ValueError, OverflowError: It is infinite or not a number, or has too many digits.
+        ValueError, OverflowError: The number is infinite, NaN, or has too many digits.
 
     Example:
         >>> number_text(7.0), number_text(Decimal("7.10"))
         ('7', '7.1')
     """
     if isinstance(number, Decimal) and number.is_finite() and number.adjusted() > 400:
-        raise OverflowError  # a floating-point number has at most 309 digits, and a longer one takes long to spell out
+        raise OverflowError  # floats have at most 309 digits, and longer numbers are slow to convert
     if number == (whole := int(number)):  # type: ignore[arg-type]  # all kinds have it
         return str(whole)
     return str(float(number) if isinstance(number, Decimal) else number)
 
 
 def single(value: Value | None) -> tuple[Scalar, ...]:
-    """Return a stored value by itself, each text of a list, or nothing for a missing one."""
+    """Yield a stored value, each text of a list, or nothing for a missing value."""
     return value if isinstance(value, tuple) else () if value is None else (value,)
 
 

@@ -1,4 +1,4 @@
-"""Fields of a table that nobody declared, by the values of its columns."""
+"""Guessing of a table's fields by the values of its columns."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .product_columns import is_blank, json_list
 
 logger = logging.getLogger("text_image_similarity")
 
-_KINDS: tuple[FieldKind, ...] = ("bool", "number", "date", "text", "texts")  # the first that all values fit
-_CODE = re.compile(r"[-+]?0\d", re.ASCII)  # as article numbers and postal codes begin
+_KINDS: tuple[FieldKind, ...] = ("bool", "number", "date", "text", "texts")  # kinds in order of preference
+_CODE = re.compile(r"[-+]?0\d", re.ASCII)  # leading zeros, as in article numbers and postal codes
 _MOST = 64
 
 
 def guess_fields(names: Sequence[str], batches: Iterable[Mapping[str, Sequence[Any]]]) -> tuple[Field, ...]:
-    """Return the fields that hold the values of columns; a column that no kind of field can hold is left out.
+    """Return fields that fit the values of columns; a column that fits no kind of field is left out.
 
     Args:
-        names: The columns.
-        batches: Their values, some rows at once.
+        names: Names of the columns.
+        batches: Batches of rows with their values.
 
     Example:
         >>> guess_fields(["size", "code"], [{"size": ["7", "8.5"], "code": ["007", "42"]}])
@@ -67,7 +67,7 @@ def _note_amounts(amounts: dict[str, str | None], name: str, given: Iterable[Any
 
 
 def _fits(declared: Field, value: Any) -> bool:
-    """Say whether a value is one of a field's kind, and not of another one that it could also be read as."""
+    """Tell whether a value fits a field's kind, and could not be read as another kind, too."""
     match declared.kind, value:
         case "number" | "bool" | "date", str() if is_blank(value):
             return True

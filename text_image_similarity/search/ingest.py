@@ -1,7 +1,7 @@
-"""Products on their way into a catalogue: their images through the pipeline, then all of it into the ledger.
+"""Adding of products to a catalogue: images go through the pipeline, and the results into the ledger.
 
-The pipeline fetches and decodes ahead across products. An image that the live generation knows by its content is fetched
-and not encoded again; one that fails is kept with its error, and the product is found by its name and fields.
+The pipeline fetches and decodes ahead across products. An image that the live generation knows by its content is
+fetched but not encoded again; one that fails is kept with its error, and the product is found by its name and fields.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ from .session import Session
 
 Key = TypeVar("Key")
 
-_BATCH = 1000  # products of one transaction
-_LONGEST_S = 0.8  # how long one waits to be written, so that others see it within a second
-_TOLD = 20  # refusals that a report shows
+_BATCH = 1000  # products per transaction
+_LONGEST_S = 0.8  # longest wait of a product before it is written, so that others see it within a second
+_TOLD = 20  # refusals that a report contains
 
 
 @dataclass(slots=True)
 class AddReport:
-    """What became of products that were added.
+    """The result of adding products.
 
     Args:
-        added: Products that were not there before.
-        updated: Products that replaced an earlier one.
-        unchanged: Products that already had the same words, fields and images.
-        encoded: Images that were not known by their content.
-        failures: Images that could not be read or encoded, by error code; their products are kept.
-        refused: Products that could not be added: a field that is not declared, or a value of another kind.
-        refusals: Why, of the first 20.
+        added: Number of new products.
+        updated: Number of products that replaced an earlier one.
+        unchanged: Number of products that already had the same words, fields and images.
+        encoded: Number of images whose content was not known.
+        failures: Number of images that could not be read or encoded, by error code; their products are kept.
+        refused: Number of products that could not be added because of an undeclared field or a value of another kind.
+        refusals: Reasons for the first 20.
     """
 
     added: int = 0
@@ -68,7 +68,7 @@ class AddReport:
 
     @property
     def products(self) -> int:
-        """All products that were given."""
+        """Number of all products that were given."""
         return self.added + self.updated + self.unchanged + self.refused
 
     def refuse(self, reason: str) -> None:
@@ -80,13 +80,13 @@ class AddReport:
 
 @dataclass(slots=True)
 class _Pending:
-    """A product whose images are on their way.
+    """A product whose images are being processed.
 
     Args:
-        product: The product, its references resolved.
-        values: Its stored values, without an error.
+        product: The product, with resolved references.
+        values: Its stored values, without errors.
         fields: Its fields as JSON.
-        outcomes: What came of its images so far, each with the key of its content.
+        outcomes: Outcomes of its images so far, each with the key of its content.
     """
 
     product: Product
@@ -96,18 +96,18 @@ class _Pending:
 
     @property
     def complete(self) -> bool:
-        """Whether all its images are there."""
+        """Whether all its images have outcomes."""
         return len(self.outcomes) == len(self.product.images)
 
 
 class Ingest:
-    """Adds products to a catalogue; one object for one call of `add`.
+    """Adds products to a catalogue, for one call of `add`.
 
     Args:
-        session: The open parts of the catalogue.
-        progress: Called with (products so far, of these with an image that failed or refused, products in all or 0).
-        total: Products in all, where that is known.
-        base: Where relative references start, unless `Config.base_dir` says so.
+        session: Session of the catalogue.
+        progress: Called with (products done, failed or refused among these, products in total or 0).
+        total: Total number of products, if known.
+        base: Folder that relative references start from, unless `Config.base_dir` is set.
     """
 
     def __init__(
@@ -119,19 +119,19 @@ class Ingest:
         self.report = AddReport()
         self._failed = 0
         self._waiting: deque[_Pending] = deque()
-        self._outstanding = 0  # images on their way
+        self._outstanding = 0  # products whose images are being processed
         self._ended = False
 
     def add(self, products: Iterable[Product]) -> Generator[int]:
-        """Add products, and yield after each transaction how many of those given are done, refused ones included."""
+        """Add products, and yield after each transaction how many are done, including refused ones."""
         live = self._session.generations.live()
-        self._session.follow_all()  # before anything is written: a store that is ahead has followed another ledger
+        self._session.follow_all()  # checked before writing: a store that is ahead has followed another ledger
         given = enumerate(products)
         while not self._ended:
             yield from self._add_some(live, given)
 
     def _add_some(self, live: Generation, given: Iterator[tuple[int, Product]]) -> Generator[int]:
-        """Add products until there are no more, or enough without an image wait that the pipeline knows nothing of."""
+        """Add products until none are left, or until enough products without images wait outside of the pipeline."""
         batch: list[_Pending] = []
         began = time.monotonic()
         with closing(self._session.scorer(live).embed_tagged(self._pictures(given))) as outcomes:
@@ -154,7 +154,7 @@ class Ingest:
             raise source.problem
 
     def _pictures(self, given: Iterator[tuple[int, Product]]) -> Iterator[tuple[None, str]]:
-        """Check products as the pipeline asks for their images."""
+        """Check products while the pipeline requests their images."""
         began, waited = time.monotonic(), 0.0
         while True:
             asked = time.monotonic()
@@ -175,13 +175,13 @@ class Ingest:
             self._outstanding += len(images)
             yield from ((None, image) for image in images)
             full = len(self._waiting) >= _BATCH or time.monotonic() - began > _LONGEST_S
-            # Where products come slowly, the pipeline would look ahead for long before it gives back anything.
+            # If products come slowly, the pipeline's look-ahead would delay its results for long.
             if (full and not self._outstanding) or waited > _LONGEST_S:
                 return
         self._ended = True
 
     def _write(self, live: Generation, batch: Sequence[_Pending]) -> int:
-        """Write products in one transaction, and count what became of them."""
+        """Write products in one transaction, and count the results."""
         latest = {pending.product.id: pending for pending in batch}
         before = self._ledger.get(list(latest))
         earlier = self._ledger.pictures(live.number, [found.number for found in before.values()])
@@ -237,9 +237,9 @@ class Ingest:
         before: Mapping[str, Found],
         found: dict[int, dict[str, list[Picture]]],
     ) -> None:
-        """Encode the images of changed products for the generations that are not among those found yet.
+        """Encode the images of changed products for generations that have no outcomes yet.
 
-        One that is being built sees to it itself, before it is ready.
+        A generation that is being built does this itself, before it is ready.
         """
         images = {id: pending.product.images for id, pending in changed.items()}
         for generation in self._session.generations.all():
@@ -251,7 +251,7 @@ class Ingest:
 def known_pictures(
     session: Session, generation: Generation, before: Mapping[Key, Found]
 ) -> dict[Key, dict[str, Picture]]:
-    """Return what a generation knows of products' images, by their references."""
+    """Return a generation's known images of products, by their references."""
     pictures = session.ledger.pictures(generation.number, [found.number for found in before.values()])
     return {
         key: dict(zip(found.product.images, pictures.get(found.number, []), strict=False))
@@ -265,13 +265,13 @@ def encode_pictures(
     images: Mapping[Key, Sequence[str]],
     earlier: Mapping[Key, Mapping[str, Picture]] = MappingProxyType({}),
 ) -> dict[Key, list[Picture]]:
-    """Return what a generation's model makes of images, by the same keys as their references.
+    """Encode images with a generation's model, and return the outcomes by the same keys as the references.
 
     Args:
         session: The catalogue.
         generation: The generation.
-        images: The references.
-        earlier: What is known of them, by the same keys and by reference: an image that fails now keeps its vector.
+        images: References of the images.
+        earlier: Known images by key and reference; an image that fails now keeps its earlier vector.
     """
     found: dict[Key, list[Picture]] = {key: [] for key in images}
     tagged = [(key, image) for key, group in images.items() for image in group]
@@ -285,7 +285,7 @@ def encode_pictures(
 
 
 def retry_failures(session: Session, *, progress: Progress | None = None) -> AddReport:
-    """Read the images again of products with one that failed; products that were changed or deleted meanwhile stay as they are."""
+    """Retry the images of products with a failed image, skipping products that were changed or deleted meanwhile."""
     report, after = AddReport(), None
     total = session.ledger.count(Exists(ERROR))
     while chunk := session.ledger.browse(Exists(ERROR), None, after, _BATCH):
@@ -313,7 +313,7 @@ def retry_failures(session: Session, *, progress: Progress | None = None) -> Add
 
 
 def _picture(content: bytes | None, outcome: Outcome, before: Picture | None) -> Picture:
-    """Return what is kept of an image; one that fails now keeps the vector that it had."""
+    """Return the record of an image; one that fails now keeps its earlier vector."""
     if not isinstance(outcome, RowError):
         return Picture(content, outcome)
     error = str(outcome).encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""Judged queries from a table: what somebody looked for, a product, and whether it was that."""
+"""Reading of judged queries from a table: a query, a product, and whether they match."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def read_judgements(
 
     Args:
         place: A table of any format that `score_table` reads.
-        columns: Those of texts and of references to images; None where there is none.
-        product: The column of the products' ids.
-        match: The column that says whether they match: true or false, yes or no, 1 or 0.
-        config: Of the settings, `base_dir` and `files_under` (where relative references start, and which folder files must be in;
-            None is the table's folder) and `dialect` are used; None takes the defaults.
+        columns: Columns of texts and of image references; None if there is none.
+        product: Column of the products' ids.
+        match: Column that says whether they match: true or false, yes or no, 1 or 0.
+        config: Settings, of which `base_dir` and `files_under` (by default both are the table's folder) and `dialect`
+            are used; None means the defaults.
 
     Raises:
         UsageError: A column is missing, or a row cannot be read; the message names the row.

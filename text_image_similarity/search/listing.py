@@ -1,4 +1,4 @@
-"""Products in the order of a field: all that pass a filter, or those above a similarity."""
+"""Listing of products ordered by a field: all that pass a filter, or those above a similarity."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from .fields import ID
 from .query import Query
 from .ranking import Ask, Candidate, best_pictures, search, take_page
 
-_AT_ONCE = 1000  # products read at once where groups hide some
+_AT_ONCE = 1000  # products to read at a time if groups hide some
 
 
 def list_products(ask: Ask) -> list[Candidate]:
-    """Return the products of a page in the order of `Query.sort`, else of their ids, and one more if there are any after it."""
+    """Return the products of a page, ordered by `Query.sort` or else by id, and one more if there is a next page."""
     return take_page(ask, _browse(ask), _comes_after(ask))
 
 
 def sort_similar(ask: Ask) -> tuple[list[Candidate], list[int]]:
-    """Return the same of the products above a similarity, and the numbers of all of these."""
+    """Return the same for products above a similarity, and the numbers of all of these."""
     order = order_of(ask.query)
     assert order is not None
     hits = best_pictures(ask, search(ask, ask.encoded.fused, None, exact=True))
     slots = dict(zip(hits.rows.tolist(), hits.slots.tolist(), strict=True))
     values = ask.ledger.column(order[0], hits.rows.tolist(), ask.where)
     ids = ask.ledger.column(ID, list(values))
-    # One text decides between equal values, so `reverse` would turn ids around as well: two stable sorts.
+    # Ties are sorted by id, which `reverse` would also reverse, hence two stable sorts.
     ordered = sorted(ids, key=lambda number: str(ids[number]))
     given = [number for number in ordered if values[number] is not None]
     given.sort(key=lambda number: values[number], reverse=order[1])  # type: ignore[arg-type,return-value]  # of one kind
@@ -63,7 +63,7 @@ def _browse(ask: Ask) -> Iterator[Candidate]:
 
 
 def _comes_after(ask: Ask) -> Callable[[Candidate, Cursor], bool]:
-    """Return what says whether a product comes behind a cursor: those without a value last, equal ones by id."""
+    """Return a function that tells whether a product comes after the cursor: missing values last, equal ones by id."""
     order = order_of(ask.query)
 
     def behind(candidate: Candidate, cursor: Cursor) -> bool:

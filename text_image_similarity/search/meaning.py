@@ -1,4 +1,4 @@
-"""What a similarity means: the probability that a product is what was looked for."""
+"""Meaning of a similarity: the probability that a product matches."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 
 class Meaning:
-    """Turns similarities into probabilities, where somebody has measured what they mean.
+    """Converts similarities into probabilities, if there is a calibration.
 
-    A catalogue's own calibration comes first, see `catalog calibrate`; for a single text, that of the model's folder is next.
+    A catalogue's own calibration takes precedence, see `catalog calibrate`; for a single text, that of the model's
+    folder is used next.
 
     Args:
-        generation: The generation whose similarities they are.
+        generation: Generation of the similarities.
     """
 
     def __init__(self, generation: Generation) -> None:
@@ -29,7 +30,7 @@ class Meaning:
         self._known: dict[str, Callable[[float], float] | None] = {}
 
     def probability(self, query: Query, similarity: float | None) -> float | None:
-        """Return how often a product at this similarity is what a query looks for, 0..1; None where that is not known."""
+        """Return the probability that a product with this similarity matches a query, 0..1; None if unknown."""
         if similarity is None or (kind := kind_of(query)) is None:
             return None
         if kind not in self._known:
@@ -41,7 +42,7 @@ class Meaning:
         measured = json.loads(self._generation.calibration or "{}").get(kind)
         prior = None
         if measured is not None:
-            from ..metrics.calibration import Calibration  # with SciPy, which most searches do without
+            from ..metrics.calibration import Calibration  # imports SciPy, which most searches do not need
 
             curve: Calibration | None = Calibration(**measured["curve"])
             prior = measured["prevalence"]
@@ -51,7 +52,7 @@ class Meaning:
 
 
 def kind_of(query: Query) -> str | None:
-    """Return which calibration a query needs: `text` or `image`; None for several terms, which have none."""
+    """Return the kind of calibration for a query, `text` or `image`; None for several terms, which have none."""
     if len(query.parts) != 1:
         return None
     return "text" if query.parts[0].kind == "text" else "image"
@@ -61,7 +62,7 @@ def load_calibration(model: str) -> Calibration | None:
     """Load the calibration of a model that is a folder, if it has one.
 
     Raises:
-        ModelError: It is damaged.
+        ModelError: The calibration is damaged.
     """
     folder = model_folder(model)
     if not model or not (folder / CALIBRATION).is_file():

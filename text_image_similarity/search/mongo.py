@@ -1,7 +1,7 @@
-"""Products in a MongoDB collection, read and never written.
+"""Reading of products from a MongoDB collection.
 
-Documents come in the order of `_id`, which is the products' id. Nothing tells whether a collection has changed, so a run that was
-interrupted begins again; images that are known are not encoded again.
+Documents are ordered by `_id`, which is the products' id. Changes of a collection cannot be detected, so an interrupted
+run starts over; known images are not encoded again.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .product_columns import ProductColumns, RowReader, read_columns
 from .product_tables import NumberedProduct, product_or_reason
 
 SCHEMES = ("mongodb://", "mongodb+srv://")
-_PATIENCE_MS = 10_000  # for a server that does not answer
-_LOOKED_AT = 1000  # documents whose members tell which columns there are
+_PATIENCE_MS = 10_000  # timeout for a server that does not answer
+_LOOKED_AT = 1000  # documents whose members determine the columns
 
 
 class MongoCollection:
@@ -31,7 +31,7 @@ class MongoCollection:
 
     Args:
         url: `mongodb://host/database/collection`, with MongoDB's options after `?`.
-        columns: Which members of a document hold what.
+        columns: Names of the members of a document.
         client: A client to use, for tests; None connects.
 
     Raises:
@@ -61,14 +61,14 @@ class MongoCollection:
         self._reader(declared)
 
     def products(self, declared: Sequence[Field], start: int = 0) -> Iterator[NumberedProduct]:
-        """Yield the products of the documents from number `start` (from 0) on."""
+        """Yield the products of the documents from index `start` on, the first being 0."""
         reader = self._reader(declared)
         with self._failing():
             for number, document in enumerate(islice(self._documents(), start, None), start + 1):
                 yield number, product_or_reason(reader, _plain(document), number)
 
     def guess_fields(self) -> tuple[Field, ...]:
-        """Return what the members beside id, name, description, group and images hold, by the first documents."""
+        """Return fields for members other than id, name, description, group and images, from the first documents."""
         known = self._reader(()).columns
         with self._failing():
             documents = [_plain(document) for document in self._documents().limit(_LOOKED_AT)]
@@ -81,7 +81,7 @@ class MongoCollection:
     def _reader(self, declared: Sequence[Field]) -> RowReader:
         with self._failing():
             there = {name for document in self._documents().limit(_LOOKED_AT) for name in document}
-        columns = (self._chosen.fields.get(each.name, each.name) for each in declared)  # may be in later documents
+        columns = (self._chosen.fields.get(each.name, each.name) for each in declared)  # it may be in later documents
         return read_columns(self._chosen, declared, sorted(there.union(filter(None, columns))), self.place)
 
     def _documents(self) -> Any:
@@ -98,7 +98,7 @@ class MongoCollection:
 
 
 def is_mongo(place: str) -> bool:
-    """Say whether a place is a MongoDB URL."""
+    """Tell whether a place is a MongoDB URL."""
     return place.lower().startswith(SCHEMES)
 
 
@@ -109,7 +109,7 @@ def _connect(url: str) -> Any:
 
 
 def _plain(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a document with MongoDB's own values as Python's: object ids as text, decimals as decimals."""
+    """Return a document with MongoDB's values as Python values: object ids as text, decimals as decimals."""
     return {name: _plain_value(value) for name, value in document.items()}
 
 

@@ -1,6 +1,6 @@
 """Exact nearest neighbours by cosine: one matrix product and a partial sort.
 
-No index that approximates: at 10,000 rows the product takes a few milliseconds, at a million some hundred.
+There is no approximate index: with 10,000 rows the product takes a few milliseconds, with a million some hundred.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from ..similarity import Embeddings, Scores, cosine
 
-# Between equal rows a matrix product may differ in the last bits, depending on where they stand: by 4e-7 with 4,096
-# dimensions. Whoever is within this of the last place is looked at again.
+# For equal rows, a matrix product may differ in the last bits, depending on their position: by 4e-7 with 4,096
+# dimensions. Candidates within this margin of the cut-off are rescored.
 _SLACK = 1e-5
-_GROUPS = 2048  # of whose highest values a floor is taken, where few of many are wanted
+_GROUPS = 2048  # groups whose highest values give a lower bound, if few of many rows are wanted
 
 Places = NDArray[np.intp]
 
@@ -24,7 +24,7 @@ def nearest(query: Embeddings, rows: Embeddings, top_k: int) -> tuple[Places, Sc
     Args:
         query: A unit vector, shape (embed_dim,), float32.
         rows: Unit vectors, shape (n, embed_dim), float32; rows that are not finite are never found.
-        top_k: How many to find, at least 1; there are fewer where `rows` has fewer.
+        top_k: Number of rows to find, at least 1; fewer if there are not as many.
 
     Returns:
         Row numbers and cosines, shapes (k,), highest first; equal cosines in the order of the rows.
@@ -48,19 +48,19 @@ def best(
     least: float = -np.inf,
     among: Places | None = None,
 ) -> tuple[Places, Scores]:
-    """Pick the best of rows whose cosines are roughly known, by their exact cosines.
+    """Return the best rows by their exact cosines, given approximate ones.
 
     Args:
         query: A unit vector, shape (embed_dim,), float32.
         rows: Unit vectors, shape (n, embed_dim), float32.
-        rough: Their cosines as a matrix product gives them, shape (n,), or (m,) where only some are asked for.
-        limit: How many to pick; None picks all.
-        least: The lowest exact cosine that counts.
-        among: The numbers of the rows that `rough` is of, shape (m,); None for all.
+        rough: Cosines from a matrix product, shape (n,), or (m,) if only some rows are considered.
+        limit: Number of rows to return; None returns all.
+        least: Lowest exact cosine to return.
+        among: Numbers of the rows in `rough`, shape (m,); None means all.
 
     Returns:
-        Row numbers and cosines, highest first, equal ones in the order of the rows; more than `limit` where several tie for
-        the last place.
+        Row numbers and cosines, highest first, equal ones in the order of the rows; more than `limit` if several tie
+        for the last place.
     """
     if not rough.max(initial=-np.inf) < np.inf:
         rough = np.where(np.isfinite(rough), rough, -np.inf)
@@ -69,7 +69,7 @@ def best(
         floor = max(floor, _limit_th(rough, limit) - _SLACK)
     candidates = np.flatnonzero(rough >= floor)
     places = candidates if among is None else among[candidates]
-    # Once more, row by row, as `score_pairs` does: equal rows get equal cosines, and all doors the same number.
+    # Computed again row by row, as in `score_pairs`: equal rows get equal cosines, whatever the search.
     exact = cosine(query[None, :], rows[places])  # (m,)
     order = np.argsort(-exact, kind="stable")
     order = order[exact[order] >= least]
@@ -79,10 +79,10 @@ def best(
 
 
 def _limit_th(numbers: Embeddings, limit: int) -> float:
-    """Return the number that so many, itself included, are not below; there are more than that, and none is NaN."""
+    """Return the `limit`-th highest of the numbers, which are more than `limit` and not NaN."""
     rows = len(numbers) // _GROUPS
     if rows > 1 and limit <= _GROUPS // 8:
-        # So many groups have one that is not below the limit-th highest of all groups' highest.
+        # At least `limit` groups have a number not below the limit-th highest of the groups' maxima.
         tops = numbers[: rows * _GROUPS].reshape(rows, _GROUPS).max(axis=0)
         numbers = numbers[numbers >= np.partition(tops, _GROUPS - limit)[_GROUPS - limit]]
     return float(np.partition(numbers, len(numbers) - limit)[len(numbers) - limit])

@@ -1,4 +1,4 @@
-"""Where a catalogue is, and how it is opened or made."""
+"""Opening and creation of catalogues at their places."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def open_session(
     config: Config | None,
     encoder: Encoder | None,
 ) -> Session:
-    """Open the parts of a catalogue, or make it; see `open_catalog`."""
+    """Open or create a catalogue, and return its session; see `open_catalog`."""
     where = _checked_place(place)
     config = Config(model="mini") if config is None else config
     require_config(config)
@@ -51,10 +51,10 @@ def open_session(
     if not is_catalog(where):
         if declared is None:
             raise UsageError(
-                f"there is no catalogue at {where}; make one with text-image-similarity catalog create {where} --fields-from TABLE "
+                f"there is no catalogue at {where}; create one with text-image-similarity catalog create {where} --fields-from TABLE "
                 "(open_catalog(..., fields=[...]))"
             )
-        encoder = encoder or load_encoder(config)  # before a file is made
+        encoder = encoder or load_encoder(config)  # checked before a file is created
         identity = ModelIdentity.of(encoder)
         database = _make(where, declared, store or default_kind(where), identity)
     else:
@@ -86,18 +86,18 @@ def _check_store(where: str, ledger: Ledger, store: str | None) -> None:
     ((kept,),) = ledger.database.read("SELECT value FROM setting WHERE name = ?", ("store",))
     if store is not None and store != kept:
         raise UsageError(
-            f"the catalogue {where} has the store {kept}, not {store}, and cannot change it; make a new catalogue with the other store, "
+            f"the catalogue {where} has the store {kept}, not {store}, and cannot change it; create a new catalogue with the other store, "
             "export the products of this one (catalog export), and add them there (catalog add)"
         )
 
 
 def default_kind(where: str) -> str:
-    """Return the kind of store that a catalogue has unless another one is asked for."""
+    """Return the default kind of store for a catalogue."""
     return "pgvector" if where.startswith(SERVERS) else "sqlite"
 
 
 def _ledger(where: str, database: Database, declared: tuple[Field, ...] | None) -> tuple[Ledger, OpenStore]:
-    """Return the ledger in a database, and what opens the stores that follow it."""
+    """Return the ledger in a database, and the function that opens its stores."""
     settings: dict[str, str] = dict(database.read("SELECT name, value FROM setting"))
     with intact(database):
         fields = tuple(Field(*each) for each in json.loads(settings["fields"]))
@@ -119,15 +119,15 @@ def _described(fields: tuple[Field, ...]) -> str:
 
 
 def is_catalog(where: str) -> bool:
-    """Say whether there is a catalogue at a place.
+    """Tell whether there is a catalogue at a place.
 
     Raises:
-        DatabaseError: Something else is there.
+        DatabaseError: The place holds something else.
     """
     if where == MEMORY:
         return False
     if where.startswith(SERVERS):
-        from .ledger.postgres import has_catalog  # with psycopg, which only this door needs
+        from .ledger.postgres import has_catalog  # imports psycopg, which only this kind of place needs
 
         return has_catalog(where)
     try:
@@ -147,7 +147,7 @@ def _is_catalog(folder: Path) -> bool:
 
 
 def _is_left_over(path: Path) -> bool:
-    return path.name.startswith(f".{FILE}")  # of a process that was killed while it made the catalogue
+    return path.name.startswith(f".{FILE}")  # left by a process that was killed while it created the catalogue
 
 
 def _open(where: str) -> Database:
@@ -159,7 +159,7 @@ def _open(where: str) -> Database:
 
 
 def _make(where: str, fields: tuple[Field, ...], kind: str, identity: ModelIdentity) -> Database:
-    """Make a catalogue that is complete when it appears, also for others who make the same one at once."""
+    """Create a catalogue that is complete when it appears, even if other processes create the same one."""
     if where.startswith(SERVERS):
         from .ledger.postgres import PostgresDatabase, make_catalog
 
@@ -176,7 +176,7 @@ def _make(where: str, fields: tuple[Field, ...], kind: str, identity: ModelIdent
         place.parent.mkdir(parents=True, exist_ok=True)
         with closing(SqliteDatabase(partial, fields)) as database, database.write() as transaction:
             _begin(transaction, fields, kind, identity)
-        with suppress(FileExistsError):  # somebody else was faster
+        with suppress(FileExistsError):  # another process was faster
             os.link(partial, place)
     except OSError as exc:
         raise DatabaseError(f"the catalogue {where} cannot be created: {exc.strerror or exc}") from exc
@@ -187,7 +187,7 @@ def _make(where: str, fields: tuple[Field, ...], kind: str, identity: ModelIdent
 
 
 def _begin(transaction: Transaction, fields: tuple[Field, ...], kind: str, identity: ModelIdentity) -> None:
-    """Note what a new catalogue is."""
+    """Record the description of a new catalogue."""
     listed = json.dumps([(field.name, field.kind) for field in fields])
     transaction.run_many(
         "INSERT INTO setting VALUES (?, ?)", [("fields", listed), ("store", kind), ("identity", secrets.token_hex(16))]

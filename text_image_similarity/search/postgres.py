@@ -1,7 +1,7 @@
-"""Connections to a PostgreSQL database: opened when they are needed, used again, and replaced when they are lost.
+"""Connections to a PostgreSQL database, which are opened on demand, reused, and replaced when they are lost.
 
-Each transaction names its schema itself and nothing is kept in a session, so a pooler such as PgBouncer may stand between.
-PostgreSQL's texts cannot hold U+0000; here it is written in another way and read back, so that nobody else need know.
+Each transaction sets its schema, and nothing is kept in a session, so a pooler such as PgBouncer can be used.
+PostgreSQL cannot store U+0000; it is escaped here and restored, so that callers need not know.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from psycopg import Connection, Cursor
 
 TYPES: Mapping[FieldKind, str] = {
-    # Equal is equal byte by byte, and the order is that of the code points, as everywhere else.
+    # Texts are equal if their bytes are, and ordered by code points, as everywhere else.
     "text": 'text COLLATE "C"',
     "number": "double precision",
     "bool": "boolean",
@@ -29,17 +29,17 @@ TYPES: Mapping[FieldKind, str] = {
     "texts": 'text[] COLLATE "C"',
 }
 
-_PATIENCE_S = 60  # how long another process may be writing
+_PATIENCE_S = 60  # longest wait while another process is writing
 _CONNECT_S = 10
-_LEAST_PGVECTOR = (0, 8)  # whose searches go on until enough images pass the filter
+_LEAST_PGVECTOR = (0, 8)  # first version whose searches continue until enough images pass the filter
 _BEGIN = {
     False: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-    True: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",  # what was written before its lock was granted is seen
+    True: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",  # sees writes from before its lock was granted
 }
 _LOST = (
     "; check the address, user, password and database, and that the server is running; acknowledged records are kept"
 )
-# By the beginning of PostgreSQL's error codes.
+# Hints by prefix of PostgreSQL's error codes.
 _HINTS = {
     "08": _LOST,
     "0A000": "; install pgvector on the server, see https://github.com/pgvector/pgvector",
@@ -54,15 +54,15 @@ _HINTS = {
 
 
 class Connections:
-    """Connections to one schema of a database. Safe to share between threads.
+    """Connections to a schema of a database. Safe to share between threads.
 
     Args:
         url: `postgresql://user:password@host/database`, with `?schema=...` for another schema than `catalog`, 1 to 63 bytes,
-            which need not exist yet. All other parameters are those of libpq.
+            which need not exist yet. All other parameters are passed to libpq.
 
     Raises:
         MissingExtraError: A library is not installed.
-        UsageError: The schema cannot be used as a name.
+        UsageError: The URL or the name of the schema is not valid.
     """
 
     def __init__(self, url: str) -> None:
@@ -78,7 +78,7 @@ class Connections:
             )
         self.schema = schema
         self.quoted = sql.Identifier(schema).as_string()
-        # What sessions search by default stays in it, because pgvector may be in any schema.
+        # The default search path is kept in it, because pgvector may be in any schema.
         path = sql.Literal(f"{self.quoted}, ").as_string()
         self._here = f"SELECT set_config('search_path', {path} || current_setting('search_path'), true)"
         self._lock = Lock()
@@ -86,11 +86,11 @@ class Connections:
 
     @contextmanager
     def transaction(self, *, writes: bool = False, vectors: bool = False) -> Iterator[PostgresTransaction]:
-        """Run a block in one transaction; it sees one state of the database unless it writes, and is undone if it raises.
+        """Run a block in a transaction, with one snapshot unless it writes; if it raises, it is rolled back.
 
         Args:
-            writes: Whether it changes something.
-            vectors: Whether vectors are passed as arrays; pgvector must be there.
+            writes: Whether the block writes.
+            vectors: Whether vectors are passed as arrays, which requires pgvector.
 
         Raises:
             DatabaseError: PostgreSQL fails or cannot be reached; the message says what to do.
@@ -114,31 +114,32 @@ class Connections:
 
     @contextmanager
     def locked(self, purpose: str, *, wait: bool = True, patience_s: float = 0) -> Iterator[PostgresTransaction | None]:
-        """Run a block in a transaction that no other process runs for the same purpose and schema.
+        """Run a block in a transaction that holds a lock for a purpose in the schema.
 
         Args:
-            purpose: A name for what is locked.
-            wait: Wait for others; if not, the block gets None where there are any.
-            patience_s: How many seconds to wait; 0 has no end.
+            purpose: Name of the lock.
+            wait: Whether to wait for the lock; otherwise the block gets None if another process holds it.
+            patience_s: Longest wait in seconds; 0 means no limit.
         """
         with self.transaction(writes=True) as transaction:
             key = f"text_image_similarity/{self.schema}/{purpose}"
             transaction.run(f"SET LOCAL lock_timeout = {int(patience_s * 1000)}")
             lock = "pg_advisory_xact_lock" if wait else "pg_try_advisory_xact_lock"
             ((got,),) = transaction.run(f"SELECT {lock}(hashtextextended(%s, 0))::text", (key,))
-            # Last, because its snapshot would stay until the next statement, and CREATE INDEX CONCURRENTLY wait for that.
+            # Last, because its snapshot would be held until the next statement, and CREATE INDEX CONCURRENTLY would
+            # wait for it.
             transaction.run("SET LOCAL idle_in_transaction_session_timeout = 0")
             yield None if got == "false" else transaction
 
     @contextmanager
     def alone(self) -> Iterator[Cursor[Any]]:
-        """Run statements that cannot be part of a transaction, on a connection of their own without a schema."""
+        """Yield a separate connection, without a schema, for statements that cannot be part of a transaction."""
         with self._failing(), closing(self._open()) as connection, connection.cursor() as cursor:
             cursor.execute(f"SET lock_timeout = {_PATIENCE_S * 1000:d}".encode())
             yield cursor
 
     def make_schema(self, transaction: PostgresTransaction) -> None:
-        """Make the schema, and load pgvector, unless they are there: either may need rights that users of it lack."""
+        """Create the schema and load pgvector unless they exist; either may need permissions that users lack."""
         if transaction.run("SELECT 1 WHERE to_regnamespace(%s) IS NULL", (self.quoted,)):
             transaction.run(f"CREATE SCHEMA {self.quoted}")
         if not transaction.run("SELECT 1 FROM pg_extension WHERE extname = 'vector'"):
@@ -150,7 +151,7 @@ class Connections:
             )
 
     def close(self) -> None:
-        """Close the connections that nobody uses; others are closed when they are given back."""
+        """Close idle connections; others are closed when they are returned."""
         with self._lock:
             idle, self._idle = self._idle, []
         for connection in idle:
@@ -167,7 +168,7 @@ class Connections:
         )
 
     def _begin(self, statement: str) -> Connection[Any]:
-        """Return a connection in a new transaction; those that were lost while they were idle are left behind."""
+        """Return a connection in a new transaction, discarding connections that were lost while idle."""
         from psycopg import OperationalError
 
         while True:
@@ -199,7 +200,7 @@ class Connections:
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
-        """Tell what PostgreSQL says in words of the catalogue."""
+        """Convert PostgreSQL's errors into a `DatabaseError` about the catalogue."""
         import psycopg
 
         try:
@@ -213,14 +214,14 @@ class Connections:
 
 
 class PostgresTransaction:
-    """What is done in one transaction. Parameters are `%s`; a tuple is an array."""
+    """A transaction. Parameters are `%s`; a tuple is an array."""
 
     def __init__(self, cursor: Cursor[Any]) -> None:
         self.cursor = cursor
 
     def run(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows."""
-        self.cursor.execute(cast(Any, sql), plain(values) if values else None)  # with None a % is itself
+        self.cursor.execute(cast(Any, sql), plain(values) if values else None)  # with None, % is literal
         return [restored(row) for row in self.cursor] if self.cursor.description else []
 
     def run_many(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
@@ -229,7 +230,7 @@ class PostgresTransaction:
 
 
 def _without_schema(url: str) -> tuple[str, str]:
-    """Take our own parameter out of a URL, which libpq would refuse."""
+    """Remove our own parameter from a URL, which libpq would refuse."""
     address, _, query = url.partition("?")
     given = parse_qsl(query, keep_blank_values=True)
     others = [(name, value) for name, value in given if name != "schema"]
@@ -237,12 +238,12 @@ def _without_schema(url: str) -> tuple[str, str]:
 
 
 def plain(values: Sequence[object]) -> list[object]:
-    """Return values as PostgreSQL takes them."""
+    """Return values for PostgreSQL."""
     return [_plain(value) for value in values]
 
 
 def restored(row: Sequence[Any]) -> tuple[Any, ...]:
-    """Return a row as it was before PostgreSQL held it."""
+    """Return a row from PostgreSQL with its original values."""
     return tuple(
         with_nul(value) if isinstance(value, str) else tuple(map(with_nul, value)) if isinstance(value, list) else value
         for value in row

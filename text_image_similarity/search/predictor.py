@@ -1,4 +1,4 @@
-"""Find images by words and captions by an image, at once or against a database."""
+"""Search for images by words and for captions by an image, directly or in a database."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("text_image_similarity")
 
-# In a folder, what is offered as an image: by name here, because a folder's other files are not failures.
+# Suffixes of images in a folder, whose other files are not failures.
 _SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 )
@@ -44,13 +44,13 @@ References = str | PathLike[str] | Iterable[str | PathLike[str]]
 
 @dataclass(frozen=True, slots=True)
 class ItemMatch:
-    """One thing found.
+    """An image or a caption that was found.
 
     Args:
-        item: The image's reference, or the caption.
-        similarity: In the score kind of the predictor's `Config.score`: a cosine, -1..1, unless set otherwise.
-        probability: How often a pair with this cosine is a match where half of all pairs are, 0..1; None if the model's
-            folder holds no calibration.
+        item: Reference of the image, or the caption.
+        similarity: Similarity in the score kind of the predictor's `Config.score`, by default a cosine, -1..1.
+        probability: Probability that a pair with this cosine matches, if half of all pairs do, 0..1; None if the
+            model's folder has no calibration.
     """
 
     item: str
@@ -64,16 +64,16 @@ def create_predictor(
     """Load a model to search with.
 
     Args:
-        model: A hub id, a folder or an alias, as in `Config.model`, which it replaces; None takes the model of `config`,
-            or `mini` where there is no `config`.
-        config: The other settings: device, batch size, limits, score kind.
-        encoder: A loaded encoder to use and share instead; no model is loaded then.
+        model: A hub id, a folder or an alias, which replaces `Config.model`; None means the model of `config`, or
+            `mini` without a `config`.
+        config: Other settings: device, batch size, limits, score kind.
+        encoder: A loaded encoder to use and share; no model is then loaded.
 
     Returns:
-        A predictor that threads may share.
+        A predictor, which is safe to share between threads.
 
     Raises:
-        ConfigError, ModelError: The model cannot be used here, or its calibration is damaged.
+        ConfigError, ModelError: The model cannot be used, or its calibration is damaged.
 
     Example:
         >>> from text_image_similarity.encoders.testing import ColourEncoder
@@ -96,15 +96,15 @@ class Predictor:
     Threads and connections stay open from search to search; `close`, or a `with` block, ends them.
 
     Args:
-        scorer: What encodes images and texts; it is closed with the predictor.
+        scorer: Session that encodes images and texts, which is closed with the predictor.
 
     Raises:
         ModelError: The calibration in the model's folder is damaged.
 
     Attributes:
-        calibration: What turns cosines into probabilities: the one in the model's folder, or None.
-        image_database: What `search_database` searches unless told otherwise: the one built last, or one you set.
-        caption_database: The same for `search_captions`.
+        calibration: Calibration in the model's folder, or None.
+        image_database: Default database of `search_database`: the last one built, or one that you set.
+        caption_database: Default database of `search_captions`.
     """
 
     def __init__(self, scorer: Scorer) -> None:
@@ -129,19 +129,20 @@ class Predictor:
 
     @cached_property
     def identity(self) -> ModelIdentity:
-        """Which model this is; the first use encodes two captions and two images."""
+        """The identity of the model; the first use encodes two captions and two images."""
         return ModelIdentity.of(self.encoder)
 
     def rank_images(self, text_query: str, image_paths: References, top_k: int = 5) -> list[ItemMatch]:
         """Rank a few images by how well they match a text, without a database.
 
         Args:
-            text_query: What to look for.
-            image_paths: As in `build_image_database`. Those that cannot be read are left out, with a warning in the log.
+            text_query: Text to search for.
+            image_paths: Images, as in `build_image_database`. Those that cannot be read are left out, with a warning in
+                the log.
             top_k: How many to return at most.
 
         Returns:
-            The best matches, best first; of equals, the one given first is first.
+            The best matches, best first; equal ones in the given order.
 
         Raises:
             UsageError: The query is empty, or `top_k` is less than 1.
@@ -158,19 +159,19 @@ class Predictor:
         """Encode images once, for many searches; threads read and decode while batches are encoded.
 
         Args:
-            paths: A folder, all of whose images are taken (subfolders too, in the order of their names); a path, an
-                http(s), `file:` or `data:` URL; or several of them. Duplicates are used once.
+            paths: A folder, whose images are all used (including subfolders, ordered by name); a path, an http(s),
+                `file:` or `data:` URL; or several of these. Duplicates are used once.
 
         Returns:
-            The database, which this predictor also searches from now on. An image that cannot be read is not part of it;
-            its `failures` says why.
+            The database, which becomes the predictor's default. Images that cannot be read are not part of it; its
+            `failures` holds the reasons.
         """
         found, embeddings, failures = self._embedded_images(paths)
         self.image_database = ImageDatabase(found, embeddings, self.identity, failures)
         return self.image_database
 
     def search_database(self, query: str, top_k: int = 10, database: ImageDatabase | None = None) -> list[ItemMatch]:
-        """Find the images of a database that match a text best.
+        """Return the images of a database that match a text best.
 
         Args:
             query: What to look for.
@@ -197,8 +198,8 @@ class Predictor:
             captions: Captions. Duplicates are used once.
 
         Returns:
-            The database, which this predictor also searches from now on. Empty captions are not part of it; its `failures`
-            says so.
+            The database, which becomes the predictor's default. Empty captions are not part of it, but listed in its
+            `failures`.
         """
         given = checked([captions] if isinstance(captions, str) else captions, "captions", check_text)
         texts = list(dict.fromkeys(given))
@@ -209,7 +210,7 @@ class Predictor:
     def search_captions(
         self, image: ImageSource, top_k: int = 10, database: CaptionDatabase | None = None
     ) -> list[ItemMatch]:
-        """Find the captions of a database that match an image best.
+        """Return the captions of a database that match an image best.
 
         Args:
             image: A path or URL, a PIL image, an RGB array or tensor, or an encoded file's bytes.
@@ -222,7 +223,7 @@ class Predictor:
         Raises:
             UsageError: `top_k` is less than 1, or there is no database yet.
             DatabaseError: Another model made the database.
-            RowError: The image cannot be read; its code says why.
+            RowError: The image cannot be read; its code is the reason.
         """
         database = _chosen(database, self.caption_database, CaptionDatabase)
         _check_top_k(top_k)
@@ -253,7 +254,7 @@ class Predictor:
     def _sorted_out(
         self, items: Iterable[str], outcomes: Iterable[Outcome]
     ) -> tuple[tuple[str, ...], Embeddings, dict[str, str]]:
-        """Part what has a vector from what has an error."""
+        """Separate items with a vector from those with an error."""
         found: list[str] = []
         vectors: list[NDArray[np.float32]] = []
         failures: dict[str, str] = {}
@@ -277,7 +278,7 @@ class Predictor:
 
 
 def _references(paths: Iterable[str | PathLike[str]], config: Config) -> Iterator[str]:
-    """Yield references, folders as the images in them."""
+    """Yield references, expanding folders to their images."""
     for path in paths:
         reference = "" if isinstance(given := reference_of(path), RowError) else given
         if config.limits.allow_local_files and reference.strip() and _is_folder(base := _located(reference, config)):

@@ -1,7 +1,7 @@
-"""Products from rows: which column holds what, and what a cell means for a field of a kind.
+"""Products from rows: the roles of columns, and the meaning of cells for kinds of fields.
 
-A list is a list where the format has lists, such as JSON Lines and Parquet. Elsewhere it is a JSON list, as `catalog export` writes
-it, or texts with `|` between them.
+In formats with lists, such as JSON Lines and Parquet, a list is a list. In others it is a JSON list, as written by
+`catalog export`, or texts separated by `|`.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from .arguments import check_type, texts_of
 from .fields import Field, named, number_text
 from .products import Product, fields_as_json
 
-# In a field of texts they are texts: NA is Namibia, and None somebody's name.
+# In a text field they are texts: NA is Namibia, and None may be a name.
 _BLANK = {"", "-", "--", "?", "n/a", "#n/a", "na", "<na>", "nan", "null", "none"}
 _IMAGES = ("images", "image", "image_url", "url")
 _NAMES = ("name", "title")
-_WHOLE = 1e15  # below it a float that is whole is kept as an integer, which all formats spell alike
+_WHOLE = 1e15  # a smaller float without a fraction is stored as an integer, which all formats spell alike
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProductColumns:
-    """Which columns of a table hold what of a product. An empty name says that no column does.
+    """The columns of a table for the parts of a product. An empty name means that there is no such column.
 
     Args:
-        id: The product's id.
-        name: Its name; None takes `name`, else `title`.
-        images: Its images, or references to them, in one column or several; () takes the first that is there of `images`, `image`,
-            `image_url` and `url`.
-        description: Its description; None takes `description` where that is there.
-        group: What its variants have in common; None takes `group` where that is there.
-        fields: For declared fields that are not in the column of their name, the column.
+        id: Column of the product's id.
+        name: Column of its name; None means `name`, or else `title`.
+        images: Column or columns of its images or references to them; () means the first existing one of `images`,
+            `image`, `image_url` and `url`.
+        description: Column of its description; None means `description`, if it exists.
+        group: Column of an id that its variants share; None means `group`, if it exists.
+        fields: Columns of declared fields whose column has another name than the field.
 
     Raises:
-        InputTypeError: One is not the name of a column.
+        InputTypeError: A value is not the name of a column.
     """
 
     id: str = "id"
@@ -66,13 +66,13 @@ class ProductColumns:
 
 @dataclass(frozen=True, slots=True)
 class RowReader:
-    """Turns rows into products.
+    """Converts rows to products.
 
     Args:
-        columns: The columns that are read, each once.
-        roles: For `id`, `name`, `description` and `group` the column that holds it, if there is one.
-        images: The columns of images.
-        fields: The declared fields that have a column, and these columns.
+        columns: Columns to read, without duplicates.
+        roles: Columns of `id`, `name`, `description` and `group`, if there are any.
+        images: Columns of images.
+        fields: Declared fields that have a column, and these columns.
     """
 
     columns: tuple[str, ...]
@@ -84,7 +84,7 @@ class RowReader:
         """Return the product of a row.
 
         Raises:
-            UsageError: The row has no id, or a value that cannot be used; the message names the column or field.
+            UsageError: The row has no id, or a value that is not valid; the message names the column or field.
         """
         texts = {role: cell_text(row.get(column), column) for role, column in self.roles.items()}
         if not texts["id"].strip():
@@ -103,7 +103,7 @@ class RowReader:
             values,
             texts.get("group") or None,
         )
-        fields_as_json(product)  # which would be too late to find out while others are written
+        fields_as_json(product)  # checked now, because it would be too late while others are written
         return product
 
 
@@ -113,13 +113,13 @@ def read_columns(
     """Find the columns of products in a table.
 
     Args:
-        chosen: Those that were named.
-        declared: The declared fields, each in the column of its name unless another one was named.
-        there: The table's columns; None for a source without any, in which whatever is missing is empty.
-        place: What messages call the table.
+        chosen: Columns that were named.
+        declared: Declared fields, each in the column of its name unless another one was named.
+        there: Columns of the table; None for a source without columns, in which missing values are empty.
+        place: Name of the table in messages.
 
     Raises:
-        UsageError: One is missing, or there are two of its name; the message says how another one is named.
+        UsageError: A column is missing, or two have its name; the message says how to name another one.
     """
     for name in chosen.fields:
         named(declared, name)
@@ -197,7 +197,7 @@ def _first(known: Iterable[str], there: Sequence[str] | None) -> str | None:
 
 
 def cell_texts(value: object) -> list[Any]:
-    """Return the members of a cell that holds a list, in one of the ways that a table can.
+    """Return the items of a cell that holds a list, in any form that a table supports.
 
     Example:
         >>> cell_texts("a.jpg|b.jpg"), cell_texts('["a|b.jpg"]'), cell_texts(["a", "b"])
@@ -213,7 +213,7 @@ def cell_texts(value: object) -> list[Any]:
 
 
 def is_blank(text: str) -> bool:
-    """Say whether a cell stands for a number, a truth value or a date that is missing, as tables write that.
+    """Tell whether a cell means a missing number, boolean or date, as written in tables.
 
     Example:
         >>> is_blank("n/a"), is_blank("NULL"), is_blank("0")
@@ -234,7 +234,7 @@ def json_list(text: str) -> list[str] | None:
 
 
 def _references(value: object, column: str) -> list[Any]:
-    """Return the images in a cell; structs that hold neither bytes nor a path are missing ones."""
+    """Return the images in a cell; structs without bytes and path count as missing."""
     found = [value] if isinstance(value, str) and value.startswith("data:") else cell_texts(value)
     for each in found:
         if not isinstance(each, str | EncodedImage | Mapping):
@@ -243,11 +243,11 @@ def _references(value: object, column: str) -> list[Any]:
 
 
 def cell_text(value: object, column: str) -> str:
-    """Return a cell as text; a finite number counts as its text, 7.0 as that of 7."""
+    """Return a cell as text; a finite number becomes text, 7.0 like 7."""
     if is_missing(value):
         return ""
     if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
-        with suppress(ValueError, OverflowError):  # infinite, or of more digits than Python spells out
+        with suppress(ValueError, OverflowError):  # infinite, or with more digits than Python converts
             value = number_text(value)
     if not isinstance(value, str):
         raise UsageError(f"{column!r} must be text, not {value!r:.100}")
@@ -255,7 +255,7 @@ def cell_text(value: object, column: str) -> str:
 
 
 def _given(declared: Field, value: Any) -> Any:
-    """Return a cell as a product keeps it: CSV's texts as the field's kind has them, and nothing that JSON cannot hold."""
+    """Return a cell's value for a product, with CSV texts converted to the field's kind, as JSON can hold it."""
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, Decimal) and not is_missing(value):

@@ -1,4 +1,4 @@
-"""What a place of products is: a table, a collection of MongoDB, or neither."""
+"""Places of products: a table, a MongoDB collection, or neither."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .product_tables import ProductSource, ProductTable
 def open_source(
     place: str | PathLike[str], columns: ProductColumns | None = None, dialect: Dialect | None = None
 ) -> ProductSource:
-    """Open products by where they are.
+    """Open the products at a place.
 
     Args:
         place: A table, or `mongodb://host/database/collection`.
-        columns: Which column holds what.
-        dialect: How CSV and TSV files are written.
+        columns: Columns of the products.
+        dialect: Dialect of CSV and TSV files.
 
     Raises:
-        UsageError: There is none; pymongo is not installed.
-        TableError: It cannot be read.
+        UsageError: The place does not exist, or pymongo is not installed.
+        TableError: The products cannot be read.
     """
     place = path_text(place, "place")
     check_type("columns", columns, (ProductColumns, NoneType), "a ProductColumns")
@@ -34,6 +34,6 @@ def open_source(
 
 
 def is_source(place: str | PathLike[str]) -> bool:
-    """Say whether a place is one of products rather than of a catalogue, by its name."""
+    """Tell whether a place is one of products rather than a catalogue, by its name."""
     place = path_text(place, "place")
     return is_mongo(place) or bool(ending_of(place))

@@ -1,4 +1,4 @@
-"""Tables of products, whatever their format: rows in, products out, a few at a time."""
+"""Reading of products from tables of any format, a few at a time."""
 
 from __future__ import annotations
 
@@ -19,61 +19,61 @@ from .products import Product
 
 _AT_ONCE = 256  # rows in memory
 
-# The number of a row, counted from 1, with its product or with why it has none.
+# The number of a row, from 1, with its product or the reason why it has none.
 NumberedProduct = tuple[int, Product | UsageError]
 
 
 class ProductSource(Protocol):
-    """Where products come from, in an order that stays."""
+    """A source of products, in a stable order."""
 
     @property
     def place(self) -> str:
-        """What it is called."""
+        """The name of the source."""
 
     @property
     def folder(self) -> Path | None:
-        """Where relative references start; None is the working directory."""
+        """The folder that relative references start from; None is the working directory."""
 
     @property
     def total(self) -> int:
-        """How many rows it has."""
+        """The number of rows."""
 
     @property
     def identity(self) -> str | None:
-        """What changes with its content and its columns; None where it cannot be known whether it has changed."""
+        """A value that changes with its content and columns; None if changes cannot be detected."""
 
     def products(self, declared: Sequence[Field], start: int) -> Iterator[NumberedProduct]:
-        """Yield the products of the rows from number `start` (from 0) on."""
+        """Yield the products of the rows from index `start` on, the first being 0."""
 
     def check(self, declared: Sequence[Field]) -> None:
-        """Make sure that the columns are there.
+        """Make sure that the columns exist.
 
         Raises:
-            UsageError: One is not.
+            UsageError: A column is missing.
         """
 
     def guess_fields(self) -> tuple[Field, ...]:
-        """Return what the columns beside id, name, description, group and images hold, by their values."""
+        """Return fields for the columns other than id, name, description, group and images, by their values."""
 
     def check_unchanged(self) -> None:
-        """Make sure that what was read is what it was at first.
+        """Make sure that the source has not changed since it was opened.
 
         Raises:
-            TableError: It has changed.
+            TableError: The source has changed.
         """
 
 
 class ProductTable:
-    """Products in a table of any format that `score` reads; it is read through once to count and check its rows.
+    """Products in a table of any format that `score` reads, which is read once to count and check its rows.
 
     Args:
         place: A file, a folder or a pattern, as a path or an fsspec URL.
-        columns: Which column holds what.
-        dialect: How CSV and TSV files are written.
+        columns: Columns of the products.
+        dialect: Dialect of CSV and TSV files.
 
     Raises:
         UsageError: There is no such table.
-        TableError: It cannot be read.
+        TableError: The table cannot be read.
     """
 
     def __init__(self, place: str, columns: ProductColumns | None = None, *, dialect: Dialect | None = None) -> None:
@@ -131,7 +131,7 @@ class ProductTable:
 
 
 def _of_samples(chosen: ProductColumns, table: Table, there: Sequence[str]) -> ProductColumns:
-    """Return the columns of products in shards: where none is named, a sample's key is its id and its caption the name."""
+    """Return the columns of products in shards: by default, a sample's key is the id and its caption the name."""
     return replace(
         chosen,
         id=KEY if chosen.id == "id" and "id" not in there else chosen.id,
@@ -141,7 +141,7 @@ def _of_samples(chosen: ProductColumns, table: Table, there: Sequence[str]) -> P
 
 
 def product_or_reason(reader: RowReader, row: dict[str, Any], number: int) -> Product | UsageError:
-    """Return the product of a row, or why it has none, with the row's number."""
+    """Return the product of a row, or the reason why it has none, with the row's number."""
     try:
         if problem := next((value for value in row.values() if isinstance(value, RowError)), None):
             raise UsageError(str(problem))  # of a shard

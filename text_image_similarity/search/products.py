@@ -1,4 +1,4 @@
-"""A product as it is given and kept, and what is known of its images."""
+"""Products, and the outcomes of their images."""
 
 from __future__ import annotations
 
@@ -26,21 +26,22 @@ _MOST_ID, _MOST_TEXT = 1_000, 100_000  # characters
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """Something that can be found by its images, its name and description, and its fields.
+    """A product, which can be found by its images, its name and description, and its fields.
 
     Args:
-        id: What it is called by machines, 1 to 1,000 characters, in Unicode's normal form C; a product that is added again under its id replaces the
-            earlier one.
-        name: What it is called by people; may be empty.
-        images: Up to eight images: paths, http(s), `file:` and `data:` URLs; a single one may stand by itself. The bytes of an
-            encoded file, or a mapping `{"bytes": ..., "path": ...}` that has them, become a `data:` URL, so that the catalogue keeps the
-            image itself. A product without images is found by name, description and fields alone.
-        description: More words.
-        fields: Values of the catalogue's declared fields; those that are left out, None, NaN or empty are missing.
-        group: What the variants of one product have in common, for results that show each group once.
+        id: Id of 1 to 1,000 characters, in Unicode normal form C; a product with an existing id replaces the earlier
+            one.
+        name: Name for people; may be empty.
+        images: Up to eight images: paths, http(s), `file:` and `data:` URLs; a single one may be given by itself. The
+            bytes of an encoded file, or a mapping `{"bytes": ..., "path": ...}` that has them, become a `data:` URL, so
+            that the catalogue keeps the image itself. A product without images is found only by name, description and
+            fields.
+        description: Further text.
+        fields: Values of the catalogue's declared fields; None, NaN and empty values count as missing.
+        group: Id that the variants of one product share, for results that show each group once.
 
     Raises:
-        InputTypeError, UsageError: A value has a type or a length that cannot be used.
+        InputTypeError, UsageError: A value has an unsupported type or length.
 
     Example:
         >>> Product("boots-7", "Brown leather boots", "images/boots-7.jpg", fields={"price": 79.99}).images
@@ -68,7 +69,7 @@ class Product:
             raise InputTypeError.of("Product.fields", "a mapping from names to values", self.fields)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the product in values that JSON holds."""
+        """Return the product as JSON values."""
         return {
             "id": self.id,
             "name": self.name,
@@ -81,12 +82,11 @@ class Product:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """What one model made of one image of a product: a vector, or an error.
+    """The outcome of a model for one image of a product: a vector or an error.
 
     Args:
-        content: Stands for the image's bytes and the model, as `embeddings.content_key` makes it; None if it could not be
-            read.
-        vector: The unit vector, shape (embed_dim,), float32.
+        content: Key of the image's bytes and the model, from `embeddings.content_key`; None if it could not be read.
+        vector: Unit vector, shape (embed_dim,), float32.
         error: `"<code>: <detail>"` if it failed.
     """
 
@@ -97,12 +97,12 @@ class Picture:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """A product on its way into a ledger.
+    """A product to write into a ledger.
 
     Args:
-        product: As it was given.
-        values: The stored values of the built-in fields and then of the declared ones, in their order.
-        images: For each generation what its model made of the product's images, in their order.
+        product: The product, as given.
+        values: Stored values of the built-in fields, then of the declared ones, in order.
+        images: For each generation, the outcomes of the product's images, in order.
     """
 
     product: Product
@@ -111,7 +111,7 @@ class Entry:
 
 
 def stored_values(product: Product, declared: Sequence[Field]) -> tuple[Value | None, ...]:
-    """Return a product's values as they are compared: those of the built-in fields, without an error, then of the declared ones.
+    """Return a product's stored values: of the built-in fields, without an error, then of the declared ones.
 
     Raises:
         UsageError: A field is not declared, or a value is not of its kind; the message names product and field.
@@ -130,15 +130,15 @@ def stored_values(product: Product, declared: Sequence[Field]) -> tuple[Value | 
 
 
 def with_error(values: tuple[Value | None, ...], error: str | None) -> tuple[Value | None, ...]:
-    """Return stored values with what went wrong first with the product's images, the third of the built-in fields."""
+    """Return stored values with the first error of the product's images, the third built-in field."""
     return (*values[:2], error, *values[3:])
 
 
 def fields_as_json(product: Product) -> str:
-    """Return a product's fields as JSON, in the order of their names; dates become text.
+    """Return a product's fields as JSON, ordered by name; dates become text.
 
     Raises:
-        UsageError: A value is nothing that JSON can hold.
+        UsageError: JSON cannot represent a value.
     """
     given = {name: value for name, value in product.fields.items() if not is_missing(value)}
     try:
@@ -148,10 +148,10 @@ def fields_as_json(product: Product) -> str:
 
 
 def checked_id(given: object, name: str) -> str:
-    """Return a product's id as it is kept.
+    """Return the stored form of a product's id.
 
     Raises:
-        InputTypeError, UsageError: It cannot be one; the message calls it by the name of its argument.
+        InputTypeError, UsageError: The value is not a valid id; the message names the argument.
     """
     check_type(name, given, str, "a product's id, which is a text")
     _check_text(name, given, _MOST_ID)
@@ -159,28 +159,28 @@ def checked_id(given: object, name: str) -> str:
 
 
 def checked_ids(given: object) -> list[str]:
-    """Return ids as they are kept, of which a single one may stand by itself."""
+    """Return the stored form of ids; a single one may be given by itself."""
     ids = [given] if isinstance(given, str) else several("ids", given, "a product's id, or several")
     return [checked_id(id, f"ids[{number}]") for number, id in enumerate(ids)]
 
 
 def checked_products(given: object) -> Iterable[Product]:
-    """Return products, of which a single one may stand by itself; each one is checked when it is taken."""
+    """Return products, checked during iteration; a single one may be given by itself."""
     return [given] if isinstance(given, Product) else several("products", given, "a Product, or several")
 
 
 def code_of(error: str) -> str:
-    """Return the code of an error as it is kept."""
+    """Return the code of a stored error."""
     return error.partition(":")[0]
 
 
 def first_error(pictures: Sequence[Picture]) -> str | None:
-    """Return what went wrong first with a product's images."""
+    """Return the first error of a product's images, or None."""
     return next((picture.error for picture in pictures if picture.error is not None), None)
 
 
 def with_images(product: Product, images: Iterable[str]) -> Product:
-    """Return a product with other references; one that has these already as it is."""
+    """Return a product with other references, or the product itself if they are equal."""
     given = tuple(images)
     return product if given == product.images else replace(product, images=given)
 
@@ -207,7 +207,7 @@ def _check_text(name: str, value: object, most: int) -> None:
 
 
 def _reference(image: object) -> str | RowError:
-    """Return an image as a reference; one that is a file itself becomes a `data:` URL."""
+    """Return an image as a reference; an encoded file becomes a `data:` URL."""
     if isinstance(image, Mapping):
         image = image.get("bytes") or image.get("path")
     if isinstance(image, EncodedImage):

@@ -1,4 +1,4 @@
-"""What can be asked of a catalogue, and what it answers."""
+"""Queries to a catalogue, and their answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .fields import Value
 from .filters import Filter
 from .products import Product, checked_id
 
-AWAY = -0.75  # weight of what results should not be like: halves its share, see tests/search/test_quality.py
+AWAY = -0.75  # weight of terms to steer away from: halves their share, see tests/search/test_quality.py
 
 FusionKind = Literal["sum", "rrf"]
 _WHERE = "an expression, a mapping, JSON or a filter"
@@ -30,17 +30,18 @@ _MOST_TERMS, _MOST_TEXT, _MOST_FACETS = 16, 10_000, 32
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Term:
-    """One part of what is looked for: exactly one of a text, an image, a product or a vector.
+    """A term of a query: exactly one of a text, an image, a product or a vector.
 
     Args:
-        text: Words.
+        text: Words to search for.
         image: A path or URL, a PIL image, an RGB array or tensor, or an encoded file's bytes.
-        product: The id of a product in the catalogue, which stands for the mean of its images and is itself not found.
-        vector: A vector of the catalogue's model, shape (embed_dim,); its length does not matter.
-        weight: How much it counts against the other terms, -10 to 10; below 0 it leads away.
+        product: Id of a product in the catalogue, which means the mean of its images; the product itself is not found.
+        vector: A vector of the catalogue's model, shape (embed_dim,), of any norm.
+        weight: Weight relative to other terms, -10 to 10, but not 0; with a negative weight, the search avoids the
+            term.
 
     Raises:
-        UsageError, InputTypeError: Not exactly one is given, or one cannot be used.
+        UsageError, InputTypeError: Not exactly one is given, or a value is not valid.
     """
 
     text: str | None = None
@@ -98,26 +99,26 @@ def _is_vector(given: object) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Query:
-    """What is looked for, and how much of the answer is wanted.
+    """A query: what to search for, and which part of the answer to return.
 
     Args:
-        terms: Words, a term, or several terms; without any, products are listed in the order of `sort`, else of their ids.
-        where: Which products count: a mapping, JSON, an expression such as `category = "Footwear" and price <= 90`, or a
-            filter; see docs/catalog.md#filters.
-        top_k: Most products of one answer, 1 to 1,000.
-        min_similarity: The lowest similarity that counts, -1..1.
-        facets: Fields whose values are counted among all products found.
-        group: Show only the best product of each group; a product without one stands for itself.
-        sort: A field to order by instead of similarity, the lowest first, or with `-` before it the highest first; products
+        terms: Words, a term, or several terms; without terms, products are listed by `sort` or else by id.
+        where: Filter for products: a mapping, JSON, an expression such as `category = "Footwear" and price <= 90`, or a
+            filter tree; see docs/catalog.md#filters.
+        top_k: Most products in an answer, 1 to 1,000.
+        min_similarity: Lowest similarity of products, -1..1.
+        facets: Fields whose values to count among all products found.
+        group: Show only the best product of each group; products without a group are all shown.
+        sort: Field to order by instead of similarity, lowest first, or highest first with `-` before it; products
             without a value come last.
         fusion: How several terms become one ranking: `sum` adds their weighted vectors, and finds products by their images
             alone; `rrf` adds 1 / (60 + rank) over one list for each term and one of products with the words of the text terms
-            (reciprocal rank fusion, Cormack et al. 2009), and reaches the first 1,000 products of each list. None takes `sum`, or
-            `rrf` for words where none of the products that count has an image.
-        after: `Matches.next` of the answer before, for the next page.
+            (reciprocal rank fusion, Cormack et al. 2009), and reaches the first 1,000 products of each list. None means
+            `sum`, or `rrf` for words if no product that passes the filter has an image.
+        after: `Matches.next` of the previous answer, for the next page.
 
     Raises:
-        UsageError, InputTypeError: A value cannot be used.
+        UsageError, InputTypeError: A value is not valid.
     """
 
     terms: str | Term | Sequence[str | Term] = ()
@@ -183,12 +184,12 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """What one term contributed to a score.
+    """The contribution of a term to a score.
 
     Args:
-        term: What it was, such as `text 'brown boots'`, or `words` for the keyword list of `rrf`.
-        similarity: Cosine of the term and the image, -1..1; None where there is no image.
-        contribution: Its share of the score; all reasons' shares add up to it.
+        term: The term, such as `text 'brown boots'`, or `words` for the word list of `rrf`.
+        similarity: Cosine of the term and the image, -1..1; None without an image.
+        contribution: Its share of the score; the shares of all reasons add up to the score.
     """
 
     term: str
@@ -202,14 +203,14 @@ class Match:
 
     Args:
         product: The product.
-        similarity: Cosine of the query and the product's best image, -1..1, for a single term as `score_pairs` gives it;
-            None for a product without an image, and where nothing was asked to be similar.
-        probability: How often a product at this similarity is what was looked for, 0..1, see `catalog calibrate`; None if
-            that was not measured for this kind of query.
-        rank: 1 for the first one, counted over all pages.
-        image: The reference of the image that is most similar; None without one.
-        score: What it is ranked by: the similarity, or the sum of reciprocal ranks.
-        why: What the terms contributed to the score.
+        similarity: Cosine of the query and the product's best image, -1..1, for a single term equal to that of
+            `score_pairs`; None for a product without an image or a query without terms.
+        probability: Probability that a product with this similarity matches, 0..1, see `catalog calibrate`; None if
+            this kind of query has no calibration.
+        rank: Rank from 1, counted over all pages.
+        image: Reference of the most similar image; None without one.
+        score: Value for ranking: the similarity, or the sum of reciprocal ranks.
+        why: Contributions of the terms to the score.
     """
 
     product: Product
@@ -221,7 +222,7 @@ class Match:
     why: tuple[Reason, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the match in values that JSON holds."""
+        """Return the match as JSON values."""
         return {
             "rank": self.rank,
             "similarity": self.similarity,
@@ -235,14 +236,14 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Matches(Sequence[Match]):
-    """The answer to a query: a page of products, and what is known of all of them.
+    """The answer to a query: a page of products, and facts about all products found.
 
     Args:
         matches: The products, best first.
-        total: How many products there are on all pages; groups, where those were asked for.
-        facets: For each field asked for how many of all products found have each of its values, the most frequent first; a date is a
-            text, as filters take it.
-        next: What to give as `Query.after` for the next page; None on the last one.
+        total: Number of products on all pages, or of groups if `group` was set.
+        facets: For each requested field, the number of all products found with each value, most frequent first; dates
+            are texts, as in filters.
+        next: Value of `Query.after` for the next page; None on the last page.
         generation: The generation that answered.
         plan: `exact`: compared with every product that passes the filter; `approximate`: through the store's index; `list`:
             without comparing.
@@ -256,7 +257,7 @@ class Matches(Sequence[Match]):
     plan: str = "exact"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the answer in values that JSON holds; a facet is a list, because its values may be numbers."""
+        """Return the answer as JSON values; a facet is a list, because its values may be numbers."""
         return {
             "total": self.total,
             "matches": [match.as_dict() for match in self.matches],
@@ -280,7 +281,7 @@ class Matches(Sequence[Match]):
 
 
 def options_of(query: Query) -> dict[str, object]:
-    """Return what a query asks besides its terms and its page, for callers that tell queries apart."""
+    """Return the options of a query, without terms and page, for callers that compare queries."""
     return {
         each.name: getattr(query, each.name) for each in fields(Query) if each.name not in ("terms", "after", "top_k")
     }

@@ -1,8 +1,8 @@
 """Reciprocal rank fusion: one list of products for each term and one for its words, joined by their ranks.
 
 Cormack, Clarke, Büttcher 2009, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning Methods": a
-product's score is the sum of 1 / (60 + rank) over the lists that it is in, here times the term's weight.
-A term with a weight below 0 ranks the products that the others found, and takes its part away.
+product's score is the sum of 1 / (60 + rank) over the lists that it is in, here times the term's weight. A term with a
+negative weight ranks the products found by the others, and subtracts its share.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .products import Product
 from .ranking import Ask, Candidate, best_pictures, search, take_page
 
 _K = 60
-DEPTH = 1000  # products of each list; the same for every page, so that pages fit together
+DEPTH = 1000  # products of each list; the same for every page, so that pages are consistent
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,10 @@ class Fused:
     """A ranking by reciprocal ranks.
 
     Args:
-        page: The products of the page in their order, and one more if there are any after it.
+        page: Products of the page in order, and one more if there is a next page.
         numbers: All products of the ranking.
-        parts: For each of them what each list contributed, by the list's number; the words' list is the last.
-        cosines: For each list of a term the cosines of its products.
+        parts: For each of them, the contribution of each list, by the list's number; the word list is the last.
+        cosines: For the list of each term, the cosines of its products.
     """
 
     page: list[Candidate]
@@ -40,7 +40,7 @@ class Fused:
 
 
 def fuse(ask: Ask) -> Fused:
-    """Rank products by the ranks that they have in the lists of a query's terms; a term that leads away adds none to them."""
+    """Rank products by their ranks in the lists of a query's terms; terms with a negative weight add no products."""
     terms = ask.query.parts
     parts: dict[int, dict[int, float]] = defaultdict(dict)
     cosines: list[dict[int, float]] = [{} for _ in terms]
@@ -68,7 +68,7 @@ def fuse(ask: Ask) -> Fused:
 
 
 def _leading_away(ask: Ask, products: Mapping[int, Product]) -> dict[int, dict[int, float]]:
-    """Return for each term that leads away its cosine with the best image of each product that has one."""
+    """Return, for each term with a negative weight, its cosine with the best image of each product that has one."""
     away = [place for place, term in enumerate(ask.query.parts) if term.weight < 0]
     if not away:
         return {}
@@ -86,7 +86,7 @@ def _leading_away(ask: Ask, products: Mapping[int, Product]) -> dict[int, dict[i
 
 
 def _shares(near: Mapping[int, float], products: Mapping[int, Product]) -> dict[int, float]:
-    """Return 1 / (60 + rank) for each product, the nearest first; one without an image counts as the mean of the others."""
+    """Return 1 / (60 + rank) for each product, nearest first; products without an image get the mean of the others."""
     ordered = sorted(near, key=lambda number: (-near[number], products[number].id))
     shares = {number: 1 / (_K + rank) for rank, number in enumerate(ordered, 1)}
     middle = sum(shares.values()) / len(shares) if shares else 0.0
@@ -94,7 +94,7 @@ def _shares(near: Mapping[int, float], products: Mapping[int, Product]) -> dict[
 
 
 def _list_similar(ask: Ask, vector: Embeddings) -> tuple[list[int], list[float], dict[int, int]]:
-    """Return the products nearest to a vector, equal ones by id, with their cosines and their best images."""
+    """Return the products nearest to a vector, equal ones by id, with their cosines and best images."""
     limit = 2 * DEPTH
     while True:
         hits = search(ask, vector, limit, exact=ask.exact)

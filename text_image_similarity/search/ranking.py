@@ -1,7 +1,7 @@
-"""Rankings of products by similarity: how many of them a store has to be asked for, and exact or not.
+"""Ranking of products by similarity: how many images to request from a store, and whether exactly.
 
-A store finds images; a product counts with its best one, and a group with its best product. So more may be needed than
-were asked for, and they are fetched until a page is full or nothing is left.
+A store finds images; a product is ranked by its best image, and a group by its best product. A page may therefore need
+more images, which are requested until it is full or nothing is left.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from .query import FusionKind, Query
 from .stores import Hits, Store
 from .vectors import Encoded
 
-_SPARE = 16  # images asked for beyond those needed: several of one product, and ties
+_SPARE = 16  # images to request beyond those needed, for several of one product, and ties
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ask:
-    """A query on its way to its answer.
+    """A query that is being answered.
 
     Args:
         encoded: The query with its vectors.
-        where: Its filter.
-        cursor: Where its page begins; None for the first one.
-        generation: The generation that answers.
-        store: Its store; None for a query without terms.
+        where: Filter of the query.
+        cursor: Position where its page begins; None for the first page.
+        generation: Generation that answers.
+        store: Store of the generation; None for a query without terms.
         ledger: The products.
-        passing: How many products with an image pass the filter.
-        fusion: How the terms become one ranking.
+        passing: Number of products with an image that pass the filter.
+        fusion: Fusion of the terms.
     """
 
     encoded: Encoded
@@ -63,26 +63,26 @@ class Ask:
 
     @property
     def exact(self) -> bool:
-        """Whether every image that passes is compared."""
+        """Whether every image that passes the filter is compared."""
         return compares_all(self.index, self.passing) or self.query.min_similarity is not None
 
     @property
     def plan(self) -> str:
-        """How the answer is found, as in `Matches`."""
+        """How the answer is found, see `Matches.plan`."""
         return "exact" if self.exact else "approximate"
 
     @property
     def seen(self) -> int:
-        """How many products the pages before have shown."""
+        """Number of products on earlier pages."""
         return 0 if self.cursor is None else self.cursor.seen
 
     @property
     def shown(self) -> frozenset[bytes]:
-        """The marks of what the pages before have shown."""
+        """Marks of products and groups on earlier pages."""
         return frozenset() if self.cursor is None else self.cursor.shown
 
     def mark(self, product: Product) -> bytes | None:
-        """Return what keeps a product's group from being shown again, or itself where ranks move while others write."""
+        """Return the mark that keeps a product's group from being shown again, or itself if ranks may change."""
         if self.query.group and product.group is not None:
             return mark_of(f"group {product.group}")
         return mark_of(f"product {product.id}") if self.fusion == "rrf" else None
@@ -95,8 +95,8 @@ class Candidate:
     Args:
         product: The product.
         number: Its number.
-        slot: Its best image; None where it has none.
-        key: What it is ranked by: a score, or the value of a field.
+        slot: Slot of its best image; None if it has none.
+        key: Value for ranking: a score, or the value of a field.
     """
 
     product: Product
@@ -106,12 +106,12 @@ class Candidate:
 
 
 def compares_all(store: Store, passing: int) -> bool:
-    """Say whether a store compares all images of the products that pass a filter: always, or because they are few."""
+    """Tell whether a store compares all images of the products that pass a filter, always or because they are few."""
     return not store.approximates or passing <= store.exact_up_to
 
 
 class _Key(NamedTuple):
-    """What a product is put in order by: the negative score, then the id."""
+    """Sort key of a product: the negative score, then the id."""
 
     fall: float
     id: str
@@ -120,11 +120,11 @@ class _Key(NamedTuple):
 
 
 def rank(ask: Ask, first: Hits | None = None) -> list[Candidate]:
-    """Return the products of a page in their order, and one more if there are any after it.
+    """Return the products of a page in order, and one more if there is a next page.
 
     Args:
         ask: The query.
-        first: What the store found for `first_limit(ask)` already.
+        first: Hits of the store for `first_limit(ask)`.
     """
     limit, exact = first_limit(ask), ask.exact
     while True:
@@ -141,14 +141,14 @@ def rank(ask: Ask, first: Hits | None = None) -> list[Candidate]:
 
 
 def rank_above(ask: Ask) -> tuple[list[Candidate], list[int]]:
-    """Return the same of the products above `Query.min_similarity`, and the numbers of all of these."""
+    """Return the same for products above `Query.min_similarity`, and the numbers of all of these."""
     best = best_pictures(ask, search(ask, ask.encoded.fused, None, exact=True))
     return _page(ask, best), ask.ledger.passing(best.rows.tolist(), ask.where)
 
 
 def first_limit(ask: Ask) -> int:
-    """Return how many images to ask a store for at first."""
-    seen = min(ask.seen, ask.passing)  # a cursor may have been meddled with
+    """Return how many images to request from a store at first."""
+    seen = min(ask.seen, ask.passing)  # a cursor may have been manipulated
     return seen + ask.query.top_k + len(ask.encoded.own) + _SPARE
 
 
@@ -160,7 +160,7 @@ def search(ask: Ask, vector: Embeddings, limit: int | None, *, exact: bool) -> H
 
 
 def best_pictures(ask: Ask, hits: Hits) -> Hits:
-    """Keep the best image of each product, and leave out products that are terms of the query."""
+    """Keep only the best image of each product, without products that are terms of the query."""
     _, places = np.unique(hits.rows, return_index=True)
     places = np.sort(places)
     if ask.encoded.own:
@@ -171,12 +171,12 @@ def best_pictures(ask: Ask, hits: Hits) -> Hits:
 def take_page(
     ask: Ask, candidates: Iterable[Candidate], behind: Callable[[Candidate, Cursor], bool] = lambda *_: True
 ) -> list[Candidate]:
-    """Take what belongs on a page, and one more, from a ranking: what is after the cursor, and nothing that was shown.
+    """Take the products of a page, and one more, from a ranking: those after the cursor that were not shown before.
 
     Args:
         ask: The query.
         candidates: The ranking.
-        behind: Says whether a product comes behind a cursor.
+        behind: Function that tells whether a product comes after a cursor.
     """
     page: list[Candidate] = []
     shown = set(ask.shown)
@@ -197,16 +197,16 @@ def _page(ask: Ask, best: Hits) -> list[Candidate]:
 
 
 def _in_order(ask: Ask, hits: Hits) -> Iterator[Candidate]:
-    """Yield products by score, equal ones by id, reading no more of them than are asked for."""
+    """Yield products by score, equal ones by id, reading only as many as are requested."""
     start, end = 0, len(hits.rows)
-    if ask.cursor is not None:  # what is above the cursor was shown
+    if ask.cursor is not None:  # products above the cursor were shown
         start = int(np.count_nonzero(hits.cosines > np.float32(_score(ask.cursor.key[0]))))
     while start < end:
         stop = min(start + ask.query.top_k + _SPARE, end)
         while stop < end and hits.cosines[stop] == hits.cosines[stop - 1]:
             stop += 1
         numbers = hits.rows[start:stop].tolist()
-        ids = ask.ledger.column(ID, numbers)  # whole products would take long where thousands tie
+        ids = ask.ledger.column(ID, numbers)  # reading whole products would be slow if thousands tie
         scored = zip(numbers, hits.slots[start:stop].tolist(), as_floats(hits.cosines[start:stop]), strict=True)
         keys = [_Key(-score, str(ids[number]), number, slot) for number, slot, score in scored if number in ids]
         if ask.cursor is not None:
@@ -214,7 +214,7 @@ def _in_order(ask: Ask, hits: Hits) -> Iterator[Candidate]:
         keys.sort()
         for begin in range(0, len(keys), ask.query.top_k + 1):
             part = keys[begin : begin + ask.query.top_k + 1]
-            # The store's filter saw other values if a product was changed since.
+            # The store's filter may have seen older values of a product.
             products = ask.ledger.by_number([key.number for key in part], ask.where)
             for key in part:
                 if key.number in products:
@@ -223,7 +223,7 @@ def _in_order(ask: Ask, hits: Hits) -> Iterator[Candidate]:
 
 
 def _scores_less(candidate: Candidate, cursor: Cursor) -> bool:
-    """Say whether a product comes behind a cursor, the highest score first and equal ones by id."""
+    """Tell whether a product comes after a cursor, by descending score, equal ones by id."""
     return (-_score(candidate.key), candidate.product.id) > (-_score(cursor.key[0]), cursor.key[1])
 
 

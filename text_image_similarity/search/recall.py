@@ -1,4 +1,4 @@
-"""How much of what is nearest a store finds, measured against exact search on a catalogue's own products."""
+"""Recall of a store, measured against exact search on a catalogue's own products."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ class RecallReport:
     """Recall of a store at its own settings.
 
     Args:
-        queries: How many were asked: half of them vectors of images, the others moved away from them as texts are.
-        filters: Under how many filters each was asked.
+        queries: Number of queries: half of them vectors of images, the others shifted away from images like vectors of
+            texts.
+        filters: Number of filters with which each query was run.
         mean: Share of the ten nearest images that were found, 0..1.
-        worst: The same for the query that lost most.
-        short: Answers with fewer products than there were.
-        exact: How many answers the planner had the store compare with everything.
-        missing: How many products with a vector the store lacks; below 0 if it has more than there are.
+        worst: Share for the worst query.
+        short: Number of answers with too few products.
+        exact: Number of answers for which the store compared everything.
+        missing: Number of products with a vector that the store lacks; negative if it has too many.
     """
 
     queries: int
@@ -44,16 +45,16 @@ class RecallReport:
 def measure_recall(
     session: Session, generation: Generation, *, queries: int = 100, filters: Sequence[Filter | None] = (None,)
 ) -> RecallReport:
-    """Ask a generation's store for the ten nearest images of queries, as the planner does and exactly, and compare.
+    """Compare the ten nearest images of queries from a generation's store, as planned and exactly.
 
     Args:
         session: The catalogue.
         generation: The generation.
         queries: Number of queries.
-        filters: Those that users have.
+        filters: Typical filters of users.
 
     Raises:
-        UsageError: There is no image to search for.
+        UsageError: The catalogue has no image to search for.
     """
     store = session.store(generation)
     vectors = _queries(session.ledger.sample_vectors(generation.number, queries, _SEED))
@@ -75,7 +76,7 @@ def measure_recall(
 
 
 def _queries(pictures: Embeddings) -> Embeddings:
-    """Turn images' vectors into queries: half of them as they are, half moved off their cone, as texts' vectors are."""
+    """Return queries from images' vectors: half of them unchanged, half shifted like vectors of texts."""
     if not len(pictures):
         raise UsageError("the catalogue has no image to search for; add products first")
     draw = np.random.default_rng(_SEED)

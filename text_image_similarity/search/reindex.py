@@ -1,7 +1,7 @@
-"""A new model without downtime: its generation is built beside the live one, checked, and then switched to.
+"""A new model without downtime: its generation is built while the live one answers, checked, and then switched to.
 
-What is built is kept, so the same call resumes after a crash. The live generation answers all the while, and products that
-are added meanwhile get into both.
+Finished vectors are kept, so the same call resumes after a crash. The live generation keeps answering, and products
+that are added meanwhile get into both.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from .products import code_of
 from .recall import RecallReport, measure_recall
 from .session import Session
 
-_BATCH = 512  # products of one transaction
-LEAST_RECALL = 0.99  # of a store that approximates, before a generation counts as ready
+_BATCH = 512  # products per transaction
+LEAST_RECALL = 0.99  # least recall of an approximate store before a generation is ready
 
 
 @dataclass(slots=True)
 class ReindexReport:
-    """What came of building a generation.
+    """The result of building a generation.
 
     Args:
-        generation: Its number.
-        products: Products whose images were encoded in this call.
-        images: Images with a vector in the generation, those of earlier calls included.
-        failures: Images of this call that failed, by error code.
-        lost: Images that have a vector in the live generation and none in this one.
-        recall: What its store finds of the nearest; None where the store compares with everything.
+        generation: Number of the generation.
+        products: Number of products whose images were encoded in this call.
+        images: Number of images with a vector in the generation, including those of earlier calls.
+        failures: Number of images that failed in this call, by error code.
+        lost: Number of images with a vector in the live generation but not in this one.
+        recall: Recall of its store; None if the store compares everything.
     """
 
     generation: int
@@ -54,22 +54,23 @@ def reindex(
     stop: Callable[[], bool] = lambda: False,
     allow_lost: int = 0,
 ) -> ReindexReport:
-    """Build the generation of a model, or continue building it, until it is ready to be switched to.
+    """Build the generation of a model, or resume building it, until it is ready for `switch`.
 
-    The generation that could be rolled back to is dropped first.
+    The generation for `rollback` is dropped first.
 
     Args:
-        session: The catalogue.
+        session: Session of the catalogue.
         model: A hub id, a folder or an alias.
-        encoder: The loaded model; None loads it.
-        progress: Called after each batch with (products of this call, of these with an image that failed, products in all).
-        stop: Asked after each batch whether to stop.
-        allow_lost: How many images with a vector in the live generation may lack one in the new generation.
+        encoder: A loaded encoder of the model; None loads it.
+        progress: Called after each batch with (products of this call, those with a failed image, products in total).
+        stop: Called after each batch; True stops the call.
+        allow_lost: Number of images with a vector in the live generation that may lack one in the new generation.
 
     Raises:
         ModelError: The model cannot be loaded.
-        DatabaseError: Another generation is being built; or the store of this one finds too little, or more images are lost.
-        StoppedError: `stop` said yes; what is built is kept.
+        DatabaseError: Another generation is being built, the recall of this one's store is too low, or more images are
+            lost.
+        StoppedError: `stop` returned True; finished vectors are kept.
     """
     generation = _begin(session, model, encoder)
     report, total = ReindexReport(generation.number), session.ledger.count_pending(generation.number)
@@ -100,13 +101,13 @@ def reindex(
 
 
 def complete(session: Session, generation: Generation, report: ReindexReport) -> Iterator[int]:
-    """Encode what a generation lacks, and yield after each transaction how many products that were."""
+    """Encode the missing images of a generation, and yield the number of products after each transaction."""
     after = 0
     while True:
         found = session.ledger.pending(generation.number, after, _BATCH)
         if not found and after == 0:
             return
-        after = found[-1].number if found else 0  # from the beginning once more: some may have been added
+        after = found[-1].number if found else 0  # again from the beginning: some may have been added
         images = {each.number: each.product.images for each in found}
         pictures = encode_pictures(session, generation, images)
         session.ledger.put_pictures(
@@ -120,7 +121,7 @@ def complete(session: Session, generation: Generation, report: ReindexReport) ->
 
 
 def _begin(session: Session, model: str, encoder: Encoder | None) -> Generation:
-    """Return the generation that is being built with a model, or begin it."""
+    """Return the generation that is being built with a model, or a new one."""
     encoder = encoder or load_encoder(replace(session.config, model=model, revision=None))
     identity = ModelIdentity.of(encoder)
     for generation in session.generations.all():
@@ -139,15 +140,15 @@ def _begin(session: Session, model: str, encoder: Encoder | None) -> Generation:
 
 
 def switch_to(session: Session, state: str, otherwise: str) -> Generation:
-    """Let the generation answer that is in a state.
+    """Switch to the generation in a state.
 
     Raises:
-        DatabaseError: There is none, as `otherwise` says.
+        DatabaseError: There is none; the message is `otherwise`.
     """
     generation = next((found for found in session.generations.all() if found.state == state), None)
     if generation is None:
         raise DatabaseError(otherwise)
-    session.store(generation)  # so that the first query need not wait for it
+    session.store(generation)  # opened now, so that the first query does not wait for it
     while not session.generations.switch(generation.number):
         for _ in complete(session, generation, ReindexReport(generation.number)):
             pass

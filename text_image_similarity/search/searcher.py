@@ -1,4 +1,4 @@
-"""Queries in, answers out, in steps: for callers that encode elsewhere, as a service does whose models are shared."""
+"""Answering of queries in steps, for callers that encode elsewhere, such as a service with shared models."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .vectors import Encoded, encode, join
 
 
 class Searcher:
-    """What `Catalog.match_many` does, one step after the other. Threads may share it.
+    """The steps of `Catalog.match_many`. Safe to share between threads.
 
     Args:
-        session: The open parts of the catalogue.
+        session: Session of the catalogue.
     """
 
     def __init__(self, session: Session) -> None:
@@ -28,32 +28,32 @@ class Searcher:
 
     @property
     def version(self) -> int:
-        """A number that goes up with everything that is written: the same query has the same answer until then."""
+        """A number that increases with every write; until then, the same query has the same answer."""
         return self._session.ledger.version
 
     def live(self) -> Generation:
-        """Return the generation that answers now."""
+        """Return the generation that currently answers."""
         return self._session.generations.live()
 
     def has_followed(self, generation: Generation, version: int) -> bool:
-        """Say whether what a generation searches has everything up to a version: others may be putting it there just now."""
+        """Tell whether the store of a generation has everything up to a version; other processes may be writing it."""
         return self._session.opened(generation).version >= version
 
     def open(self, generation: Generation) -> None:
-        """Open what a generation searches, so that its first query need not wait for that."""
+        """Open the store of a generation, so that its first query does not wait for it."""
         self._session.store(generation)
 
     def dropped(self) -> frozenset[int]:
-        """Return the numbers of the generations that are gone and of which something is still open: others may drop some."""
+        """Return the numbers of generations that other processes have dropped but that are still open here."""
         return self._session.held - {each.number for each in self._session.generations.all()}
 
     def forget(self, number: int) -> None:
-        """Close what is open of a generation that is gone and that no query uses any longer."""
+        """Close a dropped generation that no query uses any longer."""
         self._session.forget(number)
 
     @contextmanager
     def checking(self) -> Iterator[None]:
-        """Keep other processes from doing the same while the block looks at what is there, and then writes.
+        """Hold a lock between processes during a block that checks data and then writes.
 
         Raises:
             DatabaseError: The database fails.
@@ -62,23 +62,23 @@ class Searcher:
             yield
 
     def lend(self, generation: Generation, encoder: Encoder) -> None:
-        """Use a loaded encoder for a generation, whose model it has to be.
+        """Use a loaded encoder for a generation; it must be of the same model.
 
         Raises:
-            DatabaseError: It is another model: its vectors cannot be compared with the generation's.
+            DatabaseError: The encoder is of another model, whose vectors cannot be compared with the generation's.
         """
         self._session.lend(generation, encoder)
 
     def check(self, query: Query, generation: Generation, name: str = "") -> Checked:
-        """Make sure that a generation can answer a query once its terms are encoded; `contents` says what that takes.
+        """Make sure that a generation can answer a query once its `contents` are encoded.
 
         Args:
             query: The query.
             generation: The generation.
-            name: What messages call the query.
+            name: Name of the query in messages.
 
         Raises:
-            UsageError: It cannot; the message says what to change.
+            UsageError: It cannot be answered; the message says what to change.
         """
         return check(self._session, generation, query, name)
 
@@ -89,14 +89,15 @@ class Searcher:
 
         Args:
             asked: The queries.
-            texts: What the generation's model made of the texts of all of them, in order, unit vectors (embed_dim,) or errors.
-            images: The same of their images.
+            texts: Outcomes of the generation's model for the texts of all queries, in order: unit vectors (embed_dim,)
+                or errors.
+            images: The same for their images.
 
         Returns:
-            For each query, in order, its answer, or why one of its terms has no vector.
+            For each query, in order, its answer, or the reason why a term has no vector.
 
         Raises:
-            UsageError: A query names a product that does not exist, or a page that cannot be continued.
+            UsageError: A query names a product that does not exist, or a cursor that is not valid.
         """
         if not asked:
             return []
@@ -106,7 +107,7 @@ class Searcher:
         return answer(self._session, asked, encoded)
 
     def match_many(self, queries: Iterable[str | Query], names: Sequence[str]) -> list[Matches | RowError]:
-        """See `Catalog.match_many`; `names` is what messages call each query."""
+        """See `Catalog.match_many`; `names` are names of the queries in messages."""
         given = [Query(query) if isinstance(query, str) else query for query in queries]
         for name, query in zip(names, given, strict=True):
             check_type(name or "query", query, Query, "a text or a Query")

@@ -1,4 +1,4 @@
-"""What a catalogue holds open: its ledger, the models of its generations, and the stores that follow the ledger."""
+"""The open resources of a catalogue: its ledger, the models of its generations, and the stores of their vectors."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ logger = logging.getLogger("text_image_similarity")
 
 _POLLED_S = 0.1
 
-# For the number of a generation and the width of its vectors, the store that holds them.
+# Function that opens the store for the number of a generation and the length of its vectors.
 OpenStore = Callable[[int, int], Store]
 
 
 class Session:
-    """The open parts of a catalogue, each made when it is first needed. Safe to share between threads.
+    """The open resources of a catalogue, each opened on first use. Safe to share between threads.
 
     Args:
         ledger: The products.
-        config: How models are loaded and images fetched; each generation has a model of its own.
-        open_store: Opens a generation's store.
-        encoder: A loaded encoder for the generation that is live now; None loads the one that made it.
-        identity: Which model that is, where it is known already.
+        config: Settings for loading models and fetching images; each generation has its own model.
+        open_store: Function that opens a generation's store.
+        encoder: A loaded encoder for the live generation; None loads its model.
+        identity: Identity of that encoder's model, if already known.
 
     Attributes:
-        live_model: Where the model of the generation is that was live at first, if not where it was.
+        live_model: New place of the model of the first live generation, if it has moved.
     """
 
     def __init__(
@@ -53,17 +53,17 @@ class Session:
         self.generations = Generations(ledger.database)
         self._open_store, self._given, self._identity = open_store, encoder, identity
         self.live_model: str | None = None
-        self._lived = self.generations.live().number  # what `encoder` and `live_model` are for, whatever answers later
+        self._lived = self.generations.live().number  # generation of `encoder` and `live_model`
         self._opening = RLock()
         self._following = RLock()
         self._scorers: dict[int, Scorer] = {}
         self._stores: dict[int, Store] = {}
 
     def scorer(self, generation: Generation) -> Scorer:
-        """Return what encodes for a generation.
+        """Return the scorer for a generation.
 
         Raises:
-            ModelError: Its model cannot be loaded.
+            ModelError: The model cannot be loaded.
             DatabaseError: The model is not the one that made the generation's vectors.
         """
         with self._opening:
@@ -73,13 +73,13 @@ class Session:
             return self._scorers[generation.number]
 
     def lend(self, generation: Generation, encoder: Encoder, identity: ModelIdentity | None = None) -> None:
-        """Use a loaded encoder for a generation, whose model it is; probe it unless its identity is known."""
+        """Use a loaded encoder of a generation's model for it; probe it unless its identity is known."""
         with self._opening:
             if generation.number not in self._scorers:
                 self._scorers[generation.number] = self._make_scorer(generation, encoder, identity)
 
     def store(self, generation: Generation) -> Store:
-        """Return a generation's store, with everything that the ledger has."""
+        """Return a generation's store after bringing it up to date with the ledger."""
         store = self.opened(generation)
         self.follow(generation, store)
         return store
@@ -90,8 +90,8 @@ class Session:
         Args:
             generation: The generation.
             store: Its store.
-            wait: Where another process or thread is at that: wait, so that everything is in the store afterwards. Without it, a
-                store that others see stays as it is meanwhile.
+            wait: Whether to wait if another process or thread is already doing so, so that the store is up to date
+                afterwards. Otherwise, a shared store is left as it is.
         """
         if store.version == self.ledger.version:
             return
@@ -116,16 +116,16 @@ class Session:
                     store.apply(changes)
 
     def follow_all(self) -> None:
-        """Bring the stores up to date that other processes see, and wait for it."""
+        """Bring the stores that other processes share up to date, and wait for it."""
         for generation in self.generations.all():
             if (store := self.opened(generation)).shared:
                 self.follow(generation, store, wait=True)
 
     def optimize(self) -> None:
-        """Give back space in the ledger, and let the stores build their indexes."""
+        """Reclaim space in the ledger, and let the stores build their indexes."""
         database = self.ledger.database
         while True:
-            # In PostgreSQL, whoever waits for a lock keeps the one who has it from building an index.
+            # In PostgreSQL, a process that waits for a lock keeps its holder from building an index.
             with database.exclusive("optimize", wait=False) as ours:
                 if ours:
                     self.ledger.prune()
@@ -143,7 +143,7 @@ class Session:
             yield
 
     def opened(self, generation: Generation) -> Store:
-        """Return a generation's store as it is."""
+        """Return a generation's store without bringing it up to date."""
         with self._opening:
             if generation.number not in self._stores:
                 self._stores[generation.number] = self._open_store(generation.number, generation.identity.embed_dim)
@@ -169,7 +169,7 @@ class Session:
         return scorer
 
     def drop(self, generation: Generation) -> None:
-        """Remove a generation with its store; one that is damaged is left where it is, with a warning."""
+        """Remove a generation with its store; a damaged store is left in place, with a warning."""
         self.generations.drop([generation.number])
         try:
             self.opened(generation).drop()
@@ -182,12 +182,12 @@ class Session:
 
     @property
     def held(self) -> frozenset[int]:
-        """The numbers of the generations of which a model or a store is open."""
+        """The numbers of the generations with an open model or store."""
         with self._opening:
             return frozenset((*self._stores, *self._scorers))
 
     def forget(self, number: int) -> None:
-        """Close what is open of a generation."""
+        """Close the model and store of a generation."""
         with self._opening:
             open_ = self._stores.pop(number, None), self._scorers.pop(number, None)
         for part in open_:
@@ -195,15 +195,15 @@ class Session:
                 part.close()
 
     def drop_others(self) -> list[int]:
-        """Remove all generations but the one that answers, and return their numbers."""
+        """Remove all generations except the one that answers, and return their numbers."""
         others = [generation for generation in self.generations.all() if generation.state != "live"]
         for generation in others:
             self.drop(generation)
         return [generation.number for generation in others]
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Remove products from the ledger and the stores, and return how many were there."""
-        self.follow_all()  # before anything is written: a store that is ahead has followed another ledger
+        """Remove products from the ledger and the stores, and return how many existed."""
+        self.follow_all()  # checked before writing: a store that is ahead has followed another ledger
         deleted = self.ledger.delete(ids)
         self.follow_all()
         return deleted

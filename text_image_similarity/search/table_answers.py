@@ -1,7 +1,7 @@
-"""A table of queries: for each row the best product, as an engine of the tables' jobs.
+"""Answering of tables of queries: an engine that finds the best product for each row.
 
-A row that nothing fits has no product and no error. Products may be added while a table is answered; each row is answered from what
-there is at its time.
+A row without a matching product has no product and no error. Products may be added meanwhile; each row is answered from
+the products at that time.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ MATCH_FIELDS = (
     pa.field("probability", pa.float64()),
     pa.field("error", pa.string()),
 )
-_AT_ONCE = 64  # queries that are encoded and searched for together
-_MOST_TEXT = 10_000  # characters of a query, of which a model reads the first few hundred
+_AT_ONCE = 64  # queries to encode and search together
+_MOST_TEXT = 10_000  # most characters of a query, of which a model reads the first few hundred
 
 Tag = TypeVar("Tag")
 
 
 @dataclass(frozen=True, slots=True)
 class BestMatch:
-    """What became of a row: the best product, nothing where none fits, or an error.
+    """The result of a row: the best product, nothing if none matches, or an error.
 
     Args:
-        product_id: The product's id.
-        product_name: Its name.
+        product_id: Id of the product.
+        product_name: Name of the product.
         similarity: Cosine of the row and the product's best image, -1..1.
-        probability: What that means in this catalogue, 0..1; None if it was not measured.
+        probability: Probability of a match in this catalogue, 0..1; None if there is no calibration.
         error: `"<code>: <detail>"` if the row failed.
     """
 
@@ -57,7 +57,7 @@ class BestMatch:
 
     @property
     def code(self) -> ErrorCode | None:
-        """The category of the failure, or None."""
+        """The error code of the failure, or None."""
         return None if self.error is None else ErrorCode(self.error.partition(":")[0])
 
     def cells(self) -> tuple[Any, ...]:
@@ -66,7 +66,7 @@ class BestMatch:
 
 
 class Answering(Protocol):
-    """What the engine needs of a catalogue."""
+    """The part of a catalogue that the engine needs."""
 
     @property
     def generations(self) -> list[Generation]:
@@ -77,13 +77,13 @@ class Answering(Protocol):
 
 
 class MatchEngine:
-    """Finds the best product for each row of a table.
+    """Engine that finds the best product for each row of a table.
 
     Args:
         catalog: The catalogue, which stays open.
-        query: The filter and the fusion that all queries have.
-        away: Terms that lead away, added to those of each row.
-        min_similarity: The lowest similarity that counts, -1..1.
+        query: Query with the filter and the fusion for all rows.
+        away: Terms with negative weights, added to those of each row.
+        min_similarity: Lowest similarity of a match, -1..1.
     """
 
     def __init__(
@@ -100,16 +100,16 @@ class MatchEngine:
         self._config = Config()
 
     def start(self, config: Config) -> ModelInfo:
-        """Note where relative references start, and say which model answers."""
+        """Set the folder of relative references, and return the description of the model that answers."""
         self._config = config
         found = self._live().identity
         probes = blake2b(found.probes.tobytes(), digest_size=16).hexdigest()
         return ModelInfo(found.model, found.revision, fingerprint=probes)
 
     def identity(self, place: str) -> dict[str, Any]:
-        """Return what results depend on: the catalogue, which of its models, and the options of the queries."""
+        """Return everything that results depend on: the catalogue, its model, and the options of the queries."""
         options = {name: str(value) for name, value in options_of(self._query).items()}
-        away = digest_of(Query(("a row", *self._away)))  # a query needs something that leads towards products
+        away = digest_of(Query(("a row", *self._away)))  # a query needs a term with a positive weight
         asked = {**options, "min_similarity": self._least, "away": away}
         return {"catalog": place, "generation": self._live().number, "query": asked}
 
@@ -129,7 +129,7 @@ class MatchEngine:
         return [_best(next(answers) if isinstance(query, Query) else query) for query in queries]
 
     def _ask(self, record: Record) -> Query | RowError:
-        """Return the query of a row, or why it asks for nothing."""
+        """Return the query of a row, or the reason why it has none."""
         terms: list[Term] = []
         if not _is_empty(record.text):
             text = caption_of(record.text)

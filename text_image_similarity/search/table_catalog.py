@@ -25,16 +25,16 @@ def open_table_catalog(
 
     Args:
         table: A table of any format that `score_table` reads, or `mongodb://host/database/collection`.
-        columns: Which column holds what, and which are called otherwise.
-        config: The settings, as for `open_catalog`.
+        columns: Names of the columns.
+        config: Settings, as for `open_catalog`.
         progress: As for `Catalog.add_table`.
-        query: What will be asked; its fields are checked before the model is loaded and the table is read.
+        query: Query to be asked; its fields are checked before the model is loaded and the table is read.
 
     Returns:
-        The catalogue, and what became of the rows.
+        The catalogue, and the report of the rows.
 
     Raises:
-        UsageError, TableError, ModelError: As for `Catalog.add_table`, and for a field of `query` that no column has.
+        UsageError, TableError, ModelError: As from `Catalog.add_table`, and if no column has a field of `query`.
     """
     config = config or Config(model="mini")
     fields = open_source(table, columns, config.dialect).guess_fields()

@@ -1,4 +1,4 @@
-"""A catalogue's products as a table that `add_table` reads again, in the format that its name says."""
+"""Export of a catalogue's products as a table that `add_table` can read."""
 
 from __future__ import annotations
 
@@ -55,18 +55,18 @@ def export_table(
     *,
     force: bool = False,
 ) -> int:
-    """Write products as a table, complete or not at all, and return how many there are.
+    """Write products as a table, complete or not at all, and return their number.
 
     Args:
         products: The products.
-        declared: The declared fields of their catalogue.
+        declared: Declared fields of their catalogue.
         out: The file to write.
-        columns: Where the columns are to be called something else.
+        columns: Other names for columns.
         force: Whether a file that is there is replaced.
 
     Raises:
-        UsageError: The file is there, the name says no format, or two columns would have one name.
-        TableError: It cannot be written.
+        UsageError: The file exists, its suffix does not name a format, or two columns would have the same name.
+        TableError: The file cannot be written.
     """
     check_type("columns", columns, (ProductColumns, NoneType), "a ProductColumns")
     true_or_false("force", force)
@@ -77,17 +77,17 @@ def export_table(
 
 
 def write_rows(out: str, schema: pa.Schema, parts: Iterable[Rows], *, force: bool = False) -> int:
-    """Write rows as a table, complete or not at all, and return how many there are.
+    """Write rows as a table, complete or not at all, and return their number.
 
     Args:
-        out: The file to write; its name says the format.
-        schema: The columns.
-        parts: The rows, as the format has them.
+        out: File to write, in the format that its suffix names.
+        schema: Schema of the rows.
+        parts: Batches of rows, as the format represents them.
         force: Whether a file that is there is replaced.
 
     Raises:
-        UsageError: The file is there, or its name says no format, or one that cannot hold the columns.
-        TableError: It cannot be written.
+        UsageError: The file exists, or its suffix does not name a format that can hold the columns.
+        TableError: The file cannot be written.
     """
     if is_url(out):
         raise UsageError(f"{out} is a URL; export to a file on this machine, and copy it from there")
@@ -122,7 +122,7 @@ def write_rows(out: str, schema: pa.Schema, parts: Iterable[Rows], *, force: boo
 
 
 def _shape(chosen: ProductColumns, declared: Sequence[Field]) -> list[tuple[str, FieldKind]]:
-    """Return the columns with their kinds, in the order of `_values`; one without a name is left out later."""
+    """Return the columns with their kinds, in the order of `_values`; columns without a name are left out later."""
     names: list[tuple[str, FieldKind]] = [
         (chosen.id, "text"),
         ("name" if chosen.name is None else chosen.name, "text"),
@@ -146,7 +146,7 @@ def _parts(
     kind: TableKind,
     schema: pa.Schema,
 ) -> Iterator[Rows]:
-    """Yield products as rows: with lists and numbers as Parquet has them, as JSON has them, or as text."""
+    """Yield products as rows, with values for Parquet, for JSON, or as text."""
     names = [name for name, _ in shape]
     source, first = iter(products), 1
     while chunk := list(islice(source, _AT_ONCE)):
@@ -164,7 +164,7 @@ def _parts(
 
 
 def _list_as_text(texts: list[str]) -> str:
-    """Write a list as JSON without a backslash before a quotation mark, which CSV's dialects understand differently."""
+    """Return a list as JSON without backslashes before quotation marks, which CSV dialects interpret differently."""
     return _QUOTE.sub(lambda found: f"\\u{ord(found[1]):04x}", dump(texts))
 
 
@@ -174,7 +174,7 @@ def _values(product: Product, declared: Sequence[Field], *, stored: bool) -> lis
 
 
 def _value(declared: Field, value: Any, *, stored: bool) -> Any:
-    """Return a field's value as a cell holds it: as it was given, or of one type in all rows."""
+    """Return a field's value for a cell, as given or converted to one type for all rows."""
     if is_missing(value) or declared.stored(value) is None:
         return None
     if declared.kind == "texts":

@@ -1,4 +1,4 @@
-"""Tables into a catalogue, resumable: the position is kept in the ledger after each transaction, and forgotten at the end."""
+"""Resumable adding of tables to a catalogue: the position is saved in the ledger after each transaction."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def add_table(
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> AddReport:
-    """Add the products of a table; one that is interrupted resumes after the last row that was written.
+    """Add the products of a table; an interrupted call resumes after the last row that was written.
 
     Args:
-        session: The open parts of the catalogue.
+        session: Session of the catalogue.
         source: The table.
-        progress: Called after each transaction with (rows done, of these failed or refused, rows in all).
-        stop: Asked after each transaction whether to end.
+        progress: Called after each transaction with (rows done, failed or refused among these, rows in total).
+        stop: Called after each transaction; True ends the call.
 
     Raises:
-        StoppedError: `stop` said yes; what is written is kept.
+        StoppedError: `stop` returned True; rows written so far are kept.
         UsageError: A column is missing.
-        TableError: The table cannot be read, or has changed meanwhile.
-        ModelError, DatabaseError: The model or the catalogue fails; what is written is kept.
+        TableError: The table cannot be read, or was changed meanwhile.
+        ModelError, DatabaseError: The model or the catalogue fails; rows written so far are kept.
     """
     declared = session.ledger.fields
     source.check(declared)
@@ -52,7 +52,7 @@ def add_table(
         logger.info("resuming at row %s of %s, where an earlier run ended", f"{start + 1:,}", source.place)
     ingest = Ingest(session, base=source.folder or ".")
     config = with_folder(session.config, source.folder)
-    numbers: deque[int] = deque()  # of the rows whose products are on their way
+    numbers: deque[int] = deque()  # numbers of rows whose products are being processed
 
     def products() -> Iterator[Product]:
         for number, product in source.products(declared, start):
@@ -65,7 +65,7 @@ def add_table(
                 yield checked
 
     def check(done: int) -> None:
-        """Show where the work is, and end it if that is asked for."""
+        """Report the progress, and stop if requested."""
         if progress is not None:
             progress(done, ingest.report.failures.total() + ingest.report.refused, source.total)
         if stop():
@@ -88,7 +88,7 @@ def add_table(
 
 
 def _located(product: Product | UsageError, config: Config) -> Product | UsageError:
-    """Return a product with where the files of its images are, or why one may not be read."""
+    """Return a product with the locations of its image files, or the reason why one may not be read."""
     if isinstance(product, UsageError):
         return product
     try:
@@ -104,7 +104,7 @@ def _stopped(source: ProductSource, done: int) -> StoppedError:
 
 
 class _Position:
-    """How far a table has been added, kept in the catalogue's settings."""
+    """The position in a table, saved in the catalogue's settings."""
 
     def __init__(self, session: Session, source: ProductSource) -> None:
         self._database, self._identity = session.ledger.database, source.identity
@@ -112,7 +112,7 @@ class _Position:
         self._key = f"added {blake2b(place.encode('utf-8', 'backslashreplace'), digest_size=16).hexdigest()}"
 
     def read(self) -> int:
-        """Return how many rows are done; 0 for a table that has changed since, or if products were deleted."""
+        """Return how many rows are done; 0 if the table has changed since, or products were deleted."""
         found = self._database.read("SELECT value FROM setting WHERE name = ?", (self._key,))
         kept = json.loads(found[0][0]) if found else {}
         if self._identity is None or kept.get("identity") != self._identity or kept.get("deleted") != self._deleted():
@@ -120,7 +120,7 @@ class _Position:
         return int(kept["rows"])
 
     def write(self, rows: int) -> None:
-        """Keep how many rows are done."""
+        """Save how many rows are done."""
         if self._identity is None:
             return
         kept = json.dumps({"identity": self._identity, "rows": rows, "deleted": self._deleted()})
@@ -131,10 +131,10 @@ class _Position:
             )
 
     def _deleted(self) -> int:
-        """Return how many products were ever deleted."""
+        """Return how many products have ever been deleted."""
         return int(self._database.read("SELECT count(*) FROM removed")[0][0])
 
     def forget(self) -> None:
-        """Let the next run begin with the first row."""
+        """Make the next run begin with the first row."""
         with self._database.write() as transaction:
             transaction.run("DELETE FROM setting WHERE name = ?", (self._key,))

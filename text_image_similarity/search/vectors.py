@@ -1,4 +1,4 @@
-"""Terms in, one vector to search with out: fusion by a weighted sum."""
+"""Fusion of a query's terms into one vector, by a weighted sum."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ class Encoded:
 
     Args:
         query: The query.
-        vectors: Of its terms, shape (t, embed_dim), float32 unit vectors.
+        vectors: Unit vectors of its terms, shape (t, embed_dim), float32.
         fused: Their weighted sum as a unit vector, shape (embed_dim,).
-        shares: What each term's cosine counts in the sum's, shape (t,): the weights over the length of the sum.
-        own: The numbers of the products that are terms, which are not found.
+        shares: Share of each term's cosine in that of the sum, shape (t,): the weights divided by the length of the
+            sum.
+        own: Numbers of the products that are terms, which are not found.
     """
 
     query: Query
@@ -36,7 +37,7 @@ class Encoded:
 
     @classmethod
     def empty(cls, query: Query) -> Encoded:
-        """Return a query that has no terms."""
+        """Return an encoded query without terms."""
         nothing = np.empty(0, np.float32)
         return cls(query, nothing.reshape(0, 0), nothing, nothing, frozenset())
 
@@ -56,7 +57,7 @@ def encode(
 
 
 def contents(queries: Sequence[Query]) -> tuple[list[str], list[ImageSource]]:
-    """Return the texts and the images of queries, those that have to be encoded."""
+    """Return the texts and the images of queries that must be encoded."""
     terms = [term for query in queries for term in query.parts]
     return [t.text for t in terms if t.text is not None], [t.image for t in terms if t.image is not None]
 
@@ -69,20 +70,20 @@ def join(
     *,
     names: Sequence[str] | None = None,
 ) -> list[Encoded | RowError]:
-    """Put queries together with what a model made of them.
+    """Combine queries with the outcomes of a model.
 
     Args:
         queries: The queries.
-        outcomes: What the generation's model made of their `contents`, the texts and the images.
+        outcomes: Outcomes of the generation's model for their `contents`, texts and images.
         ledger: The products.
         generation: The generation.
-        names: What messages call each query.
+        names: Names of the queries in messages.
 
     Returns:
-        For each query its vectors, or why one of its terms has none.
+        For each query, its vectors, or the reason why a term has none.
 
     Raises:
-        UsageError: A term names a product that does not exist or has no vector, or a vector of another width.
+        UsageError: A term names a product that does not exist or has no vector, or a vector of another length.
     """
     terms = [term for query in queries for term in query.parts]
     texts = [term for term in terms if term.text is not None]
@@ -111,7 +112,7 @@ def _encoded(query: Query, outcomes: Sequence[Outcome], own: dict[int, int]) -> 
         vectors.append(outcome)
     numbers = frozenset(own[id(term)] for term in query.parts if id(term) in own)
     stacked = np.stack(vectors)  # (t, d)
-    if len(vectors) == 1:  # as it is, so that its cosines are those of `score_pairs`
+    if len(vectors) == 1:  # unchanged, so that its cosines are those of `score_pairs`
         return Encoded(query, stacked, vectors[0], np.ones(1, np.float32), numbers)
     weights = np.array([term.weight for term in query.parts], np.float32)  # (t,)
     total = weights @ stacked  # (t,) @ (t, d) -> (d,)
@@ -143,5 +144,5 @@ def _unit(vector: NDArray[np.floating]) -> Embeddings:
     most = float(np.abs(vector).max(initial=0.0))
     if not most > 0:
         raise UsageError("a vector of zeros has no direction to search in")
-    scaled = np.asarray(vector, np.float64) / most  # so that no square is too large or too small
+    scaled = np.asarray(vector, np.float64) / most  # scaled, so that no square overflows or underflows
     return (scaled / np.linalg.norm(scaled)).astype(np.float32)

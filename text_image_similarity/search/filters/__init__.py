@@ -1,8 +1,8 @@
-"""Which products count: filters over their fields, as a tree that each store compiles.
+"""Filters on products' fields, as a tree that each store compiles.
 
     parse_filter('category = "Footwear" and price <= 90', fields)
 
-`reference` defines what a filter means; `sql` writes it for the databases that speak SQL.
+`reference` defines the meaning of a filter; `sql` compiles it for SQL databases.
 """
 
 from __future__ import annotations

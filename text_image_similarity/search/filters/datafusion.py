@@ -1,4 +1,4 @@
-"""Filters for LanceDB, whose DataFusion takes no parameters: values are written into the text, quoted."""
+"""Filters for LanceDB, whose DataFusion does not support parameters, so that values are quoted in the text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class DataFusionWriter:
             case bool():
                 return "TRUE" if value else "FALSE"
             case str():
-                doubled = value.replace("'", "''")  # no other character has a meaning between single quotes
+                doubled = value.replace("'", "''")  # no other character is special within single quotes
                 return f"'{doubled}'"
             case _:
                 return repr(float(value))

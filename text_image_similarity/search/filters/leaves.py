@@ -1,4 +1,4 @@
-"""The leaves of a filter: which operators there are, and what each may ask of a field; and how large a filter may be."""
+"""The leaves of a filter: operators, their valid fields and values, and limits on the size of a filter."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST_VALUES_TOGETHER = 10_000  # SQLite takes 32,766 parameters, PostgreSQL 65,
 
 
 class LeafMaker:
-    """Makes the leaves of one filter, checks them against the fields, and counts them."""
+    """Creates the leaves of one filter, checks them against the fields, and counts them."""
 
     def __init__(self, fields: Iterable[Field]):
         self._fields = tuple(fields)
@@ -26,14 +26,14 @@ class LeafMaker:
         self._values = 0
 
     def field(self, name: str) -> Field:
-        """Return a field by its name; a UsageError names those that there are."""
+        """Return a field by its name; if there is none, the UsageError lists the fields."""
         return named(self._fields, name)
 
     def make(self, name: str, op: str, value: object) -> Filter:
-        """Return the leaf that compares a field with a value, or several.
+        """Return the leaf that compares a field with one or several values.
 
         Raises:
-            UsageError: The field, the operator or the value does not fit, or the filter becomes too large.
+            UsageError: The field, the operator or the value is not valid, or the filter becomes too large.
         """
         field = self.field(name)
         self._leaves += 1
@@ -63,17 +63,17 @@ class LeafMaker:
 
 
 def is_several(given: object) -> TypeGuard[Collection[Any]]:
-    """Say whether a value is a list, or something like one."""
+    """Tell whether a value is a list or similar."""
     return isinstance(given, Collection) and not isinstance(given, (str, bytes, Mapping))
 
 
 def joined(kind: type[And] | type[Or], parts: list[Filter]) -> Filter:
-    """Return the parts as one filter; a single part stays as it is."""
+    """Return the parts as one filter; a single part is returned itself."""
     return parts[0] if len(parts) == 1 else kind(tuple(parts))
 
 
 def check_level(level: int) -> None:
-    """Raise UsageError where a filter has more levels than any function here has to follow."""
+    """Raise a UsageError if a filter has too many levels."""
     if level > MOST_LEVELS:
         raise UsageError(
             f"the filter is nested more than {MOST_LEVELS} levels deep; remove parentheses, and join conditions on one field with in"
@@ -81,7 +81,7 @@ def check_level(level: int) -> None:
 
 
 def _comparable(field: Field, value: object) -> Scalar:
-    """Return the stored value of one value of a field, for a list that of one of its texts."""
+    """Return the stored value for one value of a field; in a field of lists, for one text."""
     stored = Field(field.name, "text" if field.kind == "texts" else field.kind).stored(value)
     if stored is None:
         raise UsageError(f"{field.name!r} cannot be compared with {value!r:.100}, which counts as missing; use exists")

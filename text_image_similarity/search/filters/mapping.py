@@ -16,10 +16,10 @@ _MOST_BRACKETS = 64  # 16 levels of and/or, an object and a list each, and a lis
 
 
 def from_json(text: str, maker: LeafMaker) -> Filter | None:
-    """Return the filter that a JSON object stands for; None for an empty one.
+    """Return the filter for a JSON object; None for an empty one.
 
     Raises:
-        UsageError: It is not JSON, or not a filter.
+        UsageError: The text is not JSON, or not a filter.
     """
     _check_brackets(text)
     try:
@@ -32,10 +32,10 @@ def from_json(text: str, maker: LeafMaker) -> Filter | None:
 
 
 def from_mapping(given: Mapping[str, Any], maker: LeafMaker, level: int = 0) -> Filter | None:
-    """Return the filter that a mapping stands for; None for an empty one.
+    """Return the filter for a mapping; None for an empty one.
 
     Raises:
-        UsageError: It is not a filter.
+        UsageError: The mapping is not a filter.
     """
     if given.keys() == _EXPLICIT:
         return maker.make(_text_of(given["field"]), _text_of(given["op"]), given["value"])
@@ -80,7 +80,7 @@ def _text_of(name: object) -> str:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object of JSON; of two keys that are equal, Python's own parser would drop one in silence."""
+    """Build a JSON object, refusing duplicate keys, of which Python's parser would silently drop one."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -90,7 +90,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_brackets(text: str) -> None:
-    """Refuse what Python's parser would follow until its stack ends."""
+    """Refuse JSON that is nested so deeply that Python's parser would exhaust its stack."""
     depth, inside = 0, False
     for sign in re.findall(r'\\.|["\[\]{}]', text, re.DOTALL):
         if sign == '"':

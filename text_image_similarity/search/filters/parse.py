@@ -1,4 +1,4 @@
-"""A filter from any of the forms in which it may be given, checked against the fields there are."""
+"""Parsing of filters from any of their forms, with a check against the fields."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ def parse_filter(given: Filter | Mapping[str, Any] | str | None, fields: Iterabl
     """Return a filter as a checked tree.
 
     Args:
-        given: A tree, a mapping, JSON text that begins with `{`, or the text language (see `text`). None, or an empty mapping,
-            lets every product pass.
-        fields: The declared fields; those that every product has are added.
+        given: A tree, a mapping, JSON text that begins with `{`, or the text language (see `text`). With None or an
+            empty mapping, every product passes.
+        fields: Declared fields; the fields of every product are added.
 
     Returns:
-        A tree of at most 16 levels and 256 leaves; None where every product passes.
+        A tree of at most 16 levels and 256 leaves; None if every product passes.
 
     Raises:
-        InputTypeError: It has none of these forms.
-        UsageError: It cannot be read, it is too large, a field does not exist, or a value is not of the field's kind.
+        InputTypeError: The filter has none of these forms.
+        UsageError: The filter cannot be parsed or is too large, a field does not exist, or a value is not of the
+            field's kind.
 
     Example:
         >>> parse_filter("price <= 90 and note exists", [Field("price", "number"), Field("note")])
@@ -63,7 +64,7 @@ def _from_str(given: str, maker: LeafMaker) -> Filter | None:
 
 
 def _checked(where: Filter, maker: LeafMaker, level: int) -> Filter:
-    """Return a tree that somebody else put together with everything checked, in canonical form."""
+    """Return a caller's tree in canonical form, after checking all of it."""
     check_level(level)
     match where:
         case Compare(field, op, value):
@@ -83,6 +84,6 @@ def _checked(where: Filter, maker: LeafMaker, level: int) -> Filter:
 
 
 def _written(field: Field, value: Any) -> object:
-    """Return a value of a tree, which holds dates in seconds, as it is in the other forms."""
+    """Return a value of a tree, which holds dates in seconds, as in the other forms."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return field.written(value) if is_number else value

@@ -11,7 +11,7 @@ from .sql import Columns
 class PostgresWriter:
     """Writes filters over the columns `f0`, `f1` ... of a table.
 
-    PostgreSQL cannot hold U+0000: whoever runs the statement passes each text through `without_nul`, as for the columns.
+    PostgreSQL cannot store U+0000; the caller must pass each text through `without_nul`, as for the columns.
 
     Args:
         fields, table: As for `Columns`.

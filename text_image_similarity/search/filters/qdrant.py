@@ -1,6 +1,6 @@
-"""Filters as Qdrant's models, over the payload keys `f0`, `f1` and so on; a missing field has no key.
+"""Filters for Qdrant, over the payload keys `f0`, `f1` and so on; a missing field has no key.
 
-Truth values are 0 and 1 there: qdrant-edge, on which this is tested, cannot compare others.
+Booleans are stored as 0 and 1, because qdrant-edge, on which this is tested, cannot compare booleans.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NOTHING = models.HasIdCondition(has_id=[])
 
 
 def compile_qdrant(where: Filter, fields: Iterable[Field]) -> models.Condition:
-    """Return a filter as a condition of Qdrant.
+    """Return a filter as a Qdrant condition.
 
     Args:
         where: A checked filter.
@@ -27,7 +27,7 @@ def compile_qdrant(where: Filter, fields: Iterable[Field]) -> models.Condition:
 
 
 def qdrant_value(value: Value) -> list[str] | str | float:
-    """Return a stored value as a payload holds it."""
+    """Return a stored value for a payload."""
     if isinstance(value, bool):
         return int(value)
     return list(value) if isinstance(value, tuple) else value
@@ -73,5 +73,5 @@ def _among(key: str, values: Sequence[Scalar]) -> models.Condition:
 def _equal(key: str, value: Scalar) -> models.FieldCondition:
     if isinstance(value, bool):
         return models.FieldCondition(key=key, match=models.MatchValue(value=int(value)))
-    number = float(value)  # Qdrant matches whole numbers, but no others
+    number = float(value)  # Qdrant can match only integers
     return models.FieldCondition(key=key, range=models.Range(gte=number, lte=number))

@@ -1,4 +1,4 @@
-"""What a filter means, in plain Python: the definition that every store is tested against."""
+"""The meaning of filters in plain Python, against which every store is tested."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _ORDERED = {"lt": operator.lt, "lte": operator.le, "gt": operator.gt, "gte": ope
 
 
 def matches(where: Filter | None, values: Mapping[str, Value | None]) -> bool:
-    """Say whether a product passes a filter.
+    """Tell whether a product passes a filter.
 
     Args:
-        where: A checked filter; None lets every product pass.
-        values: The product's stored values by field; a field that is None or not there is missing.
+        where: A checked filter; None passes every product.
+        values: Stored values of the product, by field; a field that is None or absent is missing.
     """
     match where:
         case None:

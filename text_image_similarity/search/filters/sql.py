@@ -1,7 +1,7 @@
-"""A filter as an expression of SQL, for any database whose writer can name columns and hand over values.
+"""Filters as SQL expressions, for any database with a writer for column names and values.
 
-A field's name never reaches the database, and a value only as the writer passes it: as a parameter, or quoted.
-NULL lets no row pass, as false does; under a NOT each leaf is true or false and never NULL, which takes a database twice as long.
+Names of fields never reach the database, and values only through the writer, as parameters or quoted. NULL passes no row,
+as false does. Only under a NOT is each leaf true or false and never NULL, because that takes a database twice as long.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Columns:
 
     Args:
         fields: The declared fields; `column_names` numbers their columns.
-        table: What to put before each column, such as `product`; nothing for the columns alone.
+        table: Qualifier for each column, such as `product`; empty for none.
     """
 
     def __init__(self, fields: Iterable[Field], table: str = "") -> None:
@@ -33,40 +33,40 @@ class Columns:
         self._texts = {field.name for field in declared if field.kind == "texts"}
 
     def of(self, field: str) -> str:
-        """Return the expression of a field's column."""
+        """Return the expression for a field's column."""
         return self._names[field]
 
     def is_texts(self, field: str) -> bool:
-        """Say whether a field's column holds lists of text."""
+        """Tell whether a field's column holds lists of text."""
         return field in self._texts
 
 
 class SqlWriter(Protocol):
-    """What one database's SQL does in its own way."""
+    """The dialect of one database's SQL."""
 
     @property
     def columns(self) -> Columns:
-        """The columns that a filter is about."""
+        """The columns for filters."""
 
     def value(self, value: Scalar) -> str:
-        """Pass a value on, and return what stands for it; called in the order of the text."""
+        """Add a value, and return its placeholder; called in the order of the text."""
 
     def contains(self, column: str, values: Sequence[str]) -> str:
         """Return an expression that is true where a column's list, which is not NULL, has at least one of the values."""
 
 
 def compile_sql(where: Filter | None, writer: SqlWriter) -> str:
-    """Return a filter as an expression that is true for the rows that pass it, safe to put behind WHERE or AND, but not behind NOT.
+    """Return a filter as an expression that is true for the rows that pass it, safe to put after WHERE or AND, but not after NOT.
 
     Args:
-        where: A checked filter; None lets every row pass.
-        writer: Names the columns and takes the values.
+        where: A checked filter; None passes every row.
+        writer: Writer for column names and values.
     """
     return "TRUE" if where is None else _expression(where, writer, known=False)
 
 
 def column_names(fields: Iterable[Field]) -> dict[str, str]:
-    """Return a column's name for each field, also those that every product has: `f0`, `f1` and so on.
+    """Return a column's name for each field, including the fields of every product: `f0`, `f1` and so on.
 
     Args:
         fields: The declared fields, in their order.
@@ -75,12 +75,12 @@ def column_names(fields: Iterable[Field]) -> dict[str, str]:
 
 
 def without_nul(text: str) -> str:
-    """Return a text without U+0000, which many databases cannot hold; `with_nul` turns it back, and the order stays."""
+    """Return a text with U+0000 escaped, which many databases cannot store; `with_nul` reverses it."""
     return text.replace("\1", "\1\2").replace("\0", "\1\1") if "\0" in text or "\1" in text else text
 
 
 def with_nul(text: str) -> str:
-    """Return the text from which `without_nul` made this one."""
+    """Return the original of a text from `without_nul`."""
     return _ESCAPED.sub(lambda found: "\0" if found[1] == "\1" else "\1", text) if "\1" in text else text
 
 

@@ -33,7 +33,7 @@ class SqliteWriter:
 
 
 def sqlite_value(value: Value | None) -> Scalar | None:
-    """Return a stored value as a column holds it."""
+    """Return a stored value for a column."""
     if not isinstance(value, tuple):
         return value
     return json.dumps([without_nul(text) for text in value], ensure_ascii=False)  # json_each ends a text at a NUL

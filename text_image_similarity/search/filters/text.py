@@ -1,4 +1,4 @@
-"""Filters in a small text language, for people and command lines.
+"""A small text language for filters, for people and command lines.
 
     category = "Footwear" and (price <= 90 or not in_stock = true) and color in ("red", "blue") and note exists
 
@@ -8,7 +8,7 @@
     condition  = sign value | ["not"] "in" "(" [value ("," value)*] ")" | ["not"] "exists"
     sign       = "=" | "==" | "!=" | "<>" | "<" | "<=" | ">" | ">="
     value      = text in quotes | number | "true" | "false"
-    name       = letters, digits and _, or anything in backquotes, where a doubled one stands for itself
+    name       = letters, digits and _, or anything in backquotes, where a doubled one is a backquote
 
 Keywords may be in any case. In quotes the escapes are those of JSON, and `\\'`.
 """
@@ -57,22 +57,22 @@ class _Token:
 
     @property
     def word(self) -> str:
-        """The keyword or sign that this is; empty for a name or a value."""
+        """The keyword or sign of the token; empty for a name or a value."""
         lower = self.text.lower()
         return lower if self.kind == "sign" or (self.kind == "word" and lower in _KEYWORDS) else ""
 
 
 def from_text(text: str, maker: LeafMaker) -> Filter:
-    """Return the filter that a text stands for.
+    """Parse a filter from text.
 
     Raises:
-        UsageError: It does not follow the language, or a field or value does not fit; the message shows the place.
+        UsageError: The text has a syntax error, or a field or value is not valid; the message shows the position.
     """
     return _Parser(text, maker).whole()
 
 
 def _tokens(text: str) -> Iterator[_Token]:
-    """Cut a text up to its end, or to what fits nowhere: behind a quote that is never closed each search takes long."""
+    """Split a text into tokens, up to the first invalid one: after an unclosed quote, each search takes long."""
     for match in _TOKEN.finditer(text):
         if match.lastgroup != "space":
             yield _Token(str(match.lastgroup), match[0], match.start())
@@ -99,7 +99,7 @@ class _Parser:
         return self._tokens[self._next]
 
     def _take(self, *words: str) -> str:
-        """Move on where one of these keywords or signs is next, and return it; else return nothing."""
+        """Consume and return the next token if it is one of these keywords or signs; otherwise return an empty text."""
         word = self._token.word
         if word not in words:
             return ""
@@ -151,7 +151,7 @@ class _Parser:
         return token.text[1:-1].replace("``", "`") if token.kind == "quoted" else token.text
 
     def _asked(self, field: Field) -> tuple[str, object]:
-        """Read what is behind a field's name, as an operator and its value."""
+        """Parse the condition after a field's name, as an operator and its value."""
         if sign := self._take(*_SIGNS):
             return _SIGNS[sign], self._value(field)
         negated = bool(self._take("not"))
@@ -209,11 +209,11 @@ class _Parser:
 
 
 def _is_spelled_once(number: str) -> bool:
-    """Say whether a number without quotes is the same text for everybody: as it is kept, or a code such as 007."""
+    """Tell whether a number without quotes has only one spelling: its canonical text, or a code such as 007."""
     if _CODE.match(number) or number.isdecimal():
         return True
     return math.isfinite(float(number)) and number == number_text(float(number))
 
 
 class _PlacedError(UsageError):
-    """An error whose message says where in the text it is already."""
+    """An error whose message already contains the position."""

@@ -1,11 +1,11 @@
-"""A filter as a tree: which products count, by the values of their fields.
+"""Filters as trees of conditions on the values of products' fields.
 
-The values in a tree are stored values (see `fields`). `parse_filter` makes trees whose fields and values are checked, and
-every function that takes a `Filter` expects one of those.
+The values in a tree are stored values (see `fields`). `parse_filter` returns trees with checked fields and values, and
+every function with a `Filter` argument expects such a tree.
 
-Logic has two values. Where a product lacks a field, everything that asks for the field's value is false, `ne` and `not_in`
-too; only `Exists(field, wanted=False)` is true, and so is a `Not` around what is false.
-A list of texts is equal to each text in it.
+Logic is two-valued. If a product lacks a field, every condition on the field's value is false, even `ne` and `not_in`;
+only `Exists(field, wanted=False)` is true, and so is a `Not` around a false condition. A list of texts is equal to each
+text in it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Comparison = Literal["eq", "ne", "lt", "lte", "gt", "gte"]
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """A field's value, compared with another one; the order of texts is not known here, only that of numbers and dates."""
+    """A comparison of a field's value with another one; only numbers and dates have an order, texts do not."""
 
     field: str
     op: Comparison
@@ -30,7 +30,7 @@ class Compare:
 
 @dataclass(frozen=True, slots=True)
 class OneOf:
-    """A field's value is among some, or present and not among them. Nothing is among none."""
+    """A field's value is one of several, or present and none of them. No value is one of an empty list."""
 
     field: str
     values: tuple[Scalar, ...]
@@ -39,7 +39,7 @@ class OneOf:
 
 @dataclass(frozen=True, slots=True)
 class Exists:
-    """A field has a value, or lacks one."""
+    """A field has a value, or has none."""
 
     field: str
     wanted: bool = True
@@ -70,11 +70,11 @@ Filter = Compare | OneOf | Exists | And | Or | Not
 
 
 def to_dict(where: Filter, fields: Sequence[Field]) -> dict[str, Any]:
-    """Return the canonical form of a filter for JSON, from which `parse_filter` makes an equal tree.
+    """Return the canonical JSON form of a filter, which `parse_filter` turns into an equal tree.
 
     Args:
         where: A checked filter.
-        fields: The declared fields, by which dates are known.
+        fields: The declared fields, which tell which values are dates.
 
     Example:
         >>> to_dict(Not(Compare("price", "lte", 90.0)), [Field("price", "number")])

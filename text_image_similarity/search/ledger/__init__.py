@@ -1,4 +1,4 @@
-"""Ledgers: the truth of a catalogue, in a database."""
+"""Ledgers: the authoritative data of a catalogue, in a database."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a ledger needs of an SQL database: reading, one writer at a time, and a search for words.
+"""The protocol of SQL databases for ledgers: reading, one writer at a time, and word search.
 
-SQL is written once, in `ledger`, with `?` for parameters; a database turns it into its own dialect.
+SQL is written once, in `ledger`, with `?` for parameters; a database converts it to its own dialect.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Purpose = Literal["follow", "optimize", "check"]
 
 
 class Transaction(Protocol):
-    """What is done in one write transaction; all of it is there afterwards, or nothing."""
+    """A write transaction, of which either everything is committed or nothing."""
 
     def run(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         """Run one statement and return its rows."""
@@ -28,60 +28,60 @@ class Transaction(Protocol):
 
 
 class Database(Protocol):
-    """An open database with the tables of a ledger; as text, where it is. Safe to share between threads.
+    """An open database with the tables of a ledger; its text is its place. Safe to share between threads.
 
     Raises:
-        DatabaseError: From every method: the database fails, and how to continue.
+        DatabaseError: From every method, if the database fails; the message says what to do.
     """
 
     def read(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
-        """Return the rows of a query; they are of one state of the database."""
+        """Return the rows of a query, from one snapshot of the database."""
 
     def stream(self, sql: str, size: int, *, everything: bool = False) -> Iterator[list[Row]]:
-        """Yield the rows of a query, up to `size` at once; they are of one state of the database.
+        """Yield the rows of a query, up to `size` at a time, from one snapshot of the database.
 
         Args:
             sql: The query.
-            size: The most rows at once.
-            everything: Most of what the database holds is about to be read, so it is worth fetching ahead.
+            size: Most rows at a time.
+            everything: Whether most of the database is about to be read, so that it is worth reading ahead.
         """
 
     def write(self) -> AbstractContextManager[Transaction]:
-        """Begin a write transaction, once no other is open; it ends with the block, and is undone if the block raises."""
+        """Run a block in a write transaction, once no other is open; it is rolled back if the block raises."""
 
     def exclusive(self, purpose: Purpose, *, wait: bool) -> AbstractContextManager[bool]:
-        """Keep other processes from doing the same, while the block runs.
+        """Hold a lock between processes during a block.
 
         Args:
-            purpose: `follow` for changing the stores that follow this database, `optimize` for making them fast,
-                `check` for writing what depends on what is there.
-            wait: Wait until nobody else does; if not, the block is told False where somebody does.
+            purpose: `follow` to change the stores that follow this database, `optimize` to optimize them, `check` to
+                write something that depends on the current data.
+            wait: Whether to wait for the lock; otherwise the block gets False if another process holds it.
         """
 
     def where(self, given: Filter | None, fields: Sequence[Field]) -> tuple[str, list[object]]:
-        """Return a filter over declared and built-in fields as an SQL condition on the table `product`, with its parameters."""
+        """Return a filter over any fields as an SQL condition on the table `product`, and its parameters."""
 
     def texts(self, stored: Any) -> tuple[str, ...]:
-        """Return a list of texts as it was before a column held it."""
+        """Return the list of texts in a column's value."""
 
     def find_words(self, text: str, condition: str, values: Sequence[object], limit: int) -> list[Row]:
         """Return (number, relevance) of the products whose name or description has any of the words, most relevant first.
 
         Args:
             text: Words.
-            condition: What the products must fulfil besides, as `where` gives it.
-            values: Its parameters.
-            limit: The most products.
+            condition: Further condition on products, from `where`.
+            values: Parameters of the condition.
+            limit: Most products to return.
         """
 
     def index_words(self, transaction: Transaction, texts: Sequence[tuple[int, str, str]]) -> None:
-        """Make products findable by (number, name, description), in place of what was known of them."""
+        """Index products, given as (number, name, description), for word search, replacing earlier entries."""
 
     def forget_words(self, transaction: Transaction, numbers: Sequence[int]) -> None:
-        """Forget the words of products."""
+        """Remove products from the word index."""
 
     def optimize(self) -> None:
-        """Give back space, and refresh what the planner knows."""
+        """Reclaim space, and refresh the planner's statistics."""
 
     def close(self) -> None:
         """Close the connections."""
@@ -89,10 +89,10 @@ class Database(Protocol):
 
 @contextmanager
 def intact(database: Database) -> Iterator[None]:
-    """Run a block that makes sense of what a database holds.
+    """Run a block that interprets the content of a database.
 
     Raises:
-        DatabaseError: The block cannot: somebody else has changed it.
+        DatabaseError: The block cannot, because another program has changed the content.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What became of products since a version, for stores that follow a ledger."""
+"""Changes to products since a version, for stores that follow a ledger."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from .rows import in_chunks, read_counter, values_of, with_last
 def read_changes(
     database: Database, declared: Sequence[Field], generation: int, since: int, size: int
 ) -> Iterator[Changes]:
-    """Yield what became of products since a version, some products at once.
+    """Yield the changes to products since a version, in batches.
 
-    Only the last one moves the store's version on. There is none if nothing has happened, and it is left out if what was deleted has
-    been forgotten meanwhile; ask again then.
+    Only the last batch advances the store's version. Without changes, there is no batch; the last one is missing if
+    deletions have been forgotten meanwhile, and the caller must then ask again.
 
     Args:
-        database: The ledger's.
-        declared: Its fields.
-        generation: The generation whose vectors are wanted.
-        since: The version that the follower has, not behind `Ledger.pruned`; 0 reads everything, for a follower that is empty.
-        size: The most products at once.
+        database: Database of the ledger.
+        declared: Declared fields of the ledger.
+        generation: Generation whose vectors to read.
+        since: Version of the follower, at least `Ledger.pruned`; 0 reads everything, for an empty follower.
+        size: Most products in a batch.
     """
     version, pruned = read_counter(database, "version"), read_counter(database, "pruned")
     if version == since:
         return
     columns = column_names(declared)
     chosen = ", ".join(columns.values())
-    # By number where all are read, because that is how they lie.
+    # When all are read, by number, which is their physical order.
     since_sql = "" if since == 0 else f"version > {since:d} AND "
     expected = 0 if since else _count_pictures(database, generation)
     products = f"SELECT number, {chosen} FROM product WHERE {since_sql}version <= {version:d} ORDER BY number"
@@ -66,7 +66,7 @@ def _count_pictures(database: Database, generation: int) -> int:
 def _vectors(
     database: Database, generation: int, numbers: list[int], *, in_one_piece: bool
 ) -> tuple[Rows, Rows, Embeddings]:
-    """Return the vectors of products' images: their products' numbers, their slots, and the vectors themselves."""
+    """Return products' numbers, slots, and vectors of the products' images."""
     query = (
         f"SELECT number, slot, vector FROM picture WHERE generation = {generation:d} AND vector IS NOT NULL AND number "
     )

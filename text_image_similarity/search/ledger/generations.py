@@ -1,4 +1,4 @@
-"""The generations of a catalogue: the models that it has vectors of, and which of them answers."""
+"""The generations of a catalogue: the models whose vectors it has, and which of them answers."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Generation:
     """The vectors of one model.
 
     Args:
-        number: Counted from 1; none is given twice.
-        identity: The model, and what it makes of four probes.
+        number: Number of the generation, from 1; never reused.
+        identity: The model, with its embeddings of four probes.
         state: `building`, `ready`, `live` or `kept`.
-        calibration: What its cosines mean in this catalogue, as JSON; None if that was not measured.
+        calibration: Calibration of its cosines in this catalogue, as JSON; None if there is none.
     """
 
     number: int
@@ -34,11 +34,11 @@ class Generation:
     calibration: str | None = None
 
 
-# Products with images that a generation has not seen.
+# Products with images that a generation has not processed.
 UNSEEN = (
     "images <> '[]' AND NOT EXISTS (SELECT 1 FROM picture WHERE generation = ? AND picture.number = product.number)"
 )
-# The field `_error`: what went wrong first with a product's images in a generation.
+# The field `_error`: the first error of a product's images in a generation.
 _FIRST_ERROR = (
     "(SELECT error FROM picture WHERE generation = ? AND picture.number = product.number AND error IS NOT NULL "
     "ORDER BY slot LIMIT 1)"
@@ -46,7 +46,7 @@ _FIRST_ERROR = (
 
 
 class Generations:
-    """The generations in a ledger's database. Exactly one is live once the first was added."""
+    """The generations in a ledger's database. Exactly one is live once the first has been added."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -58,7 +58,7 @@ class Generations:
             return [_generation(row) for row in self._database.read(query)]
 
     def live(self) -> Generation:
-        """Return the one that answers."""
+        """Return the generation that answers."""
         found = next((found for found in self.all() if found.state == "live"), None)
         with intact(self._database):
             if found is None:
@@ -71,29 +71,30 @@ class Generations:
             return add_generation(transaction, identity, state)
 
     def set_ready(self, number: int) -> None:
-        """Note that a generation has all vectors.
+        """Mark a generation as having all vectors.
 
         Raises:
-            DatabaseError: Somebody dropped it meanwhile.
+            DatabaseError: The generation was dropped meanwhile.
         """
         with self._database.write() as transaction:
             check_there(transaction, number)
             transaction.run("UPDATE generation SET state = 'ready' WHERE number = ? AND state = 'building'", (number,))
 
     def forget_failures(self, number: int) -> None:
-        """Let a generation see products again of which it could not read or encode an image."""
+        """Have a generation process products again whose images it could not read or encode."""
         failed = "SELECT number FROM picture WHERE generation = ? AND error IS NOT NULL"
         with self._database.write() as transaction:
             transaction.run(f"DELETE FROM picture WHERE generation = ? AND number IN ({failed})", (number, number))
 
     def switch(self, number: int) -> bool:
-        """Let another generation answer, from one query to the next; the one that answered is kept.
+        """Switch to another generation, from one query to the next; the previous one is kept.
 
         Returns:
-            Whether it was done: not if the generation lacks images of products that came while it was built.
+            Whether it has switched; False if the generation lacks images of products that were added while it was
+            built.
 
         Raises:
-            DatabaseError: It is neither ready nor kept.
+            DatabaseError: The generation is neither ready nor kept.
         """
         with self._database.write() as transaction:
             found = transaction.run("SELECT state FROM generation WHERE number = ?", (number,))
@@ -109,7 +110,7 @@ class Generations:
         return True
 
     def calibrate(self, number: int, calibration: str) -> None:
-        """Keep what a generation's cosines mean."""
+        """Save the calibration of a generation."""
         with self._database.write() as transaction:
             transaction.run("UPDATE generation SET calibration = ? WHERE number = ?", (calibration, number))
 
@@ -117,7 +118,7 @@ class Generations:
         """Remove generations and their vectors.
 
         Raises:
-            DatabaseError: One of them is live.
+            DatabaseError: A generation is live.
         """
         with self._database.write() as transaction:
             for number in numbers:
@@ -129,7 +130,7 @@ class Generations:
 
 
 def check_there(transaction: Transaction, number: int) -> None:
-    """Raise a `DatabaseError` unless a generation is there."""
+    """Raise a `DatabaseError` unless a generation exists."""
     if not transaction.run("SELECT 1 FROM generation WHERE number = ?", (number,)):
         raise DatabaseError(f"generation {number} has been dropped by another process")
 
@@ -138,7 +139,7 @@ def add_generation(transaction: Transaction, identity: ModelIdentity, state: Sta
     """Begin a generation.
 
     Raises:
-        DatabaseError: Another one is being built, or waits to be switched to.
+        DatabaseError: Another generation is being built, or is ready.
     """
     waiting = transaction.run("SELECT number FROM generation WHERE state IN ('building', 'ready')")
     if waiting:
@@ -155,6 +156,6 @@ def add_generation(transaction: Transaction, identity: ModelIdentity, state: Sta
 
 def _generation(row: Row) -> Generation:
     number, model, revision, probes, dimension, state, calibration = row
-    json.loads(calibration or "{}")  # so that whoever reads it can
+    json.loads(calibration or "{}")  # so that readers can
     vectors = np.frombuffer(bytes(probes), "<f4").astype(np.float32, copy=False).reshape(-1, dimension)  # (4, d)
     return Generation(int(number), ModelIdentity(model, revision, vectors), state, calibration)

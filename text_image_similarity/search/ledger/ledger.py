@@ -1,7 +1,7 @@
-"""The truth of a catalogue: products, what models made of their images, and which model answers.
+"""The authoritative data of a catalogue: products, outcomes of models for their images, and which model answers.
 
-Each write is one transaction and gets the next version. A product keeps its number as long as it is there, and no number
-is given twice, so a store can follow by asking what has changed since a version.
+Each write is one transaction and gets the next version. A product keeps its number as long as it exists, and numbers
+are never reused, so a store can follow by reading the changes since a version.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from .rows import (
 
 
 class Ledger:
-    """The products of a catalogue and all that is known of them. Safe to share between threads.
+    """The products of a catalogue and all data about them. Safe to share between threads.
 
     Args:
-        database: Where it is kept.
+        database: Database of the ledger.
         fields: The declared fields.
     """
 
@@ -54,20 +54,20 @@ class Ledger:
 
     @property
     def version(self) -> int:
-        """How many writes there were."""
+        """Number of writes so far."""
         return self._counter("version")
 
     @property
     def pruned(self) -> int:
-        """The version from which on followers can be told what was deleted; one that is behind it has to begin again."""
+        """The version since which deletions are known; a follower with an earlier version must start over."""
         return self._counter("pruned")
 
     def add(self, entries: Sequence[Entry]) -> bool:
-        """Add or replace products, all or none; of several with the same id the last one counts.
+        """Add or replace products, all or none; if several have the same id, the last one counts.
 
         Returns:
-            Whether it was done: not if there is a generation, other than one that is being built, of which an entry has no
-            images. It may have come up while they were encoded.
+            Whether they were added; False if an entry lacks images for a generation that is not being built, which may
+            have appeared while they were encoded.
         """
         latest = {entry.product.id: entry for entry in entries}
         with self.database.write() as transaction:
@@ -79,7 +79,7 @@ class Ledger:
         return True
 
     def delete(self, ids: Iterable[str]) -> int:
-        """Remove products, all or none, and return how many were there."""
+        """Remove products, all or none, and return how many existed."""
         with self.database.write() as transaction:
             gone = list(self._numbers(transaction, list(dict.fromkeys(ids))).values())
             if gone:
@@ -87,11 +87,11 @@ class Ledger:
         return len(gone)
 
     def put_pictures(self, generation: int, found: Mapping[int, tuple[Sequence[str], Sequence[Picture]]]) -> None:
-        """Keep what a generation's model made of images, of products that still have these images.
+        """Save the outcomes of a generation's model for images, for products that still have these images.
 
         Args:
             generation: The generation.
-            found: For the number of each product its references and what became of them.
+            found: For the number of each product, its references and their outcomes.
         """
         with self.database.write() as transaction:
             now: dict[int, str] = dict(
@@ -109,26 +109,26 @@ class Ledger:
             put_pictures(transaction, {number: {generation: found[number][1]} for number in fitting})
 
     def get(self, ids: Sequence[str]) -> dict[str, Found]:
-        """Return products by their ids; unknown ones are left out."""
+        """Return products by their ids, without unknown ones."""
         rows = in_chunks(self.database.read, f"SELECT {PRODUCT} FROM product WHERE f0 IN ", ids)
         return {found.product.id: found for found in self._found(rows)}
 
     def by_number(self, numbers: Sequence[int], where: Filter | None = None) -> dict[int, Product]:
-        """Return those of products that are there and pass a filter, by their numbers."""
+        """Return the products that exist and pass a filter, by their numbers."""
         return {found.number: found.product for found in self._found(self._passing(PRODUCT, numbers, where))}
 
     def passing(self, numbers: Sequence[int], where: Filter | None) -> list[int]:
-        """Return those of products that are there and pass a filter, in their order."""
+        """Return the numbers of products that exist and pass a filter, in order."""
         there = {row[0] for row in self._passing("number", numbers, where)}
         return [number for number in numbers if number in there]
 
     def column(self, field: str, numbers: Sequence[int], where: Filter | None = None) -> dict[int, Value | None]:
-        """Return the stored values of a field of those of products that are there and pass a filter, by their numbers."""
+        """Return the stored values of a field, by number, for products that exist and pass a filter."""
         rows = self._passing(f"number, {self._columns[field]}", numbers, where)
         return dict(zip((row[0] for row in rows), self._values(field, [row[1] for row in rows]), strict=True))
 
     def pictures(self, generation: int, numbers: Sequence[int]) -> dict[int, list[Picture]]:
-        """Return what a generation's model made of the images of products, in their order."""
+        """Return the outcomes of a generation's model for the images of products, in order."""
         query = f"SELECT number, content, vector, error FROM picture WHERE generation = {generation:d} AND number IN "
         rows = in_chunks(self.database.read, query, numbers, " ORDER BY number, slot")
         with intact(self.database):
@@ -138,14 +138,14 @@ class Ledger:
             }
 
     def known(self, generation: int, content: bytes) -> Embeddings | None:
-        """Return the vector that a generation's model made of an image's content, whatever product has it; or None."""
+        """Return a generation's vector for the content of an image, of whichever product; None if there is none."""
         query = "SELECT vector FROM picture WHERE generation = ? AND content = ? AND vector IS NOT NULL LIMIT 1"
         rows = self.database.read(query, (generation, content))
         with intact(self.database):
             return vector_of(rows[0][0]) if rows else None
 
     def known_contents(self, generation: int, contents: Collection[bytes]) -> set[bytes]:
-        """Return those images' contents that a generation has vectors of."""
+        """Return the image contents for which a generation has vectors."""
         query = f"SELECT content FROM picture WHERE generation = {generation:d} AND vector IS NOT NULL AND content IN "
         return {bytes(row[0]) for row in in_chunks(self.database.read, query, list(contents))}
 
@@ -155,7 +155,7 @@ class Ledger:
         return int(self.database.read(f"SELECT count(*) FROM product WHERE {condition}", values)[0][0])
 
     def values(self, field: str, where: Filter | None) -> dict[Value, int]:
-        """Return how many of the products that pass a filter have each value of a field; one of a list counts each of its texts."""
+        """Return how many products that pass a filter have each value of a field; every text of a list is counted."""
         condition, values = self.database.where(where, self.fields)
         column = self._columns[field]
         query = f"SELECT {column}, count(*) FROM product WHERE {column} IS NOT NULL AND {condition} GROUP BY 1"
@@ -168,13 +168,14 @@ class Ledger:
     def browse(
         self, where: Filter | None, order: tuple[str, bool] | None, after: tuple[Value | None, str] | None, most: int
     ) -> list[tuple[Found, Value | None]]:
-        """Return the next products that pass a filter, each with its value of the field that they are ordered by.
+        """Return the next products that pass a filter, each with its sort value.
 
         Args:
             where: The filter.
-            order: A field, and whether the highest comes first; those without a value come last. None orders by id.
-            after: The value and the id of the last product that was returned before.
-            most: The most products.
+            order: A field, and whether the highest value comes first; products without a value come last. None orders
+                by id.
+            after: Sort value and id of the last product of the previous call.
+            most: Most products to return.
         """
         condition, values = self.database.where(where, self.fields)
         column, sequence = "f0", "f0"
@@ -190,17 +191,17 @@ class Ledger:
         return list(zip(self._found(rows), stored, strict=True))
 
     def find_words(self, text: str, where: Filter | None, most: int) -> list[int]:
-        """Return the numbers of products whose name or description has any of some words, the most relevant first."""
+        """Return the numbers of products whose name or description contains any of the words, most relevant first."""
         condition, values = self.database.where(where, self.fields)
         return [int(row[0]) for row in self.database.find_words(text, condition, values, most)]
 
     def pending(self, generation: int, after: int, most: int) -> list[Found]:
-        """Return products behind a number, by number, with images that a generation has not seen yet."""
+        """Return products after a number, by number, with images that a generation has not processed yet."""
         query = f"SELECT {PRODUCT} FROM product WHERE number > ? AND {UNSEEN} ORDER BY number LIMIT ?"
         return self._found(self.database.read(query, (after, generation, most)))
 
     def sample_vectors(self, generation: int, most: int, seed: int) -> Embeddings:
-        """Return the vectors of some images, drawn over all products, shape (n, embed_dim)."""
+        """Return the vectors of a random sample of images, shape (n, embed_dim)."""
         last = self._counter("number")
         drawn = np.random.default_rng(seed).integers(1, last + 1, 4 * most).tolist() if last else []
         pictures = self.pictures(generation, sorted(set(drawn)))
@@ -208,16 +209,16 @@ class Ledger:
         return np.stack(found[:: max(1, len(found) // most)][:most]) if found else np.empty((0, 0), np.float32)
 
     def count_pending(self, generation: int) -> int:
-        """Return how many products have images that a generation has not seen yet."""
+        """Return how many products have images that a generation has not processed yet."""
         return int(self.database.read(f"SELECT count(*) FROM product WHERE {UNSEEN}", (generation,))[0][0])
 
     def count_seen(self, generation: int) -> int:
-        """Return how many products have an image that a generation has a vector of."""
+        """Return how many products have an image with a vector in a generation."""
         query = "SELECT count(DISTINCT number) FROM picture WHERE generation = ? AND vector IS NOT NULL"
         return int(self.database.read(query, (generation,))[0][0])
 
     def compare(self, live: int, other: int) -> tuple[int, int]:
-        """Return how many images have a vector in another generation, and how many have one in the live generation alone."""
+        """Return how many images have a vector in another generation, and how many only in the live generation."""
         vectors = "SELECT count(*) FROM picture WHERE generation = ? AND vector IS NOT NULL"
         here = (
             f"{vectors} AND NOT EXISTS (SELECT 1 FROM picture AS other WHERE other.generation = ? AND other.number = picture.number "
@@ -226,13 +227,13 @@ class Ledger:
         return int(self.database.read(vectors, (other,))[0][0]), int(self.database.read(here, (live, other))[0][0])
 
     def changes(self, generation: int, since: int, size: int = 8192) -> Iterator[Changes]:
-        """Yield what became of products since a version, for a store of a generation; see `read_changes`."""
+        """Yield the changes to products since a version, for a store of a generation; see `read_changes`."""
         return read_changes(self.database, self.fields, generation, since, size)
 
     def prune(self) -> None:
-        """Forget which products had been deleted when this was called before.
+        """Forget the deletions from before the last call of this method.
 
-        Nobody knows all followers. One that has not followed since then sees by `pruned` that it has to begin again.
+        The followers are not known. One that has not followed since then notices by `pruned` that it must start over.
         """
         with self.database.write() as transaction:
             counters: dict[str, int] = dict(transaction.run("SELECT name, value FROM counter"))
@@ -245,7 +246,7 @@ class Ledger:
     def _put(
         self, transaction: Transaction, entries: Mapping[str, Entry], version: int, generations: Collection[int]
     ) -> None:
-        """Insert or replace products, under the numbers that they have or the next ones."""
+        """Insert or replace products, under their existing numbers or new ones."""
         known = self._numbers(transaction, list(entries))
         fresh = [id for id in entries if id not in known]
         last = advance(transaction, "number", len(fresh)) if fresh else 0
@@ -292,6 +293,6 @@ class Ledger:
         return found
 
     def _values(self, field: str, values: list[Any]) -> list[Value | None]:
-        """Turn what a column holds into stored values."""
+        """Convert a column's values to stored values."""
         kind = next(each.kind for each in self._all if each.name == field)
         return values_of(self.database, kind, values)

@@ -1,7 +1,7 @@
 """A ledger in PostgreSQL: a schema of tables in a database that others may share, with any number of writers.
 
-Writers take turns, so that versions appear in their order.
-Words are found by PostgreSQL's own text search, and rare ones count more; there is no BM25 in it.
+Writers take turns, so that versions appear in order. Words are found with PostgreSQL's text search, in which rare words
+are given more weight; it does not have BM25.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from .database import Purpose, Row, Transaction
 
 _LAYOUT = 1
 _PATIENCE_S = 60
-_MOST_WORDS = 64  # of a query
+_MOST_WORDS = 64  # words of a query
 
-# What a tsvector can hold.
+# Limits of a tsvector.
 _LONGEST_WORD, _MOST_BYTES = 1000, 500_000
 _LAST_PLACE, _MOST_PLACES = 16_383, 255
 
-# A text may be longer than a B-tree takes, hence the hash indexes; that of the ids also keeps them unique.
+# A text may be too long for a B-tree, hence the hash indexes; the one on ids also keeps them unique.
 _TABLES = """
 CREATE TABLE layout (number integer NOT NULL);
 CREATE TABLE counter (name text PRIMARY KEY, value bigint NOT NULL);
@@ -59,7 +59,7 @@ CREATE INDEX words_found ON words USING gin (found);
 
 
 def has_catalog(url: str) -> bool:
-    """Say whether a schema of a database holds a catalogue.
+    """Tell whether a schema of a database holds a catalogue.
 
     Raises:
         DatabaseError: The database cannot be reached.
@@ -69,12 +69,12 @@ def has_catalog(url: str) -> bool:
 
 
 def make_catalog(url: str, fields: Sequence[Field], begin: Callable[[Transaction], None]) -> None:
-    """Make the tables of a catalogue; if somebody else is faster, leave them as they are.
+    """Create the tables of a catalogue, unless another process has created them.
 
     Args:
         url: See `Connections`.
         fields: The declared fields.
-        begin: What belongs to the same transaction.
+        begin: Function to run in the same transaction.
 
     Raises:
         DatabaseError: The database cannot be reached, or refuses the connection.
@@ -98,7 +98,7 @@ class PostgresDatabase:
         url: See `Connections`.
 
     Raises:
-        DatabaseError: It cannot be opened, or is something else.
+        DatabaseError: The database cannot be opened, or is not a catalogue.
     """
 
     def __init__(self, url: str) -> None:
@@ -121,7 +121,7 @@ class PostgresDatabase:
     def stream(self, sql: str, size: int, *, everything: bool = False) -> Iterator[list[Row]]:
         with self._connections.transaction() as transaction:
             connection = transaction.cursor.connection
-            with closing(connection.cursor(name="stream", binary=True)) as found:  # held by the server
+            with closing(connection.cursor(name="stream", binary=True)) as found:  # the server holds the lock
                 found.execute(_dialect(sql))
                 while rows := found.fetchmany(size):
                     yield [restored(row) for row in rows]
@@ -190,7 +190,7 @@ class _Transaction:
 
 
 def _layout(connections: Connections) -> int | None:
-    """Return which layout the tables of a catalogue have; None where there are none."""
+    """Return the layout version of a catalogue's tables; None if there are none."""
     with connections.transaction() as transaction:
         table = f"{connections.quoted}.layout"
         if transaction.run("SELECT 1 WHERE to_regclass(%s) IS NULL", (table,)):
@@ -199,7 +199,7 @@ def _layout(connections: Connections) -> int | None:
 
 
 def _dialect(sql: str) -> str:
-    """Return SQL with the parameters of psycopg; no text in a ledger's SQL has a question mark."""
+    """Return SQL with psycopg's parameters; no literal in a ledger's SQL contains a question mark."""
     return sql.replace("?", "%s")
 
 
@@ -211,7 +211,7 @@ def _words(text: str) -> list[str]:
 
 
 def _vector(text: str) -> str:
-    """Return a text's words with their places, as PostgreSQL writes them."""
+    """Return a text's words with their positions, in PostgreSQL's format."""
     places: dict[str, list[str]] = {}
     size = 0
     for place, word in enumerate(_words(text), 1):
@@ -223,7 +223,7 @@ def _vector(text: str) -> str:
 
 
 def _weights(transaction: PostgresTransaction, words: list[str]) -> list[float]:
-    """Return how much each word of a query counts: the fewer products have it, the more, as in BM25."""
+    """Return the weight of each word of a query, which is higher for rarer words, as in BM25."""
     counts = ", ".join(["(SELECT count(*) FROM words WHERE found @@ %s::tsquery)"] * len(words))
     total, *each = transaction.run(f"SELECT (SELECT count(*) FROM words), {counts}", [f"'{word}'" for word in words])[0]
     return [math.log(1 + (total - count + 0.5) / (count + 0.5)) for count in each]

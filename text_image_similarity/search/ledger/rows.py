@@ -1,4 +1,4 @@
-"""Rows of a ledger's tables, and what they stand for."""
+"""Conversion of rows of a ledger's tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .database import Database, Row, Transaction, intact
 
 _CHUNK = 500  # parameters in one IN (...)
 
-# The columns that `found_of` reads. The built-in fields come first among the numbered ones: f0 is the id, f1 the group.
+# The columns for `found_of`. Built-in fields come first among the numbered ones: f0 is the id, f1 the group.
 PRODUCT = "product.number, f0, name, images, description, fields, f1"
 
 
@@ -26,7 +26,7 @@ class Found:
     """A product in a ledger.
 
     Args:
-        number: Its number, for stores.
+        number: Number of the product, for stores.
         product: The product.
     """
 
@@ -41,7 +41,7 @@ def read_counter(database: Database, name: str) -> int:
 
 
 def values_of(database: Database, kind: FieldKind, column: list[Any]) -> list[Value | None]:
-    """Turn what a column holds into the stored values of a kind of field."""
+    """Convert a column's values to stored values of a kind of field."""
     if kind == "bool":
         return [None if value is None else bool(value) for value in column]
     if kind == "texts":
@@ -50,7 +50,7 @@ def values_of(database: Database, kind: FieldKind, column: list[Any]) -> list[Va
 
 
 def put_pictures(transaction: Transaction, pictures: Mapping[int, Mapping[int, Sequence[Picture]]]) -> None:
-    """Write images: for a product's number and a generation's, what became of each."""
+    """Write the outcomes of images, by number of the product and of the generation."""
     transaction.run_many(
         "INSERT INTO picture (generation, number, slot, content, vector, error) VALUES (?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (generation, number, slot) DO UPDATE SET "
@@ -76,7 +76,7 @@ def in_chunks(
 
 
 def with_last(chunks: Iterator[list[Row]]) -> Iterator[tuple[list[Row], bool]]:
-    """Yield chunks, each with whether it is the last; there is at least one."""
+    """Yield chunks, at least one, each with whether it is the last."""
     now = next(chunks, [])
     for then in chunks:
         yield now, False
@@ -85,7 +85,7 @@ def with_last(chunks: Iterator[list[Row]]) -> Iterator[tuple[list[Row], bool]]:
 
 
 def beyond(column: str, down: bool, after: tuple[Value | None, str]) -> tuple[str, list[object]]:
-    """Return the condition that a product comes behind another one, in the order of `browse`."""
+    """Return the condition that a product comes after another one, in the order of `browse`."""
     value, id = after
     if value is None:
         return f"({column} IS NULL AND f0 > ?)", [id]
@@ -99,22 +99,22 @@ def texts_of(product: Product) -> tuple[str, str, str, str]:
 
 
 def found_of(row: Row) -> Found:
-    """Return the product that a row with the columns `PRODUCT` holds."""
+    """Return the product in a row with the columns `PRODUCT`."""
     number, id, name, images, description, fields, family = row[:7]
     given = MappingProxyType(json.loads(fields))
     return Found(int(number), Product(id, name, tuple(json.loads(images)), description, given, family))
 
 
 def blob_of(vector: Embeddings | None) -> bytes | None:
-    """Return a vector as a column holds it."""
+    """Return a vector as a column's value."""
     return None if vector is None else np.ascontiguousarray(vector, "<f4").tobytes()
 
 
 def vector_of(blob: Any) -> Embeddings | None:
-    """Return the vector that a column holds, shape (embed_dim,), float32."""
+    """Return the vector in a column's value, shape (embed_dim,), float32."""
     return None if blob is None else np.frombuffer(bytes(blob), "<f4").astype(np.float32, copy=False)
 
 
 def bytes_of(blob: Any) -> bytes | None:
-    """Return what a column of bytes holds: databases differ in the type."""
+    """Return the bytes in a column's value, whose type depends on the database."""
     return None if blob is None else bytes(blob)

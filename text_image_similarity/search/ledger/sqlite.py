@@ -1,7 +1,7 @@
-"""A ledger in an SQLite file: no server, no extra, many readers beside one writer at a time (write-ahead mode).
+"""A ledger in an SQLite file: no server, no extra, many readers and one writer at a time (write-ahead mode).
 
-The file does not belong on a network file system, whose locks SQLite cannot rely on. Where nothing can be written, not even
-the files that SQLite keeps beside it, a catalogue can still be read.
+Do not put the file on a network file system, whose locks SQLite cannot rely on. A catalogue can be read even if nothing
+can be written, not even SQLite's accompanying files.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from .sqlite_tables import APPLICATION, LAYOUT, TABLES, TYPES
 MEMORY = ":memory:"
 _LOCKS: dict[Purpose, str] = {"follow": ".lock", "optimize": ".optimize.lock", "check": ".check.lock"}
 
-# Bytes that a file is read ahead, in pieces that Linux does not cut down, and how many at most: the cache may be small.
+# Bytes to read ahead, in pieces that Linux does not shorten, and most bytes in total, as the cache may be small.
 _AHEAD, _MOST_AHEAD = 1 << 20, 2 << 30
 
-# The vectors make rows long, and several should fit on a page.
+# Vectors make rows long, and several should fit on a page.
 _PAGE = 16_384
-# What `optimize` works on before others may write, in pages and in images; and from which share of images on it has to.
+# The steps of `optimize` between which others may write, in pages and images; and the share of images that requires it.
 _STEP, _ROWS, _DENSE = 500, 2000, 0.8
 
 
@@ -44,16 +44,16 @@ class SqliteDatabase:
     """A database of a ledger in a file; see `Database`.
 
     Args:
-        path: The file, or `:memory:` for one that ends with this object.
-        fields: The declared fields, with which to create the file; None opens an existing one.
+        path: The file, or `:memory:` for a database that ends with this object.
+        fields: Declared fields, to create the file; None opens an existing one.
 
     Raises:
-        DatabaseError: It cannot be opened or made, is there already, or is something else.
+        DatabaseError: The file cannot be opened or created, already exists, or is not a catalogue.
     """
 
     def __init__(self, path: str | Path, fields: Sequence[Field] | None = None) -> None:
         self._path, self._process = str(path), os.getpid()
-        # One connection writes, and others read, which wait for nothing. What is in memory has one, for which everybody waits.
+        # One connection writes; those that read wait for nothing. A database in memory has one connection, shared in turn.
         self._writing, self._connections = FairLock(), SqliteFile(self._path)
         with self._failing():
             self._file = self._connections.connect() if fields is not None else self._connections.open()
@@ -71,7 +71,7 @@ class SqliteDatabase:
             return found.fetchall()
 
     def stream(self, sql: str, size: int, *, everything: bool = False) -> Iterator[list[Row]]:
-        if self._path == MEMORY:  # which no second connection can see
+        if self._path == MEMORY:  # a second connection could not see it
             rows = self.read(sql)
             yield from (rows[start : start + size] for start in range(0, len(rows), size))
             return
@@ -105,7 +105,7 @@ class SqliteDatabase:
         except Timeout:
             pass
         except OSError as exc:
-            if wait or purpose == "optimize":  # whoever reads can do without following, and with what is there
+            if wait or purpose == "optimize":  # readers can do without following, and use the existing data
                 raise DatabaseError(f"the catalogue {self._path} failed: {exc.strerror or exc}{_READ_ONLY}") from exc
         try:
             yield held
@@ -138,8 +138,8 @@ class SqliteDatabase:
         transaction.run_many("DELETE FROM words WHERE rowid = ?", [(number,) for number in numbers])
 
     def optimize(self) -> None:
-        # In steps, between which others may write: VACUUM alone would keep them waiting for as long as it takes to copy the file.
-        pages = -_STEP  # below 0 it begins to merge all, and not only what is of like size
+        # In steps, between which others may write: VACUUM would block them for as long as it takes to copy the file.
+        pages = -_STEP  # a negative number starts to merge everything, not only segments of similar size
         while self._step("INSERT INTO words (words, rank) VALUES ('merge', ?)", pages) > 1:
             pages = _STEP
         self._step("PRAGMA optimize")
@@ -147,7 +147,7 @@ class SqliteDatabase:
         for _ in range(self._free_pages() // _STEP + 1):
             self._step(f"PRAGMA incremental_vacuum({_STEP})")
         self._step("PRAGMA wal_checkpoint(PASSIVE)")
-        # What is left is little; where somebody reads it, it is for the next time.
+        # Little is left; if there are readers, it is left for the next time.
         with self._writing, self._failing():
             self._file.execute("PRAGMA busy_timeout = 500")
             try:
@@ -157,7 +157,7 @@ class SqliteDatabase:
 
     def close(self) -> None:
         if self._process != os.getpid():
-            return  # what the parent opened is the parent's to close
+            return  # the parent must close its own connections
         with self._writing:
             self._file.close()
         self._connections.close()
@@ -172,7 +172,7 @@ class SqliteDatabase:
                 yield file
 
     def _close_gaps(self) -> None:
-        """Write images again, one after the other, where those that are gone have left many pages half empty."""
+        """Rewrite images one after another, if deleted ones have left many pages half empty."""
         first, last, count = self.read(
             "SELECT coalesce(min(rowid), 0), coalesce(max(rowid), 0), count(*) FROM picture"
         )[0]
@@ -183,12 +183,12 @@ class SqliteDatabase:
             self._step(again, start, min(start + _ROWS - 1, last))
 
     def _step(self, sql: str, *values: object) -> int:
-        """Run a statement, leave others as much time as it took, and return how many rows it changed."""
+        """Run a statement, pause for the same time to let others write, and return the number of changed rows."""
         with self._writing, self._failing():
             began, before = time.monotonic(), self._file.total_changes
             if values:
                 self._file.execute(sql, values)
-            else:  # `execute` would let incremental_vacuum free a single page, because it has no rows to ask for
+            else:  # with `execute`, incremental_vacuum would free only one page, because it returns no rows to fetch
                 self._file.executescript(sql)
             taken, changed = time.monotonic() - began, self._file.total_changes - before
         time.sleep(taken)
@@ -198,7 +198,7 @@ class SqliteDatabase:
         return int(self.read("PRAGMA freelist_count")[0][0])
 
     def _set_up(self, fields: Sequence[Field] | None) -> None:
-        """Make the tables, or see to it that they are ours."""
+        """Create the tables, or make sure that existing ones are ours."""
         if fields is not None:
             self._file.execute(f"PRAGMA page_size = {_PAGE}")
             self._file.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -232,7 +232,7 @@ class SqliteDatabase:
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
-        """Tell what SQLite says in words of the catalogue."""
+        """Convert SQLite's errors into a `DatabaseError` about the catalogue."""
         if self._process != os.getpid():
             raise DatabaseError(
                 f"the catalogue {self._path} was opened before this process was forked; open it in each process after the fork"
@@ -271,9 +271,9 @@ class _Transaction:
 
 
 def _read_ahead(path: str) -> None:
-    """Have the system begin to read a file that SQLite has open into its cache: SQLite waits for each of its pages."""
-    # Closing a descriptor of our own would end this process's locks (POSIX), and others would then remove the `-wal`.
-    opened, wanted = Path("/proc/self/fd"), Path(path).stat()  # Linux has it
+    """Have the system read a file that SQLite has open into its cache, because SQLite waits for each page."""
+    # Closing a separate descriptor would release this process's locks (POSIX), and others would then remove the `-wal`.
+    opened, wanted = Path("/proc/self/fd"), Path(path).stat()  # only on Linux
     for each in opened.iterdir() if opened.is_dir() else ():
         with suppress(OSError):
             if os.path.samestat(each.stat(), wanted):
@@ -283,5 +283,5 @@ def _read_ahead(path: str) -> None:
 
 
 def _plain(values: Sequence[object]) -> tuple[object, ...]:
-    """Return parameters as SQLite takes them: a list of texts as JSON."""
+    """Return parameters for SQLite, with lists of texts as JSON."""
     return tuple(sqlite_value(value) if isinstance(value, tuple) else value for value in values)

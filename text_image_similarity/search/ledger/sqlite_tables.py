@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..fields import FieldKind
 
-APPLICATION = 0x74697363  # "tisc", by which SQLite tells our files
+APPLICATION = 0x74697363  # "tisc", the application id of our SQLite files
 LAYOUT = 1  # in the header's user_version
 TYPES: dict[FieldKind, str] = {"text": "TEXT", "number": "REAL", "bool": "INTEGER", "date": "REAL", "texts": "TEXT"}
 

@@ -1,4 +1,4 @@
-"""The match log: what was asked of a catalogue, what it answered, and what people did with it."""
+"""The match log: queries to a catalogue, its answers, and what people did with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the match log holds: one entry for each answer, and what people did with it afterwards."""
+"""Records of the match log: an entry for each answer, and events for what people did with it."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ _ID = re.compile("[0-9a-f]{32}")
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """One answered match request, also one that was refused or found nothing.
+    """An answered match request, including refused ones and those without results.
 
     Args:
-        id: The match's id, as `new_match_id` makes it; it carries the time by which entries are ordered and chosen.
-        time: When the request came, seconds since the epoch.
-        catalog: The catalogue's name.
-        route: The route that was asked, such as `/match-text`.
-        request_id: The id of the HTTP request, which several matches share if it held several queries.
-        tenant: The name of the key, or empty.
-        status: The HTTP status; 499 where the client had left.
-        generation: The number of the generation that answered; None if none did.
-        query: What was asked: `terms` as mappings of `text`, `image_sha256`, `image_url`, `product` or `vector_sha256`, each with
-            `weight`; and `top_k`, `sort` and so on as they were given.
-        where: The filter, with that of the tenant; None without one.
-        results: The products that were answered, best first, as mappings with `id`, `similarity` and `score`.
-        total: How many products were found in all; None if none were looked for.
-        plan: How they were found, as `Matches.plan` has it; None if none were looked for.
-        milliseconds: How long each stage took, with the whole under `total`.
-        error: `"<code>: <detail>"` of what was answered instead; None without an error.
+        id: Id of the match, from `new_match_id`; it contains the time by which entries are sorted and selected.
+        time: Time of the request, in seconds since the epoch.
+        catalog: Name of the catalogue.
+        route: Route of the request, such as `/match-text`.
+        request_id: Id of the HTTP request, which several matches share if it contained several queries.
+        tenant: Name of the key, or empty.
+        status: HTTP status; 499 if the client had left.
+        generation: Number of the generation that answered; None if none did.
+        query: The query: `terms` as mappings of `text`, `image_sha256`, `image_url`, `product` or `vector_sha256`, each
+            with `weight`; and `top_k`, `sort` and so on as given.
+        where: Filter, combined with that of the tenant; None without one.
+        results: Products in the answer, best first, as mappings with `id`, `similarity` and `score`.
+        total: Total number of products found; None if there was no search.
+        plan: How they were found, see `Matches.plan`; None if there was no search.
+        milliseconds: Duration of each stage, and of the whole request under `total`.
+        error: `"<code>: <detail>"` if the answer was an error, otherwise None.
 
     Raises:
         UsageError: The id was not made by `new_match_id`.
@@ -73,17 +73,17 @@ class LogEntry:
 
 @dataclass(frozen=True, slots=True)
 class LogEvent:
-    """What somebody did with a product of an answer, or said of it.
+    """An event: what somebody did with a product of an answer, or a verdict about it.
 
     Args:
-        match_id: The id of the entry.
-        time: When, seconds since the epoch.
-        kind: `click`, `cart` or `buy`; or `wrong` for a verdict that the product is not what was looked for.
-        product: The product's id.
-        tenant: The name of the key, or empty.
+        match_id: Id of the entry.
+        time: Time of the event, in seconds since the epoch.
+        kind: `click`, `cart` or `buy`; or `wrong` for a verdict that the product does not match.
+        product: Id of the product.
+        tenant: Name of the key, or empty.
 
     Raises:
-        InputTypeError, UsageError: A value cannot be used.
+        InputTypeError, UsageError: A value is not valid.
     """
 
     match_id: str
@@ -98,7 +98,7 @@ class LogEvent:
             raise UsageError(f"the kind of an event is click, cart, buy or wrong, not {self.kind!r:.100}")
         if not isinstance(self.product, str) or not self.product:
             raise InputTypeError.of("LogEvent.product", "a product's id", self.product)
-        object.__setattr__(self, "product", normal_form("NFC", self.product))  # as the ids of products are
+        object.__setattr__(self, "product", normal_form("NFC", self.product))  # like the ids of products
 
     def as_dict(self) -> dict[str, Any]:
         """Return the members by their names."""
@@ -110,48 +110,48 @@ _EVENT = [each.name for each in fields(LogEvent)]
 
 
 def new_match_id(time: float | None = None) -> str:
-    """Return an id that no other match has, and that sorts by time: 12 hexadecimal digits of milliseconds, and 20 random ones.
+    """Return a unique id that sorts by time: 12 hexadecimal digits of milliseconds, and 20 random ones.
 
     Args:
-        time: When the request came, seconds since the epoch; None is now.
+        time: Time of the request, in seconds since the epoch; None is now.
     """
     return time_prefix(clock.time() if time is None else time) + secrets.token_hex(10)
 
 
 def check_match_id(id: object) -> None:
-    """Raise a `UsageError` unless an id is one that `new_match_id` makes."""
+    """Raise a `UsageError` unless an id has the form of those from `new_match_id`."""
     if not isinstance(id, str) or not _ID.fullmatch(id):
         raise UsageError(f"{id!r:.100} is not the id of a match: an id has 32 hexadecimal digits")
 
 
 def time_prefix(time: float) -> str:
-    """Return what the ids of a millisecond begin with."""
+    """Return the prefix of the ids of a millisecond."""
     return f"{min(max(0, int(time * 1000)), (1 << 48) - 1):012x}"
 
 
 def entry_row(entry: LogEntry) -> tuple[str, str]:
-    """Return an entry as it is stored: its id, and its members as JSON in ASCII, without NaN."""
+    """Return the stored form of an entry: its id, and its members as ASCII JSON, without NaN."""
     try:
         return entry.id, _dump(entry.as_dict())
-    except RecursionError:  # nested more deeply than could be read again
+    except RecursionError:  # nested too deeply to be read again
         return entry.id, _dump(replace(entry, query={}, where=None).as_dict())
 
 
 def event_row(event: LogEvent) -> tuple[str, str]:
-    """Return an event as it is stored: under an id that sorts by match and time, and is the same for the same event."""
+    """Return the stored form of an event, with an id that sorts by match and time, and is equal for equal events."""
     body = _dump(event.as_dict())
     digest = blake2b(body.encode("ascii"), digest_size=10).hexdigest()
     return f"{event.match_id}{time_prefix(event.time)}{digest}", body
 
 
 def read_entry(body: str) -> LogEntry:
-    """Return the entry that was stored."""
+    """Return an entry from its stored form."""
     found = json.loads(body)
     return LogEntry(**found | {"results": tuple(found["results"])})
 
 
 def read_event(body: str) -> LogEvent:
-    """Return the event that was stored."""
+    """Return an event from its stored form."""
     return LogEvent(**json.loads(body))
 
 
@@ -163,7 +163,7 @@ def _dump(members: dict[str, Any]) -> str:
 
 
 def _plain(value: object) -> object:
-    """Return what JSON can hold instead of another value; a log refuses nothing."""
+    """Return a JSON value instead of one that JSON cannot hold, because a log refuses nothing."""
     if isinstance(value, Mapping):
         return without_nan(dict(value))
     if isinstance(value, (np.generic, np.ndarray)):

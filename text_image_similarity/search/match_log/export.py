@@ -1,4 +1,4 @@
-"""A match log as a table, with each match's events in its row: JSON Lines as it is, or Parquet.
+"""Export of a match log as a table with each match's events in its row, as JSON Lines or Parquet.
 
 In Parquet, `query` and `where` hold JSON, because every query has different members.
 """
@@ -45,17 +45,17 @@ _SCHEMA = pa.schema(
 
 
 def export_log(log: MatchLog, out: str | PathLike[str], since: float | None = None, *, force: bool = False) -> int:
-    """Write a log as a table, complete or not at all, and return how many matches it has.
+    """Write a log as a table, complete or not at all, and return the number of matches.
 
     Args:
         log: The log.
-        out: The file to write; its name ends in `.jsonl`, which may be compressed, or in `.parquet`.
-        since: The time of the first match, seconds since the epoch; None writes all.
-        force: Whether a file that is there is replaced.
+        out: File to write, with the suffix `.jsonl`, optionally compressed, or `.parquet`.
+        since: Time of the first match, in seconds since the epoch; None writes all.
+        force: Whether to replace an existing file.
 
     Raises:
-        UsageError: The file is there, or its name says no format, or another one.
-        TableError: It cannot be written.
+        UsageError: The file exists, or its suffix is not that of a supported format.
+        TableError: The file cannot be written.
         DatabaseError: The log cannot be read.
     """
     place = path_text(out, "out")
@@ -89,11 +89,11 @@ def _row(entry: LogEntry, events: list[LogEvent]) -> dict[str, Any]:
 
 def _json(value: Any) -> str:
     text = dump(value)
-    return text if is_whole(text) else json.dumps(value)  # with half of a UTF-16 pair as an escape
+    return text if is_whole(text) else json.dumps(value)  # with lone surrogates escaped
 
 
 def _stored(name: str, value: Any) -> Any:
-    """Return a value as a column of Parquet holds it."""
+    """Return a value for a Parquet column."""
     if name in ("query", "where"):
         return None if value is None else _json(value)
     if name == "milliseconds":
@@ -102,7 +102,7 @@ def _stored(name: str, value: Any) -> Any:
 
 
 def _whole(value: Any) -> Any:
-    """Replace halves of UTF-16 pairs, which Arrow cannot hold."""
+    """Replace lone surrogates, which Arrow cannot represent."""
     if isinstance(value, str):
         return value if is_whole(value) else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):

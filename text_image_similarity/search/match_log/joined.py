@@ -1,4 +1,4 @@
-"""The matches of a log, each with what people did with it, in one pass and a page of memory."""
+"""The matches of a log with their events, in one pass and constant memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .match_log import MatchLog
 
 
 def with_events(log: MatchLog, since: float | None = None) -> Iterator[tuple[LogEntry, list[LogEvent]]]:
-    """Yield entries in the order of time, each with its events in that order; both are sorted by the matches' ids."""
+    """Yield entries ordered by time, each with its events ordered by time; both are sorted by the matches' ids."""
     events = log.events(since)
     event = next(events, None)
     for entry in log.entries(since):
@@ -23,11 +23,11 @@ def with_events(log: MatchLog, since: float | None = None) -> Iterator[tuple[Log
 
 
 def terms_of(entry: LogEntry) -> list[dict[str, Any]]:
-    """Return the terms of an entry's query that can be read."""
+    """Return the readable terms of an entry's query."""
     terms = entry.query.get("terms")
     return [term for term in terms if isinstance(term, dict)] if isinstance(terms, list) else []
 
 
 def is_first_page(entry: LogEntry) -> bool:
-    """Say whether an entry is a search, and not a later page of one."""
+    """Tell whether an entry is a search, and not a later page of one."""
     return not entry.query.get("after")

@@ -1,4 +1,4 @@
-"""The match log: entries and their events in the order of time, in any of the databases."""
+"""The match log: entries and their events ordered by time, in any supported database."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from .entries import LogEntry, LogEvent, check_match_id, entry_row, event_row, r
 from .storage import TABLES, LogStorage, StoredRow, Table
 
 _AT_ONCE = 500  # rows in memory
-_DELETED_AT_ONCE = 5000  # rows of one transaction, which keeps writers waiting
+_DELETED_AT_ONCE = 5000  # rows per transaction, which blocks writers
 _END = "g"  # greater than every id
 
 
 class MatchLog:
-    """A match log, to which entries and events are only added; `open_match_log` opens one. Threads may share it.
+    """An append-only match log; `open_match_log` opens one. Safe to share between threads.
 
-    Times are those in the ids of the matches, to the millisecond, also for events: what is chosen by time is a match with
-    everything that belongs to it.
+    Times are those in the matches' ids, to the millisecond, also for events: a match is always selected together with
+    its events.
 
     Args:
-        storage: Where it is kept; it is closed with the log.
+        storage: Storage of the log, which is closed with it.
 
     Raises:
         DatabaseError: Raised by every method if the database fails; the message says what to do.
@@ -38,47 +38,47 @@ class MatchLog:
     def append(self, entries: Iterable[LogEntry], events: Iterable[LogEvent] = ()) -> None:
         """Add entries and events; they are durable afterwards.
 
-        What is there already under the same id stays as it is, so that the same call may be made again after a failure.
+        Existing records with the same ids are unchanged, so that the same call can be repeated after a failure.
         """
         self._storage.insert(
             {"entry": [entry_row(each) for each in entries], "event": [event_row(each) for each in events]}
         )
 
     def append_events(self, events: Iterable[LogEvent]) -> None:
-        """Add events, as `append` does."""
+        """Add events, like `append`."""
         self.append((), events)
 
     def get(self, id: str) -> LogEntry | None:
         """Return the entry of a match, or None.
 
         Raises:
-            UsageError: It is not the id of a match.
+            UsageError: The value is not the id of a match.
         """
         check_match_id(id)
         found = self._storage.get("entry", id)
         return None if found is None else read_entry(found)
 
     def entries(self, since: float | None = None, until: float | None = None) -> Iterator[LogEntry]:
-        """Yield the entries in the order of their ids, which is that of time; writers continue meanwhile.
+        """Yield the entries ordered by id, and so by time, without blocking writers.
 
         Args:
-            since: The first time, seconds since the epoch; None starts with the oldest.
-            until: The time before which to stop; None continues to the newest.
+            since: Time of the first entry, in seconds since the epoch; None starts with the oldest.
+            until: Time before which to stop; None continues to the newest.
         """
         return map(read_entry, self._bodies("entry", since, until))
 
     def events(self, since: float | None = None, until: float | None = None) -> Iterator[LogEvent]:
-        """Yield the events of the matches of a time, in the order of the matches' ids, and of one match in that of time."""
+        """Yield the events of the matches in a period, ordered by the matches' ids, then by time."""
         return map(read_event, self._bodies("event", since, until))
 
     def latest(self, most: int) -> list[LogEntry]:
-        """Return the newest entries, the newest first."""
+        """Return the latest entries, newest first."""
         return [read_entry(body) for _, body in self._storage.page("entry", "", _END, most, newest=True)]
 
     def prune(self, before: float) -> int:
-        """Remove the entries from before a time, with their events, and return how many entries there were."""
+        """Remove the entries before a time, with their events, and return the number of entries removed."""
         removed: dict[Table, int] = dict.fromkeys(TABLES, 0)
-        for table in reversed(TABLES):  # entries last, so that an interrupted run leaves no event without one
+        for table in reversed(TABLES):  # entries last, so that an interrupted run leaves no event without an entry
             while count := self._storage.delete(table, time_prefix(before), _DELETED_AT_ONCE):
                 removed[table] += count
         return removed["entry"]
@@ -97,6 +97,6 @@ class MatchLog:
 
 
 def _just_before(prefix: str) -> str:
-    """Return a text that is less than all ids with a prefix, and greater than all with a lesser one."""
+    """Return a text that is less than all ids with a prefix, and greater than all ids with a lesser one."""
     number = int(prefix, 16)
     return f"{number - 1:0{len(prefix)}x}{_END}" if number else ""

@@ -1,4 +1,4 @@
-"""The match log in MongoDB: a collection of entries, and one of events beside it.
+"""The match log in MongoDB: a collection of entries, and one of events.
 
 A document has the id and the entry as JSON, because a query may hold names and numbers that BSON cannot.
 """
@@ -15,7 +15,7 @@ from ...system import require
 from .storage import StoredRow, Table
 
 SCHEMES = ("mongodb://", "mongodb+srv://")
-_PATIENCE_MS = 10_000  # for a server that does not answer
+_PATIENCE_MS = 10_000  # timeout for a server that does not answer
 _IS_THERE = 11000  # MongoDB's code for an id that exists
 
 
@@ -43,7 +43,7 @@ class MongoStorage:
             from pymongo import MongoClient, WriteConcern
 
             self._client: Any = MongoClient(parts._replace(path="/").geturl(), serverSelectionTimeoutMS=_PATIENCE_MS)
-            # Acknowledged is what most of the servers have in their journals.
+            # Writes are acknowledged once a majority of the servers have them in their journals.
             durable = WriteConcern("majority", j=True)
             opened = self._client.get_database(database, write_concern=durable)
             self._collections: Mapping[Table, Any] = {"entry": opened[name], "event": opened[f"{name}_events"]}
@@ -89,7 +89,7 @@ class MongoStorage:
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
-        """Tell what MongoDB says in words of the log."""
+        """Convert MongoDB's errors into a `DatabaseError` about the log."""
         from pymongo.errors import PyMongoError
 
         try:

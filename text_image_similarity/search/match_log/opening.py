@@ -1,4 +1,4 @@
-"""Where a match log is, by the name of its place."""
+"""Opening of match logs by their places."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from .mongo import SCHEMES, MongoStorage
 from .sqlite import MEMORY, SqliteStorage
 from .storage import LogStorage
 
-FILE = "log.sqlite"  # in a catalogue's folder
+FILE = "log.sqlite"  # name in a catalogue's folder
 
 
 def open_match_log(place: str | PathLike[str], *, create: bool = True) -> MatchLog:
     """Open the match log at a place.
 
     Args:
-        place: A catalogue's folder, whose log is the file `log.sqlite` in it; `postgresql://...`, with tables beside those of the
-            catalogue there or in a schema without one; `mongodb://host/database/collection`; a file that ends in `.sqlite`; or
-            `:memory:` for one that ends with this object.
-        create: Whether one is made that is not there. MongoDB makes collections by itself.
+        place: A catalogue's folder, whose log is the file `log.sqlite` in it; `postgresql://...`, with tables next to
+            those of the catalogue or in a schema without one; `mongodb://host/database/collection`; a file that ends in
+            `.sqlite`; or `:memory:` for a log that ends with this object.
+        create: Whether to create a log that does not exist. MongoDB creates collections by itself.
 
     Returns:
-        A log that threads may share; a context manager.
+        A log, which is safe to share between threads; a context manager.
 
     Raises:
         UsageError: There is no log, or the place cannot hold one.
-        DatabaseError: It cannot be opened.
+        DatabaseError: The log cannot be opened.
     """
     where = path_text(place, "place")
     if not create and not _is_there(where):
@@ -45,7 +45,7 @@ def _storage(where: str) -> LogStorage:
     if where.startswith(SCHEMES):
         return MongoStorage(where)
     if where.startswith(SERVERS):
-        from .postgres import PostgresStorage  # with psycopg, which only this door needs
+        from .postgres import PostgresStorage  # imports psycopg, which only this kind of place needs
 
         return PostgresStorage(where)
     return SqliteStorage(_file(where))

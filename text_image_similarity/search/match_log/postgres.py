@@ -1,4 +1,4 @@
-"""The match log in PostgreSQL: two tables beside those of a catalogue, for services on several machines."""
+"""The match log in PostgreSQL: two tables next to those of a catalogue, for services on several machines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class PostgresStorage:
     """A log's tables in a schema of a database, which are created if they do not exist; see `LogStorage`.
 
     Args:
-        url: See `Connections`; the schema is that of the catalogue, or one of its own.
+        url: See `Connections`; the schema is that of the catalogue, or a separate one.
 
     Raises:
         DatabaseError: The database cannot be reached, or refuses the connection.
@@ -59,7 +59,7 @@ class PostgresStorage:
         self._connections.close()
 
     def _make(self) -> None:
-        """Make what is missing, while nobody makes a catalogue; a schema that is there needs no right to make one."""
+        """Create missing tables, while no catalogue is being created; permission to create a schema may be missing."""
         with self._connections.locked("make") as transaction:
             assert transaction is not None
             if transaction.run("SELECT 1 WHERE to_regnamespace(%s) IS NULL", (self._connections.quoted,)):
@@ -70,7 +70,7 @@ class PostgresStorage:
 
 
 def has_log(connections: Connections) -> bool:
-    """Say whether a schema has the tables of a log."""
+    """Tell whether a schema has the tables of a log."""
     with connections.transaction() as transaction:
         names = [f"{connections.quoted}.{_NAMES[table]}" for table in TABLES]
         return not any(transaction.run("SELECT 1 WHERE to_regclass(%s) IS NULL", (name,)) for name in names)

@@ -1,7 +1,8 @@
-"""How much of what people looked for is kept in the log.
+"""Privacy of the match log: how much of a query is kept.
 
-`hashed` tells equal queries from different ones. It does not hide a query from somebody who can guess it: they hash the guess. The hash has
-no key, so that the replicas of a service, and its next start, agree without one to keep and to lose; keep nothing with `off` instead.
+`hashed` distinguishes equal queries from different ones. It does not hide a query from somebody who can guess it and
+hash the guess. The hash has no key, so that the replicas of a service and later runs agree without a key that would
+have to be kept; use `off` to keep nothing instead.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from typing import Any, Literal
 from .entries import LogEntry
 
 LogQueries = Literal["full", "hashed", "off"]
-_PERSONAL = ("text", "without", "image_url")  # members of a query that somebody wrote
-_DEEPEST = 64  # more levels than any filter or query has that is answered
+_PERSONAL = ("text", "without", "image_url")  # members of a query that a person wrote
+_DEEPEST = 64  # more levels than any valid filter or query has
 
 
 def masked(entry: LogEntry, queries: LogQueries) -> LogEntry:
-    """Return an entry with as much of the query as may be kept.
+    """Return an entry without the parts of the query that must not be kept.
 
     Args:
         entry: The entry.

@@ -1,6 +1,6 @@
-"""The match log in an SQLite file, in write-ahead mode: readers wait for nobody, writers for each other.
+"""The match log in an SQLite file, in write-ahead mode: readers never wait, writers wait for each other.
 
-It is a file of its own, so that no import into a catalogue's ledger holds it up.
+It is a separate file, so that imports into a catalogue's ledger do not delay it.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from threading import RLock
 from ...errors import DatabaseError
 from .storage import TABLES, StoredRow, Table
 
-_APPLICATION = 0x7469736C  # "tisl", by which SQLite tells our files
+_APPLICATION = 0x7469736C  # "tisl", the application id of these SQLite files
 _LAYOUT = 1  # in the header's user_version
 MEMORY = ":memory:"
-_PATIENCE_S = 10.0  # how long another process may be writing
+_PATIENCE_S = 10.0  # longest wait while another process is writing
 
 
 class SqliteStorage:
     """A log's tables in a file; see `LogStorage`.
 
     Args:
-        path: The file, which is created if it does not exist, or `:memory:` for one that ends with this object.
+        path: The file, which is created if it does not exist, or `:memory:` for a log that ends with this object.
 
     Raises:
-        DatabaseError: It cannot be opened or made, or is something else.
+        DatabaseError: The file cannot be opened or created, or is not a match log.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -67,7 +67,7 @@ class SqliteStorage:
 
     def close(self) -> None:
         if self._process != os.getpid():
-            return  # what the parent opened is the parent's to close
+            return  # the parent must close its own connections
         with self._writing, self._reading:
             self._file.close()
             self._reader.close()
@@ -76,11 +76,11 @@ class SqliteStorage:
         return sqlite3.connect(self._path, timeout=_PATIENCE_S, check_same_thread=False, isolation_level=None)
 
     def _set_up(self) -> None:
-        """Make the tables, or see to it that they are ours."""
+        """Create the tables, or make sure that existing ones are ours."""
         if not self._is_ours():
             self._file.execute("PRAGMA journal_mode = WAL")
             with self._transaction() as file:
-                if not self._is_ours():  # nobody else was faster
+                if not self._is_ours():  # no other process was faster
                     for table in TABLES:
                         file.execute(f"CREATE TABLE {table} (id TEXT PRIMARY KEY, body TEXT NOT NULL)")
                     file.execute(f"PRAGMA application_id = {_APPLICATION}")
@@ -88,8 +88,8 @@ class SqliteStorage:
         self._file.execute("PRAGMA synchronous = FULL")  # what is acknowledged outlasts a loss of power
 
     def _is_ours(self) -> bool:
-        """Say whether the tables are there; if anything else is, it is left alone."""
-        # First, because whoever makes the tables at this moment writes the rest in the same transaction.
+        """Tell whether the tables exist; refuse a file with any other content."""
+        # Checked first, because a process that is creating the tables writes the rest in the same transaction.
         filled = self._file.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
         (application,) = self._file.execute("PRAGMA application_id").fetchone()
         (layout,) = self._file.execute("PRAGMA user_version").fetchone()
@@ -116,7 +116,7 @@ class SqliteStorage:
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
-        """Tell what SQLite says in words of the log."""
+        """Convert SQLite's errors into a `DatabaseError` about the log."""
         if self._process != os.getpid():
             raise DatabaseError(
                 f"the log {self._path} was opened before this process was forked; open it after the fork"

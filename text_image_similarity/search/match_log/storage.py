@@ -1,4 +1,4 @@
-"""What the match log needs of a database: two tables of texts by their ids, to which rows are only ever added."""
+"""The protocol of databases for the match log: two append-only tables of texts by id."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ class LogStorage(Protocol):
     """An open database with the tables of a log. Safe to share between threads.
 
     Raises:
-        DatabaseError: From every method: the database fails, and how to continue.
+        DatabaseError: From every method, if the database fails; the message says what to do.
     """
 
     def insert(self, rows: Mapping[Table, Sequence[StoredRow]]) -> None:
-        """Add rows, durably, and leave those alone whose id is there already."""
+        """Add rows durably, skipping those whose id already exists."""
 
     def get(self, table: Table, id: str) -> str | None:
         """Return the JSON of one row, or None."""
 
     def page(self, table: Table, after: str, before: str, most: int, *, newest: bool = False) -> list[StoredRow]:
-        """Return rows whose ids lie between two others.
+        """Return rows whose ids are between two others.
 
         Args:
             table: The table.
-            after: Ids are greater.
-            before: Ids are less.
-            most: How many rows at most.
-            newest: Whether the greatest ids come first, instead of the least.
+            after: Lower bound of ids, exclusive.
+            before: Upper bound of ids, exclusive.
+            most: Most rows to return.
+            newest: Whether to return the greatest ids first, instead of the least.
         """
 
     def delete(self, table: Table, before: str, most: int) -> int:
-        """Remove up to `most` rows whose ids are less than another one, and return how many there were."""
+        """Remove up to `most` rows with ids less than `before`, and return the number of rows removed."""
 
     def close(self) -> None:
         """Close files and connections."""

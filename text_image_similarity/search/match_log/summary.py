@@ -1,4 +1,4 @@
-"""What a match log says of a shop's searches: how many, how fast, how many found nothing, and how many led to a click."""
+"""Statistics of a match log: how many searches, how fast, how many without results, and how many with a click."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ from .match_log import MatchLog
 
 CLICKED_WITHIN = (1, 3, 10)
 _POSITIVE = ("click", "cart", "buy")
-_LISTED = 20  # queries and products that are named
+_LISTED = 20  # most queries and products to list
 _SHOWN = 200  # characters of a query
 
 
 @dataclass(frozen=True, slots=True)
 class LogSummary:
-    """Figures of a log.
+    """Statistics of a match log.
 
     Args:
-        requests: Entries, whatever was answered.
-        searches: Entries without an error that are not later pages of an answer (`query` has no `after`). All figures below are
-            of these, except `refused`, `milliseconds_*` and `events`.
-        refused: Entries with an error, by its code, the most frequent first.
-        empty: Searches that showed no product.
-        empty_queries: The most frequent queries among those, with how often each found nothing.
-        asked: The most frequent queries of all searches. A query is what its terms are, without filter and options: texts are
-            compared without case and repeated spaces, images and vectors by their SHA-256, all by the first 200 characters.
+        requests: Number of entries, whatever the answer.
+        searches: Number of entries without an error that are not later pages of an answer (`query` has no `after`). All
+            figures below are about these, except `refused`, `milliseconds_*` and `events`.
+        refused: Number of entries with an error, by error code, most frequent first.
+        empty: Number of searches without a product.
+        empty_queries: The most frequent queries among those, with their numbers.
+        asked: The most frequent queries of all searches. Queries are compared by their terms, without filter and
+            options: texts without case and repeated spaces, images and vectors by their SHA-256, all by the first 200
+            characters.
         milliseconds_median: Median of `milliseconds["total"]` of all entries without an error; None if no entry has it.
-        milliseconds_p99: Their 99th percentile, interpolated linearly as NumPy does.
-        click_through: For k = 1, 3 and 10 the share of searches, those without a result too, with a click, cart or buy
-            of a product that is among the first k of the entry's results; None without a search.
-        clicked: The products with most searches in which they were clicked, put into the cart or bought.
-        events: Events of all entries, by their kind.
+        milliseconds_p99: Their 99th percentile, interpolated linearly as in NumPy.
+        click_through: For k = 1, 3 and 10, the share of all searches with a click, cart or buy of a product among the
+            first k results; None without a search.
+        clicked: The products with the most searches in which they were clicked, put into the cart or bought.
+        events: Number of events of all entries, by kind.
     """
 
     requests: int
@@ -55,13 +56,13 @@ class LogSummary:
     events: Mapping[str, int]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the figures in values that JSON holds."""
+        """Return the statistics as JSON values."""
         return asdict(self)
 
 
 @dataclass(slots=True)
 class _Counts:
-    """What is counted on the way."""
+    """Counts during the pass."""
 
     requests: int = 0
     searches: int = 0
@@ -76,11 +77,11 @@ class _Counts:
 
 
 def summarize(log: MatchLog, since: float | None = None) -> LogSummary:
-    """Count what a log holds, in one pass; memory grows with the different queries, and by 8 bytes an entry.
+    """Compute the statistics of a log in one pass; memory grows with distinct queries, and by 8 bytes per entry.
 
     Args:
         log: The log.
-        since: The time of the first entry that counts, seconds since the epoch; None counts all.
+        since: Time of the first entry to count, in seconds since the epoch; None counts all.
 
     Raises:
         DatabaseError: The log cannot be read.
@@ -114,7 +115,7 @@ def summarize(log: MatchLog, since: float | None = None) -> LogSummary:
 
 
 def describe_query(entry: LogEntry) -> str:
-    """Return what an entry's query looked for, on one line: alike for queries that are counted as one."""
+    """Return a description of an entry's query on one line, equal for queries that count as the same."""
     parts = [_describe_term(term) for term in terms_of(entry)]
     return " + ".join(parts)[:_SHOWN] or "(no terms)"
 

@@ -1,4 +1,4 @@
-"""What people clicked as captions with images, in a table that `train` reads: a shop's own log improves its model."""
+"""Export of clicked products as captions with images for `train`, so that a shop's log can improve its model."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from .entries import LogEntry
 from .joined import terms_of, with_events
 from .match_log import MatchLog
 
-_AT_ONCE = 1000  # pairs looked up at once
+_AT_ONCE = 1000  # pairs to look up at a time
 _SCHEMA = pa.schema([("url", pa.string()), ("caption", pa.string()), ("product", pa.string()), ("clicks", pa.int64())])
-_Key = tuple[str, str]  # a text without case, and a product's id
+_Key = tuple[str, str]  # a case-folded text, and a product's id
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingExport:
-    """What became of the clicks of a log.
+    """The result of exporting the clicks of a log.
 
     Args:
-        pairs: Rows that were written: texts with a product's image, each once.
-        products: Different products in them.
-        clicks: Searches behind them.
-        wrong: Pairs left out because of a verdict `wrong`.
-        missing: Pairs left out because the product is gone or has no image.
+        pairs: Number of rows: distinct pairs of a text and a product's image.
+        products: Number of different products in them.
+        clicks: Number of searches that they come from.
+        wrong: Number of pairs left out because of a verdict `wrong`.
+        missing: Number of pairs left out because the product has been removed or has no image.
     """
 
     pairs: int
@@ -46,23 +46,23 @@ class TrainingExport:
 def export_training(
     log: MatchLog, catalog: Catalog, out: str | PathLike[str], since: float | None = None, *, force: bool = False
 ) -> TrainingExport:
-    """Write what was looked for, and the image of what was then clicked, put into the cart or bought, as a table for `train`.
+    """Write search texts with the images of products that were clicked, put into the cart or bought, for `train`.
 
-    Searches count whose only term with a weight above 0 is a text; images, hashed texts and vectors are not captions. A row has
-    the product's first image by reference (`url`), the text (`caption`), the product's id, and the number of searches
-    (`clicks`); texts are the same without regard to case and spaces. A verdict `wrong` leaves a text and a product out, however
-    often they were clicked.
+    Only searches whose single term with a positive weight is a text are used; images, hashed texts and vectors are not
+    captions. A row has the product's first image by reference (`url`), the text (`caption`), the product's id, and the
+    number of searches (`clicks`); texts are compared without case and repeated spaces. A verdict `wrong` excludes a
+    pair of text and product, however often it was clicked.
 
     Args:
         log: The log.
         catalog: The catalogue that answered.
-        out: The file to write; its name says the format.
-        since: The time of the first search, seconds since the epoch; None takes all.
-        force: Whether a file that is there is replaced.
+        out: File to write, in the format that its suffix names.
+        since: Time of the first search, in seconds since the epoch; None uses all.
+        force: Whether to replace an existing file.
 
     Raises:
-        UsageError: The file is there, or its name says no format.
-        TableError: It cannot be written.
+        UsageError: The file exists, or its suffix does not name a format.
+        TableError: The file cannot be written.
         DatabaseError: The log or the catalogue cannot be read.
     """
     clicks, captions, wrong = _count(log, since)
@@ -80,7 +80,7 @@ def export_training(
 
 
 def _count(log: MatchLog, since: float | None) -> tuple[dict[_Key, int], dict[str, str], set[_Key]]:
-    """Return how often each pair was chosen, how its text was first written, and the pairs that somebody called wrong."""
+    """Return how often each pair was chosen, the first spelling of each text, and the pairs with a verdict `wrong`."""
     clicks: dict[_Key, int] = {}
     captions: dict[str, str] = {}
     wrong: set[_Key] = set()
@@ -96,7 +96,7 @@ def _count(log: MatchLog, since: float | None) -> tuple[dict[_Key, int], dict[st
 
 
 def _caption(entry: LogEntry) -> str | None:
-    """Return the text that a search was for, on one line; None if it was for anything else."""
+    """Return the text of a search, on one line; None if it was not a search for a single text."""
     wanted = [term for term in terms_of(entry) if _weight(term) > 0]
     text = wanted[0].get("text") if len(wanted) == 1 else None
     caption = " ".join(text.replace("\0", " ").split()) if isinstance(text, str) and is_whole(text) else ""
@@ -111,7 +111,7 @@ def _weight(term: Mapping[str, Any]) -> float:
 def _parts(
     chosen: Mapping[_Key, int], captions: Mapping[str, str], catalog: Catalog, found: dict[_Key, str]
 ) -> Iterator[Rows]:
-    """Yield the pairs whose product has an image, which are noted in `found` with its reference."""
+    """Yield the pairs whose product has an image, and record them in `found` with its reference."""
     waiting = iter(chosen)
     while keys := list(islice(waiting, _AT_ONCE)):
         images = {product: _picture(catalog, product) for product in dict.fromkeys(product for _, product in keys)}

@@ -1,4 +1,4 @@
-"""Writing the match log beside the answers: a thread that appends what waits, many entries in one transaction."""
+"""Writing of the match log in the background: a thread appends waiting records, many in one transaction."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ logger = logging.getLogger("text_image_similarity")
 
 LogRecord = LogEntry | LogEvent
 _Waiting = tuple[LogRecord, "Future[None] | None"]
-_GROUP = 500  # records of one transaction
-_GATHER_S = 0.1  # how long records that nobody waits for gather, so that a transaction has several
+_GROUP = 500  # records per transaction
+_GATHER_S = 0.1  # how long records are collected if no caller waits for them, so that a transaction has several
 
 
 class LogWriter:
-    """Appends entries and events to a log, in a thread of its own. Threads share it; it does not outlast a fork.
+    """Appends entries and events to a log, on its own thread. Safe to share between threads; not usable after a fork.
 
-    While the database fails, what was `put` waits, up to `most` records, and is tried again; what was to be written with `write`
-    fails with the reason. The log tells its beginning and its end in one line each.
+    While the database fails, records from `put` wait, up to `most` of them, and are retried; records from `write` fail
+    with the reason. The log says when the failure begins and ends, in one line each.
 
     Args:
-        log: The log, which the caller closes afterwards.
-        most: How many records may wait; what comes beyond that is dropped, and counted.
+        log: The log, which the caller must close afterwards.
+        most: Most waiting records; further ones are dropped and counted.
         retry_s: Seconds between two tries while the database fails.
 
     Attributes:
-        written: Records that are durable.
-        dropped: Records that were `put` and are lost.
+        written: Number of durable records.
+        dropped: Number of records from `put` that are lost.
     """
 
     def __init__(self, log: MatchLog, most: int = 10_000, *, retry_s: float = 1.0) -> None:
@@ -42,7 +42,7 @@ class LogWriter:
         self._lock = Lock()
         self._work, self._done = Condition(self._lock), Condition(self._lock)
         self._waiting: deque[_Waiting] = deque()
-        self._group: list[_Waiting] = []  # what is being written
+        self._group: list[_Waiting] = []  # records being written
         self.written, self.dropped = 0, 0
         self._taken, self._settled, self._failures = 0, 0, 0
         self._failure: DatabaseError | None = None
@@ -53,14 +53,14 @@ class LogWriter:
 
     @property
     def depth(self) -> int:
-        """How many records are waiting or being written."""
+        """Number of records that are waiting or being written."""
         return len(self._waiting) + len(self._group)
 
     def put(self, record: LogRecord) -> bool:
-        """Have a record written soon; never wait for the database.
+        """Queue a record without waiting for the database.
 
         Returns:
-            Whether there was room. What was dropped instead is counted in `dropped`.
+            Whether there was room; otherwise the record is counted in `dropped`.
         """
         with self._lock:
             if taken := not self._closed and self.depth < self._most:
@@ -75,15 +75,15 @@ class LogWriter:
         return taken
 
     def write(self, record: LogRecord) -> Future[None]:
-        """Have a record written, and tell when it is durable.
+        """Queue a record, and return a future that completes when it is durable.
 
         Returns:
-            A future that has the result None once the record is durable, or else a `DatabaseError`: at once while the database
-            fails or too many records wait. The record of a failed future is not tried again; in rare cases, where a
-            connection broke while it committed, it may be there anyway.
+            A future whose result is None once the record is durable. It fails with a `DatabaseError`, immediately while
+            the database fails or too many records wait. A failed record is not retried; in rare cases, if a connection
+            broke during the commit, it may have been written anyway.
         """
         future: Future[None] = Future()
-        future.set_running_or_notify_cancel()  # whoever gives up cannot stop what is being written
+        future.set_running_or_notify_cancel()  # a caller that gives up cannot stop a write in progress
         with self._lock:
             problem = self._refusal()
             if problem is None:
@@ -93,11 +93,11 @@ class LogWriter:
         return future
 
     def find(self, match_id: str) -> LogEntry | None:
-        """Return the entry of a match, which may still wait, or None.
+        """Return the entry of a match, even if it is still waiting, or None.
 
         Raises:
-            UsageError: It is not the id of a match.
-            DatabaseError: It does not wait, and the database fails.
+            UsageError: The value is not the id of a match.
+            DatabaseError: The entry is not waiting, and the database fails.
         """
         with self._lock:
             for record, _ in (*self._group, *self._waiting):
@@ -106,10 +106,10 @@ class LogWriter:
         return self._log.get(match_id)
 
     def flush(self, timeout_s: float | None = None) -> bool:
-        """Wait until everything is written that came before; if the database fails, until it was tried once.
+        """Wait until all earlier records are written or, if the database fails, have been tried once.
 
         Returns:
-            Whether it is written, or was refused by `write`.
+            Whether they are written, or were refused by `write`.
         """
         with self._lock:
             target, failures = self._taken, self._failures
@@ -119,7 +119,7 @@ class LogWriter:
             return self._settled >= target
 
     def close(self) -> None:
-        """Write what waits, and end the thread; what cannot be written is dropped, counted and told in the log."""
+        """Write waiting records and end the thread; records that cannot be written are dropped, counted and logged."""
         with self._lock:
             self._closed = True
             self._work.notify()
@@ -133,7 +133,7 @@ class LogWriter:
             self._work.notify()
 
     def _refusal(self) -> DatabaseError | None:
-        """Return why nothing can be written now, if that is known."""
+        """Return why nothing can be written now, if known."""
         if self._closed:
             return DatabaseError("the match log is closed")
         if self._failure is not None and monotonic() < self._next_try:
@@ -149,7 +149,7 @@ class LogWriter:
                 self._group = []
 
     def _next_group(self) -> list[_Waiting]:
-        """Wait for records that can be tried, and return some; none once the writer is closed and nothing waits."""
+        """Wait for records to write, and return some; empty once the writer is closed and nothing waits."""
         with self._lock:
             while not self._closed:
                 if not self._waiting:
@@ -173,7 +173,7 @@ class LogWriter:
             )
         except DatabaseError as problem:
             self._postpone(group, problem)
-        except Exception as problem:  # one record cannot be written, and must not keep the others from it
+        except Exception as problem:  # one record cannot be written, and must not block the others
             for each in group if len(group) > 1 else ():
                 self._append([each])
             if len(group) == 1:
@@ -196,9 +196,9 @@ class LogWriter:
                 future.set_result(None)
 
     def _postpone(self, group: Sequence[_Waiting], problem: DatabaseError) -> None:
-        """Keep what may wait for the next try, or give it up if there will be none."""
+        """Keep records for the next try, or drop them if there will be none."""
         with self._lock:
-            first, self._failure, self._group = self._failure is None, problem, []  # they wait again, or are given up
+            first, self._failure, self._group = self._failure is None, problem, []  # they wait again, or are dropped
             self._next_try = monotonic() + self._retry_s
             self._failures += 1
             self._waiting.extendleft(each for each in reversed(group) if each[1] is None)

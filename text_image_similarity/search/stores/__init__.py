@@ -1,4 +1,4 @@
-"""Vector stores: indexes of a catalogue's vectors that follow its ledger, each searchable under filters."""
+"""Vector stores: indexes of a catalogue's vectors that follow its ledger and can be searched with filters."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The stored values of one field in memory, as arrays that a filter can be compared with at once.
+"""The stored values of one field in memory, as arrays for vectorised filters.
 
-A column only grows: what was read of it before stays valid while more is added, so readers need no lock.
+A column only grows: earlier reads stay valid while values are added, so readers need no lock.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Growing:
     """An array that grows at its end.
 
     Args:
-        like: An empty array whose type and further dimensions the rows have.
+        like: An empty array with the dtype and further dimensions of the rows.
     """
 
     def __init__(self, like: NDArray[Any]) -> None:
@@ -39,7 +39,7 @@ class Growing:
 
     @property
     def filled(self) -> NDArray[Any]:
-        """What was added so far."""
+        """The rows added so far."""
         return self._room[: self.size]
 
     def extend(self, rows: NDArray[Any], take: Positions | None = None) -> None:
@@ -50,11 +50,11 @@ class Growing:
         if take is None:
             self._room[self.size : size] = rows
         else:
-            np.take(rows, take, axis=0, out=self._room[self.size : size], mode="clip")  # "raise" would copy once more
+            np.take(rows, take, axis=0, out=self._room[self.size : size], mode="clip")  # "raise" would copy twice
         self.size = size
 
     def reserve(self, size: int) -> None:
-        """Make room for so many rows in all; what is not used takes no memory."""
+        """Reserve room for `size` rows in total; unused room takes no memory."""
         if size > len(self._room):
             room = np.empty((size, *self._room.shape[1:]), self._room.dtype)
             room[: self.size] = self.filled
@@ -65,23 +65,23 @@ class Column(Protocol):
     """The values of one field, by position."""
 
     def extend(self, values: Sequence[Value | None], take: Positions) -> None:
-        """Add the values at these positions of a sequence."""
+        """Append the values at some positions of a sequence."""
 
     def compare(self, op: str, value: Value, size: int) -> Mask:
-        """Return which of the first `size` positions have a value that `eq`, `lt`, `lte`, `gt` or `gte` holds for."""
+        """Return which of the first `size` positions have a value that satisfies `eq`, `lt`, `lte`, `gt` or `gte`."""
 
     def present(self, size: int) -> Mask:
         """Return which of the first `size` positions have a value."""
 
     def counts(self, chosen: Positions) -> dict[Value, int]:
-        """Return how often each value is there at some positions."""
+        """Return how often each value occurs at some positions."""
 
     def only(self, kept: Positions) -> Column:
-        """Return another column with the values at some positions, in their order."""
+        """Return another column with the values at some positions, in order."""
 
 
 class NumberColumn:
-    """Numbers, dates (seconds) and booleans; NaN where there is none."""
+    """A column of numbers, dates (seconds) or booleans; NaN means missing."""
 
     def __init__(self, *, truth: bool) -> None:
         self._truth = truth
@@ -110,7 +110,7 @@ class NumberColumn:
 
 
 class TextColumn:
-    """Texts, as codes of a dictionary; -1 where there is none."""
+    """A column of texts, as codes of a dictionary; -1 means missing."""
 
     def __init__(self) -> None:
         self._codes = Growing(np.empty(0, np.int32))
@@ -143,7 +143,7 @@ class TextColumn:
 
 
 class TextsColumn:
-    """Lists of texts, as pairs of a position and a code."""
+    """A column of lists of texts, as pairs of a position and a code."""
 
     def __init__(self) -> None:
         self._size = 0
@@ -190,7 +190,7 @@ class TextsColumn:
 
 
 def _without_unused(known: dict[Value, int], codes: NDArray[np.int32]) -> tuple[dict[Value, int], NDArray[np.int32]]:
-    """Return a dictionary of those texts alone that have a code among some, and these codes in the new one."""
+    """Return a dictionary with only the texts that some codes refer to, and these codes in the new dictionary."""
     names, used = list(known), np.unique(codes[codes >= 0])
     moved = np.full(len(names) + 1, -1, np.int32)  # the last one for -1
     moved[used] = np.arange(len(used))

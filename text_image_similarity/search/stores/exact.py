@@ -1,4 +1,4 @@
-"""The best images of a stream of vectors: exact, for any number of queries in one pass, in the memory of one block."""
+"""Exact search in a stream of vectors, for any number of queries in one pass, with one block in memory."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .protocol import Hits, Rows
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """Some images.
+    """A block of images.
 
     Args:
-        rows: The numbers of their products, shape (n,).
-        slots: Which of its product's images each one is, shape (n,).
+        rows: Numbers of their products, shape (n,).
+        slots: Index of each one among its product's images, shape (n,).
         vectors: Unit vectors, shape (n, embed_dim), float32.
     """
 
@@ -28,13 +28,13 @@ class Block:
 
 
 def best_of(blocks: Iterable[Block], queries: Embeddings, limit: int | None, least: float) -> list[Hits]:
-    """Return the images nearest to each query, as `Store.search` does.
+    """Return the images nearest to each query, like `Store.search`.
 
     Args:
-        blocks: All images that count, in any order.
+        blocks: All images to compare, in any order.
         queries: Unit vectors, shape (q, embed_dim), float32.
-        limit: How many to find for each query; None finds all.
-        least: The lowest cosine that counts.
+        limit: Number of images for each query; None returns all.
+        least: Lowest cosine to return.
     """
     kept = [_Kept(limit, least) for _ in queries]
     for block in blocks:
@@ -45,7 +45,7 @@ def best_of(blocks: Iterable[Block], queries: Embeddings, limit: int | None, lea
 
 
 def ranked(query: Embeddings, block: Block, limit: int | None, least: float) -> Hits:
-    """Return the best of some images by their exact cosines; more than `limit` where several tie for the last place."""
+    """Return the best images of a block by their exact cosines; more than `limit` if several tie for the last place."""
     return _ranked(block.rows, block.slots, cosine(query[None, :], block.vectors), limit, least)
 
 

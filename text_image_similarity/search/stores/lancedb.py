@@ -1,8 +1,8 @@
-"""A store in a LanceDB table, in a folder or an object store: for vectors that do not fit into memory.
+"""A store in a LanceDB table, in a folder or an object store, for vectors that do not fit in memory.
 
-An exact search reads what passes the filter and compares it here, all queries in one pass: measured faster than LanceDB's own
-exact search wherever a filter leaves less than everything. An approximate one asks LanceDB's index for more than is
-wanted, with enough effort, and compares the answers exactly.
+An exact search reads the images that pass the filter and compares them here, all queries in one pass, which is faster
+than LanceDB's own exact search with any filter. An approximate search requests more images than needed from LanceDB's
+index, with enough effort, and compares these exactly.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ..filters.sql import column_names, compile_sql
 from .exact import Block, best_of, ranked
 from .protocol import Alone, Changes, Hits, Rows
 
-# Above so many images an index pays; below, everything is compared.
+# An index pays off above this number of images; below it, everything is compared.
 INDEXED = 100_000
 # Measured on 200,000 x 512: with one bit for each number, LanceDB's default, recall@10 fell to .84 where a filter excludes what
 # is near the query; with four it was 1.000. Of a million, 100 of 244 partitions found .98 and all of them took a tenth longer.
@@ -38,11 +38,11 @@ _BITS, _PARTITIONS, _REFINED = 4, 400, 5
 # Of 200,000 x 512, 1,000 / 2,000 / 5,000 / 20,000 that pass took 18 / 52 / 97 / 326 ms of CPU to compare, and 18-21 by the index, which
 # found all of the ten nearest.
 _EXACT_UP_TO = 2000
-_SPARE = 16  # images asked for besides, because the index's own order differs in the last bits
-_SMALL_PARTS = 20  # applied changes, each a file of its own, before they are put together
-_KEPT = timedelta(minutes=5)  # how long another process may still read what was replaced
-_CHUNK = 8192  # numbers in one condition, and rows read at once
-_SLOTS = 256  # images that a product may have
+_SPARE = 16  # additional images to request, because the index's order differs in the last bits
+_SMALL_PARTS = 20  # applied changes, each a separate file, before they are merged
+_KEPT = timedelta(minutes=5)  # how long other processes may still read replaced data
+_CHUNK = 8192  # numbers in one condition, and rows read at a time
+_SLOTS = 256  # most images of a product
 _TABLE, _APPLIED, _CATALOG, _ALL = "pictures", "applied", "catalog", "TRUE"
 _FAILURES = (OSError, RuntimeError, ValueError, pa.ArrowException)
 _TYPES: dict[FieldKind, pa.DataType] = {
@@ -60,13 +60,13 @@ class LanceStore:
     It cannot be used in a process that was forked from the one that opened it.
 
     Args:
-        place: A folder, or the URI of one in an object store.
-        fields: All fields, the built-in ones included.
-        embed_dim: Width of the vectors.
-        identity: Which catalogue this is for.
+        place: A folder, or its URI in an object store.
+        fields: All fields, including the built-in ones.
+        embed_dim: Length of the vectors.
+        identity: Token of the catalogue.
 
     Raises:
-        DatabaseError: What is there cannot be opened, or is another catalogue's.
+        DatabaseError: The store cannot be opened, or belongs to another catalogue.
     """
 
     def __init__(self, place: str, fields: Sequence[Field], embed_dim: int, identity: str = "") -> None:
@@ -112,7 +112,7 @@ class LanceStore:
                     merging.when_not_matched_insert_all().execute(pictures)
                 self._delete_all_but(changes.rows, pictures["picture"].to_numpy())
             self._delete_all_but(changes.deleted, np.empty(0, np.int64))
-            # Last, and in a step of its own: a crash before it has all this done again.
+            # Last, as a separate step: after an earlier crash, all of this is repeated.
             self._table.update_field_metadata({"path": "number", "metadata": {_APPLIED: str(changes.version)}})
             if self._table.stats()["fragment_stats"]["num_small_fragments"] >= _SMALL_PARTS:
                 self.optimize()
@@ -147,7 +147,7 @@ class LanceStore:
             for column, config in self._missing_indexes():
                 try:
                     self._table.create_index(column, config=config)  # changes may be applied meanwhile
-                except _FAILURES:  # so many that files were put together
+                except _FAILURES:  # so many that files were merged
                     with alone():
                         self._table.create_index(column, config=config)
 
@@ -157,7 +157,7 @@ class LanceStore:
             self._table.update_field_metadata({"path": "number", "metadata": {_APPLIED: "0"}})
 
     def close(self) -> None:
-        """LanceDB keeps nothing open but memory."""
+        """Do nothing: LanceDB keeps only memory, which is freed with this object."""
 
     def drop(self) -> None:
         with self._speaking("removed"):
@@ -187,11 +187,11 @@ class LanceStore:
         return pa.Table.from_arrays([*arrays, *columns, vectors], schema=self._schema)
 
     def _are_new(self, rows: Rows) -> bool:
-        """Say whether nothing is known of products, nor of any between them."""
+        """Tell whether neither these products nor any between them are known."""
         return not self._table.count_rows(f"number >= {rows.min()} AND number <= {rows.max()}")
 
     def _delete_all_but(self, rows: Rows, kept: Rows) -> None:
-        """Delete the images of products that are not among some."""
+        """Delete the images of products, except those to keep."""
         for start in range(0, len(rows), _CHUNK):
             some = rows[start : start + _CHUNK]
             among = kept[np.isin(kept // _SLOTS, some)]
@@ -202,7 +202,7 @@ class LanceStore:
         return _ALL if where is None else compile_sql(where, DataFusionWriter(self._declared))
 
     def _blocks(self, condition: str) -> Iterator[Block]:
-        """Yield all images that fulfil a condition."""
+        """Yield all images that satisfy a condition."""
         found = self._table.search().where(condition).select(["number", "slot", "vector"])
         for batch in found.to_batches(_CHUNK):
             if batch.num_rows:
@@ -211,10 +211,10 @@ class LanceStore:
     def _approximately(self, query: Embeddings, condition: str, limit: int, least: float) -> Hits:
         search = self._table.search(query, vector_column_name="vector").distance_type("cosine")
         search = search.nprobes(_PARTITIONS).refine_factor(_REFINED)
-        if condition != _ALL:  # which would double the time of a search among a million
+        if condition != _ALL:  # which would double the time of a search in a million
             search = search.where(condition, prefilter=True)
         found = search.limit(limit + _SPARE).select(["number", "slot", "vector", "_distance"]).to_arrow()
-        if len(found) < limit:  # fewer pass, or the index missed some
+        if len(found) < limit:  # fewer images pass, or the index missed some
             return best_of(self._blocks(condition), query[None, :], limit, least)[0]
         return ranked(query, _block(found.combine_chunks().to_batches()[0]), limit, least)
 
@@ -233,7 +233,7 @@ class LanceStore:
 
     @contextmanager
     def _speaking(self, doing: str) -> Iterator[None]:
-        """Turn LanceDB's errors into ours."""
+        """Convert LanceDB's errors into a `DatabaseError`."""
         if os.getpid() != self._process:
             raise DatabaseError(
                 "a LanceDB store was opened before this process was forked; open the catalogue after the fork"

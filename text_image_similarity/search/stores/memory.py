@@ -1,6 +1,6 @@
-"""All vectors in one matrix in memory, with the fields' columns beside it: exact, and the default up to some 100,000 products.
+"""A store with all vectors in one matrix in memory: exact, and the default for up to some 100,000 products.
 
-Nothing is kept between processes but the ledger, which it reads again.
+Nothing is kept between processes except the ledger, from which it is read again.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from ..nearest import Places, best
 from .columns import Column, Growing, Mask, make_column
 from .protocol import Alone, Changes, Hits, Rows
 
-# Where more pass a filter, the product with all vectors is faster than gathering those that pass.
+# If more pass a filter, the product with all vectors is faster than gathering those that pass.
 _GATHERED = 0.4
 # Few queries are multiplied with blocks that stay in the cache and are small enough (rows x queries x dimensions) for
 # OpenBLAS to neither copy them nor share them out to threads; for many, whose product has more to do, it does well.
 _FEW, _BLOCK, _SMALL, _BLOCK_OF_MANY = 8, 256, 1 << 18, 4096
-_PRODUCTS = 16_000_000  # rough cosines in memory at once
+_PRODUCTS = 16_000_000  # approximate cosines in memory at a time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _State:
-    """What one search works on; later changes do not touch it.
+    """The state for one search, which later changes do not affect.
 
     Args:
-        vectors: Shape (n, embed_dim).
-        numbers: The product of each vector, shape (n,).
-        slots: Which of its images it is, shape (n,).
-        alive: Whether it still counts, shape (n,).
-        first: Whether it is the first one of its product, shape (n,).
-        columns: The values of its product's fields.
+        vectors: Vectors, shape (n, embed_dim).
+        numbers: Number of each vector's product, shape (n,).
+        slots: Index among its product's images, shape (n,).
+        alive: Whether it is still valid, shape (n,).
+        first: Whether it is the first vector of its product, shape (n,).
+        columns: Values of its product's fields.
     """
 
     vectors: Embeddings
@@ -52,8 +52,8 @@ class MemoryStore:
     """A store in memory; see `Store`.
 
     Args:
-        fields: All fields, the built-in ones included.
-        embed_dim: Width of the vectors.
+        fields: All fields, including the built-in ones.
+        embed_dim: Length of the vectors.
     """
 
     def __init__(self, fields: Sequence[Field], embed_dim: int) -> None:
@@ -61,7 +61,7 @@ class MemoryStore:
         self.shared = self.approximates = False
         self.exact_up_to = 0
         self._writing = Lock()
-        # None while something is changed, and for good if that was interrupted: then all is read again.
+        # None during a change, and afterwards if it was interrupted; then everything is read again.
         self._version: int | None = None
         self._alive: Mask
         self.clear()
@@ -80,7 +80,7 @@ class MemoryStore:
                 alive = self._compact(alive)
             self._extend(changes)
             self._alive = np.concatenate([alive, np.ones(len(changes.owners), bool)])
-            if changes.version:  # a part of the first reading, or of one after an interruption, answers nothing
+            if changes.version:  # a partial first read, or one after an interruption, answers nothing
                 self._show()
             self._version = changes.version
 
@@ -124,13 +124,13 @@ class MemoryStore:
             self._version = 0
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""
 
     def drop(self) -> None:
         self.clear()
 
     def _begin(self) -> None:
-        """Hold nothing; searches see what they saw."""
+        """Start empty; running searches keep their state."""
         self._vectors = Growing(np.empty((0, self._embed_dim), np.float32))
         self._numbers, self._slots = (Growing(np.empty(0, np.int64)) for _ in range(2))
         self._first = Growing(np.empty(0, bool))
@@ -138,7 +138,7 @@ class MemoryStore:
         self._alive = np.empty(0, bool)
 
     def _show(self) -> None:
-        """Let searches see what there is now."""
+        """Make the current state visible to searches."""
         vectors, numbers, slots, first = self._vectors, self._numbers, self._slots, self._first
         self._state = _State(vectors.filled, numbers.filled, slots.filled, self._alive, first.filled, self._columns)
 
@@ -160,7 +160,7 @@ class MemoryStore:
             self._first.extend(np.r_[True, owners[1:] != owners[:-1]])
 
     def _compact(self, alive: Mask) -> Mask:
-        """Drop what does not count any longer, and return what does, all of it."""
+        """Drop invalid vectors, and return the state of the rest."""
         kept = np.flatnonzero(alive)
         for name in ("_vectors", "_numbers", "_slots", "_first"):
             before: Growing = getattr(self, name)
@@ -171,13 +171,13 @@ class MemoryStore:
         return np.ones(len(kept), bool)
 
     def _products(self, state: _State, where: Filter | None) -> Mask:
-        """Return which images are the first one of a product that passes a filter."""
+        """Return which images are the first of a product that passes a filter."""
         passing = state.alive & state.first
         return passing if where is None else passing & _mask(where, state.columns, len(passing))
 
 
 def _rough_cosines(vectors: Embeddings, among: Places | None, queries: Embeddings) -> Embeddings:
-    """Return the rough cosines of queries and all vectors, shape (q, n), or those at some places, shape (q, m)."""
+    """Return approximate cosines of queries and all vectors, shape (q, n), or some of them, shape (q, m)."""
     if among is None and len(queries) == 1:
         return queries @ vectors.T  # (1, d) @ (d, n) -> (1, n)
     rough = np.empty((len(queries), len(vectors) if among is None else len(among)), np.float32)
@@ -189,7 +189,7 @@ def _rough_cosines(vectors: Embeddings, among: Places | None, queries: Embedding
             places = among[start : start + size]
             block = np.take(
                 vectors, places, axis=0, out=room[: len(places)], mode="clip"
-            )  # "raise" would copy once more
+            )  # "raise" would make another copy
         rough[:, start : start + size] = (block @ turned).T  # (block, d) @ (d, q)
     return rough
 

@@ -1,4 +1,4 @@
-"""Which store a catalogue has: one line for each kind, each library imported only where it is asked for."""
+"""Opening of stores, one line for each kind; each library is imported only on demand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KINDS = "sqlite, lancedb, lancedb:<URI>, qdrant://host:port/name, pgvector"
 
 
 def check_kind(kind: str, place: str) -> None:
-    """Raise a `ConfigError` unless a kind of store is known, complete, and possible for a catalogue at some place."""
+    """Raise a `ConfigError` unless a kind of store is valid and possible for a catalogue at a place."""
     if not isinstance(kind, str):
         raise ConfigError(f"store={kind!r} is not one of {_KINDS}")
     if kind == "pgvector" and "://" not in place:
@@ -30,31 +30,31 @@ def check_kind(kind: str, place: str) -> None:
     check_url("store", kind, one_host=True)
     if not urlsplit(kind).hostname or not _name(kind):
         raise ConfigError(
-            f"store={kind!r} needs a host and a name of its own for the catalogue's collections: qdrant://host:6333/name"
+            f"store={kind!r} needs a host and a unique name for the catalogue's collections: qdrant://host:6333/name"
         )
 
 
 def open_store(
     kind: str, place: str, generation: int, fields: Sequence[Field], embed_dim: int, identity: str = ""
 ) -> Store:
-    """Open the store of a generation, or make it.
+    """Open the store of a generation, or create it.
 
     Args:
         kind: As for `open_catalog`.
-        place: Where the catalogue is.
-        generation: The generation's number.
-        fields: All fields, the built-in ones included.
-        embed_dim: Width of the vectors.
-        identity: The catalogue's own token, by which stores in places that several might name know whose they are.
+        place: Place of the catalogue.
+        generation: Number of the generation.
+        fields: All fields, including the built-in ones.
+        embed_dim: Length of the vectors.
+        identity: Unique token of the catalogue, by which stores in shared places know to which catalogue they belong.
 
     Raises:
         ConfigError: The kind is unknown, or its library is not installed.
-        DatabaseError: It cannot be opened, or is another catalogue's.
+        DatabaseError: The store cannot be opened, or belongs to another catalogue.
     """
     check_kind(kind, place)
     if kind.startswith("lancedb"):
         require("a catalogue in LanceDB", "lancedb", extra="search")
-        # Read when it is imported; its warnings are about its own workings.
+        # Read on import; its warnings are about internal matters.
         os.environ.setdefault("LANCEDB_LOG", "error")
         from .lancedb import LanceStore
 

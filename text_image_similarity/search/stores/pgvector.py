@@ -1,8 +1,8 @@
-"""Vectors in PostgreSQL with pgvector: beside the catalogue's ledger, in a table for each generation.
+"""A store in PostgreSQL with pgvector, next to the catalogue's ledger, with a table for each generation.
 
-Exact searches look at all images that pass the filter. Approximate ones follow an HNSW graph (Malkov and Yashunin 2016,
+Exact searches compare all images that pass the filter. Approximate ones follow an HNSW graph (Malkov and Yashunin 2016,
 "Efficient and robust approximate nearest neighbor search using Hierarchical Navigable Small World graphs"), which
-`optimize` builds, and go on in it until enough images pass the filter.
+`optimize` builds, until enough images pass the filter.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from ..postgres import TYPES, Connections, PostgresTransaction, plain
 from .exact import Block, ranked
 from .protocol import Alone, Changes, Hits
 
-_MOST_DIMENSIONS = 2000  # that pgvector's indexes take
-_SLACK = 1e-5  # how far apart PostgreSQL's sums and ours may be
+_MOST_DIMENSIONS = 2000  # most dimensions that pgvector's indexes support
+_SLACK = 1e-5  # largest difference between PostgreSQL's sums and ours
 _EXACT_UP_TO = (
-    50_000  # images that pass a filter: to compare them all takes no longer than the graph does, for the same recall
+    50_000  # images that pass a filter: comparing them all takes no longer than using the graph, for the same recall
 )
 _GRAPH = "m = 24, ef_construction = 128"  # pgvector's own 16 and 64 left clusters of 200,000 images out of reach: recall .963
 _EFFORT = "1000"  # the most that pgvector allows; 400 lost whole clusters now and then
-# Images asked for beyond the limit. Under a filter the graph finds better ones late, in particular where what passes is
-# unlike the query.
+# Images to request beyond the limit. With a filter, the graph finds better ones late, in particular if the images that
+# pass are unlike the query.
 _MORE, _MORE_FILTERED = 16, 290
 _COPY = {"text": "text", "number": "float8", "bool": "bool", "date": "float8", "texts": "text[]"}
 
@@ -39,10 +39,10 @@ class PgVectorStore:
     """A store in PostgreSQL; see `Store`.
 
     Args:
-        url: Where, see `Connections`; the catalogue's own database.
-        generation: The generation's number.
-        fields: All fields, the built-in ones included.
-        embed_dim: Width of the vectors.
+        url: The catalogue's own database, see `Connections`.
+        generation: Number of the generation.
+        fields: All fields, including the built-in ones.
+        embed_dim: Length of the vectors.
 
     Raises:
         DatabaseError: PostgreSQL cannot be reached, or lacks pgvector.
@@ -86,7 +86,7 @@ class PgVectorStore:
         with self._connections.transaction(vectors=True) as transaction:
             graph = not exact and self.approximates and (where is None or self._is_much(transaction, condition))
             if graph:
-                # They are put in order here, so there is no need to lose those that come late.
+                # Images are sorted here, so there is no need to lose those that come late.
                 settings = (
                     "set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', %s, true)"
                 )
@@ -122,7 +122,7 @@ class PgVectorStore:
                 ).fetchone()
                 if found == (True,):
                     continue
-                if found:  # left by a build that did not end
+                if found:  # left by a build that did not finish
                     cursor.execute(f"DROP INDEX {name}".encode())
                 # Others read and write meanwhile; how long it takes depends on the server's maintenance_work_mem.
                 cursor.execute(definition.encode())
@@ -143,7 +143,7 @@ class PgVectorStore:
         self.close()
 
     def _make(self) -> None:
-        """Make the table of the generation, unless it is there."""
+        """Create the table of the generation, unless it exists."""
         with self._connections.transaction() as transaction:
             if not transaction.run("SELECT 1 WHERE to_regclass(%s) IS NULL", (self._qualified,)):
                 return
@@ -165,7 +165,8 @@ class PgVectorStore:
         """Return the indexes that make searches fast: name and definition."""
         wanted = {}
         for name, column in self._columns.items():
-            # A text may be longer than a B-tree takes, and has no order here; lists of them have no index that takes all.
+            # A text may be too long for a B-tree, and has no order here; for lists of texts, no index supports all
+            # lengths.
             method = {"text": "hash", "number": "btree", "date": "btree"}.get(self._kinds[name])
             if method is not None:
                 wanted[f"{self._table}_{column}"] = f"USING {method} ({column})"
@@ -181,7 +182,7 @@ class PgVectorStore:
         return compile_sql(where, writer), list(writer.parameters)
 
     def _copy(self, transaction: PostgresTransaction, changes: Changes) -> None:
-        """Add the images of changed products; the first of each product leads, and stands for it where products count."""
+        """Add the images of changed products; the first image of each is marked, and represents it when counting."""
         order = np.lexsort((changes.slots, changes.owners))
         owners = changes.owners[order]  # (m,)
         products = np.argsort(changes.rows, kind="stable")
@@ -199,7 +200,7 @@ class PgVectorStore:
                 copy.write_row((int(number), slot, bool(leading), *values, vector))
 
     def _is_much(self, transaction: PostgresTransaction, where: tuple[str, list[object]]) -> bool:
-        """Say whether more images pass a filter than are worth comparing one by one."""
+        """Tell whether more images pass a filter than are worth comparing one by one."""
         condition, values = where
         some = f"SELECT FROM {self._table} WHERE {condition} LIMIT {_EXACT_UP_TO + 1}"
         return int(transaction.run(f"SELECT count(*) FROM ({some})", values)[0][0]) > _EXACT_UP_TO
@@ -207,7 +208,7 @@ class PgVectorStore:
     def _nearest(
         self, transaction: PostgresTransaction, query: Embeddings, where: tuple[str, list[object]], limit: int
     ) -> list[tuple[Any, ...]]:
-        """Return images that are near, by the graph once there is one."""
+        """Return near images, using the graph once there is one."""
         condition, values = where
         return transaction.run(
             f"SELECT number, slot, embedding FROM {self._table} WHERE {condition} ORDER BY embedding <=> %s LIMIT %s",
@@ -222,7 +223,7 @@ class PgVectorStore:
         limit: int | None,
         least: float,
     ) -> list[tuple[Any, ...]]:
-        """Return all images that may be among the best, by comparing with each that passes."""
+        """Return all images that may be among the best, by comparing with each image that passes."""
         condition, values = where
         last = "(SELECT far FROM rough ORDER BY far OFFSET %s LIMIT 1)" if limit is not None else "NULL"
         return transaction.run(
@@ -234,7 +235,7 @@ class PgVectorStore:
 
 
 def _hits(query: Embeddings, rows: list[tuple[Any, ...]], limit: int | None, least: float) -> Hits:
-    """Order images by their exact cosines, and cut at the limit, after those that tie for the last place."""
+    """Sort images by their exact cosines, and cut at the limit, after those that tie for the last place."""
     numbers = np.array([row[0] for row in rows], np.int64)
     slots = np.array([row[1] for row in rows], np.int64)
     vectors = np.array([row[2].to_numpy() for row in rows], np.float32).reshape(len(rows), len(query))  # (n, d)

@@ -1,8 +1,8 @@
-"""What every vector store does, so that a catalogue need not know which one it has.
+"""The protocol of vector stores, so that a catalogue need not know which one it has.
 
-The truth about products, and their vectors, is in the catalogue's ledger; a store follows it. It holds the vectors of
-one generation (those of one model) with the stored values of the products' fields, and can be built again at any time.
-So a store that breaks costs minutes, not data.
+The authoritative data, including vectors, is in the catalogue's ledger; a store follows it. It holds the vectors of one
+generation (those of one model) with the stored values of the products' fields, and can be rebuilt at any time. A store
+that breaks therefore costs minutes, not data.
 """
 
 from __future__ import annotations
@@ -25,18 +25,17 @@ Alone = Callable[[], AbstractContextManager[object]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Changes:
-    """What became of products since some version of the ledger, in columns.
+    """Changes to products since a version of the ledger, in columns.
 
     Args:
-        version: With these changes a store has all there is up to this version.
-        rows: The numbers of products that were added or changed, each once, shape (n,).
-        columns: For each field, those that every product has included, the stored value of each product, n of them; None
-            where it is missing.
-        owners: For each image with a vector the number of its product, shape (m,).
-        slots: Which of its product's images it is, from 0 on, shape (m,).
-        vectors: The images' unit vectors, shape (m, embed_dim), float32.
-        deleted: The numbers of products that are gone, shape (k,).
-        expected: At most how many images come in all, where these are a part of everything that there is; else 0.
+        version: Version of the ledger that a store has reached after these changes.
+        rows: Numbers of products that were added or changed, without duplicates, shape (n,).
+        columns: For each field, including the built-in ones, the stored values of the n products; None if missing.
+        owners: For each image with a vector, the number of its product, shape (m,).
+        slots: Index among its product's images, from 0, shape (m,).
+        vectors: Unit vectors of the images, shape (m, embed_dim), float32.
+        deleted: Numbers of deleted products, shape (k,).
+        expected: Most images in total, if these changes are part of a complete read; otherwise 0.
     """
 
     version: int
@@ -54,9 +53,9 @@ class Hits:
     """Images that were found, best first.
 
     Args:
-        rows: The numbers of their products, shape (k,); a product with several images may be there several times.
-        slots: Which of its product's images each one is, shape (k,).
-        cosines: As `similarity.cosine` gives them for query and image, shape (k,), float32.
+        rows: Numbers of their products, shape (k,); a product with several images may occur several times.
+        slots: Index of each one among its product's images, shape (k,).
+        cosines: Cosines of query and image, as from `similarity.cosine`, shape (k,), float32.
     """
 
     rows: Rows
@@ -65,15 +64,15 @@ class Hits:
 
 
 class Store(Protocol):
-    """The vectors of one generation, searchable under filters.
+    """The vectors of one generation, which can be searched with filters.
 
-    One writer calls `apply` at a time (the catalogue sees to it); any number of threads and processes may read meanwhile.
-    A product counts where it has at least one image with a vector.
+    One writer at a time calls `apply` (the catalogue ensures this); any number of threads and processes may read
+    meanwhile. Only products with at least one image with a vector are counted.
     """
 
     @property
     def shared(self) -> bool:
-        """Whether other processes see what is applied here; if not, each has a store of its own."""
+        """Whether other processes see applied changes; if not, each has its own store."""
 
     @property
     def approximates(self) -> bool:
@@ -81,16 +80,17 @@ class Store(Protocol):
 
     @property
     def exact_up_to(self) -> int:
-        """Up to how many products that pass a filter it is best to compare with all of them, for a store that approximates."""
+        """Number of products that pass a filter up to which an approximate store should compare all of them."""
 
     @property
     def version(self) -> int:
-        """The version of the ledger up to which this store has everything; 0 for a new one."""
+        """The version of the ledger that this store has reached; 0 for a new store."""
 
     def apply(self, changes: Changes) -> None:
-        """Replace what is known of changed products, forget deleted ones, and move on to the version of the changes.
+        """Apply changed and deleted products, and advance to the version of the changes.
 
-        Changes that were applied before, in whole or in part, may come again after a crash: the outcome is the same.
+        Changes that were already applied, completely or in part, may be applied again after a crash, with the same
+        result.
         """
 
     def search(
@@ -100,34 +100,34 @@ class Store(Protocol):
 
         Args:
             queries: Unit vectors, shape (q, embed_dim), float32.
-            where: Which products count; None for all.
-            limit: How many images to find for each query; more are returned where several tie for the last place, as far as
-                the store can see that. None finds all that reach `least`.
-            least: The lowest cosine that counts.
-            exact: Compare with every image that passes, whatever it takes; a store may do so always.
+            where: Filter for products; None means all.
+            limit: Number of images for each query; more are returned if several tie for the last place, as far as the
+                store can tell. None returns all that reach `least`.
+            least: Lowest cosine to return.
+            exact: Whether to compare every image that passes, whatever the cost; a store may always do so.
 
         Returns:
-            For each query the images, best first; never fewer than `limit` where `exact` is asked for and so many pass.
+            For each query, the images, best first; with `exact`, never fewer than `limit` if that many pass.
         """
 
     def count(self, where: Filter | None) -> int:
         """Return how many products pass a filter."""
 
     def values(self, field: str, where: Filter | None) -> dict[Value, int]:
-        """Return how many of the products that pass a filter have each value of a field; one of a list counts each of its texts."""
+        """Return how many products that pass a filter have each value of a field; every text of a list is counted."""
 
     def optimize(self, alone: Alone = nullcontext) -> None:
-        """Make searches fast and files small, after many changes.
+        """Make searches fast and files small after many changes.
 
         Args:
-            alone: Keeps everybody from applying changes while its block runs; entered only where that could not be helped.
+            alone: Context manager that keeps others from applying changes; entered only if necessary.
         """
 
     def clear(self) -> None:
-        """Forget everything; the version is 0 then. A crash before the end leaves the version as it was."""
+        """Remove everything and reset the version to 0. A crash before the end leaves the version unchanged."""
 
     def close(self) -> None:
-        """Let go of files and connections; what was applied stays."""
+        """Close files and connections; applied changes are kept."""
 
     def drop(self) -> None:
-        """Remove the store with all that it holds, and close it."""
+        """Remove the store with its content, and close it."""

@@ -1,6 +1,6 @@
-"""A store in a collection of Qdrant, whose own sharding and replication spread it over many machines.
+"""A store in a Qdrant collection, which Qdrant can shard and replicate over many machines.
 
-The tests run it on qdrant-client's local mode and on qdrant-edge, the engine in a process; no Qdrant server was run.
+Tests use qdrant-client's local mode and qdrant-edge, the engine in a process, but no Qdrant server.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from .protocol import Alone, Changes, Hits, Rows
 _EF = (
     1024  # the least effort of an approximate search; 128 lost whole clusters of 200,000 images: recall .89, now 1.000
 )
-_SPARE = 16  # images asked for besides, because Qdrant's own order differs in the last bits
+_SPARE = 16  # additional images to request, because Qdrant's order differs in the last bits
 _SLACK = 1e-5
-_POINTS = 500  # sent or read at once: 5 MB of JSON with 512 dimensions
-_SLOTS = 256  # images that a product may have
+_POINTS = 500  # points sent or read at a time: 5 MB of JSON with 512 dimensions
+_SLOTS = 256  # most images of a product
 _MOST_VALUES = 10_000_000
 _PATIENCE_S = 60
 _FIRST, _NUMBER = "first", "number"
@@ -45,12 +45,12 @@ _INDEXES: dict[FieldKind, models.PayloadSchemaType] = {
 
 
 def connect(url: str) -> QdrantClient:
-    """Return a client for `qdrant://host:port`, or `qdrants://...` for one behind TLS.
+    """Return a client for `qdrant://host:port`, or `qdrants://...` for TLS.
 
-    The environment variable `QDRANT_API_KEY` is sent along if it is set.
+    The environment variable `QDRANT_API_KEY` is used as API key if it is set.
 
     Raises:
-        ConfigError: The URL names no host.
+        ConfigError: The URL has no host.
     """
     parts = urlsplit(url)
     if not parts.hostname:
@@ -64,14 +64,14 @@ class QdrantStore:
     """A store in a collection of Qdrant; see `Store`.
 
     Args:
-        client: Speaks to Qdrant; closed with this store.
-        collection: Its name; how far it has come is in a second one, of this name and `-applied`.
-        fields: All fields, the built-in ones included.
-        embed_dim: Width of the vectors.
-        identity: Which catalogue this is for.
+        client: Qdrant client, which is closed with this store.
+        collection: Name of the collection; a second one, with the suffix `-applied`, records the applied version.
+        fields: All fields, including the built-in ones.
+        embed_dim: Length of the vectors.
+        identity: Token of the catalogue.
 
     Raises:
-        DatabaseError: Qdrant does not answer, or the collection cannot be made, or is another catalogue's.
+        DatabaseError: Qdrant does not answer, or the collection cannot be created or belongs to another catalogue.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class QdrantStore:
                 self._client.upsert(self._name, points[start : start + _POINTS], wait=True)
             self._delete_all_but(changes.rows, ids)
             self._delete_all_but(changes.deleted, np.empty(0, np.int64))
-            self._note(changes.version)  # last: a crash before it has all this done again
+            self._note(changes.version)  # last: after an earlier crash, all of this is repeated
 
     def search(
         self, queries: Embeddings, where: Filter | None, limit: int | None, *, least: float = -1.0, exact: bool = False
@@ -127,7 +127,7 @@ class QdrantStore:
                 most, exact = self._client.count(self._name, passing, exact=True).count, True
             found = self._nearest(queries, passing, most, least, exact=exact)
             short = [place for place, block in enumerate(found) if len(block.rows) < most]
-            if short and not exact:  # fewer pass, or the graph missed some
+            if short and not exact:  # fewer images pass, or the graph missed some
                 again = self._nearest(queries[short], passing, most, least, exact=True)
                 for place, block in zip(short, again, strict=True):
                     found[place] = block
@@ -151,7 +151,7 @@ class QdrantStore:
             return dict(numbers)
 
     def optimize(self, alone: Alone = nullcontext) -> None:
-        """Qdrant does that by itself."""
+        """Do nothing: Qdrant optimizes by itself."""
 
     def clear(self) -> None:
         with self._speaking("emptied"):
@@ -176,11 +176,11 @@ class QdrantStore:
         return (found[0].payload or {}) if found else {}
 
     def _make(self, name: str, width: int) -> bool:
-        """Make a collection unless it is there, and say whether it was made."""
+        """Create a collection unless it exists, and return whether it was created."""
         if self._client.collection_exists(name):
             return False
-        vectors = models.VectorParams(size=width, distance=models.Distance.DOT)  # as they are; COSINE would change bits
-        with suppress(ApiException):  # another process was faster; if not, what follows says so
+        vectors = models.VectorParams(size=width, distance=models.Distance.DOT)  # COSINE would change bits
+        with suppress(ApiException):  # another process was faster; if not, later calls fail
             self._client.create_collection(name, vectors_config=vectors)
         return True
 
@@ -197,7 +197,7 @@ class QdrantStore:
             yield models.PointStruct(id=owner * _SLOTS + slot, vector=vector.tolist(), payload=payload)
 
     def _delete_all_but(self, rows: Rows, kept: Rows) -> None:
-        """Delete the images of products that are not among some."""
+        """Delete the images of products, except those to keep."""
         for start in range(0, len(rows), _POINTS):
             some = rows[start : start + _POINTS]
             among = kept[np.isin(kept // _SLOTS, some)].tolist()
@@ -234,7 +234,7 @@ class QdrantStore:
         return [self._block(each.points) for each in found]
 
     def _blocks(self, passing: models.Filter | None) -> Iterator[Block]:
-        """Yield all images that pass."""
+        """Yield all images that pass a filter."""
         for records in self._pages(passing, with_payload=False, with_vectors=True):
             yield self._block(records)
 
@@ -253,7 +253,7 @@ class QdrantStore:
 
     @contextmanager
     def _speaking(self, doing: str) -> Iterator[None]:
-        """Turn Qdrant's errors into ours."""
+        """Convert Qdrant's errors into a `DatabaseError`."""
         try:
             yield
         except (ApiException, OSError, RuntimeError, ValueError) as exc:
