@@ -4,8 +4,8 @@
     for result in score_pairs([Record(url="dog.jpg", text="a dog on grass")], Config()):
         print(result.similarity, result.error)
 
-Names are imported from their modules when they are first used, so importing this package loads no torch, no pandas and
-no NumPy (PEP 562).
+Names are imported from their modules on first use (PEP 562), so importing this package does not load torch, pandas or
+NumPy.
 """
 
 from __future__ import annotations

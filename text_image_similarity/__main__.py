@@ -1,4 +1,4 @@
-"""`python -m text_image_similarity` is the command `text-image-similarity`."""
+"""Runs the command `text-image-similarity` as `python -m text_image_similarity`."""
 
 from .cli import main
 

@@ -1,4 +1,4 @@
-"""Checks of settings, which say what a value must be."""
+"""Checks of settings, whose errors say what a value must be."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def seconds(name: str, value: object, least: float) -> None:
 
 
 def is_text_encoding(name: object) -> bool:
-    """Say whether something names a character encoding that Python knows."""
+    """Tell whether a value names a character encoding that Python knows."""
     try:
         return isinstance(name, str) and isinstance("".encode(name), bytes)
     except (LookupError, ValueError):
@@ -67,10 +67,10 @@ def is_text_encoding(name: object) -> bool:
 
 
 def networks_of(name: str, given: object) -> tuple[str, ...]:
-    """Return networks as they are usually spelled.
+    """Return networks in their canonical spelling.
 
     Raises:
-        ConfigError: One is not a network, such as `10.1.0.0/16` or `fd00:1::/32`.
+        ConfigError: A value is not a network, such as `10.1.0.0/16` or `fd00:1::/32`.
     """
     try:
         return tuple(str(ip_network(network)) for network in _several(name, given))
@@ -79,10 +79,10 @@ def networks_of(name: str, given: object) -> tuple[str, ...]:
 
 
 def ports_of(name: str, given: object) -> tuple[int, ...]:
-    """Return ports.
+    """Return ports as a tuple.
 
     Raises:
-        ConfigError: One is not a whole number from 1 to 65535.
+        ConfigError: A value is not a whole number from 1 to 65535.
     """
     ports = _several(name, given)
     if any(type(port) is not int or not 0 < port < 65536 for port in ports):
@@ -91,10 +91,10 @@ def ports_of(name: str, given: object) -> tuple[int, ...]:
 
 
 def _several(name: str, given: object) -> tuple[Any, ...]:
-    """Return the values of a list.
+    """Return the items of a list as a tuple.
 
     Raises:
-        ConfigError: It is not one.
+        ConfigError: The value is not a list.
     """
     if not isinstance(given, (list, tuple)):
         raise ConfigError(f"{name} must be a list, not {given!r}")

@@ -1,4 +1,4 @@
-"""What can go wrong, and in which words it is reported.
+"""The exceptions of this package, and the error codes of rows.
 
 TextImageSimilarityError
 ├── UsageError              the call or the command line is wrong: exit code 2
@@ -7,8 +7,8 @@ TextImageSimilarityError
 │       └── MissingExtraError   an optional library is not installed
 ├── ModelError              a model cannot be used
 │   ├── ModelUnavailableError   it cannot be found or fetched
-│   │   └── ModelNameError      its name or folder is not that of a model of a supported kind: exit code 2
-│   └── DeviceLostError         its device failed under it: ends a run, blames no row
+│   │   └── ModelNameError      no model of a supported kind has this name or folder: exit code 2
+│   └── DeviceLostError         its device failed: ends a run without failing a row
 ├── TableError              the job's input or output failed: exit code 1
 │   └── BusyError               another run is writing the output: exit code 3
 ├── StoppedError            a run ended early because it was asked to: exit code 143
@@ -23,7 +23,7 @@ from enum import StrEnum
 
 
 class ErrorCode(StrEnum):
-    """Why a row has no score; the same words in tables, UDFs, HTTP answers and metrics."""
+    """The reason why a row has no score; the same codes appear in tables, UDFs, HTTP responses and metrics."""
 
     INVALID_URL = "invalid_url"
     UNSUPPORTED_SCHEME = "unsupported_scheme"
@@ -70,11 +70,11 @@ _RETRYABLE = frozenset(
 
 
 class TextImageSimilarityError(Exception):
-    """Base of every exception this package raises on purpose."""
+    """Base class of every exception that this package raises on purpose."""
 
 
 class UsageError(TextImageSimilarityError):
-    """The caller asked for something that cannot be done as asked."""
+    """The call or the command line is wrong, and cannot be carried out as it is."""
 
 
 class ConfigError(UsageError, ValueError):
@@ -82,16 +82,16 @@ class ConfigError(UsageError, ValueError):
 
 
 class InputTypeError(UsageError, TypeError):
-    """A value that the caller handed in has a type that cannot be used there."""
+    """An argument has a type that is not supported there."""
 
     @classmethod
     def of(cls, name: str, wanted: str, given: object, hint: str = "") -> InputTypeError:
-        """Say what a parameter, or an item such as `records[3]`, should be, what it is, and what to do about it."""
+        """Return an error that says what a parameter, or an item such as `records[3]`, must be and what it is."""
         return cls(f"{name} must be {wanted}, not {type_name(given)}{f'; {hint}' if hint else ''}")
 
 
 class MissingExtraError(ConfigError, ImportError):
-    """A library that an extra of this package brings is not installed."""
+    """A library that belongs to an extra of this package is not installed."""
 
 
 class ModelError(TextImageSimilarityError):
@@ -99,15 +99,15 @@ class ModelError(TextImageSimilarityError):
 
 
 class ModelUnavailableError(ModelError):
-    """A model can neither be found on disk nor fetched."""
+    """A model cannot be found on disk or downloaded."""
 
 
 class ModelNameError(ModelUnavailableError, UsageError):
-    """What names a model is misspelt, or stands for a folder that holds something else."""
+    """A model's name is misspelt, or names a folder that holds something else."""
 
 
 class DeviceLostError(ModelError):
-    """A model's device stopped working and cannot be used by this process any longer."""
+    """A model's device stopped working, and this process can no longer use it."""
 
 
 class TableError(TextImageSimilarityError):
@@ -119,7 +119,7 @@ class BusyError(TableError):
 
 
 class StoppedError(TextImageSimilarityError):
-    """A run was asked to stop, and did so with everything finished kept."""
+    """A run was asked to stop, and did so; everything finished is kept."""
 
 
 class TooManyFailuresError(TextImageSimilarityError):
@@ -134,8 +134,8 @@ class RowError(TextImageSimilarityError):
     """One row cannot be scored.
 
     Args:
-        code: The category, stable and countable.
-        detail: What happened to this row, for a person to read; kept on one line of at most 300 printable characters.
+        code: The category of the failure, stable across releases.
+        detail: What happened to this row, in words; shortened to one line of at most 300 printable characters.
     """
 
     def __init__(self, code: ErrorCode, detail: str):
@@ -149,7 +149,7 @@ class RowError(TextImageSimilarityError):
 
 
 def printable(text: str) -> str:
-    r"""Return a text that does nothing to a terminal and that UTF-8 can write; other characters are spelled as Python does.
+    r"""Return a text that is safe on a terminal and valid in UTF-8; other characters are escaped as Python does.
 
     Example:
         >>> print(printable("a\x1b[2Jb"))
@@ -161,7 +161,7 @@ def printable(text: str) -> str:
 
 
 def type_name(value: object) -> str:
-    """Name the type of a value as a sentence does: a list, an int, a PIL image, a torch Tensor of shape (2,) and type ..."""
+    """Return the type of a value in words: a list, an int, a PIL image, a torch Tensor of shape (2,) and type ..."""
     kind = type(value)
     home = kind.__module__.partition(".")[0].lstrip("_")
     if value is None or isinstance(value, bytes):

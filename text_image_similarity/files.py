@@ -1,4 +1,4 @@
-"""Files that appear under their name complete, or not at all, and values that JSON can hold."""
+"""Files that appear under their name complete or not at all, and values that JSON can hold."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import IO, Any, Literal
 
 from .errors import InputTypeError, TableError
 
-CALIBRATION = "calibration.json"  # in the folder of a model, and no part of it
+CALIBRATION = "calibration.json"  # in the folder of a model, but not part of the model
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a path beside a file's place to write to; what was written is flushed to disk and moved there at the end.
+    """Yield a temporary path in the same folder; at the end, its file is flushed to disk and moved to `path`.
 
-    A reader or a crash never meets half a file. If the block raises, nothing has changed. A link stays, and what it
-    leads to is replaced.
+    No reader sees half a file, even after a crash. If the block raises, nothing has changed. If `path` is a link, its
+    target is replaced and the link stays.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     place = path.resolve()
     partial = place.with_name(f".text-image-similarity-{os.getpid()}-{secrets.token_hex(4)}.partial")
@@ -31,7 +31,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.touch(exist_ok=False)
         mode = partial.stat().st_mode
         yield partial
-        partial.chmod(mode)  # some writers let nobody else read what they write
+        partial.chmod(mode)  # some writers create files that only their owner can read
         move_durably(partial, place)
     finally:
         partial.unlink(missing_ok=True)
@@ -39,14 +39,14 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def open_own(path: Path, mode: Literal["w", "a", "wb"]) -> Iterator[IO[Any]]:
-    """Open a file of a run to write; a link in its place is not followed, as anyone may put one into a shared folder.
+    """Open a file of a run for writing, without following a link, which anyone could have put into a shared folder.
 
     Args:
-        path: The file.
+        path: The file to open.
         mode: As for `open`; text is UTF-8.
 
     Raises:
-        OSError: It cannot be opened, or is a link.
+        OSError: The file cannot be opened, or is a link.
     """
     with open(path, mode, encoding=None if "b" in mode else "utf-8", opener=_without_link) as file:
         yield file
@@ -57,10 +57,10 @@ def _without_link(path: str, flags: int) -> int:
 
 
 def path_text(path: object, name: str) -> str:
-    """Return a path or URL as text, its `~` expanded.
+    """Return a path or URL as text, with `~` expanded.
 
     Raises:
-        InputTypeError: It is something else; the message calls it by the name of its parameter.
+        InputTypeError: The value has another type; the message names the parameter.
     """
     if not isinstance(path, (str, os.PathLike)) or not isinstance(text := os.fspath(path), str):
         hint = "write it to a file first, such as df.to_parquet('pairs.parquet')" if hasattr(path, "columns") else ""
@@ -74,7 +74,7 @@ def write_whole(path: Path, text: str) -> None:
     """Write a text file, complete or not at all.
 
     Raises:
-        TableError: It cannot be written.
+        TableError: The file cannot be written.
     """
     try:
         with whole_file(path) as partial:
@@ -84,7 +84,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def without_nan(value: Any) -> Any:
-    """Return a value as JSON can hold it, at any depth: a number that is not finite is None, and names are text."""
+    """Return a value that JSON can hold: at any depth, numbers that are not finite become None, and keys text."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
@@ -93,10 +93,10 @@ def without_nan(value: Any) -> Any:
 
 
 def move_durably(source: Path, place: Path) -> None:
-    """Flush a file to disk, then give it another name in a way that outlasts a loss of power.
+    """Flush a file to disk and rename it, so that both outlast a loss of power.
 
     Raises:
-        OSError: It cannot be done; `source` is still there.
+        OSError: The file cannot be moved; `source` is still there.
     """
     with source.open("rb+") as file:
         os.fsync(file.fileno())

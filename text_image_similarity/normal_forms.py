@@ -1,8 +1,8 @@
-"""Unicode's normal forms (UAX #15) in time that grows with the text.
+"""Unicode normal forms (UAX #15) in linear time.
 
-`unicodedata.normalize` sorts the marks on a letter, in time that grows with their number squared, while no other thread runs: 20,000 of them
-take more than a second. Here a text is normalised in pieces. No piece begins with a mark or another sign that may join the letter before it, so
-the result is the usual one, unless a letter has more marks than a piece has characters.
+`unicodedata.normalize` sorts the marks on a letter in quadratic time and holds the GIL meanwhile: 20,000 marks take
+more than a second. Here a text is normalised in pieces. No piece begins with a mark or another character that may join
+the letter before it, so the result is the same, unless a letter has more marks than a piece has characters.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _PIECE = 128  # characters, or twice as many where marks go on
 
 
 def normal_form(form: Literal["NFC", "NFKD"], text: str) -> str:
-    r"""Return a text in a normal form.
+    r"""Return a text in a Unicode normal form.
 
     Example:
         >>> normal_form("NFC", "e\u0301")
@@ -34,5 +34,5 @@ def normal_form(form: Literal["NFC", "NFKD"], text: str) -> str:
 
 
 def _may_join(sign: str) -> bool:
-    """Say whether a sign may become one with what stands before it: marks, and vowels and final consonants of Hangul."""
+    """Tell whether a character may combine with the one before it: marks, and vowels and final consonants of Hangul."""
     return category(sign).startswith("M") or "\u1160" <= sign <= "\u11ff"

@@ -1,4 +1,4 @@
-"""The values that go in and come out: one `Record` per row, one `ScoreResult` per record."""
+"""Input and output values: one `Record` per row, one `ScoreResult` per record."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from unicodedata import category
 from .bounded_json import parse_json
 from .errors import ErrorCode, RowError
 
-_UNSEEN = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})  # Unicode's categories of controls, formats and separators
+_UNSEEN = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})  # Unicode categories of control, format and separator characters
 _BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
-OUT_COLUMNS = ("similarity", "error")  # of a scored table
+OUT_COLUMNS = ("similarity", "error")  # columns of a scored table
 
 EncodedImage = bytes | bytearray | memoryview
-# A reference, an encoded file, or what a Hugging Face `Image` column holds: {"bytes": ..., "path": ...}.
+# A path or URL, an encoded file, or the value of a Hugging Face `Image` column: {"bytes": ..., "path": ...}.
 ImageCell = str | EncodedImage | Mapping[str, Any]
 
-# (done, of these failed, in all), called before the first and after every one
+# (done, failed among these, total), called before the first row and after every row
 Progress = Callable[[int, int, int], None]
 
 
@@ -44,7 +44,7 @@ class Record:
 
     @classmethod
     def of(cls, url: Any, text: Any, references: tuple[str, ...] = ()) -> Record:
-        """Return a table's row as a record: a finite number counts as its text, as CSV would hold it."""
+        """Return a table's row as a record; a finite number becomes text, as in a CSV file."""
         return cls(_text_of(url), _text_of(text), references)
 
 
@@ -55,7 +55,7 @@ class ScoreResult:
     Args:
         similarity: The score, in the range of the run's score kind; NaN if the row failed.
         error: `"<code>: <detail>"` if the row failed, else None.
-        by_model: Where several models scored the row, the score of each; `similarity` is that of all together then.
+        by_model: If several models scored the row, the score of each; `similarity` is then the combined score.
 
     Example:
         >>> ScoreResult(similarity=0.31).error is None
@@ -72,28 +72,28 @@ class ScoreResult:
 
     @property
     def code(self) -> ErrorCode | None:
-        """The category of the failure, or None."""
+        """The error code of the failure, or None."""
         return None if self.error is None else ErrorCode(self.error.partition(":")[0])
 
     @classmethod
     def failed(cls, error: RowError) -> ScoreResult:
-        """Turn a row's exception into its result, in text that every format can hold: a path may carry other bytes."""
+        """Return the result for a row's exception, as text that every format can hold: a path may contain any bytes."""
         return cls(error=str(error).encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def parts_of(record: Record) -> tuple[str | bytes, str, tuple[str, ...]] | RowError:
-    """Return a record's image, as a reference or as an encoded file, its caption and its references; or why it has no score."""
+    """Return a record's image (a reference or an encoded file), caption and references; or why it has no score."""
     caption = caption_of(record.text)
     if isinstance(caption, RowError):
         return caption
     image = image_of(record.url)
     if isinstance(image, RowError):
         return image
-    return image, caption, getattr(record, "references", ())  # others that have a url and a text may have none
+    return image, caption, getattr(record, "references", ())  # other objects may have no references
 
 
 def image_of(value: object) -> str | bytes | RowError:
-    """Return a cell's image, as a reference or as an encoded file, or why it has none.
+    """Return a cell's image (a reference or an encoded file), or why it has none.
 
     Example:
         >>> image_of({"bytes": None, "path": "a.jpg"}), str(image_of(b"a.jpg"))
@@ -114,24 +114,24 @@ def image_of(value: object) -> str | bytes | RowError:
 
 
 def text_in(content: bytes) -> str:
-    """Return how bytes begin that are text on one line, such as a reference in a column of binary; empty for any others.
+    """Return the beginning of bytes that are one line of text, such as a reference in a binary column; otherwise ''.
 
-    No image that can be decoded begins so; markup, such as an SVG file or a page, is not meant either.
+    No supported image begins like that. Markup, such as an SVG file or a page, does not count as text here.
     """
-    if b"\0" in content[:200]:  # at once, as in most images
+    if b"\0" in content[:200]:  # fast path for most images
         return ""
     try:
-        begin = codecs.getincrementaldecoder("utf-8")().decode(content[:200])  # which may end within a character
+        begin = codecs.getincrementaldecoder("utf-8")().decode(content[:200])  # the cut may be within a character
     except UnicodeDecodeError:
         return ""
     return begin[:40] if begin.isprintable() and not begin.lstrip().startswith("<") else ""
 
 
 def references_of(*cells: object) -> tuple[str, ...]:
-    """Return the reference captions in some cells of a row; what is missing or blank is left out.
+    """Return the reference captions in some cells of a row, without missing and blank ones.
 
     Args:
-        cells: Each a list of texts, a list of texts in JSON, or text, which is a single reference.
+        cells: Each is a list of texts, a JSON list of texts, or a text, which counts as a single reference.
 
     Example:
         >>> references_of('["a dog", "a brown dog"]', "a pet", None)
@@ -148,13 +148,13 @@ def _items(cell: object) -> Sequence[object]:
         except (ValueError, RecursionError):  # a text that begins like a list
             return [cell]
         return listed if all(isinstance(item, str) or item is None for item in listed) else [cell]
-    if hasattr(cell, "tolist"):  # an array of NumPy
+    if hasattr(cell, "tolist"):  # a NumPy array
         cell = cell.tolist()
     return cell if isinstance(cell, (list, tuple)) else [cell]
 
 
 def caption_of(value: object) -> str | RowError:
-    """Return a caption as text, or why there is none to encode; a finite number counts as its text, as in CSV.
+    """Return a caption as text, or why there is none; a finite number becomes text, as in a CSV file.
 
     Example:
         >>> caption_of(7), str(caption_of(math.nan))
@@ -167,7 +167,7 @@ def caption_of(value: object) -> str | RowError:
 
 
 def reference_of(value: object) -> str | RowError:
-    """Return an image reference as text, or why there is none; a path and a finite number count as their text."""
+    """Return an image reference as text, or why there is none; a path or a finite number becomes text."""
     text = str(value) if isinstance(value, os.PathLike) else _text_of(value)
     if isinstance(text, str) and _is_visible(text):
         return text
@@ -175,7 +175,7 @@ def reference_of(value: object) -> str | RowError:
 
 
 def required(found: str | bytes | RowError) -> str | bytes:
-    """Return what was found, or raise why there is none.
+    """Return the value found, or raise the reason why there is none.
 
     Raises:
         RowError: There is none.
@@ -187,7 +187,7 @@ def required(found: str | bytes | RowError) -> str | bytes:
 
 def _text_of(value: Any) -> Any:
     """Return the text of a finite number; any other value stays as it is."""
-    if type(value) is str:  # at once: to ask whether it is a number takes longer
+    if type(value) is str:  # fast path: checking whether a value is a number takes longer
         return value
     if isinstance(value, bool) or not isinstance(value, (Real, Decimal)):
         return value
@@ -198,17 +198,17 @@ def _text_of(value: Any) -> Any:
 
 
 def _is_visible(text: str) -> bool:
-    """Say whether a text shows anything."""
-    return "!" <= text[:1] <= "~" or not all(map(is_invisible, text))  # most begin with a visible character of ASCII
+    """Tell whether a text has a visible character."""
+    return "!" <= text[:1] <= "~" or not all(map(is_invisible, text))  # most texts begin with a visible ASCII character
 
 
 def is_invisible(character: str) -> bool:
-    """Say whether a character shows nothing: white space, a control or format character, a letter that is drawn blank."""
+    """Tell whether a character is invisible: white space, a control or format character, or a blank letter."""
     return category(character) in _UNSEEN or character in _BLANK_LETTERS
 
 
 def is_whole(text: str) -> bool:
-    """Say whether a text has no half characters (lone surrogates), so that UTF-8 can write it."""
+    """Tell whether a text has no lone surrogates, so that UTF-8 can encode it."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -217,14 +217,14 @@ def is_whole(text: str) -> bool:
 
 
 def is_missing(value: object) -> bool:
-    """Say whether a value stands for none: None, NaN of any kind, pandas' NA and NaT."""
+    """Tell whether a value counts as missing: None, NaN of any kind, pandas' NA and NaT."""
     if value is None or type(value).__name__ in ("NaTType", "NAType"):
         return True
     return isinstance(value, (Real, Decimal)) and not isinstance(value, int) and "nan" in str(value).lower()
 
 
 def _explain(value: object, noun: str) -> str:
-    """Say what a value that is not text is instead."""
+    """Describe a value that is not a usable text."""
     kind = type(value).__name__
     if value is None or isinstance(value, str):
         return "is empty or missing"

@@ -1,4 +1,4 @@
-"""Embeddings in, scores out: cosine similarity and the score kinds built on it.
+"""Scores of embeddings: cosine similarity and the score kinds built on it.
 
 `clipscore` is CLIPScore with w = 2.5 (Hessel et al. 2021, "CLIPScore: A Reference-free Evaluation Metric for Image
 Captioning", section 3), without the prompt prefix. `ref_clipscore` is RefCLIPScore, section 3.1 there. `clip_score` is
@@ -33,13 +33,13 @@ def cosine(image: Embeddings, text: Embeddings) -> Embeddings:
         >>> cosine(np.array([[1.0, 0.0]]), np.array([[0.6, 0.8]]))
         array([0.6])
     """
-    # Row by row, not a matrix product: a row's sum never depends on how many rows stand beside it.
+    # Row by row, not a matrix product: a row's sum must not depend on the number of rows.
     products: Embeddings = (image * text).sum(axis=1)  # (n, d) -> (n,)
     return products.clip(-1.0, 1.0)
 
 
 def score_all(images: Sequence[Embeddings], texts: Sequence[Embeddings], kind: ScoreKind) -> Embeddings:
-    """Return the score of each image with each text, shape (images, texts), float32, every one as for a single pair.
+    """Return the score of each image with each text, shape (images, texts), float32, equal to those of single pairs.
 
     Example:
         >>> score_all([np.float32([1, 0])], [np.float32([0, 1]), np.float32([1, 0])], "cosine")
@@ -54,7 +54,7 @@ def score_all(images: Sequence[Embeddings], texts: Sequence[Embeddings], kind: S
 
 
 def as_floats(scores: Scores) -> list[float]:
-    """Return the shortest decimal that names each float32, so that a table, a notebook and a search show the same number.
+    """Return the shortest decimal of each float32, so that a table, a notebook and a search show the same number.
 
     Example:
         >>> as_floats(np.array([0.1], np.float32))
@@ -75,7 +75,7 @@ def score_range(kind: ScoreKind) -> tuple[float, float]:
 
 
 def score(cosines: Scores, kind: ScoreKind) -> Scores:
-    """Turn cosines into the score kind asked for; every clamp is per pair.
+    """Convert cosines into a score kind; every pair is clamped by itself.
 
     Args:
         cosines: Shape (n,), in -1..1.
@@ -105,8 +105,8 @@ def ref_clipscore(cosines: Scores, nearest: Scores) -> Scores:
     """Return RefCLIPScore: the harmonic mean of CLIPScore and the similarity to the nearest reference caption.
 
     Args:
-        cosines: Of each image with its caption, shape (n,).
-        nearest: The greatest cosine of each caption with one of its references, shape (n,).
+        cosines: Cosine of each image with its caption, shape (n,).
+        nearest: Greatest cosine of each caption with any of its references, shape (n,).
 
     Returns:
         Shape (n,), 0 to 10/7; 0 where either cosine is not positive.

@@ -1,6 +1,4 @@
-"""What every room may need of Python and of the machine: daemon threads with deadlines, cores, pauses, optional libraries,
-the package's own version.
-"""
+"""Helpers for all packages: daemon threads with deadlines, cores, pauses, optional libraries, the package's version."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ T = TypeVar("T")
 
 
 def start_daemon(function: Callable[[], T], *, name: str) -> Future[T]:
-    """Run a function on a daemon thread, which cannot keep the process from ending, and return where its result will be.
+    """Run a function on a daemon thread, which cannot keep the process from ending, and return a future of its result.
 
     Cancelling the future does not stop the function.
     """
@@ -37,23 +35,24 @@ def start_daemon(function: Callable[[], T], *, name: str) -> Future[T]:
 
 
 def settle(future: Future[T], function: Callable[[], T]) -> None:
-    """Run a function, and give its result, or whatever it raises, to a future that is running."""
+    """Run a function and set a running future to its result or exception."""
     try:
         future.set_result(function())
-    except BaseException as exc:  # also a panic of a native library: raised again where the result is asked for
+    except BaseException as exc:  # also a panic of a native library; `future.result()` raises it again
         future.set_exception(exc)
 
 
 def call_within(seconds: float, function: Callable[[], T], *, name: str) -> T:
-    """Return what a function returns, or raise what it raises, within a time that holds even if it hangs.
+    """Call a function and return its result within a time limit that holds even if the function hangs.
 
     Args:
         seconds: The longest wait.
-        function: Continues in the background when the time is up: a system call that hangs can be neither ended nor joined.
+        function: The function. It continues in the background when the time is up, because a system call that hangs can
+            be neither ended nor joined.
         name: The thread's name.
 
     Raises:
-        TimeoutError: It took longer.
+        TimeoutError: The function took longer.
     """
     try:
         return start_daemon(function, name=name).result(seconds)
@@ -67,7 +66,7 @@ _PLACE = (
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use: OMP_NUM_THREADS, as torch reads it, or those it is bound to."""
+    """Return how many cores this process may use: OMP_NUM_THREADS, as torch reads it, or the cores it is bound to."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdecimal() and int(asked) > 0:
         return int(asked)
@@ -75,7 +74,7 @@ def usable_cores() -> int:
 
 
 def return_free_memory() -> None:
-    """Give memory that was freed back to the system, where the C library (glibc) would keep it for later."""
+    """Return freed memory to the operating system, where the C library (glibc) would keep it."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
@@ -88,7 +87,7 @@ def backoff_s(tries: int) -> float:
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """Return the one of the names that this one is probably a misspelling of, or None; case, `-` and `_` do not matter."""
+    """Return the known name that a name is probably a misspelling of, or None; case, `-` and `_` are ignored."""
     names = {each.casefold().replace("_", "-"): each for each in known}
     near = get_close_matches(name.casefold().replace("_", "-"), names, n=1, cutoff=0.66)
     return names[near[0]] if near else None
@@ -98,21 +97,22 @@ def require(purpose: str, *names: str, extra: str = "") -> None:
     """Make sure that libraries are installed, without importing them.
 
     Args:
-        purpose: What needs them, as the subject of a sentence: "scoring on Spark".
-        names: The modules.
-        extra: The extra, or several with commas, that brings them; none for those that this package always brings.
+        purpose: What needs the libraries, as the subject of a sentence: "scoring on Spark".
+        names: The modules that are needed.
+        extra: The extra, or several separated by commas, that installs them; empty for required dependencies.
 
     Raises:
-        MissingExtraError: One is missing; the message names the pip command.
+        MissingExtraError: A library is missing; the message names the pip command.
     """
     if missing := [name for name in names if not is_installed(name)]:
         raise MissingExtraError(f"{purpose} needs {', '.join(missing)}: {install_command(extra)}")
 
 
 def install_command(extra: str = "") -> str:
-    """Return how this package is installed with an extra, or several with commas.
+    """Return the command that installs this package with an extra, or with several separated by commas.
 
-    It is on no package index, so whoever registers its name there could run code where a command said that name. Commands name a place.
+    The package is not on an index, where anyone could register its name and so run code on the machines of those who
+    follow a command. Commands therefore name a place.
     """
     return f"pip install {_PLACE.format(f'[{extra}]' if extra else '')}"
 
@@ -124,12 +124,12 @@ def is_installed(name: str) -> bool:
 
 @cache
 def package_version() -> str:
-    """Return this package's version, which is written in pyproject.toml and nowhere else.
+    """Return this package's version, which is defined in pyproject.toml only.
 
-    What lies beside this package counts, whatever else is installed: in a source tree that file, elsewhere the metadata of the
-    installation, or of a wheel that is imported as a zip. A copy that has neither is `unknown`.
+    The source next to this package counts, whatever else is installed: in a source tree that file, elsewhere the
+    metadata of the installation, or of a wheel that is imported as a zip. A copy with neither is `unknown`.
     """
-    import tomllib  # both take longer to import than this module, and few processes ask for the version
+    import tomllib  # both take longer to import than this module, and few processes need the version
     from importlib.metadata import distributions
 
     name, home = "text-image-similarity", Path(__file__).parents[1]
@@ -145,12 +145,12 @@ def lazy_names(
     homes: Mapping[str, tuple[str, ...]],
     values: Mapping[str, Callable[[], object]] = MappingProxyType({}),
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """Return `__getattr__` and `__dir__` of a package whose names are imported when they are first used (PEP 562).
+    """Return `__getattr__` and `__dir__` of a package whose names are imported on first use (PEP 562).
 
     Args:
         package: The package's `__name__`.
-        homes: For each module of the package the names that it defines.
-        values: For each name of the package's own the function that returns its value.
+        homes: The names that each module of the package defines.
+        values: A function for each name whose value is computed.
     """
     home = {name: module for module, names in homes.items() for name in names}
 

@@ -1,13 +1,13 @@
-"""Where a run keeps its finished parts until the output is put together, so that it may stop and resume.
+"""The folder where a run keeps its finished parts until the output is assembled, so that it can stop and resume.
 
     out.csv.parts/
-        manifest.jsonl      what the run is, then a line for each finished part
+        manifest.jsonl      description of the run, then a line for each finished part
         part-000000.csv     the part's rows with their results, in the output's format
-        output              hash of the output that is being given its name
-        lock, holder.json   held by the run in progress
+        output              hash of the output that is being moved into place
+        lock, holder.json   held by the current run
 
-A part is written under another name, flushed to disk, renamed, and then entered into the manifest. Whatever ends a run,
-a part is in the manifest with the hash of its file, or it counts as never begun.
+A part is written under another name, flushed to disk, renamed, and then entered into the manifest. However a run ends,
+a part is either in the manifest with the hash of its file, or counts as never begun.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from .files import move_durably, open_own
 logger = logging.getLogger("text_image_similarity")
 
 _OURS = re.compile(r"part-(\d{6,}\.[a-z]+(\.partial)?|.*\.partial)")  # names of files that a run may remove
-_LAYOUT = 1  # of the folder; a run does not resume from another one's
+_LAYOUT = 1  # version of the folder's layout; a run does not resume from another version
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A finished part, as the manifest holds it.
+    """A finished part, as recorded in the manifest.
 
     Args:
-        number: From 0.
-        rows: How many rows it has.
-        digest: Hash of its file.
-        scored: How many of its rows have a score.
-        failures: The others, by error code.
-        captions_cut: How many of its captions were cut, or None if that is unknown.
-        seconds: By stage, summed over threads; `total` is the wall clock.
-        scores: What its scores come to, as `metrics.Histogram.kept` has it, or None where they are not counted.
+        number: Number of the part, from 0.
+        rows: Number of rows.
+        digest: Hash of the part's file.
+        scored: Number of rows with a score.
+        failures: Number of failed rows by error code.
+        captions_cut: Number of captions that were cut, or None if unknown.
+        seconds: Seconds by stage, summed over threads; `total` is wall-clock time.
+        scores: Histogram of the scores, as `metrics.Histogram.kept` writes it, or None if they are not counted.
     """
 
     number: int
@@ -64,11 +64,11 @@ class Part:
 
 
 class FolderLock:
-    """A lock that one process at a time holds while it writes into a folder, with a note of who that is.
+    """A lock that one process at a time holds while it writes into a folder, with a note that identifies the holder.
 
     Args:
         folder: Created if it does not exist.
-        output: What the process writes, for messages.
+        output: The output that the process writes, for messages.
     """
 
     def __init__(self, folder: Path, output: str) -> None:
@@ -77,13 +77,13 @@ class FolderLock:
         self._note = folder / "holder.json"
 
     def acquire(self) -> None:
-        """Hold the folder.
+        """Acquire the lock.
 
         Raises:
-            BusyError: Another process does.
-            TableError: The folder cannot be made.
+            BusyError: Another process holds it.
+            TableError: The folder cannot be created.
         """
-        for _ in range(20):  # the folder may be removed at any of these lines, by a run that is done
+        for _ in range(20):  # a run that has finished may remove the folder at any of these lines
             with suppress(FileNotFoundError, FileExistsError):
                 self._folder.mkdir(exist_ok=True)
                 try:
@@ -100,12 +100,12 @@ class FolderLock:
         raise TableError(f"{self._folder} cannot be created: a file is in its place, or something keeps removing it")
 
     def remove(self) -> None:
-        """Remove the lock's own files while it is held: who waits for it, finds that it is gone, and makes its own."""
+        """Remove the lock's files while it is held; a process that waits for it then creates its own."""
         self._note.unlink(missing_ok=True)
         (self._folder / "lock").unlink()
 
     def release(self) -> None:
-        """Let others in."""
+        """Release the lock."""
         with suppress(OSError):
             self._note.unlink(missing_ok=True)
         self._lock.release()
@@ -119,12 +119,12 @@ class FolderLock:
 
 
 class Workspace:
-    """The folder of a run's parts; one process at a time may be in it.
+    """The folder of a run's parts, which one process at a time may use.
 
     Args:
         folder: Created if it does not exist, removed when nothing in it is worth keeping.
         output: The table that the run writes, for messages.
-        ending: What the names of parts end in.
+        ending: Suffix of the parts' file names.
     """
 
     def __init__(self, folder: Path, output: str, ending: str) -> None:
@@ -136,7 +136,7 @@ class Workspace:
         self._lock = FolderLock(folder, output)
         self._finished = False
         self.parts: list[Part] = []
-        self.warnings: list[str] = []  # for who reads the scores
+        self.warnings: list[str] = []  # for people who use the scores
 
     def __enter__(self) -> Workspace:
         with self._explained():
@@ -144,21 +144,21 @@ class Workspace:
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        with suppress(OSError):  # what cannot be removed does no harm
+        with suppress(OSError):  # files that cannot be removed do no harm
             if self._finished or len(self._read()) < 2:
                 self._remove()
         self._lock.release()
 
     def begin(self, run: dict[str, Any], versions: dict[str, str], *, restart: bool) -> None:
-        """Go on from the parts of an earlier run, or start from nothing; `parts` then says what is done.
+        """Resume from the parts of an earlier run, or start from scratch; `parts` then holds the finished parts.
 
         Args:
-            run: What the run is; only an equal one may continue.
-            versions: Of what scores depend on; with others it may continue, with a warning.
+            run: Description of the run; only a run with an equal description may resume.
+            versions: Versions of the libraries that scores depend on; a run with other versions resumes with a warning.
             restart: Drop the parts of an earlier run.
 
         Raises:
-            UsageError: The parts are another run's; the message says what differs.
+            UsageError: The parts belong to another run; the message says what differs.
             TableError: The folder cannot be used.
         """
         header = {"layout": _LAYOUT, "versions": versions, "run": json.loads(json.dumps(run, default=str))}
@@ -184,12 +184,12 @@ class Workspace:
                 "Resume with the earlier settings, or discard the parts with --restart (start='restart')"
             )
         if found := changes(then.get("versions", {}), header["versions"]):
-            warning = f"some rows were scored by other versions, which may move last digits: {'; '.join(found)}"
+            warning = f"some rows were scored with other versions, so their last digits may differ: {'; '.join(found)}"
             self.warnings.append(warning)
             logger.warning("%s", warning)
 
     def begun(self) -> tuple[dict[str, Any], bool] | None:
-        """Return what the run is whose parts are here, and whether they are all of its parts; None if there are none."""
+        """Return the description of the run whose parts are here, and whether all are here; None if there are none."""
         lines = self._read()
         if len(lines) < 2 or "run" not in lines[0]:
             return None
@@ -197,10 +197,10 @@ class Workspace:
         return run, sum(line.get("rows", 0) for line in lines[1:]) == run.get("input_rows")
 
     def commit(self, part: Part, data: bytes | memoryview) -> None:
-        """Keep a finished part.
+        """Save a finished part.
 
         Raises:
-            TableError: It cannot be written; the parts before it stay.
+            TableError: The part cannot be written; earlier parts are kept.
         """
         path = self._path(part.number)
         partial = path.with_name(path.name + ".partial")
@@ -215,31 +215,31 @@ class Workspace:
         self.parts.append(part)
 
     def paths(self) -> list[Path]:
-        """Return the files of the parts, in order."""
+        """Return the paths of the parts, in order."""
         return [self._path(part.number) for part in self.parts]
 
     def placing(self, content: str) -> None:
-        """Remember the hash of the output that is about to get its name, so that a later run knows it again."""
+        """Record the hash of the output that is about to be moved into place, so that a later run can recognise it."""
         with open_own(self._placed, "w") as file:
             file.write(content)
 
     def placed(self) -> str | None:
-        """Return the hash of the output that a run was about to give its name when it ended, or None."""
+        """Return the hash of the output that a run was about to move into place when it ended, or None."""
         try:
             return self._placed.read_text(encoding="utf-8")
         except (OSError, ValueError):
             return None
 
     def finish(self) -> None:
-        """Say that the output is in its place, and the parts are needed no more."""
+        """Record that the output is in place, so that the parts are no longer needed."""
         self._finished = True
 
     def scratch(self, name: str) -> Path:
-        """Return a path for a file that is of no use to another run."""
+        """Return a path for a temporary file that no other run needs."""
         return self._folder / f"part-{name}.partial"
 
     def _remove(self) -> None:
-        """Leave no trace: the manifest goes first, so that whatever is left cannot be taken for a run to resume."""
+        """Remove all files, the manifest first, so that leftovers cannot be mistaken for a run to resume."""
         self._manifest.unlink(missing_ok=True)
         self._placed.unlink(missing_ok=True)
         self._clear(set())
@@ -252,7 +252,7 @@ class Workspace:
                 path.unlink()
 
     def _read(self) -> list[dict[str, Any]]:
-        """Return the manifest's lines, up to one that was cut off."""
+        """Return the manifest's lines, without a last one that was cut off."""
         lines: list[dict[str, Any]] = []
         with suppress(FileNotFoundError), self._manifest.open(encoding="utf-8", errors="replace") as file:
             for line in file:
@@ -263,7 +263,7 @@ class Workspace:
         return lines
 
     def _intact(self, lines: list[dict[str, Any]]) -> list[Part]:
-        """Return the parts whose files are what the manifest says, up to the first one that is not."""
+        """Return the parts before the first one whose file differs from the manifest."""
         parts: list[Part] = []
         for line in lines:
             try:
@@ -302,7 +302,7 @@ def digest_of(data: bytes | memoryview) -> str:
 
 
 def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Say how two descriptions of a run differ, down to the single setting."""
+    """Return the differences between two descriptions of a run, down to single settings."""
     found = []
     for name in dict.fromkeys([*then, *now]):
         before, after = then.get(name), now.get(name)
