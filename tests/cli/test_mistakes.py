@@ -73,7 +73,7 @@ MISTAKES = {
     "match products.csv shoe --top-k 5000": "--top-k 5000 is more than 1,000; ask for pages, each with the cursor",
     "score - out.csv": "standard input and output are not read or written, because a run resumes from files; name files",
     "embed in.csv vectors.npy": "such as vectors.parquet; `embed` writes them as a matrix too, with --npy FILE",
-    "match shop shoe": "there is no catalogue at shop; make one with text-image-similarity catalog create shop --fields-from TABLE",
+    "match shop shoe": "there is no catalogue at shop; create one with text-image-similarity catalog create shop --fields-from TABLE",
     "match products.csv --min-similarity 0.2": "--min-similarity has no effect without a term; give a term, or leave it out",
     "match products.csv shoe --top-k 0": "--top-k",
     "score in.csv out.csv --probability --score unit": "--probability is computed from cosines; use --score cosine",
