@@ -32,8 +32,8 @@ class Record:
     """An image and the text it is compared with.
 
     Args:
-        url: Where the image is: an http(s) URL, a path, a `file:` or a `data:` URL. Or the image itself: the bytes of its encoded
-            file, or a mapping `{"bytes": ..., "path": ...}`, whose path counts where it has no bytes.
+        url: Reference to the image: an http(s) URL, a path, a `file:` or a `data:` URL. Or the image itself: the bytes
+            of its encoded file, or a mapping `{"bytes": ..., "path": ...}`, whose path is used if it has no bytes.
         text: The caption.
         references: Captions that people wrote for the image; `score="ref_clipscore"` compares the caption with them.
     """
@@ -54,7 +54,7 @@ class ScoreResult:
 
     Args:
         similarity: The score, in the range of the run's score kind; NaN if the row failed.
-        error: `"<code>: <detail>"` if the row failed, else None.
+        error: `"<code>: <detail>"` if the row failed, otherwise None.
         by_model: If several models scored the row, the score of each; `similarity` is then the combined score.
 
     Example:

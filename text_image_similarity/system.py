@@ -118,7 +118,7 @@ def install_command(extra: str = "") -> str:
 
 
 def is_installed(name: str) -> bool:
-    """Say whether a module can be imported, without importing it."""
+    """Tell whether a module can be imported, without importing it."""
     return find_spec(name) is not None
 
 

@@ -258,8 +258,8 @@ def test_a_text_that_was_a_number_is_found_by_any_equal_one(kind: object) -> Non
         (lambda: Product("a", images=[None]), r"Product.images\[0\] must be a path, a URL or an encoded"),  # type: ignore[list-item]
         (lambda: Product("a", images=["x"] * 9), "at most 8 images, not 9"),
         (lambda: Product(" "), "Product.id is empty"),
-        (lambda: Product("a", images=[""]), r"Product.images\[0\] is '', which names no image; leave it out"),
-        (lambda: Product("a", images=""), r"Product.images\[0\] is '', which names no image"),
+        (lambda: Product("a", images=[""]), r"Product.images\[0\] is '', which is not an image; leave it out"),
+        (lambda: Product("a", images=""), r"Product.images\[0\] is '', which is not an image"),
         (lambda: Product("a", images=[5]), r"Product.images\[0\] must be a path, a URL or an encoded file's bytes, not an int"),  # type: ignore[list-item]
         (lambda: Product("a", images=7), "Product.images must be a path, a URL, or several, not an int"),  # type: ignore[arg-type]
         (lambda: ProductColumns(id=5), "ProductColumns.id must be the name of a column, not an int"),  # type: ignore[arg-type]

@@ -353,7 +353,7 @@ def test_awkward_ids_and_values_round_trip() -> None:
         (lambda: Query("a", min_similarity=2), "must be a cosine, -1 to 1"),
         (lambda: Query(min_similarity=0.1), "min_similarity has no effect without a term"),
         (lambda: Query("a", fusion="max"), "fusion='max' is not one of sum, rrf"),  # type: ignore[arg-type]
-        (lambda: Query("a", fusion="rrf", sort="price"), "fusion='rrf' gives no similarities"),
+        (lambda: Query("a", fusion="rrf", sort="price"), "fusion='rrf' does not compute similarities"),
         (lambda: Term(), "exactly one of .*, not none"),
         (lambda: Term("a", product="b"), "exactly one"),
         (lambda: Term("  "), "Term.text must say what to look for"),
@@ -365,8 +365,8 @@ def test_awkward_ids_and_values_round_trip() -> None:
         (lambda: Term(vector=[[1, 2], [1]]), "Term.vector must be a finite vector"),  # type: ignore[arg-type]
         (lambda: Term(vector=np.array([1j])), "Term.vector must be a finite vector"),
         (lambda: Term(vector=[]), "Term.vector must be a finite vector"),  # type: ignore[arg-type]
-        (lambda: Term(image=""), "Term.image is '', which names no image"),
-        (lambda: Term(image=float("nan")), "Term.image is nan, which names no image"),  # type: ignore[arg-type]
+        (lambda: Term(image=""), "Term.image is '', which is not an image"),
+        (lambda: Term(image=float("nan")), "Term.image is nan, which is not an image"),  # type: ignore[arg-type]
         (lambda: Term("a\ud800"), "Term.text holds a lone surrogate"),
         (lambda: Term(product="a\ud800"), "Term.product holds a lone surrogate"),
         (lambda: Term(product=5), "Term.product must be a product's id, which is a text, not an int"),  # type: ignore[arg-type]

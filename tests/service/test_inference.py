@@ -736,7 +736,7 @@ def test_jobs_count_an_item_once() -> None:
         ({"lazy": frozenset({"maxi"})}, "'maxi'"),
         ({"splits": {"fast": {"maxi": 1}}}, "maxi"),
         ({"splits": {"fast": {"mini": -1}}}, "from 0 on"),
-        ({"splits": {"fast": {"mini": 0}}}, "no model any weight"),
+        ({"splits": {"fast": {"mini": 0}}}, "no model with a weight above 0"),
         ({"max_queue": 0}, "max_queue"),
         ({"max_wait_s": -1}, "max_wait_s"),
         ({"request_timeout_s": 0}, "request_timeout_s"),

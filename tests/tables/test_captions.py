@@ -201,7 +201,7 @@ def test_references_as_lists_json_and_texts(tmp_path: Path) -> None:
 def test_names_of_columns_that_cannot_be(table: Path) -> None:
     for captions, kind, said in (
         ((), UsageError, "one or more columns"),
-        (("caption", "caption"), UsageError, "each once"),
+        (("caption", "caption"), UsageError, "without duplicates"),
         (("caption", 7), InputTypeError, "col_text"),
         (("caption", "gone"), UsageError, "'gone' is missing"),
         (("url",), UsageError, "holds bytes"),

@@ -27,7 +27,7 @@ class ListedModel:
         size_mb: Size of the download or on disk, in megabytes (10^6 bytes); None if it is not known.
         languages: Languages of captions that it understands; empty if they are not known.
         licence: Licence of the weights; empty if it is not known.
-        source: Where the model comes from.
+        source: Origin of the model.
         here: Whether the model is already on this machine.
     """
 

@@ -54,7 +54,7 @@ class TarStream:
         """Yield the name and the size of each file; call `read` before the next one to get its content.
 
         Raises:
-            RowError: It is `truncated` or `corrupt` from here on; the message says where.
+            RowError: The file is `truncated` or `corrupt` from some position on; the message says where.
         """
         told: dict[bytes, bytes] = {}  # from the headers before a member
         while True:

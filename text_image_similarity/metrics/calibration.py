@@ -97,7 +97,7 @@ class Calibration:
             given = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as exc:
             raise ModelError(
-                f"{folder} holds no {CALIBRATION}; make one with: text-image-similarity evaluate SOURCE --model {folder} --calibrate"
+                f"{folder} holds no {CALIBRATION}; create one with: text-image-similarity evaluate SOURCE --model {folder} --calibrate"
             ) from exc
         except (OSError, ValueError) as exc:
             raise ModelError(f"{path} cannot be read: {exc}") from exc

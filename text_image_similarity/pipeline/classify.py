@@ -46,7 +46,7 @@ class Classification:
         probability: Probability of the best label among all labels, 0..1; NaN if the image failed.
         probabilities: Probability of each label, in the order of the labels; they add up to 1. Empty if the image
             failed.
-        error: `"<code>: <detail>"` if the image failed, else None.
+        error: `"<code>: <detail>"` if the image failed, otherwise None.
     """
 
     label: str | None = None
@@ -161,4 +161,4 @@ def _check_texts(name: str, given: Sequence[str]) -> None:
     if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(text, str) for text in given):
         raise InputTypeError.of(name, "a list of texts", given, "put it in a list" if isinstance(given, str) else "")
     if not given or len(set(given)) < len(given) or not all(text.strip() for text in given):
-        raise UsageError(f"{name} must be at least one text, none of them empty or given twice")
+        raise UsageError(f"{name} must be one or more different texts that are not empty")

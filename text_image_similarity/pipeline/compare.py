@@ -38,7 +38,7 @@ def image_similarity(
 
     Args:
         images: Images, as for `embed_images`.
-        others: What each is compared with, equally many.
+        others: Items to compare with, one for each.
         config: The settings of the call, a model's name, or an open `Scorer`; None is `Config()`.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
         transport: Transport for HTTP requests, for tests; None is the network.
@@ -48,9 +48,9 @@ def image_similarity(
         counts.
 
     Raises:
-        ConfigError, ModelError: At once.
-        InputTypeError: At once for what is in a list, else while iterating.
-        ValueError: There are more of one than of the other; while iterating, where that is not known before.
+        ConfigError, ModelError: Immediately.
+        InputTypeError: Immediately for the items of a list, otherwise while iterating.
+        ValueError: The numbers of items differ; raised while iterating if they are not known before.
 
     Example:
         >>> from text_image_similarity.encoders.testing import ColourEncoder
@@ -76,7 +76,7 @@ def text_similarity(
 
     Args:
         texts: Texts.
-        others: What each is compared with, equally many.
+        others: Items to compare with, one for each.
         config: The settings of the call, a model's name, or an open `Scorer`; None is `Config()`.
         encoder: As for `image_similarity`.
 
@@ -84,9 +84,9 @@ def text_similarity(
         One result per pair, in order, as from `image_similarity`.
 
     Raises:
-        ConfigError, ModelError: At once.
-        InputTypeError: At once for what is in a list, else while iterating.
-        ValueError: There are more of one than of the other; while iterating, where that is not known before.
+        ConfigError, ModelError: Immediately.
+        InputTypeError: Immediately for the items of a list, otherwise while iterating.
+        ValueError: The numbers of items differ; raised while iterating if they are not known before.
 
     Example:
         >>> from text_image_similarity.encoders.testing import ColourEncoder

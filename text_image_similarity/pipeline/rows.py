@@ -23,7 +23,7 @@ class Work(Generic[Item]):
 
     Args:
         key: Key of the image; rows with the same key share one image.
-        item: Where the image comes from.
+        item: Source of the image.
         text: The caption.
         references: Reference captions.
     """

@@ -79,7 +79,7 @@ def read_cursor(query: Query, generation: int, types: tuple[type, ...]) -> Curso
     if fusion not in get_args(FusionKind) or len(marks) % _MARK:
         raise UsageError(NO_CURSOR)
     if digest != digest_of(query):
-        raise UsageError("after belongs to another query; ask for the first page of this one without it")
+        raise UsageError("after belongs to another query; leave it out to get the first page")
     if made_by != generation:
         raise UsageError("the catalogue has switched to another model since that page; request the first page again")
     shown = frozenset(marks[start : start + _MARK] for start in range(0, len(marks), _MARK))

@@ -104,8 +104,7 @@ def _ledger(where: str, database: Database, declared: tuple[Field, ...] | None) 
         kind, token = settings["store"], settings["identity"]
     if declared is not None and declared != fields:
         raise UsageError(
-            f"the catalogue {where} was made with the fields {_described(fields)}, not {_described(declared)}; leave fields out to open "
-            "it, or make another catalogue"
+            f"the catalogue {where} was made with the fields {_described(fields)}, not {_described(declared)}; leave fields out to open it, or create another catalogue"
         )
 
     def open_generation(number: int, embed_dim: int) -> Store:

@@ -139,7 +139,7 @@ class Predictor:
             text_query: Text to search for.
             image_paths: Images, as in `build_image_database`. Those that cannot be read are left out, with a warning in
                 the log.
-            top_k: How many to return at most.
+            top_k: Most matches to return, at least 1.
 
         Returns:
             The best matches, best first; equal ones in the given order.
@@ -174,12 +174,12 @@ class Predictor:
         """Return the images of a database that match a text best.
 
         Args:
-            query: What to look for.
-            top_k: How many to return at most.
-            database: Where to look; None is the one that was built last.
+            query: Text to search for.
+            top_k: Most matches to return, at least 1.
+            database: Database to search; None is the last one built.
 
         Returns:
-            The best matches, best first; of equals, the one earlier in the database is first.
+            The best matches, best first; equal ones in the order of the database.
 
         Raises:
             UsageError: The query is empty, `top_k` is less than 1, or there is no database yet.
@@ -214,11 +214,11 @@ class Predictor:
 
         Args:
             image: A path or URL, a PIL image, an RGB array or tensor, or an encoded file's bytes.
-            top_k: How many to return at most.
-            database: Where to look; None is the one that was built last.
+            top_k: Most matches to return, at least 1.
+            database: Database to search; None is the last one built.
 
         Returns:
-            The best matches, best first; of equals, the one earlier in the database is first.
+            The best matches, best first; equal ones in the order of the database.
 
         Raises:
             UsageError: `top_k` is less than 1, or there is no database yet.

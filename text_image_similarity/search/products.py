@@ -59,7 +59,7 @@ class Product:
         for name, most in (("id", _MOST_ID), ("name", _MOST_TEXT), ("description", _MOST_TEXT)):
             _check_text(f"Product.{name}", getattr(self, name), most)
         if not self.id.strip():
-            raise UsageError("Product.id is empty; each product needs an id of its own")
+            raise UsageError("Product.id is empty; each product needs a unique id")
         if self.group is not None:
             _check_text("Product.group", self.group, _MOST_ID)
             object.__setattr__(self, "group", normal_form("NFC", self.group) or None)
@@ -224,7 +224,7 @@ def _references(images: object) -> tuple[str, ...]:
         check_type(f"Product.images[{number}]", image, kinds, "a path, a URL or an encoded file's bytes")
         reference = _reference(image)
         if isinstance(reference, RowError):
-            raise UsageError(f"Product.images[{number}] is {image!r}, which names no image; leave it out")
+            raise UsageError(f"Product.images[{number}] is {image!r}, which is not an image; leave it out")
         found.append(reference)
     if len(found) > MOST_IMAGES:
         raise UsageError(f"a product has at most {MOST_IMAGES} images, not {len(found)}")

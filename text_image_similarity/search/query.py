@@ -65,7 +65,7 @@ class Term:
         if self.image is not None:
             object.__setattr__(self, "image", as_image(self.image, "Term.image"))
             if is_missing(self.image) or (isinstance(self.image, str) and not self.image.strip()):
-                raise UsageError(f"Term.image is {self.image!r}, which names no image; leave it out")
+                raise UsageError(f"Term.image is {self.image!r}, which is not an image; leave it out")
         if self.vector is not None and not _is_vector(self.vector):
             raise UsageError("Term.vector must be a finite vector of numbers, shape (embed_dim,)")
 
@@ -174,7 +174,9 @@ class Query:
         if least is not None and not terms:
             raise UsageError("min_similarity has no effect without a term; give a term, or leave it out")
         if self.fusion == "rrf" and (least is not None or self.sort is not None):
-            raise UsageError("fusion='rrf' gives no similarities; use fusion='sum' with min_similarity and sort")
+            raise UsageError(
+                "fusion='rrf' does not compute similarities; use fusion='sum' with min_similarity and sort"
+            )
 
     @property
     def parts(self) -> tuple[Term, ...]:

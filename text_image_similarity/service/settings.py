@@ -236,4 +236,4 @@ def _check_split(name: str, weights: Mapping[str, float], models: Mapping[str, C
                 f"splits: the weight of {model} in {name} is {weight!r}; it must be a number of at least 0"
             )
     if not sum(weights.values()) > 0:
-        raise ConfigError(f"splits: {name} gives no model any weight")
+        raise ConfigError(f"splits: {name} has no model with a weight above 0")

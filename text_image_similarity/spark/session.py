@@ -48,7 +48,9 @@ def open_session(conf: Mapping[str, str]) -> tuple[SparkSession, bool]:
     with suppress(PySparkException):  # there is no session
         session = SparkSession.active()
         if conf:
-            logger.warning("this process already has a Spark session; %s not applied to it", ", ".join(conf))
+            logger.warning(
+                "this process already has a Spark session; settings that were not applied: %s", ", ".join(conf)
+            )
         return session, False
     settings = _settings(conf)
     builder = SparkSession.builder

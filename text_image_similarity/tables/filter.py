@@ -134,7 +134,7 @@ def filter_table(  # noqa: PLR0913 - paths, one of four rules, and where and how
         progress: Called with the numbers of rows done, rows without a score, and rows in total.
 
     Returns:
-        How many rows were kept, and the threshold; also written as JSON.
+        The result: how many rows were kept, and the threshold. It is also written as JSON.
 
     Raises:
         UsageError: The table or the column does not exist; the probability of a score is unknown; the output is not a filter's.

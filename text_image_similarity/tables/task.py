@@ -137,7 +137,7 @@ def scoring(
         raise InputTypeError.of("col_url", "the name of a column", col_url)
     texts, references = _names("col_text", col_text), _names("col_references", col_references)
     if len(set(texts)) < len(texts) or (col_text is not None and not texts):
-        raise UsageError("col_text must name one or more columns of captions, each once")
+        raise UsageError("col_text must name one or more columns of captions, without duplicates")
     first = texts[0] if texts else None
 
     def choose(table: Table) -> tuple[str, str]:

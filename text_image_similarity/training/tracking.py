@@ -126,7 +126,7 @@ class MlflowTracker:
             log(self.run_id, **values)
         except Exception as exc:  # stores raise what their database or server raises
             self._gone = True
-            logger.warning("MLflow failed; nothing more of this run is sent to it: %s", exc)
+            logger.warning("MLflow failed; no more data of this run is sent to it: %s", exc)
 
 
 @contextmanager

@@ -170,7 +170,7 @@ class LanceStore:
             return self._database.create_table(_TABLE, schema=self._schema, exist_ok=True)
         table = self._database.open_table(_TABLE)
         if not table.schema.equals(self._schema, check_metadata=False):
-            raise ValueError("they were made for other fields, or by another model")
+            raise ValueError("they were built with other fields or another model")
         return table
 
     def _pictures(self, changes: Changes) -> pa.Table:

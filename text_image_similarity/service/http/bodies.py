@@ -182,7 +182,7 @@ def _check_size(asked: Any, most: int) -> None:
             raise ProblemError(
                 "invalid_request",
                 f"/{name[:50]}: {len(items):,} items in one list; the limit is {most:,} per request: send several requests "
-                "(LangChain: chunk_size), or ask for a larger --max-pairs",
+                "(LangChain: chunk_size), or have the service's --max-pairs raised",
             )
     for value in chain([asked], *lists.values()):
         if isinstance(value, dict) and len(value) > _MOST_MEMBERS:

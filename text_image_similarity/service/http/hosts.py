@@ -30,7 +30,7 @@ def check_host(host: bytes, allowed: Sequence[str]) -> None:
     if _is_address(name) or any(_fits(name, each.lower()) for each in allowed):
         return
     raise ProblemError(
-        "unknown_host", "the Host header names another host; add it with --allowed-host if it is this one"
+        "unknown_host", "the Host header names another host; if that is this service, add it with --allowed-host"
     )
 
 

@@ -113,7 +113,8 @@ class Upkeep:
                 )
             if self._served.log_place is None:
                 raise ProblemError(
-                    "conflict", f"{self._served.name} is a table in memory; make a catalogue of it to reindex it"
+                    "conflict",
+                    f"{self._served.name} is a table in memory; create a catalogue from it to be able to reindex",
                 )
             command = [sys.executable, "-m", "text_image_similarity", "catalog", "reindex", self._served.place]
             self._process = await asyncio.create_subprocess_exec(
