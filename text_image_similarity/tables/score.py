@@ -20,7 +20,7 @@ from ..dataset import open_source
 from ..encoders import Ensemble, ModelInfo, load_encoders
 from ..errors import InputTypeError, ModelUnavailableError, StoppedError, TableError, UsageError
 from ..files import path_text
-from ..formats import Table, format_of, open_output, output_for, part_ending_of, state_of, with_base_dir
+from ..formats import Table, check_apart, format_of, open_output, output_for, part_ending_of, state_of, with_base_dir
 from ..pipeline import Engine, LocalEngine
 from ..pipeline.progress import reported
 from ..records import Progress
@@ -147,6 +147,7 @@ def run_files(  # noqa: PLR0913 - as `run_table`
     require_config(config)
     source, folder = (path_text(path, name) for path, name in zip(paths, ("in_path", "out_path"), strict=True))
     outputs = outputs_in(folder, open_source(source, dialect=config.dialect).files, source)
+    check_apart(source, *outputs.values())
     make_folder(folder, force=options is not None and options.force)
     config = with_base_dir(config, source)
     found: list[Summary] = []
