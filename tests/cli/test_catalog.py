@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.images import make_png
+from tests.support.models import save_clip
 from tests.support.paths import ROOT
 from text_image_similarity import Field, UsageError, cli, open_catalog
 from text_image_similarity.cli.products import create_command, declared_field
+from text_image_similarity.encoders import model_folder
 
 SAMPLE = ROOT / "sample_catalog"
 
@@ -260,6 +262,29 @@ def test_a_number_is_spelled_as_in_a_table(filled: Path, number: str, capsys: py
 def test_a_model_is_named_where_it_counts(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("match", filled, "a red shoe", "--model", "accurate") == 2
     assert f"catalog reindex {filled} --model accurate" in capsys.readouterr().err
+
+
+def test_a_model_that_has_moved_is_named_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    here, there, place = tmp_path / "here", tmp_path / "there", tmp_path / "c"
+    shutil.copytree(model_folder("mini"), here)
+    (tmp_path / "t.csv").write_text("id,name\n1,a red shoe\n")
+    assert command("catalog", "create", place, "--model", here) == 0
+    assert command("catalog", "add", place, tmp_path / "t.csv", "--image-col", "", "--quiet") == 0
+    here.rename(there)
+    capsys.readouterr()
+    assert command("match", place, "a red shoe") == 2
+    error = capsys.readouterr().err
+    assert "if it has moved, run: text-image-similarity catalog set-model CATALOG MODEL" in error
+    assert f"model folder {here} does not exist" in error
+    other = save_clip(tmp_path / "other")
+    assert command("catalog", "set-model", place, other, "--backend", "torch") == 1
+    assert f"{other} (16 dimensions) is another model" in capsys.readouterr().err
+    assert command("match", place, "a red shoe") == 2  # nothing was noted
+    assert command("catalog", "set-model", place, there) == 0
+    assert capsys.readouterr().out == f"model        {there}\ngenerations  1\n"
+    assert command("match", place, "a red shoe", "--json") == 0
+    assert command("catalog", "set-model", tmp_path / "none", there) == 2
+    assert "there is no catalogue at" in capsys.readouterr().err
 
 
 def test_a_table_of_queries_is_answered(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,6 +56,7 @@ EXAMPLES = {
     "catalog export": ("catalog export shop.catalog products.csv",),
     "catalog optimize": ("catalog optimize shop.catalog",),
     "catalog reindex": ("catalog reindex shop.catalog --model accurate",),
+    "catalog set-model": ("catalog set-model shop.catalog exports/clip",),
     "catalog switch": ("catalog switch shop.catalog",),
     "catalog rollback": ("catalog rollback shop.catalog",),
     "catalog drop": ("catalog drop shop.catalog",),

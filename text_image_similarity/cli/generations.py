@@ -6,7 +6,8 @@ import argparse
 import sys
 from contextlib import closing
 
-from .options import add_dialect, config_of, progress_bar
+from ..config import Config
+from .options import MODEL, add_dialect, add_field, add_log_options, add_runtime_options, config_of, progress_bar
 from .products import add_action, add_encoding_options, add_reading_options, open_existing
 from .stopping import Stopping
 from .terminal import lay_out
@@ -28,6 +29,13 @@ def add_generation_actions(actions: Subparsers[argparse.ArgumentParser]) -> None
     )
     add_encoding_options(parser)
     parser.set_defaults(interrupted="everything built so far is kept, and the same command resumes from there")
+    text = "Record where the catalogue's model is now, if it has moved, or which export of it to use; any other model is refused."
+    parser = add_action(actions, "set-model", text, run_set_model)
+    parser.add_argument("model", metavar="MODEL", help="folder, hub id or alias of the same model, or an export of it")
+    add_field(parser.add_argument_group(MODEL), Config, "revision")
+    add_runtime_options(parser)
+    add_log_options(parser)
+    parser.set_defaults(limits=[])
     for name, text in (
         ("switch", "Switch every process to the model that `reindex` has built, from one query to the next."),
         ("rollback", "Go back to the model that answered before the last `switch`."),
@@ -82,6 +90,16 @@ def run_reindex(options: argparse.Namespace) -> int:
             ("next", f"text-image-similarity catalog switch {options.catalog}"),
         ]
         sys.stdout.write(lay_out(lines) + "\n")
+    return 0
+
+
+def run_set_model(options: argparse.Namespace) -> int:
+    """Record where the model is."""
+    from ..search import set_model
+
+    numbers = set_model(options.catalog, config_of(options))
+    if not options.quiet:
+        sys.stdout.write(lay_out([("model", options.model), ("generations", ", ".join(map(str, numbers)))]) + "\n")
     return 0
 
 

@@ -17,6 +17,7 @@ from .catalog import Catalog, open_catalog
 from .database import CaptionDatabase, ImageDatabase, ModelIdentity
 from .fields import Field
 from .ingest import AddReport
+from .opening import set_model
 from .predictor import ItemMatch, Predictor, create_predictor
 from .product_columns import ProductColumns
 from .product_sources import is_source, open_source
@@ -54,4 +55,5 @@ __all__ = [
     "open_catalog",
     "open_source",
     "open_table_catalog",
+    "set_model",
 ]

@@ -70,6 +70,36 @@ def open_session(
     return session
 
 
+def set_model(place: str | PathLike[str], config: Config) -> list[int]:
+    """Note in a catalogue where its model is now; every process that opens the catalogue afterwards loads it from there.
+
+    Args:
+        place: The catalogue.
+        config: `model` and `revision` say where; the rest says how the model is loaded.
+
+    Returns:
+        The numbers of the generations that this model made, at least one.
+
+    Raises:
+        UsageError: There is no catalogue at `place`.
+        ModelError: The model cannot be loaded.
+        DatabaseError: It is another model than each of the catalogue's; or the catalogue cannot be read or written.
+    """
+    with closing(open_session(place, fields=None, store=None, model=None, config=config, encoder=None)) as session:
+        found = ModelIdentity.of(load_encoder(config))
+        generations = session.generations.all()
+        same = [each.number for each in generations if each.identity.same_as(found)]
+        if not same:
+            made = " and ".join(str(each.identity) for each in generations)
+            raise DatabaseError(
+                f"the catalogue {place} was made by {made}, and {found} is another model, whose vectors cannot be compared with "
+                "those of the catalogue; name the folder or the export of the same model"
+            )
+        for number in same:
+            session.generations.set_model(number, found.model, found.revision)
+    return same
+
+
 def _checked_place(place: object) -> str:
     where = path_text(place, "place")
     if not where or "\0" in where:

@@ -12,7 +12,7 @@ from threading import RLock
 
 from ..config import Config
 from ..encoders import Encoder
-from ..errors import DatabaseError
+from ..errors import DatabaseError, ModelNameError
 from ..pipeline import Scorer
 from .database import ModelIdentity
 from .ledger import Generation, Generations, Ledger, intact
@@ -158,7 +158,13 @@ class Session:
             encoder, found = self._given, self._identity
             model, revision = (model, revision) if self.live_model is None else (self.live_model, self.config.revision)
         config = replace(self.config, model=model, revision=revision)
-        scorer = Scorer(config, encoder=encoder, known=partial(self.ledger.known, generation.number))
+        try:
+            scorer = Scorer(config, encoder=encoder, known=partial(self.ledger.known, generation.number))
+        except ModelNameError as exc:
+            raise ModelNameError(
+                "the catalogue's model was not found; if it has moved, run: text-image-similarity catalog set-model CATALOG "
+                f"MODEL: {exc}"
+            ) from exc
         found = found or ModelIdentity.of(scorer.encoder)
         if not identity.same_as(found):
             scorer.close()

@@ -114,6 +114,16 @@ class Generations:
         with self._database.write() as transaction:
             transaction.run("UPDATE generation SET calibration = ? WHERE number = ?", (calibration, number))
 
+    def set_model(self, number: int, model: str, revision: str | None) -> None:
+        """Note where a generation's model is now.
+
+        Raises:
+            DatabaseError: Somebody dropped it meanwhile.
+        """
+        with self._database.write() as transaction:
+            check_there(transaction, number)
+            transaction.run("UPDATE generation SET model = ?, revision = ? WHERE number = ?", (model, revision, number))
+
     def drop(self, numbers: Sequence[int]) -> None:
         """Remove generations and their vectors.
 
