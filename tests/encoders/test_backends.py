@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -28,7 +29,9 @@ from text_image_similarity import Config, ConfigError, DeviceLostError, ModelErr
 from text_image_similarity.config import Precision
 from text_image_similarity.encoders import forks, model_folder, onnx_export
 from text_image_similarity.encoders.fingerprint import fingerprint, unchanged
+from text_image_similarity.encoders.graphs import drop_weights, write_towers
 from text_image_similarity.encoders.placement import runs_on_onnx
+from text_image_similarity.encoders.torch_backend import TorchBackend
 from text_image_similarity.encoders.two_tower import TwoTowerEncoder
 
 
@@ -110,6 +113,23 @@ def test_an_exported_model_needs_nothing_that_exported_it(tiny_clip: Path, expor
     )
     done = run_without(("torch", "torchvision", "transformers", "onnx", "onnxscript", "huggingface_hub"), code)
     assert (done.stdout.strip(), done.stderr) == (f"onnx {exported.tolist()}", "")
+
+
+def test_the_weights_of_an_exported_model_leave_memory(tiny_clip: Path, tmp_path: Path) -> None:
+    encoder = load_encoder(Config(model=tiny_clip, device="cpu", backend="torch"))
+    assert isinstance(encoder, TwoTowerEncoder)
+    assert isinstance(encoder.backend, TorchBackend)
+    places = {weight.untyped_storage().data_ptr() for weight in encoder.backend.text_tower.parameters()}
+
+    def held() -> list[tuple[int, ...]]:
+        gc.collect()
+        tensors = [found for found in gc.get_objects() if type(found) in (torch.Tensor, torch.nn.Parameter)]
+        return [tuple(each.shape) for each in tensors if each.numel() and each.untyped_storage().data_ptr() in places]
+
+    assert held()
+    write_towers(encoder, tmp_path)
+    drop_weights(encoder)
+    assert not held()
 
 
 def test_what_cannot_be_exported_for_want_of_a_library_runs_on_torch(

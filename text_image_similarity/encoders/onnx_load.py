@@ -80,6 +80,7 @@ def load_onnx(
         exported = _place(folder, weights, config)
         if loaded is not None:
             _export_once(loaded, exported, precision)
+            loaded = None
         return _open(name, exported, weights, config)
     except ModelError as exc:
         if asked:
@@ -108,7 +109,7 @@ def _named_by(folder: Path) -> object:
 
 
 def _export_once(encoder: TwoTowerEncoder, folder: Path, precision: str) -> None:
-    """Export a model unless another process has done so meanwhile.
+    """Export a model unless another process has done so meanwhile; afterwards it has no weights.
 
     Raises:
         ModelError: It cannot be exported.
@@ -120,9 +121,11 @@ def _export_once(encoder: TwoTowerEncoder, folder: Path, precision: str) -> None
         with FileLock(folder.with_name(folder.name + ".lock")):  # of several processes one exports and the others wait
             if not folder.is_dir():
                 logger.info("exporting %s to ONNX, once, which takes half a minute: %s", encoder.model, folder)
+                from .graphs import drop_weights
                 from .onnx_export import export
 
                 export(encoder, folder, int8=precision == "int8")
+                drop_weights(encoder)
     except ModelError:
         raise
     except Exception as exc:  # the exporters have kinds of their own, and the folder may be full or not ours

@@ -88,6 +88,7 @@ def export_model(
     replaces = _replaces(options)
     check_free(place, replaces=replaces)  # before torch is imported
     require(f"exporting {config.model}", *_EXPORTERS, extra="onnx")
+    from ..encoders.graphs import drop_weights
     from .write import write_export  # which imports them
 
     with whole_folder(place, replaces=replaces) as made:
@@ -101,6 +102,8 @@ def export_model(
         for recipe in options.recipes:
             tell(f"writing {options.precision} graphs" + (f" ({recipe})" if recipe else ""))
             facts = write_export(source, home, made, options, recipe, (checks[0], before[0]))
+            if recipe == options.recipes[-1]:
+                drop_weights(source)  # memory holds the source or its export
             tell("comparing them with the source")
             parities = _compared(made, checks, before, BOUNDS[options.precision])
             if passed := all(parity.passed for parity in parities):

@@ -6,6 +6,6 @@
 
 from __future__ import annotations
 
-from .write import OPSET, write_towers
+from .write import OPSET, drop_weights, write_towers
 
-__all__ = ["OPSET", "write_towers"]
+__all__ = ["OPSET", "drop_weights", "write_towers"]

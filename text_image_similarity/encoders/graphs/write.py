@@ -65,6 +65,19 @@ def write_towers(
             round_graph(whole, path, activations=recipe != "weights")
 
 
+def drop_weights(encoder: TwoTowerEncoder) -> None:
+    """Free the memory of a model's weights after `write_towers`; the model cannot encode any more.
+
+    Deleting the model would free nothing: onnxscript's rewrite rules, which live as long as the process, keep the last graph
+    that they were tried on, and this graph keeps the model's weights and views of them.
+    """
+    backend = encoder.backend
+    assert isinstance(backend, TorchBackend)
+    for tower in (backend.image_tower, backend.text_tower):
+        for weight in (*tower.parameters(), *tower.buffers()):
+            weight.data = weight.new_empty(0)
+
+
 def _image_graph(encoder: TwoTowerEncoder, backend: TorchBackend, opset: int) -> Any:
     pixels = torch.zeros(2, *encoder.preprocess.side, 3, dtype=torch.uint8)
     return trace(fold_padding(backend.image_tower, pixels), pixels, {0: _batch()}, IMAGE, opset)
@@ -108,6 +121,8 @@ def _save(graph: Any, path: Path, *, apart: bool = False) -> None:
         return
     with tempfile.TemporaryDirectory(dir=path.parent) as name:
         graph.save(whole := Path(name) / path.name, external_data=True)  # as one file takes five times the memory
+        for weight in graph.model.graph.initializers.values():
+            weight.const_value = None  # see `drop_weights`
         if apart:
             for file in whole.parent.iterdir():
                 file.rename(path.parent / file.name)
