@@ -7,7 +7,8 @@ import sys
 from contextlib import closing
 
 from ..config import Config
-from .options import MODEL, add_dialect, add_field, add_log_options, add_runtime_options, config_of, progress_bar
+from .options import MODEL, add_dialect, add_log_options, add_runtime_options, config_of, progress_bar
+from .parser import add_field
 from .products import add_action, add_encoding_options, add_reading_options, open_existing
 from .stopping import Stopping
 from .terminal import lay_out
