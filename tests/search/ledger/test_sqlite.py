@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 
@@ -29,10 +30,14 @@ def wait_for(lock: FairLock) -> None:
 def test_reading_waits_for_no_other_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     began, go, connect = Event(), Event(), sqlite3.connect
 
-    def with_hold(*given: object, **named: object) -> sqlite3.Connection:
-        file = connect(*given, **named)  # type: ignore[call-overload]
-        file.create_function("hold", 0, lambda: began.set() or go.wait(30))
-        return file  # type: ignore[no-any-return]
+    def hold() -> bool:
+        began.set()
+        return go.wait(30)
+
+    def with_hold(*given: Any, **named: Any) -> sqlite3.Connection:
+        file: sqlite3.Connection = connect(*given, **named)
+        file.create_function("hold", 0, hold)
+        return file
 
     monkeypatch.setattr(sqlite3, "connect", with_hold)
     with closing(SqliteDatabase(tmp_path / "a.sqlite", ())) as database, ThreadPoolExecutor(2) as threads:
@@ -49,7 +54,12 @@ def test_reading_waits_for_no_other_reading(tmp_path: Path, monkeypatch: pytest.
 def test_connections_are_used_again_and_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[sqlite3.Connection] = []
     connect = sqlite3.connect
-    monkeypatch.setattr(sqlite3, "connect", lambda *given, **named: made.append(connect(*given, **named)) or made[-1])
+
+    def counted(*given: Any, **named: Any) -> sqlite3.Connection:
+        made.append(connect(*given, **named))
+        return made[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", counted)
     database = SqliteDatabase(tmp_path / "a.sqlite", ())
     made.clear()
     for _ in range(3):
