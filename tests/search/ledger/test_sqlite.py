@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import sqlite3
 import threading
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -75,7 +76,7 @@ def test_connections_are_used_again_and_closed(tmp_path: Path, monkeypatch: pyte
 
 def test_a_reading_that_is_left_keeps_no_state(tmp_path: Path) -> None:
     with closing(SqliteDatabase(tmp_path / "a.sqlite", ())) as database:
-        reading = database.stream("SELECT name FROM counter ORDER BY name", 1)
+        reading = cast("Generator[Any, None, None]", database.stream("SELECT name FROM counter ORDER BY name", 1))
         next(reading)
         reading.close()
         with database.write() as transaction:
