@@ -2,7 +2,7 @@
 
 `config.json` is the manifest. It holds what the model is (shapes, preprocessing, tokens, logit scale), where it came from,
 how it compared with its source, the hash of every other file, and a digest of all that. Nothing is scored before every hash
-was checked. A calibration beside the files does not belong to the export, so that `evaluate --calibrate` can replace it.
+was checked. A calibration in the folder does not belong to the export, so that `evaluate --calibrate` can replace it.
 """
 
 from __future__ import annotations

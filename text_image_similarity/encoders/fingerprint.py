@@ -11,8 +11,8 @@ from pathlib import Path
 from ..errors import ModelError
 from ..files import CALIBRATION
 
-FACTS = "encoder.json"  # beside exported graphs, which change nothing: it names the model's fingerprint itself
-# Settings, vocabularies and weights in the layouts that are read; a model card beside them changes nothing.
+FACTS = "encoder.json"  # next to exported graphs, which change nothing: it names the model's fingerprint itself
+# Settings, vocabularies and weights in the layouts that are read; a model card next to them changes nothing.
 _SHA256 = re.compile("[0-9a-f]{64}")  # of other files the cache has the SHA-1 that git has
 # The weights of pinned models, by commit and name: the hub is not asked what they should be.
 _PINNED = {

@@ -68,7 +68,7 @@ def fetch_file(name: str, files: Sequence[str], revision: str | None) -> Path:
     """Return the first of these files that a hub model has, from the cache or fetched into it.
 
     Raises:
-        ModelNameError: The hub has no such model, or that has none of the files.
+        ModelNameError: The model is not on the hub, or has none of the files.
         ModelUnavailableError: The hub is out of reach.
     """
     if (cached := _cached(name, files, revision)) is not None:
@@ -86,7 +86,7 @@ def fetch_folder(name: str, signs: Sequence[str], patterns: Sequence[str]) -> Pa
     """Return the cache's folder of a hub model's files of these patterns, fetched unless one of `signs` is there already.
 
     Raises:
-        ModelNameError: The hub has no such model.
+        ModelNameError: The model is not on the hub.
         ModelUnavailableError: The hub is out of reach.
     """
     if (cached := _cached(name, signs, None)) is not None:

@@ -97,7 +97,7 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
         _check_complete(name, files)
     elif lacking := [file for file in ("model.safetensors", "tokenizer.json") if file not in files]:
         raise ModelNameError(
-            f"{name} is not complete: it lacks {' and '.join(lacking)}, which `train` writes beside config.json"
+            f"{name} is not complete: it lacks {' and '.join(lacking)}, which `train` writes next to config.json"
         )
     _check_pointers(name, folder)
     found: dict[str, Any] = shape

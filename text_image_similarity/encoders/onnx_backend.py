@@ -131,7 +131,7 @@ def open_backend(
             values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays]
             options.add_external_initializers(list(given), values)
         graph = folder / graphs.format(tower)
-        files = folder.glob(f"{graph.name}*")  # the graph, and weights beyond 2 GB beside it
+        files = folder.glob(f"{graph.name}*")  # the graph, and weights beyond 2 GB next to it
         weight_bytes += sum(file.stat().st_size for file in files)
         sessions.append(onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"]))
     image, text = sessions

@@ -36,7 +36,7 @@ def export(encoder: TwoTowerEncoder, folder: Path, *, int8: bool) -> None:
 
     Raises:
         ModelError: The model cannot be exported, or its exported form gives other embeddings.
-        Exception: Whatever else torch, ONNX Runtime and the disk come up with.
+        Exception: Anything else that torch, ONNX Runtime or the file system raises.
     """
     prefix = f".exporting-{folder.name}-"
     for left in folder.parent.glob(prefix + "*"):  # by a process that was killed

@@ -2,7 +2,7 @@
 
 The exported form lies in a folder of the user's cache that is named by the fingerprint of the model's files; from then on
 neither torch nor transformers is loaded for it. What lies in that cache decides scores, so only people who are trusted may
-write there. `mini` is never exported in float32: its graphs lie beside its weights, in the wheel (`scripts/export_mini.py`).
+write there. `mini` is never exported in float32: its graphs are next to its weights, in the wheel (`scripts/export_mini.py`).
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def check_tag(name: str, architecture: str, tag: str) -> None:
 
 
 def table_tags(package: Path) -> list[str]:
-    """Return the tags in the table of weights beside open_clip's `__init__.py`; none where it has no such file."""
+    """Return the tags in the table of weights next to open_clip's `__init__.py`; none if there is no such file."""
     table = package.with_name("pretrained.py")
     return re.findall(r"\b(\w+)=\w*(?:cfg|dict)\(", table.read_text(encoding="utf-8")) if table.is_file() else []
 

@@ -24,7 +24,7 @@ def architecture_settings(name: str, architecture: str) -> tuple[dict[str, Any],
     open_clip itself takes OpenAI's preprocessing for any file, which is wrong for SigLIP, MobileCLIP and others.
 
     Raises:
-        ModelNameError: open_clip has no such architecture.
+        ModelNameError: open_clip does not have this architecture.
     """
     settings = open_clip.get_model_config(architecture)
     if settings is None:

@@ -24,7 +24,7 @@ class ModelInfo:
         precision: `fp32`, `fp16` or `int8`.
         backend: What runs it: `torch`, `onnx` or `openvino`.
         preprocess: `exact` or `fast`.
-        fingerprint: What its embeddings depend on besides pixels and words, or None if that is unknown. Embeddings with
+        fingerprint: What its embeddings depend on in addition to pixels and words, or None if that is unknown. Embeddings with
             equal fingerprints may share a cache.
         export: Of an export, what it was made of and for; None for a model itself.
     """
@@ -81,7 +81,7 @@ class PreparingEncoder(Encoder, Protocol):
 
     @property
     def batch_invariant(self) -> bool:
-        """Whether a vector is the same to the last bit whatever is encoded beside it."""
+        """Whether a vector is the same to the last bit whatever is encoded together with it."""
 
     @property
     def decode_side(self) -> int | None:

@@ -77,7 +77,7 @@ def open_tokens(folder: Path, facts: Mapping[str, Any]) -> Tokens:
         return piece_tokens(PieceFile((folder / _PIECES).read_bytes(), rules))
     tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
     tokenizer.encode_special_tokens = facts["encode_special_tokens"]  # which its file does not hold
-    if tokenizer.truncation is None:  # a dual encoder's own file, as it lies beside graphs without weights
+    if tokenizer.truncation is None:  # a dual encoder's own file, as it is next to graphs without weights
         tokenizer.enable_truncation(facts["context_length"])
     if (clean := facts.get("clean")) is not None:
         return cleaned_tokens(tokenizer, pad=facts["pad"], clean=clean, whole=facts["whole"])

@@ -45,7 +45,7 @@ def choose_placement(config: Config) -> Placement:
     """Resolve `device="auto"` and `precision="auto"` on this machine.
 
     Raises:
-        ConfigError: The device asked for is not there, or has no such precision.
+        ConfigError: The device is not available, or does not support the precision.
     """
     name = config.device
     if name == "auto":
@@ -70,7 +70,7 @@ def _lack(kind: str, count: int) -> str:
         return f"torch sees {count} such device{'s' * (count > 1)}, cuda:0{f' to cuda:{count - 1}' * (count > 1)}"
     if kind == "cuda" and not torch.backends.cuda.is_built():
         return f"the installed torch, {torch.__version__}, was built without CUDA"
-    return "torch sees no such device"
+    return "torch does not find such a device"
 
 
 class Tower(nn.Module):

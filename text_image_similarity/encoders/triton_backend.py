@@ -98,7 +98,7 @@ def open_triton(url: str, folder: Path, tokens: Tokens, preprocess: Preprocess, 
         precision: What it computes in.
 
     Raises:
-        ModelError: The server has no such models, or other ones.
+        ModelError: The server does not have these models, or has different ones.
         DeviceLostError: It does not answer.
     """
     images, captions = zip(*drawn_pairs(_PROBED), strict=True)

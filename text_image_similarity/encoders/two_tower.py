@@ -41,7 +41,7 @@ class Backend(Protocol):
 
     @property
     def batch_invariant(self) -> bool:
-        """Whether features are the same to the last bit whatever is encoded beside them."""
+        """Whether features are the same to the last bit whatever is encoded together with them."""
 
     @property
     def weight_bytes(self) -> int:

@@ -43,7 +43,7 @@ def arranged(weights: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
     """Return the weight that a name in `encoder.json` stands for, as an exported graph holds it.
 
     Raises:
-        KeyError: There is no such weight.
+        KeyError: The weight does not exist.
     """
     if name.endswith(TRANSPOSED):
         return np.ascontiguousarray(weights[name.removesuffix(TRANSPOSED)].T)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Build TensorRT's plans of this folder's graphs on the GPU that will run them: image.plan and text.plan, each with a
-# manifest beside it. A plan works on this kind of GPU with this version of TensorRT alone.
+# manifest next to it. A plan works on this kind of GPU with this version of TensorRT alone.
 #
 #   TRTEXEC=/path/to/trtexec DEVICE=0 ./build_plans.sh
 set -eu

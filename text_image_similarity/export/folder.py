@@ -1,4 +1,4 @@
-"""What lies in an export's folder beside its graphs: the manifest, and a page that says how to use it."""
+"""What an export's folder holds in addition to its graphs: the manifest, and a page that says how to use it."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class EncodedPairs:
 
 @dataclass(frozen=True, slots=True)
 class TowerParity:
-    """One tower of an export beside its source's.
+    """One tower of an export, compared with its source's.
 
     Args:
         cosine_min, cosine_mean: Of a vector with its source's.
@@ -82,7 +82,7 @@ class TowerParity:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """An export beside its source, on the same pairs.
+    """An export, compared with its source on the same pairs.
 
     Args:
         data: Where the pairs come from.
@@ -173,7 +173,7 @@ def _recall(encoded: EncodedPairs) -> float:
 
 
 def _chance(count: int) -> float:
-    """Return the recall that a model without any knowledge hardly exceeds."""
+    """Return the recall that a model that guesses rarely exceeds."""
     share = min(1.0, _NEAREST / count)
     return share + 3 * math.sqrt(share * (1 - share) / count)
 

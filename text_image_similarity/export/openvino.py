@@ -25,7 +25,7 @@ def write_openvino(onnx_folder: Path, out: Path, precision: str) -> None:
         precision: `fp32` or `int8`, as the ONNX export has it.
 
     Raises:
-        ConfigError: There is no such precision for OpenVINO.
+        ConfigError: OpenVINO does not run exports in this precision.
         MissingExtraError: OpenVINO is missing.
         ModelError: OpenVINO cannot read a graph, or finds it in another precision.
     """

@@ -30,8 +30,8 @@ class ExportOptions:
         triton_backend: What runs the towers in Triton: its `onnxruntime` backend; `tensorrt`, for plans that are built on the
             GPU that serves them; or `python`, where the server lacks both and its Python environment has onnxruntime.
         max_batch: Most items of a batch, in Triton and TensorRT.
-        check_data: Table of images and captions on which the export is compared with its source, up to 1,000 pairs, besides
-            128 drawn ones.
+        check_data: Table of images and captions on which the export is compared with its source, up to 1,000 pairs, in addition
+            to 128 drawn ones.
         allow_drift: Write the export even if its scores are further from its source's than its precision explains; every
             summary then says so.
         force: Replace an export that is there already.

@@ -17,7 +17,7 @@ _LOCK = "lock"
 
 @contextmanager
 def whole_folder(place: Path, *, replaces: Callable[[Path], bool]) -> Iterator[Path]:
-    """Give an empty folder beside a place, which takes that place at the end of the block.
+    """Give an empty folder next to `place`, which is moved there at the end of the block.
 
     What a killed process left behind is deleted. If the block raises, nothing has changed.
 

@@ -1,4 +1,4 @@
-"""What an export for TensorRT has besides its graphs: a script that builds the plans on the GPU that will run them.
+"""What an export for TensorRT has in addition to its graphs: a script that builds the plans on the GPU that will run them.
 
 A plan belongs to one kind of GPU and one version of TensorRT, so none is made here. The script has been run with a stand-in
 for `trtexec` alone.

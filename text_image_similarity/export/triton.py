@@ -1,7 +1,7 @@
 """A model repository for NVIDIA's Triton Inference Server, made of an export for ONNX Runtime.
 
 Five models: `preprocess` (encoded image and caption to pixels and token ids), the towers `image` and `text`, `similarity`,
-and `score`, the ensemble of them. Preprocessing runs this package's own files, which are copied beside it unchanged. The
+and `score`, the ensemble of them. Preprocessing runs this package's own files, which are copied next to it unchanged. The
 towers run on Triton's onnxruntime backend, on TensorRT plans, or on ONNX Runtime in the python backend.
 """
 

@@ -1,4 +1,4 @@
-"""The weights of an ONNX file as arrays, mapped from the file beside it where they lie there, so that they are not copied."""
+"""The weights of an ONNX file as arrays, mapped from the file next to it if they are there, so that they are not copied."""
 
 from __future__ import annotations
 

@@ -20,14 +20,14 @@ from .arrays import array_of
 
 _LARGEST = 2**31 - 2**20  # bytes of a file that protobuf reads
 _SMALL = 1024  # bytes of weights that stay in the graph
-_ALIGNED = 4096  # where weights begin that lie beside the graph, so that they can be mapped
+_ALIGNED = 4096  # weights in a file of their own begin at multiples of so many bytes, so that they can be mapped
 
 Made = Mapping[str, Callable[[], NDArray[Any]]]
 _Weight = tuple[TensorProto, Callable[[], NDArray[Any]]]  # its name, type and shape; and what gives its values
 
 
 def write_graph(model: ModelProto, path: Path, folder: Path, *, made: Made | None = None, apart: bool = False) -> None:
-    """Write a graph; weights beyond 2 GB go into a file `.data` beside it.
+    """Write a graph; weights beyond 2 GB go into a file `.data` next to it.
 
     Args:
         model: Loaded without its external data; it is left without weights.

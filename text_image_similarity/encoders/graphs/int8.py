@@ -1,7 +1,7 @@
 """Round an ONNX file to int8, from file to file, so that models beyond 2 GB can be rounded too.
 
 Products are made in integers, of weights with a scale for each output and of activations with a scale for each token. A
-token's scale is the largest of its own values, so nothing that is encoded beside it moves it, and batches may be of any
+token's scale is the largest of its own values, so nothing that is encoded together with it moves it, and batches may be of any
 size. The graph says so in standard operators (QuantizeLinear, DequantizeLinear), which ONNX Runtime runs as integer
 products. All other weights, such as convolutions', are only stored as int8.
 """
@@ -32,7 +32,7 @@ _CONSTANTS: dict[str, NDArray[Any]] = {
     "int8.tiny": np.array(1e-12, np.float32),
     "int8.step": np.array(1 / 127, np.float32),
     "int8.zero": np.array(128, np.uint8),
-    # What comes out of a GELU is hardly below zero, so most of the 256 steps are above.
+    # What comes out of a GELU is rarely far below zero, so most of the 256 steps are above zero.
     "int8.gelu_share": np.array(223 / 32, np.float32),
     "int8.gelu_step": np.array(1 / 223, np.float32),
     "int8.gelu_zero": np.array(32, np.uint8),
@@ -43,7 +43,7 @@ def round_graph(whole: Path, rounded: Path, *, activations: bool) -> None:
     """Round a graph's weights and, if asked, what they are multiplied with.
 
     Args:
-        whole: The graph in float32, whose weights may lie beside it.
+        whole: The graph in float32, whose weights may be in a file next to it.
         rounded: Where to.
         activations: Make matrix products of integers; if not, weights are floats again once the graph is loaded.
     """

@@ -1,7 +1,7 @@
 """The text tower of an LSTM or GRU as an ONNX graph, built by hand: packed sequences cannot be traced.
 
 ONNX's operators take the length of each caption (`sequence_lens`), so padding is never read, and a vector is the same to
-the last bit alone and among longer captions. They order the gates of a cell otherwise than torch: i o f c for an LSTM
+the last bit alone and among longer captions. They order the gates of a cell differently from torch: i o f c for an LSTM
 (torch: i f g o) and z r h for a GRU (torch: r z n).
 """
 

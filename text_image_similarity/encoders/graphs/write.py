@@ -30,7 +30,7 @@ IMAGE, TEXT = ("pixels", "image_embeds"), ("input_ids", "text_embeds")  # what t
 def write_towers(
     encoder: TwoTowerEncoder, folder: Path, *, precision: str = "fp32", recipe: str | None = None, opset: int = OPSET
 ) -> None:
-    """Write `image.onnx` and `text.onnx`; weights beyond 2 GB go into a file `.onnx.data` beside each.
+    """Write `image.onnx` and `text.onnx`; weights beyond 2 GB go into a file `.onnx.data` next to each.
 
     One tower is written after the other, so that memory holds the graph of one.
 

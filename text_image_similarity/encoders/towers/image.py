@@ -122,7 +122,7 @@ def build_backbone(name: str, image_size: int) -> Backbone:
         image_size: Side of its images, in pixels.
 
     Raises:
-        ConfigError: There is no such network, or it gives no single vector per image.
+        ConfigError: The network does not exist, or does not give one vector per image.
     """
     if name in _STAGES:
         return Backbone(_mobile(name), _FEATURES, mean=_HALF, std=_HALF)

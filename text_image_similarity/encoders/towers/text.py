@@ -96,7 +96,7 @@ def build_text_tower(
     """Build a text tower with random weights and return it with the width of its vectors.
 
     Raises:
-        ConfigError: There is no such tower.
+        ConfigError: The tower does not exist.
     """
     if name == "transformer":
         tower = TransformerTower(

@@ -1,4 +1,4 @@
-"""Encoded images and captions -> pixels and token ids, with this package's own files, which lie beside this one.
+"""Encoded images and captions -> pixels and token ids, with this package's own files, which lie next to this one.
 
 It runs in Triton's python backend and needs NumPy, Pillow, tokenizers and safetensors there. What cannot be decoded or
 read fails its own request with the error code that the library gives.
