@@ -95,7 +95,10 @@ class MissingExtraError(ConfigError, ImportError):
 
 
 class ModelError(TextImageSimilarityError):
-    """A model was found but cannot be used."""
+    """A model was found but cannot be used; the message may quote the model's files, in printable characters."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__("\n".join(map(printable, message.split("\n"))))
 
 
 class ModelUnavailableError(ModelError):

@@ -52,7 +52,7 @@ MISTAKES = {
     "score in.csv out.csv --model minni": "did you mean 'mini'?",
     "score in.csv out.csv --model ViT-B-32::openai": "did you mean 'open_clip:ViT-B-32/openai'?",
     "score in.csv out.csv --model open_clip:ViT-B-32/laion2b_s34b_b79": "did you mean laion2b_s34b_b79k?",
-    "score in.csv out.csv --model bert": "bert is a bert model; this package loads CLIP and SigLIP models",
+    "score in.csv out.csv --model bert": "bert is a bert model; this package loads CLIP, SigLIP,",
     "score in.csv out.csv --model weightless": "open_clip_config.json but no weights; add open_clip_model.safetensors",
     "score in.csv out.csv --device gpu": "--device gpu is not one of auto, cpu, mps, cuda",
     "score in.csv out.csv --precision fp16 --device cpu": "--precision fp16 needs a GPU; with --device cpu use auto or fp32",

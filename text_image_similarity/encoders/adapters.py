@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, ModelNameError
+from .settings_files import check_values, read_settings
 
 SETTINGS = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -19,12 +19,17 @@ def base_of(name: str, folder: Path) -> str:
         ModelNameError: The folder does not say, it names code to run, or its weights are missing or pickled.
     """
     try:
-        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        settings = read_settings(folder / SETTINGS)
         base = settings["base_model_name_or_path"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError):
         settings, base = {}, None
     if not isinstance(base, str) or not base:
         raise ModelNameError(f"{name} holds a PEFT adapter whose {SETTINGS} does not say for which model")
+    check_values(name, SETTINGS, settings)
+    if settings.get("adapters"):  # of X-LoRA, which reads other adapters, also from the hub
+        raise ModelNameError(
+            f"{name} holds a PEFT adapter that names other adapters in its {SETTINGS}, which are not read"
+        )
     if settings.get("megatron_config"):  # peft imports the module that `megatron_core` names
         raise ModelNameError(
             f"{name} holds a PEFT adapter with megatron_config in its {SETTINGS}, which runs code of a module named there; take it out"

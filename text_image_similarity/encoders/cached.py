@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..errors import ModelError
 from ..system import is_installed
 from .kinds import check_type
+from .settings_files import read_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def cached_models() -> Iterator[CachedModel]:
         if repository.repo_type == "model":
             for revision in sorted(repository.revisions, key=lambda each: each.commit_hash):
                 try:
-                    shape = json.loads((revision.snapshot_path / "config.json").read_text(encoding="utf-8"))
+                    shape = read_settings(revision.snapshot_path / "config.json")
                     check_type(repository.repo_id, shape)
                 except (OSError, ValueError, ModelError):
                     continue

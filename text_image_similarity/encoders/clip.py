@@ -25,11 +25,12 @@ from ..preprocess import Preprocess
 from .adapters import merged
 from .clip_text import check_tokenizer, clip_text, pooled, siglip_text
 from .fingerprint import fingerprint
-from .hub import cached_folder, require_hub
+from .hub import cached_folder, fetch_settings, require_hub
 from .kinds import NO_OWN_CODE, check_type, check_weights
 from .last_layer import give_one_token
 from .naflex import patch_features
-from .other_families import check_alike, check_features, masked_text
+from .other_families import check_alike, masked_text
+from .settings_files import check_settings, read_settings
 from .torch_backend import ImageTower, TorchBackend, Tower, choose_placement
 from .two_tower import TwoTowerEncoder
 
@@ -85,11 +86,16 @@ def _load(
     name: str, config: Config, revision: str | None, trusted: bool, adapter: Path | None, *, local_files_only: bool
 ) -> TwoTowerEncoder:
     placement = choose_placement(config)
-    # False and not None: with None transformers asks on the terminal whether to run the code of a model's repository.
+    here = Path(name).is_dir()
+    folder = Path(name) if here else (cached_folder if local_files_only else fetch_settings)(name, revision)
+    if folder is not None:
+        check_type(name, read_settings(folder / "config.json"))
+        check_settings(name, folder)
+        revision = revision if here else folder.name  # the commit whose settings were looked at
+    # False and not None: with None transformers asks on the terminal whether to run the code of a model's repository. The parts of a
+    # model are not told that; `check_settings` leaves nothing that names such code.
     common = {"revision": revision or "main", "local_files_only": local_files_only, "trust_remote_code": False}
     shape = AutoConfig.from_pretrained(name, **common)
-    check_type(name, shape.to_dict())
-    check_features(name, shape)
     processor = AutoImageProcessor.from_pretrained(name, backend="pil", **common)
     tokenizer = AutoTokenizer.from_pretrained(name, **common)
     check_tokenizer(name, tokenizer)
@@ -111,7 +117,7 @@ def _load(
     encoder = _encoder(name, network, processor, tokenizer, config)
     if shape.model_type not in _KNOWN:
         check_alike(encoder, network, processor, tokenizer)
-    folder = Path(name) if Path(name).is_dir() else cached_folder(name, revision)
+    folder = folder or cached_folder(name, revision)
     return replace(encoder, weights=fingerprint(folder) if folder else None)
 
 
@@ -149,7 +155,9 @@ def _explained(name: str, missing: type[ModelError]) -> Iterator[None]:
         yield
     except OSError as exc:
         raise missing(f"model {name} cannot be loaded: {exc}\n{_COMPLETE}") from exc
-    except (ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as exc:
+    except RecursionError as exc:
+        raise ModelError(f"model {name} cannot be loaded: one of its JSON files is nested too deeply") from exc
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError, SafetensorError) as exc:
         if "trust_remote_code" in str(exc):
             raise ModelNameError(f"model {name} {NO_OWN_CODE}") from exc
         raise ModelError(f"model {name} cannot be loaded: {exc}\n{_COMPLETE}") from exc

@@ -23,6 +23,7 @@ from ..errors import ConfigError, ModelError
 from ..files import CALIBRATION, whole_file
 from ..preprocess import Preprocess
 from .fingerprint import fingerprint
+from .settings_files import read_settings
 from .tokens import Tokens, tokens_of
 from .torch_backend import ImageTower, Placement, TorchBackend, Tower, choose_placement
 from .towers import PAD, UNK, DualEncoder, DualEncoderConfig
@@ -62,7 +63,7 @@ def read_dual_encoder(folder: Path) -> tuple[DualEncoder, Tokenizer]:
         ModelError: A file is missing, or the weights do not fit `config.json`.
     """
     try:
-        given = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        given = read_settings(folder / "config.json")
         if lacking := [f.name for f in fields(DualEncoderConfig) if f.name not in given]:
             raise ValueError(f"its config.json lacks {', '.join(lacking)}")
         shape = DualEncoderConfig(**{f.name: given[f.name] for f in fields(DualEncoderConfig)})

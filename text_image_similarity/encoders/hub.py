@@ -18,6 +18,7 @@ from ..system import call_within
 from .kinds import check_listing, check_weights
 from .names import suggest
 from .open_clip_names import CONFIG
+from .settings_files import SETTINGS
 
 PROBE_S = 4.0  # how long the hub may take to say that it is there
 
@@ -94,6 +95,17 @@ def fetch_folder(name: str, signs: Sequence[str], patterns: Sequence[str]) -> Pa
     _listing(name, None)
     with _reached(name, None):
         return Path(snapshot_download(name, allow_patterns=list(patterns)))
+
+
+def fetch_settings(name: str, revision: str | None) -> Path:
+    """Return the cache's folder of a hub model, named like its commit, with the settings of it fetched, to be looked at first.
+
+    Raises:
+        ModelNameError: The hub has no such model.
+        ModelUnavailableError: The hub is out of reach.
+    """
+    with _reached(name, revision):
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(SETTINGS)))
 
 
 def _cached(name: str, files: Sequence[str], revision: str | None) -> Path | None:

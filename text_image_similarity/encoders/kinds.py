@@ -5,7 +5,6 @@ Each kind that people are known to try is named, with what to do about it.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -14,8 +13,10 @@ from typing import Any
 from ..errors import ModelNameError
 from .adapters import base_of
 from .open_clip_names import CONFIG
+from .settings_files import check_settings, read_settings
 
-FAMILIES = ("clip", "siglip", "siglip2")
+# Of transformers: each builds its own two towers, whatever its settings say, and is tested.
+FAMILIES = ("clip", "siglip", "siglip2", "metaclip_2", "chinese_clip", "altclip", "align")
 OWN = "dual_encoder"  # what `train` makes
 OPEN_CLIP = "open_clip"
 ADAPTER = "adapter"  # of PEFT, for another model
@@ -27,7 +28,8 @@ _TOKENIZERS = {"tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model"
 _OTHER_WEIGHTS = r"(?!optimizer|rng_state|scaler|scheduler|training_args).*\.(bin|ckpt|gguf|h5|msgpack|onnx|pth?)"
 _POINTER = b"version https://git-lfs"
 _LAYOUT = (
-    "this package loads CLIP and SigLIP models as transformers or open_clip saves them, and those that `train` makes"
+    "this package loads CLIP, SigLIP, MetaCLIP 2, Chinese-CLIP, AltCLIP and ALIGN models as transformers saves them, open_clip's "
+    "models, and those that `train` makes"
 )
 NO_OWN_CODE = (
     "needs code that comes with it, and such code is never run here (trust_remote_code is off); use a model of a family that "
@@ -74,8 +76,7 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
     """
     try:
         files = {path.name for path in folder.iterdir()}
-        text = (folder / "config.json").read_text(encoding="utf-8") if "config.json" in files else None
-        shape: Any = None if text is None else json.loads(text)
+        shape = read_settings(folder / "config.json") if "config.json" in files else None
     except OSError as exc:
         raise ModelNameError(f"the model folder {name} cannot be read: {exc}") from exc
     except ValueError as exc:
@@ -85,15 +86,16 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
     if "adapter_config.json" in files:
         base_of(name, folder)
         return {"model_type": ADAPTER}
-    if text is None and CONFIG in files:
+    if "config.json" not in files and CONFIG in files:
         _check_pointers(name, folder)
         return {"model_type": OPEN_CLIP}
-    if text is None:
+    if "config.json" not in files:
         raise ModelNameError(f"{name} {_inside(name, folder) or _other_kind(files)}")
     check_type(name, shape)
     if shape["model_type"] == EXPORTED:
         return {"model_type": EXPORTED}
     if shape["model_type"] != OWN:
+        check_settings(name, folder)
         _check_complete(name, files)
     elif lacking := [file for file in ("model.safetensors", "tokenizer.json") if file not in files]:
         raise ModelNameError(
@@ -108,7 +110,7 @@ def is_export(folder: Path) -> bool:
     """Say whether a folder is what `export` wrote, or was."""
     for name in ("config.json", *MANIFESTS.values()):
         try:
-            found = json.loads((folder / name).read_text(encoding="utf-8"))
+            found = read_settings(folder / name)
         except (OSError, ValueError):
             continue
         if isinstance(found, dict) and found.get("model_type") == EXPORTED:
@@ -124,19 +126,17 @@ def check_type(name: str, shape: object) -> None:
     """
     shape = shape if isinstance(shape, Mapping) else {}
     kind = shape.get("model_type")
+    kind = kind if kind is None else str(kind)[:100]
     if kind in (*FAMILIES, OWN, EXPORTED):
         return
-    towers = isinstance(shape.get("text_config"), Mapping) and isinstance(shape.get("vision_config"), Mapping)
-    if "auto_map" in shape and not towers:
+    if "auto_map" in shape:
         raise ModelNameError(f"{name} is a {kind} model, which {NO_OWN_CODE}")
-    if towers and kind not in _TYPES:
-        return  # tried when it is loaded
     if kind is None and "model_cfg" in shape:
         raise ModelNameError(f"{name} has open_clip's settings in its config.json; call that file {CONFIG}")
     if kind is None:
         known = f"a timm model ({shape['architecture']})" if "architecture" in shape else "of an unknown kind"
         raise ModelNameError(f"{name} is {known}: its config.json names no model_type; {_LAYOUT}")
-    raise ModelNameError(f"{name} is {_TYPES.get(str(kind), f'a {kind} model; {_LAYOUT}')}")
+    raise ModelNameError(f"{name} is {_TYPES.get(kind, f'a {kind} model; {_LAYOUT}')}")
 
 
 def check_listing(name: str, files: Collection[str]) -> None:
@@ -182,8 +182,8 @@ def pickled_advice(weights: Path) -> str:
     """Say why pickled weights of open_clip are not read, and how they become safetensors."""
     made = weights.with_suffix(".safetensors")
     return (
-        f"{weights} is a pickle whose hash open_clip's table does not hold, and pickles may run code when they are read; if you "
-        "trust it, make safetensors of it once: "
+        f"{weights} is a pickle whose whole SHA-256 open_clip's table does not hold, and pickles may run code when they are read; "
+        "open_clip:ARCHITECTURE/TAG fetches published weights as safetensors; if you trust this file, make safetensors of it once: "
         f"""python -c "import torch, safetensors.torch as s; d = torch.load({str(weights)!r}, weights_only=True); """
         f"""s.save_file({{k: v.contiguous() for k, v in d.get('state_dict', d).items()}}, {str(made)!r})\""""
     )

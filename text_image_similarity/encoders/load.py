@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from .names import ALIASES, check_name, is_hub_id
 from .open_clip_names import OpenClipName, read_open_clip_name
 from .placement import check_placement, runs_on_onnx
 from .protocols import PreparingEncoder
+from .settings_files import read_settings
 from .zipped import on_disk
 
 if TYPE_CHECKING:
@@ -295,7 +295,7 @@ def _shape(folder: Path) -> dict[str, Any]:
     """Read what a model's `config.json` says."""
     path = folder / "config.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_settings(path)
     except (OSError, ValueError) as exc:
         raise ModelUnavailableError(f"{folder} is not a model folder: its config.json cannot be read ({exc})") from exc
     return found if isinstance(found, dict) else {}

@@ -19,6 +19,7 @@ from ..system import is_installed, require
 from .facts import preprocess_from
 from .fingerprint import FACTS, fingerprint
 from .onnx_backend import open_backend
+from .settings_files import read_settings
 from .token_files import open_tokens
 from .tokens import Tokens
 from .two_tower import Backend, TwoTowerEncoder
@@ -103,7 +104,7 @@ def _place(folder: Path | None, weights: str, config: Config) -> Path:
 def _named_by(folder: Path) -> object:
     """Return the fingerprint of the model whose graphs lie in a folder, or None if there are none."""
     try:
-        return json.loads((folder / FACTS).read_text(encoding="utf-8"))["weights"]
+        return read_settings(folder / FACTS)["weights"]
     except (OSError, ValueError, LookupError, TypeError):
         return None
 

@@ -1,6 +1,6 @@
 """Find what an open_clip model is made of: its settings, its weights, its tokenizer; on this disk, or on the hub.
 
-Weights are safetensors. A pickled file is read only if its hash is one that open_clip's table of weights holds, and even
+Weights are safetensors. A pickled file is read only if its hash is one that open_clip's table of weights holds whole, and even
 then without running code. Everything else is refused with what to do, because `open_clip_config.json` and weights from a hub
 are a stranger's.
 """
@@ -18,6 +18,7 @@ from ..errors import ModelError, ModelNameError
 from .fingerprint import fingerprint_of
 from .kinds import pickled_advice
 from .open_clip_names import CONFIG, OpenClipName, check_architecture, check_tag
+from .settings_files import check_settings, check_values, read_settings
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -28,6 +29,7 @@ _TOKENIZER_FILES = (
     "vocab.txt",
 )
 _WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors")
+_TEXT_TOWERS = ("bert", "m2m_100", "mt5", "roberta", "xlm-roberta")  # which open_clip knows how to read
 _PATTERNS = ("tokenizer*.json", "special_tokens_map.json", "vocab*", "merges.txt", "*.model", "added_tokens.json")
 
 
@@ -106,7 +108,8 @@ def find_open_clip(name: str, parsed: OpenClipName, revision: str | None) -> Ope
     tokenizer = None
     if wanted := text.get("hf_tokenizer_name"):
         own = beside is not None and any((beside / file).is_file() for file in _TOKENIZER_FILES)
-        tokenizer = beside if own else _hub_tokenizer(str(wanted))
+        tokenizer = beside if own and beside is not None else _hub_tokenizer(str(wanted))
+        check_settings(f"the tokenizer of {name}", tokenizer)
     if wanted := text.get("hf_model_name"):
         text["hf_model_name"] = str(_text_settings(name, str(wanted)))
     return OpenClipFiles(name, {**model, "text_cfg": text}, weights, preprocess, tokenizer, commit)
@@ -114,8 +117,11 @@ def find_open_clip(name: str, parsed: OpenClipName, revision: str | None) -> Ope
 
 def _settings(name: str, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_settings(path)
+        check_values(name, CONFIG, found)
         return dict(found["model_cfg"]), dict(found.get("preprocess_cfg") or {})
+    except ModelError:
+        raise
     except (OSError, ValueError, LookupError, TypeError) as exc:
         raise ModelError(f"the {CONFIG} of {name} cannot be read: {type(exc).__name__}: {exc}") from exc
 
@@ -153,14 +159,14 @@ def _folder_weights(name: str, folder: Path) -> Path:
 
 
 def _check_pickle(name: str, weights: Path) -> None:
-    """Refuse a pickle whose hash open_clip's table does not hold."""
+    """Refuse a pickle whose whole hash open_clip's table does not hold."""
     if weights.suffix == ".safetensors":
         return
     from .open_clip_table import weight_hashes
 
     with weights.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not any(found.startswith(known) for known in weight_hashes()):
+    if found not in weight_hashes():
         raise ModelNameError(f"model {name}: {pickled_advice(weights)}")
 
 
@@ -182,8 +188,12 @@ def _text_settings(name: str, repository: str) -> Path:
     from .hub import fetch_file
 
     path = fetch_file(repository, ["config.json"], None)
-    if "auto_map" in path.read_text(encoding="utf-8"):
-        raise ModelError(f"the text tower of {name}, {repository}, comes with code of its own, which is never run")
+    tower = f"the text tower of {name}, {repository}"
+    check_settings(tower, path.parent)
+    found = read_settings(path)
+    kind = found.get("model_type") if isinstance(found, Mapping) else None
+    if kind not in _TEXT_TOWERS:
+        raise ModelError(f"{tower}, is a {kind} model; open_clip's are {', '.join(_TEXT_TOWERS)}")
     return path.parent
 
 

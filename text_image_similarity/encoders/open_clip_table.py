@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -88,15 +89,13 @@ def needs_twin(architecture: str | None) -> bool:
 
 @cache
 def weight_hashes() -> frozenset[str]:
-    """Return the SHA-256 hashes of published files, some of them cut to their first digits."""
+    """Return the SHA-256 hashes of published files, OpenAI's: of the others the table has eight digits, which are forged in seconds."""
     found = set()
     for known in _all_weights():
         parts = str(known.get("url", "")).split("/")
         if "openaipublic" in parts[-1] or "openaipublic.azureedge.net" in parts:
             found.add(parts[-2])
-        elif "mlfoundations" in parts:
-            found.add(parts[-1].rpartition(".")[0].rpartition("-")[2])
-    return frozenset(digits for digits in found if len(digits) >= 8 and set(digits) <= set("0123456789abcdef"))
+    return frozenset(digits for digits in found if re.fullmatch("[0-9a-f]{64}", digits))
 
 
 def _all_weights() -> list[dict[str, Any]]:

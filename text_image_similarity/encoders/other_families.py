@@ -13,9 +13,8 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import MODEL_MAPPING
 
-from ..errors import ModelError, ModelNameError
+from ..errors import ModelError
 from .clip_text import Features, pooled
 from .tokens import Tokens, tokens_of
 from .two_tower import TwoTowerEncoder, unit_rows
@@ -23,18 +22,6 @@ from .two_tower import TwoTowerEncoder, unit_rows
 _CAPTIONS = ("a", "A photo of two dogs on green grass", "两只狗在草地上", "")
 _TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2}  # of a unit vector's values
 _OFFSET = ("altclip",)  # families whose first positions, up to the padding token's id, are never used
-
-
-def check_features(name: str, shape: Any) -> None:
-    """Make sure that a configuration is of a model with features of both kinds.
-
-    Raises:
-        ModelNameError: It is not.
-    """
-    kind = MODEL_MAPPING.get(type(shape), None)
-    lacking = [verb for verb in ("get_image_features", "get_text_features") if not hasattr(kind, verb)]
-    if lacking:
-        raise ModelNameError(f"{name} is a {shape.model_type} model, which has no {' and no '.join(lacking)}")
 
 
 def masked_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Features]:

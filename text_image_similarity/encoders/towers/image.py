@@ -7,6 +7,7 @@ because the ImageNet weights that are published for them were trained that way.
 
 from __future__ import annotations
 
+import re
 from typing import cast
 
 import torch
@@ -166,6 +167,8 @@ def _timm(name: str, image_size: int) -> Backbone:
         import timm
     except ImportError as exc:
         raise ConfigError(f"image_tower='timm/{name}' needs timm: pip install timm") from exc
+    if not re.fullmatch(r"[\w.-]+", name):  # timm would look for a folder, or on the hub
+        raise ConfigError(f"image_tower='timm/{name}' is not the name of one of timm's networks")
     try:
         network = timm.create_model(name, pretrained=False, num_classes=0)
     except (RuntimeError, ValueError) as exc:

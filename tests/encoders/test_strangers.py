@@ -1,0 +1,173 @@
+"""A stranger's model folder opens nothing but itself, runs nothing, asks nothing, and is refused in words that can be printed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+from open_clip.hf_configs import arch_dict
+from transformers import CONFIG_MAPPING, AutoConfig
+
+from tests.encoders.test_load import copy_of
+from text_image_similarity import Config, ConfigError, ModelError, ModelNameError, load_encoder
+from text_image_similarity.encoders import clip, hub, open_clip_files
+from text_image_similarity.encoders.adapters import base_of
+from text_image_similarity.encoders.clip import load_clip
+from text_image_similarity.encoders.kinds import FAMILIES, check_folder, check_type
+from text_image_similarity.encoders.open_clip_names import OpenClipName
+from text_image_similarity.encoders.settings_files import check_settings, read_settings
+from text_image_similarity.encoders.towers.image import build_backbone
+
+CLIP = Config(device="cpu", backend="torch")
+DEEP = "[" * 200_000
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(question: str = "") -> str:
+        raise AssertionError(question)
+
+    monkeypatch.setattr("builtins.input", asked)
+
+
+def changed(folder: Path, to: Path, file: str, values: dict[str, Any], part: str | None = None) -> Path:
+    """Copy a model with more in one of its settings, or in a part of them."""
+    copy_of(folder, to)
+    settings = json.loads((to / file).read_text()) if (to / file).exists() else {}
+    (settings if part is None else settings[part]).update(values)
+    (to / file).write_text(json.dumps(settings))
+    return to
+
+
+@pytest.mark.parametrize(
+    ("file", "part", "values", "said"),
+    [
+        ("config.json", "text_config", {"auto_map": {"AutoModel": "o/r--m.C"}}, "names code that comes with a model"),
+        ("config.json", None, {"a": [{"b": {"auto_map": {"AutoModel": "m.C"}}}]}, "names code that comes with a model"),
+        ("processor_config.json", None, {"image_processor": {"auto_map": {"A": "m.C"}}}, "has auto_map in its processor_config.json"),
+        ("video_preprocessor_config.json", None, {"auto_map": {"A": "m.C"}}, "names code that comes with a model"),
+        ("config.json", "vision_config", {"model_args": {"checkpoint_path": "./x.pth"}}, "has model_args in its config.json, with which"),
+        ("config.json", "vision_config", {"x": {"checkpoint_path": "./x.pth"}}, "has checkpoint_path in its config.json, with which"),
+        ("config.json", "vision_config", {"pretrained_cfg_overlay": {"file": "x"}}, "has pretrained_cfg_overlay"),
+        ("config.json", None, {"configuration_files": ["config.5.0.0.json"]}, "has configuration_files"),
+        ("config.json", None, {"transformers_weights": "x.bin"}, "has transformers_weights"),
+        ("config.json", None, {"quantization_config": {"quant_method": "awq"}}, "has quantization_config"),
+        ("config.json", "text_config", {"_attn_implementation": "evil/kernel"}, "has _attn_implementation 'evil/kernel' in its config.json"),
+        ("config.json", None, {"attn_implementation": {"": "sdpa", "text_config": "flash_attention_2"}}, "use eager or sdpa"),
+        ("preprocessor_config.json", None, {"image_processor_type": "OneFormerImageProcessor"}, "is not one that this package knows"),
+        ("tokenizer_config.json", None, {"tokenizer_class": "BertJapaneseTokenizer"}, "is not one that this package knows"),
+        ("tokenizer_config.json", None, {"init_inputs": ["/etc/passwd"]}, "has init_inputs"),
+        ("adapter_config.json", None, {"base_model_name_or_path": "o/base"}, "holds a PEFT adapter beside a model"),
+        ("model.safetensors.index.json", None, {"weight_map": {"a": "weights.bin"}}, "names 'weights.bin', which is not a .safetensors file"),
+        ("model.safetensors.index.json", None, {"weight_map": {"a": "../x.safetensors"}}, "names '../x.safetensors', which is not"),
+        ("model.safetensors.index.json", None, {"weight_map": []}, "has no weight_map"),
+    ],
+)  # fmt: skip
+def test_settings_name_nothing_outside_of_their_folder(
+    file: str, part: str | None, values: dict[str, Any], said: str, tiny_clip: Path, tmp_path: Path
+) -> None:
+    check_settings("ours", tiny_clip)
+    folder = changed(tiny_clip, tmp_path / "model", file, values, part)
+    with pytest.raises(ModelNameError) as caught:
+        check_settings("theirs", folder)
+    assert said in str(caught.value)
+    with pytest.raises(ModelNameError):
+        load_clip(str(folder), CLIP, revision=None, trusted=False)
+
+
+def test_settings_that_say_nothing_of_it_are_read(tiny_clip: Path, tmp_path: Path) -> None:
+    harmless = {"backbone": None, "use_timm_backbone": False, "attn_implementation": "sdpa"}
+    load_encoder(
+        Config(model=changed(tiny_clip, tmp_path / "a", "config.json", harmless), device="cpu", backend="torch")
+    )
+
+
+def test_a_hub_model_is_looked_at_before_any_library_reads_it(
+    tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = changed(tiny_clip, tmp_path / ("a" * 40), "config.json", {"auto_map": {"A": "m.C"}}, "text_config")
+    monkeypatch.setattr(clip, "require_hub", lambda *_: [])
+    monkeypatch.setattr(hub, "snapshot_download", lambda *_, **__: str(folder))
+    monkeypatch.setattr(AutoConfig, "from_pretrained", missing)
+    with pytest.raises(ModelNameError, match="o/theirs has auto_map in its config"):
+        load_clip("o/theirs", CLIP, revision=None, trusted=False)
+
+
+def missing(name: str, *, local_files_only: bool, **_: Any) -> None:
+    assert local_files_only, "the hub's files are read before they are looked at"
+    raise OSError("it is not in the cache")
+
+
+def test_every_kind_that_is_loaded_builds_its_own_towers() -> None:
+    for kind in FAMILIES:
+        assert AutoConfig not in CONFIG_MAPPING[kind].sub_configs.values(), kind
+    towers = {"text_config": {"model_type": "clip_text_model"}, "vision_config": {"model_type": "timm_wrapper"}}
+    for kind in ("vision-text-dual-encoder", "timm_wrapper", "blip-2"):
+        with pytest.raises(ModelNameError, match=f"is a {kind} model; this package loads CLIP, SigLIP, MetaCLIP 2"):
+            check_type("theirs", {"model_type": kind, **towers})
+
+
+@pytest.mark.parametrize(
+    "text", [DEEP, '{"a":' * 40 + "1" + "}" * 40, '{"a":' + "9" * 5000 + "}", " " * (16 << 20) + "{}"]
+)
+def test_json_without_bounds_is_refused_by_name(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ModelNameError, match=r"its config\.json cannot be read"):
+        check_folder("theirs", tmp_path)
+    with pytest.raises(ValueError, match=r"^it |^a number"):
+        read_settings(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"])
+def test_deep_json_of_a_library_is_a_model_error(file: str, tiny_clip: Path, tmp_path: Path) -> None:
+    (copy_of(tiny_clip, tmp_path / "a") / file).write_text(DEEP)
+    with pytest.raises(ModelError, match=r"theirs|/a "):
+        load_encoder(Config(model=tmp_path / "a", device="cpu", backend="torch"))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ('{"model_type": "bert", "auto\\u005fmap": {"AutoModel": "own.Model"}}', "has auto_map in its config.json"),
+        ('{"model_type": "vision-text-dual-encoder"}', "is a vision-text-dual-encoder model; open_clip's are bert"),
+        (DEEP, "nested"),
+    ],
+)
+def test_a_text_tower_of_open_clip(config: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text(config)
+    text = {"hf_model_name": "evil/text"}
+    settings = {"model_cfg": {"embed_dim": 16, "vision_cfg": {}, "text_cfg": text}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(settings))
+    (tmp_path / "open_clip_model.safetensors").touch()
+    monkeypatch.setattr(hub, "fetch_file", lambda *_: tmp_path / "config.json")
+    with pytest.raises(ModelError, match=said):
+        open_clip_files.find_open_clip("theirs", OpenClipName(folder=tmp_path), None)
+
+
+def test_open_clips_text_towers_are_those_that_it_knows() -> None:
+    assert set(arch_dict) == set(open_clip_files._TEXT_TOWERS)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:evil/model", "local-dir:./evil", "evil/model"])
+def test_a_trained_models_image_tower_is_one_of_timms_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("timm looked for it"))
+    with pytest.raises(ConfigError, match="is not the name of one of timm's networks"):
+        build_backbone(f"timm/{name}", 32)
+
+
+def test_an_adapter_names_no_other_adapters(tmp_path: Path) -> None:
+    settings = {"base_model_name_or_path": "o/base", "peft_type": "XLORA", "adapters": {"0": "evil/adapter"}}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    (tmp_path / "adapter_model.safetensors").touch()
+    with pytest.raises(ModelNameError, match="names other adapters in its adapter_config"):
+        base_of("theirs", tmp_path)
+
+
+def test_what_a_model_says_of_itself_does_nothing_to_a_terminal() -> None:
+    with pytest.raises(ModelNameError) as caught:
+        check_type("theirs", {"model_type": "k\x1b]0;owned\x07\x1b[2J\u202e"})
+    assert str(caught.value).isprintable()
+    assert str(ModelError("two\nlines \x1b[2J")) == "two\nlines \\x1b[2J"

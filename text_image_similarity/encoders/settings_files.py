@@ -1,0 +1,156 @@
+"""The settings that lie as JSON beside a model's weights, read within bounds and held against what they may say.
+
+transformers, open_clip, timm and peft take from such files which classes they build, which further files they open and which
+code they fetch. A model's folder is anybody's, so what names anything outside of it is refused, at any depth.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..bounded_json import JsonLimitError, parse_json
+from ..errors import ModelNameError
+
+# What these libraries read as settings: all JSON but the vocabularies, which may be large and name nothing.
+SETTINGS = ("*config.json", "special_tokens_map.json", "added_tokens.json", "*.index.json")
+_MOST_BYTES = 16 << 20
+_MOST_DEPTH = 32
+_CODE = "auto_map"
+_ELSEWHERE = {
+    *("backbone", "backbone_config", "backbone_kwargs", "use_timm_backbone", "use_pretrained_backbone"),
+    *(
+        "checkpoint_path",
+        "model_args",
+        "pretrained",
+        "gguf_file",
+        "transformers_weights",
+    ),  # weights, read by other rules
+    *("configuration_files", "fast_tokenizer_files", "init_inputs"),  # settings that are not those looked at
+    *("class_info_file", "repo_path"),
+    *("quantization_config", "use_kernels"),  # code of further libraries, and of the hub
+}
+_PRETRAINED = "pretrained_cfg"  # timm's, and what begins so
+_ATTENTION = re.compile("_?attn_implementation(_internal)?")
+_ATTENTIONS = (None, "eager", "sdpa")  # others come from the hub where a library is missing
+_PROCESSORS = re.compile(
+    "((CLIP|ChineseCLIP|Siglip2?|EfficientNet|ViT|Bit|DeiT)(ImageProcessor|FeatureExtractor)(Fast|Pil)?)"
+)
+_TOKENIZERS = re.compile(
+    "((Bert|CLIP|DistilBert|GPT2|Gemma|Llama|M2M100|MPNet|MT5|Roberta|Siglip2?|T5|XLMRoberta)Tokenizer(Fast)?)"
+    "|PreTrainedTokenizer(Fast)?|TokenizersBackend|PythonBackend"
+)
+_CLASSES = {
+    "image_processor_type": _PROCESSORS,
+    "feature_extractor_type": _PROCESSORS,
+    "tokenizer_class": _TOKENIZERS,
+}
+
+
+def read_settings(path: Path) -> Any:
+    """Return what a file of settings says.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is not JSON in UTF-8, or is larger or nested more deeply than any model's.
+    """
+    with path.open("rb") as file:
+        content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise JsonLimitError(f"it has more than {_MOST_BYTES >> 20} MiB")
+    try:
+        found = parse_json(content.decode("utf-8"))
+        for depth, _, _ in _members(found):
+            if depth > _MOST_DEPTH:
+                raise RecursionError
+    except RecursionError:
+        raise JsonLimitError(f"it is nested more than {_MOST_DEPTH} deep") from None
+    return found
+
+
+def check_settings(name: str, folder: Path) -> None:
+    """Make sure that no settings of a model name code, files or hub models elsewhere, and that its weights are safetensors.
+
+    Args:
+        name: What the user calls the model.
+        folder: Where its files are, as far as they are here.
+
+    Raises:
+        ModelNameError: They do, or cannot be read; the message names the file and the key.
+    """
+    for path in sorted({path for pattern in SETTINGS for path in folder.glob(pattern)}):
+        try:
+            found = read_settings(path)
+        except (OSError, ValueError) as exc:
+            raise ModelNameError(f"the {path.name} of {name} cannot be read: {exc}") from exc
+        check_values(name, path.name, found)
+        if path.name == "adapter_config.json":  # which transformers would apply, whatever base and weights it names
+            raise ModelNameError(
+                f"{name} holds a PEFT adapter beside a model; keep it in a folder of its own, and use that"
+            )
+        if path.name.endswith(".safetensors.index.json"):
+            _check_index(name, path, found)
+
+
+def check_values(name: str, file: str, found: Any) -> None:
+    """Make sure that what a file of settings says names no code, files or hub models elsewhere.
+
+    Args:
+        name: What the user calls the model.
+        file: The file's name.
+        found: What `read_settings` gave for it.
+
+    Raises:
+        ModelNameError: It does.
+    """
+    for _, key, value in _members(found):
+        if key is None or (not value and key != _CODE):
+            continue
+        if key == _CODE:
+            raise ModelNameError(
+                f"{name} has {key} in its {file}, which names code that comes with a model, and such code is never run here "
+                f"(trust_remote_code is off); if the model needs none, take {key} out of the file"
+            )
+        if key in _ELSEWHERE or key.startswith(_PRETRAINED):
+            raise ModelNameError(
+                f"{name} has {key:.100} in its {file}, with which a library opens files or runs code from elsewhere; a model is read "
+                "from its own folder alone: take it out if the model does not need it"
+            )
+        if _ATTENTION.fullmatch(key) and not _known_attention(value):
+            raise ModelNameError(
+                f"{name} has {key} {value!r:.100} in its {file}, which may be code of the hub; use eager or sdpa, or take it out"
+            )
+        if key in _CLASSES and not (isinstance(value, str) and _CLASSES[key].fullmatch(value)):
+            raise ModelNameError(
+                f"{name} has {key} {value!r:.100} in its {file}, which is not one that this package knows"
+            )
+
+
+def _members(found: Any) -> Iterator[tuple[int, str | None, Any]]:
+    """Yield each value in a JSON value, with its depth from 0 and the key that it has."""
+    waiting: list[tuple[int, str | None, Any]] = [(0, None, found)]
+    while waiting:
+        depth, key, value = waiting.pop()
+        yield depth, key, value
+        if isinstance(value, dict):
+            waiting += ((depth + 1, inner, each) for inner, each in value.items())
+        elif isinstance(value, list):
+            waiting += ((depth + 1, None, each) for each in value)
+
+
+def _known_attention(value: Any) -> bool:
+    return all(way in _ATTENTIONS for way in (value.values() if isinstance(value, dict) else [value]))
+
+
+def _check_index(name: str, path: Path, found: Any) -> None:
+    """Refuse an index of weights that names anything but safetensors beside it: transformers reads others as pickles."""
+    files = found.get("weight_map") if isinstance(found, Mapping) else None
+    if not isinstance(files, Mapping) or not files:
+        raise ModelNameError(f"the {path.name} of {name} has no weight_map")
+    for file in sorted(set(map(str, files.values()))):
+        if not re.fullmatch(r"[\w.-]+\.safetensors", file):
+            raise ModelNameError(
+                f"the {path.name} of {name} names {file!r:.100}, which is not a .safetensors file beside it; pickles are not read"
+            )
