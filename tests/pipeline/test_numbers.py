@@ -124,7 +124,7 @@ def test_an_image_that_cannot_be_classified_is_a_row_among_the_others() -> None:
     ("labels", "given", "said"),
     [
         ([], {}, "labels must be"),
-        (["a", "a"], {}, "given twice"),
+        (["a", "a"], {}, "different texts that are not empty"),
         (["a", " "], {}, "different texts that are not empty"),
         (["a"], {"templates": []}, "templates must be"),
         (["a"], {"templates": ["a photo"]}, "'a photo' has no {}"),
