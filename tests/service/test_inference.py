@@ -553,7 +553,7 @@ def test_a_model_that_does_not_work_is_not_served() -> None:
             return super().encode_text(texts) * float("nan")
 
     running = LocalModelPool(settings(), Metrics(), load=lambda config: Broken())
-    with pytest.raises(Exception, match="no finite embeddings"):
+    with pytest.raises(Exception, match="returns embeddings that are not finite"):
         running.load()
     asyncio.run(running.close())
 
@@ -735,7 +735,7 @@ def test_jobs_count_an_item_once() -> None:
         ({"models": {"/models/clip": MINI}}, "NAME=MODEL"),
         ({"lazy": frozenset({"maxi"})}, "'maxi'"),
         ({"splits": {"fast": {"maxi": 1}}}, "maxi"),
-        ({"splits": {"fast": {"mini": -1}}}, "from 0 on"),
+        ({"splits": {"fast": {"mini": -1}}}, "of at least 0"),
         ({"splits": {"fast": {"mini": 0}}}, "no model with a weight above 0"),
         ({"max_queue": 0}, "max_queue"),
         ({"max_wait_s": -1}, "max_wait_s"),

@@ -142,7 +142,7 @@ def test_a_field_that_comes_twice_is_refused(client: httpx.Client) -> None:
         answer = client.post("/v1/similarity/upload", files=[image, caption, twice] + [twice] * (twice is not caption))
         assert (
             refusal(answer, 422)
-            == f"the form has 2 fields named {twice[0]}, and may have one; send a request for each pair"
+            == f"the form has 2 fields named {twice[0]}, but only one is allowed; send a request for each pair"
         )
 
 
