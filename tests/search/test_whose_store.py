@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Event
 
@@ -14,8 +15,9 @@ from qdrant_client import QdrantClient
 
 from tests.support.shop import FIELDS, ids, product
 from tests.support.stores import ALL_FIELDS, STORES, WIDTH, Shop, Shown, unit_vectors
-from text_image_similarity import Catalog, DatabaseError, open_catalog
+from text_image_similarity import Catalog, DatabaseError, Field, UsageError, open_catalog
 from text_image_similarity.encoders.testing import ColourEncoder
+from text_image_similarity.search.stores.memory import MemoryStore
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect"),
@@ -42,6 +44,35 @@ def test_two_catalogues_cannot_share_a_store(kind: str, tmp_path: Path, monkeypa
     with shop_in(tmp_path / "a", store) as again:
         assert ids(again.match("red")) == ["a"]
     close()
+
+
+@pytest.mark.parametrize("kind", ["qdrant://10.0.0.1:6333/shop", "lancedb:s3://bucket/shop", "lancedb:/elsewhere"])
+def test_a_store_elsewhere_is_one_that_the_caller_names_too(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever hands over a catalogue would otherwise say where this process connects to, and with whose credentials."""
+    opened: list[str] = []
+
+    def store(kind: str, place: str, number: int, fields: Sequence[Field], embed_dim: int, token: str) -> MemoryStore:
+        opened.append(kind)
+        return MemoryStore(fields, embed_dim)
+
+    monkeypatch.setattr("text_image_similarity.search.opening.open_store", store)
+    place = tmp_path / "given"
+    with shop_in(place, "sqlite"):
+        pass
+    with closing(sqlite3.connect(place / "catalog.sqlite")) as database, database:
+        database.execute("UPDATE setting SET value = ? WHERE name = 'store'", (kind,))
+    for others in ("", "qdrant://10.0.0.1:6333 lancedb:s3://bucket"):
+        monkeypatch.setenv("TEXT_IMAGE_SIMILARITY_STORES", others)
+        with pytest.raises(UsageError, match=f"elsewhere, in {kind}: .* TEXT_IMAGE_SIMILARITY_STORES={kind}"):
+            open_catalog(place, encoder=ColourEncoder())
+    assert opened == []
+    for others, given in ((f"lancedb:/mine {kind}", None), ("", kind)):
+        monkeypatch.setenv("TEXT_IMAGE_SIMILARITY_STORES", others)
+        with open_catalog(place, store=given, encoder=ColourEncoder()) as catalog:
+            catalog.match("red")
+    assert opened == [kind, kind]
 
 
 @contextmanager

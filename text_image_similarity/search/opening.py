@@ -21,7 +21,7 @@ from .fields import BUILT_IN, Field, checked_fields
 from .ledger import MEMORY, Database, Ledger, SqliteDatabase, Transaction, add_generation, intact
 from .session import OpenStore, Session
 from .stores import Store
-from .stores.open import check_kind, open_store
+from .stores.open import check_kind, check_named, open_store
 
 FILE = "catalog.sqlite"
 SERVERS = ("postgresql://", "postgres://")
@@ -119,6 +119,7 @@ def _check_store(where: str, ledger: Ledger, store: str | None) -> None:
             f"the catalogue {where} has the store {kept}, not {store}, and cannot change it; create a new catalogue with the other store, "
             "export the products of this one (catalog export), and add them there (catalog add)"
         )
+    check_named(kept, where, store)
 
 
 def default_kind(where: str) -> str:

@@ -34,6 +34,7 @@ def test_the_graph_finds_nearly_all_under_filters(tmp_path: Path) -> None:
         ("qdrant://db.example/shop", "http://db.example:6333"),
         ("qdrant://db.example:7000/shop", "http://db.example:7000"),
         ("qdrants://db.example/shop", "https://db.example:6333"),
+        ("qdrant://[::1]/shop", "http://[::1]:6333"),
     ],
 )
 def test_where_a_server_is(url: str, address: str) -> None:
@@ -42,6 +43,23 @@ def test_where_a_server_is(url: str, address: str) -> None:
     client.close()
     with pytest.raises(ConfigError, match="has no host"):
         connect("qdrant:///shop")
+
+
+@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+def test_a_key_is_sent_behind_tls_or_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QDRANT_API_KEY", "secret")
+    for url in (
+        "qdrants://db.example/shop",
+        "qdrant://localhost/shop",
+        "qdrant://127.0.0.2:1/shop",
+        "qdrant://[::1]/shop",
+    ):
+        client = connect(url)
+        assert client.http.client._client.headers["api-key"] == "secret"
+        client.close()
+    for url in ("qdrant://db.example/shop", "qdrant://10.0.0.1/shop", "qdrant://localhost.example/shop"):
+        with pytest.raises(ConfigError, match=r"would send QDRANT_API_KEY to .* in plain text; write qdrants://"):
+            connect(url)
 
 
 def test_a_server_that_does_not_answer() -> None:

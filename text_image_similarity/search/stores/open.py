@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ...errors import ConfigError
+from ...errors import ConfigError, UsageError
 from ...system import require
 from ..arguments import check_url
 from ..fields import Field
 from .memory import MemoryStore
 from .protocol import Store
 
+STORES_VARIABLE = "TEXT_IMAGE_SIMILARITY_STORES"
 _KINDS = "sqlite, lancedb, lancedb:<URI>, qdrant://host:port/name, pgvector"
+_AT_HOME = ("sqlite", "lancedb", "pgvector")  # beside the products, where the catalogue is
 
 
 def check_kind(kind: str, place: str) -> None:
@@ -23,7 +25,7 @@ def check_kind(kind: str, place: str) -> None:
         raise ConfigError(f"store={kind!r} is not one of {_KINDS}")
     if kind == "pgvector" and "://" not in place:
         raise ConfigError("store='pgvector' needs a catalogue in PostgreSQL; give a place such as postgresql://...")
-    if kind in ("sqlite", "lancedb", "pgvector") or kind.startswith("lancedb:"):
+    if kind in _AT_HOME or kind.startswith("lancedb:"):
         return
     if not kind.startswith(("qdrant://", "qdrants://")):
         raise ConfigError(f"store={kind!r} is not one of {_KINDS}")
@@ -32,6 +34,27 @@ def check_kind(kind: str, place: str) -> None:
         raise ConfigError(
             f"store={kind!r} needs a host and a unique name for the catalogue's collections: qdrant://host:6333/name"
         )
+
+
+def check_named(kind: str, place: str, given: str | None) -> None:
+    """Make sure that it was not only a catalogue that named the store it keeps elsewhere.
+
+    Who hands somebody a catalogue could otherwise have this process connect to any address, with the user's own credentials.
+
+    Args:
+        kind: What the catalogue says.
+        place: Where it is.
+        given: What the caller says; the environment variable `TEXT_IMAGE_SIMILARITY_STORES` may name others, with spaces between.
+
+    Raises:
+        UsageError: Nobody else named it.
+    """
+    if kind in _AT_HOME or kind == given or kind in os.environ.get(STORES_VARIABLE, "").split():
+        return
+    raise UsageError(
+        f"the catalogue {place} keeps its vectors elsewhere, in {kind}: if that is yours, set the environment variable "
+        f"{STORES_VARIABLE}={kind}, or give store={kind!r} in Python; credentials of yours, such as QDRANT_API_KEY, are sent there"
+    )
 
 
 def open_store(

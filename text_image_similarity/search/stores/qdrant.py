@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -47,17 +48,29 @@ _INDEXES: dict[FieldKind, models.PayloadSchemaType] = {
 def connect(url: str) -> QdrantClient:
     """Return a client for `qdrant://host:port`, or `qdrants://...` for TLS.
 
-    The environment variable `QDRANT_API_KEY` is used as API key if it is set.
+    The environment variable `QDRANT_API_KEY` is sent along if it is set: behind TLS, or to this machine.
 
     Raises:
-        ConfigError: The URL has no host.
+        ConfigError: The URL names no host, or one that the key would reach in plain text.
     """
     parts = urlsplit(url)
     if not parts.hostname:
         raise ConfigError(f"store={url!r} has no host; write qdrant://host:6333")
+    key = os.environ.get("QDRANT_API_KEY") or None
+    if key is not None and parts.scheme != "qdrants" and not _is_loopback(parts.hostname):
+        raise ConfigError(
+            f"store={url!r} would send QDRANT_API_KEY to {parts.hostname} in plain text; write qdrants:// for a server behind TLS, or unset it"
+        )
     scheme = "https" if parts.scheme == "qdrants" else "http"
-    place = f"{scheme}://{parts.hostname}:{parts.port or 6333}"
-    return QdrantClient(place, api_key=os.environ.get("QDRANT_API_KEY"), timeout=_PATIENCE_S, check_compatibility=False)
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    place = f"{scheme}://{host}:{parts.port or 6333}"
+    return QdrantClient(place, api_key=key, timeout=_PATIENCE_S, check_compatibility=False)
+
+
+def _is_loopback(host: str) -> bool:
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost"
 
 
 class QdrantStore:
