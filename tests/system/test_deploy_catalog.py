@@ -24,7 +24,7 @@ from tests.support.processes import tool
 from tests.support.services import process
 from tests.system.test_deploy import COMPOSE, KUBERNETES, SERVICE, entrypoint, options
 from text_image_similarity.cli.main import main, make_parser
-from text_image_similarity.search.stores.open import check_kind
+from text_image_similarity.search.stores.open import STORES_VARIABLE, check_kind
 from text_image_similarity.service.settings import CACHE_VARIABLE
 
 OVERLAY = SERVICE / "kubernetes-catalog"
@@ -64,12 +64,19 @@ def test_the_databases_are_watched_and_out_of_reach() -> None:
         assert not {"ports", "expose"} & service.keys()
         assert service["healthcheck"]["test"][0] == "CMD"
         assert service["deploy"]["resources"]["limits"]["memory"]
+        assert service["read_only"]
+        assert service["tmpfs"]
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service.get("user", "root") != "root" or service["image"].endswith("-unprivileged")
     volumes = {volume.split(":")[0] for name in ("postgres", "qdrant") for volume in SERVICES[name]["volumes"]}
     assert volumes == CATALOG["volumes"].keys()
     assert SERVICES["qdrant"]["profiles"] == ["qdrant"]
     (store,) = re.findall(r"`--store (qdrant://\S+)`", PAGE)
     check_kind(store, PLACE)
     assert store.startswith("qdrant://qdrant:6333/")
+    for name in ("scorer-1", "scorer-2", "catalog"):  # whoever else writes to the database names no other place
+        assert SERVICES[name]["environment"][STORES_VARIABLE] == store
 
 
 def test_secrets_are_files_that_git_does_not_take() -> None:
