@@ -66,7 +66,18 @@ def locate(reference: str, config: Config) -> str:
         RowError: The file is not under `files_under`.
     """
     found = resolve_reference(reference, config.base_dir)
-    scheme = scheme_of(found)
-    if config.files_under is not None and scheme in ("", "file"):
-        check_under(file_url_path(found) if scheme else Path(found), config.files_under)
+    if config.files_under is not None and (path := local_path(found)) is not None:
+        check_under(path, config.files_under)
     return found
+
+
+def local_path(reference: str) -> Path | None:
+    """Return the path that a path or a `file:` URL stands for; None for another URL.
+
+    Raises:
+        RowError: A `file:` URL cannot be read.
+    """
+    scheme = scheme_of(reference)
+    if scheme not in ("", "file"):
+        return None
+    return file_url_path(reference) if scheme else Path(reference)

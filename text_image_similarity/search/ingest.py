@@ -10,13 +10,11 @@ import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from types import MappingProxyType
-from typing import TypeVar
 
-from ..errors import InputTypeError, RowError, UsageError
+from ..errors import InputTypeError, UsageError
 from ..fetch import resolve_reference
 from ..pipeline import Outcome
 from ..pipeline.rows import DeferredErrors
@@ -24,6 +22,7 @@ from ..records import Progress
 from .fields import ERROR, Value
 from .filters import Exists
 from .ledger import Found, Generation
+from .pictures import encode_pictures, known_pictures, picture_of
 from .products import (
     Entry,
     Picture,
@@ -36,8 +35,6 @@ from .products import (
     with_images,
 )
 from .session import Session
-
-Key = TypeVar("Key")
 
 _BATCH = 1000  # products per transaction
 _LONGEST_S = 0.8  # longest wait of a product before it is written, so that others see it within a second
@@ -190,7 +187,7 @@ class Ingest:
             old = before.get(id)
             known = {} if old is None else dict(zip(old.product.images, earlier.get(old.number, []), strict=False))
             pictures[id] = [
-                _picture(key, outcome, known.get(image))
+                picture_of(key, outcome, known.get(image))
                 for image, (key, outcome) in zip(pending.product.images, pending.outcomes, strict=True)
             ]
         self._count(live, pictures)
@@ -248,42 +245,6 @@ class Ingest:
                 found[generation.number] = encode_pictures(self._session, generation, images, earlier)
 
 
-def known_pictures(
-    session: Session, generation: Generation, before: Mapping[Key, Found]
-) -> dict[Key, dict[str, Picture]]:
-    """Return a generation's known images of products, by their references."""
-    pictures = session.ledger.pictures(generation.number, [found.number for found in before.values()])
-    return {
-        key: dict(zip(found.product.images, pictures.get(found.number, []), strict=False))
-        for key, found in before.items()
-    }
-
-
-def encode_pictures(
-    session: Session,
-    generation: Generation,
-    images: Mapping[Key, Sequence[str]],
-    earlier: Mapping[Key, Mapping[str, Picture]] = MappingProxyType({}),
-) -> dict[Key, list[Picture]]:
-    """Encode images with a generation's model, and return the outcomes by the same keys as the references.
-
-    Args:
-        session: The catalogue.
-        generation: The generation.
-        images: References of the images.
-        earlier: Known images by key and reference; an image that fails now keeps its earlier vector.
-    """
-    found: dict[Key, list[Picture]] = {key: [] for key in images}
-    tagged = [(key, image) for key, group in images.items() for image in group]
-    if not tagged:  # the model is not needed
-        return found
-    with closing(session.scorer(generation).embed_tagged(tagged)) as outcomes:
-        for (key, content), outcome in outcomes:
-            image = images[key][len(found[key])]
-            found[key].append(_picture(content, outcome, earlier.get(key, {}).get(image)))
-    return found
-
-
 def retry_failures(session: Session, *, progress: Progress | None = None) -> AddReport:
     """Retry the images of products with a failed image, skipping products that were changed or deleted meanwhile."""
     report, after = AddReport(), None
@@ -310,14 +271,6 @@ def retry_failures(session: Session, *, progress: Progress | None = None) -> Add
         if progress is not None:
             progress(report.products, report.unchanged, total)
     return report
-
-
-def _picture(content: bytes | None, outcome: Outcome, before: Picture | None) -> Picture:
-    """Return the record of an image; one that fails now keeps its earlier vector."""
-    if not isinstance(outcome, RowError):
-        return Picture(content, outcome)
-    error = str(outcome).encode("utf-8", "backslashreplace").decode("utf-8")
-    return Picture(error=error) if before is None or before.vector is None else replace(before, error=error)
 
 
 def _same(old: Product, pending: _Pending) -> bool:

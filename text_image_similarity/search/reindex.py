@@ -14,8 +14,8 @@ from ..encoders import Encoder, load_encoder
 from ..errors import DatabaseError, StoppedError
 from ..records import Progress
 from .database import ModelIdentity
-from .ingest import encode_pictures
 from .ledger import Generation
+from .pictures import encode_pictures
 from .products import code_of
 from .recall import RecallReport, measure_recall
 from .session import Session

@@ -11,6 +11,7 @@ from ..pipeline import Outcome
 from .answer import Checked, answer, check
 from .arguments import check_type
 from .ledger import Generation
+from .pictures import check_again, kept_roots
 from .query import Matches, Query
 from .session import Session
 from .vectors import Encoded, encode, join
@@ -42,6 +43,14 @@ class Searcher:
     def open(self, generation: Generation) -> None:
         """Open the store of a generation, so that its first query does not wait for it."""
         self._session.store(generation)
+
+    def check_file(self, reference: str) -> None:
+        """Make sure that an image of a product may be read again, if it is a local file.
+
+        Raises:
+            RowError: It has become a link to a place that its table could not name.
+        """
+        check_again(reference, self._session.config, kept_roots(self._session.ledger.database))
 
     def dropped(self) -> frozenset[int]:
         """Return the numbers of generations that other processes have dropped but that are still open here."""

@@ -10,12 +10,13 @@ from contextlib import closing
 from hashlib import blake2b
 from pathlib import Path
 
-from ..config import Config
+from ..config import NOWHERE, Config
 from ..errors import RowError, StoppedError, UsageError
 from ..fetch import locate
 from ..formats import is_url, with_folder
 from ..records import Progress
 from .ingest import AddReport, Ingest
+from .pictures import keep_root, steady_reference
 from .product_tables import ProductSource
 from .products import Product, with_images
 from .session import Session
@@ -52,6 +53,7 @@ def add_table(
         logger.info("resuming at row %s of %s, where an earlier run ended", f"{start + 1:,}", source.place)
     ingest = Ingest(session, base=source.folder or ".")
     config = with_folder(session.config, source.folder)
+    keep_root(session.ledger.database, config.files_under or NOWHERE)
     numbers: deque[int] = deque()  # numbers of rows whose products are being processed
 
     def products() -> Iterator[Product]:
@@ -92,7 +94,9 @@ def _located(product: Product | UsageError, config: Config) -> Product | UsageEr
     if isinstance(product, UsageError):
         return product
     try:
-        return with_images(product, [locate(image, config) for image in product.images])
+        return with_images(
+            product, [steady_reference(locate(image, config), config.files_under) for image in product.images]
+        )
     except RowError as error:
         return UsageError(error.detail)
 
