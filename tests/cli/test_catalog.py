@@ -9,8 +9,10 @@ import re
 import shlex
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -341,3 +343,42 @@ def test_a_killed_add_goes_on_with_the_same_command(tmp_path: Path) -> None:
         # The position is written after the products, so a kill between the two leads back by one batch at most.
         assert first is None or int(first[1].replace(",", "")) <= kept + 1
         assert f"catalogue       {place}, {count:,} products" in done.stdout
+
+
+STRANGE = "\x1b]0;owned\x07\x1b[2J\u202e"
+DEEP = "contains something that this package did not write (RecursionError"
+
+
+@pytest.mark.parametrize(
+    ("change", "value", "codes", "said"),
+    [
+        ("UPDATE generation SET model = ?", f"mini{STRANGE}", (0, 2), "owned"),
+        (
+            "UPDATE setting SET value = ? WHERE name = 'fields'",
+            json.dumps([[f"kind{STRANGE}", "text"]]),
+            (0, 2),
+            "_error, kind\\x1b]0;owned",
+        ),
+        ("UPDATE setting SET value = ? WHERE name = 'store'", STRANGE, (2, 2), "elsewhere, in \\x1b]0;owned"),
+        ("UPDATE setting SET value = ? WHERE name = 'fields'", "[" * 200_000, (1, 1), DEEP),
+    ],
+    ids=["model", "fields", "store", "deep"],
+)
+def test_a_catalogue_of_a_stranger_does_nothing_to_the_terminal(
+    change: str,
+    value: str,
+    codes: tuple[int, int],
+    said: str,
+    filled: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place = tmp_path / "strange.catalog"
+    place.mkdir()
+    shutil.copy(filled / "catalog.sqlite", place)
+    with closing(sqlite3.connect(place / "catalog.sqlite")) as database, database:
+        database.execute(change, (value,))
+    assert (command("catalog", "show", place), command("match", place, "red", "--where", "nothing = 1")) == codes
+    found = "".join(capsys.readouterr())
+    assert said in found
+    assert found.replace("\n", "").isprintable()

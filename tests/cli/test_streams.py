@@ -79,10 +79,10 @@ def test_the_closing_table_of_a_training_is_escaped(tmp_path: Path, monkeypatch:
 
 
 def test_a_name_that_is_no_text_is_shown_where_it_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for errors, shown in (("strict", "\\udcff.csv"), ("surrogateescape", "\udcff.csv")):
+    for errors in ("strict", "surrogateescape"):  # two such characters can be one that does something to a terminal
         console = Console(monkeypatch, "utf-8", errors)
         assert command("score", "\udcff.csv", tmp_path / "out.csv") == 2
-        assert f"error: {shown} does not exist" in console.text("stderr")
+        assert r"error: \udcff.csv does not exist" in console.text("stderr")
 
 
 class Lost(io.StringIO):

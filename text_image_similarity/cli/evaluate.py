@@ -26,7 +26,7 @@ from .options import (
     config_of,
     progress_bar,
 )
-from .terminal import lay_out
+from .terminal import lay_out, printable_lines
 
 if TYPE_CHECKING:
     from ..evaluation import ModelComparison
@@ -111,7 +111,7 @@ def run(options: argparse.Namespace) -> int:
         report.write(options.out)
         saved.append(("report", options.out))
     if not options.quiet:
-        sys.stdout.write("\n\n".join([report.table(), *([lay_out(saved)] if saved else [])]) + "\n")
+        sys.stdout.write("\n\n".join([printable_lines(report.table()), *([lay_out(saved)] if saved else [])]) + "\n")
     if keep is not None and isinstance(report, Evaluation) and report.calibration is None:
         raise TableError(f"{options.source} has too few pairs, or scores too similar, to fit a calibration")
     return 0
@@ -148,7 +148,7 @@ def _compare(options: argparse.Namespace, config: Config) -> int:
         _write_page(found, config, options.report)
         saved.append(("page", options.report))
     if not options.quiet:
-        sys.stdout.write("\n\n".join([found.table(), *([lay_out(saved)] if saved else [])]) + "\n")
+        sys.stdout.write("\n\n".join([printable_lines(found.table()), *([lay_out(saved)] if saved else [])]) + "\n")
     return 0
 
 

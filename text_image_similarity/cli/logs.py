@@ -15,6 +15,7 @@ from typing import Literal, TextIO, get_args
 from tqdm import tqdm
 
 from ..files import without_nan
+from .terminal import printable_lines
 
 LogFormat = Literal["text", "json"]
 LOG_FORMATS = get_args(LogFormat)
@@ -45,7 +46,7 @@ def tell(log_format: LogFormat, kind: Literal["error", "interrupted"], message: 
     if log_format == "json":
         logger.log(logging.ERROR if kind == "error" else logging.WARNING, message, extra={"kind": kind})
     else:
-        sys.stderr.write(f"{kind}: {message}\n")
+        sys.stderr.write(f"{kind}: {printable_lines(message)}\n")
 
 
 class _Stderr(logging.Handler):
@@ -69,6 +70,9 @@ class _Text(logging.Formatter):
 
     def __init__(self, *, timed: bool) -> None:
         super().__init__("%(asctime)s %(levelname)s: %(message)s" if timed else "%(levelname)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
         return _time(record)

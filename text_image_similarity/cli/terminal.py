@@ -9,6 +9,8 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
+from ..errors import printable
+
 logger = logging.getLogger("text_image_similarity")
 
 
@@ -110,9 +112,19 @@ def shown(value: object, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+def printable_lines(text: object) -> str:
+    """Return a text in which only line breaks do something to a terminal, however strange its origin.
+
+    Example:
+        >>> printable_lines("there is no field\\n\\x1b[2J")
+        'there is no field\\n\\\\x1b[2J'
+    """
+    return "\n".join(map(printable, str(text).split("\n")))
+
+
 def lay_out_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 0) -> str:
     """Lay out rows under their heads; the first `numbers` columns are right-aligned."""
-    lines = [heads, *rows]
+    lines = [[printable(cell) for cell in line] for line in (heads, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
@@ -126,4 +138,4 @@ def lay_out_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, number
 def lay_out(lines: Sequence[tuple[str, object]]) -> str:
     """Lay out names and values in two columns."""
     width = max(len(name) for name, _ in lines)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+    return "\n".join(f"{printable(name):<{width}}  {printable_lines(value)}" for name, value in lines)
