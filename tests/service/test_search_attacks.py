@@ -29,6 +29,8 @@ from tests.support.server import Server, response
 from tests.support.services import MINI, app_of, base64_pair, mini_settings, serving
 from tests.support.shop import product, shop
 from text_image_similarity import Config, ConfigError, DatabaseError, Limits, RowError, UsageError
+from text_image_similarity.cli.main import make_parser
+from text_image_similarity.cli.options import config_of
 from text_image_similarity.decode import decode
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.search import Catalog, Field, Match, Product, Query, Term, open_catalog
@@ -328,10 +330,51 @@ def test_slow_hosts_of_images_keep_no_search_waiting(service: httpx.Client, monk
     asyncio.run(attack())
 
 
+def test_a_product_shows_no_file_that_has_become_a_link_out_of_its_folder(tmp_path: Path) -> None:
+    own, private = tmp_path / "own", tmp_path / "private.png"
+    own.mkdir()
+    private.write_bytes(make_png("blue"))
+    for name in ("kept", "gone"):
+        (own / f"{name}.png").write_bytes(make_png("red"))
+    table = own / "products.csv"
+    table.write_text("id,name,image\nkept,,kept.png\ngone,,gone.png\n")
+    with open_catalog(tmp_path / "c", fields=[], encoder=ColourEncoder()) as catalog:
+        catalog.add_table(table)
+    settings = mini_settings(catalogs={"c": str(tmp_path / "c"), "t": str(table)})
+    with serving(app_of(settings, ColourEncoder())) as client:
+        (own / "gone.png").unlink()
+        (own / "gone.png").symlink_to(private)
+        for name in "ct":
+            path = f"/v1/catalogs/{name}/products"
+            assert client.get(f"{path}/kept/image").headers["content-type"] == "image/jpeg"
+            problem(client.get(f"{path}/gone/image"), 404, "not_found")
+
+
+def test_pages_of_other_sites_use_nothing(service: httpx.Client) -> None:
+    """Not even an image, whose size would tell which products there are; a link to the service is followed."""
+    paths = (f"{SHOP}/products/red%2F1/image", SHOP, "/health", "/search", "/livez", "/nowhere")
+    for path in paths:
+        for mode, dest in (("no-cors", "image"), ("cors", "empty"), ("navigate", "iframe")):
+            headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": mode, "Sec-Fetch-Dest": dest}
+            refused = service.get(path, headers=by("reader") | headers)
+            problem(refused, 403, "forbidden")
+            assert refused.headers.get_list("cross-origin-resource-policy") == ["same-origin"]
+        follow = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+        for headers in (
+            {},
+            follow,
+            {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"},
+            {"Sec-Fetch-Site": "none"},
+        ):
+            answer = service.get(path, headers=by("reader") | headers)
+            assert answer.status_code == (404 if path == "/nowhere" else 200)
+            assert answer.headers.get_list("cross-origin-resource-policy") == ["same-origin"]
+
+
 @in_a_loop
 async def test_long_references_are_not_kept(tmp_path: Path) -> None:
     settings = mini_settings()
-    small = Thumbnails(settings.models["mini"], HANG_S)
+    small = Thumbnails(settings.models["mini"], HANG_S, str)
     reference = "data:image/png;base64," + "A" * 1_000_000
     assert await small.get(reference, 64) is None
     good = "data:image/png;base64," + base64_pair(make_png("red"), "")["image_base64"]
@@ -345,7 +388,7 @@ async def test_long_references_are_not_kept(tmp_path: Path) -> None:
 @in_a_loop
 async def test_images_of_products_are_decoded_where_a_crash_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(small_images, "decode", lambda *given, **named: pytest.fail("decoded in this process"))
-    small = Thumbnails(Config(isolate_decoder=True), HANG_S)
+    small = Thumbnails(Config(isolate_decoder=True), HANG_S, str)
     try:
         red = await small.get(inline("red"), 64)
         assert red is not None
@@ -368,7 +411,7 @@ async def test_images_that_take_for_ever_keep_no_other_client_waiting(monkeypatc
         return reference.encode()
 
     monkeypatch.setattr(Thumbnails, "_load", load)
-    small = Thumbnails(Config(), HANG_S)
+    small = Thumbnails(Config(), HANG_S, str)
     current.set("attacker")
     slow = [asyncio.create_task(small.get(f"slow {number}", 64)) for number in range(128)]
     await asyncio.sleep(0)
@@ -405,7 +448,7 @@ async def test_an_image_that_takes_too_long_is_a_problem_and_dropped_where_it_ha
             return problem.code, problem.detail
 
     monkeypatch.setattr(Thumbnails, "_load", load)
-    small = Thumbnails(Config(), 0.05)
+    small = Thumbnails(Config(), 0.05, str)
     current.set("somebody")
     try:
         late = ("catalog_unavailable", "the image was not read within the service's 0.05 s")
@@ -433,7 +476,7 @@ async def test_an_image_that_is_being_read_keeps_no_service_from_ending(monkeypa
         return b"JPEG"
 
     monkeypatch.setattr(Thumbnails, "_load", load)
-    small = Thumbnails(Config(), HANG_S)
+    small = Thumbnails(Config(), HANG_S, str)
     waits = asyncio.create_task(small.get("slow", 64))
     await asyncio.to_thread(begun.wait, HANG_S)
     try:
@@ -641,23 +684,61 @@ def test_a_database_that_does_not_answer_keeps_no_client_waiting(
 
 @in_a_loop
 async def test_one_reindex_runs_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[Any] = []
+    commands: list[Any] = []
+    written: list[bytes] = []
 
     async def execute(*command: str, **_: Any) -> Any:
         await asyncio.sleep(0)
-        started.append(command)
+        commands.append(command)
         return SimpleNamespace(
-            returncode=None, stderr=asyncio.StreamReader(), wait=asyncio.Event().wait, terminate=lambda: None
+            returncode=None,
+            stdin=SimpleNamespace(write=written.append, close=lambda: None),
+            stderr=asyncio.StreamReader(),
+            wait=asyncio.Event().wait,
+            terminate=lambda: None,
         )
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", execute)
-    upkeep = Upkeep(SimpleNamespace(name="c", place="c.catalog", log_place="c.catalog"))  # type: ignore[arg-type]
+    config = Config(proxy="http://me:secret@proxy.example:3128")
+    served: Any = SimpleNamespace(name="c", place="c.catalog", log_place="c.catalog", config=config)
+    upkeep = Upkeep(served)
     found = await asyncio.gather(*(upkeep.start_reindex("-mini") for _ in range(3)), return_exceptions=True)
     assert [getattr(each, "code", None) for each in found] == [None, "conflict", "conflict"]
-    ((*_, verb, place, model),) = started
-    assert (verb, place, model) == ("reindex", "c.catalog", "--model=-mini")  # which no client can make another option
+    (command,) = commands
+    assert "secret" not in str(command)  # which everybody on the machine can read
+    assert [json.loads(each) for each in written] == [upkeep_of.reindex_arguments("c.catalog", "-mini", config)]
     assert upkeep._following is not None
     upkeep._following.cancel()
+
+
+def test_a_reindex_has_the_settings_of_the_service() -> None:
+    limits = Limits(
+        total_s=7.5,
+        max_pixels=25_000_000,
+        allow_networks=("10.1.0.0/16",),
+        allow_ports=(81, 444),
+        allow_local_files=False,
+    )
+    config = Config(
+        model="mini",
+        device="cpu",
+        batch_size=7,
+        timeout_s=3.5,
+        retries=1,
+        io_workers=9,
+        isolate_decoder=True,
+        proxy="http://me:secret@proxy.example:3128",
+        ca_file="ca.pem",
+        headers_file="headers.json",
+        embedding_cache="redis://cache.example/0",
+        limits=limits,
+    )
+    options = make_parser()[0].parse_args(upkeep_of.reindex_arguments("c.catalog", "-mini", config))
+    assert (options.catalog, options.model) == ("c.catalog", "-mini")  # which no client can make another option
+    local = replace(limits, allow_local_files=True)  # of the operator's own products
+    assert replace(config_of(options), model="mini") == replace(config, limits=local)
+    plain = make_parser()[0].parse_args(upkeep_of.reindex_arguments("c", "mini", Config(model="mini")))
+    assert config_of(plain) == Config(model="mini")
 
 
 def test_what_others_drop_is_closed_and_keeps_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

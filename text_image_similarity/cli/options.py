@@ -86,15 +86,16 @@ def add_fetch_options(parser: argparse.ArgumentParser) -> None:
 def add_base_dir(parser: argparse.ArgumentParser) -> None:
     """Add the options for where relative paths start and which folder files must be in."""
     group = parser.add_argument_group(INPUT)
-    add_field(group, Config, "base_dir", metavar="FOLDER", type=_folder)
-    add_field(group, Config, "files_under", metavar="FOLDER", type=_folder)
+    add_field(group, Config, "base_dir", metavar="FOLDER", type=folder)
+    add_field(group, Config, "files_under", metavar="FOLDER", type=folder)
 
 
-def _folder(text: str) -> Path:
-    folder = Path(path_text(text, "base_dir"))
-    if not text or not folder.is_dir():
+def folder(text: str) -> Path:
+    """Read the name of a folder that is there."""
+    found = Path(path_text(text, "base_dir"))
+    if not text or not found.is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is not a folder on this machine")
-    return folder
+    return found
 
 
 def add_worker_options(parser: argparse.ArgumentParser, *, io_workers: int) -> None:

@@ -21,6 +21,7 @@ from .options import (
     add_runtime_options,
     add_worker_options,
     config_of,
+    folder,
     seconds,
 )
 from .parser import Parser, add_field
@@ -178,6 +179,7 @@ def _add_catalog_options(parser: argparse.ArgumentParser) -> None:
         help="catalogue to search, a folder or `postgresql://...`, or a table of products, which is read into memory, with "
         "the name that requests use for it; may be repeated, the first is the default",
     )
+    add_field(group, Config, "files_under", metavar="FOLDER", type=folder)
     add_field(group, Settings, "match_log")
     add_field(group, Settings, "log_queries")
     add_field(group, Settings, "log_place", "--log-to", metavar="PLACE")

@@ -129,8 +129,12 @@ class OutgoingAnswer:
     def __init__(self, room: Room, send: Send, call: Call, *, closing: bool, log: Log | None) -> None:
         self._room, self._send, self._call, self._log = room, send, call, log
         self.held, self.client = 0, ""
-        self._headers = [(b"x-request-id", call.request_id.encode()), *([(b"connection", b"close")] if closing else [])]
-        self.status = 0  # None until it has begun
+        self._headers = [
+            (b"x-request-id", call.request_id.encode()),
+            (b"cross-origin-resource-policy", b"same-origin"),  # no page of another origin can show it
+            *([(b"connection", b"close")] if closing else []),
+        ]
+        self.status = 0  # until it has begun
 
     async def send(self, message: Message) -> None:
         """Pass a message on."""

@@ -35,11 +35,16 @@ def check_host(host: bytes, allowed: Sequence[str]) -> None:
 
 
 def check_origin(headers: Mapping[bytes, bytes]) -> None:
-    """Refuse a form from a page of another origin, which a browser sends without asking for permission.
+    """Refuse requests that a page of another site makes: browsers send forms and load images without asking for permission.
+
+    Following a link from another site is allowed.
 
     Raises:
         ProblemError: `forbidden`.
     """
+    follows = headers.get(b"sec-fetch-mode") == b"navigate" and headers.get(b"sec-fetch-dest") == b"document"
+    if headers.get(b"sec-fetch-site") == b"cross-site" and not follows:
+        raise ProblemError("forbidden", "the request comes from a page of another site")
     if not headers.get(b"content-type", b"").strip().lower().startswith(_FORM):
         return  # which no page can send to another origin without permission, and no page has it
     site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin")

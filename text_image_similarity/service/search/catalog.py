@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from ...config import Config
 from ...errors import ConfigError, DatabaseError, RowError, TextImageSimilarityError, UsageError
 from ...pipeline import Outcome
 from ...search import Catalog, Matches, Query, contents, is_source, open_catalog, open_table_catalog
@@ -75,12 +76,17 @@ class ServedCatalog:
         self._watching: asyncio.Task[None] | None = None
         # Other reads, such as facets, may take long and must not delay searches.
         self._searching, self._reading = (Threads(name, _THREADS, self._timeout_s) for _ in range(2))
-        self.thumbnails = Thumbnails(config, self._timeout_s)
+        self.thumbnails = Thumbnails(config, self._timeout_s, lambda image: self.catalog.searcher.check_file(image))
 
     @property
     def log_place(self) -> str | None:
         """Place of its own log; None for a table, which does not outlast the service."""
         return None if is_source(self.place) else self.place
+
+    @property
+    def config(self) -> Config:
+        """How images are fetched, decoded and encoded that clients add."""
+        return self._config
 
     @property
     def catalog(self) -> Catalog:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -65,9 +66,11 @@ class Thumbnails:
         config: Settings for fetching and decoding. Local files are also read, because only the operator's own products
             can refer to them.
         timeout_s: Longest wait of a request, in seconds.
+        check_file: Function that raises a `RowError` if a reference leads to a file that may not be read.
     """
 
-    def __init__(self, config: Config, timeout_s: float) -> None:
+    def __init__(self, config: Config, timeout_s: float, check_file: Callable[[str], object]) -> None:
+        self._check_file = check_file
         self._config = replace(config, retries=0, limits=replace(config.limits, allow_local_files=True))
         self._fetcher = Fetcher(self._config)
         self._timeout_s = timeout_s
@@ -160,6 +163,7 @@ class Thumbnails:
             settle(done, load)
 
     def _load(self, reference: str, size: int) -> bytes:
+        self._check_file(reference)
         image = self._decode(self._fetcher.fetch(reference), size)
         return small_jpeg(image, side=size)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import sys
@@ -10,8 +11,10 @@ from asyncio.subprocess import Process
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
+from dataclasses import asdict, replace
 from typing import Any
 
+from ...config import Config
 from ...search import Product
 from ..problems import ProblemError
 from .catalog import ServedCatalog
@@ -23,6 +26,12 @@ _MOST_WAITING = 16  # most waiting requests that write
 _LONGEST_S = 600.0  # time limit of a request that writes; proxies do not wait longer
 _LINES = 20  # output of the process to show when it fails
 _NICENESS = 19
+# The arguments arrive on stdin, because everybody on the machine can read a command line, and proxies and databases have passwords.
+_COMMAND = "import json, sys; from text_image_similarity.cli.main import main; main(json.load(sys.stdin))"
+_OPTIONS = (  # of `catalog reindex`, by the fields of `Config`
+    *("device", "precision", "backend", "triton_url", "preprocess", "embedding_cache", "model_cache", "batch_size"),
+    *("timeout_s", "retries", "proxy", "ca_file", "headers_file", "base_dir", "files_under", "io_workers"),
+)
 
 Check = Callable[[], Coroutine[Any, Any, object]]
 
@@ -116,15 +125,16 @@ class Upkeep:
                     "conflict",
                     f"{self._served.name} is a table in memory; create a catalogue from it to be able to reindex",
                 )
-            command = [sys.executable, "-m", "text_image_similarity", "catalog", "reindex", self._served.place]
-            self._process = await asyncio.create_subprocess_exec(
-                *command,
-                f"--model={model}",  # as one argument, because a name that begins with - would be taken for an option
-                stdin=asyncio.subprocess.DEVNULL,
+            self._process = process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", _COMMAND),
+                stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
                 preexec_fn=_be_nice,
             )
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(reindex_arguments(self._served.place, model, self._served.config)).encode())
+            process.stdin.close()
             self._state = {"model": model, "state": "running", "detail": None}
             self._following = asyncio.create_task(self._follow(self._process, self._state))
 
@@ -165,6 +175,37 @@ class Upkeep:
             "refused": list(report.refusals),
             "failures": dict(report.failures),
         }
+
+
+def reindex_arguments(place: str, model: str, config: Config) -> list[str]:
+    """Return the command line that reindexes a catalogue as a service fetches and decodes.
+
+    Args:
+        place: The catalogue.
+        model: The other model.
+        config: The service's settings. Local files are read besides, those that the catalogue's tables could name: only the
+            operator's own products refer to some.
+    """
+    given = {name: getattr(config, name) for name in _OPTIONS}
+    limits = asdict(replace(config.limits, allow_local_files=True))
+    return [
+        *("catalog", "reindex", place),
+        f"--model={model}",  # in one word, or a name that begins with - would be an option
+        *(
+            f"--{name.removesuffix('_s').replace('_', '-')}={value}"
+            for name, value in given.items()
+            if value is not None
+        ),
+        *(["--isolate-decoder"] if config.isolate_decoder else []),
+        *(f"--limit={name}={_as_text(value)}" for name, value in limits.items()),
+    ]
+
+
+def _as_text(limit: object) -> str:
+    """Write a limit as `--limit` reads it."""
+    if isinstance(limit, bool):
+        return str(limit).lower()
+    return (",".join(map(str, limit)) or "none") if isinstance(limit, (tuple, list)) else str(limit)
 
 
 def _be_nice() -> None:
