@@ -32,9 +32,9 @@ def tampered(tmp_path: Path) -> Path:
         report = catalog.add_table(own / "products.csv")
         assert (report.added, report.failures.total()) == (5, 0)
         catalog.add(Product("program", images=str(private / "b.png")))  # which may name any file
-    for path, target in (("file.png", "file.png"), ("dots.png", "dots.png"), ("more", "")):
-        (own / path).rename(own / f"{path}.before")
-        (own / path).symlink_to(private / target)
+    for name, target in (("file.png", "file.png"), ("dots.png", "dots.png"), ("more", "")):
+        (own / name).rename(own / f"{name}.before")
+        (own / name).symlink_to(private / target)
     return tmp_path / "c"
 
 
