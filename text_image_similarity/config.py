@@ -311,21 +311,16 @@ def as_config(config: ConfigLike) -> Config:
 
 def require_config(config: object) -> None:
     """Raise an `InputTypeError` unless a value is a `Config`."""
-    if not (
-        hasattr(config, "model") and hasattr(config, "limits")
-    ):  # the class may have been loaded twice, as on Snowflake
+    # The class may have been loaded twice, as on Snowflake.
+    if not (hasattr(config, "model") and hasattr(config, "limits")):
         raise InputTypeError.of("config", "a Config, such as Config(model='mini')", config)
 
 
 def pair_score(config: Config, where: str) -> ScoreKind:
     """Return the score kind of a run whose rows have no reference captions.
 
-    Args:
-        config: The settings of the run.
-        where: Name of the run in messages.
-
     Raises:
-        ConfigError: The kind needs references.
+        ConfigError: The kind needs references; the message says that `where` takes none.
     """
     if config.score == "ref_clipscore":
         raise ConfigError(f"score='ref_clipscore' needs reference captions, which {where} does not take")

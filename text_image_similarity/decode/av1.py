@@ -19,10 +19,8 @@ _SEQUENCE_HEADER, _FRAME_HEADER, _FRAME = 1, 3, 6
 _SELECT = 2
 _HOLDERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"meta", b"iinf"})
 _MOST_HELD = 2.5  # times `max_pixels`, for colours, alpha, and a grid's tiles beyond the edge
-_MOST_TIMES, _ALWAYS = (
-    8,
-    1 << 20,
-)  # times the declared pixels that may be coded, for alpha, and tiles that extend far beyond the edge
+# Times the declared pixels that may be coded, for alpha, and tiles that extend far beyond the edge; and as many always.
+_MOST_TIMES, _ALWAYS = 8, 1 << 20
 
 
 def check_coded_size(data: bytes, size: tuple[int, int], limits: Limits) -> None:

@@ -76,7 +76,7 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
     """
     try:
         files = {path.name for path in folder.iterdir()}
-        shape = read_settings(folder / "config.json") if "config.json" in files else None
+        shape: Any = read_settings(folder / "config.json") if "config.json" in files else None
     except OSError as exc:
         raise ModelNameError(f"the model folder {name} cannot be read: {exc}") from exc
     except ValueError as exc:

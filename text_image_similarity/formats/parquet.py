@@ -21,9 +21,8 @@ from .storage import open_bytes, reading
 
 _BUFFER = 4 * 1024 * 1024  # bytes read at a time of each column of a large row group
 _LOOK_BUFFER = 64 * 1024  # the same, if only the first row is read
-_CELL_BYTES = (
-    64 * 1024 * 1024
-)  # bytes of a cell, except images, which have their own limit; similar to the limit of a row of texts
+# Bytes of a cell, except images, which have their own limit; similar to the limit of a row of texts.
+_CELL_BYTES = 64 * 1024 * 1024
 # Values of a column of lists in a row group: a row is read completely before its bytes can be counted, and repeated
 # values take hardly any bytes in the file.
 _LIST_VALUES = 8 * 1024 * 1024

@@ -40,9 +40,8 @@ from .stats import RunStats
 class Scorer:
     """A session that scores and embeds with one model, one pool of threads, and one memory of embeddings.
 
-    It is a context manager, and safe to share between threads. Threads and connections are opened on first use, and
-    again in a forked process. Concurrent calls share the threads: the images of one call wait behind those that others
-    have queued, so give a long run over a table its own session.
+    It is a context manager, safe to share between threads. Threads and connections are opened on first use, and again in
+    a forked process. Concurrent calls share the threads, in order, so give a long run over a table its own session.
 
     Args:
         config: The settings of all calls, or a model's name; None is `Config()`.
