@@ -114,7 +114,7 @@ class FolderLock:
         try:
             found = json.loads(self._note.read_text(encoding="utf-8"))
             return f"process {found['pid']} on {found['host']} since {found['since']} ({found['command']})"
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return "another process"
 
 

@@ -33,6 +33,7 @@ from text_image_similarity.report import (
     ReportRow,
     Tally,
     make_report,
+    report_rows,
     thumbnails,
     wanted_images,
     write_report,
@@ -806,3 +807,15 @@ def test_columns_are_sorted_by_their_buttons(tmp_path: Path) -> None:
     assert order(row, score, score) == (["descending"], ["10", "1,000", "2"])
     assert order(score, score, caption) == (["ascending"], ["10", "2", "1,000"])
     assert '<th scope="col" data-fixed="">image</th>' in opened(page, tmp_path / "profile")
+
+
+@pytest.mark.parametrize(
+    ("score", "error"),
+    [("high", None), ("[0.1, x]", None), ("[" * 100_000, None), ("[0.1, 0.2]", "[null]"), ([0.1], 3)],
+)
+def test_scores_that_no_run_writes_are_refused_with_their_row(score: Any, error: Any) -> None:
+    rows = [("a.png", ["red"], ["0.5", ""]), ("a.png", [["red", "blue"]], [score, error])]
+    with pytest.raises(
+        TableError, match=r"^row 2 has the score .{3,40} and the error .{1,40}, which `score` does not write; "
+    ):
+        list(report_rows(rows))

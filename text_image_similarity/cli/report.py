@@ -70,7 +70,7 @@ def _summary_of(scored: str) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         found = {"output": scored}
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise UsageError(
             f"{path} cannot be read ({exc}); delete it to make a report without facts about the run"
         ) from exc

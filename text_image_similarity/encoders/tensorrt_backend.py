@@ -223,7 +223,7 @@ def _checked(folder: Path, tower: str, gpu: str, version: str) -> list[Profile]:
         made_of, made_on, made_by = dict(facts["onnx"]), facts["gpu"], facts["tensorrt"]
         profiles = [Profile(tuple(profile["shape"]), profile["batch"]) for profile in facts["profiles"]]
         content = _hash(plan)
-    except (OSError, ValueError, LookupError, TypeError) as exc:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as exc:
         raise ModelError(f"{plan} cannot be read, or its manifest cannot; {build}: {exc}") from exc
     if made_on != gpu:
         raise ModelError(f"{plan} was built on {made_on}, and this is {gpu}; {build}")

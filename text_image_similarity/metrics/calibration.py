@@ -99,7 +99,7 @@ class Calibration:
             raise ModelError(
                 f"{folder} holds no {CALIBRATION}; create one with: text-image-similarity evaluate SOURCE --model {folder} --calibrate"
             ) from exc
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, RecursionError) as exc:
             raise ModelError(f"{path} cannot be read: {exc}") from exc
         if problem := _problem(given):
             raise ModelError(f"{path} is not a calibration: {problem}")

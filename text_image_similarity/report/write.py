@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from ..config import Config
-from ..errors import ErrorCode, RowError
+from ..errors import ErrorCode, RowError, TableError
 from ..files import write_whole
 from ..records import EncodedImage, image_of
 from .page import page
@@ -55,13 +55,26 @@ def report_rows(rows: Iterable[Sequence[Any]]) -> Iterator[ReportRow]:
     Args:
         rows: For each row, the image or its reference, its captions, and their scores and errors, in any type from a
             table. A caption may be a list, and its score and its error are then lists.
+
+    Raises:
+        TableError: A score is not a number, or a list does not fit its captions; the message names the row.
     """
     for number, (cell, texts, found) in enumerate(rows, 1):
         reference, image = _shown(cell)
         for place, text in enumerate(texts):
-            for each, score, error in _each(text, *found[2 * place : 2 * place + 2]):
-                similarity = None if score in (None, "") else float(score)
-                yield ReportRow(number, reference, str(each or ""), similarity, error or None, image)
+            score, error = found[2 * place : 2 * place + 2]
+            try:
+                pairs = [
+                    (str(caption or ""), None if value in (None, "") else float(value), code or None)
+                    for caption, value, code in _each(text, score, error)
+                ]
+            except (TypeError, ValueError, RecursionError) as exc:
+                raise TableError(
+                    f"row {number:,} has the score {score!r:.40} and the error {error!r:.40}, which `score` does not write; "
+                    "make the report from the table as it was scored"
+                ) from exc
+            for caption, similarity, code in pairs:
+                yield ReportRow(number, reference, caption, similarity, code, image)
 
 
 def _each(text: Any, score: Any, error: Any) -> Iterator[tuple[Any, Any, Any]]:
