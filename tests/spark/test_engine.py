@@ -200,7 +200,7 @@ def test_a_name_that_is_no_setting_of_spark_is_refused() -> None:
 
 def test_settings_that_come_too_late_are_named(spark: SparkSession, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("WARNING", "text_image_similarity"), SparkEngine({"spark.task.cpus": "2"}):
-        assert "spark.task.cpus not applied" in caplog.text
+        assert "settings that were not applied: spark.task.cpus" in caplog.text
 
 
 def test_two_parts_for_each_task_are_in_work_up_to_a_limit() -> None:
