@@ -375,7 +375,7 @@ def test_what_is_not_a_product_is_refused_and_those_before_it_are_in() -> None:
 
 def test_a_catalogue_is_made_only_on_purpose(tmp_path: Path) -> None:
     with pytest.raises(
-        UsageError, match=r"there is no catalogue at .*; create one with: text-image-similarity catalog create"
+        UsageError, match=r"there is no catalogue at .*; create one with text-image-similarity catalog create"
     ):
         open_catalog(tmp_path / "none", encoder=ColourEncoder())
     with shop(tmp_path / "c"):

@@ -345,7 +345,7 @@ def test_awkward_ids_and_values_round_trip() -> None:
     ("make", "message"),
     [
         (lambda: Query(top_k=0), "top_k=0 must be a whole number of at least 1"),
-        (lambda: Query(top_k=1001), "more than 1,000; ask for the next page"),
+        (lambda: Query(top_k=1001), "more than 1,000; ask for pages, each with the cursor"),
         (lambda: Query(7), "Query.terms must be a text, a Term"),  # type: ignore[arg-type]
         (lambda: Query(["a", 7]), r"Query.terms\[1\] must be a text or a Term"),  # type: ignore[list-item]
         (lambda: Query(["a"] * 17), "at most 16 terms"),

@@ -120,7 +120,7 @@ def test_a_calibration_that_falls_and_several_models_are_refused(folder: Path) -
     replace(CURVE, slope=-1.0).save(folder)
     with pytest.raises(UsageError, match="a higher score does not mean a likelier match"):
         score(folder, "out.csv")
-    with pytest.raises(UsageError, match="with several use ensemble='probability'"):
+    with pytest.raises(UsageError, match=r"with several use --ensemble probability \(ensemble='probability'\)"):
         score_table(
             folder / "in.csv",
             folder / "out.csv",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sqlite3
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -96,7 +96,15 @@ def test_who_waits_for_what_is_in_memory_comes_before_who_has_it_again() -> None
     assert order == ["other [(0,)]", "again"]
 
 
-def test_an_interrupt_gives_up_the_turn() -> None:
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Let SIGINT interrupt this test, whatever libraries that other tests have loaded made of it."""
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, earlier)
+
+
+def test_an_interrupt_gives_up_the_turn(interrupts: None) -> None:
     lock, done = FairLock(), Event()
 
     def hold() -> None:

@@ -153,6 +153,6 @@ def test_a_broken_store_says_what_to_do(store: LanceStore, tmp_path: Path) -> No
 
 def test_a_store_of_other_vectors_or_fields_is_refused(store: LanceStore, tmp_path: Path) -> None:
     for fields, width in ((ALL_FIELDS, WIDTH + 1), (ALL_FIELDS[:-1], WIDTH)):
-        with pytest.raises(DatabaseError, match="other fields, or by another model"):
+        with pytest.raises(DatabaseError, match="with other fields or another model"):
             LanceStore(str(tmp_path), fields, width)
     assert open_store(tmp_path).version == store.version == 0

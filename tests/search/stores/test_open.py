@@ -30,7 +30,7 @@ def test_other_kinds_are_refused_with_those_that_there_are(kind: str, tmp_path: 
 
 @pytest.mark.parametrize("kind", ["qdrant://h", "qdrant://h/", "qdrant:///shop"])
 def test_a_collection_needs_a_host_and_a_name(kind: str) -> None:
-    with pytest.raises(ConfigError, match="needs a host and a name"):
+    with pytest.raises(ConfigError, match="needs a host and a unique name"):
         check_kind(kind, "postgresql://localhost/shop")
 
 

@@ -1,4 +1,4 @@
-"""A lock that comes to everybody who waits: whoever has it again and again, as one client's readings do, keeps nobody out."""
+"""A lock that every waiting thread gets in turn, however often one thread takes it again, as one client's readings do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import TracebackType
 
 
 class FairLock:
-    """A reentrant lock, which threads get in the order in which they ask for it."""
+    """Reentrant lock that threads get in the order in which they ask for it."""
 
     def __init__(self) -> None:
         self._changing = Lock()
@@ -18,20 +18,20 @@ class FairLock:
 
     def __enter__(self) -> None:
         thread, turn = get_ident(), Lock()
-        with self._changing:
-            if self._owner in (None, thread):
-                self._owner = thread
-                self._depth += 1
-                return
-            turn.acquire()
-            self._waiting.append((thread, turn))
+        turn.acquire()
         try:
+            with self._changing:
+                if self._owner in (None, thread):
+                    self._owner = thread
+                    self._depth += 1
+                    return
+                self._waiting.append((thread, turn))
             turn.acquire()
         except BaseException:  # such as Ctrl-C
             with self._changing:
                 if (thread, turn) in self._waiting:
                     self._waiting.remove((thread, turn))
-                else:  # it came meanwhile
+                elif self._owner == thread:  # its turn came meanwhile
                     self._hand_on()
             raise
 
