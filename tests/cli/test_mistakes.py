@@ -56,7 +56,7 @@ MISTAKES = {
     "score in.csv out.csv --model weightless": "open_clip_config.json but no weights; add open_clip_model.safetensors",
     "score in.csv out.csv --device gpu": "--device gpu is not one of auto, cpu, mps, cuda",
     "score in.csv out.csv --precision fp16 --device cpu": "--precision fp16 needs a GPU; with --device cpu use auto or fp32",
-    "score tables others": "the folder others holds cat.jpg, which was not written by this command; name a new folder",
+    "score tables others": "the folder others holds images, such as cat.jpg; name a new folder",
     "embed in.csv others": "others is a folder; name a file to write, such as vectors.parquet",
     "filter in.csv others --min 0": "others is a folder; name a file",
     "report in.csv others": "others is a folder; name a file to write",

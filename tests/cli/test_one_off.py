@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shlex
@@ -15,8 +16,9 @@ import pytest
 from tests.cli.test_cli import command
 from tests.support.images import make_png
 from tests.support.paths import ROOT
-from text_image_similarity import Config, Record, score_pairs
+from text_image_similarity import Config, Record, UsageError, score_pairs
 from text_image_similarity.cli.models import listed_models
+from text_image_similarity.cli.one_off import kind_of
 from text_image_similarity.encoders import cached_models, resolve_model
 
 CAPTIONS = ("a red square", "a blue square")
@@ -149,3 +151,16 @@ def test_what_is_said_of_the_pinned_models_is_what_open_clip_says_of_them() -> N
         assert pinned[name].source == f"hub: {repository}"
         assert resolve_model(name, None) == (repository, resolve_model(repository, None)[1])
         assert resolve_model(name, None)[1] is not None
+
+
+@pytest.mark.parametrize("out", ["My Drive/scored.csv", "out.pq", "out.csv.gz", "out/"])
+def test_a_folder_is_scored_into_whatever_names_a_table(tmp_path: Path, out: str) -> None:
+    assert kind_of(argparse.Namespace(in_path=str(tmp_path), out_path=out, captions=[])) == "table"
+
+
+def test_a_caption_that_is_too_long_for_a_name_is_none(tmp_path: Path) -> None:
+    options = argparse.Namespace(in_path=str(tmp_path), out_path="a dog " * 1000, captions=[])
+    with pytest.raises(UsageError, match="is a folder, and 'a dog"):
+        kind_of(options)
+    options.in_path = "data:," + "x" * 5000
+    assert kind_of(options) == "table"

@@ -39,6 +39,8 @@ def test_parameters_become_options(text: str, said: str) -> None:
         "pairs (v=1).csv does not exist",
         "https://a.test/?device=1&precision=2 is unavailable",
         "the hub is out of reach (ConnectError)",
+        "device=phone/p.csv does not exist",
+        "'my batch_size' and 'a model=x b' are columns",
     ],
 )
 def test_other_words_stay(text: str) -> None:

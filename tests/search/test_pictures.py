@@ -55,3 +55,19 @@ def test_who_runs_it_may_name_another_folder(tampered: Path) -> None:
     with open_catalog(tampered, config=Config(files_under=tampered.parent), encoder=ColourEncoder()) as catalog:
         report = catalog.reindex("dim", encoder=DimEncoder())
         assert (report.failures, report.lost) == ({}, 0)
+
+
+@pytest.mark.parametrize("first", ["own", "/"])
+def test_a_file_is_read_again_if_any_table_could_name_it(tmp_path: Path, first: str) -> None:
+    (own := tmp_path / "own").mkdir()
+    (tmp_path / "red.png").write_bytes(make_png("red"))
+    (own / "red.png").symlink_to(tmp_path / "red.png")
+    (own / "products.csv").write_text("id,name,image\nred,,red.png\n")
+    roots = (None, "/") if first == "own" else ("/", None)
+    for files_under in roots:
+        config = Config(files_under=files_under)
+        with open_catalog(tmp_path / "c", fields=[], config=config, encoder=ColourEncoder()) as catalog:
+            catalog.add_table(own / "products.csv")
+    with open_catalog(tmp_path / "c", encoder=ColourEncoder()) as catalog:
+        report = catalog.reindex("dim", encoder=DimEncoder())
+        assert (report.failures, report.lost) == ({}, 0)

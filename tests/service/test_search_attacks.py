@@ -715,6 +715,7 @@ def test_a_reindex_has_the_settings_of_the_service() -> None:
     limits = Limits(
         total_s=7.5,
         max_pixels=25_000_000,
+        max_bytes=60 << 20,
         allow_networks=("10.1.0.0/16",),
         allow_ports=(81, 444),
         allow_local_files=False,
@@ -735,7 +736,8 @@ def test_a_reindex_has_the_settings_of_the_service() -> None:
     )
     options = make_parser()[0].parse_args(upkeep_of.reindex_arguments("c.catalog", "-mini", config))
     assert (options.catalog, options.model) == ("c.catalog", "-mini")  # which no client can make another option
-    local = replace(limits, allow_local_files=True)  # of the operator's own products
+    # The products are the operator's own, as large as `catalog add` takes them.
+    local = replace(limits, allow_local_files=True, max_pixels=50_000_000)
     assert replace(config_of(options), model="mini") == replace(config, limits=local)
     plain = make_parser()[0].parse_args(upkeep_of.reindex_arguments("c", "mini", Config(model="mini")))
     assert config_of(plain) == Config(model="mini")

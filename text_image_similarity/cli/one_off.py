@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from pathlib import Path
@@ -39,7 +40,7 @@ def kind_of(options: argparse.Namespace) -> Kind:
     if is_image(options.out_path):
         raise UsageError(f"the image comes first: score {options.out_path} {place!r}")
     out = options.out_path
-    if Path(place).is_dir() and not (_TABLE.fullmatch(out) or out.endswith("/") or Path(out).is_dir()):
+    if _is_folder(place) and not (_names_table(out) or out.endswith(("/", os.sep)) or _is_folder(out)):
         raise UsageError(
             f"{place} is a folder, and {out!r} is not the name of a table to write, such as scored.csv; the captions of images in a "
             "folder are in files beside them, such as dog.jpg and dog.txt, or in a table"
@@ -54,6 +55,19 @@ def kind_of(options: argparse.Namespace) -> Kind:
             f"{place} is not an image ({', '.join(_ENDINGS)}), so it is scored as a table, and only OUT may follow; quote a path that has spaces"
         )
     return "table"
+
+
+def _names_table(place: str) -> bool:
+    from ..formats import ending_of  # which loads Arrow
+
+    return bool(ending_of(place))
+
+
+def _is_folder(place: str) -> bool:
+    try:
+        return Path(place).is_dir()
+    except (OSError, ValueError):  # for a text that is too long for a name
+        return False
 
 
 def is_image(place: str) -> bool:

@@ -19,8 +19,10 @@ for _ in range(3):  # parentheses in parentheses
 _ASIDE = re.compile(
     rf"(--[a-z-]+[^()\n]{{0,80}}?) \([A-Za-z_]+(?:={_PART}|\({_PART}\))\)|(--[a-z-]+(?: [A-Z]+)?) \([a-z_]+(?:, [a-z_]+)*\)"
 )
-# A parameter with a value or without one, not in quotation marks nor as part of a path or of a URL.
-_PARAMETER = re.compile(r"""(?<![\w.'"/?&:=-])([a-z][a-z_]*)(?:=('[^']*'|"[^"]*"|[\w.+-]+)|(?![\w'"/(=-]|\.\w))""")
+# What is quoted, which stays as it is; or a parameter with a value or without one, not as part of a path or of a URL.
+_PARAMETER = re.compile(
+    r"""(?<![\w=])(?:'[^'\n]*'|"[^"\n]*")|(?<![\w.'"/?&:=-])([a-z][a-z_]*)(?:=('[^']*'|"[^"]*"|[\w.+-]++(?![/:@]))|(?![\w'"/(=-]|\.\w))"""
+)
 
 
 def options_by_name(actions: Iterable[argparse.Action]) -> dict[str, tuple[str, bool]]:
@@ -42,6 +44,8 @@ def in_options(text: str, options: dict[str, tuple[str, bool]]) -> str:
 
     def name(found: re.Match[str]) -> str:
         parameter, value = found.groups()
+        if parameter is None:
+            return found.group()
         option, takes_value = options.get(parameter, ("", False))
         if not option or (value is None and "_" not in parameter):  # a word such as `model` is English, too
             return found.group()

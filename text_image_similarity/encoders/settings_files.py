@@ -39,7 +39,7 @@ _PROCESSORS = re.compile(
     "((CLIP|ChineseCLIP|Siglip2?|EfficientNet|ViT|Bit|DeiT)(ImageProcessor|FeatureExtractor)(Fast|Pil)?)"
 )
 _TOKENIZERS = re.compile(
-    "((Bert|CLIP|DistilBert|GPT2|Gemma|Llama|M2M100|MPNet|MT5|Roberta|Siglip2?|T5|XLMRoberta)Tokenizer(Fast)?)"
+    "((Bert|CLIP|DistilBert|GPT2|Gemma|Llama|M2M100|MPNet|MT5|Nllb|Roberta|Siglip2?|T5|XLMRoberta)Tokenizer(Fast)?)"
     "|PreTrainedTokenizer(Fast)?|TokenizersBackend|PythonBackend"
 )
 _CLASSES = {

@@ -11,7 +11,7 @@ from .hints import is_base64_image
 from .pieces import are_too_small
 from .references import http_url, scheme_of, strip_invisible
 from .responses import explain_proxy, read_response, retry_after_s, user_agent
-from .roots import REFUSED, check_under, local_path, locate, resolve_reference
+from .roots import REFUSED, check_under, is_under, local_path, locate, resolve_reference
 from .stream import row_deadline
 from .transport import GuardedTransport
 
@@ -25,6 +25,7 @@ __all__ = [
     "explain_proxy",
     "http_url",
     "is_base64_image",
+    "is_under",
     "local_path",
     "locate",
     "read_response",

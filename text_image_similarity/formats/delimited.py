@@ -184,7 +184,7 @@ class DelimitedTable:
         except csv.Error as exc:
             where = f"row {number}" if number else "the header"
             raise TableError(
-                f"{where} of {place} ({_lines(first, reader.line_num)}) is not valid: {exc}{self._hint(place, first, reader.line_num)}"
+                f"{where} of {place} ({_lines(first, reader.line_num)}) is not valid: {exc}{self._hint(place, first, reader.line_num, str(exc))}"
             ) from exc
 
     def _check_quotes(self, where: str, row: list[str]) -> None:
@@ -213,8 +213,8 @@ class DelimitedTable:
             lines = _without_backslashes(file, self.dialect.delimiter)
         return csv.reader(lines, delimiter=self.dialect.delimiter, strict=True, **_QUOTING[self._quoting])
 
-    def _hint(self, place: str, first: int, last: int) -> str:
-        """Return a hint about quotation marks on some lines."""
+    def _hint(self, place: str, first: int, last: int, said: str) -> str:
+        """Return a hint about quotation marks on some lines, of which the parser said something."""
         with self._open(place) as (file, _):
             lines = list(islice(file.lines(), first - 1, last))
         if first == 1 and lines[0].lstrip().startswith(("{", "[")):
@@ -226,11 +226,7 @@ class DelimitedTable:
         belong = "if quotation marks belong to the text, add --quoting none"
         if last > first:
             return f"; is a quotation mark open since line {first}? Then close it; {belong}"
-        return (
-            f"; double the quotation marks inside a quoted field; {belong}"
-            if any('"' in line for line in lines)
-            else ""
-        )
+        return f"; double the quotation marks inside a quoted field; {belong}" if "expected after" in said else ""
 
     def _undecodable(self, place: str) -> str:
         """Return the location of the first field with bytes in another encoding."""

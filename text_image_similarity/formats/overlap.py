@@ -18,12 +18,12 @@ def check_apart(source: str, *places: str) -> None:
     Raises:
         UsageError: An output belongs to the input, or the input does not exist.
     """
-    table, files = canonical(source), [canonical(file) for file in expand(source)]
+    table, files = canonical(source), {canonical(file) for file in expand(source)}
     for place in places:
         wanted = canonical(place)
         if wanted in files:
             raise UsageError(f"{place} is also the input and would be overwritten; name another output")
-        is_folder = files != [table] or (not is_url(source) and local_path(source).is_dir())
+        is_folder = files != {table} or (not is_url(source) and local_path(source).is_dir())
         in_folder = is_folder and wanted.rpartition("/")[0] == table
         if in_folder or _matches(wanted.split("/"), table.split("/")):
             raise UsageError(f"{place} would be part of the input {source}; write it elsewhere")

@@ -114,7 +114,7 @@ def open_files(
     if len(files) == 1 and not is_url(files[0]) and local_path(files[0]).is_dir():  # of images
         return SampleTable(files, dropped, max_bytes)
     others = [file for file in files if not ending_of(file)]
-    if others and (len(files) > 1 or place != files[0]):
+    if others and (len(files) > 1 or (is_url(place) or str(local_path(place)) != files[0])):
         tables = ", ".join(file for file in files if ending_of(file))
         meant = f"name the table itself: {tables}" if tables else "none of them is a table"
         if not tables and (image := next((Path(file) for file in others if is_image(file)), None)):

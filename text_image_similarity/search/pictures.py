@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from ..config import NOWHERE, Config
 from ..errors import RowError
-from ..fetch import check_under, local_path
+from ..fetch import check_under, is_under, local_path
 from ..pipeline import Outcome
 from .ledger import Database, Found, Generation, intact
 from .products import Picture
@@ -63,14 +63,15 @@ def check_again(reference: str, config: Config, roots: Sequence[Path]) -> None:
     Args:
         reference: The product's.
         config: `files_under` holds in place of what was kept.
-        roots: As `kept_roots` returns them; a file that is in none of them was not named by a table.
+        roots: As from `kept_roots`; one that the path is in must admit it, unless it is in none: no table named it then.
 
     Raises:
         RowError: It leads elsewhere.
     """
     if (path := local_path(reference)) is not None:
-        own = next((root for root in roots if path.is_relative_to(root)), None)
-        check_under(path, config.files_under or own)
+        own = [root for root in roots if path.is_relative_to(root)]
+        if config.files_under or not any(is_under(path, root) for root in own):
+            check_under(path, config.files_under or next(iter(own), None))
 
 
 def known_pictures(

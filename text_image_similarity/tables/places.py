@@ -25,6 +25,7 @@ from ..formats import (
     local_path,
     upload,
 )
+from ..formats.names import is_image
 from ..workspace import Workspace, digest_of
 
 
@@ -123,31 +124,24 @@ def make_folder(folder: str, *, force: bool = False) -> None:
 
     Args:
         folder: The folder.
-        force: Whether the folder may hold files that no run wrote.
+        force: Whether the folder may hold images.
 
     Raises:
-        UsageError: The folder cannot be created, or it holds such files.
+        UsageError: The folder cannot be created, or it holds images, so it is probably the folder of an input.
     """
     if is_url(folder):
         return
     path = local_path(folder)
     try:
         path.mkdir(exist_ok=True)
-        names = sorted(entry.name for entry in path.iterdir())
+        image = next((entry.name for entry in path.iterdir() if is_image(entry.name)), None)
     except OSError as exc:
         raise UsageError(f"{folder} cannot be created: {exc.strerror or exc}") from exc
-    if not force and (foreign := next((name for name in names if not _is_ours(name, names)), None)):
+    if image is not None and not force:
         raise UsageError(
-            f"the folder {folder} holds {foreign}, which was not written by this command; name a new folder, or write into "
-            "this one with --force (force=True)"
+            f"the folder {folder} holds images, such as {image}; name a new folder, or write into this one with --force "
+            "(force=True)"
         )
-
-
-def _is_ours(name: str, names: Sequence[str]) -> bool:
-    """Whether a file in the folder of an output is hidden, a page about an output, or what a run leaves there."""
-    if name.startswith(".") or name.endswith((".html", ".parts", ".summary.json")):
-        return True
-    return f"{name}.summary.json" in names or f"{name}.parts" in names
 
 
 def put_together(

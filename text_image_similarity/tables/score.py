@@ -141,7 +141,7 @@ def run_files(  # noqa: PLR0913 - as `run_table`
         The combined summary of all files, which is not written to disk.
 
     Raises:
-        UsageError: Two files would get the same name, or the folder holds files that no run wrote. This and all
+        UsageError: Two files would get the same name, or the folder holds images. This and all
             other errors also as from `run_table`.
     """
     require_config(config)

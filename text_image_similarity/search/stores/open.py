@@ -49,7 +49,8 @@ def check_named(kind: str, place: str, given: str | None) -> None:
     Raises:
         UsageError: Nobody else named it.
     """
-    if kind in _AT_HOME or kind == given or kind in os.environ.get(STORES_VARIABLE, "").split():
+    named = os.environ.get(STORES_VARIABLE, "")
+    if kind in _AT_HOME or kind in (given, named, *named.split()):
         return
     raise UsageError(
         f"the catalogue {place} keeps its vectors elsewhere, in {kind}: if that is yours, set the environment variable "

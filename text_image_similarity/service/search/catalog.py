@@ -76,7 +76,7 @@ class ServedCatalog:
         self._watching: asyncio.Task[None] | None = None
         # Other reads, such as facets, may take long and must not delay searches.
         self._searching, self._reading = (Threads(name, _THREADS, self._timeout_s) for _ in range(2))
-        self.thumbnails = Thumbnails(config, self._timeout_s, lambda image: self.catalog.searcher.check_file(image))
+        self.thumbnails = Thumbnails(config, self._timeout_s, self._check_file)
 
     @property
     def log_place(self) -> str | None:
@@ -163,6 +163,10 @@ class ServedCatalog:
         except TimeoutError as exc:
             detail = f"{self.name}: not answered within the service's {self._timeout_s:g} s"
             raise ProblemError("catalog_unavailable", detail, retry_after_s=1) from exc
+
+    def _check_file(self, reference: str) -> None:
+        with translated(self.name):
+            self.catalog.searcher.check_file(reference)
 
     async def call(self, work: Callable[..., T], *given: Any) -> T:
         """Run a function of the catalogue on a thread.

@@ -14,7 +14,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from typing import Any
 
-from ...config import Config
+from ...config import Config, Limits
 from ...search import Product
 from ..problems import ProblemError
 from .catalog import ServedCatalog
@@ -183,11 +183,13 @@ def reindex_arguments(place: str, model: str, config: Config) -> list[str]:
     Args:
         place: The catalogue.
         model: The other model.
-        config: The service's settings. Local files are read besides, those that the catalogue's tables could name: only the
-            operator's own products refer to some.
+        config: The service's settings. Local files that the catalogue's tables could name are read, too, and images as large
+            as `catalog add` reads: products are the operator's own, unlike what requests send.
     """
     given = {name: getattr(config, name) for name in _OPTIONS}
-    limits = asdict(replace(config.limits, allow_local_files=True))
+    usual = Limits()
+    larger = {name: max(getattr(config.limits, name), getattr(usual, name)) for name in ("max_bytes", "max_pixels")}
+    limits = asdict(replace(config.limits, allow_local_files=True, **larger))
     return [
         *("catalog", "reindex", place),
         f"--model={model}",  # in one word, or a name that begins with - would be an option
