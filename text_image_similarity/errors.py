@@ -98,7 +98,7 @@ class ModelError(TextImageSimilarityError):
     """A model was found but cannot be used; the message may quote the model's files, in printable characters."""
 
     def __init__(self, message: str = "") -> None:
-        super().__init__("\n".join(map(printable, message.split("\n"))))
+        super().__init__(printable_lines(message))
 
 
 class ModelUnavailableError(ModelError):
@@ -161,6 +161,16 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def printable_lines(text: object) -> str:
+    """Return a text in which only line breaks do something to a terminal, however strange its origin.
+
+    Example:
+        >>> printable_lines("there is no field\\n\\x1b[2J")
+        'there is no field\\n\\\\x1b[2J'
+    """
+    return "\n".join(map(printable, str(text).split("\n")))
 
 
 def type_name(value: object) -> str:

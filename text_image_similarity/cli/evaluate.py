@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import Config
-from ..errors import TableError, UsageError
+from ..errors import TableError, UsageError, printable_lines
 from .options import (
     PAGE,
     add_base_dir,
@@ -26,7 +26,7 @@ from .options import (
     config_of,
     progress_bar,
 )
-from .terminal import lay_out, printable_lines
+from .terminal import lay_out
 
 if TYPE_CHECKING:
     from ..evaluation import ModelComparison

@@ -14,8 +14,8 @@ from typing import Literal, TextIO, get_args
 
 from tqdm import tqdm
 
+from ..errors import printable_lines
 from ..files import without_nan
-from .terminal import printable_lines
 
 LogFormat = Literal["text", "json"]
 LOG_FORMATS = get_args(LogFormat)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from pathlib import Path
@@ -40,7 +39,7 @@ def kind_of(options: argparse.Namespace) -> Kind:
     if is_image(options.out_path):
         raise UsageError(f"the image comes first: score {options.out_path} {place!r}")
     out = options.out_path
-    if _is_folder(place) and not (_names_table(out) or out.endswith(("/", os.sep)) or _is_folder(out)):
+    if _is_folder(place) and not _names_output(out):
         raise UsageError(
             f"{place} is a folder, and {out!r} is not the name of a table to write, such as scored.csv; the captions of images in a "
             "folder are in files beside them, such as dog.jpg and dog.txt, or in a table"
@@ -57,10 +56,11 @@ def kind_of(options: argparse.Namespace) -> Kind:
     return "table"
 
 
-def _names_table(place: str) -> bool:
-    from ..formats import ending_of  # which loads Arrow
+def _names_output(place: str) -> bool:
+    from ..formats import ending_of  # these imports load Arrow
+    from ..tables import is_folder_output
 
-    return bool(ending_of(place))
+    return bool(ending_of(place)) or is_folder_output(place)
 
 
 def _is_folder(place: str) -> bool:

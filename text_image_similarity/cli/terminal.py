@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from ..errors import printable
+from ..errors import printable, printable_lines
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -110,16 +110,6 @@ def shown(value: object, most: int) -> str:
     text = "".join(character if character.isprintable() else " " for character in str(value)[: 4 * most])
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def printable_lines(text: object) -> str:
-    """Return a text in which only line breaks do something to a terminal, however strange its origin.
-
-    Example:
-        >>> printable_lines("there is no field\\n\\x1b[2J")
-        'there is no field\\n\\\\x1b[2J'
-    """
-    return "\n".join(map(printable, str(text).split("\n")))
 
 
 def lay_out_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 0) -> str:

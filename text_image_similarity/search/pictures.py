@@ -69,9 +69,9 @@ def check_again(reference: str, config: Config, roots: Sequence[Path]) -> None:
         RowError: It leads elsewhere.
     """
     if (path := local_path(reference)) is not None:
-        own = [root for root in roots if path.is_relative_to(root)]
-        if config.files_under or not any(is_under(path, root) for root in own):
-            check_under(path, config.files_under or next(iter(own), None))
+        own = [config.files_under] if config.files_under else [root for root in roots if path.is_relative_to(root)]
+        if not any(is_under(path, root) for root in own):
+            check_under(path, next(iter(own), None))
 
 
 def known_pictures(

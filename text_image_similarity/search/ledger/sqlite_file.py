@@ -30,15 +30,6 @@ class SqliteFile:
         self._idle: list[sqlite3.Connection] = []  # that read
         self._closed = False
 
-    def open(self) -> sqlite3.Connection:
-        """Connect to a file that is there, as to one that nobody changes where SQLite can write nothing beside it.
-
-        Raises:
-            DatabaseError: Not all of it can be read.
-            sqlite3.Error: It cannot be opened.
-        """
-        return self._open(reads=False)
-
     def connect(self, *, reads: bool = False) -> sqlite3.Connection:
         """Connect to the file, or make it.
 
@@ -89,7 +80,16 @@ class SqliteFile:
             self._closed = True
             self._close_idle()
 
-    def _open(self, *, reads: bool) -> sqlite3.Connection:
+    def open(self, *, reads: bool = False) -> sqlite3.Connection:
+        """Connect to an existing file, as to one that nobody changes if SQLite cannot write next to it.
+
+        Args:
+            reads: It is only read.
+
+        Raises:
+            DatabaseError: Not all of it can be read.
+            sqlite3.Error: It cannot be opened.
+        """
         self._frozen = None
         try:
             return self.connect(reads=reads)
@@ -108,7 +108,7 @@ class SqliteFile:
         """Open a file again that somebody has changed, though this user cannot."""
         if self._frozen is not None and self._frozen != _state_of(self._path):
             self._close_idle()
-            self._idle.append(self._open(reads=True))
+            self._idle.append(self.open(reads=True))
 
     def _close_idle(self) -> None:
         while self._idle:
