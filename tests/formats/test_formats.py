@@ -626,6 +626,24 @@ def test_a_row_ends_before_memory_does(
         assert ("has a row of more than 1,000 characters" in str(found.value)) == refused
 
 
+@pytest.mark.parametrize("again", [",", '"\n",', '"",'])
+def test_a_row_of_delimiters_ends_before_memory_does(folder: Path, again: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text_image_similarity.formats.text._SHORT", 100)
+    monkeypatch.setattr("text_image_similarity.formats.text._ROW_DELIMITERS", 200)
+    for count, refused in ((199, False), (400, True)):
+        (folder / "in.csv").write_text("url,caption\nred.png,red\n" + again * count + "\n")
+        with pytest.raises(TableError) as found:
+            score(folder / "in.csv", folder / "out.csv")
+        assert ("has a row with more than 200 delimiters" in str(found.value)) == refused
+
+
+def test_long_rows_may_have_more_delimiters_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text_image_similarity.formats.text._SHORT", 10)
+    monkeypatch.setattr("text_image_similarity.formats.text._ROW_DELIMITERS", 20)
+    (folder / "in.csv").write_text("url,caption\n" + 'red.png,"red,,,,\n,,,,,,\n,,"\n' * 20)
+    assert score(folder / "in.csv", folder / "out.csv").rows == 20
+
+
 def test_rows_may_have_more_characters_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("text_image_similarity.formats.text._ROW_CHARACTERS", 50)
     (folder / "in.csv").write_text("url,caption\n" + 'red.png,"red\nred"\n' * 20)

@@ -208,6 +208,7 @@ class DelimitedTable:
     def _reader(self, file: Lines) -> Any:
         csv.field_size_limit(_FIELD_CHARACTERS)  # global in the csv module; the default refuses long data: URLs
         assert self.dialect.delimiter is not None
+        file.delimiter = self.dialect.delimiter
         lines: Iterable[str] = file
         if self._quoting == "backslash":
             lines = _without_backslashes(file, self.dialect.delimiter)

@@ -20,6 +20,9 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _UTF32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 _MAGIC: dict[Codec, bytes] = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
 _ROW_CHARACTERS = 64 * 1024 * 1024  # more than the longest data: URL allowed by default
+# Delimiters of a row, in and between fields. A field takes at least 8 bytes of memory, even if it is empty.
+_ROW_DELIMITERS = 4 * 1024 * 1024
+_SHORT = 1024 * 1024  # characters of a row in which they are not counted
 Row = TypeVar("Row")
 
 
@@ -28,23 +31,39 @@ class Lines(io.TextIOWrapper):
 
     Attributes:
         place: Name of the file in messages.
+        delimiter: Character that ends fields; an empty text if rows have none.
         spent: Characters of the current row; the reader resets it to 0 at the end of a row.
     """
 
     place = ""
+    delimiter = ""
     spent = 0
+    _delimiters = 0  # of the current row
 
     def __next__(self) -> str:  # type: ignore[override]  # typeshed has bytes there
         line = self.readline(_ROW_CHARACTERS - self.spent + 1)
         if not line:
             raise StopIteration
         self.spent += len(line)
+        if self.spent > _SHORT and self.delimiter:
+            self._count(line)
         if self.spent > _ROW_CHARACTERS:
             raise TableError(
                 f"{self.place} has a row of more than {_ROW_CHARACTERS:,} characters; it begins with {line[:40]!r}. Is a quote left open, or "
                 "is it another kind of file?"
             )
         return line
+
+    def _count(self, line: str) -> None:
+        """Count the delimiters of a long row."""
+        if self.spent - len(line) <= _SHORT:
+            self._delimiters = 0
+        self._delimiters += line.count(self.delimiter)
+        if self._delimiters > _ROW_DELIMITERS:
+            raise TableError(
+                f"{self.place} has a row with more than {_ROW_DELIMITERS:,} delimiters; it begins with {line[:40]!r}. Is it another kind of "
+                "file?"
+            )
 
     def lines(self) -> Iterator[str]:
         """Yield lines, each of which is a row."""
