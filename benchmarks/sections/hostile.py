@@ -16,6 +16,7 @@ from PIL import Image
 from ..attacks import ATTACKS, Target, hostile_host, strike
 from ..job import Beside, Job
 from ..load import SCORED, Address, address_of, connect, percentiles, post_pair, probe
+from ..meter import cpu_seconds
 from ..replica import model_arguments, replicas
 from ..results import Options, Rounds, Section, markdown
 from ..scoring import MINI
@@ -51,10 +52,22 @@ async def _measure(address: Address, attack: str) -> dict[str, Any]:
     requests = _requests()
     await _honest(address, requests, _WARM_S)
     alone = await _honest(address, requests, _SECONDS)
-    with Beside("benchmarks.sections.hostile:strike_on", url=str(address), attack=attack):
+    with Beside("benchmarks.sections.hostile:strike_on", url=str(address), attack=attack) as attacker:
         await asyncio.sleep(_START_S)
+        used = cpu_seconds(attacker.process.pid)
         beside = await _honest(address, requests, _SECONDS)
-    return {"alone": alone, "beside": beside, "seconds": 2 * _SECONDS}
+        used = cpu_seconds(attacker.process.pid) - used
+    return {"alone": alone, "beside": beside, "attacker_cores": used / _SECONDS, "seconds": 2 * _SECONDS}
+
+
+def left_by(found: dict[str, Any]) -> float:
+    """Return the others' rate as a multiple of what they would have beside the attacker's own work, had it asked nothing.
+
+    On the network an attacker has cores of its own; here it takes them from the service and the honest clients.
+    """
+    cores = len(os.sched_getaffinity(0))
+    rate: float = found["beside"]["rate"] / found["alone"]["rate"]
+    return rate * cores / max(0.1, cores - found["attacker_cores"])
 
 
 def strike_on(url: str, attack: str) -> dict[str, Any]:
@@ -126,13 +139,26 @@ def table(rounds: Rounds) -> str:
                     f"{alone['rate']:,.0f}",
                     f"{beside['rate']:,.0f}",
                     f"{beside['rate'] / alone['rate']:.2f}",
+                    f"{found[-1]['attacker_cores']:.2f}",
+                    f"{left_by(found[-1]):.2f}",
                     f"{1000 * alone['latency_s']['p99']:,.0f}",
                     f"{1000 * beside['latency_s']['p99']:,.0f}",
                     f"{1000 * beside['livez_s']['p99']:,.0f}",
                 ]
             )
     return markdown(
-        ["attack", "pairs/s alone", "beside it", "ratio", "p99 alone, ms", "beside it", "p99 of /livez"], lines
+        [
+            "attack",
+            "pairs/s alone",
+            "beside it",
+            "ratio",
+            "the attacker's cores",
+            "ratio without them",
+            "p99 alone, ms",
+            "beside it",
+            "p99 of /livez",
+        ],
+        lines,
     )
 
 
@@ -143,4 +169,5 @@ if __name__ == "__main__":
 
     names = [name for name in ATTACKS if not sys.argv[1:] or sys.argv[1] in name]
     for name in names:
-        print(name, json.dumps(measure(name, "--isolated" in sys.argv)), flush=True)
+        seen = measure(name, "--isolated" in sys.argv)
+        print(name, json.dumps({**seen, "left": left_by(seen)}), flush=True)
