@@ -104,7 +104,7 @@ def answer(event: dict[str, Any]) -> dict[str, Any]:
         asked = json.loads(base64.b64decode(body) if event.get("isBase64Encoded") else body)
         status = 200
         said: dict[str, object] = {"results": score(asked["pairs"])}
-    except (ValueError, KeyError, TypeError) as exc:
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
         status, said = 400, {"message": f'send {{"pairs": [{{"url": ..., "caption": ...}}]}}: {exc}'}
     return {"statusCode": status, "headers": {"content-type": "application/json"}, "body": json.dumps(said)}
 
@@ -137,7 +137,7 @@ def parsed(body: str) -> dict[str, Any]:
     """Return a message's object; what is none is kept, and will fail as a pair without a URL."""
     try:
         found = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):  # not JSON, or nested too deeply
         found = body
     return found if isinstance(found, dict) else {"body": body}
 

@@ -135,7 +135,7 @@ def test_an_adapter_is_merged_into_its_model(place: str, tiny_clip: Path, tmp_pa
 def test_an_adapter_without_peft_names_the_command_that_brings_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "nobody/none"}')
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "nobody/none", "peft_type": "LORA"}')
     (tmp_path / "adapter_model.safetensors").touch()
     monkeypatch.setattr("text_image_similarity.encoders.load.is_installed", lambda name: name != "peft")
     with pytest.raises(MissingExtraError, match="holds a PEFT adapter, needs peft: pip install peft"):

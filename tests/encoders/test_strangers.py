@@ -158,11 +158,20 @@ def test_a_trained_models_image_tower_is_one_of_timms_own(name: str, monkeypatch
         build_backbone(f"timm/{name}", 32)
 
 
-def test_an_adapter_names_no_other_adapters(tmp_path: Path) -> None:
-    settings = {"base_model_name_or_path": "o/base", "peft_type": "XLORA", "adapters": {"0": "evil/adapter"}}
-    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"peft_type": "XLORA", "adapters": {"0": "evil/adapter"}},
+        {"peft_type": "SHADOW", "shadow_model": "evil/model"},
+        {"peft_type": "MULTITASK_PROMPT_TUNING", "prompt_tuning_init_state_dict_path": "/etc/pickle"},
+        {"peft_type": ["LORA"]},
+        {},
+    ],
+)
+def test_an_adapter_is_of_a_type_that_reads_nothing_else(settings: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "o/base", **settings}))
     (tmp_path / "adapter_model.safetensors").touch()
-    with pytest.raises(ModelNameError, match="names other adapters in its adapter_config"):
+    with pytest.raises(ModelNameError, match="these can be merged into a model: LORA, "):
         base_of("theirs", tmp_path)
 
 

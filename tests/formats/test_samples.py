@@ -12,6 +12,7 @@ from pathlib import Path
 
 import fsspec
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -382,3 +383,20 @@ def test_shards_are_not_written_and_know_no_dialect(tmp_path: Path) -> None:
 def test_a_caption_ends_before_the_end_of_its_file(tmp_path: Path) -> None:
     place = write_tar(tmp_path / "a.tar", [("a.png", RED), ("a.txt", b" a farm\r\n")])
     assert rows(opened(place)) == [("a", len(RED), " a farm")]
+
+
+def test_a_link_to_nothing_fails_alone(tmp_path: Path) -> None:
+    """As in a folder of git-annex or DVC whose files were not all fetched."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.png").write_bytes(RED)
+    (photos / "a.txt").write_text("red")
+    (photos / "b.png").symlink_to("missing.png")
+    (photos / "b.txt").write_text("red")
+    (photos / "c.png").write_bytes(RED)
+    (photos / "c.txt").symlink_to("missing.txt")
+    score_csv(photos, tmp_path / "out.csv", Config(model="mini"))
+    first, second, third = pa.csv.read_csv(tmp_path / "out.csv").to_pylist()
+    assert first["similarity"] > 0
+    assert second["error"].startswith("file_not_found: ")
+    assert third["error"] == "file_not_found: c.txt cannot be read: No such file or directory"

@@ -27,6 +27,7 @@ from tests.support.paths import ROOT
 from tests.support.processes import tool
 from text_image_similarity import Config
 from text_image_similarity.cli import serve
+from text_image_similarity.cli.environment import variable_of
 from text_image_similarity.fetch import addresses
 from text_image_similarity.service import Settings, create_app
 from text_image_similarity.service.settings import KEYS_VARIABLE, TRACES_VARIABLE
@@ -191,7 +192,17 @@ def test_two_replicas_have_time_to_end_and_rights_to_nothing() -> None:
         assert all(service["environment"][name].endswith(":-}") for name in (KEYS_VARIABLE, TRACES_VARIABLE))
     assert COMPOSE["services"]["nginx"]["depends_on"] == {name: {"condition": "service_healthy"} for name in SCORERS}
     used = set(SCORERS["scorer-1"]["environment"]) - {"OMP_NUM_THREADS", "FORWARDED_ALLOW_IPS"}  # which uvicorn reads
-    assert used == {KEYS_VARIABLE, TRACES_VARIABLE}
+    assert used == {KEYS_VARIABLE, TRACES_VARIABLE, variable_of("--allowed-host")}
+
+
+def test_a_page_of_another_site_cannot_use_what_is_published_on_this_machine() -> None:
+    """Such a page can make its own name resolve to 127.0.0.1, so services answer to few names."""
+    variable = variable_of("--allowed-host")
+    for service in SCORERS.values():
+        default = service["environment"][variable].removeprefix(f"${{{variable}:-").removesuffix("}")
+        assert default.split() == list(SCORERS)  # the names that Prometheus uses
+    triton = yaml.safe_load((ROOT / "deploy" / "triton" / "compose.yaml").read_text(encoding="utf-8"))
+    assert options(triton["services"]["scorer"]["command"]).allowed_hosts == ["localhost"]
 
 
 def test_who_watches_finds_what_is_watched() -> None:

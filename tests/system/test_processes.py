@@ -240,6 +240,16 @@ def test_log_lines_are_json_if_asked_and_hold_no_secrets() -> None:
         assert secret not in "".join(service.lines)
 
 
+def test_a_client_of_this_machine_cannot_choose_its_address() -> None:
+    environment = {"TEXT_IMAGE_SIMILARITY_API_KEYS": "sesame"}
+    with process(*QUICK, "--audit-log", "-", environment=environment) as service:
+        headers = {"x-api-key": "guessed", "x-forwarded-for": "203.0.113.7"}
+        assert httpx.post(f"{service.url}/v1/similarity", json={}, headers=headers).status_code == 401
+        assert service.end() == 0
+    (line,) = [line for line in service.lines if "key_refused" in line]
+    assert json.loads(line)["address"] == "127.0.0.1"
+
+
 def test_a_missing_extra_names_the_pip_command() -> None:
     program = (
         "import sys; sys.modules['prometheus_client'] = None\n"

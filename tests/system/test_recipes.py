@@ -379,6 +379,14 @@ def test_lambda_sends_back_only_what_may_pass(function: ModuleType, store: Any, 
     assert len(store.ls("scores/results", refresh=True)) == 4
 
 
+def test_lambda_takes_deep_json_as_a_message_that_is_no_pair(function: ModuleType, store: Any) -> None:
+    deep = "[" * 100_000
+    record = {"eventSource": "aws:sqs", "messageId": "deep", "body": deep}
+    assert function.handler({"Records": [record]}, Context(60_000)) == {"batchItemFailures": []}
+    assert json.loads(store.cat("scores/results/deep.json"))["body"] == deep
+    assert function.handler({"requestContext": {}, "body": deep}, Context(60_000))["statusCode"] == 400
+
+
 KEY = "pairs/new pairs (Müller).csv"
 
 

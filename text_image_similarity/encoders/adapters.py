@@ -10,6 +10,8 @@ from .settings_files import check_values, read_settings
 
 SETTINGS = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+# Values of `peft_type`. Other types cannot be merged, or load further models, adapters or pickles that their settings name.
+_KINDS = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "HRA", "VERA", "LN_TUNING", "FOURIERFT", "RANDLORA")
 
 
 def base_of(name: str, folder: Path) -> str:
@@ -26,9 +28,9 @@ def base_of(name: str, folder: Path) -> str:
     if not isinstance(base, str) or not base:
         raise ModelNameError(f"{name} holds a PEFT adapter whose {SETTINGS} does not say for which model")
     check_values(name, SETTINGS, settings)
-    if settings.get("adapters"):  # of X-LoRA, which reads other adapters, also from the hub
+    if (kind := settings.get("peft_type")) not in _KINDS:
         raise ModelNameError(
-            f"{name} holds a PEFT adapter that names other adapters in its {SETTINGS}, which are not read"
+            f"{name} holds a PEFT adapter of the type {kind!r:.100}; these can be merged into a model: {', '.join(_KINDS)}"
         )
     if settings.get("megatron_config"):  # peft imports the module that `megatron_core` names
         raise ModelNameError(

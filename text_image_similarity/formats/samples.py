@@ -212,7 +212,11 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def _add_file(sample: Sample, ending: str, file: Path, root: Path, digest: blake2b | None) -> None:
-    name, size = os.fsencode(file.name), file.stat().st_size
+    name = os.fsencode(file.name)
+    try:
+        size = file.stat().st_size
+    except OSError:  # a link to a file that is missing, for example; reading it fails the row
+        size = 0
     if ending in IMAGE_ENDINGS:
         sample.image = str(file.absolute()) if sample.image is None else sample.image
         data = b""
@@ -222,8 +226,12 @@ def _add_file(sample: Sample, ending: str, file: Path, root: Path, digest: blake
         said = f"{file.name} is a link out of the folder, whose text is not read; put the text itself there"
         sample.image, data = RowError(ErrorCode.FILE_NOT_FOUND, said), b""
     else:
-        data = file.read_bytes()
-        _add_text(sample, ending, data)
+        try:
+            data = file.read_bytes()
+        except OSError as exc:
+            sample.image, data = RowError(ErrorCode.FILE_NOT_FOUND, f"{file.name} cannot be read: {exc.strerror}"), b""
+        else:
+            _add_text(sample, ending, data)
     if digest is not None:
         digest.update(b"%d %b %d %b" % (len(name), name, size, data))
 

@@ -45,6 +45,11 @@ _AMOUNT = re.compile(
 )
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].*)?")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Dates are kept within the years 1 to 9999 of UTC, which Python can write: many systems use the first or the last date of
+# their calendar, in a local time, where a product has none.
+_FIRST = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH).total_seconds()
+_DAY = 86400.0
+_LAST = (datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC) - _EPOCH).total_seconds()
 
 _MOST_CHARACTERS = 10_000
 _MOST_DIGITS = 400  # digits of a number as text, and characters of a date
@@ -150,7 +155,7 @@ class Field:
             if not isinstance(value, datetime):
                 raise ValueError
             whole = value if value.tzinfo else value.replace(tzinfo=UTC)
-            return (whole - _EPOCH).total_seconds()
+            return min(max((whole - _EPOCH).total_seconds(), _FIRST), _LAST)
         except ValueError:
             raise self._wrong("a date such as 2026-11-28 or 2026-11-28T09:30:00+01:00", value) from None
 
@@ -172,10 +177,10 @@ class Field:
         """
         if self.kind != "date" or isinstance(stored, (str, tuple)):
             return stored
-        try:
-            moment = _EPOCH + timedelta(seconds=stored)
-        except (OverflowError, ValueError):
-            raise self._wrong("a date of the years 1 to 9999, in seconds since 1970", stored) from None
+        kept = min(max(stored, _FIRST), _LAST)
+        if not abs(stored - kept) <= _DAY:  # so that stored dates of earlier versions can be written
+            raise self._wrong("a date of the years 1 to 9999, in seconds since 1970", stored)
+        moment = _EPOCH + timedelta(seconds=kept)
         return moment.isoformat().removesuffix("T00:00:00+00:00")
 
 

@@ -306,3 +306,24 @@ def test_long_dates_are_refused_at_once() -> None:
             Field("sold", "date").stored(wrong)
     assert Field("sold", "date").stored(" 1970-01-02\n") == 86400.0
     assert Field("price", "number").stored(" 1.5e2\n") == 150.0
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [
+        ("0001-01-01T00:00:00+14:00", "0001-01-01"),  # "no date" of .NET in local time
+        ("9999-12-31T23:59:59.9999999Z", "9999-12-31T23:59:59+00:00"),
+        ("9999-12-31T23:59:59-12:00", "9999-12-31T23:59:59+00:00"),
+        ("9999-12-31", "9999-12-31"),
+    ],
+)
+def test_a_date_at_the_ends_of_the_calendar_can_be_written(given: str, written: str) -> None:
+    field = Field("sold", "date")
+    stored = field.stored(given)
+    assert field.written(stored) == written
+    assert field.stored(field.written(stored)) == stored
+
+
+def test_a_date_that_an_earlier_version_stored_can_be_written() -> None:
+    assert Field("sold", "date").written(253402300800.0 + 43200) == "9999-12-31T23:59:59+00:00"
+    assert Field("sold", "date").written(-62135596800.0 - 50400) == "0001-01-01"

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import gc
 import logging
+import os
 import signal
 import socket
 import time
@@ -64,6 +65,8 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> N
             log_config=None,
             access_log=False,
             server_header=False,
+            # By default, uvicorn would believe what any client of this machine writes into X-Forwarded-For.
+            proxy_headers=bool(os.environ.get("FORWARDED_ALLOW_IPS")),
             timeout_keep_alive=75,  # longer than load balancers keep an idle connection
             timeout_graceful_shutdown=max(1, round(2 * settings.request_timeout_s)),
         )
