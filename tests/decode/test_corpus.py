@@ -169,6 +169,32 @@ def test_a_bomb_ends_by_what_is_counted(name: str) -> None:
     assert ended == expected if isinstance(expected, tuple) else str(ended).startswith(str(expected))
 
 
+COMMENT = b"\xff\xfe\x00\x04\xff\xd9"  # whose text looks like the end
+
+
+@pytest.mark.parametrize(
+    ("between", "behind", "refused"),
+    [
+        (b"", b"", False),
+        (b"", b"\xff\xda" * 100, False),  # a video, for example
+        (COMMENT, b"", False),
+        (b"more", b"", True),
+        (COMMENT + b"more", b"", True),
+        (b"\xff\x02\x7f\xf0more", b"", True),  # no segment to libjpeg, which looks for the next marker
+        (b"\xff\xfe\x00\x02" * 20_000 + b"more", b"", True),
+    ],
+)
+def test_scans_are_counted_up_to_the_end_of_a_jpeg(
+    between: bytes, behind: bytes, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("text_image_similarity.decode.readers._MOST_SCANNED", 15 * 4096)
+    content = saved(Image.effect_noise((40, 40), 40).convert("RGB"), "JPEG", progressive=True)
+    last = content[content.rindex(b"\xff\xda") : -2]
+    data = content[:-2] + between.replace(b"more", 10 * last) + b"\xff\xd9" + behind
+    found = outcome(data)
+    assert (isinstance(found, ErrorCode) and found == "too_many_pixels") == refused
+
+
 @pytest.fixture
 def own_readers() -> Iterator[None]:
     """Have readers made from Pillow as it is changed by the test, and not kept."""

@@ -22,7 +22,7 @@ from tests.support.images import make_png
 from tests.support.shards import Member, make_tar, sample, write_tar
 from text_image_similarity import Config, UsageError, score_csv
 from text_image_similarity.config import Dialect
-from text_image_similarity.errors import RowError
+from text_image_similarity.errors import RowError, TableError
 from text_image_similarity.formats import SampleTable, choose_columns, open_table, output_for
 from text_image_similarity.formats.braces import expand_braces
 from text_image_similarity.formats.parquet import ParquetTable
@@ -400,3 +400,15 @@ def test_a_link_to_nothing_fails_alone(tmp_path: Path) -> None:
     assert first["similarity"] > 0
     assert second["error"].startswith("file_not_found: ")
     assert third["error"] == "file_not_found: c.txt cannot be read: No such file or directory"
+
+
+def test_the_columns_of_shards_are_counted(tmp_path: Path) -> None:
+    fields = [json.dumps({f"n{number * 4000 + i}": i for i in range(4000)}).encode() for number in range(3)]
+    members = [
+        member for number, each in enumerate(fields) for member in ((f"{number}.png", RED), (f"{number}.json", each))
+    ]
+    write_tar(tmp_path / "few.tar", members[:4])
+    assert len(opened(tmp_path / "few.tar").columns) == 8002
+    write_tar(tmp_path / "many.tar", members)
+    with pytest.raises(TableError, match=r"many\.tar has more than 10,000 columns"):
+        opened(tmp_path / "many.tar")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import abc
 import io
+import re
 import struct
 import zlib
 from collections.abc import Callable, Mapping
@@ -52,6 +53,10 @@ _MOST_READS = 1_000_000  # reads of one file, a second or so; real images take a
 # More reads for a run-length BMP, which Pillow unpacks in Python, slowly.
 _RLE_READS, _RLE_PIXELS = 3_000_000, 16_000_000
 _MOST_SCANNED = 2_500_000_000  # scans of a JPEG times its pixels: 50 of the largest image; programs write 10
+# Markers of a JPEG with a segment behind them, and its end. libjpeg passes over others within a scan without a segment.
+_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
+_SCAN, _END = b"\xda", b"\xd9"
+_MOST_SEGMENTS = 10_000  # that are looked at between scans; cameras write a few hundred
 _SCAN_COST = 4096  # least cost of a scan in pixels
 _MOST_TEXTS = 32  # text chunks of a PNG to unpack, up to 1 MiB each; they may hold the orientation
 _ANCILLARY = 0x20  # bit of a chunk's first letter that marks it as not critical (PNG 1.2, section 3.3)
@@ -157,13 +162,30 @@ class _Jpeg(JpegImagePlugin.JpegImageFile):
     def _open(self) -> None:
         super()._open()
         assert isinstance(self.fp, Source)
-        scans = 1 + self.fp.getvalue().count(b"\xff\xda", self.fp.tell())
+        scans = 1 + _later_scans(self.fp.getvalue(), self.fp.tell())
         if scans * max(self.width * self.height, _SCAN_COST) > _MOST_SCANNED:
             detail = f"{scans:,} scans of {self.width} x {self.height} pixels are too many"
             raise RowError(ErrorCode.TOO_MANY_PIXELS, detail)
 
     def _read_dpi_from_exif(self) -> None:
         """Do nothing: the resolution is not needed, and broken EXIF would cause a warning."""
+
+
+def _later_scans(content: bytes, start: int) -> int:
+    """Count the scans of a JPEG after its first, as libjpeg finds them: what is behind its end, such as a video, is not looked at.
+
+    Args:
+        content: The file.
+        start: Offset of the first scan's data.
+    """
+    scans = 0
+    for _ in range(_MOST_SEGMENTS):
+        found = _MARKER.search(content, start)
+        if found is None or found[1] == _END:
+            return scans
+        scans += found[1] == _SCAN
+        start = found.end() + int.from_bytes(content[found.end() : found.end() + 2])  # the segment's length
+    return scans + content.count(b"\xff" + _SCAN, start)
 
 
 class _Chunks(PngImagePlugin.PngStream):

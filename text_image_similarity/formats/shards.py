@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from .columns import check_count
 from .folders import holds_pictures
 from .hashing import Hashed, one_digest
 from .names import format_of
@@ -79,13 +80,13 @@ class SampleTable:
                 hashed = blake2b(digest_size=16)
                 with reading(place):
                     for sample in read_folder(local_path(place), hashed):
-                        count += self._learn(sample)
+                        count += self._learn(sample, place)
                 digests.append(hashed.hexdigest())
             else:
                 with reading(place), Hashed(open_bytes(place)) as raw:
                     file = io.BufferedReader(raw, _BUFFER)
                     for sample in self._shard(place, file, first=-1):
-                        count += self._learn(sample)
+                        count += self._learn(sample, place)
                     file.detach()  # it would otherwise be closed too
                     digests.append(raw.finish())
             self._counts.append(count)
@@ -98,10 +99,11 @@ class SampleTable:
         self.kinds = {name: kind for name, kind in self.kinds.items() if name not in taken}
         return [*([KEY] if self._names_key else []), *taken]
 
-    def _learn(self, sample: Sample) -> int:
+    def _learn(self, sample: Sample, place: str) -> int:
         self._names_key |= sample.fields.get(KEY, sample.key) != sample.key
         for name, value in self._values(sample).items():
             self.kinds[name] = wider(self.kinds.get(name, "null"), kind_of(value))
+        check_count(len(self.kinds), place)
         return 1
 
     def read(self, start: int, most: int) -> Iterator[SampleRows]:
