@@ -207,6 +207,25 @@ def test_the_service_lets_who_is_refused_or_needs_no_key_wait_and_notes_who_is_s
     assert pages == [nothing] * 3
 
 
+def test_an_internal_error_waits_as_a_refusal_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[Client] = []
+
+    def pause_s(self: Patience, client: Client, took: float) -> float:
+        waited.append(client)
+        return 0.0
+
+    async def fail(*given: Any) -> Any:
+        raise RuntimeError("a bug")
+
+    app = app_of(mini_settings(), ColourEncoder())
+    monkeypatch.setattr(Patience, "pause_s", pause_s)
+    monkeypatch.setattr(app.state.pool, "score", fail)
+    with serving(app) as client:
+        body = {"pairs": [base64_pair(make_png("red"), "a red square")]}
+        assert client.post("/v1/similarity", json=body).status_code == 500
+    assert len(waited) == 1
+
+
 @pytest.mark.parametrize("leaves", [True, False])
 def test_a_request_that_was_left_makes_no_work(monkeypatch: pytest.MonkeyPatch, leaves: bool) -> None:
     asked: list[Any] = []
