@@ -118,9 +118,21 @@ def test_graphs_of_other_weights_are_not_opened(tmp_path: Path, monkeypatch: pyt
         load_encoder(config)
 
 
-@pytest.mark.parametrize("broken", ["image.onnx", "the name of a weight"])
-def test_damaged_graphs_leave_torch(broken: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_graphs_beside_a_copy_of_its_weights_are_not_opened(tmp_path: Path) -> None:
+    """They could be of anybody and compute anything, and their embeddings would be cached under mini's fingerprint."""
     folder = copy_of_mini(tmp_path / "model")
+    (folder / "image.onnx").write_bytes((folder / "text.onnx").read_bytes())
+    encoder = load_encoder(Config(model=folder, backend="onnx"))
+    (image,) = encoder.encode_image(noise(1))
+    np.testing.assert_array_equal(image, load_encoder(Config(model="mini")).encode_image(noise(1))[0])
+
+
+@pytest.mark.parametrize("broken", ["image.onnx", "the name of a weight"])
+def test_damaged_graphs_leave_torch(
+    broken: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copy_of_mini(tmp_path / "model")
+    monkeypatch.setattr("text_image_similarity.encoders.onnx_load.mini_folder", lambda: folder)
     if broken == "image.onnx":
         (folder / broken).write_bytes((folder / broken).read_bytes()[:1000])
     else:  # without it the graph lacks a weight, for which nothing else may be taken

@@ -21,7 +21,7 @@ from .open_clip_names import OpenClipName, read_open_clip_name
 from .placement import check_placement, runs_on_onnx
 from .protocols import PreparingEncoder
 from .settings_files import read_settings
-from .zipped import on_disk
+from .zipped import mini_folder
 
 if TYPE_CHECKING:
     from .two_tower import TwoTowerEncoder
@@ -47,7 +47,7 @@ def model_folder(name: str | PathLike[str]) -> Path:
     An alias or a pinned hub id, as text, is never a folder of the working directory: that one is `./fast`, or a path.
     """
     if str(name) == "mini":
-        return on_disk(Path(__file__).resolve().parent.parent / "weights" / "mini")
+        return mini_folder()
     if isinstance(name, str) and is_pinned(name):
         if _is_dir(Path(name)):
             logger.warning("model %s is the pinned one; the folder here is called ./%s", name, name)

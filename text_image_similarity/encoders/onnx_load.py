@@ -23,6 +23,7 @@ from .settings_files import read_settings
 from .token_files import open_tokens
 from .tokens import Tokens
 from .two_tower import Backend, TwoTowerEncoder
+from .zipped import mini_folder
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -91,9 +92,13 @@ def load_onnx(
 
 
 def _place(folder: Path | None, weights: str, config: Config) -> Path:
-    """Return where a model's exported form is, or is to be: in the cache, unless the model's own folder holds it."""
-    if folder and config.precision != "int8" and _named_by(folder) == weights:
-        return folder
+    """Return where a model's exported form is, or is to be: in the cache, or for `mini` and its copies in this package.
+
+    Graphs in any other folder are not opened: nothing shows that they compute what the model does, under whose fingerprint
+    embeddings are cached.
+    """
+    if folder and config.precision != "int8" and _named_by(folder) == weights == _named_by(mini_folder()):
+        return mini_folder()
     from platformdirs import user_cache_path
 
     cache = Path(config.model_cache).expanduser() if config.model_cache else user_cache_path("text-image-similarity")

@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def mini_folder() -> Path:
+    """Return the folder of `mini`, the model that comes with this package."""
+    return on_disk(Path(__file__).resolve().parent.parent / "weights" / "mini")
+
+
 def on_disk(folder: Path) -> Path:
     """Return a folder of this package; if that is in a zip, a copy of it in the user's cache folder, made once."""
     archive = next((place for place in folder.parents if place.is_file()), None)
