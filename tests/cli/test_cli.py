@@ -76,6 +76,7 @@ def test_strict_tells_of_failed_rows(table: Path) -> None:
         (["--device", "tpu"], 2, "--device tpu is not one of auto, cpu, mps, cuda"),
         (["--score", "dot"], 2, "invalid choice: 'dot'"),
         (["--nonsense"], 2, "unrecognized arguments: --nonsense"),
+        (["--\x1b]0;owned\x07"], 2, "unrecognized arguments: --\\x1b]0;owned\\x07"),
         (["--model", "/no/such/folder"], 2, "model folder /no/such/folder does not exist"),
         ([], 1, "--model mini"),
     ],

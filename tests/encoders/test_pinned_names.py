@@ -46,7 +46,9 @@ def test_an_adapter_s_base_is_not_the_folder_either(tmp_path: Path, monkeypatch:
     (tmp_path / HUB).mkdir(parents=True)
     adapter = tmp_path / "adapter"
     adapter.mkdir()
-    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": HUB}), encoding="utf-8")
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": HUB, "peft_type": "LORA"}), encoding="utf-8"
+    )
     (adapter / "adapter_model.safetensors").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("text_image_similarity.encoders.load.is_installed", lambda name: True)

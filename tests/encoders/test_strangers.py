@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from text_image_similarity import Config, ConfigError, ModelError, ModelNameErro
 from text_image_similarity.encoders import clip, hub, open_clip_files
 from text_image_similarity.encoders.adapters import base_of
 from text_image_similarity.encoders.clip import load_clip
+from text_image_similarity.encoders.fingerprint import fingerprint
 from text_image_similarity.encoders.kinds import FAMILIES, check_folder, check_type
 from text_image_similarity.encoders.open_clip_names import OpenClipName
 from text_image_similarity.encoders.settings_files import check_settings, read_settings
@@ -57,6 +59,8 @@ def changed(folder: Path, to: Path, file: str, values: dict[str, Any], part: str
         ("config.json", None, {"quantization_config": {"quant_method": "awq"}}, "has quantization_config"),
         ("config.json", "text_config", {"_attn_implementation": "evil/kernel"}, "has _attn_implementation 'evil/kernel' in its config.json"),
         ("config.json", None, {"attn_implementation": {"": "sdpa", "text_config": "flash_attention_2"}}, "use eager or sdpa"),
+        ("tokenizer_config.json", None, {"vocab_file": "/etc/passwd"}, "has vocab_file '/etc/passwd' in its tokenizer_config.json, which is not the name"),
+        ("tokenizer_config.json", None, {"merges_file": "../merges.txt"}, "has merges_file '../merges.txt'"),
         ("preprocessor_config.json", None, {"image_processor_type": "OneFormerImageProcessor"}, "is not one that this package knows"),
         ("tokenizer_config.json", None, {"tokenizer_class": "BertJapaneseTokenizer"}, "is not one that this package knows"),
         ("tokenizer_config.json", None, {"init_inputs": ["/etc/passwd"]}, "has init_inputs"),
@@ -156,6 +160,18 @@ def test_a_trained_models_image_tower_is_one_of_timms_own(name: str, monkeypatch
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("timm looked for it"))
     with pytest.raises(ConfigError, match="is not the name of one of timm's networks"):
         build_backbone(f"timm/{name}", 32)
+
+
+def test_a_model_has_regular_files(tiny_clip: Path, tmp_path: Path) -> None:
+    folder = copy_of(tiny_clip, tmp_path / "theirs")
+    (folder / "notes.txt").symlink_to("/dev/zero")
+    with pytest.raises(ModelNameError, match=r"notes\.txt in the model folder .* is not a regular file; remove it"):
+        load_encoder(Config(model=folder))
+    with pytest.raises(ModelError, match=r"notes\.txt cannot be read: it is not a regular file"):
+        fingerprint(folder)
+    os.mkfifo(folder / "pipe.json")
+    with pytest.raises(OSError, match=r"pipe\.json is not a regular file"):
+        read_settings(folder / "pipe.json")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -124,6 +125,12 @@ def test_any_damage_is_refused_before_a_score(exported: Export, tmp_path: Path) 
         assert str(folder) in str(caught.value)
         assert name in str(caught.value) or name == MANIFEST  # of which too little may be left
         shutil.copyfile(whole / name, folder / name)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(ModelError, match=f"{name}.* is not a regular file"):
+        load_encoder(Config(model=folder))
+    (folder / name).unlink()
+    shutil.copyfile(whole / name, folder / name)
     load_encoder(Config(model=folder))  # whole again
 
 

@@ -821,6 +821,36 @@ def test_a_cell_of_parquet_has_so_many_bytes(folder: Path, monkeypatch: pytest.M
     assert score(folder / "less.parquet", folder / "scored.parquet").scored == 4
 
 
+@pytest.mark.parametrize(
+    ("columns", "refused"),
+    [
+        ({f"note{i}": "x" * 300 for i in range(3)}, None),
+        (
+            {f"note{i}": "x" * 300 for i in range(4)},
+            r"row 2 of .*in.parquet has 1,2\d\d bytes without its images, more than 1,000",
+        ),
+        ({f"image{i}": bytes(1000) for i in range(3)}, None),
+        (
+            {f"image{i}": bytes(1000) for i in range(4)},
+            r"row 2 of .*in.parquet has 4,\d\d\d bytes, more than 4,000; write the file without",
+        ),
+    ],
+)
+def test_a_row_of_parquet_has_so_many_bytes(
+    folder: Path, columns: dict[str, Any], refused: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("text_image_similarity.formats.parquet._CELL_BYTES", 1000)
+    monkeypatch.setattr("text_image_similarity.formats.parquet._ROW_BYTES", 4000)
+    monkeypatch.setattr("text_image_similarity.formats.parquet.PART_SIZE", 500)
+    rows = {"url": ["red.png"] * 2, "caption": ["red"] * 2, **{name: [None, value] for name, value in columns.items()}}
+    pq.write_table(pa.table(rows), folder / "in.parquet")
+    if refused is None:
+        assert score(folder / "in.parquet", folder / "out.parquet").scored == 2
+        return
+    with pytest.raises(TableError, match=refused):
+        score(folder / "in.parquet", folder / "out.parquet")
+
+
 def test_lists_of_parquet_are_counted_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("text_image_similarity.formats.parquet._LIST_VALUES", 100)
     monkeypatch.setattr("text_image_similarity.formats.parquet._ROW_VALUES", 80)

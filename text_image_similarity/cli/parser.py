@@ -15,6 +15,7 @@ from functools import cache
 from inspect import cleandoc
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
+from ..errors import printable_lines
 from ..system import closest
 from .environment import arguments_of
 from .wording import options_by_name
@@ -85,7 +86,7 @@ class Parser(argparse.ArgumentParser):
             message += _did_you_mean([closest(wrong[1], re.findall(r"[\w-]+", wrong[2]))])
         if "arguments are required" in message:
             message += f"; {' '.join(self.format_usage().split())}"
-        self.exit(2, f"{self.prog}: error: {message}\nsee {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: error: {printable_lines(message)}\nsee {self.prog} --help\n")
 
 
 def _did_you_mean(names: Iterable[str | None]) -> str:

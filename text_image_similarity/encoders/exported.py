@@ -176,6 +176,8 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
     """
     for name, expected in manifest["files"].items():
         try:
+            if not (folder / name).is_file():
+                raise FileNotFoundError("it is not a regular file")
             size = (folder / name).stat().st_size  # first: what is larger need not be read
             found = hashes(folder, [name])[name] if size == expected["bytes"] else {"bytes": size}
         except (OSError, ValueError) as exc:

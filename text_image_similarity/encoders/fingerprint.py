@@ -52,6 +52,8 @@ def fingerprint_of(files: Iterable[Path], settings: str = "") -> str:
     whole = hashlib.sha256(settings.encode())
     for path in files:
         try:
+            if not path.is_file():  # a pipe or a device, which may have no end
+                raise FileNotFoundError("it is not a regular file")
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             blob = path.resolve()

@@ -75,7 +75,7 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
         ModelNameError: It does not; the message says what it holds instead, and what to do.
     """
     try:
-        files = {path.name for path in folder.iterdir()}
+        files = _names_in(name, folder)
         shape: Any = read_settings(folder / "config.json") if "config.json" in files else None
     except OSError as exc:
         raise ModelNameError(f"the model folder {name} cannot be read: {exc}") from exc
@@ -104,6 +104,14 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
     _check_pointers(name, folder)
     found: dict[str, Any] = shape
     return found
+
+
+def _names_in(name: str, folder: Path) -> set[str]:
+    """Return the names in a model's folder, of which none may be a pipe or a device: reading one may never end."""
+    paths = list(folder.iterdir())
+    if odd := [path.name for path in paths if not (path.is_file() or path.is_dir())]:
+        raise ModelNameError(f"{min(odd)} in the model folder {name} is not a regular file; remove it")
+    return {path.name for path in paths}
 
 
 def is_export(folder: Path) -> bool:

@@ -32,7 +32,10 @@ _ELSEWHERE = {
     *("class_info_file", "repo_path"),
     *("quantization_config", "use_kernels"),  # code of further libraries, and of the hub
 }
+# Files of a tokenizer, which some versions of transformers open wherever they are.
+_VOCABULARIES = {"vocab_file", "merges_file", "spm_file", "source_spm", "target_spm", "target_vocab_file"}
 _PRETRAINED = "pretrained_cfg"  # timm's, and what begins so
+_NAME = re.compile(r"[\w.-]+")  # of a file in the same folder
 _ATTENTION = re.compile("_?attn_implementation(_internal)?")
 _ATTENTIONS = (None, "eager", "sdpa")  # others come from the hub where a library is missing
 _PROCESSORS = re.compile(
@@ -56,6 +59,8 @@ def read_settings(path: Path) -> Any:
         OSError: It cannot be read.
         ValueError: It is not JSON in UTF-8, or is larger or nested more deeply than any model's.
     """
+    if not path.is_file():  # a pipe, for example, which would be waited for
+        raise FileNotFoundError(f"{path} is not a regular file")
     with path.open("rb") as file:
         content = file.read(_MOST_BYTES + 1)
     if len(content) > _MOST_BYTES:
@@ -118,6 +123,10 @@ def check_values(name: str, file: str, found: Any) -> None:
                 f"{name} has {key:.100} in its {file}, with which a library opens files or runs code from elsewhere; a model is read "
                 "from its own folder alone: take it out if the model does not need it"
             )
+        if key in _VOCABULARIES and isinstance(value, str) and not _NAME.fullmatch(value):
+            raise ModelNameError(
+                f"{name} has {key} {value!r:.100} in its {file}, which is not the name of a file beside it; take it out"
+            )
         if _ATTENTION.fullmatch(key) and not _known_attention(value):
             raise ModelNameError(
                 f"{name} has {key} {value!r:.100} in its {file}, which may be code of the hub; use eager or sdpa, or take it out"
@@ -150,7 +159,7 @@ def _check_index(name: str, path: Path, found: Any) -> None:
     if not isinstance(files, Mapping) or not files:
         raise ModelNameError(f"the {path.name} of {name} has no weight_map")
     for file in sorted(set(map(str, files.values()))):
-        if not re.fullmatch(r"[\w.-]+\.safetensors", file):
+        if not _NAME.fullmatch(file) or not file.endswith(".safetensors"):
             raise ModelNameError(
                 f"the {path.name} of {name} names {file!r:.100}, which is not a .safetensors file beside it; pickles are not read"
             )

@@ -21,8 +21,9 @@ from .storage import open_bytes, reading
 
 _BUFFER = 4 * 1024 * 1024  # bytes read at a time of each column of a large row group
 _LOOK_BUFFER = 64 * 1024  # the same, if only the first row is read
-# Bytes of a cell, except images, which have their own limit; similar to the limit of a row of texts.
+# Bytes of a row's texts and numbers, similar to the limit of a row of texts, and of a whole row. An image has its own limit.
 _CELL_BYTES = 64 * 1024 * 1024
+_ROW_BYTES = 512 * 1024 * 1024
 # Values of a column of lists in a row group: a row is read completely before its bytes can be counted, and repeated
 # values take hardly any bytes in the file.
 _LIST_VALUES = 8 * 1024 * 1024
@@ -257,13 +258,36 @@ def _pieces(batch: pa.RecordBatch, file: str, number: int) -> Iterator[pa.Record
         yield from _pieces(batch.slice(0, half), file, number)
         yield from _pieces(batch.slice(half), file, number + half)
         return
-    for column, size in zip(batch.schema, sizes, strict=True):
-        if size > _CELL_BYTES and batch.num_rows == 1 and not may_hold_images(column.type):
-            raise TableError(
-                f"column {column.name!r} in row {number + 1} of {file} has {size:,} bytes, more than {_CELL_BYTES:,}; shorten it, or "
-                "write the file without the column"
-            )
+    if sum(sizes) > _CELL_BYTES and batch.num_rows == 1:
+        _check_row(batch.schema, sizes, f"row {number + 1} of {file}")
     yield batch
+
+
+def _check_row(schema: pa.Schema, sizes: Sequence[int], where: str) -> None:
+    """Refuse a row that is too large: it is in memory several times.
+
+    Args:
+        schema: Columns of the row.
+        sizes: Size of each cell, in bytes.
+        where: The row, for messages.
+
+    Raises:
+        TableError: Its texts and numbers are too large, or all its cells together.
+    """
+    others = [
+        (size, column.name) for size, column in zip(sizes, schema, strict=True) if not may_hold_images(column.type)
+    ]
+    largest, name = max(others, default=(0, ""))
+    whole = sum(size for size, _ in others)
+    if largest > _CELL_BYTES:
+        said = f"column {name!r} in {where} has {largest:,} bytes, more than {_CELL_BYTES:,}; shorten it, or write the file without the column"
+    elif whole > _CELL_BYTES:
+        said = f"{where} has {whole:,} bytes without its images, more than {_CELL_BYTES:,}; write the file without needless columns"
+    elif sum(sizes) > _ROW_BYTES:
+        said = f"{where} has {sum(sizes):,} bytes, more than {_ROW_BYTES:,}; write the file without needless columns"
+    else:
+        return
+    raise TableError(said)
 
 
 @contextmanager

@@ -227,6 +227,8 @@ def _add_file(sample: Sample, ending: str, file: Path, root: Path, digest: blake
         sample.image, data = RowError(ErrorCode.FILE_NOT_FOUND, said), b""
     else:
         try:
+            if file.exists() and not file.is_file():  # a pipe, for example, which would be waited for
+                raise OSError(0, "it is not a regular file")
             data = file.read_bytes()
         except OSError as exc:
             sample.image, data = RowError(ErrorCode.FILE_NOT_FOUND, f"{file.name} cannot be read: {exc.strerror}"), b""
