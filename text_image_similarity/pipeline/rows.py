@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Iterable, Iterator
+from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,21 +17,12 @@ Tag = TypeVar("Tag")
 Outcome = Vector | RowError
 
 
-@dataclass(frozen=True, slots=True)
-class Work(Generic[Item]):
-    """A row to score.
+# Rows are tuples on their way through a run, and columns in a batch: an object for each would take as long as its score.
 
-    Args:
-        key: Key of the image; rows with the same key share one image.
-        item: Source of the image.
-        text: The caption.
-        references: Reference captions.
-    """
-
-    key: Hashable
-    item: Item
-    text: object
-    references: tuple[str, ...] = ()
+# A row that enters a run: the caller's tag, the key of its image, the source of the image (or the row's error, or its
+# result if that is known), its caption, and its reference captions. Rows with the same key share one image; None is the
+# key of an image that no other row can have.
+Row = tuple[Tag, Hashable, Item | RowError | ScoreResult, object, Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +45,9 @@ class PendingImage:
 
     __slots__ = ("_loading", "content", "key", "outcome")
 
-    def __init__(self, loading: Future[LoadedImage | RowError]) -> None:
-        self._loading: Future[LoadedImage | RowError] | None = loading
-        self.content: LoadedImage | None = None
+    def __init__(self, loading: Future[LoadedImage | RowError] | None, content: LoadedImage | None = None) -> None:
+        self._loading = loading
+        self.content = content
         self.key: bytes | None = None  # key of the content, once it is loaded
         self.outcome: Outcome | None = None
 
@@ -80,41 +71,45 @@ class PendingImage:
         self.outcome, self.content = outcome, None
 
 
-@dataclass(frozen=True, slots=True)
-class PendingRow(Generic[Tag]):
-    """One row of a run.
+# A row in the look-ahead: the caller's tag, its image (or the error that fails the row whatever the image is, or a
+# result that is already known), its caption, the size of its own content in bytes, and its reference captions.
+PendingRow = tuple[Tag, PendingImage | RowError | ScoreResult, str, int, Sequence[str]]
+
+
+class Batch(Generic[Tag]):
+    """Consecutive rows of a run, in columns.
 
     Args:
-        tag: Tag from the caller.
-        image: Its image, or the error that fails the row whatever the image is, or a result that is already known.
-        text: Its caption.
-        size: Size of the row's own content in bytes.
-        references: Reference captions.
+        rows: Rows of one part, of which no image is still loading.
+        new: Images to encode, copies together.
+        ends_part: Whether they are the last rows of their part.
     """
 
-    tag: Tag
-    image: PendingImage | RowError | ScoreResult
-    text: str
-    size: int
-    references: tuple[str, ...] = ()
+    __slots__ = ("ends_part", "images", "new", "references", "tags", "texts")
 
-    @property
-    def needs_caption(self) -> bool:
-        """Whether the row's score depends on its caption, as far as is known so far."""
-        return isinstance(self.image, PendingImage) and not isinstance(self.image.outcome, RowError)
+    def __init__(self, rows: Sequence[PendingRow[Tag]], new: Sequence[list[PendingImage]], ends_part: bool) -> None:
+        self.tags: Sequence[Tag]
+        self.images: Sequence[PendingImage | RowError | ScoreResult]
+        self.texts: Sequence[str]
+        self.references: Sequence[Sequence[str]]
+        self.tags, self.images, self.texts, _, self.references = zip(*rows, strict=True) if rows else ((),) * 5
+        self.new, self.ends_part = new, ends_part
 
-    @property
-    def content_key(self) -> bytes | None:
-        """Key of the image's content; None if the image could not be read or came without a file."""
-        return self.image.key if isinstance(self.image, PendingImage) else None
+    def captions(self) -> dict[str, None]:
+        """Return the distinct captions that scores depend on, as far as is known so far."""
+        return dict.fromkeys(
+            caption
+            for image, text, references in zip(self.images, self.texts, self.references, strict=True)
+            if isinstance(image, PendingImage) and not isinstance(image.outcome, RowError)
+            for caption in (text, *references)
+        )
 
-    @property
-    def outcome(self) -> Outcome:
-        """The image's vector or its error; only after its batch is encoded."""
-        outcome = self.image.outcome if isinstance(self.image, PendingImage) else self.image
-        if outcome is None or isinstance(outcome, ScoreResult):
-            raise AssertionError("the outcome of a row is known only after its image is encoded")
-        return outcome
+    def outcomes(self) -> Iterator[Outcome | ScoreResult]:
+        """Yield each row's vector, its error, or its known result; only after the images are encoded."""
+        for image in self.images:
+            outcome = image.outcome if isinstance(image, PendingImage) else image
+            assert outcome is not None, "the outcome of a row is known only after its image is encoded"
+            yield outcome
 
 
 class DeferredErrors(Generic[Item]):
@@ -133,6 +128,13 @@ class DeferredErrors(Generic[Item]):
         except Exception as exc:  # raised again once the earlier rows are out
             self.problem = exc
             return None
+
+
+def by_row(batches: Generator[tuple[Sequence[Tag], Sequence[Item]]]) -> Generator[tuple[Tag, Item]]:
+    """Yield results one by one, with their tags."""
+    with closing(batches):
+        for tags, results in batches:
+            yield from zip(tags, results, strict=True)
 
 
 def untagged(tagged: Iterator[tuple[object, Item]]) -> Generator[Item]:

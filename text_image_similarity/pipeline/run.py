@@ -24,7 +24,7 @@ from ..errors import ErrorCode, RowError
 from ..records import ScoreResult, caption_of, image_of
 from .feeders import LazyFeeders, look_ahead_of
 from .loaders import Loaders
-from .rows import DeferredErrors, Item, LoadedImage, Outcome, PendingImage, PendingRow, Tag, Work
+from .rows import Batch, DeferredErrors, Item, LoadedImage, Outcome, PendingImage, PendingRow, Row, Tag
 from .stages import Stages, cut_of, vectors_of
 from .stats import RunStats
 
@@ -75,6 +75,7 @@ class Run(Generic[Item, Tag]):
         self._stages = context.stages.with_stats(stats)
         self._embeddings = PartEmbeddings(context.memory)
         self._look_ahead = self._feeders.look_ahead or look_ahead_of(self._config, self._stages.prepares)
+        self._compares_references = self._config.score == "ref_clipscore"
         self._begun = 0  # images
         self._images: Recent[Hashable, PendingImage] = Recent(2 * self._look_ahead)
         self._waiting: deque[PendingRow[Tag] | _Mark] = deque()
@@ -82,53 +83,54 @@ class Run(Generic[Item, Tag]):
         self._ahead_bytes = 0  # bytes of these rows: data: URLs and images in memory may be large
 
     def results(
-        self, parts: Iterable[Iterable[tuple[Tag, Work[Item] | RowError | ScoreResult]]]
-    ) -> Generator[tuple[Tag, ScoreResult]]:
-        """Yield one result per row with the row's tag, in order; a row that already has a result keeps it."""
-        for batch, images, ends_part in self._batches(self._started(parts)):
-            captions, new = self._known_captions(
-                text for row in batch if row.needs_caption for text in (row.text, *row.references)
-            )
+        self, parts: Iterable[Iterable[Row[Tag, Item]]]
+    ) -> Generator[tuple[Sequence[Tag], Sequence[ScoreResult]]]:
+        """Yield the tags of consecutive rows and their results, in order; a row that already has a result keeps it."""
+        for batch in self._batches(self._started(parts)):
+            captions, new = self._known_captions(batch.captions())
             texts = list(new)
             tokens = self._tokenizer.submit(partial(self._stages.tokens, texts))  # while the images are encoded
             known = self._tokenizer.submit(partial(self._stages.cut_among, list(captions))) if captions else None
-            self._encode_images(images)
+            self._encode_images(batch.new)
             captions |= self._encode_captions(new, tokens.result())
             cut = cut_of(texts, tokens.result()) | (known.result() if known else set())
-            results = list(self._score(batch, captions))
-            if ends_part:  # before the last result is yielded: its receiver may stop here
+            results = self._score(batch, captions)
+            if batch.ends_part:  # before the last result is yielded: its receiver may stop here
                 self._embeddings.end_part()
-            for row, result in zip(batch, results, strict=True):
-                if result is not row.image:
-                    self._stats.count(result, cut=row.text in cut)
-                yield row.tag, result
+            new_results = [result for result, image in zip(results, batch.images, strict=True) if result is not image]
+            scored = zip(batch.texts, results, strict=True)
+            self._stats.count(new_results, cut=sum(text in cut and result.error is None for text, result in scored))
+            yield batch.tags, results
 
     def embeddings(
         self, items: Iterable[tuple[Tag, Hashable, Item]]
     ) -> Generator[tuple[tuple[Tag, bytes | None], Outcome]]:
         """Yield the vector or the error of each (tag, key, item), in order, with its tag and the key of its content."""
-        started = (self._start_image(tag, Work(key, item, ""), "") for tag, key, item in items)
-        for batch, images, _ in self._batches(started):
-            self._encode_images(images)
+        started = ((tag, self._start_image(key, item), "", _size(item), ()) for tag, key, item in items)
+        for batch in self._batches(started):
+            self._encode_images(batch.new)
             self._embeddings.save()
-            yield from (((row.tag, row.content_key), self._stages.own(row.outcome)) for row in batch)
+            for tag, image in zip(batch.tags, batch.images, strict=True):
+                assert isinstance(image, PendingImage) and image.outcome is not None
+                yield (tag, image.key), self._stages.own(image.outcome)
 
-    def _started(
-        self, parts: Iterable[Iterable[tuple[Tag, Work[Item] | RowError | ScoreResult]]]
-    ) -> Iterator[PendingRow[Tag] | _Mark]:
+    def _started(self, parts: Iterable[Iterable[Row[Tag, Item]]]) -> Iterator[PendingRow[Tag] | _Mark]:
         """Start loading rows, one after another, and mark the ends of parts."""
         for part in parts:
-            yield from (self._start(tag, work) for tag, work in part)
+            for tag, key, item, text, references in part:
+                if isinstance(item, (RowError, ScoreResult)):
+                    yield tag, item, "", 0, ()
+                elif isinstance(caption := self._caption(text, references), RowError):
+                    yield tag, caption, "", 0, ()
+                else:
+                    compared = references if self._compares_references else ()
+                    size = _size(item) + len(caption) + (sum(map(len, compared)) if compared else 0)
+                    yield tag, self._start_image(key, item), caption, size, compared
             self._images.clear()
             yield _Mark.END
 
-    def _batches(
-        self, started: Iterable[PendingRow[Tag] | _Mark]
-    ) -> Iterator[tuple[list[PendingRow[Tag]], list[list[PendingImage]], bool]]:
-        """Start rows with a bounded look-ahead, and yield them in batches.
-
-        Each batch comes with the images to encode, copies together, and whether it is the last of its part.
-        """
+    def _batches(self, started: Iterable[PendingRow[Tag] | _Mark]) -> Iterator[Batch[Tag]]:
+        """Start rows with a bounded look-ahead, and yield them in batches."""
         source, process = DeferredErrors(started), os.getpid()
         try:
             self._refill(source)
@@ -137,53 +139,50 @@ class Run(Generic[Item, Tag]):
         finally:
             # A fork copies no threads, but the locks that they hold, so cancelling their work there might wait forever.
             for row in self._waiting if process == os.getpid() else ():
-                if isinstance(row, PendingRow) and isinstance(row.image, PendingImage):
-                    row.image.cancel()
+                if row is not _Mark.END and isinstance(row[1], PendingImage):
+                    row[1].cancel()
         if source.problem is not None:
             raise source.problem
 
-    def _next_batch(
-        self, source: DeferredErrors[PendingRow[Tag] | _Mark]
-    ) -> tuple[list[PendingRow[Tag]], list[list[PendingImage]], bool]:
-        batch: list[PendingRow[Tag]] = []
+    def _next_batch(self, source: DeferredErrors[PendingRow[Tag] | _Mark]) -> Batch[Tag]:
+        rows: list[PendingRow[Tag]] = []
         new: dict[Hashable, list[PendingImage]] = {}
-        size, scored = self._config.batch_size, 0
-        while self._waiting and len(new) < size and scored < 4 * size and len(batch) < _AHEAD_KNOWN * size:
-            row = self._waiting.popleft()
-            if isinstance(row, _Mark):  # of a part without rows, or whose last row was large
-                self._refill(source)
-                return batch, list(new.values()), True
-            self._count_ahead(row, -1)
-            self._refill(source)
-            batch.append(row)
-            scored += not isinstance(row.image, ScoreResult)
-            if isinstance(row.image, PendingImage):
-                self._sort_in(row.image, new)
-            if self._waiting and self._waiting[0] is _Mark.END:
-                self._waiting.popleft()
-                self._refill(source)
-                return batch, list(new.values()), True
-        return batch, list(new.values()), False
+        size, scored, waiting, ends_part = self._config.batch_size, 0, self._waiting, False
+        while waiting and not ends_part and len(new) < size and scored < 4 * size and len(rows) < _AHEAD_KNOWN * size:
+            row = waiting.popleft()
+            if row is _Mark.END:  # of a part without rows, or whose last row was large
+                ends_part = True
+            else:
+                rows.append(row)
+                image = row[1]
+                if not isinstance(image, ScoreResult):
+                    scored += 1
+                    self._ahead -= 1
+                self._ahead_bytes -= row[3]
+                if self._ahead + size <= self._look_ahead:  # a batch at a time, so that asking costs little
+                    self._refill(source)
+                if isinstance(image, PendingImage) and image.outcome is None:
+                    self._sort_in(image, new)
+                if waiting and waiting[0] is _Mark.END:
+                    waiting.popleft()
+                    ends_part = True
+        self._refill(source)
+        return Batch(rows, list(new.values()), ends_part)
 
     def _refill(self, source: DeferredErrors[PendingRow[Tag] | _Mark]) -> None:
         """Start further rows, up to the look-ahead."""
-        while (
-            self._ahead < self._look_ahead
-            and self._ahead_bytes < _AHEAD_BYTES
-            and len(self._waiting) < _AHEAD_KNOWN * self._look_ahead
-            and (row := source.next()) is not None
-        ):
-            self._waiting.append(row)
-            if isinstance(row, PendingRow):
-                self._count_ahead(row, 1)
-
-    def _count_ahead(self, row: PendingRow[Tag], step: int) -> None:
-        self._ahead += step * (not isinstance(row.image, ScoreResult))
-        self._ahead_bytes += step * row.size
+        waiting, most = self._waiting, _AHEAD_KNOWN * self._look_ahead
+        while self._ahead < self._look_ahead and self._ahead_bytes < _AHEAD_BYTES and len(waiting) < most:
+            if (row := source.next()) is None:
+                return
+            waiting.append(row)
+            if row is not _Mark.END:
+                self._ahead += not isinstance(row[1], ScoreResult)
+                self._ahead_bytes += row[3]
 
     def _sort_in(self, image: PendingImage, new: dict[Hashable, list[PendingImage]]) -> None:
         """Finish a loaded image whose embedding is known, or add it to those to encode."""
-        if image.outcome is not None or (content := image.loaded()) is None:
+        if (content := image.loaded()) is None:
             return
         key: Hashable = content.key or id(image)
         if key not in new:  # otherwise it is in this batch, whatever another thread has remembered since
@@ -197,25 +196,19 @@ class Run(Generic[Item, Tag]):
         if image not in twins:
             twins.append(image)
 
-    def _start(self, tag: Tag, work: Work[Item] | RowError | ScoreResult) -> PendingRow[Tag]:
-        """Check a row's caption and start loading its image."""
-        if isinstance(work, (RowError, ScoreResult)):
-            return PendingRow(tag, work, "", 0)
-        caption = caption_of(work.text)
-        if not isinstance(caption, RowError) and self._config.score == "ref_clipscore" and not work.references:
-            caption = RowError(ErrorCode.EMPTY_CAPTION, "the row has no reference captions")
-        return (
-            PendingRow(tag, caption, "", 0) if isinstance(caption, RowError) else self._start_image(tag, work, caption)
-        )
+    def _caption(self, text: object, references: Sequence[str]) -> str | RowError:
+        """Return a row's caption, or why it has none."""
+        caption = caption_of(text)
+        if self._compares_references and not references and not isinstance(caption, RowError):
+            return RowError(ErrorCode.EMPTY_CAPTION, "the row has no reference captions")
+        return caption
 
-    def _start_image(self, tag: Tag, work: Work[Item], text: str) -> PendingRow[Tag]:
+    def _start_image(self, key: Hashable, item: Item) -> PendingImage:
         """Start loading an image, unless one with the same key is in the look-ahead."""
-        image = self._images.get(work.key)
-        if image is None:
-            image = self._images.put(work.key, PendingImage(self._loading(work.item)))
-        references = work.references if self._config.score == "ref_clipscore" else ()
-        size = _size(work.item) + len(text) + sum(map(len, references))
-        return PendingRow(tag, image, text, size, references)
+        if key is None:
+            return PendingImage(self._loading(item))
+        image = self._images.get(key)
+        return self._images.put(key, PendingImage(self._loading(item))) if image is None else image
 
     def _loading(self, item: Item) -> Future[LoadedImage | RowError]:
         """Have one image read, decoded and resized, by a feeder or on a loader thread."""
@@ -240,9 +233,9 @@ class Run(Generic[Item, Tag]):
 
     def _known_captions(self, texts: Iterable[str]) -> tuple[dict[str, Outcome], dict[str, bytes]]:
         """Return the known captions with their vectors, and the other captions with their keys, sorted by length."""
-        keys = {text: self._stages.caption_key(text) for text in dict.fromkeys(texts)}
+        keys = {text: self._stages.caption_key(text) for text in texts}
         known = self._embeddings.get_many(list(keys.values()))
-        found: dict[str, Outcome] = {text: known[key] for text, key in keys.items() if key in known}
+        found: dict[str, Outcome] = {text: known[key] for text, key in keys.items() if key in known} if known else {}
         return found, {text: keys[text] for text in sorted((text for text in keys if text not in found), key=len)}
 
     def _encode_captions(self, keys: Mapping[str, bytes], tokens: list[Any] | None) -> Mapping[str, Outcome]:
@@ -252,19 +245,15 @@ class Run(Generic[Item, Tag]):
             self._embeddings.put(key, outcome)
         return dict(zip(keys, outcomes, strict=True))
 
-    def _score(self, batch: Sequence[PendingRow[Tag]], captions: Mapping[str, Outcome]) -> Iterator[ScoreResult]:
-        pairs: list[list[Vector] | RowError] = []
-        for row in batch:
-            if not isinstance(row.image, ScoreResult):
-                outcome = row.outcome
-                # The caption of a row whose image failed need not be encoded.
-                pairs.append(
-                    outcome
-                    if isinstance(outcome, RowError)
-                    else vectors_of(outcome, *[captions[text] for text in (row.text, *row.references)])
-                )
-        scores = self._stages.score(pairs, self._config.score)
-        return (row.image if isinstance(row.image, ScoreResult) else next(scores) for row in batch)
+    def _score(self, batch: Batch[Tag], captions: Mapping[str, Outcome]) -> list[ScoreResult]:
+        found: list[Sequence[Vector] | RowError | ScoreResult] = []
+        for outcome, text, references in zip(batch.outcomes(), batch.texts, batch.references, strict=True):
+            # The caption of a row whose image failed need not be encoded.
+            if isinstance(outcome, (RowError, ScoreResult)):
+                found.append(outcome)
+            else:
+                found.append(vectors_of(outcome, captions[text], *map(captions.__getitem__, references)))
+        return self._stages.score(found, self._config.score)
 
 
 def _size(item: object) -> int:

@@ -30,9 +30,9 @@ from ..similarity import Embeddings, score_all
 from .feeders import LazyFeeders, plan_feeders
 from .inputs import RecordLike, check_encoder, check_pairs, check_tagged, checked, images_of, records_of, texts_of
 from .loaders import Loaders, close_in, in_one_process
-from .rows import Item, Outcome, Tag, Work, untagged
+from .rows import Item, Outcome, Row, Tag, by_row, untagged
 from .run import Run, RunContext
-from .sources import ImageSource, in_parts, key_of, work_of
+from .sources import ImageSource, in_parts, key_of, rows_of
 from .stages import Stages, open_cache
 from .stats import RunStats
 
@@ -158,7 +158,7 @@ class Scorer:
             with stats.timed("fetch"):
                 return image if isinstance(image, bytes) else self._fetcher.fetch(image)
 
-        return self._score(read, (((tag, work_of(record)) for tag, record in part) for part in parts), stats)
+        return self._score(read, map(rows_of, parts), stats)
 
     def score_images(self, images: Iterable[ImageSource], texts: Iterable[str]) -> Generator[ScoreResult]:
         """Score images in memory like the function `score_images`.
@@ -169,8 +169,8 @@ class Scorer:
         """
         pair_score(self.config, "score_images")
         given = zip(*check_pairs(images, texts), strict=True)
-        works = ((None, Work(key_of(image, number), image, text)) for number, (image, text) in enumerate(given))
-        return untagged(self._score(self._read_image, in_parts(works, self.config.chunk_size), RunStats()))
+        rows: Iterator[Row[None, ImageSource]] = ((None, key_of(image), image, text, ()) for image, text in given)
+        return untagged(self._score(self._read_image, in_parts(rows, self.config.chunk_size), RunStats()))
 
     def embed_images(self, images: Iterable[ImageSource]) -> Generator[Outcome]:
         """Encode images like `score_pairs` and `score_images`, lazily and with a bounded look-ahead.
@@ -195,7 +195,7 @@ class Scorer:
 
         def outcomes() -> Generator[tuple[tuple[Tag, bytes | None], Outcome]]:
             run: Run[ImageSource, Tag] = Run(self._context, self._read_image, RunStats())
-            keyed = ((tag, key_of(image, number), image) for number, (tag, image) in enumerate(images))
+            keyed = ((tag, key_of(image), image) for tag, image in images)
             with self._while_open(run.embeddings(keyed)) as found:
                 yield from found
 
@@ -246,14 +246,14 @@ class Scorer:
     def _score(
         self,
         read: Callable[[Item], bytes | Image.Image],
-        parts: Iterable[Iterable[tuple[Tag, Work[Item] | RowError | ScoreResult]]],
+        parts: Iterable[Iterable[Row[Tag, Item]]],
         stats: RunStats,
     ) -> Generator[tuple[Tag, ScoreResult]]:
         self._check_open()
 
         def results() -> Generator[tuple[Tag, ScoreResult]]:
             run: Run[Item, Tag] = Run(self._context, read, stats)
-            with self._while_open(run.results(parts)) as found:
+            with self._while_open(by_row(run.results(parts))) as found:
                 yield from found
 
         return results()

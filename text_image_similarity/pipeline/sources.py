@@ -7,11 +7,13 @@ from collections.abc import Hashable, Iterable, Iterator
 from hashlib import sha256
 from itertools import chain, islice
 
+import numpy as np
+
 from ..errors import RowError
 from ..preprocess import ImageLike
 from ..records import ImageCell, Record, ScoreResult, parts_of
 from .inputs import check_record
-from .rows import Item, Work
+from .rows import Item, Row, Tag
 
 # A path or URL, an encoded file, or an image in memory.
 ImageSource = ImageCell | os.PathLike[str] | ImageLike
@@ -24,22 +26,29 @@ def in_parts(items: Iterable[Item], size: int) -> Iterator[Iterator[Item]]:
         yield chain([first], islice(rest, size - 1))
 
 
-def work_of(record: Record | ScoreResult) -> Work[str | bytes] | RowError | ScoreResult:
-    """Return the work for a record, or why it has no score; a result that is already known is returned unchanged.
+def rows_of(records: Iterable[tuple[Tag, Record | ScoreResult]]) -> Iterator[Row[Tag, str | bytes]]:
+    """Yield the rows of tagged records; a record that has no score carries the reason, or the result, of its own.
 
     Raises:
-        InputTypeError: The value is not a record, or holds an image that is not an encoded file.
+        InputTypeError: A value is not a record, or holds an image that is not an encoded file.
     """
-    if isinstance(record, ScoreResult):
-        return record
-    check_record(record, "a record")
-    found = parts_of(record)
-    return found if isinstance(found, RowError) else Work(_key(found[0]), *found)
+    for tag, record in records:
+        if isinstance(record, ScoreResult):
+            yield tag, None, record, "", ()
+            continue
+        check_record(record, "a record")
+        found = parts_of(record)
+        if isinstance(found, RowError):
+            yield tag, None, found, "", ()
+        else:
+            yield tag, _key(found[0]), *found
 
 
-def key_of(image: ImageSource, number: int) -> Hashable:
-    """Return the key of an image in the look-ahead: its reference, or its number if it is in memory."""
-    return _key(str(image)) if isinstance(image, (str, os.PathLike)) else number
+def key_of(image: ImageSource) -> Hashable:
+    """Return the key of an image in the look-ahead: its reference, or None if it is in memory."""
+    if isinstance(image, np.ndarray):  # fast path: asking for a path takes longer
+        return None
+    return _key(str(image)) if isinstance(image, (str, os.PathLike)) else None
 
 
 def _key(image: str | bytes) -> Hashable:

@@ -6,7 +6,7 @@ Both therefore give the same scores. The steps may be called from any thread; ca
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any
 
@@ -108,31 +108,37 @@ class Stages:
                 for outcome in encode_each(encode, items[start : start + self._batch_size])
             ]
 
-    def score(self, found: Sequence[Sequence[Vector] | RowError], kind: RowScore) -> Iterator[ScoreResult]:
-        """Yield the score of each row's vectors, or the failure of a row that lacks one.
+    def score(
+        self, found: Sequence[Sequence[Vector] | RowError | ScoreResult], kind: RowScore
+    ) -> list[ScoreResult]:
+        """Return the score of each row's vectors, or the failure of a row that lacks one.
 
         Args:
-            found: For each row, the vectors of its image, of its caption, and of its references if `kind` needs them.
+            found: For each row, the vectors of its image, of its caption, and of its references if `kind` needs them;
+                or a result that is already known.
             kind: The score kind.
         """
-        good = [vectors for vectors in found if not isinstance(vectors, RowError)]
+        good = [vectors for vectors in found if not isinstance(vectors, (RowError, ScoreResult))]
         with self._stats.timed("score"):
-            images, texts = (np.stack([row[side] for row in good]) if good else _NONE for side in (0, 1))  # (n, d)
+            images, texts = (
+                np.concatenate([row[side] for row in good]).reshape(len(good), -1) if good else _NONE for side in (0, 1)
+            )  # (n, d)
             if self._several is None:
-                values = as_floats(_scores(good, (images, texts), kind))
-                scores = iter([ScoreResult(value) for value in values])
+                scores = list(map(ScoreResult, as_floats(_scores(good, (images, texts), kind))))
             else:
                 parts = self._several.slices
                 cosines = [cosine(images[:, part], texts[:, part]) for part in parts]
                 each = [_scores(good, (images, texts), kind, part) for part in parts]  # (n,) for each model
                 whole, each_floats = as_floats(self._several.combined(cosines, each)), list(map(as_floats, each))
                 rows = zip(whole, zip(*each_floats, strict=True), strict=True)
-                scores = iter([ScoreResult(one, by_model=row) for one, row in rows])
-        for vectors in found:
-            if isinstance(vectors, RowError):
-                yield ScoreResult.failed(vectors)
-            else:
-                yield next(scores)
+                scores = [ScoreResult(one, by_model=row) for one, row in rows]
+        if len(scores) == len(found):
+            return scores
+        rest = iter(scores)
+        return [
+            row if isinstance(row, ScoreResult) else ScoreResult.failed(row) if isinstance(row, RowError) else next(rest)
+            for row in found
+        ]
 
     def own(self, outcome: Outcome) -> Outcome:
         """Return a copy of an outcome, with a vector of length 1, that callers may change freely."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
@@ -43,17 +43,16 @@ class RunStats:
         with self.lock:
             return Counter(self.seconds)
 
-    def count(self, result: ScoreResult, *, cut: bool = False) -> None:
-        """Count one finished row.
+    def count(self, results: Sequence[ScoreResult], *, cut: int = 0) -> None:
+        """Count finished rows.
 
         Args:
-            result: Result of the row.
-            cut: Whether its caption was cut.
+            results: Results of the rows.
+            cut: How many of those with a score have a caption that was cut.
         """
-        self.rows += 1
-        if cut and result.code is None and self.captions_cut is not None:
-            self.captions_cut += 1
-        if result.code is None:
-            self.scored += 1
-        else:
-            self.failures[result.code.value] += 1
+        failed = [result.code.value for result in results if result.code is not None]
+        self.rows += len(results)
+        self.scored += len(results) - len(failed)
+        self.failures.update(failed)
+        if self.captions_cut is not None:
+            self.captions_cut += cut
