@@ -93,6 +93,12 @@ class Preprocess:
         return (wanted, wanted) if isinstance(wanted, int) else wanted
 
     @property
+    def unchanged(self) -> tuple[int, int] | None:
+        """Height and width of the images that `pixels` returns as they are, or None."""
+        whole = (self.size, self.size) if isinstance(self.size, int) else self.size
+        return whole if self.patches is None and self.crop in (None, whole) else None
+
+    @property
     def scale_and_shift(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Scale and shift that normalise bytes: value times scale minus shift, per channel, each of shape (3,)."""
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)

@@ -99,6 +99,8 @@ def image_of(value: object) -> str | bytes | RowError:
         >>> image_of({"bytes": None, "path": "a.jpg"}), str(image_of(b"a.jpg"))
         ('a.jpg', "not_an_image: the bytes are the text 'a.jpg'; if that is a reference, cast the column to strings")
     """
+    if type(value) is str:  # fast path for most images
+        return reference_of(value)
     if isinstance(value, Mapping):
         if "bytes" not in value and "path" not in value:
             return RowError(ErrorCode.INVALID_URL, "the image is a dict without 'bytes' and without 'path'")
@@ -160,6 +162,8 @@ def caption_of(value: object) -> str | RowError:
         >>> caption_of(7), str(caption_of(math.nan))
         ('7', 'empty_caption: the caption is missing (nan)')
     """
+    if type(value) is str and "!" <= value[:1] <= "~":  # fast path for most captions
+        return value
     text = _text_of(value)
     if isinstance(text, str) and _is_visible(text):
         return text
@@ -168,6 +172,8 @@ def caption_of(value: object) -> str | RowError:
 
 def reference_of(value: object) -> str | RowError:
     """Return an image reference as text, or why there is none; a path or a finite number becomes text."""
+    if type(value) is str and "!" <= value[:1] <= "~":  # fast path for most references
+        return value
     text = str(value) if isinstance(value, os.PathLike) else _text_of(value)
     if isinstance(text, str) and _is_visible(text):
         return text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .cache import EmbeddingCache, content_key
+from .cache import EmbeddingCache, content_key, content_keys
 from .memory import REMEMBERED, EmbeddingMemory, PartEmbeddings, Recent
 from .saved import SavedEmbeddings, Vector
 from .shared import Event, SharedEmbeddings
@@ -18,4 +18,5 @@ __all__ = [
     "SharedEmbeddings",
     "Vector",
     "content_key",
+    "content_keys",
 ]

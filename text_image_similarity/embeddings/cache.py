@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from os import PathLike, fspath
@@ -135,9 +135,19 @@ def content_key(fingerprint: str, kind: Literal["image", "text"], content: bytes
         kind: Kind of the content.
         content: The whole content.
     """
-    return blake2b(content, digest_size=20, key=_model_key(fingerprint, kind)).digest()
+    return content_keys(fingerprint, kind, [content])[0]
+
+
+def content_keys(fingerprint: str, kind: Literal["image", "text"], contents: Iterable[bytes]) -> list[bytes]:
+    """Return the key of each content like `content_key`; for many contents, this takes half the time."""
+    empty, keys = _empty_hash(fingerprint, kind), []
+    for content in contents:
+        digest = empty.copy()
+        digest.update(content)
+        keys.append(digest.digest())
+    return keys
 
 
 @lru_cache(maxsize=64)
-def _model_key(fingerprint: str, kind: str) -> bytes:
-    return blake2b(f"{kind} {fingerprint}".encode(), digest_size=32).digest()
+def _empty_hash(fingerprint: str, kind: str) -> blake2b:
+    return blake2b(digest_size=20, key=blake2b(f"{kind} {fingerprint}".encode(), digest_size=32).digest())

@@ -54,7 +54,7 @@ class EmbeddingMemory:
     def __init__(
         self, entries: int, saved: SavedEmbeddings | None = None, known: Callable[[bytes], Vector | None] | None = None
     ) -> None:
-        self._known = known
+        self._known, self._entries = known, entries
         self._recent: Recent[bytes, Vector] = Recent(entries)
         self._saved = saved
         self._lock = Lock()
@@ -65,18 +65,12 @@ class EmbeddingMemory:
 
     def get_many(self, keys: Iterable[bytes]) -> dict[bytes, Vector]:
         """Return the known embeddings by key; those not in memory are read from the store in one request."""
-        found: dict[bytes, Vector] = {}
-        missing: list[bytes] = []
-        for key in keys:
-            with self._lock:
-                vector = self._recent.get(key)
-            if vector is None and self._known is not None:
-                vector = self._known(key)
-            if vector is None:
-                missing.append(key)
-            else:
-                found[key] = vector
-        if self._saved is not None and missing:
+        keys = list(keys)
+        with self._lock:
+            found = {key: vector for key in keys if (vector := self._recent.get(key)) is not None}
+        if self._known is not None:
+            found |= {key: vector for key in keys if key not in found and (vector := self._known(key)) is not None}
+        if self._saved is not None and (missing := [key for key in keys if key not in found]):
             saved = self._saved.get_many(missing)
             with self._lock:
                 for key, vector in saved.items():
@@ -87,7 +81,7 @@ class EmbeddingMemory:
     def put(self, vectors: Mapping[bytes, Vector]) -> None:
         """Store embeddings by key, also between runs if there is a store for that."""
         with self._lock:
-            for key, vector in vectors.items():
+            for key, vector in vectors.items() if self._entries else ():
                 kept = vector.copy()  # a view of one row would keep the whole batch
                 kept.setflags(write=False)
                 self._recent.put(key, kept)

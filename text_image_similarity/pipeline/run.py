@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import Enum
@@ -206,7 +206,8 @@ class Run(Generic[Item, Tag]):
     def _start_image(self, key: Hashable, item: Item) -> PendingImage:
         """Start loading an image, unless one with the same key is in the look-ahead."""
         if key is None:
-            return PendingImage(self._loading(item))
+            ready = self._stages.ready(item)
+            return PendingImage(self._loading(item)) if ready is None else PendingImage(None, ready)
         image = self._images.get(key)
         return self._images.put(key, PendingImage(self._loading(item))) if image is None else image
 
@@ -231,9 +232,9 @@ class Run(Generic[Item, Tag]):
             for image in twins:
                 image.finish(outcome)
 
-    def _known_captions(self, texts: Iterable[str]) -> tuple[dict[str, Outcome], dict[str, bytes]]:
+    def _known_captions(self, texts: Collection[str]) -> tuple[dict[str, Outcome], dict[str, bytes]]:
         """Return the known captions with their vectors, and the other captions with their keys, sorted by length."""
-        keys = {text: self._stages.caption_key(text) for text in texts}
+        keys = self._stages.caption_keys(texts)
         known = self._embeddings.get_many(list(keys.values()))
         found: dict[str, Outcome] = {text: known[key] for text, key in keys.items() if key in known} if known else {}
         return found, {text: keys[text] for text in sorted((text for text in keys if text not in found), key=len)}

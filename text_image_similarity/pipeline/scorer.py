@@ -260,7 +260,7 @@ class Scorer:
 
     def _embedded(self, texts: list[str]) -> dict[str, Outcome]:
         """Return the vectors of distinct captions, encoding the unknown ones together."""
-        keys = {text: self._stages.caption_key(text) for text in texts}
+        keys = self._stages.caption_keys(texts)
         known = self._memory.get_many(keys.values())
         found: dict[str, Outcome] = {text: known[key] for text, key in keys.items() if key in known}
         new = [text for text in texts if text not in found]

@@ -6,17 +6,18 @@ Both therefore give the same scores. The steps may be called from any thread; ca
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from copy import copy
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ..config import Config, RowScore, is_redis
-from ..embeddings import EmbeddingCache, Event, SavedEmbeddings, SharedEmbeddings, Vector, content_key
+from ..config import Config, Limits, RowScore, is_redis
+from ..embeddings import EmbeddingCache, Event, SavedEmbeddings, SharedEmbeddings, Vector, content_keys
 from ..encoders import CutIds, Encoder, SeveralEncoders, as_preparing
 from ..errors import ConfigError, RowError
+from ..preprocess import Preprocess
 from ..records import ScoreResult
 from ..similarity import Embeddings, Scores, as_floats, cosine, ref_clipscore, score
 from ..system import usable_cores
@@ -43,6 +44,7 @@ class Stages:
         self.prepares = self._encoder is encoder  # otherwise, images wait at full size
         self._several = encoder if isinstance(encoder, SeveralEncoders) else None
         self._fingerprint = encoder.info.fingerprint or ""
+        self._ready_size = _ready_size(encoder, config.limits)
         self._images = PixelLoader(config, self._encoder, self._fingerprint, find, cores=usable_cores())
 
     def with_stats(self, stats: RunStats) -> Stages:
@@ -64,9 +66,16 @@ class Stages:
         """
         return self._images.load(read, self._stats)
 
-    def caption_key(self, text: str) -> bytes:
-        """Return the key of a caption's embedding."""
-        return content_key(self._fingerprint, "text", text.encode("utf-8", "surrogatepass"))
+    def ready(self, image: object) -> LoadedImage | None:
+        """Return an RGB array of the model's size as a loaded image; None for an image that needs more than that."""
+        if isinstance(image, np.ndarray) and image.shape[:2] == self._ready_size:
+            return LoadedImage(None, image)
+        return None
+
+    def caption_keys(self, texts: Collection[str]) -> dict[str, bytes]:
+        """Return distinct captions with the keys of their embeddings."""
+        contents = [text.encode("utf-8", "surrogatepass") for text in texts]
+        return dict(zip(texts, content_keys(self._fingerprint, "text", contents), strict=True))
 
     def tokens(self, texts: list[str]) -> list[Any] | None:
         """Tokenize captions; None if one of them breaks the tokenizer."""
@@ -148,6 +157,13 @@ class Stages:
 
     def _encode_texts(self, texts: list[str]) -> Embeddings:
         return self._encoder.encode_tokens(list(self._encoder.tokenize(texts)))
+
+
+def _ready_size(encoder: Encoder, limits: Limits) -> tuple[int, int] | None:
+    """Return the height and width of the arrays that an encoder takes as they are, or None."""
+    preprocess = getattr(encoder, "preprocess", None)
+    size = preprocess.unchanged if isinstance(preprocess, Preprocess) else None
+    return size if size and max(size) <= limits.max_side and size[0] * size[1] <= limits.max_pixels else None
 
 
 def _scores(

@@ -175,11 +175,13 @@ class ServedModel:
                 item.loaded = loaded
 
     def _read_captions(self, items: Sequence[Item]) -> None:
-        keys = {
-            item.caption: self._stages.caption_key(item.caption)
-            for item in items
-            if item.caption is not None and not isinstance(item.image_outcome, RowError)
-        }
+        keys = self._stages.caption_keys(
+            dict.fromkeys(
+                item.caption
+                for item in items
+                if item.caption is not None and not isinstance(item.image_outcome, RowError)
+            )
+        )
         known = self._known.get_many(keys.values())
         for item in items:
             if item.caption is not None and (key := keys.get(item.caption)) is not None:
@@ -228,7 +230,7 @@ class ServedModel:
         tokens = [row for text in texts for row in distinct[text] or ()]
         outcomes = self._stages.encode_captions(texts, tokens if len(tokens) == len(texts) else None)
         found = dict(zip(texts, outcomes, strict=True))
-        self._keep({self._stages.caption_key(text): outcome for text, outcome in found.items()})
+        self._keep({key: found[text] for text, key in self._stages.caption_keys(found).items()})
         for item in items:
             item.text_outcome = found[str(item.caption)]
 
