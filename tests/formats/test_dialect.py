@@ -162,7 +162,7 @@ class TestOutput:
             score(source, tmp_path / "out.tsv", Dialect(quoting="none"))
         rows = TextRows(["url"], [["a;b"]])
         with pytest.raises(TableError, match="cannot be written without quoting: 'a;b'"):
-            DelimitedOutput(["url"], Dialect(quoting="none", delimiter=";"), None).part(rows, [(0.5, None)])
+            DelimitedOutput(["url"], Dialect(quoting="none", delimiter=";"), None).part(rows, [(0.5,), (None,)])
 
     @pytest.mark.parametrize("quoting", ["auto", "none", "minimal"])
     def test_failures_are_retried_in_the_dialect_of_the_output(self, tmp_path: Path, quoting: Quoting) -> None:

@@ -148,7 +148,7 @@ class DelimitedTable:
                     else f"continues with {row[width][:40]!r}"
                 )
                 raise TableError(
-                    f"row {number} of {place} ({lines}) has {len(row)} fields, the header has {width}: it {where}; {self._cure(row)}"
+                    f"row {number} of {place} ({_lines(*lines)}) has {len(row)} fields, the header has {width}: it {where}; {self._cure(row)}"
                 )
             yield row
 
@@ -160,21 +160,22 @@ class DelimitedTable:
             return _BACKSLASH
         return f"quote fields that contain {_NAMES.get(self.dialect.delimiter or '', 'the delimiter')}, or fix the row"
 
-    def _rows(self, place: str, file: Lines) -> Iterator[tuple[str, list[str]]]:
-        """Yield (lines, fields) of every row, the header first, skipping blank lines."""
+    def _rows(self, place: str, file: Lines) -> Iterator[tuple[tuple[int, int], list[str]]]:
+        """Yield (first and last line, fields) of every row, the header first, skipping blank lines."""
         reader = self._reader(file)
         number, first = 0, 1
+        checked = self.dialect.quoting == "auto"
         try:
             for row in reader:
                 file.spent = 0
+                last = reader.line_num
                 if row:
-                    lines = _lines(first, reader.line_num)
-                    if self.dialect.quoting == "auto" and (self._quoting == "none" or reader.line_num > first):
+                    if checked and (last > first or self._quoting == "none"):
                         where = f"row {number}" if number else "the header"
-                        self._check_quotes(f"{where} of {place} ({lines})", row)
-                    yield lines, row
+                        self._check_quotes(f"{where} of {place} ({_lines(first, last)})", row)
+                    yield (first, last), row
                     number += 1
-                first = reader.line_num + 1
+                first = last + 1
         except UnicodeError as exc:
             encoding = self.dialect.encoding or str(getattr(exc, "encoding", "utf-16"))
             raise TableError(

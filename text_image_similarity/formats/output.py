@@ -34,7 +34,7 @@ class Output(Protocol):
     """A format to write."""
 
     def part(self, rows: Rows, added: Sequence[Sequence[Any]]) -> bytes | memoryview:
-        """Return rows with the values added to each: floats, texts or None, in the order of the added columns.
+        """Return rows with added columns of floats, texts or None.
 
         Raises:
             TableError: The format cannot represent a value.
@@ -51,7 +51,8 @@ def score_cells(result: ScoreResult) -> tuple[float | None, str | None]:
 
 def score_arrays(results: Sequence[ScoreResult]) -> list[pa.Array]:
     """Return results as Arrow columns of `SCORE_FIELDS`; a failed row's similarity is null."""
-    return arrays_of([score_cells(result) for result in results], SCORE_FIELDS)
+    columns = zip(*map(score_cells, results), strict=True) if results else ((), ())
+    return arrays_of(list(columns), SCORE_FIELDS)
 
 
 def output_for(
@@ -146,23 +147,31 @@ class DelimitedOutput:
     codec: Codec | None
 
     def part(self, rows: Rows, added: Sequence[Sequence[Any]]) -> bytes:
-        return self._encoded([*row, *map(_cell, cells)] for row, cells in zip(rows.fields(), added, strict=True))
+        fields = rows.fields()
+        if not added:
+            return self._encoded(fields)
+        cells = zip(*(map(_cell, column) for column in added), strict=True)
+        return self._encoded([[*row, *more] for row, more in zip(fields, cells, strict=True)])
 
     def join(self, parts: Iterable[Path], file: IO[bytes]) -> None:
         with _compressed(file, self.codec) as out:
             out.write(self._encoded([self.columns]))
             _copy(parts, out)
 
-    def _encoded(self, rows: Iterable[Sequence[str]]) -> bytes:
+    def _encoded(self, rows: Sequence[Sequence[str]]) -> bytes:
         assert self.dialect.delimiter is not None
         if self.dialect.quoting == "none" or (self.dialect.quoting == "auto" and self.dialect.delimiter == "\t"):
             return "".join(f"{self.dialect.delimiter.join(map(self._field, row))}\n" for row in rows).encode("utf-8")
         text = io.StringIO(newline="")
         plain = csv.writer(text, delimiter=self.dialect.delimiter, lineterminator="\n")
-        quoted = csv.writer(text, delimiter=self.dialect.delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        for row in rows:
+        plain.writerows(rows)
+        if "\r" in text.getvalue():
             # Before Python 3.13 the csv module leaves a lone carriage return unquoted and reads it back as a row's end.
-            (quoted if any("\r" in value for value in row) else plain).writerow(row)
+            text.seek(0)
+            text.truncate()
+            quoted = csv.writer(text, delimiter=self.dialect.delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
+            for row in rows:
+                (quoted if any("\r" in value for value in row) else plain).writerow(row)
         return text.getvalue().encode("utf-8")
 
     def _field(self, value: str) -> str:
@@ -186,8 +195,8 @@ class JsonOutput:
     codec: Codec | None
 
     def part(self, rows: Rows, added: Sequence[Sequence[Any]]) -> bytes:
-        lines = []
-        for text, cells in zip(rows.objects(), added, strict=True):
+        lines, objects = [], rows.objects()
+        for text, cells in zip(objects, zip(*added, strict=True) if added else [()] * len(objects), strict=True):
             members = ", ".join(f"{dump(name)}: {dump(cell)}" for name, cell in zip(self.added, cells, strict=True))
             lines.append((extended(text, members) if members else text) + "\n")
         return "".join(lines).encode("utf-8")

@@ -59,9 +59,9 @@ class ParquetOutput:
         return pa.schema([*self.schema, *self.added], self.schema.metadata)
 
 
-def arrays_of(rows: Sequence[Sequence[Any]], fields: Sequence[pa.Field]) -> list[pa.Array]:
-    """Return rows of values as Arrow columns."""
-    return [pa.array([row[place] for row in rows], field.type) for place, field in enumerate(fields)]
+def arrays_of(columns: Sequence[Sequence[Any]], fields: Sequence[pa.Field]) -> list[pa.Array]:
+    """Return columns of values as Arrow columns."""
+    return [pa.array(values, field.type) for values, field in zip(columns, fields, strict=True)]
 
 
 def _groups(parts: Iterable[Path]) -> Iterator[pa.Table]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, Protocol
 
 import pyarrow as pa
@@ -78,7 +79,7 @@ class TextRows:
 
     @property
     def nbytes(self) -> int:
-        return sum(map(size_of_fields, self.values))
+        return sum(map(len, chain.from_iterable(self.values))) + _FIELD_SIZE * len(self.columns) * len(self.values)
 
     def column(self, name: str) -> list[Any]:
         place = self.columns.index(name)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 # kind -> (lowest score, highest score, width of a fine bin); a width is a power of ten, so that merged bins are round
@@ -40,18 +41,19 @@ class Histogram:
 
     def add(self, score: float) -> None:
         """Count one more finite score."""
-        self.count += 1
-        self.total += score
-        self.smallest, self.largest = min(self.smallest, score), max(self.largest, score)
-        place = int(
-            (score - self.low) / self.width + 1e-6
-        )  # a score on an edge belongs to the bin above, despite rounding of its last bit
-        self.bins[min(max(place, 0), len(self.bins) - 1)] += 1
+        self.add_all([score])
 
-    def add_all(self, scores: Iterable[float]) -> None:
+    def add_all(self, scores: Collection[float]) -> None:
         """Count more finite scores."""
-        for score in scores:
-            self.add(score)
+        self.count += len(scores)
+        for score in scores:  # one after another, so that the mean does not depend on the parts of a table
+            self.total += score
+        self.smallest, self.largest = min([self.smallest, *scores]), max([self.largest, *scores])
+        low, width, last = self.low, self.width, len(self.bins) - 1
+        # A score on an edge belongs to the bin above, despite rounding of its last bit.
+        places = Counter([int((score - low) / width + 1e-6) for score in scores])
+        for place, count in places.items():
+            self.bins[min(max(place, 0), last)] += count
 
     def mean(self) -> float | None:
         """The mean score; None without scores."""

@@ -67,10 +67,11 @@ def in_one_process(results: Iterable[Result]) -> Iterator[Result]:
     Raises:
         UsageError: This process was forked from that one; a fork copies no threads, and would wait forever.
     """
-    process = os.getpid()
+    getpid = os.getpid
+    process = getpid()
     for result in results:
         yield result
-        if os.getpid() != process:
+        if getpid() != process:
             raise UsageError(
                 "these results were begun before a fork, which copies no threads; begin them in this process"
             )

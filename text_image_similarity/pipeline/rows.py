@@ -22,7 +22,7 @@ Outcome = Vector | RowError
 # A row that enters a run: the caller's tag, the key of its image, the source of the image (or the row's error, or its
 # result if that is known), its caption, and its reference captions. Rows with the same key share one image; None is the
 # key of an image that no other row can have.
-Row = tuple[Tag, Hashable, Item | RowError | ScoreResult, object, Sequence[str]]
+Row = tuple[Tag, Hashable, Item | RowError | ScoreResult, str, Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +103,6 @@ class Batch(Generic[Tag]):
             if isinstance(image, PendingImage) and not isinstance(image.outcome, RowError)
             for caption in (text, *references)
         )
-
-    def outcomes(self) -> Iterator[Outcome | ScoreResult]:
-        """Yield each row's vector, its error, or its known result; only after the images are encoded."""
-        for image in self.images:
-            outcome = image.outcome if isinstance(image, PendingImage) else image
-            assert outcome is not None, "the outcome of a row is known only after its image is encoded"
-            yield outcome
 
 
 class DeferredErrors(Generic[Item]):

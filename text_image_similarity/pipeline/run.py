@@ -21,7 +21,7 @@ from PIL import Image
 from ..config import Config
 from ..embeddings import EmbeddingMemory, PartEmbeddings, Recent, Vector
 from ..errors import ErrorCode, RowError
-from ..records import ScoreResult, caption_of, image_of
+from ..records import ScoreResult, image_of
 from .feeders import LazyFeeders, look_ahead_of
 from .loaders import Loaders
 from .rows import Batch, DeferredErrors, Item, LoadedImage, Outcome, PendingImage, PendingRow, Row, Tag
@@ -111,7 +111,8 @@ class Run(Generic[Item, Tag]):
             self._encode_images(batch.new)
             self._embeddings.save()
             for tag, image in zip(batch.tags, batch.images, strict=True):
-                assert isinstance(image, PendingImage) and image.outcome is not None
+                assert isinstance(image, PendingImage)
+                assert image.outcome is not None
                 yield (tag, image.key), self._stages.own(image.outcome)
 
     def _started(self, parts: Iterable[Iterable[Row[Tag, Item]]]) -> Iterator[PendingRow[Tag] | _Mark]:
@@ -120,12 +121,13 @@ class Run(Generic[Item, Tag]):
             for tag, key, item, text, references in part:
                 if isinstance(item, (RowError, ScoreResult)):
                     yield tag, item, "", 0, ()
-                elif isinstance(caption := self._caption(text, references), RowError):
-                    yield tag, caption, "", 0, ()
+                elif not self._compares_references:
+                    yield tag, self._start_image(key, item), text, _size(item) + len(text), ()
+                elif not references:
+                    yield tag, RowError(ErrorCode.EMPTY_CAPTION, "the row has no reference captions"), "", 0, ()
                 else:
-                    compared = references if self._compares_references else ()
-                    size = _size(item) + len(caption) + (sum(map(len, compared)) if compared else 0)
-                    yield tag, self._start_image(key, item), caption, size, compared
+                    size = _size(item) + len(text) + sum(map(len, references))
+                    yield tag, self._start_image(key, item), text, size, references
             self._images.clear()
             yield _Mark.END
 
@@ -196,13 +198,6 @@ class Run(Generic[Item, Tag]):
         if image not in twins:
             twins.append(image)
 
-    def _caption(self, text: object, references: Sequence[str]) -> str | RowError:
-        """Return a row's caption, or why it has none."""
-        caption = caption_of(text)
-        if self._compares_references and not references and not isinstance(caption, RowError):
-            return RowError(ErrorCode.EMPTY_CAPTION, "the row has no reference captions")
-        return caption
-
     def _start_image(self, key: Hashable, item: Item) -> PendingImage:
         """Start loading an image, unless one with the same key is in the look-ahead."""
         if key is None:
@@ -248,19 +243,23 @@ class Run(Generic[Item, Tag]):
 
     def _score(self, batch: Batch[Tag], captions: Mapping[str, Outcome]) -> list[ScoreResult]:
         found: list[Sequence[Vector] | RowError | ScoreResult] = []
-        for outcome, text, references in zip(batch.outcomes(), batch.texts, batch.references, strict=True):
-            # The caption of a row whose image failed need not be encoded.
-            if isinstance(outcome, (RowError, ScoreResult)):
+        for image, text, references in zip(batch.images, batch.texts, batch.references, strict=True):
+            outcome = image.outcome if isinstance(image, PendingImage) else image
+            assert outcome is not None, "the outcome of a row is known only after its image is encoded"
+            if isinstance(outcome, (RowError, ScoreResult)):  # the caption of a failed image need not be encoded
                 found.append(outcome)
-            else:
+            elif references:
                 found.append(vectors_of(outcome, captions[text], *map(captions.__getitem__, references)))
+            else:
+                caption = captions[text]
+                found.append(caption if isinstance(caption, RowError) else (outcome, caption))
         return self._stages.score(found, self._config.score)
 
 
 def _size(item: object) -> int:
     """Return the approximate size in bytes of a row's own image or reference."""
-    if isinstance(item, Image.Image):
-        return item.width * item.height * len(item.getbands())
+    if isinstance(item, (str, bytes, bytearray)):
+        return len(item)
     if isinstance(item, (np.ndarray, memoryview)):
         return item.nbytes
-    return len(item) if isinstance(item, (bytes, bytearray, str)) else 0
+    return item.width * item.height * len(item.getbands()) if isinstance(item, Image.Image) else 0

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import closing, contextmanager
-from itertools import islice
+from itertools import islice, repeat
 from threading import Lock, RLock
 from types import TracebackType
 from typing import NoReturn
@@ -32,7 +32,7 @@ from .inputs import RecordLike, check_encoder, check_pairs, check_tagged, checke
 from .loaders import Loaders, close_in, in_one_process
 from .rows import Item, Outcome, Row, Tag, by_row, untagged
 from .run import Run, RunContext
-from .sources import ImageSource, in_parts, key_of, rows_of
+from .sources import ImageSource, in_parts, key_of, rows_in_memory, rows_of
 from .stages import Stages, open_cache
 from .stats import RunStats
 
@@ -125,7 +125,8 @@ class Scorer:
             records: Images and captions.
             stats: Counters to update while the call resumes.
         """
-        return untagged(self.score_tagged(((None, record) for record in records_of(records)), stats=stats))
+        rows = zip(repeat(None), records_of(records))
+        return untagged(self.score_parts(in_parts(rows, self.config.chunk_size), stats=stats))
 
     def score_tagged(
         self, rows: Iterable[tuple[Tag, Record | ScoreResult]], *, stats: RunStats | None = None
@@ -168,8 +169,7 @@ class Scorer:
             texts: One caption for each image.
         """
         pair_score(self.config, "score_images")
-        given = zip(*check_pairs(images, texts), strict=True)
-        rows: Iterator[Row[None, ImageSource]] = ((None, key_of(image), image, text, ()) for image, text in given)
+        rows = rows_in_memory(*check_pairs(images, texts))
         return untagged(self._score(self._read_image, in_parts(rows, self.config.chunk_size), RunStats()))
 
     def embed_images(self, images: Iterable[ImageSource]) -> Generator[Outcome]:

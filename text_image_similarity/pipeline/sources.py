@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import RowError
 from ..preprocess import ImageLike
-from ..records import ImageCell, Record, ScoreResult, parts_of
+from ..records import ImageCell, Record, ScoreResult, caption_of, parts_of
 from .inputs import check_record
 from .rows import Item, Row, Tag
 
@@ -41,7 +41,22 @@ def rows_of(records: Iterable[tuple[Tag, Record | ScoreResult]]) -> Iterator[Row
         if isinstance(found, RowError):
             yield tag, None, found, "", ()
         else:
-            yield tag, _key(found[0]), *found
+            image, text, references = found
+            yield tag, _key(image), image, text, references
+
+
+def rows_in_memory(images: Iterable[ImageSource], texts: Iterable[object]) -> Iterator[Row[None, ImageSource]]:
+    """Yield the rows of images with their captions.
+
+    Raises:
+        ValueError: There are more of the ones than of the others.
+    """
+    for image, text in zip(images, texts, strict=True):
+        caption = caption_of(text)
+        if isinstance(caption, RowError):
+            yield None, None, caption, "", ()
+        else:
+            yield None, key_of(image), image, caption, ()
 
 
 def key_of(image: ImageSource) -> Hashable:

@@ -107,7 +107,7 @@ def write_rows(out: str, schema: pa.Schema, parts: Iterable[Rows], *, force: boo
                 if kind in ("csv", "tsv"):
                     ambiguous = ambiguous or any(is_ambiguous(row, kind) for row in (schema.names, *rows.fields()))
                 written.append(Path(folder, f"{len(written)}.{kind}"))
-                written[-1].write_bytes(writer.part(rows, [()] * len(rows)))
+                written[-1].write_bytes(writer.part(rows, ()))
             with whole.open("wb") as file:
                 writer.join(written, file)
     except OSError as exc:

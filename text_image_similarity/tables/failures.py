@@ -119,10 +119,12 @@ class FailureWatch:
         Raises:
             UsageError: All of them are local files that must not be read.
         """
+        if self._warned:
+            return
         failures = Counter(result.code.value for result in results if result.code is not None)
-        if not self._warned and results and all((result.error or "").startswith(_REFUSED) for result in results):
+        if results and all((result.error or "").startswith(_REFUSED) for result in results):
             raise UsageError(f"none of the first {len(results):,} rows may be read: {results[0].error}")
-        if not self._warned and 2 * failures.total() > len(results):
+        if 2 * failures.total() > len(results):
             code = failures.most_common(1)[0][0]
             example = next(result.error for result in results if result.code == code)
             said = explain_failures(failures, self.config, self.columns, example, options=self.options)

@@ -135,8 +135,7 @@ def _records(frame: AnyFrame, layout: RowLayout[ScoreResult], counts: list[list[
         ]
         rows = _Cells(dict(zip(names, values, strict=True)), len(part))
         counts += layout.counts(rows)
-        for records in layout.records(rows):
-            yield from cast(list[Record], records)  # images of a frame have not failed yet
+        yield from cast(list[Record], layout.records(rows))  # images of a frame have not failed yet
 
 
 def _listed(frame: AnyFrame, task: Task[Any]) -> frozenset[str]:

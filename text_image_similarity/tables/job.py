@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from typing import Any, Generic, TypeVar
 
 from ..errors import StoppedError, TableError
@@ -84,41 +84,29 @@ class TableJob(Generic[R]):
                     if stop():
                         raise _stopped(kept, counter.total)
                     try:
-                        parts.answered += self._score_part(results, stats, counter)
+                        if self._score_part(results, stats, counter):
+                            parts.answer()
                     except TableError as exc:  # a signal to this process may have ended the engine's as well
                         if stop():
                             raise _stopped(kept, counter.total) from exc
                         raise
         self.watch.check(counter.failures, counter.done)
 
-    def _score_part(self, results: Generator[tuple[Rows, R]], stats: RunStats, counter: _ProgressCounter) -> int:
-        """Take the results of the next part and save it; return its size in bytes, 0 if there is none."""
+    def _score_part(self, results: Generator[tuple[Rows, R]], stats: RunStats, counter: _ProgressCounter) -> bool:
+        """Take the results of the next part and save it; return whether there is one."""
         began, before, cut = time.perf_counter(), stats.spent(), stats.captions_cut
         if (head := next(results, None)) is None:
-            return 0
+            return False
         rows = head[0]
-        found, cells = list[R](), list[Sequence[Any]]()
+        counts = self.layout.counts(rows)
+        answers, found = self._answers(rows, counts, chain([head], results), counter)
         scores, score = Histogram(self.kind), self.layout.task.score
-        rest = chain([head], results)
-        for counts in self.layout.counts(rows):
-            row = list(islice(rest, sum(counts)))
-            if any(tag is not rows for tag, _ in row):
-                raise TableError(
-                    "the engine mixed up the results of different parts, so none of its rows can be trusted"
-                )
-            if len(row) < sum(counts):
-                raise TableError(f"the engine returned {len(found):,} results for a part of {len(rows):,} rows")
-            answers = [result for _, result in row]
-            # A row counts as failed if one of its captions has no score.
-            found.append(next((result for result in answers if result.code is not None), answers[0]))
-            cells.append(self.layout.cells(answers, counts))
-            if score is not None:
-                scores.add_all(score(result) for result in answers if result.code is None)
-            counter.count(found[-1])
+        if score is not None:
+            scores.add_all([score(result) for result in answers if result.error is None])
         kept = rows.without(self.dropped) if self.dropped else rows
-        data = self.output.part(kept, cells)
+        data = self.output.part(kept, self.layout.cells(answers, counts))
         seconds = {stage: round(s, 6) for stage, s in (stats.spent() - before).items()}
-        failures = Counter(result.code.value for result in found if result.code is not None)
+        failures = _failures(found)
         part = Part(
             number=len(self.work.parts),
             rows=len(found),
@@ -131,30 +119,43 @@ class TableJob(Generic[R]):
         )
         self.watch.look_at(found)
         self.work.commit(part, data)
-        return rows.nbytes
+        return True
+
+    def _answers(
+        self, rows: Rows, counts: Sequence[Sequence[int]], results: Iterator[tuple[Rows, R]], counter: _ProgressCounter
+    ) -> tuple[list[R], list[R]]:
+        """Take the results of a part, and return all of them, and one for each row."""
+        answers, found = list[R](), list[R]()
+        step = 1 if counter.watched else len(rows)
+        for at in range(0, len(rows), step):
+            some = counts[at : at + step]
+            taken = list(islice(results, sum(map(sum, some))))
+            if any(tag is not rows for tag, _ in taken):
+                raise TableError(
+                    "the engine mixed up the results of different parts, so none of its rows can be trusted"
+                )
+            if len(taken) < sum(map(sum, some)):
+                there = len(answers) + len(taken)
+                raise TableError(f"the engine returned {there:,} results for a part of {len(rows):,} rows")
+            answers += (these := [result for _, result in taken])
+            found += (outcomes := self.layout.outcomes(these, some))
+            counter.count(outcomes)
+        return answers, found
 
     def _parts(self, start: int, most: int) -> Iterator[tuple[int, TaggedRows[Rows]]]:
         """Yield parts from a row on, with their sizes in bytes; each row has its part and its record or result."""
         earlier = None if self.earlier is None else self._earlier(self.earlier, start, most)
         for rows in _ahead(self.table.read(start, most)):
             records = self.layout.records(rows)
-            if earlier is None:
-                yield rows.nbytes, [(rows, record) for row in records for record in row]
-                continue
-            counts = self.layout.counts(rows)
-            known = [self.layout.kept(*each) for each in zip(islice(earlier, len(rows)), counts, strict=False)]
-            if len(known) < len(rows):
-                raise TableError(
-                    "the earlier output has fewer rows than the input; score it from scratch, without --retry-failed"
-                )
-            yield (
-                rows.nbytes,
-                [
-                    (rows, result or record)
-                    for row, results in zip(records, known, strict=True)
-                    for record, result in zip(row, results, strict=True)
-                ],
-            )
+            if earlier is not None:
+                cells = list(islice(earlier, len(rows)))
+                if len(cells) < len(rows):
+                    raise TableError(
+                        "the earlier output has fewer rows than the input; score it from scratch, without --retry-failed"
+                    )
+                known = chain.from_iterable(map(self.layout.kept, cells, self.layout.counts(rows)))
+                records = [result or record for record, result in zip(records, known, strict=True)]
+            yield rows.nbytes, zip(repeat(rows), records)
 
     def _earlier(self, output: Table, start: int, most: int) -> Iterator[tuple[Any, ...]]:
         for rows in output.read(start, most):
@@ -172,15 +173,18 @@ class _Window:
 
     def __init__(self, parts: Iterator[tuple[int, TaggedRows[Rows]]]) -> None:
         self._parts = parts
-        self._given = 0
-        self.answered = 0  # bytes
+        self._sizes: deque[int] = deque()  # of parts that are waiting for results
 
     def open(self) -> Iterator[TaggedRows[Rows]]:
         """Yield further parts."""
-        while self._given - self.answered < _UNDER_WAY and (found := next(self._parts, None)) is not None:
+        while sum(self._sizes) < _UNDER_WAY and (found := next(self._parts, None)) is not None:
             size, part = found
-            self._given += size
+            self._sizes.append(size)
             yield part
+
+    def answer(self) -> None:
+        """Note that the first of the waiting parts has its results."""
+        self._sizes.popleft()
 
 
 def _ahead(parts: Iterator[T]) -> Iterator[T]:
@@ -193,6 +197,11 @@ def _ahead(parts: Iterator[T]) -> Iterator[T]:
     while (found := waiting.result()) is not None:
         waiting = reader.submit(partial(next, parts, None))
         yield found
+
+
+def _failures(results: Iterable[RowResult]) -> Counter[str]:
+    """Return the number of failed rows by error code."""
+    return Counter(result.code.value for result in results if result.error is not None and result.code is not None)
 
 
 def _stopped(kept: int, total: int) -> StoppedError:
@@ -209,13 +218,13 @@ class _ProgressCounter:
         for part in parts:
             self.failures.update(part.failures)
         self._progress = progress
+        self.watched = progress is not None  # then every row is reported as soon as it has its result
         self._report()
 
-    def count(self, result: RowResult) -> None:
-        """Count a row."""
-        self.done += 1
-        if result.code is not None:
-            self.failures[result.code.value] += 1
+    def count(self, results: Sequence[RowResult]) -> None:
+        """Count the results of rows."""
+        self.done += len(results)
+        self.failures.update(_failures(results))
         self._report()
 
     def _report(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Generic, Protocol
 
 import pyarrow as pa
@@ -55,27 +55,45 @@ class RowLayout(Generic[R]):
     def _columns(self) -> tuple[str | None, ...]:
         return self.task.captions or (None,)
 
-    def records(self, rows: Cells) -> list[list[Record | ScoreResult]]:
-        """Return the records of each row, those of one image consecutively, or results for rows without an image."""
+    def records(self, rows: Cells) -> list[Record | ScoreResult]:
+        """Return the records of all rows in order, or results for rows without an image; see `counts`."""
         url = self.task.columns[0]
         images = [""] * len(rows) if url is None else rows.column(url)
-        references = [references_of(*cells) for cells in self._cells(rows, self.task.references)]
+        references = [()] * len(rows) if not self.task.references else self._references(rows)
         return [
-            [_record(image, text, known) for column in texts for text in column]
+            ScoreResult.failed(image) if isinstance(image, RowError) else Record.of(image, text, known)
             for image, texts, known in zip(images, self._texts(rows), references, strict=True)
+            for text in texts
         ]
 
     def counts(self, rows: Cells) -> list[list[int]]:
-        """Return how many records each row has for each column of captions."""
+        """Return how many records each row has for each column of captions; its records are consecutive."""
         if not self.listed:
             return [[1] * len(self._columns)] * len(rows)
-        return [[len(column) for column in texts] for texts in self._texts(rows)]
+        return [[len(column) for column in texts] for texts in self._lists(rows)]
 
-    def cells(self, results: Sequence[R], counts: Sequence[int]) -> list[Any]:
-        """Return a row's results as the values of `added`."""
-        rest, found = iter(results), list[Any]()
+    def outcomes(self, results: Sequence[R], counts: Sequence[Sequence[int]]) -> Sequence[R]:
+        """Return one result for each row; a row counts as failed if one of its captions has no score."""
+        if len(results) == len(counts):
+            return results
+        rest = iter(results)
+        rows = (list(islice(rest, sum(each))) for each in counts)
+        return [next((one for one in row if one.error is not None), row[0]) for row in rows]
+
+    def cells(self, results: Sequence[R], counts: Sequence[Sequence[int]]) -> list[Sequence[Any]]:
+        """Return the results of all rows as the columns of `added`."""
+        if self.listed:
+            rest = iter(results)
+            return list(zip(*(self._row(rest, each) for each in counts), strict=True))
+        columns = len(self._columns)
+        by_column = (zip(*map(self.task.cells, results[at::columns]), strict=True) for at in range(columns))
+        return list(chain.from_iterable(by_column))
+
+    def _row(self, results: Iterator[R], counts: Sequence[int]) -> list[Any]:
+        """Take a row's results, and return them as the values of `added`."""
+        found = list[Any]()
         for column, count in zip(self._columns, counts, strict=True):
-            values = [self.task.cells(result) for result in islice(rest, count)]
+            values = [self.task.cells(result) for result in islice(results, count)]
             found += map(list, zip(*values, strict=True)) if column in self.listed else values[0]
         return found
 
@@ -97,24 +115,28 @@ class RowLayout(Generic[R]):
             for each in (_listed(group, count) if column in self.listed else [group])
         ]
 
-    def _texts(self, rows: Cells) -> Iterator[list[list[Any]]]:
-        """Yield for each row the captions of each column; an empty list counts as one missing caption."""
+    def _texts(self, rows: Cells) -> Sequence[Sequence[Any]]:
+        """Return the captions of each row, those of the first column first."""
         if not self.task.captions:
-            yield from [[[""]]] * len(rows)
-            return
+            return [("",)] * len(rows)
+        if not self.listed:
+            return self._cells(rows, self.task.captions)
+        return [[text for column in texts for text in column] for texts in self._lists(rows)]
+
+    def _lists(self, rows: Cells) -> Iterator[list[list[Any]]]:
+        """Yield for each row the captions of each column; an empty list counts as one missing caption."""
         for cells in self._cells(rows, self.task.captions):
             yield [
                 (list(cell) or [None]) if column in self.listed and isinstance(cell, (list, tuple)) else [cell]
                 for column, cell in zip(self.task.captions, cells, strict=True)
             ]
 
+    def _references(self, rows: Cells) -> list[tuple[str, ...]]:
+        return [references_of(*cells) for cells in self._cells(rows, self.task.references)]
+
     @staticmethod
     def _cells(rows: Cells, names: Sequence[str]) -> list[tuple[Any, ...]]:
-        return list(zip(*map(rows.column, names), strict=True)) if names else [()] * len(rows)
-
-
-def _record(image: Any, text: Any, references: tuple[str, ...]) -> Record | ScoreResult:
-    return ScoreResult.failed(image) if isinstance(image, RowError) else Record.of(image, text, references)
+        return list(zip(*map(rows.column, names), strict=True))
 
 
 def _listed(cells: Sequence[Any], count: int) -> list[Sequence[Any]]:

@@ -72,7 +72,7 @@ class KeptRows:
             scores = _numbers(rows.column(self._scored.column), self._scored.column, number)
             places = self._places(scores)
             if len(places):
-                path.write_bytes(output.part(rows.chosen(places), [()] * len(places)))
+                path.write_bytes(output.part(rows.chosen(places), ()))
                 self.rows += len(places)
                 yield path
             done, failed = done + len(rows), failed + int(np.isnan(scores).sum())

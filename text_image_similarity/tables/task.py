@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from os import PathLike
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -152,7 +153,7 @@ def scoring(
         further=texts[1:],
         references=references,
         choose=choose,
-        score=lambda result: result.similarity,
+        score=attrgetter("similarity"),
     )
 
 
