@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,3 +99,22 @@ def test_a_filter_that_torch_lacks_stays_with_pillow() -> None:
     np.testing.assert_array_equal(
         replace(lanczos, fast=True).pixels(picture(400, 300)), lanczos.pixels(picture(400, 300))
     )
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "size"),
+    [
+        ({"size": 32, "crop": (32, 32)}, (32, 32)),
+        ({"size": 32, "crop": None}, (32, 32)),
+        ({"size": (24, 32), "crop": None}, (24, 32)),
+        ({"size": (32, 32), "crop": (32, 32), "fit": "inside"}, (32, 32)),
+        ({"size": (32, 32), "crop": (32, 32), "fit": "cover", "fast": True}, (32, 32)),
+        ({"size": 36, "crop": (32, 32)}, None),
+        ({"size": 32, "crop": (32, 32), "patches": (4, 64)}, None),
+    ],
+)
+def test_images_of_one_size_stay_as_they_are(preprocess: dict[str, Any], size: tuple[int, int] | None) -> None:
+    chosen = Preprocess(mean=(0.5,) * 3, std=(0.5,) * 3, **preprocess)
+    assert chosen.unchanged == size
+    pixels = np.random.default_rng(0).integers(0, 256, (*(size or (32, 32)), 3), np.uint8)
+    assert np.array_equal(chosen.pixels(Image.fromarray(pixels)), pixels) == (size is not None)

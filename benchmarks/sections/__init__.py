@@ -19,6 +19,7 @@ NAMES = (
     "drift",
     "downloads",
     "growth",
+    "rows",
     "feeders",
     "engines",
     "service",

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,15 @@ import pytest
 from tests.support.clock import HANG_S
 from tests.support.embeddings import key, vector
 from text_image_similarity import ConfigError
-from text_image_similarity.embeddings.cache import EmbeddingCache, content_key
+from text_image_similarity.embeddings.cache import EmbeddingCache, content_key, content_keys
+
+
+def test_keys_stay_what_they_were() -> None:
+    """Files and Redis hold embeddings of earlier versions under them."""
+    texts = [b"a red dot", b""]
+    model = blake2b(b"text model", digest_size=32).digest()
+    keys = [blake2b(text, digest_size=20, key=model).digest() for text in texts]
+    assert content_keys("model", "text", texts) == keys == [content_key("model", "text", text) for text in texts]
 
 
 def test_what_is_put_in_comes_back_to_the_bit(tmp_path: Path) -> None:

@@ -447,6 +447,33 @@ def test_images_in_memory_score_like_files() -> None:
         list(score_images(iter([picture]), ["red", "blue"], CONFIG, encoder=ColourEncoder()))
 
 
+def test_arrays_of_the_models_size_reach_it_as_they_are(tiny_clip: Path) -> None:
+    config = Config(model=tiny_clip, batch_size=4)
+    encoder = load_encoder(config)
+    height, width = encoder.preprocess.side  # type: ignore[attr-defined]
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, 256, (height, width, 3), np.uint8) for _ in range(6)]
+    seen: list[np.ndarray] = []
+
+    class Watched:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(encoder, name)
+
+        def encode_pixels(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+            seen.extend(pixels)
+            return encoder.encode_pixels(pixels)  # type: ignore[attr-defined, no-any-return]
+
+    texts = [f"a thing, number {number % 4}" for number in range(6)]
+    found = list(score_images(arrays, texts, config, encoder=Watched()))  # type: ignore[arg-type]
+    assert len(seen) == 6
+    assert all(one is other for one, other in zip(seen, arrays, strict=True))
+    assert found == list(score_images(map(Image.fromarray, arrays), texts, config, encoder=encoder))
+    larger = [np.pad(array, ((1, 1), (1, 1), (0, 0))) for array in arrays]
+    assert found != list(score_images(larger, texts, config, encoder=encoder))
+    small = replace(config, limits=Limits(max_side=height - 1))
+    assert codes(score_images(arrays, texts, small, encoder=encoder)) == ["too_many_pixels"] * 6
+
+
 def test_embeddings_come_in_order_with_errors_as_values() -> None:
     web = Web()
     red, green = np.array([1, 0, 0], np.float32), np.array([0, 1, 0], np.float32)

@@ -141,7 +141,7 @@ def check_tagged(row: object, name: str) -> None:
 
 def check_caption(text: object, name: str) -> None:
     """Raise an `InputTypeError` for a value that can only be an image or bytes; any other value fails only its row."""
-    if is_content(text):
+    if type(text) is not str and is_content(text):
         raise InputTypeError.of(name, "a text", text, "decode it" if isinstance(text, EncodedImage) else "")
 
 

@@ -117,9 +117,7 @@ class Stages:
                 for outcome in encode_each(encode, items[start : start + self._batch_size])
             ]
 
-    def score(
-        self, found: Sequence[Sequence[Vector] | RowError | ScoreResult], kind: RowScore
-    ) -> list[ScoreResult]:
+    def score(self, found: Sequence[Sequence[Vector] | RowError | ScoreResult], kind: RowScore) -> list[ScoreResult]:
         """Return the score of each row's vectors, or the failure of a row that lacks one.
 
         Args:
@@ -145,7 +143,11 @@ class Stages:
             return scores
         rest = iter(scores)
         return [
-            row if isinstance(row, ScoreResult) else ScoreResult.failed(row) if isinstance(row, RowError) else next(rest)
+            (
+                row
+                if isinstance(row, ScoreResult)
+                else ScoreResult.failed(row) if isinstance(row, RowError) else next(rest)
+            )
             for row in found
         ]
 
