@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import httpcore
 
@@ -18,7 +21,11 @@ from ..errors import ErrorCode, RowError
 from .nested_tls import NestedTlsStream
 from .trust import explain_untrusted
 
+T = TypeVar("T")
+
 HEAD_BYTES = 64 * 1024  # bytes of a response before its content: status line, headers, and interim responses
+
+_LONGEST_S = 24 * 3600.0  # for which the system is asked to wait at a time
 
 _deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
 _head: ContextVar[Head | None] = ContextVar("head", default=None)
@@ -62,12 +69,18 @@ def time_left(timeout: float | None) -> float:
 
 
 class GuardedStream(httpcore.NetworkStream):
-    """A connected socket, plain or in TLS."""
+    """A connected socket, plain or in TLS, that waits only in `_in_time`.
+
+    A timeout of the socket itself would take three system calls for each read, around each of which threads change
+    places.
+    """
 
     def __init__(self, connected: socket.socket) -> None:
+        connected.setblocking(False)
         self._socket = connected
         self._aborted = False
         self._has_served = False
+        self._has_asked = False  # and so has nothing to read yet
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         if head := _head.get():
@@ -75,8 +88,9 @@ class GuardedStream(httpcore.NetworkStream):
                 raise httpcore.RemoteProtocolError(f"the answer's head is larger than {HEAD_BYTES:,} bytes")
             max_bytes = min(max_bytes, head.left)
         with self._errors(httpcore.ReadTimeout, httpcore.ReadError):
-            self._socket.settimeout(time_left(timeout))
-            data = self._socket.recv(max_bytes)
+            waiting = self._has_asked and not isinstance(self._socket, ssl.SSLSocket)
+            data = self._in_time(partial(self._socket.recv, max_bytes), timeout, waiting=waiting)
+        self._has_asked = False
         if not data:
             self._check_open()
         if head:
@@ -89,8 +103,8 @@ class GuardedStream(httpcore.NetworkStream):
             head.reused = self._has_served
         with self._errors(httpcore.WriteTimeout, httpcore.WriteError):
             while buffer:
-                self._socket.settimeout(time_left(timeout))
-                buffer = buffer[self._socket.send(buffer) :]
+                buffer = buffer[self._in_time(partial(self._socket.send, buffer), timeout, to_write=True) :]
+        self._has_asked = True
 
     def close(self) -> None:
         self._socket.close()
@@ -117,8 +131,7 @@ class GuardedStream(httpcore.NetworkStream):
                     self._socket, server_hostname=name, do_handshake_on_connect=False
                 )
                 self._check_open()
-                self._socket.settimeout(time_left(timeout))
-                self._socket.do_handshake()
+                self._in_time(self._socket.do_handshake, timeout)
         except httpcore.ConnectError as exc:
             self.close()
             # Converted here, because httpcore's pool drops the cause, by which callers could distinguish the two.
@@ -140,13 +153,38 @@ class GuardedStream(httpcore.NetworkStream):
     def _is_readable(self) -> bool:
         """Tell whether an idle connection has something to read, which can only be its end or unexpected data."""
         try:
-            self._socket.settimeout(0)
             socket.socket.recv(self._socket, 1, socket.MSG_PEEK)  # on the raw socket, because SSLSocket refuses to peek
         except BlockingIOError:
             return False
         except OSError:
             return True
         return True
+
+    def _in_time(
+        self, step: Callable[[], T], timeout: float | None, *, to_write: bool = False, waiting: bool = False
+    ) -> T:
+        """Return the result of a call of the socket, after waiting until the socket is ready for it.
+
+        Args:
+            step: The call, which raises an error if the socket is not ready.
+            timeout: Seconds; None is as long as the row has left.
+            to_write: Whether the call sends something.
+            waiting: Whether the socket is not ready yet, as far as is known.
+        """
+        end = time.monotonic() + time_left(timeout)
+        while True:
+            if not waiting:
+                try:
+                    return step()
+                except ssl.SSLWantReadError:
+                    to_write = False
+                except ssl.SSLWantWriteError:
+                    to_write = True
+                except BlockingIOError:
+                    pass
+            if not _is_ready(self._socket, end - time.monotonic(), to_write):
+                raise TimeoutError("timed out")
+            waiting = False
 
     def _check_open(self) -> None:
         if self._aborted:
@@ -162,3 +200,13 @@ class GuardedStream(httpcore.NetworkStream):
         except (OSError, ValueError) as exc:  # ValueError comes from TLS that was closed while reading
             self._check_open()
             raise failed(str(exc)) from exc
+
+
+def _is_ready(connected: socket.socket, seconds: float, to_write: bool) -> bool:
+    """Wait until a socket can be read or written, and return whether it can."""
+    seconds = min(max(seconds, 0.0), _LONGEST_S)
+    if sys.platform == "win32":
+        return any(select.select(*([], [connected]) if to_write else ([connected], []), [], seconds))
+    waiting = select.poll()  # select takes no descriptor above 1,023
+    waiting.register(connected, select.POLLOUT if to_write else select.POLLIN)
+    return bool(waiting.poll(seconds * 1000))
