@@ -26,7 +26,7 @@ Resolver = Callable[[str, int], list[str]]
 _OPEN_PORTS = 1024  # first port that is open to references; most lower ports belong to services other than the web
 _LOOK_UP_S = 2.0  # timeout for a name behind a proxy, which a company's network may not resolve
 _MOST_ADDRESSES = 100  # addresses of a name that are checked
-_REMEMBERED = 4096  # such names to remember
+_REMEMBERED = 4096  # such names to remember, and hosts that are allowed
 
 
 class GuardedBackend(httpcore.NetworkBackend):
@@ -48,6 +48,7 @@ class GuardedBackend(httpcore.NetworkBackend):
         self._ports = frozenset({80, 443, *limits.allow_ports})
         self._whose = "the proxy " if to_proxy else ""
         self._targets: dict[str, IPAddress | None] = {}  # behind a proxy
+        self._open_hosts: set[tuple[str, int | None]] = set()  # that `check_host` allows
         self._open: WeakSet[GuardedStream] = WeakSet()
         self._own = local()  # latest stream of each thread
         self._lock = Lock()
@@ -185,6 +186,8 @@ class GuardedBackend(httpcore.NetworkBackend):
         Raises:
             RowError: `blocked_address`.
         """
+        if (host, port) in self._open_hosts:
+            return
         if port is not None and port < _OPEN_PORTS and port not in self._ports:
             raise RowError(
                 ErrorCode.BLOCKED_ADDRESS,
@@ -195,6 +198,9 @@ class GuardedBackend(httpcore.NetworkBackend):
                 raise RowError(ErrorCode.BLOCKED_ADDRESS, f"{host} is this machine")
         elif (ip := _literal(host)) and (reason := why_denied(ip, self._allowed)):
             raise RowError(ErrorCode.BLOCKED_ADDRESS, f"{ip} is {reason}")
+        if len(self._open_hosts) >= _REMEMBERED:
+            self._open_hosts.clear()
+        self._open_hosts.add((host, port))
 
     def abort(self) -> None:
         with self._lock:

@@ -7,8 +7,7 @@ import stat
 import sys
 import time
 import zlib
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterable
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -19,17 +18,31 @@ from ..config import Config
 from ..errors import ErrorCode, RowError
 from ..system import backoff_s
 from .backend import Resolver
+from .direct import Answer, Times, header_lines
 from .hints import base64_error, explain_reference, is_base64_image, join_hint, missing_error, shorten_path
 from .host_headers import HostHeaders
 from .pacing import FREE_RETRIES, LONGEST_RETRY_AFTER_S, Clock, Hosts
-from .references import data_url_bytes, file_url_path, http_url, scheme_of, strip_invisible
-from .responses import RefusedError, body_of, check_bytes, check_opt_out, check_status, explain_proxy, user_agent
+from .references import data_url_bytes, file_url_path, scheme_of, strip_invisible
+from .responses import (
+    RefusedError,
+    body_of,
+    check_bytes,
+    check_opt_out,
+    check_status,
+    expanded,
+    explain_proxy,
+    user_agent,
+)
 from .roots import check_under, is_under
 from .stream import row_deadline
+from .targets import Origin, Target, Targets
 from .transport import GuardedTransport
 from .trust import create_ssl_context
 
 _MOST_REDIRECTS = 5  # redirects of one image
+_REMEMBERED = 4096  # hosts whose headers are kept
+# What a transport raises, injected ones too.
+_PROBLEMS = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError, RuntimeError, zlib.error)
 _HEADERS = {"Connection": "keep-alive", "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
 
 
@@ -67,6 +80,9 @@ class Fetcher:
         # the time.
         timeout = httpx.Timeout(config.timeout_s, connect=min(config.limits.connect_s, config.timeout_s), pool=None)
         self._timeout = timeout.as_dict()
+        self._times = Times(handshake=min(config.limits.connect_s, config.timeout_s), each=config.timeout_s)
+        self._targets = Targets()
+        self._sent_headers: dict[tuple[Origin, str], bytes] = {}  # by host, and the scheme of a row's first URL
         self._hosts = Hosts(config.limits.per_host, self._closing, max(1.0, FREE_RETRIES * share))
 
     def fetch(self, url: str | bytes, client: Hashable = None) -> bytes:
@@ -142,7 +158,7 @@ class Fetcher:
 
     def _fetch_http(self, url: str, client: Hashable) -> bytes:
         try:
-            first = http_url(url)
+            first = self._targets.find(url)
         except ValueError as exc:
             raise RowError(ErrorCode.INVALID_URL, f"{url[:200]!r}: {exc}") from exc
         if isinstance(self._transport, GuardedTransport):
@@ -167,50 +183,74 @@ class Fetcher:
         in_time = time.monotonic() + pause < clock.row_end
         return in_time and self._hosts.may_retry(clock.host) and not self._closing.wait(pause)
 
-    def _try_once(self, url: httpx.URL, clock: Clock) -> bytes:
-        """Send a request, follow its redirects, and read the body."""
-        first = url
+    def _try_once(self, target: Target, clock: Clock) -> bytes:
+        """Send a request, follow its redirects, and return the body."""
+        first = target
         for _ in range(_MOST_REDIRECTS + 1):
+            origin = target.origin
             if isinstance(self._transport, GuardedTransport):
-                self._transport.check(url)
-            with (
-                self._hosts.slot(url.host.removesuffix("."), clock),
-                self._as_row_error(clock),
-                row_deadline(clock.end),
-            ):
-                headers = httpx.Headers(_HEADERS | {"User-Agent": user_agent()})
-                headers.update(self._headers.headers_for(url, first=first))
-                request = httpx.Request("GET", url, headers=headers, extensions={"timeout": self._timeout})
-                response = self._transport.handle_request(request)
-                response.request = request
+                self._transport.check(origin.host, origin.port)
+            with self._hosts.slot(origin.host.removesuffix("."), clock), row_deadline(clock.end):
                 try:
-                    if not response.has_redirect_location:
-                        return self._read(response, clock)
-                finally:
-                    response.close()
-            url = _redirected(url, response.headers.get_list("location"))
+                    found = self._ask(target, first, clock)
+                except _PROBLEMS as exc:
+                    raise self._row_error(exc, clock) from exc
+            if isinstance(found, bytes):
+                return found
+            target = found
         raise RowError(ErrorCode.REDIRECT_ERROR, f"more than {_MOST_REDIRECTS} redirects")
 
-    @contextmanager
-    def _as_row_error(self, clock: Clock) -> Iterator[None]:
-        """Map exceptions of httpx to a row's error code, here and nowhere else."""
+    def _ask(self, target: Target, first: Target, clock: Clock) -> bytes | Target:
+        """Send a request and return the body, or where the answer redirects to."""
+        answer = self._send(target, first)
         try:
-            yield
-        except httpx.TimeoutException as exc:
-            raise RowError(ErrorCode.TIMEOUT, f"no answer within {clock.spent():.1f} s ({type(exc).__name__})") from exc
-        except httpx.ConnectError as exc:
-            tls = isinstance(exc.__cause__, ssl.SSLError) or isinstance(exc.__context__, ssl.SSLError)
-            raise RowError(ErrorCode.TLS_ERROR if tls else ErrorCode.CONNECT_ERROR, str(exc)) from exc
-        except httpx.ProxyError as exc:
-            raise RowError(ErrorCode.CONNECT_ERROR, explain_proxy(str(exc))) from exc
-        except (httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError) as exc:
-            raise RowError(ErrorCode.REDIRECT_ERROR, str(exc)) from exc
-        except httpx.RemoteProtocolError as exc:
-            raise RowError(ErrorCode.BAD_RESPONSE, str(exc)) from exc
-        except (httpx.HTTPError, httpx.StreamError, RuntimeError, zlib.error) as exc:
-            if self._closing.is_set():  # and so the client, while this thread uses it
-                raise RowError(ErrorCode.CONNECT_ERROR, "the run was closed") from exc
-            raise RowError(ErrorCode.BAD_RESPONSE, str(exc) or type(exc).__name__) from exc
+            if isinstance(answer, Answer):
+                return self._read_plain(answer, clock)
+            if answer.has_redirect_location:
+                return _redirected(target, answer.headers.get_list("location"))
+            return self._read(answer, clock)
+        finally:
+            answer.close()
+
+    def _send(self, target: Target, first: Target) -> httpx.Response | Answer:
+        """Send a request; return its answer only if there is nothing to do but to read its body."""
+        if not (isinstance(self._transport, GuardedTransport) and self._transport.is_direct):
+            request = self._request(target, first)
+            response = self._transport.handle_request(request)
+            response.request = request
+            return response
+        key = (target.origin, first.origin.scheme)
+        headers = self._sent_headers.get(key)
+        if headers is None:
+            if len(self._sent_headers) >= _REMEMBERED:
+                self._sent_headers.clear()
+            headers = self._sent_headers[key] = header_lines(self._request(target, first).headers)
+        answer = self._transport.get(target, headers, self._times)
+        return answer.as_response() if answer.length is None or self._limits.respect_opt_out else answer
+
+    def _request(self, target: Target, first: Target) -> httpx.Request:
+        url = target.url
+        headers = httpx.Headers(_HEADERS | {"User-Agent": user_agent()})
+        headers.update(self._headers.headers_for(url, first=first.url))
+        return httpx.Request("GET", url, headers=headers, extensions={"timeout": self._timeout})
+
+    def _row_error(self, exc: Exception, clock: Clock) -> RowError:
+        """Map an exception of httpx to a row's error code, here and nowhere else."""
+        match exc:
+            case httpx.TimeoutException():
+                return RowError(ErrorCode.TIMEOUT, f"no answer within {clock.spent():.1f} s ({type(exc).__name__})")
+            case httpx.ConnectError():
+                tls = isinstance(exc.__cause__, ssl.SSLError) or isinstance(exc.__context__, ssl.SSLError)
+                return RowError(ErrorCode.TLS_ERROR if tls else ErrorCode.CONNECT_ERROR, str(exc))
+            case httpx.ProxyError():
+                return RowError(ErrorCode.CONNECT_ERROR, explain_proxy(str(exc)))
+            case httpx.UnsupportedProtocol() | httpx.InvalidURL() | UnicodeError():
+                return RowError(ErrorCode.REDIRECT_ERROR, str(exc))
+            case httpx.RemoteProtocolError():
+                return RowError(ErrorCode.BAD_RESPONSE, str(exc))
+        if self._closing.is_set():  # and so the client, while this thread uses it
+            return RowError(ErrorCode.CONNECT_ERROR, "the run was closed")
+        return RowError(ErrorCode.BAD_RESPONSE, str(exc) or type(exc).__name__)
 
     def _read(self, response: httpx.Response, clock: Clock) -> bytes:
         try:
@@ -224,14 +264,23 @@ class Fetcher:
         most = self._limits.max_bytes
         declared = response.headers.get("content-length", "")
         check_bytes(int(declared) if declared.isdecimal() and len(declared) < 20 else 0, most)
-        data = bytearray()
-        for piece in body_of(response, most):
-            data += piece
+        return self._collect(body_of(response, most), clock)
+
+    def _read_plain(self, answer: Answer, clock: Clock) -> bytes:
+        most = self._limits.max_bytes
+        check_bytes(answer.length or 0, most)
+        return self._collect(expanded(answer, "", most) if answer.whole is None else (answer.whole,), clock)
+
+    def _collect(self, pieces: Iterable[bytes], clock: Clock) -> bytes:
+        """Return a body that is read within the row's time."""
+        found = []
+        for piece in pieces:
+            found.append(piece)
             if time.monotonic() > clock.end:
-                raise RowError(ErrorCode.TIMEOUT, f"only {len(data):,} bytes within {clock.spent():.1f} s")
+                raise RowError(ErrorCode.TIMEOUT, f"only {sum(map(len, found)):,} bytes within {clock.spent():.1f} s")
             if self._closing.is_set():
                 raise RowError(ErrorCode.CONNECT_ERROR, "the run was closed")
-        return self._checked(bytes(data))
+        return self._checked(b"".join(found))
 
 
 def check_files(config: Config) -> None:
@@ -245,10 +294,10 @@ def check_files(config: Config) -> None:
         create_ssl_context(config.ca_file, {})
 
 
-def _redirected(url: httpx.URL, locations: list[str]) -> httpx.URL:
+def _redirected(target: Target, locations: list[str]) -> Target:
     try:
         if len(locations) > 1:
             raise ValueError("there are several addresses")
-        return http_url(locations[0], url)
+        return target.redirected(locations[0])
     except ValueError as exc:
         raise RowError(ErrorCode.REDIRECT_ERROR, f"redirected to {', '.join(locations)[:200]!r}: {exc}") from exc

@@ -41,10 +41,8 @@ class Clock:
         """Return the seconds spent on the current try."""
         return time.monotonic() - self._began
 
-    @contextmanager
-    def standing(self) -> Iterator[None]:
-        began = time.monotonic()
-        yield
+    def stand_since(self, began: float) -> None:
+        """Count the time since a moment as waiting for a host."""
         stood = time.monotonic() - began
         self._began, self.end, self.row_end = self._began + stood, self.end + stood, self.row_end + stood
 
@@ -79,9 +77,11 @@ class Hosts:
     def slot(self, host: str, clock: Clock) -> Iterator[None]:
         """Hold one of a host's places during a block, after waiting until the host accepts requests."""
         clock.host = host
-        with clock.standing(), self._changed:
+        began = time.monotonic()
+        with self._changed:
             while self._must_wait(self._known.get(host), clock):
                 pass
+            clock.stand_since(began)
             known = self._known.pop(host, _Host(retries=self._free))
             self._known[host] = known  # moved to the end, as the most recently used
             known.busy += 1

@@ -36,7 +36,7 @@ _NO_ESCAPE = re.compile(rb"%(?![0-9a-fA-F]{2}).{0,2}", re.DOTALL)
 _BLANKS = b" \t\n\r\v\f"
 _ENDS_WITH_BASE64 = re.compile(r";\s*base64\s*$", re.IGNORECASE)
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
-_MOST_URL = 8192  # characters, a common limit of servers
+MOST_URL = 8192  # characters, a common limit of servers
 _MOST_AUTHORITY = 255  # longest name in DNS (RFC 1035), with its port
 _MOST_STRIPPED = 1000  # characters, from each end
 _DOTS = re.compile("[\u3002\uff0e\uff61]")  # dots in international names (RFC 3490)
@@ -73,8 +73,8 @@ def http_url(text: str, base: httpx.URL | None = None) -> httpx.URL:
         ValueError: The text is not a URL, or is one that programs read differently.
     """
     text = text.strip(" ")
-    if len(text) > _MOST_URL:
-        raise ValueError(f"it has {len(text):,} characters, more than {_MOST_URL:,}")
+    if len(text) > MOST_URL:
+        raise ValueError(f"it has {len(text):,} characters, more than {MOST_URL:,}")
     if found := _NEVER.search(text):
         raise ValueError(f"there is {found.group()!r} in it")
     absolute = _ABSOLUTE.match(text)
@@ -127,7 +127,7 @@ def _check_spelling(host: str) -> None:
 def file_url_path(url: str) -> Path:
     """Return the local path of a `file:` URL."""
     authority = _ABSOLUTE.match(url)
-    if len(url) > _MOST_URL or (authority and len(authority.group(1)) > _MOST_AUTHORITY):
+    if len(url) > MOST_URL or (authority and len(authority.group(1)) > _MOST_AUTHORITY):
         raise RowError(
             ErrorCode.INVALID_URL, f"a file: URL of {len(url):,} characters, or with a host that is too long"
         )

@@ -12,19 +12,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 import httpcore
+import httpx
 
 from ..errors import ErrorCode, RowError
 from .nested_tls import NestedTlsStream
 from .trust import explain_untrusted
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 HEAD_BYTES = 64 * 1024  # bytes of a response before its content: status line, headers, and interim responses
 
+# What a connection raises.
+FAILURES = (
+    httpcore.TimeoutException,
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.ProxyError,
+    httpcore.UnsupportedProtocol,
+)
 _LONGEST_S = 24 * 3600.0  # for which the system is asked to wait at a time
 
 _deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
@@ -39,20 +48,25 @@ class Head:
     reused: bool = False
 
 
-@contextmanager
-def row_deadline(deadline: float) -> Iterator[None]:
-    """Limit every network call of this thread to `deadline` (`time.monotonic()` seconds)."""
-    token = _deadline.set(deadline)
-    try:
-        yield
-    finally:
-        _deadline.reset(token)
+class row_deadline:  # noqa: N801 - used as a function, which as a generator would take three times as long
+    """Limit every network call of this thread during a block to `deadline` (`time.monotonic()` seconds)."""
+
+    __slots__ = ("_deadline", "_token")
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+
+    def __enter__(self) -> None:
+        self._token = _deadline.set(self._deadline)
+
+    def __exit__(self, *_: object) -> None:
+        _deadline.reset(self._token)
 
 
 @contextmanager
-def head_of_an_answer() -> Iterator[Head]:
-    """Limit what this thread reads during a block to the size of a response's head."""
-    head = Head()
+def head_of_an_answer(read: int = 0) -> Iterator[Head]:
+    """Limit what this thread reads during a block to the size of a response's head, of which some bytes are read."""
+    head = Head(HEAD_BYTES - read)
     token = _head.set(head)
     try:
         yield head
@@ -66,6 +80,12 @@ def time_left(timeout: float | None) -> float:
     if left <= 0:
         raise httpcore.ReadTimeout("the row's time is used up")
     return left if timeout is None else min(left, timeout)
+
+
+def as_httpx(problem: Exception) -> Exception:
+    """Return an exception of httpcore's as httpx's, which has the same name."""
+    found: Exception = getattr(httpx, type(problem).__name__)(str(problem))
+    return found
 
 
 class GuardedStream(httpcore.NetworkStream):
@@ -87,9 +107,11 @@ class GuardedStream(httpcore.NetworkStream):
             if head.left <= 0:
                 raise httpcore.RemoteProtocolError(f"the answer's head is larger than {HEAD_BYTES:,} bytes")
             max_bytes = min(max_bytes, head.left)
-        with self._errors(httpcore.ReadTimeout, httpcore.ReadError):
-            waiting = self._has_asked and not isinstance(self._socket, ssl.SSLSocket)
-            data = self._in_time(partial(self._socket.recv, max_bytes), timeout, waiting=waiting)
+        waiting = self._has_asked and not isinstance(self._socket, ssl.SSLSocket)
+        try:
+            data = self._in_time(self._socket.recv, max_bytes, timeout, waiting=waiting)
+        except (OSError, ValueError) as exc:
+            raise self._failure(exc, httpcore.ReadTimeout, httpcore.ReadError) from exc
         self._has_asked = False
         if not data:
             self._check_open()
@@ -101,9 +123,11 @@ class GuardedStream(httpcore.NetworkStream):
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         if head := _head.get():
             head.reused = self._has_served
-        with self._errors(httpcore.WriteTimeout, httpcore.WriteError):
+        try:
             while buffer:
-                buffer = buffer[self._in_time(partial(self._socket.send, buffer), timeout, to_write=True) :]
+                buffer = buffer[self._in_time(self._socket.send, buffer, timeout, to_write=True) :]
+        except (OSError, ValueError) as exc:
+            raise self._failure(exc, httpcore.WriteTimeout, httpcore.WriteError) from exc
         self._has_asked = True
 
     def close(self) -> None:
@@ -121,22 +145,22 @@ class GuardedStream(httpcore.NetworkStream):
     ) -> httpcore.NetworkStream:
         name = server_hostname and server_hostname.removesuffix(".")
         try:
-            with self._errors(httpcore.ConnectTimeout, httpcore.ConnectError):
-                if isinstance(self._socket, ssl.SSLSocket):  # to a proxy, with the server behind it
-                    nested = NestedTlsStream(self, ssl_context, name)
-                    nested.shake_hands(timeout)
-                    return nested
-                # In two steps, so that `abort` can break the socket of a handshake that hangs.
-                self._socket = ssl_context.wrap_socket(
-                    self._socket, server_hostname=name, do_handshake_on_connect=False
-                )
-                self._check_open()
-                self._in_time(self._socket.do_handshake, timeout)
-        except httpcore.ConnectError as exc:
+            if isinstance(self._socket, ssl.SSLSocket):  # to a proxy, with the server behind it
+                nested = NestedTlsStream(self, ssl_context, name)
+                nested.shake_hands(timeout)
+                return nested
+            # In two steps, so that `abort` can break the socket of a handshake that hangs.
+            self._socket = ssl_context.wrap_socket(self._socket, server_hostname=name, do_handshake_on_connect=False)
+            self._check_open()
+            self._in_time(self._socket.do_handshake, False, timeout)
+        except (OSError, ValueError) as exc:
             self.close()
+            failure = self._failure(exc, httpcore.ConnectTimeout, httpcore.ConnectError)
+            if isinstance(failure, httpcore.ConnectTimeout):
+                raise failure from exc
             # Converted here, because httpcore's pool drops the cause, by which callers could distinguish the two.
-            code = ErrorCode.TLS_ERROR if isinstance(exc.__cause__, ssl.SSLError) else ErrorCode.CONNECT_ERROR
-            raise RowError(code, f"TLS: {exc}{explain_untrusted(exc.__cause__)}") from exc
+            code = ErrorCode.TLS_ERROR if isinstance(exc, ssl.SSLError) else ErrorCode.CONNECT_ERROR
+            raise RowError(code, f"TLS: {exc}{explain_untrusted(exc)}") from exc
         except BaseException:
             self.close()
             raise
@@ -161,21 +185,28 @@ class GuardedStream(httpcore.NetworkStream):
         return True
 
     def _in_time(
-        self, step: Callable[[], T], timeout: float | None, *, to_write: bool = False, waiting: bool = False
+        self,
+        call: Callable[[A], T],
+        argument: A,
+        timeout: float | None,
+        *,
+        to_write: bool = False,
+        waiting: bool = False,
     ) -> T:
         """Return the result of a call of the socket, after waiting until the socket is ready for it.
 
         Args:
-            step: The call, which raises an error if the socket is not ready.
+            call: The call, which raises an error if the socket is not ready.
+            argument: Its argument.
             timeout: Seconds; None is as long as the row has left.
-            to_write: Whether the call sends something.
+            to_write: Whether it sends something.
             waiting: Whether the socket is not ready yet, as far as is known.
         """
         end = time.monotonic() + time_left(timeout)
         while True:
             if not waiting:
                 try:
-                    return step()
+                    return call(argument)
                 except ssl.SSLWantReadError:
                     to_write = False
                 except ssl.SSLWantWriteError:
@@ -190,16 +221,16 @@ class GuardedStream(httpcore.NetworkStream):
         if self._aborted:
             raise RowError(ErrorCode.CONNECT_ERROR, "the run was closed")
 
-    @contextmanager
-    def _errors(self, late: type[Exception], failed: type[Exception]) -> Iterator[None]:
-        """Convert system errors into httpcore's, and report connections that were aborted by closing the run."""
-        try:
-            yield
-        except TimeoutError as exc:
-            raise late(str(exc)) from exc
-        except (OSError, ValueError) as exc:  # ValueError comes from TLS that was closed while reading
-            self._check_open()
-            raise failed(str(exc)) from exc
+    def _failure(self, problem: OSError | ValueError, late: type[Exception], failed: type[Exception]) -> Exception:
+        """Return a system error as httpcore's; ValueError comes from TLS that was closed while reading.
+
+        Raises:
+            RowError: The connection was aborted by closing the run.
+        """
+        if isinstance(problem, TimeoutError):
+            return late(str(problem))
+        self._check_open()
+        return failed(str(problem))
 
 
 def _is_ready(connected: socket.socket, seconds: float, to_write: bool) -> bool:

@@ -22,11 +22,11 @@ import httpx
 from ..config import Limits
 from ..errors import ConfigError, ErrorCode, RowError
 from .backend import GuardedBackend, Resolver, system_resolver
+from .direct import KEPT, Answer, Direct, Times
 from .proxies import httpcore_proxy, is_socks, socks_errors
-from .stream import head_of_an_answer
+from .stream import FAILURES, as_httpx, head_of_an_answer
+from .targets import Target
 from .trust import LOCKS_HANDSHAKES, create_ssl_context
-
-_KEPT = 2  # idle connections, and so open files, per thread, for rows that alternate between hosts
 
 
 class GuardedTransport(httpx.BaseTransport):
@@ -64,7 +64,30 @@ class GuardedTransport(httpx.BaseTransport):
         self._untrusted: ConfigError | None = None  # a file named by the environment cannot be used
         self._lock = Lock()
         self._own = local()
+        self._direct = Direct(self._backend, self._own_ssl_context)
         self._pools: list[httpcore.ConnectionPool] = []
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether requests go to their hosts, not to a proxy, so that `get` can be used."""
+        return self._proxy is None
+
+    def get(self, target: Target, headers: bytes, times: Times) -> Answer:
+        """Send a GET request to its host and return the answer; see `Direct.get`."""
+        if target.origin.scheme == "https":
+            self._own_ssl_context()
+            self._check_trusted()
+        try:
+            return self._direct.get(target, headers, times)
+        except FAILURES as exc:
+            raise as_httpx(exc) from exc.__cause__ or exc
+
+    def _own_ssl_context(self) -> ssl.SSLContext:
+        """Return the SSL context of the calling thread."""
+        context: ssl.SSLContext | None = getattr(self._own, "ssl_context", None)
+        if context is None:
+            context = self._own.ssl_context = self._trusted()
+        return context
 
     def _pool(self) -> httpcore.ConnectionPool:
         """Return the calling thread's pool."""
@@ -74,7 +97,7 @@ class GuardedTransport(httpx.BaseTransport):
                 ssl_context=self._trusted(),
                 proxy=httpcore_proxy(self._proxy, self._trusted) if self._proxy else None,
                 max_connections=None,
-                max_keepalive_connections=_KEPT,
+                max_keepalive_connections=KEPT,
                 network_backend=self._backend,
             )
             self._pools.append(pool)
@@ -85,7 +108,7 @@ class GuardedTransport(httpx.BaseTransport):
         if self._ssl_context is None:
             self._trusted()
 
-    def check(self, url: httpx.URL) -> None:
+    def check(self, host: str, port: int | None) -> None:
         """Refuse a URL whose host or port may not be reached, as far as that is known without looking up its name.
 
         `handle_request` does so too, but after as much work as for a URL that is fetched.
@@ -94,7 +117,7 @@ class GuardedTransport(httpx.BaseTransport):
             RowError: `blocked_address`.
         """
         if not self._trusts_targets:
-            self._backend.check_host(url.host, url.port)
+            self._backend.check_host(host, port)
 
     def _trusted(self) -> ssl.SSLContext:
         """Return the SSL context that verifies servers."""
@@ -108,10 +131,14 @@ class GuardedTransport(httpx.BaseTransport):
                 self._ssl_context = create_ssl_context(self._ca_file, {})
             return self._ssl_context
 
+    def _check_trusted(self) -> None:
+        if self._untrusted is not None:
+            raise RowError(ErrorCode.TLS_ERROR, str(self._untrusted)) from self._untrusted
+
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         url, pool = request.url, self._pool()
-        if self._untrusted is not None and url.scheme == "https":
-            raise RowError(ErrorCode.TLS_ERROR, str(self._untrusted)) from self._untrusted
+        if url.scheme == "https":
+            self._check_trusted()
         host, extensions = url.raw_host, request.extensions
         if self._proxy and not self._trusts_targets:
             scheme = self._proxy.partition(":")[0].lower()
@@ -147,6 +174,7 @@ class GuardedTransport(httpx.BaseTransport):
         self._backend.abort()
 
     def close(self) -> None:
+        self._direct.close()
         for pool in self._pools:
             pool.close()
 
@@ -165,14 +193,7 @@ class _Body(httpx.SyncByteStream):
 
 @contextmanager
 def _httpx_errors() -> Iterator[None]:
-    """Convert httpcore's exceptions into httpx's, which have the same names."""
     try:
         yield
-    except (
-        httpcore.TimeoutException,
-        httpcore.NetworkError,
-        httpcore.ProtocolError,
-        httpcore.ProxyError,
-        httpcore.UnsupportedProtocol,
-    ) as exc:
-        raise getattr(httpx, type(exc).__name__)(str(exc)) from exc.__cause__ or exc
+    except FAILURES as exc:
+        raise as_httpx(exc) from exc.__cause__ or exc

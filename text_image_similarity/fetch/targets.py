@@ -1,0 +1,89 @@
+"""Where requests go: the parts of http(s) URLs, of which the part before the path is parsed once for many URLs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import httpx
+
+from .references import MOST_URL, http_url
+
+# Paths and queries that httpx.URL leaves as they are; a segment that begins with a dot may be one that it removes.
+_SIMPLE = re.compile(
+    r"(https?://[^/?#]+)"
+    r"(/(?:[A-Za-z0-9_~!$&'()*+,;=:@/-]++|(?<!/)\.|%[0-9A-Fa-f]{2})*+(?:\?[A-Za-z0-9_~!$&'()*+,;=:@/.?%-]*+)?)"
+)
+_REMEMBERED = 4096  # hosts
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A server, as URLs name it.
+
+    Attributes:
+        scheme: `http` or `https`.
+        host: Host name, or an address, as it is shown.
+        ascii_host: The same as it is looked up and compared with certificates.
+        port: Port; None is the scheme's default.
+    """
+
+    scheme: str
+    host: str
+    ascii_host: str
+    port: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A URL to request.
+
+    Attributes:
+        origin: The server.
+        path: Path and query, as they are sent.
+        text: The URL.
+    """
+
+    origin: Origin
+    path: bytes
+    text: str
+
+    @property
+    def url(self) -> httpx.URL:
+        return httpx.URL(self.text)
+
+    def redirected(self, location: str) -> Target:
+        """Return the target that a redirect from this one leads to.
+
+        Raises:
+            ValueError: As from `http_url`.
+        """
+        return _target(http_url(location, self.url))
+
+
+class Targets:
+    """Parses URLs into targets, as `http_url` does, and remembers their hosts."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Origin] = {}  # by everything before the path
+
+    def find(self, text: str) -> Target:
+        """Return the target of a URL.
+
+        Raises:
+            ValueError: As from `http_url`.
+        """
+        found = _SIMPLE.fullmatch(text)
+        if not found or len(text) > MOST_URL:
+            return _target(http_url(text))
+        before, path = found.groups()
+        origin = self._known.get(before)
+        if origin is None:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            origin = self._known[before] = _target(http_url(before + "/")).origin
+        return Target(origin, path.encode("ascii"), text)
+
+
+def _target(url: httpx.URL) -> Target:
+    return Target(Origin(url.scheme, url.host, url.raw_host.decode("ascii"), url.port), url.raw_path, str(url))
