@@ -120,7 +120,7 @@ def test_a_denied_address_is_not_dialled(fetcher: Fetcher, recorder: Recorder, h
 def test_what_is_known_to_be_denied_costs_no_request(
     fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
-    monkeypatch.delattr(GuardedTransport, "handle_request")
+    monkeypatch.delattr(GuardedTransport, "get")
     assert code_of(fetcher, f"http://{host}/secret") == "blocked_address"
 
 

@@ -176,6 +176,8 @@ class GuardedStream(httpcore.NetworkStream):
 
     def _is_readable(self) -> bool:
         """Tell whether an idle connection has something to read, which can only be its end or unexpected data."""
+        if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+            return True
         try:
             socket.socket.recv(self._socket, 1, socket.MSG_PEEK)  # on the raw socket, because SSLSocket refuses to peek
         except BlockingIOError:
