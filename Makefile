@@ -138,9 +138,9 @@ benchmark: setup
 
 # What `make test` does a few times over, many times: each of these files names its variable where it reads it.
 endurance: setup
-	KILLS=100 TERMS=20 SOAK_ROWS=200000 RESTARTS=20 FILTERS=10000 FRAMES=1000 CAPTIONS=10000 HOSTILE_S=3600 ROUNDS=1000 MUTATIONS=20000 LAYERS=12 $(RUN) -m pytest -s \
+	KILLS=100 TERMS=20 SOAK_ROWS=200000 RESTARTS=20 FILTERS=10000 FRAMES=1000 CAPTIONS=10000 HOSTILE_S=3600 ROUNDS=1000 MUTATIONS=20000 RESIZES=5000 LAYERS=12 $(RUN) -m pytest -s \
 		tests/system/test_endurance.py tests/system/test_restarts.py tests/system/test_hostile_load.py tests/system/test_full_size.py tests/search/test_crash.py tests/search/stores/test_contract.py \
-		tests/search/filters/test_sql.py tests/tables/test_frames.py tests/formats/test_formats.py tests/decode/test_corpus.py tests/encoders/test_token_files.py tests/export/test_kill.py tests/pipeline/test_feeders.py
+		tests/search/filters/test_sql.py tests/tables/test_frames.py tests/formats/test_formats.py tests/decode/test_corpus.py tests/resize/test_resize.py tests/encoders/test_token_files.py tests/export/test_kill.py tests/pipeline/test_feeders.py
 
 # Airflow and Snowpark, whose pins do not go with ours: 580 MB. What they import is compiled then.
 recipes: build/recipes/airflow/installed build/recipes/snowpark/installed

@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .resize import Part, resized
+from .resize import Pixels as Pixels  # which others know from here
+
 Fit = Literal["squash", "inside", "cover"]
-Pixels = NDArray[np.uint8]  # (h, w, 3), RGB
 ImageLike = Image.Image | Pixels
 
 _ANTIALIASED = {Image.Resampling.BICUBIC: "bicubic", Image.Resampling.BILINEAR: "bilinear"}
@@ -73,18 +75,13 @@ class Preprocess:
             y, x = image.height / resized_height, image.width / resized_width  # source pixels per resized pixel
             box = (left * x, top * y, (left + width) * x, (top + height) * y)
             return np.asarray(image.resize((width, height), self.resample, box=box))
-        if (resized_height, resized_width) != (image.height, image.width):
-            if self.fast and self.resample in _ANTIALIASED and self.fit != "inside":
-                whole = _interpolated(image, (resized_height, resized_width), self.resample)
-                return np.ascontiguousarray(whole[top : top + height, left : left + width])  # releases the rest
-            image = image.resize((resized_width, resized_height), self.resample)
-        pixels = np.asarray(image)
+        size = resized_width, resized_height
+        if image.size != size and self.fast and self.resample in _ANTIALIASED and self.fit != "inside":
+            whole = _interpolated(image, (resized_height, resized_width), self.resample)
+            return np.ascontiguousarray(whole[top : top + height, left : left + width])  # releases the rest
         if height > resized_height or width > resized_width:
-            return self._bordered(pixels, height, width)
-        if (height, width) != (resized_height, resized_width):
-            # Not `crop`, which checks Image.MAX_IMAGE_PIXELS, a global that other code may have set.
-            pixels = np.ascontiguousarray(pixels[top : top + height, left : left + width])
-        return pixels
+            return self._bordered(resized(image, size, self.resample), height, width)
+        return resized(image, size, self.resample, Part(left, top, width, height))
 
     @property
     def side(self) -> tuple[int, int]:
@@ -135,10 +132,10 @@ class Preprocess:
 
 def _patched(image: Image.Image, side: int, most: int, resample: Image.Resampling) -> Pixels:
     down, across = _patches_that_fit(image.height, image.width, side, most)
-    resized = np.asarray(image.resize((across * side, down * side), resample))
+    pixels = resized(image, (across * side, down * side), resample)
     rows: Pixels = np.zeros((1 + most, side * side, 3), np.uint8)
     rows[0, :2, :2] = [divmod(down, 256), divmod(across, 256)]
-    cut = resized.reshape(down, side, across, side, 3).transpose(0, 2, 1, 3, 4)  # (down, across, side, side, 3)
+    cut = pixels.reshape(down, side, across, side, 3).transpose(0, 2, 1, 3, 4)  # (down, across, side, side, 3)
     rows[1 : 1 + down * across] = cut.reshape(down * across, side * side, 3)
     return rows
 
@@ -164,8 +161,8 @@ def _interpolated(image: Image.Image, size: tuple[int, int], resample: Image.Res
     import torch  # imported here, because only fast preprocessing needs it
 
     rows = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # (1, 3, h, w) over (h, w, 3) in memory
-    resized = torch.nn.functional.interpolate(rows, size, mode=_ANTIALIASED[resample], antialias=True)
-    pixels: Pixels = resized[0].permute(1, 2, 0).numpy()
+    whole = torch.nn.functional.interpolate(rows, size, mode=_ANTIALIASED[resample], antialias=True)
+    pixels: Pixels = whole[0].permute(1, 2, 0).numpy()
     return pixels
 
 

@@ -32,7 +32,7 @@ _ROOMS = (
     "similarity.py",
     "system.py",
 )
-_FOLDERS = ("decode", "encoders")
+_FOLDERS = ("decode", "encoders", "resize")
 _VERSION = "1"
 _DELAY_US = 5_000  # that a batch waits for company
 _QUEUE = 1_024  # requests that wait before others are refused

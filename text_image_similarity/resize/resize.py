@@ -1,0 +1,148 @@
+"""Resizing by Pillow, or by compiled code once that has proven that it gives the same bytes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from importlib.util import find_spec
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .tables import FILTERS, is_vertical_first, weights_of
+
+logger = logging.getLogger("text_image_similarity")
+
+Pixels = NDArray[np.uint8]  # (h, w, 3), RGB
+
+_FEW = 500  # images that Pillow resizes in less time than it takes to load compiled code: two seconds
+_LIBRARIES = ("numba", "pyarrow")
+# Sizes before and after, for the proof: smaller and larger, both orders, one axis alone, tiles and single pixels.
+_TRIALS = (
+    ((97, 70), (31, 22)),
+    ((33, 90), (30, 20)),
+    ((20, 13), (51, 60)),
+    ((64, 30), (40, 30)),
+    ((50, 61), (50, 40)),
+    ((1, 40), (3, 1)),
+)
+
+
+class Part(NamedTuple):
+    """Part of an image, in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+Resizer = Callable[[Image.Image, tuple[int, int], Image.Resampling, Part], Pixels]
+
+
+def resized(image: Image.Image, size: tuple[int, int], resample: Image.Resampling, part: Part | None = None) -> Pixels:
+    """Resize an RGB image, and return a part of the result, shape (h, w, 3): the bytes of Pillow's `Image.resize`.
+
+    Args:
+        image: The image.
+        size: Width and height of the whole result.
+        resample: Pillow's filter.
+        part: The part to return; None returns it all.
+    """
+    part = part or Part(0, 0, *size)
+    compiled = _COMPILED.resizer() if image.mode == "RGB" and resample in FILTERS and image.size != size else None
+    return (compiled or _by_pillow)(image, size, resample, part)
+
+
+def _by_pillow(image: Image.Image, size: tuple[int, int], resample: Image.Resampling, part: Part) -> Pixels:
+    pixels: Pixels = np.asarray(image.resize(size, resample) if image.size != size else image)
+    if part.width * part.height < size[0] * size[1]:
+        # Not `crop`, which checks Image.MAX_IMAGE_PIXELS, a global that other code may have set. Copied, to release the
+        # rest.
+        rows, columns = slice(part.top, part.top + part.height), slice(part.left, part.left + part.width)
+        return np.ascontiguousarray(pixels[rows, columns])
+    return pixels
+
+
+class _Compiled:
+    """Compiled code, loaded after a few images and used if it passes its trials; safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._images = 0
+        self._tried = False
+        self._resizer: Resizer | None = None
+        self._lock = Lock()
+
+    def resizer(self) -> Resizer | None:
+        """Return the resizer that compiled code offers; None if it has none, or not yet."""
+        if self._tried:
+            return self._resizer
+        self._images += 1
+        # One thread loads it, while others go on without.
+        if self._images <= _FEW or not self._lock.acquire(blocking=False):
+            return None
+        try:
+            if not self._tried and all(find_spec(name) for name in _LIBRARIES):
+                self._resizer = load_compiled()
+            self._tried = True
+        finally:
+            self._lock.release()
+        return self._resizer
+
+
+def load_compiled() -> Resizer | None:
+    """Return the compiled resizer if it gives Pillow's bytes in a few trials, or else None, and say so in the log."""
+    try:
+        resizer = _by_compiled_code()
+        rng = np.random.default_rng(0)
+        for before, after in _TRIALS:
+            image = Image.fromarray(rng.choice(np.array([0, 1, 90, 254, 255], np.uint8), (before[1], before[0], 3)))
+            part = Part(0, after[1] // 3, after[0] - after[0] // 4, after[1] - after[1] // 3)
+            for resample in FILTERS:
+                if not np.array_equal(*(each(image, after, resample, part) for each in (resizer, _by_pillow))):
+                    raise ValueError(f"{before} to {after} gave other pixels than Pillow")
+    except Exception as exc:  # of a library that does not fit this Python, NumPy or processor
+        logger.warning("images are resized by Pillow, because numba cannot do it here: %s: %s", type(exc).__name__, exc)
+        return None
+    return resizer
+
+
+def _by_compiled_code() -> Resizer:
+    import pyarrow  # both are imported only here, because not everybody needs them and they take long
+
+    from . import compiled
+
+    def words(image: Image.Image) -> NDArray[np.uint32]:
+        """Return an image's own memory where it is in one piece, which that of large images is not."""
+        try:
+            flat: Any = pyarrow.array(image).values.to_numpy()
+        except ValueError:
+            flat = np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8)
+        return flat.view(np.uint32).reshape(image.height, image.width)  # type: ignore[no-any-return]
+
+    def resizer(image: Image.Image, size: tuple[int, int], resample: Image.Resampling, part: Part) -> Pixels:
+        across = weights_of(image.width, size[0], resample).between(part.left, part.left + part.width)
+        down = weights_of(image.height, size[1], resample).between(part.top, part.top + part.height)
+        found = words(image)
+        if image.width == size[0]:
+            found = compiled.vertically(found, part.left, part.width, *down)
+        elif image.height == size[1]:
+            found = compiled.horizontally(found, part.top, part.height, *across)
+        elif is_vertical_first(image.size, size):
+            left, right = across.source
+            found = compiled.vertically(found, left, right - left, *down)
+            found = compiled.horizontally(found, 0, part.height, *across.moved(-left))
+        else:
+            top, bottom = down.source
+            found = compiled.horizontally(found, top, bottom - top, *across)
+            found = compiled.vertically(found, 0, part.width, *down.moved(-top))
+        pixels: Pixels = compiled.without_padding(found)
+        return pixels
+
+    return resizer
+
+
+_COMPILED = _Compiled()

@@ -1,0 +1,95 @@
+"""The weights and the order of Pillow's 8-bit resize, from which other code can compute the same bytes.
+
+Pillow (`src/libImaging/Resample.c`) resizes in two passes, one for each axis. A pass is a weighted sum of the pixels
+around each new one, with weights in fixed point; its results are rounded to bytes, which the other pass then reads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+BITS = 22  # of a weight after its point: 32, without 8 of a value, and 2 because weights may be negative
+
+
+class Weights(NamedTuple):
+    """The weights of one pass, for each of `after` new pixels.
+
+    Attributes:
+        first: First old pixel that counts, shape (after,).
+        count: How many count, shape (after,).
+        weights: Their weights times 2**22, shape (after, most); beyond `count` they are zero.
+    """
+
+    first: NDArray[np.int32]
+    count: NDArray[np.int32]
+    weights: NDArray[np.int32]
+
+    def between(self, begin: int, end: int) -> Weights:
+        """Return the weights of some of the new pixels."""
+        return Weights(self.first[begin:end], self.count[begin:end], self.weights[begin:end])
+
+    def moved(self, by: int) -> Weights:
+        """Return the weights for old pixels in another place."""
+        return self._replace(first=self.first + np.int32(by))
+
+    @property
+    def source(self) -> tuple[int, int]:
+        """The range of old pixels that count for any new one."""
+        return int(self.first[0]), int(self.first[-1] + self.count[-1])
+
+
+def _bicubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return Keys' cubic convolution with a = -0.5, in Pillow's order of operations."""
+    a = -0.5
+    near, far = ((a + 2.0) * x - (a + 3.0)) * x * x + 1, (((x - 5) * x + 8) * x - 4) * a
+    return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
+
+
+def _bilinear(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(x < 1.0, 1.0 - x, 0.0)
+
+
+_Filter = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+# Each filter as a function of the distance, with the distance from which on it is zero.
+FILTERS: dict[Image.Resampling, tuple[_Filter, float]] = {
+    Image.Resampling.BICUBIC: (_bicubic, 2.0),
+    Image.Resampling.BILINEAR: (_bilinear, 1.0),
+}
+
+
+@lru_cache(maxsize=1024)
+def weights_of(before: int, after: int, resample: Image.Resampling) -> Weights:
+    """Return the weights that bring a row of `before` pixels to `after` pixels.
+
+    Every step is in double precision and in Pillow's order, because each weight must be the same number.
+    """
+    function, reach = FILTERS[resample]
+    scale = before / after
+    wider = max(scale, 1.0)
+    support = reach * wider
+    centre = (np.arange(after) + 0.5) * scale
+    first = np.maximum((centre - support + 0.5).astype(np.int64), 0)
+    count = np.minimum((centre + support + 0.5).astype(np.int64), before) - first
+    taps = np.arange(math.ceil(support) * 2 + 1)
+    weights = function(np.abs((taps + first[:, None] - centre[:, None] + 0.5) * (1.0 / wider)))  # (after, most)
+    weights[taps >= count[:, None]] = 0.0
+    total = np.cumsum(weights, axis=1)[:, -1:]  # one after the other; `sum` adds in another order
+    weights = np.divide(weights, total, out=weights, where=total != 0.0) * (1 << BITS)
+    fixed = np.where(weights < 0.0, weights - 0.5, weights + 0.5).astype(np.int32)
+    return Weights(first.astype(np.int32), count.astype(np.int32), fixed)
+
+
+def is_vertical_first(before: tuple[int, int], after: tuple[int, int]) -> bool:
+    """Tell whether Pillow 13 resizes from one (width, height) to another with its vertical pass first.
+
+    Before Pillow 13 the horizontal pass came first, unless an image was over a hundred times as high as wide.
+    """
+    lost = before[1] - after[1]
+    return lost > 0 and lost > 2 * (before[0] - after[0])
