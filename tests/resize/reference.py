@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
-from text_image_similarity.resize import Pixels, Weights, is_vertical_first
+from text_image_similarity.resize import Pass, Pixels, Weights
 from text_image_similarity.resize.tables import BITS
 
 
-def resized_by_tables(pixels: Pixels, across: Weights, down: Weights) -> Pixels:
-    """Resize an array (h, w, 3) with the weights of both passes."""
-    height, width = pixels.shape[:2]
-    passes = [(1, across, width), (0, down, height)]
-    if is_vertical_first((width, height), (across.first.size, down.first.size)):
-        passes.reverse()
-    for axis, weights, before in passes:
-        if weights.first.size != before:
-            pixels = one_pass(pixels, axis, weights)
+def resized_by(passes: Iterable[Pass], pixels: Pixels) -> Pixels:
+    """Resize an array (h, w, 3)."""
+    for vertical, begin, length, weights in passes:
+        needed = slice(begin, begin + length)
+        pixels = one_pass(pixels[:, needed], 0, weights) if vertical else one_pass(pixels[needed], 1, weights)
     return pixels
 
 

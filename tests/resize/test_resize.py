@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.resize.reference import resized_by_tables
+from tests.resize.reference import resized_by
 from tests.support.clock import HANG_S
 from text_image_similarity.decode import to_rgb
 from text_image_similarity.preprocess import Preprocess
-from text_image_similarity.resize import Part, Pixels, resize, resized, weights_of
+from text_image_similarity.resize import Part, Pixels, passes_of, resize, resized
 from text_image_similarity.resize.tables import FILTERS
 
 # More of them: RESIZES=5000 python -m pytest tests/resize/test_resize.py
@@ -87,13 +87,9 @@ def compiled() -> resize.Resizer:
 
 def test_the_tables_give_pillows_bytes() -> None:
     for trial in trials(seed=1, most=120):
-        across, down = (
-            weights_of(before, after, trial.resample)
-            for before, after in zip(trial.image.size, trial.size, strict=True)
-        )
-        found = resized_by_tables(np.asarray(trial.image), across, down)
-        whole = trial._replace(part=Part(0, 0, *trial.size))
-        np.testing.assert_array_equal(found, by_pillow(whole), str((trial.image.size, *trial[1:])))
+        passes = passes_of(trial.image.size, *trial[1:])
+        found = resized_by(passes, np.asarray(trial.image)) if passes else by_pillow(trial)
+        np.testing.assert_array_equal(found, by_pillow(trial), str((trial.image.size, *trial[1:])))
 
 
 def test_compiled_code_gives_pillows_bytes(compiled: resize.Resizer) -> None:

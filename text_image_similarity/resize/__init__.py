@@ -6,14 +6,14 @@ holds what other code, for another processor, needs to do the same.
 
 from __future__ import annotations
 
-from .resize import Part, Pixels, resized
-from .tables import Weights, is_vertical_first, weights_of
+from .resize import Pixels, resized
+from .tables import Part, Pass, Weights, passes_of
 
 __all__ = [
     "Part",
+    "Pass",
     "Pixels",
     "Weights",
-    "is_vertical_first",
+    "passes_of",
     "resized",
-    "weights_of",
 ]

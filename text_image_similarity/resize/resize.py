@@ -6,13 +6,13 @@ import logging
 from collections.abc import Callable
 from importlib.util import find_spec
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .tables import FILTERS, is_vertical_first, weights_of
+from .tables import FILTERS, Part, passes_of
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -29,15 +29,6 @@ _TRIALS = (
     ((50, 61), (50, 40)),
     ((1, 40), (3, 1)),
 )
-
-
-class Part(NamedTuple):
-    """Part of an image, in pixels."""
-
-    left: int
-    top: int
-    width: int
-    height: int
 
 
 Resizer = Callable[[Image.Image, tuple[int, int], Image.Resampling, Part], Pixels]
@@ -124,21 +115,10 @@ def _by_compiled_code() -> Resizer:
         return flat.view(np.uint32).reshape(image.height, image.width)  # type: ignore[no-any-return]
 
     def resizer(image: Image.Image, size: tuple[int, int], resample: Image.Resampling, part: Part) -> Pixels:
-        across = weights_of(image.width, size[0], resample).between(part.left, part.left + part.width)
-        down = weights_of(image.height, size[1], resample).between(part.top, part.top + part.height)
         found = words(image)
-        if image.width == size[0]:
-            found = compiled.vertically(found, part.left, part.width, *down)
-        elif image.height == size[1]:
-            found = compiled.horizontally(found, part.top, part.height, *across)
-        elif is_vertical_first(image.size, size):
-            left, right = across.source
-            found = compiled.vertically(found, left, right - left, *down)
-            found = compiled.horizontally(found, 0, part.height, *across.moved(-left))
-        else:
-            top, bottom = down.source
-            found = compiled.horizontally(found, top, bottom - top, *across)
-            found = compiled.vertically(found, 0, part.width, *down.moved(-top))
+        for each in passes_of(image.size, size, resample, part):
+            run = compiled.vertically if each.vertical else compiled.horizontally
+            found = run(found, each.begin, each.length, *each.weights)
         pixels: Pixels = compiled.without_padding(found)
         return pixels
 

@@ -18,6 +18,15 @@ from PIL import Image
 BITS = 22  # of a weight after its point: 32, without 8 of a value, and 2 because weights may be negative
 
 
+class Part(NamedTuple):
+    """Part of an image, in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
 class Weights(NamedTuple):
     """The weights of one pass, for each of `after` new pixels.
 
@@ -45,6 +54,22 @@ class Weights(NamedTuple):
         return int(self.first[0]), int(self.first[-1] + self.count[-1])
 
 
+class Pass(NamedTuple):
+    """One pass of a resize.
+
+    Attributes:
+        vertical: Whether it makes new rows; otherwise it makes new columns.
+        begin: First column (of a vertical pass) or row that is needed.
+        length: How many are needed.
+        weights: The weights.
+    """
+
+    vertical: bool
+    begin: int
+    length: int
+    weights: Weights
+
+
 def _bicubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return Keys' cubic convolution with a = -0.5, in Pillow's order of operations."""
     a = -0.5
@@ -64,7 +89,32 @@ FILTERS: dict[Image.Resampling, tuple[_Filter, float]] = {
 }
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
+def passes_of(
+    before: tuple[int, int], after: tuple[int, int], resample: Image.Resampling, part: Part
+) -> tuple[Pass, ...]:
+    """Return the passes, in Pillow's order, that resize an image and keep a part of the result.
+
+    Args:
+        before: Width and height of the image.
+        after: Width and height of the whole result.
+        resample: A filter of `FILTERS`.
+        part: The part of the result.
+    """
+    across = weights_of(before[0], after[0], resample).between(part.left, part.left + part.width)
+    down = weights_of(before[1], after[1], resample).between(part.top, part.top + part.height)
+    if before[1] == after[1]:
+        return () if before[0] == after[0] else (Pass(False, part.top, part.height, across),)
+    if before[0] == after[0]:
+        return (Pass(True, part.left, part.width, down),)
+    if is_vertical_first(before, after):
+        left, right = across.source
+        return Pass(True, left, right - left, down), Pass(False, 0, part.height, across.moved(-left))
+    top, bottom = down.source
+    return Pass(False, top, bottom - top, across), Pass(True, 0, part.width, down.moved(-top))
+
+
+@lru_cache(maxsize=256)
 def weights_of(before: int, after: int, resample: Image.Resampling) -> Weights:
     """Return the weights that bring a row of `before` pixels to `after` pixels.
 
