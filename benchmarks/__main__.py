@@ -20,10 +20,10 @@ from .sections import NAMES, all_sections
 def main() -> None:
     given = _arguments()
     results = load_results()
-    if not given.render:
+    if not given.render and (chosen := _chosen(given)):
         make_inputs(given.data)
         results.machine = machine()
-        for section, jobs in _chosen(given):
+        for section, jobs in chosen:
             _measure(section, jobs, given.rounds, results)
     if given.page.exists():
         render(results, given.page)
@@ -49,6 +49,7 @@ def _chosen(given: argparse.Namespace) -> list[tuple[Section, list[Job]]]:
         pairs=given.pairs or 200,
         mini_pairs=given.pairs or 1000,
         engine_pairs=given.pairs or PHOTOS,
+        gpu_pairs=given.pairs or 10 * PHOTOS,
         rows=given.rows,
         vectors=given.vectors,
         overload_s=given.overload_seconds,
@@ -61,7 +62,9 @@ def _chosen(given: argparse.Namespace) -> list[tuple[Section, list[Job]]]:
         jobs = section.jobs(options)
         if given.only and section.name not in given.only:
             jobs = [job for job in jobs if job.name in given.only]
-        if jobs:
+        if jobs and (lacking := section.lacks()):
+            print(f"{section.name}: not measured: {lacking}", flush=True)
+        elif jobs:
             chosen.append((section, jobs))
     return chosen
 
@@ -73,7 +76,7 @@ def _arguments() -> argparse.Namespace:
     add(
         "--pairs",
         type=int,
-        help="rows each job scores (default: 200 with ViT-B/32, 1000 with mini, 2000 with engines and the service)",
+        help="rows each job scores (default: 200 with ViT-B/32, 1000 with mini, 2000 with engines and the service, 20000 on a GPU)",
     )
     add("--rows", type=int, default=1_000_000, help="most rows of the growing table (default: %(default)s)")
     add("--vectors", type=int, default=200_000, help="vectors in the stores that are searched (default: %(default)s)")

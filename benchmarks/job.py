@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from .inputs import BUILD, ROOT
+from .inputs import BUILD, INPUTS, ROOT
 from .meter import family_mib, peak_mib
 from .server import serving
 
@@ -47,6 +47,7 @@ class Job:
         function: `module:function` that returns an object for JSON.
         arguments: Its keyword arguments.
         delay_ms: If not None, the loopback server answers with this delay, and `arguments` gain its address, `server`.
+        served: The folder whose photos it hands out.
         python: The interpreter, for peers that live in an environment of their own.
     """
 
@@ -54,12 +55,13 @@ class Job:
     function: str
     arguments: dict[str, Any] = field(default_factory=dict)
     delay_ms: float | None = None
+    served: str = str(INPUTS)
     python: str = sys.executable
 
 
 def run_job(job: Job) -> dict[str, Any]:
     """Run a job and return what it found, or `{"failed": reason}`."""
-    with tempfile.TemporaryDirectory() as folder, serving(job.delay_ms) as server:
+    with tempfile.TemporaryDirectory() as folder, serving(job.delay_ms, Path(job.served)) as server:
         out, log = Path(folder) / "found.json", Path(folder) / "log.txt"
         arguments = job.arguments | ({"server": server} if server else {})
         command = [job.python, "-m", "benchmarks.job", job.function, json.dumps(arguments), str(out)]

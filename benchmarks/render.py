@@ -23,7 +23,8 @@ def render(results: Results, page: Path) -> None:
     texts = {
         section.name: section.table(found) for section in all_sections() if (found := results.rounds.get(section.name))
     }
-    texts |= {"machine": _machine(results), "missing": _missing(results)}
+    if results.rounds.keys() - {"gpu"}:  # which names its own machine
+        texts |= {"machine": _machine(results), "missing": _missing(results)}
     for path in page.parent.glob(f"{page.stem}*{page.suffix}"):
         text = path.read_text(encoding="utf-8")
         path.write_text(_MARKED.sub(lambda match: _filled(match, texts), text), encoding="utf-8")

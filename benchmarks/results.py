@@ -27,6 +27,7 @@ class Options:
         pairs: Rows scored by the full-size model.
         mini_pairs: Rows scored by mini.
         engine_pairs: Rows scored by each engine and by the service, with either model.
+        gpu_pairs: Rows scored on a GPU.
         rows: Most rows of the growing table.
         vectors: Vectors in the stores that are searched.
         overload_s: How long a service is asked for too much, in seconds.
@@ -38,6 +39,7 @@ class Options:
     pairs: int
     mini_pairs: int
     engine_pairs: int
+    gpu_pairs: int
     rows: int
     vectors: int
     overload_s: float
@@ -55,12 +57,14 @@ class Section:
         jobs: What to measure; the jobs of a round run one after the other.
         table: What was found -> Markdown.
         rounds: Most rounds, for what takes long and needs no ratio.
+        lacks: Says what this machine lacks to measure it; empty if nothing.
     """
 
     name: str
     jobs: Callable[[Options], list[Job]]
     table: Callable[[Rounds], str]
     rounds: int = 99
+    lacks: Callable[[], str] = str
 
 
 @dataclass(slots=True)

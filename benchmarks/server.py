@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from pathlib import Path
 
 from .inputs import INPUTS, ROOT
 
@@ -63,14 +64,14 @@ def response(body: bytes, status: str = "200 OK", **headers: str) -> bytes:
     return "\r\n".join([f"HTTP/1.1 {status}", *lines, "", ""]).encode() + body
 
 
-def serving(delay_ms: float | None) -> AbstractContextManager[str]:
+def serving(delay_ms: float | None, folder: Path = INPUTS) -> AbstractContextManager[str]:
     """Run the server in its own process and give its address; None runs none and gives ""."""
-    return nullcontext("") if delay_ms is None else _served(delay_ms)
+    return nullcontext("") if delay_ms is None else _served(delay_ms, folder)
 
 
 @contextmanager
-def _served(delay_ms: float) -> Iterator[str]:
-    command = [sys.executable, "-m", "benchmarks.server", "--delay-ms", str(delay_ms)]
+def _served(delay_ms: float, folder: Path) -> Iterator[str]:
+    command = [sys.executable, "-m", "benchmarks.server", "--delay-ms", str(delay_ms), "--folder", str(folder)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -79,14 +80,14 @@ def _served(delay_ms: float) -> Iterator[str]:
             process.terminate()
 
 
-async def serve(delay: float) -> None:
-    async with answering(dict(_answers()), delay) as address:
+async def serve(delay: float, folder: Path) -> None:
+    async with answering(dict(_answers(folder)), delay) as address:
         print(address.rpartition(":")[2], flush=True)
         await asyncio.Event().wait()
 
 
-def _answers() -> Iterator[tuple[bytes, bytes]]:
-    for photo in sorted((INPUTS / "photos").glob("*.jpg")):
+def _answers(folder: Path) -> Iterator[tuple[bytes, bytes]]:
+    for photo in sorted((folder / "photos").glob("*.jpg")):
         body = photo.read_bytes()
         yield f"/photos/{photo.name}".encode(), response(body, Content_Type="image/jpeg")
 
@@ -94,7 +95,9 @@ def _answers() -> Iterator[tuple[bytes, bytes]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
     parser.add_argument("--delay-ms", type=float, default=50.0)
-    asyncio.run(serve(parser.parse_args().delay_ms / 1000))
+    parser.add_argument("--folder", type=Path, default=INPUTS, help="where photos/ lies (default: %(default)s)")
+    given = parser.parse_args()
+    asyncio.run(serve(given.delay_ms / 1000, given.folder))
 
 
 if __name__ == "__main__":

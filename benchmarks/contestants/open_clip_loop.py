@@ -40,8 +40,10 @@ _REST = {
 }
 
 
-def load(*, batch_size: int = BATCH, inference_mode: bool = False) -> Score:
+def load(*, batch_size: int = BATCH, inference_mode: bool = False, device: str = "cpu", half: bool = False) -> Score:
     model, preprocess, tokenizer = build()
+    dtype = torch.float16 if half else torch.float32
+    model = model.to(device, dtype)
 
     @torch.inference_mode(inference_mode)
     def score(rows: list[Row]) -> list[float]:
@@ -50,7 +52,7 @@ def load(*, batch_size: int = BATCH, inference_mode: bool = False) -> Score:
             images = torch.stack([preprocess(Image.open(row.path)) for row in batch])  # (n, 3, 224, 224)
             texts = tokenizer([row.caption for row in batch])  # (n, 77)
             with torch.no_grad():
-                scores += cosines(model, images, texts).tolist()
+                scores += cosines(model, images.to(device, dtype), texts.to(device)).tolist()
         return scores
 
     return score

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 
@@ -15,10 +16,12 @@ from ..inputs import MODEL, Row
 from . import Score
 
 
-def load(**options: Any) -> Score:
+def load(*, device: str = "cpu", half: bool = False, **options: Any) -> Score:
     """Load the model; `options` go to `encode`."""
-    model = SentenceTransformer(str(MODEL), device="cpu")
+    model = SentenceTransformer(str(MODEL), device=device)
+    precision = torch.autocast(torch.device(device).type, torch.float16, enabled=half)
 
+    @precision
     def score(rows: list[Row]) -> list[float]:
         images = model.encode([Image.open(row.path) for row in rows], normalize_embeddings=True, **options)
         texts = model.encode([row.caption for row in rows], normalize_embeddings=True, **options)

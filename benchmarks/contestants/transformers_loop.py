@@ -21,9 +21,13 @@ from ..inputs import MODEL, Row
 from . import BATCH, Score, batches, by_length
 
 
-def load(*, batch_size: int = BATCH, sort: bool = False, **options: Any) -> Score:
+def load(
+    *, batch_size: int = BATCH, sort: bool = False, device: str = "cpu", half: bool = False, **options: Any
+) -> Score:
     """Load the loop; `backend="pil"` gives the Pillow processor."""
-    model, processor = CLIPModel.from_pretrained(MODEL), AutoProcessor.from_pretrained(MODEL, **options)
+    dtype = torch.float16 if half else torch.float32
+    model, processor = CLIPModel.from_pretrained(MODEL, dtype=dtype), AutoProcessor.from_pretrained(MODEL, **options)
+    model = model.to(device)
 
     @torch.inference_mode(sort)
     def score(rows: list[Row]) -> list[float]:
@@ -32,7 +36,7 @@ def load(*, batch_size: int = BATCH, sort: bool = False, **options: Any) -> Scor
             images, texts = [Image.open(row.path) for row in batch], [row.caption for row in batch]
             inputs = processor(text=texts, images=images, return_tensors="pt", padding=True, truncation=True)
             with torch.no_grad():
-                outputs = model(**inputs)
+                outputs = model(**inputs.to(device, dtype))  # which leaves token ids whole numbers
             # The model divides by the norms itself.
             scores += (outputs.image_embeds * outputs.text_embeds).sum(dim=-1).tolist()
         return scores

@@ -21,6 +21,7 @@ NAMES = (
     "growth",
     "rows",
     "feeders",
+    "gpu",
     "engines",
     "service",
     "overload",

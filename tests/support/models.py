@@ -31,21 +31,34 @@ from transformers import (
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
-def save_clip(folder: Path, *, full_size: bool = False, layers: int = 12) -> Path:
-    """Save a CLIP with random weights: a tiny one with a letter vocabulary, or ViT-B/32, with so many layers and its own."""
+# What ViT-L/14 has other than ViT-B/32.
+_LARGE_TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
+_LARGE_VISION = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 24,
+    "patch_size": 14,
+}
+
+
+def save_clip(folder: Path, *, full_size: bool = False, large: bool = False, layers: int = 12) -> Path:
+    """Save a CLIP with random weights: a tiny one with a letter vocabulary, or ViT-B/32, with so many layers and its own, or ViT-L/14."""
     vocab, merges = _clip_vocabulary() if full_size else _letter_vocabulary()
     # Its annotation wants texts; what it hands them to takes pairs alone.
     tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)  # type: ignore[arg-type]
     special = {"bos_token_id": vocab[START], "eos_token_id": vocab[END], "pad_token_id": vocab[END]}
     text: dict[str, int] = {"vocab_size": len(vocab), **special}
     vision: dict[str, int] = {}
-    if full_size:
+    if large:
+        text, vision = text | _LARGE_TEXT, dict(_LARGE_VISION)
+    elif full_size:
         text["num_hidden_layers"] = vision["num_hidden_layers"] = layers
     else:
         text |= {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
         vision = {**text, "image_size": 32, "patch_size": 8}
     side = 224 if full_size else 32
-    dim = 512 if full_size else 16
+    dim = 768 if large else 512 if full_size else 16
     torch.manual_seed(7)
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=dim))
     # Random towers give nearly equal vectors for all captions; larger embeddings pull them apart.
@@ -55,8 +68,8 @@ def save_clip(folder: Path, *, full_size: bool = False, layers: int = 12) -> Pat
     return _save(folder, model, tokenizer, CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=side))
 
 
-def save_siglip(folder: Path) -> Path:
-    """Save a tiny SigLIP with random weights and a sentencepiece vocabulary of a few dozen pieces."""
+def save_siglip(folder: Path, *, full_size: bool = False) -> Path:
+    """Save a SigLIP with random weights and a sentencepiece vocabulary of a few dozen pieces: a tiny one, or one of the base size."""
     import sentencepiece
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,6 +83,11 @@ def save_siglip(folder: Path) -> Path:
         unk_id=2,
         bos_id=-1,
     )
+    if full_size:
+        torch.manual_seed(7)
+        tokenizer = SiglipTokenizer(str(folder / "spiece.model"), model_max_length=64)
+        processor = SiglipImageProcessorPil(size={"height": 224, "width": 224})
+        return _save(folder, SiglipModel(SiglipConfig()), tokenizer, processor)
     return _save_siglip(folder, SiglipTokenizer(str(folder / "spiece.model"), model_max_length=16), size=30)
 
 

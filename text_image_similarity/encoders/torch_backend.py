@@ -11,6 +11,7 @@ device, the number of threads and `batch_size` are the same and nothing runs out
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from threading import Lock
@@ -122,13 +123,16 @@ class ImageTower(nn.Module):
 class BackendMemory:
     """What a backend learns while it runs.
 
-    Args:
-        images, captions: How many of them fit.
+    Attributes:
+        `pictures`, `captions`: How many of them fit.
+        lost: What the device said when it failed.
+        clock: What is entered while the device is given a batch to compute, for measurements.
     """
 
     def __init__(self) -> None:
         self.pictures, self.captions = Fit(), Fit()
-        self.lost: str | None = None  # what the device said last
+        self.lost: str | None = None
+        self.clock: Callable[[], AbstractContextManager[object]] = nullcontext
         self._lock = Lock()
         self._wide: tuple[ImageTower, nn.Module] | None = None
 
@@ -250,7 +254,9 @@ class TorchBackend:
         self, towers: tuple[nn.Module, nn.Module], batches: Iterable[NDArray[Any]], fit: Fit, of: int
     ) -> Embeddings:
         def encode(part: NDArray[Any]) -> Tensor:
-            features: Tensor = towers[of](self._sent(part))
+            sent = self._sent(part)
+            with self.learned.clock():
+                features: Tensor = towers[of](sent)
             return features
 
         count = (self.pictures, self.captions)[of]
