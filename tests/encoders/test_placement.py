@@ -11,7 +11,7 @@ import torch
 from tests.support.missing import run_without
 from text_image_similarity import Config, ConfigError, load_encoder
 from text_image_similarity.encoders import hub, placement
-from text_image_similarity.encoders.torch_backend import Placement, choose_placement
+from text_image_similarity.encoders.device import Placement, choose_placement
 
 GPU = ("/dev/null",)  # a file that exists
 

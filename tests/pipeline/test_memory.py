@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from tests.support.images import inline
 from tests.support.records import COLOURS, CONFIG, codes
 from text_image_similarity import DeviceLostError, ModelError, Record, score_pairs
+from text_image_similarity.encoders.device import Placement
 from text_image_similarity.encoders.fitting import Fit, in_fitting_parts, is_device_lost, is_out_of_memory
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.encoders.tokens import Tokens
-from text_image_similarity.encoders.torch_backend import ImageTower, Placement, TorchBackend
+from text_image_similarity.encoders.torch_backend import ImageTower, TorchBackend
 from text_image_similarity.preprocess import Preprocess
 
 PREPROCESS = Preprocess(size=4, crop=None, mean=(0.0,) * 3, std=(1.0,) * 3)

@@ -24,6 +24,7 @@ from ..errors import ModelError, ModelNameError, ModelUnavailableError
 from ..preprocess import Preprocess
 from .adapters import merged
 from .clip_text import check_tokenizer, clip_text, pooled, siglip_text
+from .device import choose_placement
 from .fingerprint import fingerprint
 from .hub import cached_folder, fetch_settings, require_hub
 from .kinds import NO_OWN_CODE, check_type, check_weights
@@ -31,7 +32,7 @@ from .last_layer import give_one_token
 from .naflex import patch_features
 from .other_families import check_alike, masked_text
 from .settings_files import check_settings, read_settings
-from .torch_backend import ImageTower, TorchBackend, Tower, choose_placement
+from .torch_backend import ImageTower, TorchBackend, Tower
 from .two_tower import TwoTowerEncoder
 
 _IMAGES, _CAPTIONS = 8, 8  # at once on a CPU; more would not be faster, and a last call is filled up

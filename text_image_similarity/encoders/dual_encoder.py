@@ -22,10 +22,11 @@ from ..config import Config
 from ..errors import ConfigError, ModelError
 from ..files import CALIBRATION, whole_file
 from ..preprocess import Preprocess
+from .device import Placement, choose_placement
 from .fingerprint import fingerprint
 from .settings_files import read_settings
 from .tokens import Tokens, tokens_of
-from .torch_backend import ImageTower, Placement, TorchBackend, Tower, choose_placement
+from .torch_backend import ImageTower, TorchBackend, Tower
 from .towers import PAD, UNK, DualEncoder, DualEncoderConfig
 from .two_tower import TwoTowerEncoder
 from .weights import SCALE, read_weights

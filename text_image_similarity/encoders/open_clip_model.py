@@ -26,12 +26,13 @@ from torch import Tensor, nn
 from ..config import Config
 from ..errors import ModelError
 from ..preprocess import Preprocess
+from .device import choose_placement
 from .last_layer import OneTokenBlock, at_ends, token_of_block
 from .open_clip_files import OpenClipFiles
 from .open_clip_names import OpenClipName
 from .open_clip_table import needs_twin, quick_advice
 from .open_clip_tokens import open_clip_tokens
-from .torch_backend import ImageTower, TorchBackend, Tower, choose_placement
+from .torch_backend import ImageTower, TorchBackend, Tower
 from .two_tower import TwoTowerEncoder
 
 _IMAGES, _CAPTIONS = 8, 8  # at once on a CPU

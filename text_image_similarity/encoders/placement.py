@@ -34,7 +34,7 @@ def check_placement(config: Config) -> None:
             raise ConfigError(f"precision='fp16' needs {missing}; use auto or fp32")
         raise ConfigError(f"device={device!r} needs {missing}; use auto or cpu")
     require(f"device={device!r} with precision={config.precision!r}", "torch")
-    from .torch_backend import choose_placement
+    from .device import choose_placement
 
     choose_placement(config)
 

@@ -50,17 +50,20 @@ class Tokens:
         """Return the same with every row filled up to so many tokens."""
         return replace(self, whole=True, context_length=context_length)
 
-    def batches(self, rows: Sequence[Ids], *, most: int, step: int) -> Iterator[NDArray[np.int64]]:
+    def batches(
+        self, rows: Sequence[Ids], *, most: int, step: int, widths: Sequence[int] = ()
+    ) -> Iterator[NDArray[np.int64]]:
         """Yield rows, given shortest first, in batches (n, t) of one width.
 
         Args:
             rows: Token ids.
             most: Rows of a batch.
             step: What widths are multiples of, up to the context length.
+            widths: Those to use instead, in ascending order; a longer row has a multiple.
         """
 
         def width(row: Ids) -> int:
-            wanted = -(-len(row) // step) * step
+            wanted = next((one for one in widths if len(row) <= one), -(-len(row) // step) * step)
             limit = self.context_length or wanted
             return limit if self.whole else min(wanted, limit)
 

@@ -1,7 +1,8 @@
 """torch as a backend: a device, a precision, and batches that fit.
 
-Images go to the device as bytes, from pinned memory where it is a GPU, and become numbers there: a quarter of the
-transfer of float32. Nothing waits for the device before the last batch of a call is queued.
+Images go to the device as bytes, and become numbers there: a quarter of the transfer of float32. On a GPU there is a queue
+in front of each tower (`double_buffer`, `cuda_lane`): a batch is sent while the one before it is computed, and whoever
+begins the next one before asking for the last keeps the GPU busy.
 
 All batches have the same number of items, the last one filled up with copies, because the kernels that a library picks,
 and with them the last digits, depend on the shape. So a vector depends on its image or caption alone, as long as the
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -22,56 +24,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..config import Config
-from ..errors import ConfigError, DeviceLostError
+from ..errors import DeviceLostError
 from ..preprocess import Pixels, Preprocess
 from ..similarity import Embeddings
+from .cuda_lane import CudaLane, Part
+from .device import Placement
+from .double_buffer import DoubleBuffer
 from .fitting import Fit, in_fitting_parts, is_device_lost, is_out_of_memory
 from .forks import adapt_to_fork
 from .tokens import Ids, Tokens
 
 T = TypeVar("T")
+Batches = Callable[[Sequence[T]], Iterable[Sequence[NDArray[Any]]]]  # items -> what one batch each is made of
+Queue = DoubleBuffer[Part, Embeddings]
 _WIDTH = 8  # captions are padded to multiples of so many tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where and in which precision a model runs."""
-
-    device: torch.device
-    dtype: torch.dtype
-
-
-def choose_placement(config: Config) -> Placement:
-    """Resolve `device="auto"` and `precision="auto"` on this machine.
-
-    Raises:
-        ConfigError: The device is not available, or does not support the precision.
-    """
-    name = config.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    device = torch.device(name)
-    adapt_to_fork(device)
-    there = {
-        "cpu": 1,
-        "mps": int(torch.backends.mps.is_available()),
-        "cuda": torch.cuda.device_count(),
-    }[device.type]
-    if (device.index or 0) >= there:
-        raise ConfigError(f"device={config.device!r} is not available: {_lack(device.type, there)}; use auto or cpu")
-    if config.precision == "fp16" and device.type == "cpu":
-        raise ConfigError("precision='fp16' needs CUDA or MPS; use auto or fp32 on the CPU")
-    half = config.precision == "fp16" or (config.precision == "auto" and device.type != "cpu")
-    return Placement(device, torch.float16 if half else torch.float32)
-
-
-def _lack(kind: str, count: int) -> str:
-    if count:
-        return f"torch sees {count} such device{'s' * (count > 1)}, cuda:0{f' to cuda:{count - 1}' * (count > 1)}"
-    if kind == "cuda" and not torch.backends.cuda.is_built():
-        return f"the installed torch, {torch.__version__}, was built without CUDA"
-    return "torch does not find such a device"
+_GPU_WIDTHS = (
+    16,
+    32,
+)  # on a GPU to these or to the context length: few shapes, each with memory and a graph of its own
 
 
 class Tower(nn.Module):
@@ -127,14 +97,23 @@ class BackendMemory:
         `pictures`, `captions`: How many of them fit.
         lost: What the device said when it failed.
         clock: What is entered while the device is given a batch to compute, for measurements.
+        queues: The queue in front of each tower, of images (0) and captions (1); None if there was too little memory.
     """
 
     def __init__(self) -> None:
         self.pictures, self.captions = Fit(), Fit()
         self.lost: str | None = None
         self.clock: Callable[[], AbstractContextManager[object]] = nullcontext
+        self.queues: dict[int, Queue | None] = {}
         self._lock = Lock()
         self._wide: tuple[ImageTower, nn.Module] | None = None
+
+    def queue(self, of: int, lane: Callable[[], CudaLane]) -> Queue | None:
+        """Return the queue in front of a tower, made when it is first asked for."""
+        with self._lock:
+            if of not in self.queues:
+                self.queues[of] = DoubleBuffer(lane())
+            return self.queues[of]
 
     def wide(self, image: ImageTower, text: nn.Module) -> tuple[ImageTower, nn.Module]:
         """Return the towers in float32, copied when they are first asked for."""
@@ -192,18 +171,53 @@ class TorchBackend:
         towers = nn.ModuleList([self.image_tower, self.text_tower])  # which may share a model
         return sum(part.nbytes for part in (*towers.parameters(), *towers.buffers()))
 
-    def image(self, pixels: Sequence[Pixels]) -> Embeddings:
-        def batches(items: Sequence[Pixels]) -> Iterator[NDArray[Any]]:
-            step = self.pictures or len(items)
-            return (np.stack(items[start : start + step]) for start in range(0, len(items), step))
+    @property
+    def overlaps(self) -> bool:
+        """Whether it gains anything to begin a batch before the result of the last one is read."""
+        return self._queue(0) is not None
 
-        return self._run(batches, pixels, of=0)
+    def image(self, pixels: Sequence[Pixels]) -> Embeddings:
+        return self.begin_image(pixels)()
 
     def text(self, rows: Sequence[Ids]) -> Embeddings:
-        def batches(items: Sequence[Ids]) -> Iterator[NDArray[Any]]:
-            return self.tokens.batches(items, most=self.captions or len(items), step=_WIDTH)
+        return self.begin_text(rows)()
 
-        return self._run(batches, rows, of=1)
+    def begin_image(self, pixels: Sequence[Pixels]) -> Callable[[], Embeddings]:
+        """Begin what `image` does, and return a function that waits for the result; without a queue it does it all."""
+
+        def batches(items: Sequence[Pixels]) -> Iterator[Sequence[Pixels]]:
+            step = self.pictures or len(items)
+            return (items[start : start + step] for start in range(0, len(items), step))
+
+        return self._begin(batches, pixels, of=0)
+
+    def begin_text(self, rows: Sequence[Ids]) -> Callable[[], Embeddings]:
+        """Begin what `text` does, like `begin_image`."""
+        longest = self.tokens.context_length
+        widths = (*_GPU_WIDTHS, longest) if longest and self.placement.device.type == "cuda" else ()
+
+        def batches(items: Sequence[Ids]) -> Iterator[NDArray[Any]]:
+            return self.tokens.batches(items, most=self.captions or len(items), step=_WIDTH, widths=widths)
+
+        return self._begin(batches, rows, of=1)
+
+    def _queue(self, of: int) -> Queue | None:
+        """Return the queue in front of a tower; None where the device computes at once, or takes batches of any number."""
+        device = self.placement.device
+        if device.type != "cuda" or None in (self.pictures, self.captions):
+            return self.learned.queues.get(of)
+        tower = (self.image_tower, self.text_tower)[of]
+        return self.learned.queue(of, lambda: CudaLane(tower, device, lambda: self.learned.clock()))
+
+    @torch.inference_mode()
+    def _begin(self, batches: Batches[T], items: Sequence[T], *, of: int) -> Callable[[], Embeddings]:
+        adapt_to_fork(self.placement.device)
+        queue = None if self.learned.lost else self._queue(of)
+        if queue is None:
+            return partial(self._run, batches, items, of=of)
+        count = (self.pictures, self.captions)[of] or 0
+        tickets = [queue.submit(Part(batch, max(count, len(batch)))) for batch in batches(items)]
+        return partial(self._run, batches, items, of=of, begun=lambda: [queue.result(ticket) for ticket in tickets])
 
     def _sent(self, batch: NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(batch)
@@ -213,16 +227,23 @@ class TorchBackend:
 
     @torch.inference_mode()
     def _run(
-        self, batches: Callable[[Sequence[T]], Iterable[NDArray[Any]]], items: Sequence[T], *, of: int
+        self,
+        batches: Batches[T],
+        items: Sequence[T],
+        *,
+        of: int,
+        begun: Callable[[], list[Embeddings]] | None = None,
     ) -> Embeddings:
-        """Encode items with the tower of images (`of` 0) or of captions (1)."""
+        """Encode items with the tower of images (`of` 0) or of captions (1), or wait for what was begun."""
         adapt_to_fork(self.placement.device)
         if self.learned.lost is not None:
             raise self._lost(self.learned.lost)
         towers = self.image_tower, self.text_tower
         fit = (self.learned.pictures, self.learned.captions)[of]
         try:
-            features = self._features(towers, batches(items), fit, of)
+            features = None if begun is None else self._ended(begun, of)
+            if features is None:
+                features = self._features(towers, batches(items), fit, of)
             if self.placement.dtype == torch.float16:
                 self._recompute_overflowed(features, batches, items, of)
         except RuntimeError as exc:
@@ -232,15 +253,20 @@ class TorchBackend:
             raise self._lost(self.learned.lost) from exc
         return features
 
-    def _recompute_overflowed(
-        self,
-        features: Embeddings,
-        batches: Callable[[Sequence[T]], Iterable[NDArray[Any]]],
-        items: Sequence[T],
-        of: int,
-    ) -> None:
+    def _ended(self, begun: Callable[[], list[Embeddings]], of: int) -> Embeddings | None:
+        """Wait for what was begun; None, and no queue from now on, if the device has too little memory for one."""
+        try:
+            return np.concatenate(begun())
+        except (RuntimeError, MemoryError) as exc:
+            if not is_out_of_memory(exc):
+                raise
+        self.learned.queues[of] = None
+        torch.cuda.empty_cache()
+        return None
+
+    def _recompute_overflowed(self, features: Embeddings, batches: Batches[T], items: Sequence[T], of: int) -> None:
         """Compute rows that are not finite once more, in float32; they stay as they are if there is no memory for that."""
-        spoilt = [i for i, row in enumerate(features) if not np.isfinite(row).all()]
+        spoilt = np.flatnonzero(~np.isfinite(features).all(axis=1)).tolist()
         if not spoilt:
             return
         try:
@@ -251,7 +277,7 @@ class TorchBackend:
                 raise
 
     def _features(
-        self, towers: tuple[nn.Module, nn.Module], batches: Iterable[NDArray[Any]], fit: Fit, of: int
+        self, towers: tuple[nn.Module, nn.Module], batches: Iterable[Sequence[NDArray[Any]]], fit: Fit, of: int
     ) -> Embeddings:
         def encode(part: NDArray[Any]) -> Tensor:
             sent = self._sent(part)
@@ -261,7 +287,8 @@ class TorchBackend:
 
         count = (self.pictures, self.captions)[of]
         found = [
-            torch.cat(in_fitting_parts(encode, _filled(batch, count or 0), fit))[: len(batch)] for batch in batches
+            torch.cat(in_fitting_parts(encode, _filled(np.stack(batch), count or 0), fit))[: len(batch)]
+            for batch in batches
         ]
         features: Embeddings = torch.cat(found).float().cpu().numpy()
         return features

@@ -6,9 +6,9 @@ CPU; what is said here about order, shapes and unit length holds for all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn, Protocol
+from typing import NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -52,6 +52,21 @@ class Backend(Protocol):
 
     def text(self, rows: Sequence[Ids]) -> Embeddings:
         """Encode n > 0 captions, given shortest first, to features (n, embed_dim), float32, of any length."""
+
+
+@runtime_checkable
+class OverlappingBackend(Backend, Protocol):
+    """A backend whose device computes beside this process."""
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether it gains anything to begin a batch before the result of the last one is read."""
+
+    def begin_image(self, pixels: Sequence[Pixels]) -> Callable[[], Embeddings]:
+        """Begin what `image` does, and return a function that waits for the result."""
+
+    def begin_text(self, rows: Sequence[Ids]) -> Callable[[], Embeddings]:
+        """Begin what `text` does, and return a function that waits for the result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +131,26 @@ class TwoTowerEncoder:
     def prepare(self, image: Image.Image) -> Pixels:
         return self.preprocess.pixels(to_rgb(image))
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether a batch is computed beside this process, so that the next one should begin before its result is read."""
+        return isinstance(self.backend, OverlappingBackend) and self.backend.overlaps
+
+    def begin_pixels(self, pixels: Sequence[Pixels]) -> Callable[[], Embeddings]:
+        """Begin what `encode_pixels` does, and return a function that waits for the result."""
+        if not (pixels and isinstance(self.backend, OverlappingBackend)):
+            return lambda: self.encode_pixels(pixels)
+        begun = self.backend.begin_image(pixels)
+        return lambda: unit_rows(begun())
+
+    def begin_tokens(self, rows: Sequence[Ids]) -> Callable[[], Embeddings]:
+        """Begin what `encode_tokens` does, and return a function that waits for the result."""
+        if not (rows and isinstance(self.backend, OverlappingBackend)):
+            return lambda: self.encode_tokens(rows)
+        order = by_length(rows)
+        begun = self.backend.begin_text([rows[i] for i in order])
+        return lambda: self._in_order(begun(), order)
+
     def encode_pixels(self, pixels: Sequence[Pixels]) -> Embeddings:
         return unit_rows(self.backend.image(pixels)) if pixels else self._none()
 
@@ -129,9 +164,7 @@ class TwoTowerEncoder:
         if not rows:
             return self._none()
         order = by_length(rows)
-        vectors = np.empty((len(rows), self.embed_dim), np.float32)
-        vectors[order] = unit_rows(self.backend.text([rows[i] for i in order]))
-        return vectors
+        return self._in_order(self.backend.text([rows[i] for i in order]), order)
 
     def encode_text(self, texts: Sequence[str]) -> Embeddings:
         if isinstance(texts, str):  # a sequence of texts, one for each letter
@@ -153,6 +186,12 @@ class TwoTowerEncoder:
         raise TypeError(
             f"the encoder of {self.model} cannot be pickled or copied; send its Config, and call load_encoder where it is used"
         )
+
+    def _in_order(self, features: Embeddings, order: Sequence[int]) -> Embeddings:
+        """Return unit rows in the order of the captions, of which `features` has those of each place in `order`."""
+        vectors = np.empty((len(order), self.embed_dim), np.float32)
+        vectors[order] = unit_rows(features)
+        return vectors
 
     def _none(self) -> Embeddings:
         return np.empty((0, self.embed_dim), np.float32)

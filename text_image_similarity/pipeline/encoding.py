@@ -16,8 +16,28 @@ from .rows import Outcome
 logger = logging.getLogger("text_image_similarity")
 
 
-def encode_each(encode: Callable[[list[Any]], Embeddings], items: list[Any]) -> list[Outcome]:
+def begin_each(
+    begin: Callable[[list[Any]], Callable[[], Embeddings]],
+    encode: Callable[[list[Any]], Embeddings],
+    items: list[Any],
+) -> Callable[[], list[Outcome]]:
+    """Begin to encode a batch, and return a function that waits for it and returns what `encode_each` does; never raises."""
+    try:
+        begun = begin(items) if items else None
+    except Exception:  # which encoding raises again
+        begun = None
+    return lambda: encode_each(encode, items, begun=begun)
+
+
+def encode_each(
+    encode: Callable[[list[Any]], Embeddings], items: list[Any], *, begun: Callable[[], Embeddings] | None = None
+) -> list[Outcome]:
     """Encode a batch; if that fails, encode its items one by one, so that only the faulty ones fail.
+
+    Args:
+        encode: Function that encodes a batch.
+        items: The batch.
+        begun: Function that waits for the batch's embeddings, if it was begun before.
 
     Raises:
         DeviceLostError: The device stopped working; nothing more can be encoded.
@@ -25,7 +45,8 @@ def encode_each(encode: Callable[[list[Any]], Embeddings], items: list[Any]) -> 
     if not items:
         return []
     try:
-        vectors = list(encode(items))
+        vectors = encode(items) if begun is None else begun()
+        finite = np.isfinite(vectors).all(axis=1)
     except DeviceLostError:  # no row's fault, and every other row would fail too
         raise
     except Exception as exc:  # any exception of a model fails rows, not the run
@@ -37,10 +58,6 @@ def encode_each(encode: Callable[[list[Any]], Embeddings], items: list[Any]) -> 
             return [RowError(ErrorCode.ENCODER_ERROR, reason)]
         return [outcome for item in items for outcome in encode_each(encode, [item])]
     return [
-        (
-            vector
-            if np.isfinite(vector).all()
-            else RowError(ErrorCode.NON_FINITE, "the model returned an embedding that is not finite")
-        )
-        for vector in vectors
+        (vector if is_finite else RowError(ErrorCode.NON_FINITE, "the model returned an embedding that is not finite"))
+        for vector, is_finite in zip(vectors, finite, strict=True)
     ]

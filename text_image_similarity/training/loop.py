@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 
 from ..config import Config
 from ..encoders import dual_encoder_folder
+from ..encoders.device import choose_placement
 from ..encoders.dual_encoder import read_dual_encoder, write_dual_encoder
-from ..encoders.torch_backend import choose_placement
 from ..encoders.towers import DualEncoder
 from ..encoders.towers.image import build_backbone
 from ..errors import InputTypeError, ModelError, UsageError

@@ -1,0 +1,149 @@
+"""A tower on a CUDA device: pinned memory that is used again, a stream for copies, and one CUDA graph for each shape.
+
+This was written by the documentation of torch 2.15 and has not run on a GPU yet; `double_buffer` decides when each step
+is taken, and is tested. A graph is one launch instead of hundreds, so that the kernels of a small model do not wait for
+Python. What cannot be captured is launched as always.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..similarity import Embeddings
+from .fitting import is_out_of_memory
+
+logger = logging.getLogger("text_image_similarity")
+
+_WARM_UPS = 3  # before a capture: libraries choose kernels and allocate workspaces, which must not be captured
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Items of one shape, which are filled up to a fixed number with copies of the last one.
+
+    Args:
+        items: n arrays.
+        count: How many there are to be.
+    """
+
+    items: Sequence[NDArray[Any]]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A tower for batches of one shape in one slot.
+
+    Args:
+        given: Where a batch is written, in pinned memory.
+        there: The same on the device.
+        run: Computes features from `there`, on the current stream.
+        found: Where features (n, d) come back, in pinned memory.
+        arrived: The batch is on the device.
+        done: The features are back.
+    """
+
+    given: Tensor
+    there: Tensor
+    run: Callable[[], Tensor]
+    found: Tensor
+    arrived: torch.cuda.Event
+    done: torch.cuda.Event
+
+
+class CudaLane:
+    """A `Lane` of one tower; use it in inference mode.
+
+    A slot's memory is free once its `done` has been waited for, which `end` does, so no stream ever waits for a slot.
+
+    Args:
+        tower: Batch (n, ...) on the device -> features (n, embed_dim).
+        device: Where the tower stands.
+        clock: Returns what is entered while a batch is given to the device to compute.
+    """
+
+    def __init__(
+        self, tower: nn.Module, device: torch.device, clock: Callable[[], AbstractContextManager[object]]
+    ) -> None:
+        self._tower, self._device, self._clock = tower, device, clock
+        self._copying, self._computing = torch.cuda.Stream(device), torch.cuda.Stream(device)
+        self._computing.wait_stream(torch.cuda.current_stream(device))  # which may still write the weights
+        self._pool = torch.cuda.graph_pool_handle()  # shared: graphs of a stream run one after the other
+        self._programs: dict[tuple[int, tuple[int, ...], torch.dtype], Program] = {}
+        self._begun: dict[int, tuple[Program, int]] = {}
+
+    def begin(self, slot: int, batch: Part) -> None:
+        with torch.cuda.device(self._device):
+            program = self._program(slot, batch)
+            given, count = program.given.numpy(), len(batch.items)
+            np.stack(batch.items, out=given[:count])
+            given[count:] = given[count - 1]
+            with torch.cuda.stream(self._copying):
+                program.there.copy_(program.given, non_blocking=True)
+                program.arrived.record(self._copying)
+            with torch.cuda.stream(self._computing):
+                program.arrived.wait(self._computing)
+                with self._clock():
+                    features = program.run()
+                program.found.copy_(features, non_blocking=True)
+                program.done.record(self._computing)
+            self._begun[slot] = program, count
+
+    def end(self, slot: int) -> Embeddings:
+        program, count = self._begun[slot]
+        program.done.synchronize()
+        features: Embeddings = program.found[:count].numpy().copy()
+        return features
+
+    def _program(self, slot: int, batch: Part) -> Program:
+        kind = torch.from_numpy(np.empty(0, batch.items[0].dtype)).dtype
+        shape = (batch.count, *batch.items[0].shape)
+        if (known := self._programs.get((slot, shape, kind))) is not None:
+            return known
+        given = _pinned(shape, kind)
+        there = torch.zeros(shape, dtype=kind, device=self._device)
+        self._computing.wait_stream(torch.cuda.current_stream(self._device))  # which writes the zeros
+        self._copying.wait_stream(self._computing)
+        with torch.cuda.stream(self._computing):
+            for _ in range(_WARM_UPS):
+                features = self._tower(there)  # (n, embed_dim)
+            torch.cuda.synchronize(self._device)
+        run = self._captured(there) or (lambda: self._tower(there).float())
+        found = _pinned(tuple(features.shape), torch.float32)
+        # Blocking: whoever waits for it sleeps, for feeders need the core.
+        program = Program(given, there, run, found, torch.cuda.Event(), torch.cuda.Event(blocking=True))
+        self._programs[slot, shape, kind] = program
+        return program
+
+    def _captured(self, there: Tensor) -> Callable[[], Tensor] | None:
+        """Capture the tower's kernels on one input, or return None if that cannot be done."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # Other threads may use the device meanwhile: "global" would let them spoil the capture.
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._computing, capture_error_mode="thread_local"):
+                features: Tensor = self._tower(there).float()
+        except RuntimeError as exc:
+            if is_out_of_memory(exc):
+                raise
+            logger.info("a tower runs without CUDA graph: %s", str(exc).partition("\n")[0])
+            return None
+
+        def replay() -> Tensor:
+            graph.replay()
+            return features
+
+        return replay
+
+
+def _pinned(shape: tuple[int, ...], kind: torch.dtype) -> Tensor:
+    """Return memory of this machine that the device copies from and to by itself."""
+    return torch.zeros(shape, dtype=kind, pin_memory=True)
