@@ -10,7 +10,7 @@ from .adapter import UnpreparedEncoder, as_preparing
 from .cached import CachedModel, cached_models
 from .calibrated import load_calibration
 from .load import dual_encoder_folder, load_encoder, model_folder, resolve_model
-from .protocols import CutIds, Encoder, ModelInfo, PreparingEncoder
+from .protocols import CutIds, Encoder, ModelInfo, OverlappingEncoder, PreparingEncoder
 from .several import Ensemble, SeveralEncoders, calibrations_of, column_names, load_encoders
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Encoder",
     "Ensemble",
     "ModelInfo",
+    "OverlappingEncoder",
     "PreparingEncoder",
     "SeveralEncoders",
     "UnpreparedEncoder",

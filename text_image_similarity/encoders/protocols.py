@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -101,3 +101,18 @@ class PreparingEncoder(Encoder, Protocol):
 
     def encode_tokens(self, rows: Sequence[Any]) -> Embeddings:
         """Encode items that `tokenize` returned, as `encode_text` would the captions."""
+
+
+@runtime_checkable
+class OverlappingEncoder(PreparingEncoder, Protocol):
+    """An encoder that can compute a batch while this process prepares the next one."""
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether it does so here, so that a batch should begin before the result of the last one is read."""
+
+    def begin_pixels(self, pixels: Sequence[Pixels]) -> Callable[[], Embeddings]:
+        """Begin what `encode_pixels` does, and return a function that waits for the result."""
+
+    def begin_tokens(self, rows: Sequence[Any]) -> Callable[[], Embeddings]:
+        """Begin what `encode_tokens` does, and return a function that waits for the result."""

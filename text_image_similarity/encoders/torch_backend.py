@@ -174,7 +174,11 @@ class TorchBackend:
     @property
     def overlaps(self) -> bool:
         """Whether it gains anything to begin a batch before the result of the last one is read."""
-        return self._queue(0) is not None
+        return self.learned.queues.get(0, self._may_queue) not in (None, False)
+
+    @property
+    def _may_queue(self) -> bool:
+        return self.placement.device.type == "cuda" and None not in (self.pictures, self.captions)
 
     def image(self, pixels: Sequence[Pixels]) -> Embeddings:
         return self.begin_image(pixels)()
@@ -203,10 +207,9 @@ class TorchBackend:
 
     def _queue(self, of: int) -> Queue | None:
         """Return the queue in front of a tower; None where the device computes at once, or takes batches of any number."""
-        device = self.placement.device
-        if device.type != "cuda" or None in (self.pictures, self.captions):
+        if not self._may_queue:
             return self.learned.queues.get(of)
-        tower = (self.image_tower, self.text_tower)[of]
+        device, tower = self.placement.device, (self.image_tower, self.text_tower)[of]
         return self.learned.queue(of, lambda: CudaLane(tower, device, lambda: self.learned.clock()))
 
     @torch.inference_mode()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,7 +13,29 @@ from ..records import is_whole
 from ..similarity import Embeddings
 from .rows import Outcome
 
+T = TypeVar("T")
+
 logger = logging.getLogger("text_image_similarity")
+
+
+def one_late(batches: Iterable[T], is_last: Callable[[T], bool], *, late: bool) -> Iterator[T]:
+    """Yield batches, each after the next one has been taken, so that a device has that one to compute meanwhile.
+
+    Args:
+        batches: Batches, which begin as they are taken.
+        is_last: Whether nothing may begin before this batch has been yielded.
+        late: Whether to do so; otherwise, batches are yielded as they are taken.
+    """
+    waiting: list[T] = []
+    try:
+        for batch in batches:
+            waiting.append(batch)
+            while len(waiting) > late or (waiting and is_last(batch)):
+                yield waiting.pop(0)
+    except Exception:
+        yield from waiting  # their results come before the exception
+        raise
+    yield from waiting
 
 
 def begin_each(

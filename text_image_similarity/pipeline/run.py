@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import Any, Generic
+from typing import Generic
 
 import numpy as np
 from PIL import Image
@@ -22,6 +22,7 @@ from ..config import Config
 from ..embeddings import EmbeddingMemory, PartEmbeddings, Recent, Vector
 from ..errors import ErrorCode, RowError
 from ..records import ScoreResult, image_of
+from .encoding import one_late
 from .feeders import LazyFeeders, look_ahead_of
 from .loaders import Loaders
 from .rows import Batch, DeferredErrors, Item, LoadedImage, Outcome, PendingImage, PendingRow, Row, Tag
@@ -78,6 +79,7 @@ class Run(Generic[Item, Tag]):
         self._compares_references = self._config.score == "ref_clipscore"
         self._begun = 0  # images
         self._images: Recent[Hashable, PendingImage] = Recent(2 * self._look_ahead)
+        self._in_progress: dict[Hashable, list[PendingImage]] = {}  # images that a device is encoding
         self._waiting: deque[PendingRow[Tag] | _Mark] = deque()
         self._ahead = 0  # waiting rows that need a score
         self._ahead_bytes = 0  # bytes of these rows: data: URLs and images in memory may be large
@@ -86,14 +88,9 @@ class Run(Generic[Item, Tag]):
         self, parts: Iterable[Iterable[Row[Tag, Item]]]
     ) -> Generator[tuple[Sequence[Tag], Sequence[ScoreResult]]]:
         """Yield the tags of consecutive rows and their results, in order; a row that already has a result keeps it."""
-        for batch in self._batches(self._started(parts)):
-            captions, new = self._known_captions(batch.captions())
-            texts = list(new)
-            tokens = self._tokenizer.submit(partial(self._stages.tokens, texts))  # while the images are encoded
-            known = self._tokenizer.submit(partial(self._stages.cut_among, list(captions))) if captions else None
-            self._encode_images(batch.new)
-            captions |= self._encode_captions(new, tokens.result())
-            cut = cut_of(texts, tokens.result()) | (known.result() if known else set())
+        begun = ((batch, self._begin(batch)) for batch in self._batches(self._started(parts)))
+        for batch, encoded in one_late(begun, lambda work: work[0].ends_part, late=self._stages.overlaps):
+            captions, cut = encoded()
             results = self._score(batch, captions)
             if batch.ends_part:  # before the last result is yielded: its receiver may stop here
                 self._embeddings.end_part()
@@ -107,13 +104,34 @@ class Run(Generic[Item, Tag]):
     ) -> Generator[tuple[tuple[Tag, bytes | None], Outcome]]:
         """Yield the vector or the error of each (tag, key, item), in order, with its tag and the key of its content."""
         started = ((tag, self._start_image(key, item), "", _size(item), ()) for tag, key, item in items)
-        for batch in self._batches(started):
-            self._encode_images(batch.new)
+        begun = ((batch, self._begin_images(batch.new)) for batch in self._batches(started))
+        for batch, wait_for_images in one_late(begun, lambda _: False, late=self._stages.overlaps):
+            wait_for_images()
             self._embeddings.save()
             for tag, image in zip(batch.tags, batch.images, strict=True):
                 assert isinstance(image, PendingImage)
                 assert image.outcome is not None
                 yield (tag, image.key), self._stages.own(image.outcome)
+
+    def _begin(self, batch: Batch[Tag]) -> Callable[[], tuple[Mapping[str, Outcome], set[str]]]:
+        """Begin to encode a batch, and return the function that waits for its captions and for those that were cut.
+
+        Only a device that computes beside this process does something before that function is called.
+        """
+        captions, new = self._known_captions(batch.captions())
+        texts = list(new)
+        tokens = self._tokenizer.submit(partial(self._stages.tokens, texts))  # while the images are encoded
+        known = self._tokenizer.submit(partial(self._stages.cut_among, list(captions))) if captions else None
+        wait_for_images = self._begin_images(batch.new)
+        begun = self._stages.begin_captions(texts, tokens.result()) if self._stages.overlaps else None
+
+        def encoded() -> tuple[Mapping[str, Outcome], set[str]]:
+            wait_for_images()
+            found = begun() if begun else self._stages.encode_captions(texts, tokens.result())
+            cut = cut_of(texts, tokens.result()) | (known.result() if known else set())
+            return captions | self._remembered(new, found), cut
+
+        return encoded
 
     def _started(self, parts: Iterable[Iterable[Row[Tag, Item]]]) -> Iterator[PendingRow[Tag] | _Mark]:
         """Start loading rows, one after another, and mark the ends of parts."""
@@ -187,6 +205,10 @@ class Run(Generic[Item, Tag]):
         if (content := image.loaded()) is None:
             return
         key: Hashable = content.key or id(image)
+        if (twins := self._in_progress.get(key)) is not None:  # in the batch before this one
+            if image not in twins:
+                twins.append(image)
+            return
         if key not in new:  # otherwise it is in this batch, whatever another thread has remembered since
             # Vectors that this part encoded take precedence over remembered ones, so that results do not depend on
             # timing.
@@ -218,14 +240,23 @@ class Run(Generic[Item, Tag]):
         """Read, decode and resize one image; runs on a loader thread."""
         return self._stages.load(partial(self._read, item))
 
-    def _encode_images(self, images: Sequence[list[PendingImage]]) -> None:
+    def _begin_images(self, images: Sequence[list[PendingImage]]) -> Callable[[], None]:
+        """Begin to encode images, and return the function that waits for them, and gives each its outcome."""
         contents = [twins[0].content for twins in images]
-        outcomes = self._stages.encode_images([content.pixels for content in contents if content])
-        for twins, content, outcome in zip(images, contents, outcomes, strict=True):
-            if content is not None and content.key is not None:
-                self._embeddings.put(content.key, outcome)
-            for image in twins:
-                image.finish(outcome)
+        mine = {twins[0].key or id(twins[0]): twins for twins in images}
+        self._in_progress |= mine
+        encoded = self._stages.begin_images([content.pixels for content in contents if content])
+
+        def finish() -> None:
+            for key in mine:
+                del self._in_progress[key]
+            for twins, content, outcome in zip(images, contents, encoded(), strict=True):
+                if content is not None and content.key is not None:
+                    self._embeddings.put(content.key, outcome)
+                for image in twins:
+                    image.finish(outcome)
+
+        return finish
 
     def _known_captions(self, texts: Collection[str]) -> tuple[dict[str, Outcome], dict[str, bytes]]:
         """Return the known captions with their vectors, and the other captions with their keys, sorted by length."""
@@ -234,9 +265,8 @@ class Run(Generic[Item, Tag]):
         found: dict[str, Outcome] = {text: known[key] for text, key in keys.items() if key in known} if known else {}
         return found, {text: keys[text] for text in sorted((text for text in keys if text not in found), key=len)}
 
-    def _encode_captions(self, keys: Mapping[str, bytes], tokens: list[Any] | None) -> Mapping[str, Outcome]:
-        """Encode captions and remember them by their keys."""
-        outcomes = self._stages.encode_captions(list(keys), tokens)
+    def _remembered(self, keys: Mapping[str, bytes], outcomes: Sequence[Outcome]) -> dict[str, Outcome]:
+        """Remember captions that were encoded by their keys, and return them with their outcomes."""
         for key, outcome in zip(keys.values(), outcomes, strict=True):
             self._embeddings.put(key, outcome)
         return dict(zip(keys, outcomes, strict=True))

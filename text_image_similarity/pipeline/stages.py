@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Sequence
 from copy import copy
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,13 @@ from PIL import Image
 
 from ..config import Config, Limits, RowScore, is_redis
 from ..embeddings import EmbeddingCache, Event, SavedEmbeddings, SharedEmbeddings, Vector, content_keys
-from ..encoders import CutIds, Encoder, SeveralEncoders, as_preparing
+from ..encoders import CutIds, Encoder, OverlappingEncoder, SeveralEncoders, as_preparing
 from ..errors import ConfigError, RowError
 from ..preprocess import Preprocess
 from ..records import ScoreResult
 from ..similarity import Embeddings, Scores, as_floats, cosine, ref_clipscore, score
 from ..system import usable_cores
-from .encoding import encode_each
+from .encoding import begin_each, encode_each
 from .pixel_loader import PixelLoader
 from .rows import LoadedImage, Outcome
 from .stats import RunStats
@@ -43,6 +44,7 @@ class Stages:
         self._encoder = as_preparing(encoder)
         self.prepares = self._encoder is encoder  # otherwise, images wait at full size
         self._several = encoder if isinstance(encoder, SeveralEncoders) else None
+        self._overlapping = encoder if isinstance(encoder, OverlappingEncoder) and encoder.overlaps else None
         self._fingerprint = encoder.info.fingerprint or ""
         self._ready_size = _ready_size(encoder, config.limits)
         self._images = PixelLoader(config, self._encoder, self._fingerprint, find, cores=usable_cores())
@@ -116,6 +118,30 @@ class Stages:
                 for start in range(0, len(items), self._batch_size)
                 for outcome in encode_each(encode, items[start : start + self._batch_size])
             ]
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether a batch is computed beside this process, so that the next one should begin before its result is read."""
+        return self._overlapping is not None
+
+    def begin_images(self, pixels: list[Any]) -> Callable[[], list[Outcome]]:
+        """Begin what `encode_images` does, and return a function that waits for the result; never raises."""
+        if self._overlapping is None:
+            return partial(self.encode_images, pixels)
+        begin, encode = self._overlapping.begin_pixels, self._overlapping.encode_pixels
+        return partial(self._ended, "encode_image", [begin_each(begin, encode, pixels)])
+
+    def begin_captions(self, texts: list[str], tokens: list[Any] | None) -> Callable[[], list[Outcome]]:
+        """Begin what `encode_captions` does, and return a function that waits for the result; never raises."""
+        if self._overlapping is None or tokens is None:
+            return partial(self.encode_captions, texts, tokens)
+        begin, encode, size = self._overlapping.begin_tokens, self._overlapping.encode_tokens, self._batch_size
+        parts = [tokens[start : start + size] for start in range(0, len(tokens), size)]
+        return partial(self._ended, "encode_text", [begin_each(begin, encode, part) for part in parts])
+
+    def _ended(self, stage: str, begun: list[Callable[[], list[Outcome]]]) -> list[Outcome]:
+        with self._stats.timed(stage):
+            return [outcome for wait in begun for outcome in wait()]
 
     def score(self, found: Sequence[Sequence[Vector] | RowError | ScoreResult], kind: RowScore) -> list[ScoreResult]:
         """Return the score of each row's vectors, or the failure of a row that lacks one.

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ...config import Config
 from ...decode.isolation import heif_module
-from ...encoders import Encoder, PreparingEncoder
+from ...encoders import Encoder, OverlappingEncoder, PreparingEncoder
 from ...errors import ConfigError
 from ...system import usable_cores
 from ..pixel_loader import Preparer
@@ -111,11 +111,12 @@ def plan_feeders(config: Config, encoder: Encoder, *, skips: bool = False) -> Fe
     look_ahead = max(look_ahead_of(config, isinstance(encoder, PreparingEncoder)), _AHEAD * count)
     if slot_bytes:
         look_ahead = min(look_ahead, max(2 * config.batch_size, _RING_BYTES // slot_bytes - config.batch_size))
+    in_progress = 2 if isinstance(encoder, OverlappingEncoder) and encoder.overlaps else 1  # batches
     return FeederPlan(
         tuple(_settings(config, preparer, encoder.info.fingerprint or "", place, count) for place in range(count)),
         _LONG_RUN if config.feeders == "auto" else 0,
         look_ahead,
-        look_ahead + config.batch_size,
+        look_ahead + in_progress * config.batch_size,
         slot_bytes,
         max(60.0, 6 * config.limits.decode_s),  # more than the limit of an isolated decoder, which reports it itself
     )
