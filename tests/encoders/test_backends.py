@@ -261,7 +261,7 @@ def test_what_the_exporter_trips_over_leaves_torch(
 def test_a_model_that_is_written_while_it_is_read_is_refused(tiny_clip: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(tiny_clip, folder)
-    with pytest.raises(ModelError, match="written while it was read"), unchanged(folder):
+    with pytest.raises(ModelError, match="changed while it was being read"), unchanged(folder):
         (folder / "model.safetensors").write_bytes(b"another model")
 
 
@@ -289,7 +289,7 @@ def test_a_forked_process_encodes_too(backend: str, exports: Path) -> None:
 def test_a_gpu_that_the_parent_used_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forks, "_first", {"process": -1})
     monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
-    with pytest.raises(DeviceLostError, match="load the encoder in the child process and not before the fork"):
+    with pytest.raises(DeviceLostError, match="load the encoder in the child process, not before the fork"):
         forks.adapt_to_fork(torch.device("cuda:0"))
 
 

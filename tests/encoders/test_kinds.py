@@ -33,20 +33,20 @@ def folder_of(files: dict[str, Any], at: Path) -> Path:
     ("files", "said"),
     [
         ({}, "is an empty folder"),
-        ({"open_clip_model.safetensors": ""}, "holds weights of open_clip without open_clip_config.json"),
-        ({"config.json": {"model_cfg": {}}}, "call that file open_clip_config.json"),
+        ({"open_clip_model.safetensors": ""}, "holds open_clip weights without open_clip_config.json"),
+        ({"config.json": {"model_cfg": {}}}, "rename that file to open_clip_config.json"),
         ({"modules.json": [], "0_CLIPModel/config.json": CLIP, "1_Dense/config.json": {}}, "is in {}/0_CLIPModel, use that"),
         ({"modules.json": [], "1_Pooling/pooling.json": {}}, "is a sentence-transformers model without a CLIP model"),
         ({"adapter_config.json": {"base_model_name_or_path": "o/base", "peft_type": "LORA"}}, "holds a PEFT adapter for o/base without adapter_model.safetensors"),
         ({"adapter_config.json": {"base_model_name_or_path": "o/base", "peft_type": "LORA", "megatron_config": {"a": 1}, "megatron_core": "evil"}, "adapter_model.safetensors": ""}, "with megatron_config in its adapter_config.json, which runs code"),
-        ({"adapter_config.json": "{", "config.json": CLIP, "model.safetensors": ""}, "whose adapter_config.json does not say for which model"),
+        ({"adapter_config.json": "{", "config.json": CLIP, "model.safetensors": ""}, "whose adapter_config.json does not name its base model"),
         ({f"checkpoint-{n}/config.json": CLIP for n in (90, 500, 1000)}, "Trainer's checkpoints; the model is in {}/checkpoint-1000"),
-        ({"config.json": CLIP, "model.safetensors": "", "trainer_state.json": {}, "optimizer.pt": ""}, "lacks preprocessor_config.json and tokenizer.json or other tokenizer files, as a Trainer's"),
+        ({"config.json": CLIP, "model.safetensors": "", "trainer_state.json": {}, "optimizer.pt": ""}, "lacks preprocessor_config.json and tokenizer.json or other tokenizer files, like a Trainer checkpoint"),
         ({"config.json": CLIP, "model.safetensors": "", "vocab.json": {}}, "lacks preprocessor_config.json; save"),
         ({"config.json": CLIP, "training_args.bin": "", "rng_state.pth": ""}, "has a config.json but no weights"),
         ({"config.json": CLIP, "pytorch_model.bin": ""}, "only as pytorch_model.bin, a pickle"),
         ({"config.json": CLIP, "pytorch_model-00001-of-00002.bin": ""}, "only as pytorch_model-00001-of-00002.bin, a pickle"),
-        ({"config.json": CLIP, "tf_model.h5": ""}, "only as tf_model.h5, which is another framework's"),
+        ({"config.json": CLIP, "tf_model.h5": ""}, "only as tf_model.h5, which belongs to another framework"),
         ({"config.json": CLIP, "model.safetensors": POINTER, "tokenizer.json": "", "preprocessor_config.json": {}}, "run `git lfs pull`"),
         ({"config.json": {"model_type": "dual_encoder"}, "model.safetensors": ""}, "is not complete: it lacks tokenizer.json"),
         ({"config.json": {"model_type": "dual_encoder"}, "model.safetensors": POINTER, "tokenizer.json": ""}, "run `git lfs pull`"),
@@ -56,12 +56,12 @@ def folder_of(files: dict[str, Any], at: Path) -> Path:
         ({"config.json": {"architecture": "resnet50"}}, r"is a timm model \(resnet50\)"),
         ({"config.json": "null"}, "names no model_type"),
         ({"config.json": "{"}, "is not a model folder: its config.json cannot be read"),
-        ({"model_index.json": {}, "text_encoder/config.json": CLIP}, "is a pipeline of diffusers"),
+        ({"model_index.json": {}, "text_encoder/config.json": CLIP}, "is a diffusers pipeline"),
         ({"refs/main": "a", "snapshots/a/config.json": CLIP}, "is in {}/snapshots/a, use that"),
-        ({"models--o--clip/refs/main": "a"}, "is the hub's cache, not a model in it"),
+        ({"models--o--clip/refs/main": "a"}, "is the hub's cache, not a model"),
         ({"ViT-B-32.pt": ""}, "holds a pickled checkpoint"),
-        ({"encoder.json": {}, "image.onnx": ""}, "is the exported form of a model"),
-        ({"checkpoint.safetensors": ""}, "training that has not finished an epoch; continue it with `train --resume`"),
+        ({"encoder.json": {}, "image.onnx": ""}, "is an incomplete export of a model"),
+        ({"checkpoint.safetensors": ""}, "training run that has not finished an epoch; continue it with `train --resume`"),
         ({"inner/config.json": CLIP}, "did you mean '{}/inner'"),
         ({"notes.txt": ""}, "is not a model folder: it has no config.json; this package loads"),
     ],
@@ -93,7 +93,7 @@ def test_folders_of_other_kinds(files: dict[str, Any], said: str, tmp_path: Path
         ("siglip-base-patch16-224", "did you mean 'google/siglip-base-patch16-224'?"),
         ("https://huggingface.co/a/clip-b/tree/main", "did you mean 'a/clip-b'?"),
         ("a/clip-b/", "did you mean 'a/clip-b'?"),
-        ("a/clip-b@v2", "give what follows @ as its revision"),
+        ("a/clip-b@v2", "pass the part after @ as the revision"),
         ("s3://models/clip", "cannot begin with s3://"),
         ("RN50", "is not a folder here, a hub id (owner/name) or one of accurate, fast, mini"),
         ("x" * 9000, "xxx...' is not a folder here"),
@@ -132,7 +132,7 @@ def test_a_hub_model_of_another_kind(tiny_clip: Path, tmp_path: Path, monkeypatc
     with pytest.raises(ModelNameError, match="`hf download o/clip --local-dir FOLDER`, and use FOLDER/0_CLIPModel"):
         load_encoder(Config(model="o/clip"))
     listing("open_clip_model.safetensors")
-    with pytest.raises(ModelNameError, match="o/clip holds weights of open_clip without open_clip_config"):
+    with pytest.raises(ModelNameError, match="o/clip holds open_clip weights without open_clip_config"):
         load_encoder(Config(model="o/clip"))
     listing("adapter_config.json", "adapter_model.safetensors")
     with pytest.raises(ModelNameError, match="o/clip holds a PEFT adapter"):

@@ -165,7 +165,7 @@ def test_weights_in_the_hub_s_cache_are_held_to_their_names(tmp_path: Path) -> N
     (snapshot / "config.json").symlink_to(f"../../blobs/{'b' * 40}")
     assert len(fingerprint(snapshot)) == 32
     blob.write_bytes(b"Weights")
-    with pytest.raises(ModelError, match=rf"model.safetensors is not what the hub has: .*, not {blob.name}; delete"):
+    with pytest.raises(ModelError, match=rf"model.safetensors differs from the hub's: .*, not {blob.name}; delete"):
         fingerprint(snapshot)
 
 
@@ -183,7 +183,7 @@ def test_weights_of_a_pinned_model_are_held_to_what_is_known_of_them(model: str,
     blob.write_bytes(content)
     (snapshot / name).symlink_to(blob)
     with pytest.raises(
-        ModelError, match=rf"{name} is not the one of its commit: its SHA-256 is {blob.name}, not \w{{64}};"
+        ModelError, match=rf"{name} differs from that of its commit: its SHA-256 is {blob.name}, not \w{{64}};"
     ):
         fingerprint(snapshot)
     other = snapshot.rename(snapshot.with_name("a" * 40))

@@ -144,11 +144,11 @@ def test_every_tag_of_open_clips_table_is_found_in_its_text() -> None:
     [
         ("open_clip:ViT-B-32", "names no weights; write open_clip:ARCHITECTURE/TAG"),
         ("open_clip:ViT-B-99/openai", "open_clip has no architecture ViT-B-99; did you mean ViT-B-"),
-        ("open_clip:ViT-B-32/laion3b", "open_clip knows no weights laion3b of ViT-B-32"),
+        ("open_clip:ViT-B-32/laion3b", "open_clip has no weights laion3b for ViT-B-32"),
         ("open_clip:ViT-B/32/openai", "an architecture has dashes instead of slashes"),
         ("open_clip:ViT-B-32//none.safetensors", "none.safetensors does not exist"),
         ("hf-hub:clip", "cannot be read"),
-        ("open_clip:hf-hub:org/clip", "is 'hf-hub:org/clip' meant"),
+        ("open_clip:hf-hub:org/clip", "did you mean 'hf-hub:org/clip'?"),
         ("local-dir:/tmp/none", "has no open_clip_config.json"),
     ],
 )
@@ -190,7 +190,7 @@ def test_the_activation_is_what_the_weights_were_trained_with(folders: dict[str,
     weights = tmp_path / "vit_base.openai" / "open_clip_model.safetensors"
     weights.parent.mkdir()
     shutil.copy(folders["vit"] / "open_clip_model.safetensors", weights)
-    with pytest.raises(ModelNameError, match="trained with QuickGELU, and ViT-B-32 computes GELU"):
+    with pytest.raises(ModelNameError, match="trained with QuickGELU, but ViT-B-32 computes GELU"):
         load_encoder(Config(model=f"open_clip:ViT-B-32//{weights}"))
     assert open_clip_table.twin_problem("ViT-B-32-quickgelu", weights) is None
     assert open_clip_table.twin_problem("ViT-B-32", tmp_path / "ours.safetensors") is None
@@ -219,7 +219,7 @@ def test_openai_marks_in_the_weights_name_the_twin(tmp_path: Path, monkeypatch: 
         monkeypatch.setattr(open_clip, "list_models", lambda: ["tiny", "tiny-quickgelu"])
         config = Config(model=f"open_clip:{architecture}//{weights}", backend="torch", device="cpu")
         if architecture == "tiny":
-            with pytest.raises(ModelError, match="these are weights of OpenAI that were trained with QuickGELU"):
+            with pytest.raises(ModelError, match="these are OpenAI weights that were trained with QuickGELU"):
                 load_encoder(config)
         else:
             assert load_encoder(config).embed_dim == 16
@@ -238,7 +238,7 @@ def test_pickled_weights_are_read_from_known_hashes_alone(
     weights = folder / "open_clip_pytorch_model.bin"
     torch.save(load_file(folders["vit"] / "open_clip_model.safetensors"), weights)
     config = Config(model=folder, backend="torch", device="cpu")
-    with pytest.raises(ModelNameError, match="is a pickle whose whole SHA-256 open_clip's table does not hold"):
+    with pytest.raises(ModelNameError, match="is a pickle whose full SHA-256 is not in open_clip's table"):
         load_encoder(config)
     known = hashlib.sha256(weights.read_bytes()).hexdigest()
     monkeypatch.setattr(open_clip_table, "weight_hashes", lambda: frozenset([known[:8]]))

@@ -66,7 +66,7 @@ def test_a_folder_called_like_a_hub_model_is_said(
         load_encoder(Config(model=said))
     assert not caplog.text
     load_encoder(Config(model=name))
-    assert f"model {name} is the folder ./{name} here, not the hub's {name}" in caplog.text
+    assert f"model {name} is the folder ./{name} here, not the hub model {name}" in caplog.text
     snapshot = tmp_path / "cache" / "models--laion--some-model" / "snapshots" / ("a" * 40)
     shutil.copytree(model_folder("mini"), snapshot)
     (snapshot.parents[1] / "refs").mkdir()

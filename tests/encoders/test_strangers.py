@@ -61,8 +61,8 @@ def changed(folder: Path, to: Path, file: str, values: dict[str, Any], part: str
         ("config.json", None, {"attn_implementation": {"": "sdpa", "text_config": "flash_attention_2"}}, "use eager or sdpa"),
         ("tokenizer_config.json", None, {"vocab_file": "/etc/passwd"}, "has vocab_file '/etc/passwd' in its tokenizer_config.json, which is not the name"),
         ("tokenizer_config.json", None, {"merges_file": "../merges.txt"}, "has merges_file '../merges.txt'"),
-        ("preprocessor_config.json", None, {"image_processor_type": "OneFormerImageProcessor"}, "is not one that this package knows"),
-        ("tokenizer_config.json", None, {"tokenizer_class": "BertJapaneseTokenizer"}, "is not one that this package knows"),
+        ("preprocessor_config.json", None, {"image_processor_type": "OneFormerImageProcessor"}, "which this package does not support"),
+        ("tokenizer_config.json", None, {"tokenizer_class": "BertJapaneseTokenizer"}, "which this package does not support"),
         ("tokenizer_config.json", None, {"init_inputs": ["/etc/passwd"]}, "has init_inputs"),
         ("adapter_config.json", None, {"base_model_name_or_path": "o/base"}, "holds a PEFT adapter beside a model"),
         ("model.safetensors.index.json", None, {"weight_map": {"a": "weights.bin"}}, "names 'weights.bin', which is not a .safetensors file"),
@@ -136,7 +136,7 @@ def test_deep_json_of_a_library_is_a_model_error(file: str, tiny_clip: Path, tmp
     ("config", "said"),
     [
         ('{"model_type": "bert", "auto\\u005fmap": {"AutoModel": "own.Model"}}', "has auto_map in its config.json"),
-        ('{"model_type": "vision-text-dual-encoder"}', "is a vision-text-dual-encoder model; open_clip's are bert"),
+        ('{"model_type": "vision-text-dual-encoder"}', "is a vision-text-dual-encoder model; open_clip supports bert"),
         (DEEP, "nested"),
     ],
 )

@@ -137,9 +137,9 @@ def test_any_damage_is_refused_before_a_score(exported: Export, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda facts: facts.update(layout=99), "layout 99, and this version reads 2"),
+        (lambda facts: facts.update(layout=99), "layout 99, but this version reads layout 2"),
         (lambda facts: facts["preprocess"].update(pillow=12), "was exported with Pillow 12"),
-        (lambda facts: facts.update(format="coreml"), "which this version does not run"),
+        (lambda facts: facts.update(format="coreml"), "which this version cannot run"),
         (lambda facts: facts.update(layout=True), "layout True"),
         (lambda facts: facts.update(source="mini"), "no valid source"),
         (lambda facts: facts.update(embed_dim="x"), "no valid embed_dim"),
@@ -182,7 +182,7 @@ def test_an_export_that_strays_leaves_no_folder(
         write_towers(other, folder, **options)
 
     monkeypatch.setattr(room, "write_towers", write_other_towers)
-    with pytest.raises(ModelError, match=r"was not exported in fp32.* least cosine of text vectors.*--allow-drift"):
+    with pytest.raises(ModelError, match=r"was not exported in fp32.* smallest cosine of text vectors.*--allow-drift"):
         export_model(Config(model=tiny_clip), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
     summary = export_model(Config(model=tiny_clip), tmp_path / "out", ExportOptions(allow_drift=True))
@@ -196,7 +196,7 @@ def test_what_is_there_stays_unless_it_is_an_export_to_replace(
 ) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(UsageError, match="exists already; name a new folder"):
+    with pytest.raises(UsageError, match="already exists; name a new folder"):
         export_model(Config(model=tiny_clip), tmp_path / "notes", ExportOptions(force=True))
     with pytest.raises(UsageError, match="--force"):
         export_model(Config(model=tiny_clip), exported[0])

@@ -81,7 +81,7 @@ def cast(given: str, made: str, to: int) -> onnx.NodeProto:
     ("nodes", "said"),
     [
         ([], []),
-        ([helper.make_node("IsNaN", ["product"], ["nan"], name="ask")], ["IsNaN ask asks for NaN"]),
+        ([helper.make_node("IsNaN", ["product"], ["nan"], name="ask")], ["IsNaN ask checks for NaN"]),
         ([cast("product", "wide", TensorProto.DOUBLE)], ["1 values are float64, such as wide"]),
         ([helper.make_node("Mine", ["product"], ["x"], domain="mine")], ["operators of mine are not ONNX's own"]),
         (
@@ -90,7 +90,7 @@ def cast(given: str, made: str, to: int) -> onnx.NodeProto:
         ),
         (
             [cast("weight", "up", TensorProto.FLOAT), helper.make_node("MatMul", ["made", "up"], ["x"], name="m")],
-            ["MatMul m reads made in float32 in a file of half precision"],
+            ["MatMul m reads made in float32 in a half-precision file"],
         ),
         (
             [helper.make_node("LayerNormalization", ["product", "weight"], ["x"], stash_type=10, name="n")],
@@ -183,7 +183,7 @@ def test_the_script_is_clean(folder: Path) -> None:
 
 def test_graphs_that_are_not_typed_are_refused(folder: Path) -> None:
     tower(folder, "text", helper.make_node("IsNaN", ["product"], ["nan"], name="ask"))
-    with pytest.raises(ModelError, match=r"text\.onnx is not typed for TensorRT: IsNaN ask asks for NaN"):
+    with pytest.raises(ModelError, match=r"text\.onnx is not typed for TensorRT: IsNaN ask checks for NaN"):
         write_tensorrt(folder, folder)
     with pytest.raises(ConfigError, match="max_batch=0"):
         write_tensorrt(folder, folder, max_batch=0)
@@ -283,11 +283,11 @@ def test_plans_run_in_batches_that_fit_them(folder: Path, engines: list[Engine])
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda facts: facts.update(gpu="NVIDIA L4"), f"was built on NVIDIA L4, and this is {GPU}"),
-        (lambda facts: facts.update(tensorrt="10.14.1"), f"was built by TensorRT 10.14.1, and this is {VERSION}.12"),
+        (lambda facts: facts.update(gpu="NVIDIA L4"), f"was built on NVIDIA L4, but this is {GPU}"),
+        (lambda facts: facts.update(tensorrt="10.14.1"), f"was built by TensorRT 10.14.1, but this is {VERSION}.12"),
         (lambda facts: facts.update(plan="0"), "is damaged"),
-        (lambda facts: facts["onnx"].update({"text.onnx": "0"}), "was built of another text.onnx"),
-        (lambda facts: facts.pop("gpu"), "cannot be read, or its manifest cannot"),
+        (lambda facts: facts["onnx"].update({"text.onnx": "0"}), "was built from another text.onnx"),
+        (lambda facts: facts.pop("gpu"), "or its manifest cannot be read"),
     ],
 )
 def test_a_foreign_plan_is_refused_before_tensorrt_reads_it(

@@ -218,7 +218,7 @@ def test_an_export_for_browsers_is_scored_and_checked_in_python(models: Models, 
     ("change", "said"),
     [
         ({"tokens": {"clean": "lower"}}, r"open_clip cleans its captions with ftfy"),
-        ({"preprocess": {"fit": "inside"}}, r"does not prepare images"),
+        ({"preprocess": {"fit": "inside"}}, r"does not support its preprocessing of images"),
     ],
 )
 def test_what_a_browser_cannot_do_is_refused(
@@ -234,5 +234,5 @@ def test_what_a_browser_cannot_do_is_refused(
 def test_another_tools_graph_is_refused(exported: tuple[Path, ExportSummary], tmp_path: Path) -> None:
     shutil.copytree(exported[0], folder := tmp_path / "other")
     shutil.copy(folder / "text.onnx", folder / "image.onnx")
-    with pytest.raises(ModelError, match="does not begin with normalising"):
+    with pytest.raises(ModelError, match="does not begin with normalisation"):
         web_of(folder, tmp_path / "out", read_manifest(exported[0]))

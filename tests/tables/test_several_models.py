@@ -170,7 +170,7 @@ def test_what_cannot_be_combined_is_refused(table: Path, models: list[str]) -> N
             score_table(table, out, Config(), **given)
     with pytest.raises(ConfigError, match="ensemble='vote' is not one of mean, probability"):
         load_encoders(models, Config(), ensemble="vote")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="revision is for one model"):
+    with pytest.raises(ConfigError, match="revision applies to a single model"):
         load_encoders(models, Config(revision="main"))
     (Path(models[1]) / "calibration.json").unlink()
     with pytest.raises(ConfigError, match=r"needs a calibration.json .* and .*other-model has none"):

@@ -1,7 +1,7 @@
-"""Models behind two verbs: `encode_image` and `encode_text`.
+"""Load models, and encode images and captions with them.
 
-`load_encoder` finds the model that a `Config` names and hands it to the file of its family; each family imports its own
-heavy libraries, so naming this package costs nothing.
+`load_encoder` finds the model that a `Config` names and passes it to the module for its family. Each family imports its
+heavy libraries only when it is used, so importing this package is cheap.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Adapts an encoder that has only `encode_image` and `encode_text` to `PreparingEncoder`."""
+"""Adapt an encoder that has only `encode_image` and `encode_text` to `PreparingEncoder`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .protocols import Encoder, ModelInfo, PreparingEncoder
 
 
 def as_preparing(encoder: Encoder) -> PreparingEncoder:
-    """Return the encoder itself if it prepares, else one whose images and captions wait as they are."""
+    """Return the encoder itself if it is a `PreparingEncoder`, otherwise wrap it in an `UnpreparedEncoder`."""
     return encoder if isinstance(encoder, PreparingEncoder) else UnpreparedEncoder(encoder)
 
 
 @dataclass(frozen=True, slots=True)
 class UnpreparedEncoder:
-    """A `PreparingEncoder` that prepares nothing, so that images wait at their full size.
+    """A `PreparingEncoder` that prepares nothing, so images are queued at full size.
 
     Args:
-        encoder: Does the encoding.
+        encoder: The encoder that does the work.
     """
 
     encoder: Encoder

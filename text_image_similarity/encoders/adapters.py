@@ -1,4 +1,4 @@
-"""Adapters that PEFT trained (LoRA and others): merged into their base model when it is loaded."""
+"""Merge adapters trained with PEFT (LoRA and others) into their base model."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ _KINDS = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "HRA", "VERA"
 
 
 def base_of(name: str, folder: Path) -> str:
-    """Return the folder or the hub id of the model that an adapter was trained for.
+    """Return the folder or hub id of the model that an adapter was trained for.
 
     Raises:
-        ModelNameError: The folder does not say, it names code to run, or its weights are missing or pickled.
+        ModelNameError: The adapter does not name its base model, requires code to be run, or its weights are missing or
+            pickled.
     """
     try:
         settings = read_settings(folder / SETTINGS)
@@ -26,7 +27,7 @@ def base_of(name: str, folder: Path) -> str:
     except (OSError, ValueError, LookupError, TypeError):
         settings, base = {}, None
     if not isinstance(base, str) or not base:
-        raise ModelNameError(f"{name} holds a PEFT adapter whose {SETTINGS} does not say for which model")
+        raise ModelNameError(f"{name} holds a PEFT adapter whose {SETTINGS} does not name its base model")
     check_values(name, SETTINGS, settings)
     if (kind := settings.get("peft_type")) not in _KINDS:
         raise ModelNameError(
@@ -34,25 +35,25 @@ def base_of(name: str, folder: Path) -> str:
         )
     if settings.get("megatron_config"):  # peft imports the module that `megatron_core` names
         raise ModelNameError(
-            f"{name} holds a PEFT adapter with megatron_config in its {SETTINGS}, which runs code of a module named there; take it out"
+            f"{name} holds a PEFT adapter with megatron_config in its {SETTINGS}, which runs code from a module named there; remove it"
         )
     if not (folder / WEIGHTS).is_file():
         raise ModelNameError(
-            f"{name} holds a PEFT adapter for {base} without {WEIGHTS}; save it with save_pretrained (pickles are not read)"
+            f"{name} holds a PEFT adapter for {base} without {WEIGHTS}; save it with save_pretrained (pickles are not loaded)"
         )
     inside = folder / base
     return str(inside) if not Path(base).is_dir() and inside.is_dir() else base
 
 
 def merged(name: str, network: Any, folder: Path) -> Any:
-    """Return a model with an adapter's weights added to its own.
+    """Merge an adapter's weights into a model, and return the model.
 
     Raises:
-        ModelError: The adapter is not one for this model.
+        ModelError: The adapter does not fit this model.
     """
     from peft import PeftModel
 
     try:
         return PeftModel.from_pretrained(network, str(folder)).merge_and_unload()
-    except Exception as exc:  # peft, torch and safetensors raise exceptions of their own kinds
+    except Exception as exc:  # peft, torch and safetensors each raise their own exceptions
         raise ModelError(f"the adapter {name} does not fit its model: {type(exc).__name__}: {exc}") from exc

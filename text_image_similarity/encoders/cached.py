@@ -1,4 +1,4 @@
-"""The models of the hub that this machine's cache holds, as far as they can be loaded."""
+"""List the models in the hub's local cache that can be loaded."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class CachedModel:
     """A model in the hub's cache.
 
     Args:
-        name: Its hub id.
-        commit: The commit that is there.
-        dimension: Numbers of an embedding; None if its `config.json` does not say.
-        size: Bytes on disk.
+        name: Hub id.
+        commit: The cached commit.
+        dimension: Width of an embedding; None if `config.json` does not give it.
+        size: Size on disk in bytes.
     """
 
     name: str
@@ -29,10 +29,13 @@ class CachedModel:
 
 
 def cached_models() -> Iterator[CachedModel]:
-    """Yield the models in the cache whose `config.json` names a kind that can be loaded, by name; none where the hub's client is not installed."""
+    """Yield the models in the cache whose `config.json` names a supported kind, sorted by name.
+
+    Yields nothing if huggingface_hub is not installed.
+    """
     if not is_installed("huggingface_hub"):
         return
-    from huggingface_hub import scan_cache_dir  # here, because exported models need no hub
+    from huggingface_hub import scan_cache_dir  # imported here because exported models do not need it
     from huggingface_hub.errors import CacheNotFound
 
     try:

@@ -1,4 +1,4 @@
-"""What the scores of a model mean: its calibration, from its own folder or from another one."""
+"""Load the calibration of a model's scores, from the model's own folder or from another one."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 
 def load_calibration(model: str | PathLike[str], folder: str | PathLike[str] | None = None) -> Calibration:
-    """Load the curve from a model's cosines to the probability that a pair matches.
+    """Load the curve that maps a model's cosines to the probability that a pair matches.
 
     Args:
-        model: A model's folder, or `mini`; as `Config.model`.
-        folder: Where `evaluate --calibrate FOLDER` wrote `calibration.json`; None is the model's own folder.
+        model: A model's folder, or `mini`, as in `Config.model`.
+        folder: Folder in which `evaluate --calibrate FOLDER` wrote `calibration.json`; by default the model's own.
 
     Returns:
         The curve; `load_calibration("mini").probability(scores)` turns cosines into probabilities from 0 to 1.
 
     Raises:
-        ConfigError: The model has no calibration, as models of the hub, and no folder is given.
+        ConfigError: No folder is given, and the model has no calibration of its own. Hub models never have one.
         ModelError: The folder holds no calibration, or a damaged one.
     """
-    from ..metrics import Calibration  # here, because it loads SciPy, which scoring does without
+    from ..metrics import Calibration  # imported here because it loads SciPy, which scoring does not need
 
     if folder is not None:
         return Calibration.load(Path(folder).expanduser())

@@ -1,7 +1,7 @@
-"""What open_clip's tokenizers do to a caption before they split it into tokens.
+"""Clean captions as open_clip's tokenizers do before they split them into tokens.
 
-The four rules are open_clip's (`open_clip.tokenizer`), which are OpenAI's and big_vision's; they are written down here
-because an exported model is run without open_clip and torch.
+The rules are those of `open_clip.tokenizer`, which come from OpenAI and big_vision. They are repeated here because
+exported models run without open_clip and torch.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def cleaner(kind: Cleaning) -> Callable[[str], str]:
-    """Return the function that cleans a caption: broken encodings and HTML entities are repaired, spaces made single.
+    """Return a function that cleans a caption: it fixes broken encodings, decodes HTML entities and joins white space.
 
     Args:
-        kind: `lower` also lower-cases, `canonicalize` also lower-cases and drops ASCII punctuation, `whitespace` neither.
+        kind: `lower` also lower-cases; `canonicalize` also lower-cases and removes ASCII punctuation; `whitespace` does
+            nothing more.
 
     Raises:
-        MissingExtraError: ftfy, which comes with open_clip, is not installed.
+        MissingExtraError: ftfy, which is installed with open_clip, is missing.
     """
     require("reading captions for an open_clip model", "ftfy", extra="open-clip")
     from ftfy import fix_text

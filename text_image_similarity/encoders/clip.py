@@ -1,7 +1,7 @@
-"""CLIP and SigLIP models as `transformers` loads them, from the hub, its cache or a folder.
+"""Load CLIP and SigLIP models with `transformers`, from the hub, its cache or a folder.
 
-Embeddings equal `transformers`' own for the same pixels and captions. Two rules differ between the families: CLIP takes
-captions padded to any length, SigLIP was trained on captions padded to their full length and is given those.
+Embeddings equal those of `transformers` for the same pixels and captions. The families differ in padding: CLIP takes
+captions padded to any length; SigLIP was trained on captions padded to the full length and always receives those.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from .settings_files import check_settings, read_settings
 from .torch_backend import ImageTower, TorchBackend, Tower
 from .two_tower import TwoTowerEncoder
 
-_IMAGES, _CAPTIONS = 8, 8  # at once on a CPU; more would not be faster, and a last call is filled up
+_IMAGES, _CAPTIONS = 8, 8  # per call on a CPU; more is no faster, and the last call is padded to this size
 _READERS = {"clip": clip_text, "siglip": siglip_text, "siglip2": siglip_text}
-_KNOWN = ("clip", "siglip")  # the others are tried
+_KNOWN = ("clip", "siglip")  # other families are checked when they are loaded
 _COMPLETE = (
     "A folder needs config.json, preprocessor_config.json, tokenizer files and model.safetensors, as save_pretrained "
     "writes them."
@@ -53,26 +53,26 @@ def load_clip(
         name: Hub id or folder.
         config: `device`, `precision`, `preprocess` and `batch_size` are used.
         revision: Commit, tag or branch on the hub.
-        trusted: Whether weights in PyTorch's own format are accepted where there are no safetensors; they are read
-            without unpickling code. Only for pinned commits.
-        adapter: Folder of a PEFT adapter that is merged into the model.
+        trusted: Whether weights in PyTorch's format are accepted if there are no safetensors; only for pinned commits.
+            They are read without running pickled code.
+        adapter: Folder of a PEFT adapter to merge into the model.
 
     Raises:
-        ModelUnavailableError: The model is not wholly in the cache and the hub does not answer.
-        ModelError: The model is of another family, or its weights cannot be used.
+        ModelUnavailableError: The cache does not hold the complete model, and the hub does not answer.
+        ModelError: The model belongs to another family, or its weights cannot be used.
     """
     load = partial(_load, name, config, revision, trusted, adapter)
-    # Without this, weights in PyTorch's format make transformers ask a conversion service in the background.
+    # Otherwise transformers contacts a conversion service in the background for weights in PyTorch's format.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     if Path(name).is_dir():
         with _explained(name, ModelError):
             return load(local_files_only=True)
     try:
         with _explained(name, ModelUnavailableError):
-            return load(local_files_only=True)  # from the cache, without asking the hub for news
+            return load(local_files_only=True)  # from the cache, without asking the hub for updates
     except ModelNameError:
         raise
-    except ModelError:  # not in the cache, or left incomplete there by a broken download
+    except ModelError:  # not cached, or left incomplete by an interrupted download
         try:
             require_hub(name, revision)
         except ModelUnavailableError:
@@ -92,9 +92,9 @@ def _load(
     if folder is not None:
         check_type(name, read_settings(folder / "config.json"))
         check_settings(name, folder)
-        revision = revision if here else folder.name  # the commit whose settings were looked at
-    # False and not None: with None transformers asks on the terminal whether to run the code of a model's repository. The parts of a
-    # model are not told that; `check_settings` leaves nothing that names such code.
+        revision = revision if here else folder.name  # the commit whose settings were checked
+    # False, not None: with None transformers asks on the terminal whether to run code from the model's repository. The
+    # parts of a model do not receive this option, so `check_settings` has refused settings that name such code.
     common = {"revision": revision or "main", "local_files_only": local_files_only, "trust_remote_code": False}
     shape = AutoConfig.from_pretrained(name, **common)
     processor = AutoImageProcessor.from_pretrained(name, backend="pil", **common)
@@ -131,7 +131,7 @@ def _encoder(name: str, network: Any, processor: Any, tokenizer: Any, config: Co
     image_features = _image_features if preprocess.patches is None else patch_features(preprocess)
     return TwoTowerEncoder(
         model=name,
-        revision=None,  # `load_encoder` knows
+        revision=None,  # set by `load_encoder`
         embed_dim=int(getattr(shape, "projection_dim", None) or shape.vision_config.hidden_size),
         context_length=int(tokens.context_length or shape.text_config.max_position_embeddings),
         logit_scale=_scale(network),
@@ -151,7 +151,7 @@ def _encoder(name: str, network: Any, processor: Any, tokenizer: Any, config: Co
 
 @contextmanager
 def _explained(name: str, missing: type[ModelError]) -> Iterator[None]:
-    """Raise what transformers trips over as a ModelError, and files that are unavailable as `missing`."""
+    """Turn errors of transformers into ModelError, and missing files into `missing`."""
     try:
         yield
     except OSError as exc:
@@ -167,7 +167,7 @@ def _explained(name: str, missing: type[ModelError]) -> Iterator[None]:
 def _scale(network: Any) -> float:
     if (scale := getattr(network, "logit_scale", None)) is not None:
         return float(scale.exp())
-    temperature = getattr(network, "temperature", None)  # ALIGN's
+    temperature = getattr(network, "temperature", None)  # of ALIGN
     return 1.0 if temperature is None else 1 / float(temperature)
 
 
@@ -176,9 +176,11 @@ def _image_features(network: Any, pixels: Tensor) -> Tensor:
 
 
 def _preprocess(processor: Any, *, fast: bool) -> Preprocess:
-    """Read the geometry and colours of an image processor."""
+    """Return the preprocessing that an image processor describes."""
     if not (processor.do_resize and processor.do_normalize):
-        raise ModelError("the model's image processor neither resizes nor normalises, which is not supported")
+        raise ModelError(
+            "the model's image processor does not both resize and normalise images, which is not supported"
+        )
     if most := getattr(processor, "max_num_patches", None):
         return Preprocess(
             size=0,
@@ -190,7 +192,7 @@ def _preprocess(processor: Any, *, fast: bool) -> Preprocess:
             patches=(int(processor.patch_size), int(most)),
         )
     size = dict(processor.size)
-    power = 2 if getattr(processor, "include_top", False) else 1  # ALIGN's divides by the deviation twice
+    power = 2 if getattr(processor, "include_top", False) else 1  # ALIGN divides by the standard deviation twice
     crop = dict(processor.crop_size) if getattr(processor, "do_center_crop", False) else None
     return Preprocess(
         size=size["shortest_edge"] if size.get("shortest_edge") else (size["height"], size["width"]),

@@ -1,10 +1,10 @@
-"""How CLIP and SigLIP models read captions: their tokenizers, and the token at which the text tower is read.
+"""Tokenize captions for CLIP and SigLIP models, and select the token whose state represents the caption.
 
-CLIP takes captions of any length and is read at the token that its tokenizer ends each caption with. That token is asked
-of the tokenizer, because `config.json` is often wrong about it: folders from before July 2023 say 2, for which
-`transformers` reads the highest id instead, and that is another token where tokens were added to the vocabulary.
+CLIP takes captions of any length and uses the state of the token with which its tokenizer ends each caption. The id
+comes from the tokenizer, because `config.json` is often wrong: folders from before July 2023 give 2, for which
+`transformers` takes the highest id instead, and that is a different token if tokens were added to the vocabulary.
 
-SigLIP was trained on lower-case captions padded to their full length. SigLIP 1's tokenizer lower-cases them itself; the
+SigLIP was trained on lower-case captions padded to the full length. SigLIP 1's tokenizer lower-cases them itself. The
 fixed-resolution SigLIP 2 models come with Gemma's, which keeps case, and `transformers` does not correct that.
 """
 
@@ -37,36 +37,36 @@ Features = Callable[[Any, Tensor], Tensor]  # (model, token ids (n, t)) -> featu
 
 
 def check_tokenizer(name: str, tokenizer: Any) -> None:
-    """Make sure that a tokenizer tells words apart.
+    """Check that a tokenizer distinguishes words.
 
     Raises:
-        ModelError: It does not, as `transformers` makes one where its files are missing.
+        ModelError: It does not. `transformers` creates such a tokenizer if its files are missing.
     """
     if len(set(tokenizer("a red dog", add_special_tokens=False)["input_ids"])) < 2:
-        raise ModelError(f"{name} has no usable tokenizer: all words are one to it; are its files missing?")
+        raise ModelError(f"{name} has no usable tokenizer: it gives all words the same id; are its files missing?")
 
 
 def clip_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Features]:
-    """Return how a `CLIPModel` reads captions: their tokens, and its text features of padded ones.
+    """Return the `Tokens` of a `CLIPModel`, and the function that turns padded token ids into text features.
 
     Args:
-        name: The model, for errors.
+        name: Name of the model, for error messages.
         network: The model.
         tokenizer: Its tokenizer.
 
     Raises:
-        ModelError: The tokenizer does not end captions with a token of its own, or has tokens that the model does not know.
+        ModelError: The tokenizer does not end captions with an end token, or has tokens that the model does not know.
     """
     own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    own.encode_special_tokens = tokenizer.backend_tokenizer.encode_special_tokens  # which the text does not hold
+    own.encode_special_tokens = tokenizer.backend_tokenizer.encode_special_tokens  # not serialised with the tokenizer
     own.no_padding()
-    own.enable_truncation(network.config.text_config.max_position_embeddings)  # before the end token, which stays
+    own.enable_truncation(network.config.text_config.max_position_embeddings)  # keeps the end token
     end = _end_token(name, own)
     known = network.text_model.get_input_embeddings().num_embeddings
     if (highest := max(own.get_vocab().values())) >= known:
         raise ModelError(
             f"the tokenizer of {name} has token ids up to {highest}, but its text tower has {known} embeddings; "
-            "resize_token_embeddings and train the new ones, or use the tokenizer that the model was trained with"
+            "call resize_token_embeddings and train the new ones, or use the tokenizer that the model was trained with"
         )
     return tokens_of(own, pad=end), partial(_at_end, end)
 
@@ -75,7 +75,7 @@ def _end_token(name: str, tokenizer: Tokenizer) -> int:
     last = {tuple(tokenizer.encode(text).ids[-1:]) for text in ("a", "red dog", "")}
     if len(last) != 1 or () in last:
         raise ModelError(
-            f"the tokenizer of {name} does not end captions with an end-of-text token, at which a CLIP model is read; "
+            f"the tokenizer of {name} does not end captions with an end-of-text token, which a CLIP model needs; "
             "use the tokenizer that the model was trained with"
         )
     return last.pop()[0]
@@ -84,10 +84,10 @@ def _end_token(name: str, tokenizer: Tokenizer) -> int:
 def _at_end(end: int, network: Any, ids: Tensor) -> Tensor:
     tower = network.text_model
     hidden = tower.embeddings(input_ids=ids)  # (n, t, width)
-    # The mask leaves padding out by itself: the tower is causal, so the first end token never sees what follows it.
+    # Padding needs no mask: the tower is causal, so the first end token never attends to what follows it.
     mask = create_causal_mask(
         config=tower.config, inputs_embeds=hidden, attention_mask=None, past_key_values=None
-    )  # None where attention is told that it is causal
+    )  # None if attention takes `is_causal` instead
     *first, last = tower.encoder.layers
     for layer in first:
         hidden = layer(hidden, mask, is_causal=True)
@@ -97,12 +97,12 @@ def _at_end(end: int, network: Any, ids: Tensor) -> Tensor:
 
 
 def siglip_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Features]:
-    """Return how a `SiglipModel` reads captions: their tokens, and its text features of padded ones.
+    """Return the `Tokens` of a `SiglipModel`, and the function that turns padded token ids into text features.
 
     Args:
-        name: The model, for errors.
+        name: Name of the model, for error messages.
         network: The model.
-        tokenizer: Its tokenizer; a fast one is made to lower-case, unless its `do_lower_case` is false.
+        tokenizer: Its tokenizer. A fast one is changed to lower-case captions, unless its `do_lower_case` is false.
 
     Raises:
         ModelError: The tokenizer has no padding token.
@@ -122,7 +122,7 @@ def siglip_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Featur
 
 
 def _fast_tokens(tokenizer: Any, length: int, pad: int) -> Tokens | None:
-    """Return how a copy of a fast tokenizer reads captions; it is not changed from call to call, as the original is."""
+    """Return the `Tokens` of a copy of a fast tokenizer. Unlike the original, it does not change between calls."""
     if (fast := getattr(tokenizer, "backend_tokenizer", None)) is None:
         return None
     own = Tokenizer.from_str(fast.to_str())
@@ -133,7 +133,7 @@ def _fast_tokens(tokenizer: Any, length: int, pad: int) -> Tokens | None:
 
 
 def _piece_tokens(tokenizer: Any, length: int, pad: int) -> Tokens | None:
-    """Return how SigLIP 1's tokenizer reads captions, without it."""
+    """Return `Tokens` that read captions as SigLIP 1's tokenizer does, without using it; None for other tokenizers."""
     if type(tokenizer).__name__ != "SiglipTokenizer" or tokenizer.sp_model_kwargs:
         return None
     special = set(tokenizer.all_special_tokens)
@@ -154,8 +154,8 @@ def _piece_tokens(tokenizer: Any, length: int, pad: int) -> Tokens | None:
 
 
 def _their_tokens(tokenizer: Any, length: int, pad: int) -> Tokens:
-    """Return how a tokenizer of `transformers` itself reads captions."""
-    # These tokenizers keep truncation as state, which two threads must not change at once; a fork may copy a held lock.
+    """Return the `Tokens` of a `transformers` tokenizer, which is called under a lock."""
+    # Truncation is part of the tokenizer's state, so calls take turns. A fork may copy a held lock: one for each process.
     locks: dict[int, Lock] = {}
 
     def encode(texts: Sequence[str]) -> list[Ids]:
@@ -168,11 +168,11 @@ def _their_tokens(tokenizer: Any, length: int, pad: int) -> Tokens:
 
 
 def _at_last(network: Any, ids: Tensor) -> Tensor:
-    # No attention mask: it was trained without one.
+    # No attention mask: SigLIP was trained without one.
     return pooled(network.get_text_features(input_ids=ids))
 
 
 def pooled(output: Any) -> Tensor:
-    """Return the features (n, embed_dim) in what a model of `transformers` answers."""
+    """Return the features (n, embed_dim) from the output of a `transformers` model."""
     features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return features

@@ -1,7 +1,7 @@
-"""Pairs for the gate where the caller brings none: drawn images, and captions that say what is on them.
+"""Draw image-caption pairs for checking exports: simple images, with captions that describe them.
 
-They are the same on every machine with the same major version of Pillow, so an export can be checked where its source is
-not.
+The pairs are the same on every machine with the same major version of Pillow, so an export can be checked on a machine
+that does not have its source.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _PLACES = {
     "at the top": (0.5, 0.27),
     "at the bottom": (0.5, 0.73),
 }
-_SIZES = ((320, 240), (240, 320), (256, 256), (400, 224), (500, 200), (200, 460))  # width, height; some beyond 2:1
+_SIZES = ((320, 240), (240, 320), (256, 256), (400, 224), (500, 200), (200, 460))  # width, height; some exceed 2:1
 
 
 def drawn_pairs(count: int) -> Iterator[tuple[Image.Image, str]]:
-    """Yield images in mode RGB with their captions, all of them different; always the same ones."""
+    """Yield `count` different RGB images with their captions; the pairs are the same on every call."""
     rng, seen = random.Random(0), set[str]()
     while len(seen) < count:
         ground, first, second = rng.sample(sorted(_COLOURS), 3)
@@ -52,7 +52,7 @@ def drawn_pairs(count: int) -> Iterator[tuple[Image.Image, str]]:
 
 
 def _wall(colour: tuple[int, int, int], size: tuple[int, int], *, seed: int) -> Image.Image:
-    """Return a lit, grainy surface."""
+    """Return an image of a lit, grainy surface."""
     width, height = size
     light = np.linspace(0.75, 1.15, height)[:, None, None]
     grain = np.random.default_rng(seed).integers(-12, 13, (height, width, 1))

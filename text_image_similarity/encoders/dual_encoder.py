@@ -1,8 +1,8 @@
-"""Run and save a small dual encoder: `mini`, the model that ships in the wheel, or one trained by this package.
+"""Load and save a small dual encoder: `mini`, the model that ships in the wheel, or one trained with this package.
 
-A model is a folder of three files: `config.json`, `model.safetensors` and `tokenizer.json`. Weights are float32 or
-float16; a matrix may also be int8 with one float scale per row, named like the matrix with `.scale` behind, and is
-brought back to floats when it is loaded (weight-only quantisation: a fifth of the disk, no change of speed).
+A model is a folder with three files: `config.json`, `model.safetensors` and `tokenizer.json`. Weights are float32 or
+float16. A matrix may also be int8 with one float scale per row, stored under the matrix's name plus `.scale`; it is
+converted to floats when it is loaded (weight-only quantisation: a fifth of the disk space, no change in speed).
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from .towers import PAD, UNK, DualEncoder, DualEncoderConfig
 from .two_tower import TwoTowerEncoder
 from .weights import SCALE, read_weights
 
-# Images at once on a CPU: activations of more than a few are memory fresh from the kernel, which takes as long to hand
-# out as a mobile network takes to compute with it. On 2 cores 32 at once take twice the time of 4.
+# Images per call on a CPU. The activations of larger batches need new memory from the kernel, which takes as long to
+# provide as a mobile network takes to compute. On 2 cores, batches of 32 take twice as long as batches of 4.
 _IMAGES_PER_THREAD = 2
-_CAPTIONS = 8  # at once on a CPU
-_SMALLEST = 4096  # values; what is smaller stays float16, because it gains nothing
+_CAPTIONS = 8  # per call on a CPU
+_SMALLEST = 4096  # values; smaller tensors stay float16, because int8 would save nothing
 
 
 def load_dual_encoder(folder: Path, config: Config) -> TwoTowerEncoder:
-    """Load a dual encoder from its folder onto torch.
+    """Load a dual encoder from its folder, to run on torch.
 
     Raises:
         ModelError: A file is missing, or the weights do not fit `config.json`.
@@ -96,20 +96,22 @@ def _read_tokenizer(path: Path) -> Tokenizer:
 
 
 def write_dual_encoder(folder: Path, towers: DualEncoder, tokenizer: Tokenizer, *, int8: bool = False) -> None:
-    """Write a dual encoder's three files, each of them whole; `config.json` last, because with it a folder is a model.
+    """Write a dual encoder's three files, each atomically.
+
+    `config.json` is written last, because its presence makes the folder a model.
 
     Args:
-        folder: Where to; created if it does not exist.
+        folder: Folder to write to; created if it does not exist.
         towers: The model.
         tokenizer: Its tokenizer.
-        int8: Store matrices as int8 and the rest as float16; otherwise all is stored as float32.
+        int8: Whether to store matrices as int8 and the rest as float16; otherwise everything is float32.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in towers.state_dict().items()}
     config = {"model_type": "dual_encoder", **asdict(towers.config)}
     with whole_file(folder / "model.safetensors") as partial:
         save_file(quantised(state) if int8 else state, partial)
-    (folder / CALIBRATION).unlink(missing_ok=True)  # it was of the weights before
+    (folder / CALIBRATION).unlink(missing_ok=True)  # it belonged to the previous weights
     with whole_file(folder / "tokenizer.json") as partial:
         partial.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     with whole_file(folder / "config.json") as partial:
@@ -125,15 +127,15 @@ def as_encoder(
     weights: str | None = None,
     at_once: int | None = None,
 ) -> TwoTowerEncoder:
-    """Wrap towers that stand on their device as an `Encoder` called `name`.
+    """Return an `Encoder` for towers that are already on their device.
 
     Args:
         towers: The model.
-        tokenizer: Its tokenizer, as `set_up` leaves it.
+        tokenizer: Its tokenizer, configured by `set_up`.
         name: Name of the encoder.
-        fast: Whether images are prepared the fast way.
+        fast: Whether to use the fast preprocessing.
         weights: Fingerprint of the files that the towers were read from.
-        at_once: Images or captions that a GPU takes at once; None is as many as are given.
+        at_once: Images or captions per call on a GPU; None for no limit.
     """
     weight = next(towers.parameters())
     placement = Placement(weight.device, weight.dtype)
@@ -163,16 +165,16 @@ def as_encoder(
 
 
 def set_up(tokenizer: Tokenizer, context_length: int) -> None:
-    """Make a tokenizer cut at `context_length` tokens, leave padding to `token_ids`, and read "[PAD]" as text."""
+    """Configure a tokenizer to cut captions at `context_length` tokens, not to pad, and to read "[PAD]" as text."""
     tokenizer.no_padding()
     tokenizer.enable_truncation(context_length)
     tokenizer.encode_special_tokens = True
 
 
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
-    """Turn n captions into token ids (n, t), padded to the longest of them; an empty one is a single UNK.
+    """Turn n captions into token ids (n, t), padded to the longest; an empty caption becomes a single UNK.
 
-    The tokenizer is one that `set_up` has seen.
+    The tokenizer must have been configured by `set_up`.
     """
     tokens = _tokens(tokenizer)
     rows = tokens.encode(texts)
@@ -184,7 +186,7 @@ def _tokens(tokenizer: Tokenizer) -> Tokens:
 
 
 def quantised(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Round matrices to int8 with a scale per row, symmetric around zero, and everything else to float16."""
+    """Round matrices to int8, symmetric around zero with one scale per row, and everything else to float16."""
     stored: dict[str, Tensor] = {}
     for name, value in state.items():
         if value.ndim < 2 or value.numel() < _SMALLEST or not value.is_floating_point():

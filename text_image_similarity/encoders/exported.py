@@ -1,8 +1,8 @@
-"""Load an export: a folder that `export` wrote, which says what it is and is scored without the libraries of its source.
+"""Load an export: a folder written by `export` that describes itself and runs without the libraries of its source.
 
-`config.json` is the manifest. It holds what the model is (shapes, preprocessing, tokens, logit scale), where it came from,
-how it compared with its source, the hash of every other file, and a digest of all that. Nothing is scored before every hash
-was checked. A calibration in the folder does not belong to the export, so that `evaluate --calibrate` can replace it.
+`config.json` is the manifest. It records the model (shapes, preprocessing, tokens, logit scale), its source, the
+comparison with that source, the hash of every other file, and a digest of all this. All hashes are checked before
+anything is scored. A calibration in the folder is not part of the export, so `evaluate --calibrate` can replace it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .web_backend import open_web
 
 MANIFEST = "config.json"
 PLANS_SCRIPT = "build_plans.sh"  # in an export for TensorRT
-LAYOUT = 2  # another one is refused
+LAYOUT = 2  # any other is refused
 _PRECISIONS = ("fp32", "fp16", "int8")
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "format": str,
@@ -50,17 +50,17 @@ _GRAPHS = {
 
 
 def load_exported(name: str, folder: Path, config: Config) -> TwoTowerEncoder:
-    """Open an export.
+    """Load an export and return its encoder.
 
     Args:
         name: Name of the encoder.
-        folder: Where it is.
-        config: `device`, `precision`, `backend`, `preprocess` and `revision` must suit what it is.
+        folder: The export.
+        config: `device`, `precision`, `backend`, `preprocess` and `revision` must be compatible with the export.
 
     Raises:
-        ConfigError: They do not; the message names the source, which can run otherwise.
-        ModelError: It is damaged, incomplete, of another layout, or cannot be opened.
-        MissingExtraError: The library that runs its format is missing.
+        ConfigError: They are not; the message names the source, which may support them.
+        ModelError: The export is damaged or incomplete, has another layout, or cannot be opened.
+        MissingExtraError: The library that runs its format is not installed.
     """
     manifest = read_manifest(folder)
     _check_config(name, manifest, config)
@@ -86,16 +86,16 @@ def load_exported(name: str, folder: Path, config: Config) -> TwoTowerEncoder:
         )
     except (ConfigError, ModelError):
         raise
-    except Exception as exc:  # backends and tokenizers raise exceptions of their own kinds
+    except Exception as exc:  # backends and tokenizers each raise their own exceptions
         raise ModelError(f"the export in {folder} cannot be opened: {type(exc).__name__}: {exc}") from exc
 
 
 def manifest_path(folder: Path, made: str | None = None) -> Path:
-    """Return where an export's manifest is.
+    """Return the path of an export's manifest.
 
     Args:
         folder: The export.
-        made: Its format; by default, what the folder holds.
+        made: Its format; detected from the folder if omitted.
     """
     if made is not None:
         return folder / MANIFESTS.get(made, MANIFEST)
@@ -103,10 +103,10 @@ def manifest_path(folder: Path, made: str | None = None) -> Path:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read what an export says of itself.
+    """Read an export's manifest.
 
     Raises:
-        ModelError: It is damaged, or of another layout.
+        ModelError: The manifest is damaged, or has another layout.
     """
     name = manifest_path(folder).name
     try:
@@ -118,7 +118,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ModelError(f"the export in {folder} cannot be read: {name}: {exc}") from exc
     if found.get("layout") != LAYOUT or isinstance(found["layout"], bool):
         raise ModelError(
-            f"the export in {folder} has layout {found.get('layout')!r}, and this version reads {LAYOUT}; export the model again"
+            f"the export in {folder} has layout {found.get('layout')!r}, but this version reads layout {LAYOUT}; export the model again"
         )
     if text != manifest_text(found):
         raise ModelError(f"the export in {folder} is damaged: {name} was changed; {_again(found)}")
@@ -128,7 +128,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _wrong_in(manifest: Mapping[str, Any]) -> str | None:
-    """Return what in a manifest is not as `export` writes it."""
+    """Return the name of an entry that `export` would not have written, or None."""
     for key, kind in _KINDS.items():
         if not isinstance(manifest.get(key), kind) or isinstance(manifest[key], bool):
             return key
@@ -149,17 +149,17 @@ def _wrong_in(manifest: Mapping[str, Any]) -> str | None:
 
 
 def manifest_text(facts: Mapping[str, Any]) -> str:
-    """Return the text of a manifest: its facts and, last, the digest of them."""
+    """Return the text of a manifest: the facts, followed by their digest."""
     kept = {key: value for key, value in facts.items() if key != "digest"}
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
     return json.dumps({**kept, "digest": digest}, indent=2, ensure_ascii=True) + "\n"
 
 
 def hashes(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
-    """Return the hash and the size of files of a folder.
+    """Return the SHA-256 and the size in bytes of files in a folder, by name.
 
     Raises:
-        OSError: One cannot be read.
+        OSError: A file cannot be read.
     """
     found = {}
     for name in names:
@@ -169,16 +169,16 @@ def hashes(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Make sure that all files of an export are what they were when it was made.
+    """Check that the files of an export have not changed since it was made.
 
     Raises:
-        ModelError: One is not.
+        ModelError: A file is missing or has changed.
     """
     for name, expected in manifest["files"].items():
         try:
             if not (folder / name).is_file():
                 raise FileNotFoundError("it is not a regular file")
-            size = (folder / name).stat().st_size  # first: what is larger need not be read
+            size = (folder / name).stat().st_size  # first, so that a file of the wrong size is not read
             found = hashes(folder, [name])[name] if size == expected["bytes"] else {"bytes": size}
         except (OSError, ValueError) as exc:
             raise ModelError(f"the export in {folder} is not complete: {name}: {exc}; {_again(manifest)}") from exc
@@ -200,7 +200,7 @@ def _again(manifest: Mapping[str, Any]) -> str:
 def _check_config(name: str, manifest: Mapping[str, Any], config: Config) -> None:
     source, made = manifest["source"]["model"], manifest["format"]
     if made not in _BACKENDS:
-        raise ModelError(f"{name} is an export for {made!r}, which this version does not run")
+        raise ModelError(f"{name} is an export for {made!r}, which this version cannot run")
     if config.revision is not None:
         raise ConfigError(f"revision={config.revision!r} is for hub models; {name} is a folder and has none")
     backend = _RUN_BY.get(made, made)
@@ -224,7 +224,7 @@ def _on_gpu(config: Config) -> bool:
 
 
 def _told(manifest: Mapping[str, Any]) -> str:
-    """Say in one line what an export is, for summaries."""
+    """Return a one-line description of an export, for summaries."""
     drift = "" if manifest["parity"]["passed"] else ", drift allowed"
     return f"{manifest['format']} export of {manifest['source']['model']}, {manifest['digest'][:12]}{drift}"
 
@@ -249,7 +249,7 @@ def _open_onnx(folder: Path, tokens: Tokens, precision: str) -> Backend:
 
 
 def _open_triton(folder: Path, tokens: Tokens, precision: str) -> Backend:
-    """Open the graphs of a model repository for Triton here, without a server."""
+    """Open the graphs of a Triton model repository in this process, without a server."""
     require("running an export on ONNX Runtime", "onnxruntime", extra="onnx")
     return open_backend(folder, tokens, precision=precision, graphs="{}/1/model.onnx")
 
@@ -272,4 +272,4 @@ _BACKENDS: dict[str, Callable[[Path, Tokens, str], Backend]] = {
     "triton": _open_triton,
     "web": _open_web,
 }
-_RUN_BY = {"triton": "onnx", "web": "onnx"}  # formats that a backend of another name runs
+_RUN_BY = {"triton": "onnx", "web": "onnx"}  # formats that run on a backend with a different name

@@ -1,4 +1,4 @@
-"""What a model is, and how it takes its images, as JSON."""
+"""Describe a model and its preprocessing as JSON, and restore the preprocessing from that."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .two_tower import TwoTowerEncoder
 
 
 def model_facts(encoder: TwoTowerEncoder) -> dict[str, Any]:
-    """Return what an exported form says of its model, but for its tokens."""
+    """Return the description of a model that an export stores, without its tokens."""
     return {
         "embed_dim": encoder.embed_dim,
         "context_length": encoder.context_length,
@@ -25,7 +25,7 @@ def model_facts(encoder: TwoTowerEncoder) -> dict[str, Any]:
 
 
 def preprocess_facts(how: Preprocess) -> dict[str, Any]:
-    """Return a preprocessing as JSON, with the major version of Pillow, on which its pixels depend."""
+    """Return a description of a preprocessing, with the major version of Pillow, on which the pixels depend."""
     return {
         "size": how.size,
         "crop": how.crop,
@@ -41,9 +41,14 @@ def preprocess_facts(how: Preprocess) -> dict[str, Any]:
 
 
 def preprocess_from(facts: Mapping[str, Any], *, fast: bool) -> Preprocess:
-    """Return the preprocessing that `preprocess_facts` described."""
+    """Return the preprocessing that `preprocess_facts` described.
+
+    Args:
+        facts: The description.
+        fast: Whether to use the fast preprocessing.
+    """
     if fast:
-        import torch  # noqa: F401 - which resizes then; loaded here, not within the time of the first image
+        import torch  # noqa: F401 - resizes the images; imported here so that the first image does not wait for it
     size, crop, patches = facts["size"], facts["crop"], facts["patches"]
     return Preprocess(
         size=size if isinstance(size, int) else (size[0], size[1]),
@@ -60,14 +65,14 @@ def preprocess_from(facts: Mapping[str, Any], *, fast: bool) -> Preprocess:
 
 
 def check_pillow(name: str, facts: Mapping[str, Any]) -> None:
-    """Make sure that pixels become here what they became where a preprocessing was described.
+    """Check that Pillow has the major version with which a model was exported, so that pixels are the same.
 
     Raises:
-        ModelError: This is another major version of Pillow.
+        ModelError: It has another one.
     """
     made, here = facts["pillow"], int(PIL.__version__.partition(".")[0])
     if made != here:
         raise ModelError(
-            f"{name} was exported with Pillow {made}, and this is Pillow {PIL.__version__}, which resizes some images to other "
-            f"pixels; install Pillow {made}, or export the model again"
+            f"{name} was exported with Pillow {made}, but Pillow {PIL.__version__} is installed, which resizes some images "
+            f"differently; install Pillow {made}, or export the model again"
         )

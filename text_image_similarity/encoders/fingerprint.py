@@ -1,4 +1,4 @@
-"""What a model's embeddings depend on, as one short name: a hash of its files."""
+"""Identify a model by a short hash of the files that its embeddings depend on."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from pathlib import Path
 from ..errors import ModelError
 from ..files import CALIBRATION
 
-FACTS = "encoder.json"  # next to exported graphs, which change nothing: it names the model's fingerprint itself
-# Settings, vocabularies and weights in the layouts that are read; a model card next to them changes nothing.
-_SHA256 = re.compile("[0-9a-f]{64}")  # of other files the cache has the SHA-1 that git has
-# The weights of pinned models, by commit and name: the hub is not asked what they should be.
+FACTS = "encoder.json"  # belongs to exported graphs, which change nothing, and contains the fingerprint itself
+_SHA256 = re.compile("[0-9a-f]{64}")  # the cache names other files by the SHA-1 that git uses
+# The SHA-256 of pinned models' weights, by commit and file name, so that the hub is not relied on for it.
 _PINNED = {
     ("3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268", "pytorch_model.bin"): (
         "a63082132ba4f97a80bea76823f544493bffa8082296d62d71581a4feff1576f"
@@ -26,13 +25,14 @@ _PINNED = {
         "f1a17cdbe0f36fec524f5cafb1c261ea3bbbc13e346e0f74fc9eb0460dedd0d3"
     ),
 }
+# Settings, vocabularies and weights. A model card changes nothing.
 _PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors", "pytorch_model*.bin")
 
 
 def fingerprint(folder: Path) -> str:
-    """Return the hash, 32 hexadecimal digits, of the names and contents of a model's files.
+    """Return a hash, 32 hexadecimal digits, of the names and contents of a model's files.
 
-    Reads them whole: half a second for the 600 MB of CLIP ViT-B/32.
+    All files are read completely, which takes half a second for the 600 MB of CLIP ViT-B/32.
 
     Raises:
         ModelError: A file cannot be read.
@@ -41,13 +41,13 @@ def fingerprint(folder: Path) -> str:
 
 
 def fingerprint_of(files: Iterable[Path], settings: str = "") -> str:
-    """Return the hash of files' names and contents, and of settings that no file holds.
+    """Return a hash of the names and contents of files, and of settings that are not stored in a file.
 
-    Large files in the hub's cache are called by the SHA-256 that the hub gave for them, and are held to it; the weights of the two
-    pinned models are held to what is known of them here.
+    The hub's cache names large files by the SHA-256 that the hub reported, and their contents must match it. The
+    weights of the two pinned models must match the hashes that are recorded in this module.
 
     Raises:
-        ModelError: A file cannot be read, or is not what the hub has, or had when the model was pinned.
+        ModelError: A file cannot be read, or its contents do not match the expected hash.
     """
     whole = hashlib.sha256(settings.encode())
     for path in files:
@@ -61,14 +61,14 @@ def fingerprint_of(files: Iterable[Path], settings: str = "") -> str:
             raise ModelError(f"the model's file {path} cannot be read: {exc}") from exc
         if blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name) and blob.name != found:
             raise ModelError(
-                f"the model's file {path} is not what the hub has: its SHA-256 is {found}, not {blob.name}; delete {blob}, "
+                f"the model's file {path} differs from the hub's: its SHA-256 is {found}, not {blob.name}; delete {blob}, "
                 "and it will be fetched again"
             )
         known = _PINNED.get((path.parent.name, path.name), found)
         if known != found:
             raise ModelError(
-                f"the model's file {path} is not the one of its commit: its SHA-256 is {found}, not {known}; delete {blob}, "
-                "and do not trust where it came from"
+                f"the model's file {path} differs from that of its commit: its SHA-256 is {found}, not {known}; delete {blob}, "
+                "and do not trust its source"
             )
         whole.update(f"{path.name} {found}\n".encode())
     return whole.hexdigest()[:32]
@@ -76,15 +76,15 @@ def fingerprint_of(files: Iterable[Path], settings: str = "") -> str:
 
 @contextmanager
 def unchanged(folder: Path) -> Iterator[None]:
-    """Make sure that a folder's files stay as they are for the time of a block: training may be writing there.
+    """Check that a folder's files do not change during a block, for example because a training run writes to it.
 
     Raises:
-        ModelError: They were written meanwhile, so what the block read may be of two models.
+        ModelError: They changed, so the block may have read parts of two models.
     """
     before = _stamps(folder)
     yield
     if _stamps(folder) != before:
-        raise ModelError(f"the model in {folder} was written while it was read; load it again")
+        raise ModelError(f"the model in {folder} changed while it was being read; load it again")
 
 
 def _stamps(folder: Path) -> list[tuple[str, int, int]]:

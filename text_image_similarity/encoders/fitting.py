@@ -1,4 +1,4 @@
-"""Batches that fit a device's memory: what runs out of it is halved, and what is finished is kept."""
+"""Split batches to fit a device's memory: a batch that runs out of memory is halved, and finished parts are kept."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_PATIENCE = 16  # batches that must fit before twice as many items are tried
+_PATIENCE = 16  # batches that must fit before the size is doubled
 _NO_MEMORY = (torch.OutOfMemoryError, MemoryError)
-# torch's CPU and MPS allocators, and NVIDIA's libraries, raise nothing but RuntimeError.
+# torch's CPU and MPS allocators, and NVIDIA's libraries, raise a plain RuntimeError.
 _NO_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
 
 
 class Fit:
-    """How many items the device takes at once: half of what ran out of memory, and after a while twice that again."""
+    """The number of items that fit the device: halved when memory runs out, and doubled again after a while."""
 
     def __init__(self) -> None:
         self._most: int | None = None
@@ -23,17 +23,17 @@ class Fit:
         self._patience = _PATIENCE
 
     def size(self, wanted: int) -> int:
-        """Return how many of so many items to try."""
+        """Return how many of `wanted` items to try."""
         return wanted if self._most is None else min(self._most, wanted)
 
     def failed(self, count: int) -> None:
-        """Note that so many items did not fit."""
+        """Record that `count` items did not fit."""
         if self._most is not None and count > self._most // 2:
-            self._patience *= 2  # it has grown back too early
+            self._patience *= 2  # the size was increased too early
         self._most, self._good = max(1, count // 2), 0
 
     def fitted(self, count: int) -> None:
-        """Note that so many items did fit."""
+        """Record that `count` items fitted."""
         if self._most is None or count < self._most:
             return
         self._good += 1
@@ -42,7 +42,7 @@ class Fit:
 
 
 def in_fitting_parts(encode: Callable[[Any], Tensor], items: Any, fit: Fit) -> list[Tensor]:
-    """Encode `items`, a sequence, to parts of (n, d), in as many as the device's memory asks for; what is finished is kept.
+    """Encode a sequence in as many parts as the device's memory requires, and return the parts, each (n, d).
 
     Raises:
         torch.OutOfMemoryError, MemoryError, RuntimeError: A single item does not fit.
@@ -61,17 +61,17 @@ def in_fitting_parts(encode: Callable[[Any], Tensor], items: Any, fit: Fit) -> l
             fit.fitted(len(part))
             done += len(part)
             continue
-        # Outside the handler: there the traceback would still hold the failed batch's tensors.
+        # Outside the handler, where the traceback would still hold the failed batch's tensors.
         torch.cuda.empty_cache()
     return parts
 
 
 def is_out_of_memory(exc: Exception) -> bool:
-    """Say whether an exception means that there was too little memory, of the device or of the machine."""
+    """Return whether an exception means that the device or the machine ran out of memory."""
     return isinstance(exc, _NO_MEMORY) or any(words in str(exc) for words in _NO_MEMORY_WORDS)
 
 
 def is_device_lost(exc: RuntimeError) -> bool:
-    """Say whether an exception means that the device itself has failed: CUDA's errors last as long as the process."""
+    """Return whether an exception means that the device itself has failed; CUDA's errors persist in the process."""
     failed = isinstance(exc, torch.AcceleratorError) or "CUDA error:" in str(exc)
     return failed and not is_out_of_memory(exc)

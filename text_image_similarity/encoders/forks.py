@@ -1,7 +1,8 @@
-"""Keeps torch usable in a process that was forked from one where it had run.
+"""Keep torch usable in a process that was forked after torch had run.
 
-A fork copies no threads, and the next computation on several would wait for them forever, in OpenMP. One thread needs none
-of them: `torch.utils.data.DataLoader` does the same in its workers. A GPU cannot be used in such a process at all.
+A fork does not copy threads, so the next multi-threaded computation would wait forever for those of OpenMP. Running on
+one thread avoids that; `torch.utils.data.DataLoader` does the same in its workers. A GPU that the parent process has
+used cannot be used at all.
 """
 
 from __future__ import annotations
@@ -19,28 +20,30 @@ _first: dict[str, int] = {}
 
 
 def adapt_to_fork(device: torch.device) -> None:
-    """Make this process ready to compute on `device`, whose parent may have done so before it.
+    """Prepare this process to compute on `device`, which its parent may have used before the fork.
 
     Raises:
-        DeviceLostError: The device is a GPU, which the parent used.
+        DeviceLostError: The device is a GPU that the parent used.
     """
     if _first.setdefault("process", os.getpid()) == os.getpid():
         return
     if device.type == "mps" or (device.type == "cuda" and torch.cuda._is_in_bad_fork()):
         raise DeviceLostError(
-            f"this process was forked from one that used {device}, which it cannot use itself; load the encoder in the child "
-            "process and not before the fork, or start the process with 'spawn'"
+            f"this process cannot use {device}, because it was forked from one that had used it; load the encoder in the child "
+            "process, not before the fork, or start the process with 'spawn'"
         )
     _use_one_thread(os.getpid())
 
 
 @cache
 def _use_one_thread(process: int) -> None:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or tokenizers does so itself, and prints a warning
+    os.environ.setdefault(
+        "TOKENIZERS_PARALLELISM", "false"
+    )  # otherwise tokenizers does this itself and prints a warning
     if torch.get_num_threads() > 1:
         torch.set_num_threads(1)
         logger.warning(
-            "process %d was forked after torch had run, so torch runs on one thread here; for more, load the encoder in the "
-            "child process and not before the fork, or start the process with 'spawn'",
+            "process %d was forked after torch had run, so torch runs on one thread here; to use more, load the encoder in the "
+            "child process, not before the fork, or start the process with 'spawn'",
             process,
         )

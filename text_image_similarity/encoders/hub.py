@@ -1,6 +1,6 @@
-"""The model hub: whether a model is in its cache here, and whether the hub answers at all.
+"""Look models up in the hub's local cache and on the hub, and fetch their files.
 
-Asked before torch and transformers are loaded, so that an unreachable model is known in moments.
+This happens before torch and transformers are imported, so an unreachable model is reported within seconds.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from .names import suggest
 from .open_clip_names import CONFIG
 from .settings_files import SETTINGS
 
-PROBE_S = 4.0  # how long the hub may take to say that it is there
+PROBE_S = 4.0  # how long the hub may take to answer
 
 
 def require_model(name: str, revision: str | None) -> list[str]:
-    """Make sure that a hub model is in the cache or can be fetched.
+    """Check that a hub model is in the cache or can be fetched.
 
     Returns:
-        The paths of its files, if the hub was asked.
+        The paths of the model's files if the hub was asked, otherwise an empty list.
 
     Raises:
-        ModelUnavailableError: Neither.
+        ModelNameError: The name is not a valid hub id, or the hub has no usable model of this name.
+        ModelUnavailableError: The model is not in the cache, and the hub is out of reach.
     """
     try:
         cached = cached_folder(name, revision)
@@ -40,25 +41,25 @@ def require_model(name: str, revision: str | None) -> list[str]:
 
 
 def has_open_clip(name: str, revision: str | None) -> bool:
-    """Say whether the cache holds a model in open_clip's layout."""
+    """Return whether the cache holds a model in open_clip's layout."""
     return isinstance(try_to_load_from_cache(name, CONFIG, revision=revision), str)
 
 
 def cached_folder(name: str, revision: str | None) -> Path | None:
-    """Return the cache's folder of a model, named like its commit, or None; it may lack files."""
+    """Return a model's folder in the cache, which is named after its commit, or None. Files may be missing from it."""
     path = try_to_load_from_cache(name, "config.json", revision=revision)
     return Path(path).parent if isinstance(path, str) else None
 
 
 def require_hub(name: str, revision: str | None) -> list[str]:
-    """Ask the hub whether it has a model, within `PROBE_S` seconds whatever the network does.
+    """Ask the hub whether it has a model. This takes at most `PROBE_S` seconds, whatever the network does.
 
     Returns:
-        The paths of its files.
+        The paths of the model's files.
 
     Raises:
-        ModelNameError: It has none, or one of another kind.
-        ModelUnavailableError: It is out of reach; the message lists the options.
+        ModelNameError: The hub does not have the model, or it is of an unsupported kind.
+        ModelUnavailableError: The hub is out of reach; the message lists the options.
     """
     listed = _listing(name, revision)
     check_listing(name, listed)
@@ -66,10 +67,10 @@ def require_hub(name: str, revision: str | None) -> list[str]:
 
 
 def fetch_file(name: str, files: Sequence[str], revision: str | None) -> Path:
-    """Return the first of these files that a hub model has, from the cache or fetched into it.
+    """Return the first of these files that a hub model has, fetching it if it is not in the cache.
 
     Raises:
-        ModelNameError: The model is not on the hub, or has none of the files.
+        ModelNameError: The model is not on the hub, or has none of these files.
         ModelUnavailableError: The hub is out of reach.
     """
     if (cached := _cached(name, files, revision)) is not None:
@@ -84,7 +85,9 @@ def fetch_file(name: str, files: Sequence[str], revision: str | None) -> Path:
 
 
 def fetch_folder(name: str, signs: Sequence[str], patterns: Sequence[str]) -> Path:
-    """Return the cache's folder of a hub model's files of these patterns, fetched unless one of `signs` is there already.
+    """Return a hub model's folder in the cache, with the files that match the patterns.
+
+    Nothing is fetched if one of the files in `signs` is already there.
 
     Raises:
         ModelNameError: The model is not on the hub.
@@ -98,7 +101,10 @@ def fetch_folder(name: str, signs: Sequence[str], patterns: Sequence[str]) -> Pa
 
 
 def fetch_settings(name: str, revision: str | None) -> Path:
-    """Return the cache's folder of a hub model, named like its commit, with the settings of it fetched, to be looked at first.
+    """Fetch a hub model's settings, so that they can be checked before its other files are fetched.
+
+    Returns:
+        The model's folder in the cache, which is named after its commit.
 
     Raises:
         ModelNameError: The hub has no such model.
@@ -126,7 +132,7 @@ def _listing(name: str, revision: str | None) -> list[str]:
 
 @contextmanager
 def _reached(name: str, revision: str | None) -> Iterator[None]:
-    """Raise what the hub's client raises, which may be anything, as an answer or as an unreachable hub."""
+    """Turn any exception of the hub's client into ModelNameError or ModelUnavailableError."""
     try:
         yield
         return

@@ -1,6 +1,6 @@
-"""Tells models that can be loaded from those of other kinds, by their files' names and `config.json`, without any library.
+"""Recognise models that can be loaded, and explain the others, from file names and `config.json`, without any library.
 
-Each kind that people are known to try is named, with what to do about it.
+The error for a kind of model that people commonly try names that kind and says what to do.
 """
 
 from __future__ import annotations
@@ -15,61 +15,61 @@ from .adapters import base_of
 from .open_clip_names import CONFIG
 from .settings_files import check_settings, read_settings
 
-# Of transformers: each builds its own two towers, whatever its settings say, and is tested.
+# Families of transformers. Each builds its own two towers, whatever its settings say, and each is tested.
 FAMILIES = ("clip", "siglip", "siglip2", "metaclip_2", "chinese_clip", "altclip", "align")
-OWN = "dual_encoder"  # what `train` makes
+OWN = "dual_encoder"  # written by `train`
 OPEN_CLIP = "open_clip"
-ADAPTER = "adapter"  # of PEFT, for another model
-EXPORTED = "exported"  # what `export` wrote
-MANIFESTS = {"web": "export.json"}  # of exports whose config.json is another library's, by their format
+ADAPTER = "adapter"  # a PEFT adapter for another model
+EXPORTED = "exported"  # written by `export`
+MANIFESTS = {"web": "export.json"}  # by format, for exports whose config.json belongs to another library
 _WEIGHTS = {"model.safetensors", "model.safetensors.index.json"}
 _PREPROCESSING = {"preprocessor_config.json", "processor_config.json"}
 _TOKENIZERS = {"tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model", "vocab.txt"}
 _OTHER_WEIGHTS = r"(?!optimizer|rng_state|scaler|scheduler|training_args).*\.(bin|ckpt|gguf|h5|msgpack|onnx|pth?)"
 _POINTER = b"version https://git-lfs"
 _LAYOUT = (
-    "this package loads CLIP, SigLIP, MetaCLIP 2, Chinese-CLIP, AltCLIP and ALIGN models as transformers saves them, open_clip's "
-    "models, and those that `train` makes"
+    "this package loads CLIP, SigLIP, MetaCLIP 2, Chinese-CLIP, AltCLIP and ALIGN models saved by transformers, open_clip models, "
+    "and models created by `train`"
 )
 NO_OWN_CODE = (
     "needs code that comes with it, and such code is never run here (trust_remote_code is off); use a model of a family that "
-    "transformers holds itself"
+    "transformers supports itself"
 )
-# Files that a kind is known by where there is no config.json.
+# Files that identify a kind if there is no config.json.
 _KINDS = {
-    r"open_clip_.*": f"holds weights of open_clip without {CONFIG}, which names their architecture; add it, or use "
+    r"open_clip_.*": f"holds open_clip weights without {CONFIG}, which names their architecture; add it, or use "
     "open_clip:ARCHITECTURE//PATH",
-    r"model_index\.json": f"is a pipeline of diffusers; {_LAYOUT}",
+    r"model_index\.json": f"is a diffusers pipeline; {_LAYOUT}",
     r"modules\.json|config_sentence_transformers\.json": "is a sentence-transformers model without a CLIP model in it; "
     f"{_LAYOUT}",
-    r"encoder\.json": "is the exported form of a model, which is not complete; use the model that it was exported from",
-    r"checkpoint\.safetensors": "holds a training that has not finished an epoch; continue it with `train --resume`",
+    r"encoder\.json": "is an incomplete export of a model; use the model that it was exported from",
+    r"checkpoint\.safetensors": "holds a training run that has not finished an epoch; continue it with `train --resume`",
     r"global_step\d+|zero_to_fp32\.py|pytorch_model_fsdp.*|.*\.distcp": "is the state of a sharded training run; save the model "
     "itself with save_pretrained",
-    r"reference\.safetensors": "is an export that is not complete: it lacks config.json; copy it again, or export its source again",
-    r"refs|snapshots": "is a folder of the hub's cache without the model's files; use the name of the model, and `hf download`",
-    r"models--.*": "is the hub's cache, not a model in it; use the name of the model",
-    r".*\.onnx": f"holds graphs that another tool exported; {_LAYOUT}",
+    r"reference\.safetensors": "is an incomplete export: it lacks config.json; copy it again, or export its source again",
+    r"refs|snapshots": "is a folder of the hub's cache without the model's files; run `hf download`, and use the model's name",
+    r"models--.*": "is the hub's cache, not a model; use the model's name",
+    r".*\.onnx": f"holds graphs exported by another tool; {_LAYOUT}",
     r".*\.(ckpt|pth?|bin)": "holds a pickled checkpoint and no config.json; pickles are not loaded, and "
     f"{_LAYOUT}",
 }  # fmt: skip
 _TYPES = {
     **dict.fromkeys(
         ("clip_vision_model", "clip_text_model", "siglip_vision_model", "siglip_text_model"),
-        "one tower of a model; use the whole model",
+        "one tower of a model; use the complete model",
     ),
 }
 
 
 def check_folder(name: str, folder: Path) -> dict[str, Any]:
-    """Make sure that a folder holds a model that can be loaded, as far as the names of its files tell.
+    """Check from the names of its files that a folder holds a model that can be loaded.
 
     Args:
-        name: What the user calls the folder.
-        folder: Exists.
+        name: The folder's name as the user gave it, for messages.
+        folder: The folder, which exists.
 
     Returns:
-        What its `config.json` says; of a model in open_clip's layout, or of an adapter, only that it is one.
+        The contents of its `config.json`; only `model_type` for exports, adapters and models in open_clip's layout.
 
     Raises:
         ModelNameError: It does not; the message says what it holds instead, and what to do.
@@ -115,7 +115,7 @@ def _names_in(name: str, folder: Path) -> set[str]:
 
 
 def is_export(folder: Path) -> bool:
-    """Say whether a folder is what `export` wrote, or was."""
+    """Return whether a folder is an export, even if it is incomplete."""
     for name in ("config.json", *MANIFESTS.values()):
         try:
             found = read_settings(folder / name)
@@ -127,10 +127,10 @@ def is_export(folder: Path) -> bool:
 
 
 def check_type(name: str, shape: object) -> None:
-    """Make sure that a `config.json` is of a model that can be loaded.
+    """Check that a `config.json` belongs to a model that can be loaded.
 
     Raises:
-        ModelNameError: It is of another kind.
+        ModelNameError: It belongs to a model of another kind.
     """
     shape = shape if isinstance(shape, Mapping) else {}
     kind = shape.get("model_type")
@@ -140,7 +140,7 @@ def check_type(name: str, shape: object) -> None:
     if "auto_map" in shape:
         raise ModelNameError(f"{name} is a {kind} model, which {NO_OWN_CODE}")
     if kind is None and "model_cfg" in shape:
-        raise ModelNameError(f"{name} has open_clip's settings in its config.json; call that file {CONFIG}")
+        raise ModelNameError(f"{name} has open_clip's settings in its config.json; rename that file to {CONFIG}")
     if kind is None:
         known = f"a timm model ({shape['architecture']})" if "architecture" in shape else "of an unknown kind"
         raise ModelNameError(f"{name} is {known}: its config.json names no model_type; {_LAYOUT}")
@@ -148,7 +148,7 @@ def check_type(name: str, shape: object) -> None:
 
 
 def check_listing(name: str, files: Collection[str]) -> None:
-    """Make sure that what the hub lists of a model, as paths, can be one that is loaded.
+    """Check from the paths of a hub model's files that the model can be loaded.
 
     Raises:
         ModelNameError: It is of another kind.
@@ -168,30 +168,32 @@ def check_listing(name: str, files: Collection[str]) -> None:
 
 
 def check_weights(name: str, files: Collection[str]) -> None:
-    """Make sure that files without safetensors are not a model whose weights are pickled, or another framework's.
+    """Refuse files whose only weights are pickled, or belong to another framework.
 
     Raises:
-        ModelNameError: They are.
+        ModelNameError: There are such weights, and no safetensors.
     """
     others = sorted(file for file in files if re.fullmatch(_OTHER_WEIGHTS, file))
     if not others or _WEIGHTS & set(files):
         return
     if not re.fullmatch(r".*\.(bin|ckpt|pth?)", others[0]):
-        raise ModelNameError(f"{name} holds its weights only as {others[0]}, which is another framework's; {_LAYOUT}")
+        raise ModelNameError(
+            f"{name} holds its weights only as {others[0]}, which belongs to another framework; {_LAYOUT}"
+        )
     raise ModelNameError(
-        f"{name} holds its weights only as {others[0]}, a pickle, which may run code when it is read; if you trust it, make "
-        "model.safetensors of it once: "
+        f"{name} holds its weights only as {others[0]}, a pickle, which may run code when it is read; if you trust it, convert "
+        "it to model.safetensors once: "
         f"""python -c "from transformers import AutoModel as M; M.from_pretrained({name!r}).save_pretrained('FOLDER')\""""
-        ", and add the tokenizer's and the image processor's files"
+        ", and add the files of the tokenizer and the image processor"
     )
 
 
 def pickled_advice(weights: Path) -> str:
-    """Say why pickled weights of open_clip are not read, and how they become safetensors."""
+    """Return a message that says why pickled open_clip weights are refused, and how to convert them to safetensors."""
     made = weights.with_suffix(".safetensors")
     return (
-        f"{weights} is a pickle whose whole SHA-256 open_clip's table does not hold, and pickles may run code when they are read; "
-        "open_clip:ARCHITECTURE/TAG fetches published weights as safetensors; if you trust this file, make safetensors of it once: "
+        f"{weights} is a pickle whose full SHA-256 is not in open_clip's table, and pickles may run code when they are read; "
+        "open_clip:ARCHITECTURE/TAG fetches published weights as safetensors; if you trust this file, convert it once: "
         f"""python -c "import torch, safetensors.torch as s; d = torch.load({str(weights)!r}, weights_only=True); """
         f"""s.save_file({{k: v.contiguous() for k, v in d.get('state_dict', d).items()}}, {str(made)!r})\""""
     )
@@ -211,11 +213,9 @@ def _check_complete(name: str, files: set[str]) -> None:
     if "model.safetensors" in lacking:
         raise ModelNameError(f"{name} has a config.json but no weights; it lacks {' and '.join(lacking)}")
     if lacking:
-        cause = (
-            ", as a Trainer's checkpoint does that was not given the processor" if "trainer_state.json" in files else ""
-        )
+        cause = ", like a Trainer checkpoint saved without the processor" if "trainer_state.json" in files else ""
         raise ModelNameError(
-            f"{name} lacks {' and '.join(lacking)}{cause}; save those of the model that it was made from: "
+            f"{name} lacks {' and '.join(lacking)}{cause}; save those of the model that it was trained from: "
             f"AutoProcessor.from_pretrained(base).save_pretrained({name!r})"
         )
 
@@ -224,11 +224,11 @@ def _check_pointers(name: str, folder: Path) -> None:
     for weights in folder.glob("*.safetensors"):
         with weights.open("rb") as file:
             if file.read(len(_POINTER)) == _POINTER:
-                raise ModelNameError(f"{name} holds pointers of Git LFS instead of weights; run `git lfs pull` there")
+                raise ModelNameError(f"{name} holds Git LFS pointers instead of weights; run `git lfs pull` there")
 
 
 def _inside(name: str, folder: Path) -> str | None:
-    """Say which folder in this one is meant, if one is."""
+    """Return a message that names the model's folder inside this one, or None if there is none."""
     models = sorted(path.parent.relative_to(folder) for path in folder.glob("*/config.json"))
     models += sorted(path.parent.relative_to(folder) for path in folder.glob("snapshots/*/config.json"))
     if not models:

@@ -1,7 +1,7 @@
-"""Tensors to an inference server and back: the KServe v2 protocol, over HTTP with binary tensors, or over gRPC.
+"""Exchange tensors with an inference server in the KServe v2 protocol, over HTTP with binary tensors or over gRPC.
 
-Triton, KServe, OpenVINO Model Server and others speak it. Specification: kserve.github.io, "Open Inference Protocol", and
-Triton's extension for binary tensor data.
+Triton, KServe, OpenVINO Model Server and others support it. It is specified at kserve.github.io, "Open Inference
+Protocol", and in Triton's extension for binary tensor data.
 """
 
 from __future__ import annotations
@@ -26,40 +26,40 @@ from ..system import backoff_s, require
 
 _TYPES = {"uint8": "UINT8", "int64": "INT64"}
 _CONNECT_S, _ANSWER_S = 3.0, 60.0
-_PATIENCE_S = 60.0  # how long a server may be away before a run ends
-_MOST_ANSWER = 64 * 1024 * 1024  # bytes; vectors of 1,000 images are some 4 MB
+_PATIENCE_S = 60.0  # how long a server may be unreachable before a run ends
+_MOST_ANSWER = 64 * 1024 * 1024  # bytes; the vectors of 1,000 images take about 4 MB
 _PASSING = (429, 502, 503, 504)
 
 
 class _AwayError(Exception):
-    """The server cannot be reached, or is too busy; that may pass."""
+    """The server cannot be reached or is too busy, which may be temporary."""
 
 
 class InferenceServer(Protocol):
-    """A server that runs models. Safe to share between threads."""
+    """A server that runs models; safe to share between threads."""
 
     url: str
 
     def infer(self, model: str, name: str, values: NDArray[Any], wanted: str) -> NDArray[np.float32]:
-        """Return what a model makes of one tensor, shape (n, embed_dim) float32.
+        """Run a model on one tensor and return its output, shape (n, embed_dim) float32.
 
         Args:
-            model: Which model.
-            name: What it calls its input.
+            model: Name of the model.
+            name: Name of its input.
             values: The input, uint8 or int64.
-            wanted: What it calls its output.
+            wanted: Name of its output.
 
         Raises:
-            ModelError: The server refuses, or answers something else.
-            DeviceLostError: It could not be reached for a minute.
+            ModelError: The server refuses the request, or returns something else.
+            DeviceLostError: The server could not be reached for a minute.
         """
 
 
 def connect(url: str) -> InferenceServer:
-    """Return the server at `http(s)://host:port` or `grpc(s)://host:port`; nothing is sent yet.
+    """Return the server at `http(s)://host:port` or `grpc(s)://host:port`. Nothing is sent yet.
 
     Raises:
-        MissingExtraError: gRPC needs the extra `triton`.
+        MissingExtraError: The URL is for gRPC, and the extra `triton` is not installed.
     """
     return _Grpc(url) if urlsplit(url).scheme.startswith("grpc") else _Http(url)
 
@@ -73,8 +73,8 @@ def _patiently(url: str, ask: Callable[[], NDArray[np.float32]]) -> NDArray[np.f
             pause = backoff_s(tries)
             if time.monotonic() + pause > until:
                 raise DeviceLostError(
-                    f"the inference server {url} has not answered for {_PATIENCE_S:.0f} s ({exc}); start again when it does: what is "
-                    "finished is kept"
+                    f"the inference server {url} has not answered for {_PATIENCE_S:.0f} s ({exc}); start again when it is available: "
+                    "finished work is kept"
                 ) from exc
             time.sleep(pause)
             tries += 1
@@ -85,11 +85,11 @@ class _Http:
         self.url, self._lock, self._process = url.rstrip("/"), Lock(), 0
 
     def _client_here(self) -> httpx.Client:
-        """Return this process's client: one that came through a fork would share its connections with the parent."""
+        """Return this process's client. One inherited through a fork would share its connections with the parent."""
         with self._lock:
             if self._process != os.getpid():
                 self._client = httpx.Client(timeout=httpx.Timeout(_ANSWER_S, connect=_CONNECT_S), trust_env=False)
-                weakref.finalize(self, self._client.close)  # encoders are not closed
+                weakref.finalize(self, self._client.close)  # encoders have no close method
                 self._process = os.getpid()
             return self._client
 
@@ -110,7 +110,7 @@ class _Http:
                 {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))},
             )
         except (httpx.DecodingError, RowError) as exc:
-            raise ModelError(f"the inference server {self.url} gives an answer that cannot be read: {exc}") from exc
+            raise ModelError(f"the inference server {self.url} returned an answer that cannot be read: {exc}") from exc
         except httpx.HTTPError as exc:
             raise _AwayError(f"{type(exc).__name__}: {exc}") from exc
         if answer.status_code in _PASSING:
@@ -134,7 +134,9 @@ class _Http:
                 start += size or 0
             raise KeyError("it is not among the outputs")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
-            raise ModelError(f"the inference server {self.url} gives no {wanted!r} for model {model!r}: {exc}") from exc
+            raise ModelError(
+                f"the inference server {self.url} returned no {wanted!r} for model {model!r}: {exc}"
+            ) from exc
 
 
 def _values(output: dict[str, Any], content: bytes | None) -> NDArray[np.float32]:
@@ -190,4 +192,4 @@ class _Grpc:
         for output, content in zip(answer.outputs, answer.raw_output_contents, strict=False):
             if output.name == wanted and output.datatype == "FP32":
                 return np.frombuffer(content, "<f4").reshape(list(output.shape))
-        raise ModelError(f"the inference server {self.url} gives no {wanted!r} for model {model!r}")
+        raise ModelError(f"the inference server {self.url} returned no {wanted!r} for model {model!r}")

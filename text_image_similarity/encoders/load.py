@@ -1,4 +1,4 @@
-"""Find the model that a `Config` names, and load it with the file of its family on the backend asked for."""
+"""Find the model that a `Config` names, and load it with the module for its family on the requested backend."""
 
 from __future__ import annotations
 
@@ -37,31 +37,33 @@ _PINNED = {
 
 
 def is_pinned(name: str) -> bool:
-    """Say whether a name is an alias, or a hub id whose commit is known here."""
+    """Return whether a name is an alias, or a hub id whose commit is pinned here."""
     return name in ALIASES or name in _PINNED
 
 
 def model_folder(name: str | PathLike[str]) -> Path:
-    """Return the folder that a model's name stands for, if it stands for one; `mini`'s is this package's.
+    """Return the folder that a model's name refers to, which may not exist; for `mini`, the one in this package.
 
-    An alias or a pinned hub id, as text, is never a folder of the working directory: that one is `./fast`, or a path.
+    An alias or a pinned hub id given as text never refers to a folder in the working directory. To use such a folder,
+    write `./fast` or pass a path.
     """
     if str(name) == "mini":
         return mini_folder()
     if isinstance(name, str) and is_pinned(name):
         if _is_dir(Path(name)):
-            logger.warning("model %s is the pinned one; the folder here is called ./%s", name, name)
+            logger.warning("model %s is the pinned one; to use the folder here, write ./%s", name, name)
         return Path(os.devnull, name)
     try:
         return Path(name).expanduser()
-    except RuntimeError:  # there is no such user
+    except RuntimeError:  # the user in ~user does not exist
         return Path(name)
 
 
 def resolve_model(model: str | PathLike[str], revision: str | None) -> tuple[str, str | None]:
-    """Return what a model's name and revision stand for: an alias's hub id, a pinned commit, a folder's whole path.
+    """Resolve a model's name and revision: aliases to hub ids, pinned models to their commits, folders to full paths.
 
-    Two that give the same are the same model. The hub is not asked: a branch is not known to be a commit.
+    Names that resolve to the same result are the same model. The hub is not asked, so branches are not resolved to
+    commits.
 
     Example:
         >>> resolve_model("fast", None) == resolve_model("openai/clip-vit-base-patch32", None)
@@ -78,10 +80,10 @@ def resolve_model(model: str | PathLike[str], revision: str | None) -> tuple[str
 
 
 def dual_encoder_folder(model: str | PathLike[str]) -> Path:
-    """Return the folder of a model that `train` made, `mini` being one.
+    """Return the folder of a model trained with `train`, such as `mini`.
 
     Raises:
-        ModelNameError: The folder does not exist, or holds another model.
+        ModelNameError: The folder does not exist, or holds a model of another kind.
     """
     _check_meant(model)
     folder = model_folder(model)
@@ -90,7 +92,7 @@ def dual_encoder_folder(model: str | PathLike[str]) -> Path:
         raise ModelNameError(f"model folder {model} does not exist")
     if check_folder(str(model), folder)["model_type"] != OWN:
         raise ModelNameError(
-            f"{model} is a model of transformers or open_clip; training starts from mini, or from one that `train` made"
+            f"{model} is a model of transformers or open_clip; training starts from mini, or from a model created by `train`"
         )
     return folder
 
@@ -100,16 +102,17 @@ def load_encoder(config: ConfigLike = None) -> PreparingEncoder:
     """Load the model that `config` names onto its device.
 
     Args:
-        config: A model's name, or settings, of which `model`, `revision`, `device`, `precision`, `backend`, `preprocess` and `model_cache` are used.
+        config: A model's name, or settings, of which `model`, `revision`, `device`, `precision`, `backend`,
+            `preprocess` and `model_cache` are used.
 
     Returns:
         An encoder that may be shared between calls and threads.
 
     Raises:
-        ModelNameError: The folder or the hub model does not exist, or is of another kind.
-        ModelUnavailableError: The hub is out of reach and the cache does not hold the model.
-        ModelError: The model is there but cannot be used.
-        ConfigError: The device, backend or precision is not available here, or not for this model.
+        ModelNameError: The folder or hub model does not exist, or is of an unsupported kind.
+        ModelUnavailableError: The hub is out of reach, and the cache does not hold the model.
+        ModelError: The model was found but cannot be used.
+        ConfigError: The device, backend or precision is not available on this machine or for this model.
     """
     config = as_config(config)
     check_placement(config)
@@ -153,32 +156,37 @@ def load_encoder(config: ConfigLike = None) -> PreparingEncoder:
 
 
 def _check_meant(model: str | PathLike[str]) -> None:
-    """Make sure that no folder here is in the place of a hub model: of a pinned one, or of one in the hub's cache.
+    """Refuse a folder in the working directory that has the name of a pinned hub model, or of one in the hub's cache.
 
-    Any other folder whose name may be a hub id as well, such as `models/ours`, is taken with a warning.
+    Any other folder whose name could also be a hub id, such as `models/ours`, is used with a warning.
     """
-    if not isinstance(model, str):  # a path says what it is
+    if not isinstance(model, str):  # a path is unambiguous
         return
     name = ALIASES.get(model, model)
     if not is_hub_id(name) or not _is_dir(Path(name)):
         return
-    if is_pinned(name):  # libraries would take the folder
-        raise ModelNameError(f"the folder {name} here is not the pinned {name}; name it ./{name}, or run elsewhere")
+    if is_pinned(name):  # libraries would use the folder
+        raise ModelNameError(
+            f"the folder {name} here is not the pinned {name}; write ./{name} for the folder, or run elsewhere"
+        )
     if is_installed("huggingface_hub"):
         from .hub import cached_folder
 
         if cached_folder(name, None) is not None:
             raise ModelNameError(
-                f"model {name} is a folder here and a hub model in the cache; name the folder ./{name}, or run elsewhere for the hub's"
+                f"model {name} is a folder here and a hub model in the cache; write ./{name} for the folder, or run elsewhere for the "
+                "hub model"
             )
-    logger.warning("model %s is the folder ./%s here, not the hub's %s; ./%s says so", name, name, name, name)
+    logger.warning(
+        "model %s is the folder ./%s here, not the hub model %s; write ./%s to be clear", name, name, name, name
+    )
 
 
 def _exported(name: str, folder: Path, config: Config) -> PreparingEncoder:
-    """Load what `export` wrote."""
+    """Load an export."""
     if not is_export(folder):
         raise ConfigError(
-            "triton_url needs a folder that `export` wrote as the model, for its tokens and preprocessing; make it with: "
+            "triton_url needs an export as the model, for its tokens and preprocessing; create one with: "
             f"text-image-similarity export {name} FOLDER --to triton"
         )
     from .exported import load_exported
@@ -190,9 +198,7 @@ def _open_clip(name: str, parsed: OpenClipName, config: Config) -> PreparingEnco
     """Load a model in open_clip's layout."""
     from .open_clip_names import CONFIG
 
-    require(
-        f"{name}, a model of open_clip (it has {CONFIG}, or a name of open_clip's),", "open_clip", extra="open-clip"
-    )
+    require(f"{name}, an open_clip model (recognised by {CONFIG} or its name),", "open_clip", extra="open-clip")
     from .fingerprint import unchanged
     from .open_clip_files import find_open_clip
 
@@ -215,10 +221,10 @@ def _open_clip(name: str, parsed: OpenClipName, config: Config) -> PreparingEnco
 
 
 def _adapted(name: str, folder: Path, config: Config) -> PreparingEncoder:
-    """Load a model with a PEFT adapter, which is merged into it."""
+    """Load a model and merge a PEFT adapter into it."""
     from .adapters import SETTINGS, WEIGHTS, base_of
 
-    if not is_installed("peft"):  # no extra brings it
+    if not is_installed("peft"):  # no extra includes it
         raise MissingExtraError(f"{name}, which holds a PEFT adapter, needs peft: pip install peft")
     named = base_of(name, folder)
     _check_meant(named)
@@ -252,12 +258,12 @@ def _adapted(name: str, folder: Path, config: Config) -> PreparingEncoder:
 def _is_dir(folder: Path) -> bool:
     try:
         return folder.is_dir()
-    except OSError:  # its name is too long, or what it is in may not be read
+    except OSError:  # the name is too long, or a parent folder may not be read
         return False
 
 
 def _load(name: str, folder: Path | None, config: Config, load: Callable[[Config], TwoTowerEncoder]) -> TwoTowerEncoder:
-    """Load a model on the backend that `config` asks for; `folder` is where its files are, as far as they are here."""
+    """Load a model on the backend that `config` requests; `folder` holds the files that are on this machine, if any."""
     if not runs_on_onnx(config, _shape(folder) if folder else {}):
         return load(config)
     from .onnx_load import load_onnx
@@ -280,10 +286,11 @@ def _clip(name: str, revision: str | None, config: Config, *, trusted: bool) -> 
 
 
 def _require_torch(config: Config, *names: str) -> None:
-    """Make sure that a model can run on torch.
+    """Check that a model can run on torch.
 
     Raises:
-        MissingExtraError: A library is missing; where ONNX Runtime is too, that would do for `mini` and exported models.
+        MissingExtraError: A library is missing. If ONNX Runtime is missing too, the message names its extra, which is
+            enough for `mini` and exported models.
     """
     if is_installed("onnxruntime"):
         require(f"running {config.model} on torch", *names)
@@ -292,7 +299,7 @@ def _require_torch(config: Config, *names: str) -> None:
 
 
 def _shape(folder: Path) -> dict[str, Any]:
-    """Read what a model's `config.json` says."""
+    """Return the contents of a model's `config.json`."""
     path = folder / "config.json"
     try:
         found = read_settings(path)

@@ -1,4 +1,4 @@
-"""Image towers that take images of any shape as patches (SigLIP 2's NaFlex), from the rows that `Preprocess` makes of them."""
+"""Run image towers that take images of any shape as patches (SigLIP 2's NaFlex)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from .clip_text import Features, pooled
 
 
 def patch_features(preprocess: Preprocess) -> Features:
-    """Return the image features of normalised rows (n, 3, 1 + most, side * side), the first of which holds the shape."""
+    """Return a function that computes image features from normalised rows (n, 3, 1 + most, side * side).
+
+    The rows are those of `Preprocess.pixels`: the first one holds the number of patches down and across.
+    """
     scale, shift = (torch.from_numpy(part) for part in preprocess.scale_and_shift)
 
     def features(network: Any, values: Tensor) -> Tensor:
-        # The shape was normalised like a pixel; a byte is far enough from the next for that to be undone, in float16 too.
+        # The shape was normalised like pixels. Bytes are far enough apart to be restored exactly, in float16 too.
         given = values[:, :2, 0, :2].float()  # (n, bytes, down and across)
         of = [part[:2].view(2, 1).to(values.device) for part in (scale, shift)]
         high, low = ((given + of[1]) / of[0]).round().long().unbind(1)

@@ -1,4 +1,4 @@
-"""Tells names of models that cannot be meant as they are written, and what was probably meant."""
+"""Recognise mistakes in model names, and suggest what was probably meant."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..system import closest
 
 ALIASES = {"fast": DEFAULT_MODEL, "accurate": "openai/clip-vit-large-patch14"}  # of hub models
 _SHORT = ("mini", *ALIASES)
-# What models are called elsewhere, without case and punctuation.
+# Names that other libraries use, without case and punctuation.
 _OPENAI = {
     "vitb32": "fast",
     "vitb16": "openai/clip-vit-base-patch16",
@@ -20,7 +20,7 @@ _OPENAI = {
     "vitl14336": "openai/clip-vit-large-patch14-336",
     "vitl14336px": "openai/clip-vit-large-patch14-336",
 }
-_OWNERS = {"clip-vit": "openai", "CLIP-ViT": "laion", "siglip": "google"}  # of names without one
+_OWNERS = {"clip-vit": "openai", "CLIP-ViT": "laion", "siglip": "google"}  # for names without one
 _FILES = (
     "bin|ckpt|csv|engine|ggml|gguf|gz|h5|json|mlmodel|mlpackage|model|msgpack|npy|npz|onnx|ot|pb|pickle|pkl|pt|pt2|pte|pth|"
     "safetensors|tar|tflite|txt|xml|yaml|yml|zip"
@@ -30,15 +30,15 @@ _AROUND = " \t\r\n\f\v\"'`\u00a0\u200b\u200c\u200d\u2060\ufeff"
 
 
 def is_hub_id(name: str) -> bool:
-    """Say whether a name may be a hub model's, `owner/name`; one that begins with a dot or a tilde is a path."""
+    """Return whether a name could be a hub id, `owner/name`; one that begins with a dot or a tilde is a path."""
     return re.fullmatch(rf"(?![.~]){_HUB_ID}", name) is not None
 
 
 def check_name(model: str | PathLike[str]) -> None:
-    """Make sure that a name, which is not a folder's, may be a hub model's.
+    """Check that a name that is not a folder could be a hub id.
 
     Raises:
-        ModelNameError: It cannot; the message says why, and what was probably meant.
+        ModelNameError: It could not; the message says why, and what was probably meant.
     """
     name = str(model) if len(str(model)) < 300 else f"{str(model)[:300]}..."
     meant = suggest(name)
@@ -60,17 +60,17 @@ def check_name(model: str | PathLike[str]) -> None:
             f"model {name!r} is not a folder here, a hub id (owner/name) or one of {', '.join(sorted(_SHORT))}{hint}"
         )
     if "@" in name:
-        raise ModelNameError(f"model {name!r} is not a hub id: give what follows @ as its revision (`--revision`)")
+        raise ModelNameError(f"model {name!r} is not a hub id: pass the part after @ as the revision (`--revision`)")
 
 
 def suggest(name: str) -> str | None:
-    """Return what was probably meant by a name, or None."""
+    """Return the name that was probably meant, or None."""
     tidy = name.strip(_AROUND)
     return _rewritten(name, tidy) or _known_elsewhere(name, tidy) or _closest(tidy)
 
 
 def _rewritten(name: str, tidy: str) -> str | None:
-    """Return the name or folder in what is an address, or has something around it."""
+    """Return the name or folder in a URL, or in a name with surrounding characters, or None."""
     if url := re.match(rf"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://|hf-hub:|hf:)({_HUB_ID})", tidy):
         return url[1]
     if tidy.startswith("file://"):
@@ -86,7 +86,7 @@ def _rewritten(name: str, tidy: str) -> str | None:
 
 
 def _known_elsewhere(name: str, tidy: str) -> str | None:
-    """Return the name, here, of a model that OpenAI, open_clip or sentence-transformers call so, or without its owner."""
+    """Return the name to use for one from OpenAI, open_clip or sentence-transformers, or for one without an owner."""
     plain = _plain(tidy)
     for prefix in ("", "openai", "clip", "openaiclip", "openclip", "sentencetransformersclip"):
         found = _OPENAI.get(plain.removeprefix(prefix).removesuffix("openai"))
@@ -100,7 +100,7 @@ def _known_elsewhere(name: str, tidy: str) -> str | None:
 
 
 def _closest(name: str) -> str | None:
-    """Return the alias, or the neighbour in the folder that a path would be in, whose name is like this one."""
+    """Return the alias with a similar name, or else the folder with a similar name in the same parent folder."""
     path = Path(name)
     if "/" not in name and (found := closest(name, _SHORT)):
         return found
@@ -119,5 +119,5 @@ def _plain(name: str) -> str:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, ValueError):  # not a possible file name
         return False

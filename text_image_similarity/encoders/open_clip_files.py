@@ -1,8 +1,8 @@
-"""Find what an open_clip model is made of: its settings, its weights, its tokenizer; on this disk, or on the hub.
+"""Find the settings, weights and tokenizer of an open_clip model, on this disk or on the hub.
 
-Weights are safetensors. A pickled file is read only if its hash is one that open_clip's table of weights holds whole, and even
-then without running code. Everything else is refused with what to do, because `open_clip_config.json` and weights from a hub
-are a stranger's.
+Weights must be safetensors. A pickled file is read only if its full SHA-256 is in open_clip's table of weights, and
+even then without running code. Everything else is refused with advice, because `open_clip_config.json` and weights from
+the hub are not trusted.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ _TOKENIZER_FILES = (
     "vocab.txt",
 )
 _WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors")
-_TEXT_TOWERS = ("bert", "m2m_100", "mt5", "roberta", "xlm-roberta")  # which open_clip knows how to read
+_TEXT_TOWERS = ("bert", "m2m_100", "mt5", "roberta", "xlm-roberta")  # those that open_clip supports
 _PATTERNS = ("tokenizer*.json", "special_tokens_map.json", "vocab*", "merges.txt", "*.model", "added_tokens.json")
 
 
 @dataclass(frozen=True, slots=True)
 class OpenClipFiles:
-    """What a model is made of.
+    """The files and settings of a model.
 
     Args:
-        name: What the user calls it.
-        model: open_clip's `model_cfg`, with every name of another hub model in it replaced by its folder here.
-        preprocess: What is known of its preprocessing beyond open_clip's defaults.
-        weights: Its weights.
-        tokenizer: Folder of its tokenizer, or None for CLIP's own.
-        commit: Its commit on the hub, or None.
+        name: The model's name as the user gave it.
+        model: open_clip's `model_cfg`, in which names of other hub models are replaced by their local folders.
+        preprocess: Preprocessing settings that differ from open_clip's defaults.
+        weights: The file of weights.
+        tokenizer: Folder of the tokenizer, or None for CLIP's own.
+        commit: Commit on the hub, or None.
     """
 
     name: str
@@ -54,7 +54,7 @@ class OpenClipFiles:
     commit: str | None = None
 
     def fingerprint(self) -> str:
-        """Return the hash of all that embeddings depend on."""
+        """Return a hash of everything that the embeddings depend on."""
         settings = {"model": _without_paths(self.model), "preprocess": dict(self.preprocess)}
         files = [self.weights]
         if self.tokenizer is not None:
@@ -63,17 +63,17 @@ class OpenClipFiles:
 
 
 def find_open_clip(name: str, parsed: OpenClipName, revision: str | None) -> OpenClipFiles:
-    """Find the files of a model, fetching from the hub those that its cache lacks.
+    """Find the files of a model, and fetch those from the hub that are not in its cache.
 
     Args:
-        name: What the user calls it.
-        parsed: What that says.
+        name: The model's name as the user gave it.
+        parsed: The same name, parsed.
         revision: Commit, tag or branch on the hub.
 
     Raises:
         ModelNameError: The architecture, tag, file or hub model does not exist, or is of another kind.
         ModelUnavailableError: The hub is out of reach.
-        ModelError: Its settings cannot be used.
+        ModelError: The model's settings cannot be used.
     """
     commit, beside = None, None
     if parsed.architecture is not None:
@@ -127,7 +127,7 @@ def _settings(name: str, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _check_settings(name: str, model: Mapping[str, Any]) -> None:
-    """Refuse settings that would let a stranger's file decide what this process loads or runs."""
+    """Refuse settings that would let an untrusted file decide what this process loads or runs."""
     text, vision = model.get("text_cfg"), model.get("vision_cfg")
     if not isinstance(text, Mapping) or not isinstance(vision, Mapping) or "embed_dim" not in model:
         raise ModelError(f"the settings of {name} lack embed_dim, vision_cfg or text_cfg")
@@ -136,7 +136,7 @@ def _check_settings(name: str, model: Mapping[str, Any]) -> None:
     known = {"clean", "strip_sep_token", "additional_special_tokens", "language"}
     if unknown := sorted(set(text.get("tokenizer_kwargs") or {}) - known):
         raise ModelError(
-            f"the settings of {name} give its tokenizer {', '.join(unknown)}, which is not supported: code that comes with a "
+            f"the settings of {name} pass {', '.join(unknown)} to its tokenizer, which is not supported: code that comes with a "
             "model is never run, and captions are never cut at random"
         )
 
@@ -149,7 +149,7 @@ def _folder_weights(name: str, folder: Path) -> Path:
         return folder / chosen
     if tensors:
         raise ModelNameError(
-            f"{name} holds several weights, {', '.join(tensors[:3])}; call one open_clip_model.safetensors"
+            f"{name} holds several weight files, {', '.join(tensors[:3])}; rename one to open_clip_model.safetensors"
         )
     pickled = [file for file in files if file.endswith((".bin", ".pt", ".pth"))]
     if not pickled:
@@ -159,7 +159,7 @@ def _folder_weights(name: str, folder: Path) -> Path:
 
 
 def _check_pickle(name: str, weights: Path) -> None:
-    """Refuse a pickle whose whole hash open_clip's table does not hold."""
+    """Refuse a pickle whose full SHA-256 is not in open_clip's table."""
     if weights.suffix == ".safetensors":
         return
     from .open_clip_table import weight_hashes
@@ -184,7 +184,7 @@ def _hub_tokenizer(repository: str) -> Path:
 
 
 def _text_settings(name: str, repository: str) -> Path:
-    """Return the folder of a text tower's `config.json`; its weights are the model's own."""
+    """Return the folder that holds a text tower's `config.json`; the tower's weights come with the model."""
     from .hub import fetch_file
 
     path = fetch_file(repository, ["config.json"], None)
@@ -193,7 +193,7 @@ def _text_settings(name: str, repository: str) -> Path:
     found = read_settings(path)
     kind = found.get("model_type") if isinstance(found, Mapping) else None
     if kind not in _TEXT_TOWERS:
-        raise ModelError(f"{tower}, is a {kind} model; open_clip's are {', '.join(_TEXT_TOWERS)}")
+        raise ModelError(f"{tower}, is a {kind} model; open_clip supports {', '.join(_TEXT_TOWERS)}")
     return path.parent
 
 

@@ -1,8 +1,8 @@
-"""Models of open_clip on torch: the towers, preprocessing and tokenizers that open_clip builds, run in this package's batches.
+"""Run open_clip models on torch, with the towers, preprocessing and tokenizers that open_clip builds.
 
-Embeddings equal those of open_clip's own `encode_image` and `encode_text`. One thing is done differently: causal text
-towers, which are read at the end token, get captions padded to a few tokens instead of all 77. That moves no vector by more
-than rounding does, which is checked when a model is loaded.
+Embeddings equal those of open_clip's `encode_image` and `encode_text`. There is one difference: causal text towers that
+use the state of the end token get captions padded to a few tokens instead of all 77. This changes vectors by no more
+than rounding, which is checked when a model is loaded.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from .open_clip_tokens import open_clip_tokens
 from .torch_backend import ImageTower, TorchBackend, Tower
 from .two_tower import TwoTowerEncoder
 
-_IMAGES, _CAPTIONS = 8, 8  # at once on a CPU
-_OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}  # in the weights that OpenAI published
-_TOLERANCE = 1e-5  # of a unit vector's values
+_IMAGES, _CAPTIONS = 8, 8  # per call on a CPU
+_OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}  # keys in the weights that OpenAI published
+_TOLERANCE = 1e-5  # for each value of a unit vector
 
 
 def load_open_clip(files: OpenClipFiles, parsed: OpenClipName, weights: str | None, config: Config) -> TwoTowerEncoder:
-    """Load a model of open_clip.
+    """Load an open_clip model.
 
     Args:
-        files: What it is made of.
-        parsed: How it was named.
+        files: The model's files and settings.
+        parsed: The model's name.
         weights: Fingerprint of its files.
         config: `device`, `precision`, `preprocess` and `batch_size` are used.
 
@@ -86,7 +86,7 @@ def load_open_clip(files: OpenClipFiles, parsed: OpenClipName, weights: str | No
 
 
 def _network(settings: Mapping[str, Any]) -> Any:
-    """Build the network as `open_clip.create_model` does, in float32 and with random weights."""
+    """Build the network as `open_clip.create_model` does, in float32 with random weights."""
     given = copy.deepcopy(dict(settings))
     text, vision = given["text_cfg"], given["vision_cfg"]
     custom = given.pop("custom_text", False) or "hf_model_name" in text
@@ -103,11 +103,11 @@ def _fill(network: nn.Module, files: OpenClipFiles, parsed: OpenClipName) -> Non
         found = load_checkpoint(network, str(files.weights), strict=False, weights_only=True)
     unexpected = set(found.unexpected_keys)
     if unexpected >= _OPENAI_MARKS and needs_twin(parsed.architecture):
-        raise ModelError(f"model {files.name}: {quick_advice(str(parsed.architecture), 'these are weights of OpenAI')}")
+        raise ModelError(f"model {files.name}: {quick_advice(str(parsed.architecture), 'these are OpenAI weights')}")
     if lacking := sorted(found.missing_keys):
         raise ModelError(f"the weights of {files.name} are incomplete: {_some(lacking)}")
     if left := sorted(unexpected - _OPENAI_MARKS):
-        raise ModelError(f"the weights of {files.name} are of another architecture, which has {_some(left)}")
+        raise ModelError(f"the weights of {files.name} belong to another architecture, which has {_some(left)}")
 
 
 def _some(names: list[str]) -> str:
@@ -120,7 +120,7 @@ def _image_features(network: Any, pixels: Tensor) -> Tensor:
 
 
 def text_features(network: Any, ids: Tensor) -> Tensor:
-    """Return the features of captions (n, t), which open_clip itself takes in one width alone."""
+    """Return the features of captions (n, t); unlike in open_clip, t may be less than the context length."""
     text = _text_tower(network)
     causal = getattr(text, "attn_mask", None) is not None and getattr(text, "cls_emb", None) is None
     if causal and ids.shape[1] < text.positional_embedding.shape[0]:
@@ -130,7 +130,7 @@ def text_features(network: Any, ids: Tensor) -> Tensor:
 
 
 def _give_class_token(tower: Any) -> None:
-    """Make the last layer of an image tower that is read at the class token alone compute that token alone."""
+    """Make the last layer of an image tower compute only the class token, if the tower uses no other token."""
     if not isinstance(tower, VisionTransformer) or tower.attn_pool is not None or tower.pool_type != "tok":
         return
     layers = tower.transformer
@@ -164,7 +164,7 @@ def _narrow_features(text: Any, ids: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def _may_be_narrow(network: Any, context_length: int) -> bool:
-    """Say whether captions may be padded to less than the full length: tried on two, where the tower's kind allows it."""
+    """Return whether captions may be padded to less than the full length; two captions are encoded both ways to see."""
     text = _text_tower(network)
     pool = getattr(text, "text_pool_type", getattr(text, "pool_type", None))
     if pool != "argmax" or getattr(text, "attn_mask", None) is None or getattr(text, "cls_emb", None) is not None:
@@ -196,12 +196,12 @@ def _preprocess(network: Any, known: Mapping[str, Any], *, fast: bool) -> Prepro
     if given.resize_mode == "longest":
         return Preprocess(size=pair, fit="inside", fill=int(given.fill_color), **how)
     if given.resize_mode != "shortest":
-        raise ModelError(f"the preprocessing {given.resize_mode} is not one of shortest, longest and squash")
+        raise ModelError(f"resize_mode={given.resize_mode} is not one of shortest, longest and squash")
     if pair[0] == pair[1]:
         return Preprocess(size=pair[0], **how)
     return Preprocess(
         size=pair, fit="cover", **{**how, "resample": Image.Resampling.BICUBIC}
-    )  # as open_clip does there
+    )  # as open_clip does in this case
 
 
 def _three(values: Any) -> tuple[float, float, float]:
@@ -211,7 +211,7 @@ def _three(values: Any) -> tuple[float, float, float]:
 
 @contextmanager
 def _no_root_handler() -> Iterator[None]:
-    """Keep open_clip's messages from giving the root logger a handler, which the first of them would do."""
+    """Prevent open_clip's first log message from adding a handler to the root logger."""
     handler = logging.NullHandler()
     logging.root.addHandler(handler)
     try:
@@ -222,12 +222,12 @@ def _no_root_handler() -> Iterator[None]:
 
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Raise what open_clip, timm and torch trip over as a ModelError."""
+    """Turn errors of open_clip, timm and torch into ModelError."""
     try:
         yield
     except ModelError:
         raise
-    except Exception as exc:  # an assertion, a KeyError, an unpickling error: settings are anybody's
+    except Exception as exc:  # AssertionError, KeyError, UnpicklingError: the settings are not trusted
         said = " ".join(str(exc).split())[:500]
         kind = "damaged: " if isinstance(exc, SafetensorError) else ""
         raise ModelError(f"model {name} cannot be loaded: {kind}{type(exc).__name__}: {said}") from exc

@@ -1,8 +1,8 @@
-"""The names that only open_clip's models have, and how they are read. No library is loaded.
+"""Parse the names that only open_clip models have, without importing any library.
 
-- `open_clip:ARCHITECTURE/TAG`: weights that open_clip's table knows, such as `open_clip:ViT-B-32/laion2b_s34b_b79k`.
-- `open_clip:ARCHITECTURE//PATH`: a file of weights. PATH is what follows the two slashes, as a shell would read it: relative
-  to the working directory, or absolute, which makes three slashes.
+- `open_clip:ARCHITECTURE/TAG`: weights in open_clip's table, such as `open_clip:ViT-B-32/laion2b_s34b_b79k`.
+- `open_clip:ARCHITECTURE//PATH`: a file of weights. PATH is the part after the two slashes, read as in a shell:
+  relative to the working directory, or absolute, which makes three slashes.
 - `hf-hub:ORG/NAME` and `local-dir:PATH`: a hub model, or a folder, with `open_clip_config.json`.
 """
 
@@ -24,14 +24,14 @@ _FORMS = "write open_clip:ARCHITECTURE/TAG, open_clip:ARCHITECTURE//PATH, hf-hub
 
 @dataclass(frozen=True, slots=True)
 class OpenClipName:
-    """What such a name says: an architecture with a tag or a file, a hub model, or a folder.
+    """A parsed name: an architecture with a tag or a file, a hub model, or a folder.
 
     Args:
-        architecture: One of open_clip's, such as `ViT-B-32`.
-        tag: Which weights of it.
-        file: Its weights.
+        architecture: Name of open_clip's architecture, such as `ViT-B-32`.
+        tag: Tag of its published weights.
+        file: File of its weights.
         hub: Hub id.
-        folder: Holds `open_clip_config.json`.
+        folder: Folder that holds `open_clip_config.json`.
     """
 
     architecture: str | None = None
@@ -42,10 +42,10 @@ class OpenClipName:
 
 
 def read_open_clip_name(name: str) -> OpenClipName | None:
-    """Read a name that only open_clip gives; None for every other.
+    """Parse a name that only open_clip models have; return None for any other name.
 
     Raises:
-        ModelNameError: It begins like one and cannot be read, or its file or folder does not exist.
+        ModelNameError: The name has such a prefix but cannot be parsed, or its file or folder does not exist.
 
     Example:
         >>> read_open_clip_name("open_clip:ViT-B-32/openai").tag
@@ -68,10 +68,12 @@ def read_open_clip_name(name: str) -> OpenClipName | None:
     architecture, _, tag = rest.partition("/")
     if not architecture or not tag.strip("/"):
         raise ModelNameError(
-            f"model {name!r} names no weights; {_FORMS}" if architecture else f"model {name!r}; {_FORMS}"
+            f"model {name!r} names no weights; {_FORMS}"
+            if architecture
+            else f"model {name!r} names no architecture; {_FORMS}"
         )
-    if ":" in architecture:  # which open_clip would look for on the hub
-        raise ModelNameError(f"model {name!r} cannot be read; is {rest!r} meant? {_FORMS}")
+    if ":" in architecture:  # open_clip would look for it on the hub
+        raise ModelNameError(f"model {name!r} cannot be read; did you mean {rest!r}? {_FORMS}")
     if tag.startswith("/"):
         return OpenClipName(architecture=architecture, file=_file(name, architecture, tag[1:]))
     if "/" in tag:
@@ -83,12 +85,12 @@ def read_open_clip_name(name: str) -> OpenClipName | None:
 
 
 def check_architecture(name: str, architecture: str) -> None:
-    """Make sure that open_clip has an architecture, by its files: to import it takes seconds.
+    """Check from open_clip's files that it has an architecture; importing open_clip would take seconds.
 
     Raises:
         ModelNameError: It does not.
     """
-    found = None if "open_clip" in sys.modules else find_spec("open_clip")  # once imported, it may know more
+    found = None if "open_clip" in sys.modules else find_spec("open_clip")  # once imported, it may have more
     places = found.submodule_search_locations if found is not None else None
     known = [path.stem for place in places or () for path in Path(place, "model_configs").glob("*.json")]
     if known and architecture not in known:
@@ -96,27 +98,27 @@ def check_architecture(name: str, architecture: str) -> None:
 
 
 def check_tag(name: str, architecture: str, tag: str) -> None:
-    """Make sure that a tag is in open_clip's table of weights, by the table's text: to import it takes seconds.
+    """Check from the source of open_clip's table of weights that a tag exists; importing open_clip would take seconds.
 
     Raises:
-        ModelNameError: No architecture has weights of this tag.
+        ModelNameError: No architecture has weights with this tag.
     """
     found = None if "open_clip" in sys.modules else find_spec("open_clip")
     known = table_tags(Path(found.origin)) if found is not None and found.origin is not None else []
     if known and tag.lower().replace("-", "_") not in known:
         near = get_close_matches(tag, known, n=1, cutoff=0.6)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ModelNameError(f"model {name}: open_clip knows no weights {tag} of {architecture}{hint}")
+        raise ModelNameError(f"model {name}: open_clip has no weights {tag} for {architecture}{hint}")
 
 
 def table_tags(package: Path) -> list[str]:
-    """Return the tags in the table of weights next to open_clip's `__init__.py`; none if there is no such file."""
+    """Return the tags in the table of weights next to open_clip's `__init__.py`; empty if there is no such file."""
     table = package.with_name("pretrained.py")
     return re.findall(r"\b(\w+)=\w*(?:cfg|dict)\(", table.read_text(encoding="utf-8")) if table.is_file() else []
 
 
 def no_architecture(name: str, architecture: str, known: Sequence[str]) -> ModelNameError:
-    """Return the error of an architecture that is not one of those that open_clip has."""
+    """Return the error for an architecture that open_clip does not have."""
     near = get_close_matches(architecture, known, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]}?" if near else ""
     return ModelNameError(f"model {name}: open_clip has no architecture {architecture}{hint}")

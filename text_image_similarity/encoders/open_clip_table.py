@@ -1,4 +1,4 @@
-"""What open_clip itself knows: its architectures, and its table of published weights. Loads open_clip, and with it torch."""
+"""Look up open_clip's architectures and its table of published weights. Imports open_clip, and with it torch."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .open_clip_names import no_architecture
 
 _PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 _QUICK = "-quickgelu"
-# Families that were all trained with QuickGELU, as their files and folders are called.
+# Words in the names of files and folders whose weights were all trained with QuickGELU.
 _QUICK_WORDS = ("openai", "quickgelu", "metaclip", "dfn2b", "dfn5b")
 
 
 def architecture_settings(name: str, architecture: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return an architecture's settings, and how images are prepared where all its published weights agree on it.
+    """Return an architecture's settings, and its preprocessing if all its published weights agree on one.
 
-    open_clip itself takes OpenAI's preprocessing for any file, which is wrong for SigLIP, MobileCLIP and others.
+    open_clip itself uses OpenAI's preprocessing for any file, which is wrong for SigLIP, MobileCLIP and others.
 
     Raises:
         ModelNameError: open_clip does not have this architecture.
@@ -36,34 +36,34 @@ def architecture_settings(name: str, architecture: str) -> tuple[dict[str, Any],
 
 
 def tag_settings(name: str, architecture: str, tag: str) -> tuple[dict[str, Any], dict[str, Any], str, str | None]:
-    """Return settings, preprocessing, hub id and file of published weights.
+    """Return the settings, preprocessing, hub id and file of published weights.
 
-    The activation is what the table says that the weights were trained with: open_clip itself keeps the architecture's, and
-    warns of other embeddings.
+    The activation is the one in the table, with which the weights were trained. open_clip itself keeps the
+    architecture's activation and only warns that embeddings may be wrong.
 
     Raises:
-        ModelNameError: There are none of this tag.
+        ModelNameError: There are no weights with this tag.
     """
     settings, _ = architecture_settings(name, architecture)
     known = pretrained.get_pretrained_cfg(architecture, tag)
     if not known:
         tags = open_clip.list_pretrained_tags_by_model(architecture)
         said = (
-            f"its tags are {', '.join(tags)}" if tags else f"it has none; name a file: open_clip:{architecture}//PATH"
+            f"its tags are {', '.join(tags)}" if tags else f"it has none; give a file: open_clip:{architecture}//PATH"
         )
-        raise ModelNameError(f"model {name}: open_clip knows no weights {tag} of {architecture}; {said}")
+        raise ModelNameError(f"model {name}: open_clip has no weights {tag} for {architecture}; {said}")
     if known.get("quick_gelu"):
         settings["quick_gelu"] = True
     repository, _, file = str(known.get("hf_hub", "")).rpartition("/")
     if not repository:
         raise ModelNameError(
-            f"model {name}: its weights are not on the hub; fetch {known.get('url')} and name the file"
+            f"model {name}: its weights are not on the hub; fetch {known.get('url')} and give the file"
         )
     return settings, _preprocessing(architecture, tag), repository, file or None
 
 
 def twin_problem(architecture: str, weights: Path) -> str | None:
-    """Say what is wrong where the name of a file tells that its weights were trained with the other activation, QuickGELU."""
+    """Return a message if a file's name shows that its weights were trained with the other activation, QuickGELU."""
     if architecture.endswith(_QUICK) or architecture + _QUICK not in open_clip.list_models():
         return None
     repositories = [part for part in weights.absolute().parts if part.startswith("models--")]
@@ -71,25 +71,28 @@ def twin_problem(architecture: str, weights: Path) -> str | None:
     published = {str(known.get("url", "")).rpartition("/")[2].casefold() for known in _quick_weights()} - {""}
     if not any(word in where for word in _QUICK_WORDS) and weights.name.casefold() not in published:
         return None
-    return quick_advice(architecture, f"{weights} is called like weights")
+    return quick_advice(architecture, f"{weights} has the name of weights")
 
 
 def quick_advice(architecture: str, found: str) -> str:
-    """Return what is said of weights that need the other activation."""
+    """Return the message for weights that need the other activation."""
     return (
-        f"{found} that were trained with QuickGELU, and {architecture} computes GELU, which would give other embeddings; use "
-        f"open_clip:{architecture}{_QUICK}//..., or another name for the file if they were not"
+        f"{found} that were trained with QuickGELU, but {architecture} computes GELU, which would give other embeddings; use "
+        f"open_clip:{architecture}{_QUICK}//..., or rename the file if they were not"
     )
 
 
 def needs_twin(architecture: str | None) -> bool:
-    """Say whether an architecture computes GELU and has a twin that computes QuickGELU."""
+    """Return whether an architecture computes GELU and has a twin that computes QuickGELU."""
     return architecture is not None and architecture + _QUICK in open_clip.list_models()
 
 
 @cache
 def weight_hashes() -> frozenset[str]:
-    """Return the SHA-256 hashes of published files, OpenAI's: of the others the table has eight digits, which are forged in seconds."""
+    """Return the SHA-256 hashes of the weights that OpenAI published.
+
+    For other weights the table has only eight digits, which can be forged in seconds.
+    """
     found = set()
     for known in _all_weights():
         parts = str(known.get("url", "")).split("/")

@@ -1,7 +1,7 @@
-"""The tokenizers of open_clip's models: CLIP's byte pairs, or one of `transformers`, each behind open_clip's cleaning.
+"""Tokenize captions for open_clip models, with CLIP's byte pairs or a tokenizer of `transformers`, after cleaning them.
 
-Ids equal those of open_clip's own tokenizer, which is tried on a few captions when a model is loaded; where they differ,
-as for tokenizers that add tokens in an order of their own, open_clip's is used itself, under a lock.
+Ids equal those of open_clip's own tokenizer; this is checked on a few captions when a model is loaded. If they differ,
+as for tokenizers that add tokens in an unusual order, open_clip's own tokenizer is used, under a lock.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _PROBES = ("a photo of 2 dogs, it's raining", "", "Ünïcode — naïve café �
 
 
 def open_clip_tokens(files: OpenClipFiles) -> tuple[Tokens, int]:
-    """Return how a model reads captions, and the most tokens that it reads.
+    """Return a model's `Tokens` and its context length.
 
     Raises:
-        ModelError: Its settings cannot be used.
+        ModelError: The model's settings cannot be used.
     """
     text = files.model["text_cfg"]
     length = int(text.get("context_length", 77))
@@ -78,7 +78,7 @@ def _cleaned(theirs: HFTokenizer, texts: Sequence[str]) -> list[str]:
 def _cleaning(name: str, kind: Any) -> Cleaning:
     if kind not in CLEANINGS:
         raise ModelError(
-            f"the settings of {name} clean captions by {kind!r}, which is not one of {', '.join(CLEANINGS)}"
+            f"the settings of {name} clean captions with {kind!r}, which is not one of {', '.join(CLEANINGS)}"
         )
     found: Cleaning = kind
     return found
@@ -117,7 +117,7 @@ def _agree(tokens: Tokens, theirs: Callable[..., Any], length: int) -> bool:
 
 
 def _their_tokens(theirs: Callable[..., Any], lengths: Callable[[Sequence[str]], list[int]], most: int) -> Tokens:
-    """Read captions with open_clip's own tokenizer, which gives rows of full length; `lengths` tells which were cut."""
+    """Return the `Tokens` of open_clip's own tokenizer, whose rows have full length; `lengths` shows which were cut."""
     locks: dict[int, Lock] = {}  # tokenizers of transformers keep state, and a fork may copy a held lock
 
     def encode(texts: Sequence[str]) -> list[Ids]:

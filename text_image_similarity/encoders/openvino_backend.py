@@ -1,9 +1,10 @@
-"""OpenVINO as a backend on the CPU: its own files (`image.xml`, `text.xml`) or the same ONNX graphs as ONNX Runtime.
+"""Run models on the CPU with OpenVINO, from its own files (`image.xml`, `text.xml`) or from ONNX graphs.
 
-Arithmetic is float32 whatever the processor offers: left alone, OpenVINO takes bfloat16 where there is some. Every call has
-the same number of images or captions, filled up with copies of its last one, because which kernel runs depends on the
-shape of a call; so neighbours move no bit of a vector, which a test holds. OpenVINO 2026.4 reads the padding of captions
-into LSTM and GRU towers (errors of 0.2), so captions of such a model share a call only if they are equally long.
+Arithmetic is float32 on every processor; by default OpenVINO uses bfloat16 where it is available. OpenVINO chooses its
+kernels by the shape of a call, so every call has the same number of images or captions, filled up with copies of the
+last one. A vector is therefore the same to the last bit whatever is encoded with it, which a test checks. In LSTM and
+GRU towers OpenVINO 2026.4 does not ignore the padding of captions (errors of 0.2), so captions of such a model share a
+call only if they are equally long.
 """
 
 from __future__ import annotations
@@ -31,17 +32,18 @@ from .onnx_backend import Workers
 from .tokens import Ids, Tokens
 from .weights import arranged, read_weights
 
-_IMAGES, _CAPTIONS = 2, 4  # in a call, always; fewer are slower, more are no faster
-_WIDTH = 4  # captions are padded to multiples of so many tokens
+_IMAGES, _CAPTIONS = 2, 4  # in every call; fewer are slower, more are no faster
+_WIDTH = 4  # captions are padded to a multiple of this many tokens
 _TELEMETRY = "openvino_telemetry"
-_RECURRENT = {"RNNSeq", "RNNCell", "TensorIterator", "Loop"}  # the CPU's names of its layers
+_RECURRENT = {"RNNSeq", "RNNCell", "TensorIterator", "Loop"}  # layer names of the CPU plugin
 _importing = Lock()
 
 
 def import_openvino() -> Any:
-    """Import OpenVINO without its telemetry, which reports each import to Google Analytics and leaves an id in the home folder.
+    """Import OpenVINO without its telemetry.
 
-    Without that package, which its installation brings, OpenVINO does the same and reports nothing.
+    The telemetry is a separate package that is installed with OpenVINO. It reports each import to Google Analytics and
+    stores an id in the home folder. OpenVINO works the same without it.
     """
     with _importing:
         hide = _TELEMETRY not in sys.modules
@@ -59,11 +61,11 @@ class OpenVinoBackend:
     """Two towers on OpenVINO.
 
     Args:
-        towers: What runs them.
-        tokens: What pads the ids.
-        workers: The threads that share the calls.
-        precision: `fp32`, or `int8` where weights are rounded.
-        weight_bytes: What the parameters take in memory.
+        towers: The compiled towers.
+        tokens: Pads the ids.
+        workers: The threads that make the calls.
+        precision: `fp32`, or `int8` if weights are rounded.
+        weight_bytes: Memory that the parameters take, in bytes.
     """
 
     towers: Towers
@@ -82,7 +84,7 @@ class OpenVinoBackend:
 
     @property
     def batch_invariant(self) -> bool:
-        return True  # see the module
+        return True  # see the module's docstring
 
     def image(self, pixels: Sequence[Pixels]) -> Embeddings:
         batches = [np.stack(pixels[start : start + _IMAGES]) for start in range(0, len(pixels), _IMAGES)]
@@ -101,10 +103,10 @@ class OpenVinoBackend:
 
 
 class Towers:
-    """Compiled towers, which each process compiles for itself: OpenVINO's threads do not survive a fork.
+    """Compiled towers. Each process compiles its own, because OpenVINO's threads do not survive a fork.
 
     Args:
-        compiled: Reads and compiles both by name.
+        compiled: Reads and compiles both towers, by name.
     """
 
     def __init__(self, compiled: Callable[[], Mapping[str, Any]]) -> None:
@@ -119,13 +121,13 @@ class Towers:
         self.recurrent = any(_kind(operation) in _RECURRENT for operation in text.get_ops())
 
     def run(self, tower: str, batch: NDArray[Any]) -> Embeddings:
-        """Return a tower's features of a batch; several threads may ask at once."""
+        """Return a tower's features for a batch; several threads may call this concurrently."""
         request = getattr(self._requests, tower, None)
-        if request is None:  # a thread of `Workers` runs for the first time, and none of them is older than its process
+        if request is None:  # this thread's first call; threads of `Workers` do not survive a fork either
             request = self._here()[tower].create_infer_request()
             setattr(self._requests, tower, request)
         request.infer([batch], share_inputs=True)
-        found: Embeddings = request.get_output_tensor(0).data.copy()  # the next call writes into the same memory
+        found: Embeddings = request.get_output_tensor(0).data.copy()  # the next call overwrites this memory
         return found
 
     def _here(self) -> Mapping[str, Any]:
@@ -136,7 +138,7 @@ class Towers:
 
 
 def _keep(towers: Towers | None) -> None:
-    """Never free what the parent of this process compiled: that waits for threads which exist there alone."""
+    """Never free what the parent process compiled: that would wait for threads that exist only in the parent."""
     if towers is not None:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(towers.compiled))
 
@@ -151,29 +153,29 @@ def open_openvino(
     """Open the two towers of an exported folder.
 
     Args:
-        folder: Holds `image.xml` and `text.xml` with their `.bin`, or `image.onnx` and `text.onnx`.
-        tokens: What pads the ids.
-        precision: `fp32` or `int8`, as the folder has it.
-        initializers: For each ONNX graph that holds no weights, which of `model.safetensors` each of its initializers is.
+        folder: Holds `image.xml` and `text.xml` with their `.bin` files, or `image.onnx` and `text.onnx`.
+        tokens: Pads the ids.
+        precision: Precision of the export, `fp32` or `int8`.
+        initializers: For ONNX graphs without weights, by tower: the name in `model.safetensors` of each initializer.
 
     Raises:
-        Exception: A file is missing or damaged; OpenVINO's own errors are of the type RuntimeError.
+        Exception: A file is missing or damaged. OpenVINO's own errors are RuntimeErrors.
     """
     cores = usable_cores()
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",
         "EXECUTION_MODE_HINT": "ACCURACY",
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # else activations are rounded where weights are
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # otherwise activations are rounded wherever weights are
         "NUM_STREAMS": cores,
         "INFERENCE_NUM_THREADS": cores,
-        "ENABLE_CPU_PINNING": False,  # the cores are shared with those who fetch and decode
+        "ENABLE_CPU_PINNING": False,  # the cores are shared with the threads that fetch and decode
     }
 
     def compiled() -> dict[str, Any]:
         core = import_openvino().Core()
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
             place = _with_weights(folder, Path(scratch), initializers) if initializers else folder
-            # Weights are read while a model is compiled.
+            # Weights are read during compilation, so the folder must exist until then.
             return {
                 tower: core.compile_model(core.read_model(_graph(place, tower)), "CPU", settings)
                 for tower in ("image", "text")
@@ -197,7 +199,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _with_weights(folder: Path, scratch: Path, initializers: Mapping[str, Mapping[str, str]]) -> Path:
-    """Put graphs without weights into a folder where each weight is the file that the graphs name."""
+    """Copy graphs without weights to a folder, with each weight in the file that the graphs name; return the folder."""
     weights = read_weights(folder / "model.safetensors")
     for tower, given in initializers.items():
         shutil.copyfile(folder / f"{tower}.onnx", scratch / f"{tower}.onnx")

@@ -1,7 +1,8 @@
-"""Models of other families in `transformers` that have `get_image_features` and `get_text_features`.
+"""Support models of other `transformers` families that have `get_image_features` and `get_text_features`.
 
-Nothing is known of such a family but what its processor and tokenizer say. So a model is tried when it is loaded: images
-and captions go through this package's batches and, one by one, through the model's own processor, and must come out alike.
+All that is known about such a family is in its processor and tokenizer. Each model is therefore checked when it is
+loaded: a few images and captions are encoded in this package's batches and, one by one, with the model's own processor,
+and the results must agree.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from .tokens import Tokens, tokens_of
 from .two_tower import TwoTowerEncoder, unit_rows
 
 _CAPTIONS = ("a", "A photo of two dogs on green grass", "两只狗在草地上", "")
-_TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2}  # of a unit vector's values
-_OFFSET = ("altclip",)  # families whose first positions, up to the padding token's id, are never used
+_TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2}  # for each value of a unit vector
+_OFFSET = ("altclip",)  # families that do not use the first positions, up to the padding token's id
 
 
 def masked_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Features]:
-    """Return how a model reads captions whose padding it is told of by a mask: their tokens, and its text features.
+    """Return the `Tokens` of a model, and the function that turns padded token ids, with a mask, into text features.
 
     Args:
-        name: The model, for errors.
+        name: Name of the model, for error messages.
         network: The model.
         tokenizer: Its tokenizer.
 
     Raises:
-        ModelError: The tokenizer is a slow one, or has no padding token.
+        ModelError: The tokenizer has no fast form, or no padding token.
     """
     backend, pad = getattr(tokenizer, "backend_tokenizer", None), tokenizer.pad_token_id
     if backend is None or pad is None:
@@ -55,10 +56,10 @@ def masked_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Featur
 
 @torch.inference_mode()
 def check_alike(encoder: TwoTowerEncoder, network: Any, processor: Any, tokenizer: Any) -> None:
-    """Run a few images and captions through both ways.
+    """Check on a few images and captions that an encoder agrees with the model's own processor and tokenizer.
 
     Raises:
-        ModelError: They come out differently; the message says which.
+        ModelError: The results differ; the message says which.
     """
     rng = np.random.default_rng(0)
     sizes = ((90, 120), (70, 50))
@@ -74,7 +75,7 @@ def check_alike(encoder: TwoTowerEncoder, network: Any, processor: Any, tokenize
             pooled(network.get_image_features(**{key: part.to(weight.device) for key, part in given.items()}))
         )
     read = []
-    whole = encoder.tokens.whole  # as SigLIP's, which is told of no padding
+    whole = encoder.tokens.whole  # as for SigLIP, which uses no mask
     padding = "max_length" if whole else False
     for caption in _CAPTIONS:
         found = tokenizer(
@@ -89,11 +90,11 @@ def check_alike(encoder: TwoTowerEncoder, network: Any, processor: Any, tokenize
     for what, ours, features in pairs:
         if features.ndim != 2 or features.shape != ours.shape:
             raise ModelError(
-                f"{encoder.model} gives {tuple(features.shape)} features for {what}, not one vector for each"
+                f"{encoder.model} returns {tuple(features.shape)} features for {what}, not one vector for each"
             )
         difference = float(np.abs(ours - unit_rows(features.float().cpu().numpy())).max())
         if not difference <= _TOLERANCES[encoder.backend.precision]:
             raise ModelError(
-                f"{encoder.model} cannot be used: its {what} come out differently from its own processor (by {difference:.1e} "
-                "in unit vectors), so it prepares them in a way that this package does not know"
+                f"{encoder.model} cannot be used: its vectors for {what} differ from those of its own processor (by {difference:.1e}), "
+                "so it prepares them in a way that this package does not support"
             )

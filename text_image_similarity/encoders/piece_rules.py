@@ -1,4 +1,4 @@
-"""A sentencepiece model and the rules around it, as data; `pieces` reads captions with them."""
+"""A sentencepiece model and the rules around it, as data. `pieces` tokenizes captions with them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class AddedPiece:
-    """A token that is cut out of a caption before sentencepiece sees it.
+    """A token that is split off a caption before sentencepiece reads it.
 
     Args:
-        text: What it looks like.
+        text: Its text.
         id: Its id.
         special: Whether it is one of the tokenizer's special tokens.
-        lstrip, rstrip: Whether it takes the spaces before and after it with it.
-        single_word: Whether it counts only between spaces.
+        lstrip, rstrip: Whether the spaces before and after it are removed.
+        single_word: Whether it is recognised only between spaces.
     """
 
     text: str
@@ -28,16 +28,16 @@ class AddedPiece:
 
 @dataclass(frozen=True, slots=True)
 class PieceRules:
-    """What sentencepiece's own file does not say.
+    """The rules that sentencepiece's own file does not contain.
 
     Args:
-        added: Tokens that are cut out first.
-        unknown: The unknown token, which stands before a text so that sentencepiece keeps the spaces at its start.
+        added: Tokens that are split off first.
+        unknown: The unknown token. It is put before a text so that sentencepiece keeps the spaces at its start.
         end: Id of the token that ends a row.
-        pad: The id that fills a row up.
-        lower: Whether captions become lower-case.
+        pad: Id of the padding token.
+        lower: Whether captions are lower-cased.
         split_special: Whether special tokens in a caption are read as text.
-        context_length: Tokens of a row.
+        context_length: Length of a row in tokens.
     """
 
     added: tuple[AddedPiece, ...]
@@ -50,25 +50,25 @@ class PieceRules:
 
     @property
     def texts(self) -> list[str]:
-        """What the added tokens look like."""
+        """The texts of the added tokens."""
         return [piece.text for piece in self.added]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the rules as JSON can hold them."""
+        """Return the rules as values that JSON can represent."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, facts: dict[str, Any]) -> PieceRules:
-        """Return the rules that `as_dict` gave."""
+        """Return the rules for the result of `as_dict`."""
         return cls(**{**facts, "added": tuple(AddedPiece(**piece) for piece in facts["added"])})
 
 
 @dataclass(frozen=True, slots=True)
 class PieceFile:
-    """A sentencepiece model and the rules around it, as an export holds them.
+    """A sentencepiece model and the rules around it, as an export stores them.
 
     Args:
-        model: The bytes of its file, `spiece.model`.
+        model: Contents of its file, `spiece.model`.
         rules: The rules.
     """
 

@@ -1,7 +1,8 @@
-"""SigLIP 1's sentencepiece model, and the rules around it, as a tokenizer of `tokenizers`, the only kind that browsers read.
+"""Convert SigLIP 1's sentencepiece model and its rules to a tokenizer of `tokenizers`, the only kind for browsers.
 
-The rules are those of `pieces`, each said by a normalizer: capitals and punctuation go, spaces are joined, and a caption
-begins with a space. Only behind the text of a special token in a caption there is a space that `pieces` does not put there.
+The rules are those of `pieces`, each expressed as a normalizer: captions are lower-cased, punctuation is removed,
+spaces are joined, and a caption begins with a space. There is one difference: after the text of a special token in a
+caption there is a space that `pieces` does not insert.
 """
 
 from __future__ import annotations
@@ -12,22 +13,22 @@ from tokenizers.models import Unigram
 from ..errors import ModelError
 from .piece_rules import AddedPiece, PieceFile
 
-_SPACE = "▁"  # sentencepiece's
-_SPACES = Regex("[\\s\x1c-\x1f\x85]+")  # what Python calls so
+_SPACE = "▁"  # in sentencepiece
+_SPACES = Regex("[\\s\x1c-\x1f\x85]+")  # what Python treats as white space
 _PUNCTUATION = Regex(r"[!-/:-@\[-`{-~]")
 
 
 def piece_tokenizer(file: PieceFile) -> Tokenizer:
-    """Return what reads captions as `piece_tokens` does, cut at the context length.
+    """Return a tokenizer that reads captions as `piece_tokens` does, and cuts them at the context length.
 
     Raises:
-        ModelError: The sentencepiece model is not of SigLIP's kind, a unigram model.
+        ModelError: The sentencepiece model is not a unigram model, as SigLIP's are.
     """
     from transformers.utils import sentencepiece_model_pb2_new as protobuf  # sentencepiece's own needs a newer protobuf
 
     model, rules = protobuf.ModelProto.FromString(file.model), file.rules  # type: ignore[attr-defined]
     if model.trainer_spec.model_type != model.trainer_spec.UNIGRAM:
-        raise ModelError("its tokenizer is not a unigram model, as those of SigLIP are")
+        raise ModelError("its tokenizer is not a unigram model, as SigLIP's are")
     scores = [(piece.piece, piece.score) for piece in model.pieces]
     tokenizer = Tokenizer(Unigram(scores, unk_id=model.trainer_spec.unk_id))
     charsmap = model.normalizer_spec.precompiled_charsmap

@@ -1,7 +1,7 @@
-"""How SigLIP 1 reads captions, without transformers: its sentencepiece model, and the rules around it as data.
+"""Tokenize captions as SigLIP 1 does, without transformers, from its sentencepiece model and the rules around it.
 
-The rules are those of `transformers`' SiglipTokenizer, which follow big_vision's: special tokens are cut out first; the rest
-loses its punctuation, and its capitals too unless the model keeps them; a row ends with the end token.
+The rules are those of `transformers`' SiglipTokenizer, which follows big_vision. Special tokens are split off first.
+The remaining text loses its punctuation and is lower-cased, unless the model keeps case. A row ends with the end token.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from .piece_rules import PieceFile, PieceRules
 from .protocols import CutIds
 from .tokens import Ids, Tokens
 
-_SPACE = "▁"  # sentencepiece's
+_SPACE = "▁"  # in sentencepiece
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def piece_tokens(file: PieceFile) -> Tokens:
-    """Read captions with a sentencepiece model; every row is filled up.
+    """Return the `Tokens` of a sentencepiece model; every row is padded to the context length.
 
     Raises:
-        MissingExtraError: sentencepiece is missing.
+        MissingExtraError: sentencepiece is not installed.
         RuntimeError: The model's bytes are damaged.
     """
     require("reading captions for a SigLIP model", "sentencepiece")
@@ -39,7 +39,7 @@ def piece_tokens(file: PieceFile) -> Tokens:
         parts = split(_SPACE + text.replace(_SPACE, " "))
         found = [piece for part in parts for piece in ((part,) if part in known else pieces_of(part)) if part]
         if len(found) > 1 and found[0] == _SPACE and found[1] in known and known[found[1]].special:
-            del found[0]  # the space that was put before the caption
+            del found[0]  # the space that was added before the caption
         ids = [known[piece].id if piece in known else processor.piece_to_id(piece) for piece in found]
         kept = ids[: rules.context_length - 1]
         row = kept if kept and kept[-1] == rules.end else [*kept, rules.end]
@@ -64,7 +64,7 @@ def _pieces(processor: Any, rules: PieceRules) -> Callable[[str], list[str]]:
 
 
 def _splitter(rules: PieceRules) -> Callable[[str], list[str]]:
-    """Return what cuts added tokens out of a text, the longest first."""
+    """Return a function that splits added tokens off a text, longest first."""
     if rules.split_special:
         return lambda text: [text]
     known = {piece.text: piece for piece in rules.added}

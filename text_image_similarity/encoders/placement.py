@@ -1,4 +1,4 @@
-"""Where a model runs, decided before anything is asked of the hub, and without loading torch where the machine tells."""
+"""Decide where a model runs, before the hub is asked and, where possible, without importing torch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ..config import Config
 from ..errors import ConfigError
 from ..system import is_installed, require
 
-# NVIDIA's driver, its Jetson boards, AMD's driver, Windows' GPUs in WSL.
+# Files of NVIDIA's driver, Jetson boards, AMD's driver, and Windows GPUs in WSL.
 _GPU_FILES = ("/dev/nvidiactl", "/dev/nvmap", "/dev/nvgpu", "/dev/kfd", "/dev/dxg")
 
-_EXPORTED = ("clip", "dual_encoder", "open_clip", "siglip")  # the other families were not tried
+_EXPORTED = ("clip", "dual_encoder", "open_clip", "siglip")  # the other families are untested
 
 
 def check_placement(config: Config) -> None:
-    """Make sure that this machine has the device, precision and backend that `config` asks for, whatever the model is.
+    """Check that this machine has the device, precision and backend that `config` requests, whatever the model.
 
     Raises:
         ConfigError: It does not.
@@ -40,14 +40,14 @@ def check_placement(config: Config) -> None:
 
 
 def runs_on_onnx(config: Config, shape: dict[str, Any]) -> bool:
-    """Say whether a model is to run as ONNX graphs: on ONNX Runtime, or on OpenVINO where that is asked for.
+    """Return whether a model runs as ONNX graphs, on ONNX Runtime or, if requested, on OpenVINO.
 
     Args:
         config: `backend`, `precision` and `device` are used.
-        shape: The model's `config.json`, or an empty one while it is not known.
+        shape: The model's `config.json`; empty if it is not known yet.
 
     Raises:
-        ConfigError: Either was requested but is unavailable, or runs neither this model nor on this device.
+        ConfigError: Either was requested, but is unavailable or does not support this model or device.
     """
     asked = config.backend in ("onnx", "openvino") or config.precision == "int8"
     if config.backend == "torch":
@@ -72,11 +72,11 @@ def runs_on_onnx(config: Config, shape: dict[str, Any]) -> bool:
 
 
 def _no_gpu() -> bool:
-    """Say whether this machine is known to have no GPU, without the seconds that loading torch takes to tell."""
+    """Return whether this machine has no GPU; torch, which takes seconds to import, is asked only if necessary."""
     if _has_no_gpu_file():
         return True
     if not is_installed("torch"):
-        return True  # nothing else here would use it
+        return True  # nothing else would use a GPU
     import torch
 
     return not (torch.cuda.is_available() or torch.backends.mps.is_available())

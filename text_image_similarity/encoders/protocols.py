@@ -1,4 +1,4 @@
-"""What an encoder is, and what it says of itself."""
+"""The protocols that encoders implement, and the description of a model."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ..similarity import Embeddings
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a model is, where it runs, and how: the same in reports, summaries, HTTP answers and on clusters.
+    """A model, and how it runs, as described in reports, summaries and HTTP responses.
 
     Args:
         model: Hub id, folder or alias.
         revision: Commit of a hub model, or None.
-        device: Where it runs: `cpu`, `cuda:0`, `mps`.
+        device: Device that it runs on: `cpu`, `cuda:0`, `mps`.
         precision: `fp32`, `fp16` or `int8`.
-        backend: What runs it: `torch`, `onnx` or `openvino`.
+        backend: Backend that runs it: `torch`, `onnx` or `openvino`.
         preprocess: `exact` or `fast`.
-        fingerprint: What its embeddings depend on in addition to pixels and words, or None if that is unknown. Embeddings with
-            equal fingerprints may share a cache.
-        export: Of an export, what it was made of and for; None for a model itself.
+        fingerprint: Identifies everything that its embeddings depend on apart from pixels and words; None if unknown.
+            Embeddings with equal fingerprints may share a cache.
+        export: Source and target of an export; None for other models.
     """
 
     model: str
@@ -39,7 +39,7 @@ class ModelInfo:
     export: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what reports say of a model: all but its fingerprint, and `export` of an export alone."""
+        """Return the fields for reports: all except the fingerprint, and `export` only if it is set."""
         values = asdict(self)
         del values["fingerprint"]
         if self.export is None:
@@ -48,15 +48,15 @@ class ModelInfo:
 
 
 class CutIds(list[int]):
-    """Token ids of a caption that is longer than the model reads, cut at its context length."""
+    """Token ids of a caption that was too long for the model and was cut at its context length."""
 
 
 class Encoder(Protocol):
-    """A dual encoder: images and texts become vectors in one space. Safe to share between threads."""
+    """A dual encoder, which maps images and texts to vectors in one space. Safe to share between threads."""
 
     @property
     def info(self) -> ModelInfo:
-        """What the model is; `ModelInfo(model="mine")` will do for one of your own."""
+        """Description of the model; `ModelInfo(model="mine")` is enough for your own."""
 
     @property
     def embed_dim(self) -> int:
@@ -65,10 +65,11 @@ class Encoder(Protocol):
     def encode_image(self, images: Sequence[ImageLike]) -> Embeddings:
         """Encode images (PIL images of any size and mode, or RGB arrays (h, w, 3) uint8) to unit vectors.
 
-        Pixels count as they are: EXIF orientation is a matter of files, which `score_pairs` and `score_images` read.
+        Pixels are used as they are. EXIF orientation is applied when a file is read, as in `score_pairs` and
+        `score_images`.
 
         Returns:
-            Shape (n, embed_dim), float32; a row is not finite where the model gave no finite answer.
+            Shape (n, embed_dim), float32; a row is not finite if the model's output for it was not.
         """
 
     def encode_text(self, texts: Sequence[str]) -> Embeddings:
@@ -77,30 +78,30 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class PreparingEncoder(Encoder, Protocol):
-    """An encoder whose images and captions can be made ready ahead of time, on other threads."""
+    """An encoder whose images and captions can be prepared in advance, on other threads."""
 
     @property
     def batch_invariant(self) -> bool:
-        """Whether a vector is the same to the last bit whatever is encoded together with it."""
+        """Whether a vector is the same to the last bit whatever else is encoded with it."""
 
     @property
     def decode_side(self) -> int | None:
-        """Shorter side, in pixels, that images may be reduced to while they are decoded; None: decode them whole."""
+        """Shorter side, in pixels, that images may be reduced to while they are decoded; None keeps their size."""
 
     def prepare(self, image: Image.Image) -> Pixels:
-        """Bring one image to the model's size, (h, w, 3) uint8: cheap to hold, safe to call on any thread."""
+        """Bring an image to the model's size, (h, w, 3) uint8; safe to call on any thread."""
 
     def encode_pixels(self, pixels: Sequence[Pixels]) -> Embeddings:
-        """Encode what `prepare` returned, as `encode_image` would the images."""
+        """Encode results of `prepare`, as `encode_image` would encode the images."""
 
     def tokenize(self, texts: Sequence[str]) -> Sequence[Any]:
-        """Turn captions into what the model reads, one item each; safe to call on any thread.
+        """Turn captions into items for `encode_tokens`, one each; safe to call on any thread.
 
-        The item of a caption that was cut may be a `CutIds`: such captions are counted.
+        If a caption was cut, its item may be a `CutIds`; such captions are counted.
         """
 
     def encode_tokens(self, rows: Sequence[Any]) -> Embeddings:
-        """Encode items that `tokenize` returned, as `encode_text` would the captions."""
+        """Encode results of `tokenize`, as `encode_text` would encode the captions."""
 
 
 @runtime_checkable

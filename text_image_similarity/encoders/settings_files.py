@@ -1,7 +1,7 @@
-"""The settings that lie as JSON beside a model's weights, read within bounds and held against what they may say.
+"""Read the JSON settings next to a model's weights, within limits, and refuse settings that are not safe.
 
-transformers, open_clip, timm and peft take from such files which classes they build, which further files they open and which
-code they fetch. A model's folder is anybody's, so what names anything outside of it is refused, at any depth.
+In such files transformers, open_clip, timm and peft find the classes to build, further files to open and code to fetch.
+Model folders are not trusted, so a setting that refers to anything outside the folder is refused, at any depth.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from ..bounded_json import JsonLimitError, parse_json
 from ..errors import ModelNameError
 
-# What these libraries read as settings: all JSON but the vocabularies, which may be large and name nothing.
+# The files that these libraries read as settings: all JSON except vocabularies, which may be large and name nothing.
 SETTINGS = ("*config.json", "special_tokens_map.json", "added_tokens.json", "*.index.json")
 _MOST_BYTES = 16 << 20
 _MOST_DEPTH = 32
@@ -27,17 +27,17 @@ _ELSEWHERE = {
         "pretrained",
         "gguf_file",
         "transformers_weights",
-    ),  # weights, read by other rules
-    *("configuration_files", "fast_tokenizer_files", "init_inputs"),  # settings that are not those looked at
+    ),  # weights, which follow other rules
+    *("configuration_files", "fast_tokenizer_files", "init_inputs"),  # settings other than those checked here
     *("class_info_file", "repo_path"),
-    *("quantization_config", "use_kernels"),  # code of further libraries, and of the hub
+    *("quantization_config", "use_kernels"),  # code from further libraries and from the hub
 }
 # Files of a tokenizer, which some versions of transformers open wherever they are.
 _VOCABULARIES = {"vocab_file", "merges_file", "spm_file", "source_spm", "target_spm", "target_vocab_file"}
-_PRETRAINED = "pretrained_cfg"  # timm's, and what begins so
+_PRETRAINED = "pretrained_cfg"  # timm's, and keys that begin with it
 _NAME = re.compile(r"[\w.-]+")  # of a file in the same folder
 _ATTENTION = re.compile("_?attn_implementation(_internal)?")
-_ATTENTIONS = (None, "eager", "sdpa")  # others come from the hub where a library is missing
+_ATTENTIONS = (None, "eager", "sdpa")  # others come from the hub if a library is missing
 _PROCESSORS = re.compile(
     "((CLIP|ChineseCLIP|Siglip2?|EfficientNet|ViT|Bit|DeiT)(ImageProcessor|FeatureExtractor)(Fast|Pil)?)"
 )
@@ -53,11 +53,11 @@ _CLASSES = {
 
 
 def read_settings(path: Path) -> Any:
-    """Return what a file of settings says.
+    """Return the contents of a file of settings.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: It is not JSON in UTF-8, or is larger or nested more deeply than any model's.
+        OSError: The file cannot be read.
+        ValueError: It is not JSON in UTF-8, or is larger or nested more deeply than any model's settings.
     """
     if not path.is_file():  # a pipe, for example, which would be waited for
         raise FileNotFoundError(f"{path} is not a regular file")
@@ -76,14 +76,15 @@ def read_settings(path: Path) -> Any:
 
 
 def check_settings(name: str, folder: Path) -> None:
-    """Make sure that no settings of a model name code, files or hub models elsewhere, and that its weights are safetensors.
+    """Check that a model's settings refer only to its own folder, and that its weights are safetensors.
 
     Args:
-        name: What the user calls the model.
-        folder: Where its files are, as far as they are here.
+        name: The model's name as the user gave it, for messages.
+        folder: Folder with the model's files; some may be missing.
 
     Raises:
-        ModelNameError: They do, or cannot be read; the message names the file and the key.
+        ModelNameError: A setting refers to code, files or hub models elsewhere, or a file cannot be read; the message
+            names the file and the key.
     """
     for path in sorted({path for pattern in SETTINGS for path in folder.glob(pattern)}):
         try:
@@ -91,37 +92,37 @@ def check_settings(name: str, folder: Path) -> None:
         except (OSError, ValueError) as exc:
             raise ModelNameError(f"the {path.name} of {name} cannot be read: {exc}") from exc
         check_values(name, path.name, found)
-        if path.name == "adapter_config.json":  # which transformers would apply, whatever base and weights it names
+        if path.name == "adapter_config.json":  # transformers would apply it, whatever base and weights it names
             raise ModelNameError(
-                f"{name} holds a PEFT adapter beside a model; keep it in a folder of its own, and use that"
+                f"{name} holds a PEFT adapter beside a model; move it to a separate folder, and use that"
             )
         if path.name.endswith(".safetensors.index.json"):
             _check_index(name, path, found)
 
 
 def check_values(name: str, file: str, found: Any) -> None:
-    """Make sure that what a file of settings says names no code, files or hub models elsewhere.
+    """Check that a file's settings refer to no code, files or hub models outside the model's folder.
 
     Args:
-        name: What the user calls the model.
+        name: The model's name as the user gave it, for messages.
         file: The file's name.
-        found: What `read_settings` gave for it.
+        found: The file's contents, as `read_settings` returned them.
 
     Raises:
-        ModelNameError: It does.
+        ModelNameError: They do.
     """
     for _, key, value in _members(found):
         if key is None or (not value and key != _CODE):
             continue
         if key == _CODE:
             raise ModelNameError(
-                f"{name} has {key} in its {file}, which names code that comes with a model, and such code is never run here "
-                f"(trust_remote_code is off); if the model needs none, take {key} out of the file"
+                f"{name} has {key} in its {file}, which names code that comes with the model, and such code is never run here "
+                f"(trust_remote_code is off); if the model does not need it, remove {key} from the file"
             )
         if key in _ELSEWHERE or key.startswith(_PRETRAINED):
             raise ModelNameError(
                 f"{name} has {key:.100} in its {file}, with which a library opens files or runs code from elsewhere; a model is read "
-                "from its own folder alone: take it out if the model does not need it"
+                "only from its own folder, so remove it if the model does not need it"
             )
         if key in _VOCABULARIES and isinstance(value, str) and not _NAME.fullmatch(value):
             raise ModelNameError(
@@ -129,16 +130,14 @@ def check_values(name: str, file: str, found: Any) -> None:
             )
         if _ATTENTION.fullmatch(key) and not _known_attention(value):
             raise ModelNameError(
-                f"{name} has {key} {value!r:.100} in its {file}, which may be code of the hub; use eager or sdpa, or take it out"
+                f"{name} has {key} {value!r:.100} in its {file}, which may be code from the hub; use eager or sdpa, or remove it"
             )
         if key in _CLASSES and not (isinstance(value, str) and _CLASSES[key].fullmatch(value)):
-            raise ModelNameError(
-                f"{name} has {key} {value!r:.100} in its {file}, which is not one that this package knows"
-            )
+            raise ModelNameError(f"{name} has {key} {value!r:.100} in its {file}, which this package does not support")
 
 
 def _members(found: Any) -> Iterator[tuple[int, str | None, Any]]:
-    """Yield each value in a JSON value, with its depth from 0 and the key that it has."""
+    """Yield every value inside a JSON value, with its depth, counted from 0, and its key."""
     waiting: list[tuple[int, str | None, Any]] = [(0, None, found)]
     while waiting:
         depth, key, value = waiting.pop()
@@ -154,12 +153,12 @@ def _known_attention(value: Any) -> bool:
 
 
 def _check_index(name: str, path: Path, found: Any) -> None:
-    """Refuse an index of weights that names anything but safetensors beside it: transformers reads others as pickles."""
+    """Refuse an index of weights that lists anything but safetensors; transformers would read others as pickles."""
     files = found.get("weight_map") if isinstance(found, Mapping) else None
     if not isinstance(files, Mapping) or not files:
         raise ModelNameError(f"the {path.name} of {name} has no weight_map")
     for file in sorted(set(map(str, files.values()))):
         if not _NAME.fullmatch(file) or not file.endswith(".safetensors"):
             raise ModelNameError(
-                f"the {path.name} of {name} names {file!r:.100}, which is not a .safetensors file beside it; pickles are not read"
+                f"the {path.name} of {name} names {file!r:.100}, which is not a .safetensors file beside it; pickles are not loaded"
             )

@@ -1,7 +1,8 @@
-"""Several models as one encoder: an image is fetched and decoded once, and its embedding is that of each model, side by side.
+"""Use several models as one encoder, so that each image is fetched and decoded once.
 
-The members' vectors have length 1, theirs side by side do not: `slices` says which part is whose, and `unit` scales the whole, so
-that the cosine of two is the mean of the members' cosines.
+An embedding is the concatenation of the members' embeddings. The members' vectors have length 1, their concatenation
+does not. `slices` gives the part of each member, and `unit` scales the concatenation to length 1, so that the cosine of
+two embeddings is the mean of the members' cosines.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ Ensemble = Literal["mean", "probability"]
 
 @dataclass(frozen=True, slots=True)
 class SeveralEncoders:
-    """A `PreparingEncoder` that asks several others.
+    """A `PreparingEncoder` that combines several others.
 
     Args:
-        members: At least two.
-        calibrations: What a cosine of each means, for an ensemble of probabilities; none for one of scores.
+        members: The encoders, at least two.
+        calibrations: Calibration of each member, for an ensemble of probabilities; empty for an ensemble of scores.
     """
 
     members: tuple[PreparingEncoder, ...]
@@ -47,14 +48,14 @@ class SeveralEncoders:
 
     def __post_init__(self) -> None:
         if len(self.members) < 2:
-            raise UsageError("several models are two or more")
+            raise UsageError("an ensemble needs two or more models")
 
     def combined(self, cosines: Sequence[Scores], scores: Sequence[Scores]) -> Scores:
-        """Return the score of all together: the mean of the members' scores, or of the probabilities that a pair matches.
+        """Return the combined score: the mean of the members' scores, or of the probabilities that a pair matches.
 
         Args:
-            cosines: Each member's, shape (n,).
-            scores: The same in the score kind of the run.
+            cosines: Cosines of each member, shape (n,).
+            scores: The same as scores of the run's kind.
 
         Returns:
             Shape (n,), float32.
@@ -71,12 +72,12 @@ class SeveralEncoders:
 
     @property
     def slices(self) -> tuple[slice, ...]:
-        """Which columns of an embedding are each member's."""
+        """The columns of an embedding that belong to each member."""
         ends = accumulate((member.embed_dim for member in self.members), initial=0)
         return tuple(slice(start, end) for start, end in pairwise(ends))
 
     def member_vectors(self, vectors: Embeddings, place: int) -> Embeddings:
-        """Return what unit embeddings, shape (n, embed_dim), hold of one member: its own unit vectors, shape (n, d)."""
+        """Return one member's unit vectors, shape (n, d), from unit embeddings, shape (n, embed_dim)."""
         own: Embeddings = vectors[:, self.slices[place]] * np.float32(math.sqrt(len(self.members)))
         return own
 
@@ -109,12 +110,12 @@ class SeveralEncoders:
 
     @property
     def context_length(self) -> int:
-        """Longest caption, in tokens, that all of them read whole; 0 where one does not say."""
+        """Longest caption, in tokens, that no member cuts; 0 if it is unknown for a member."""
         return min(getattr(member, "context_length", 0) for member in self.members)
 
     @property
     def decode_side(self) -> int | None:
-        """What is large enough for all of them."""
+        """The largest of the members' sides; None if a member needs images at their full size."""
         sides = [member.decode_side for member in self.members]
         known = [side for side in sides if side is not None]
         return max(known) if len(known) == len(sides) else None
@@ -145,33 +146,34 @@ class SeveralEncoders:
 def load_encoders(
     models: Sequence[str | PathLike[str]], config: Config, *, ensemble: Ensemble = "mean"
 ) -> SeveralEncoders:
-    """Load several models, to score with all of them at once: `Scorer(config, encoder=load_encoders([...], config))`.
+    """Load several models to score with together: `Scorer(config, encoder=load_encoders([...], config))`.
 
     Args:
         models: Hub ids, folders or aliases, as in `Config.model`; at least two, each once.
         config: The settings of the run; `model` is not used.
-        ensemble: What their score together is: `mean` is the mean of their scores; `probability` the mean of the probabilities that a
-            pair matches, by the `calibration.json` in each model's folder.
+        ensemble: How scores are combined: `mean` is the mean of the models' scores; `probability` is the mean of the
+            probabilities that a pair matches, according to the `calibration.json` in each model's folder.
 
     Returns:
-        An encoder for every function that takes one. Results have the score of all in `similarity`, and each model's in `by_model`.
+        An encoder for any function that takes one. Results have the combined score in `similarity`, and the score of
+        each model in `by_model`.
 
     Raises:
-        UsageError: Fewer than two models are named, or one twice.
-        ConfigError, ModelError: One cannot be used, or, for `probability`, has no calibration.
+        UsageError: Fewer than two models are named, or one is named twice.
+        ConfigError, ModelError: A model cannot be used, or has no calibration and `ensemble` is `probability`.
     """
     require_config(config)
     one_of("ensemble", ensemble, get_args(Ensemble))
     if isinstance(models, (str, PathLike)) or len({str(model) for model in models}) < max(2, len(models)):
         raise UsageError("name two or more models, each once")
     if config.revision is not None:
-        raise ConfigError("revision is for one model; several are used at their pinned revisions")
+        raise ConfigError("revision applies to a single model; several models are used at their pinned revisions")
     calibrations = calibrations_of(models, ensemble)
     return SeveralEncoders(tuple(load_encoder(replace(config, model=model)) for model in models), calibrations)
 
 
 def calibrations_of(models: Sequence[str | PathLike[str]], ensemble: Ensemble) -> tuple[Calibration, ...]:
-    """Return what a cosine of each model means, where the ensemble is one of probabilities.
+    """Return the calibration of each model for an ensemble of probabilities, and none for other ensembles.
 
     Raises:
         ConfigError: A model has no calibration.
@@ -180,7 +182,7 @@ def calibrations_of(models: Sequence[str | PathLike[str]], ensemble: Ensemble) -
 
 
 def column_names(models: Sequence[str | PathLike[str]]) -> list[str]:
-    """Return a name for each model that a column may have: letters, digits and underscores, of a folder its own name alone.
+    """Return a column name for each model, made of letters, digits and underscores. A folder's path is left out.
 
     Example:
         >>> column_names(["openai/clip-vit-base-patch32", "mini"])
@@ -196,7 +198,7 @@ def column_names(models: Sequence[str | PathLike[str]]) -> list[str]:
 
 
 def _calibration(model: str | PathLike[str]) -> Calibration:
-    from ..metrics import Calibration  # here, because scipy comes with it
+    from ..metrics import Calibration  # imported here because it loads SciPy
 
     folder = model_folder(str(model))
     if not (folder / CALIBRATION).is_file():

@@ -1,8 +1,8 @@
-"""TensorRT as a backend: plans that `build_plans.sh` built on this GPU.
+"""Run models with TensorRT, from plans that `build_plans.sh` built on this GPU.
 
-Written against the APIs of TensorRT 10 and 11 and of `cuda.bindings`, and tested with stand-ins for both; it has not been
-run on a GPU. A plan of another GPU, another TensorRT or other graphs is refused by name before TensorRT reads it, because
-reading a foreign plan ends in anything from an error to a crash.
+This module is written for the APIs of TensorRT 10 and 11 and of `cuda.bindings`, and tested with stand-ins for both; it
+has not been run on a GPU. A plan for another GPU, another version of TensorRT or other graphs is refused before
+TensorRT reads it, because reading such a plan can end in anything from an error to a crash.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class TensorRtBackend:
     """Two towers on an NVIDIA GPU.
 
     Args:
-        image_plan, text_plan: What runs them.
-        tokens: What pads the ids.
-        precision: That of the graphs.
+        image_plan, text_plan: The plans of the towers.
+        tokens: Pads the ids.
+        precision: Precision of the graphs.
         device: `cuda:N`.
-        weight_bytes: Size of the plans.
+        weight_bytes: Size of the plans in bytes.
     """
 
     image_plan: TensorRtPlan
@@ -54,7 +54,7 @@ class TensorRtBackend:
 
     @property
     def batch_invariant(self) -> bool:
-        return False  # which kernel runs may depend on how many items there are
+        return False  # the kernels may depend on the number of items
 
     def image(self, pixels: Sequence[Pixels]) -> Embeddings:
         most = self.image_plan.profiles[0].batch
@@ -72,7 +72,7 @@ class TensorRtBackend:
         return np.concatenate(found)
 
     def _profile(self, row: Ids) -> int:
-        """Return the number of the narrowest profile that a caption fits."""
+        """Return the number of the narrowest profile that a caption fits into."""
         widths = [profile.shape[0] for profile in self.text_plan.profiles]
         if self.tokens.whole:
             return len(widths) - 1
@@ -81,11 +81,11 @@ class TensorRtBackend:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Shapes that a plan has kernels for.
+    """A shape that a plan has kernels for.
 
     Args:
-        shape: Of one item.
-        batch: Items at once, at most.
+        shape: Shape of one item.
+        batch: Largest number of items per call.
     """
 
     shape: tuple[int, ...]
@@ -98,7 +98,7 @@ class TensorRtPlan:
     Args:
         engine: TensorRT's `ICudaEngine`.
         profiles: In the plan's order, narrowest first.
-        memory: What moves arrays to the GPU and back.
+        memory: Copies arrays to the GPU and back.
     """
 
     def __init__(self, engine: Any, profiles: Sequence[Profile], memory: Cuda) -> None:
@@ -110,7 +110,7 @@ class TensorRtPlan:
         for number in range(len(profiles)):
             context = engine.create_execution_context()
             if context is None or not context.set_optimization_profile_async(number, self._stream):
-                raise ModelError(f"TensorRT has not enough memory for profile {number} of a plan")
+                raise ModelError(f"TensorRT does not have enough memory for profile {number} of a plan")
             self._contexts.append(context)
         widest = max(profile.batch * int(np.prod(profile.shape)) for profile in profiles)
         item = 1 if len(profiles[0].shape) > 1 else 8  # bytes of pixels, int64 ids
@@ -139,7 +139,7 @@ class TensorRtPlan:
 
 
 class Cuda:
-    """The few calls of the CUDA runtime that a plan needs.
+    """The CUDA runtime calls that a plan needs.
 
     Args:
         runtime: The module `cuda.bindings.runtime`.
@@ -152,31 +152,31 @@ class Cuda:
 
     @property
     def gpu(self) -> str:
-        """The GPU's name."""
+        """Name of the GPU."""
         name = self._call("cudaGetDeviceProperties", self._device).name
         return str(name.decode() if isinstance(name, bytes) else name).rstrip("\0").strip()
 
     def stream(self) -> int:
-        """Make a stream."""
+        """Create a stream, and return its handle."""
         return int(self._call("cudaStreamCreate"))
 
     def allocate(self, size: int) -> int:
-        """Return the address of so many bytes on the GPU, which stay until the process ends."""
+        """Allocate `size` bytes on the GPU until the process ends, and return their address."""
         return int(self._call("cudaMalloc", size))
 
     def to_gpu(self, address: int, array: NDArray[Any], stream: int) -> None:
         """Copy an array to the GPU."""
-        self._call("cudaSetDevice", self._device)  # which belongs to a thread
+        self._call("cudaSetDevice", self._device)  # the device is set per thread
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, stream)
 
     def from_gpu(self, array: NDArray[Any], address: int, stream: int) -> None:
-        """Fill an array with what lies on the GPU."""
+        """Copy data from the GPU into an array."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, stream)
 
     def wait(self, stream: int) -> None:
-        """Wait until everything on a stream is done."""
+        """Wait until all work on a stream is done."""
         self._call("cudaStreamSynchronize", stream)
 
     def _call(self, name: str, *given: Any) -> Any:
@@ -190,16 +190,18 @@ def open_tensorrt(folder: Path, tokens: Tokens, precision: str, *, device: int =
     """Open the plans of an export.
 
     Args:
-        folder: Holds `image.plan`, `text.plan`, their manifests, and the graphs that they were built of.
-        tokens: What pads the ids.
-        precision: `fp32` or `fp16`, as the folder has it.
+        folder: Holds `image.plan`, `text.plan`, their manifests, and the graphs that they were built from.
+        tokens: Pads the ids.
+        precision: Precision of the export, `fp32` or `fp16`.
         device: Number of the GPU.
 
     Raises:
-        ModelError: A plan is missing or damaged, or of another GPU, TensorRT or graph.
-        MissingExtraError: TensorRT or CUDA's bindings are missing.
+        ModelError: A plan is missing or damaged, or was built for another GPU, TensorRT or graph.
+        MissingExtraError: TensorRT or the bindings for CUDA are not installed.
     """
-    if not (is_installed("tensorrt") and is_installed("cuda")):  # no extra brings them: they must suit the driver
+    if not (
+        is_installed("tensorrt") and is_installed("cuda")
+    ):  # no extra includes them, because they must match the driver
         raise MissingExtraError(f"running {folder} needs TensorRT and CUDA: pip install tensorrt cuda-bindings")
     tensorrt = import_module("tensorrt")
     memory = Cuda(import_module("cuda.bindings.runtime"), device)
@@ -216,7 +218,7 @@ def open_tensorrt(folder: Path, tokens: Tokens, precision: str, *, device: int =
 
 
 def _checked(folder: Path, tower: str, gpu: str, version: str) -> list[Profile]:
-    """Make sure that a plan is of this GPU, this TensorRT and these graphs, and return its profiles."""
+    """Check that a plan was built for this GPU, this TensorRT and these graphs, and return its profiles."""
     plan, build = folder / f"{tower}.plan", _BUILD.format(folder=folder)
     try:
         facts = json.loads(Path(f"{plan}.json").read_text(encoding="utf-8"))
@@ -224,15 +226,15 @@ def _checked(folder: Path, tower: str, gpu: str, version: str) -> list[Profile]:
         profiles = [Profile(tuple(profile["shape"]), profile["batch"]) for profile in facts["profiles"]]
         content = _hash(plan)
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as exc:
-        raise ModelError(f"{plan} cannot be read, or its manifest cannot; {build}: {exc}") from exc
+        raise ModelError(f"{plan} or its manifest cannot be read; {build}: {exc}") from exc
     if made_on != gpu:
-        raise ModelError(f"{plan} was built on {made_on}, and this is {gpu}; {build}")
+        raise ModelError(f"{plan} was built on {made_on}, but this is {gpu}; {build}")
     if made_by.split(".")[:3] != version.split(".")[:3]:
-        raise ModelError(f"{plan} was built by TensorRT {made_by}, and this is {version}; {build}")
+        raise ModelError(f"{plan} was built by TensorRT {made_by}, but this is {version}; {build}")
     if content != facts["plan"]:
         raise ModelError(f"{plan} is damaged; {build}")
     if not made_of or {name: _hash(folder / name) for name in made_of} != made_of:
-        raise ModelError(f"{plan} was built of another {tower}.onnx; {build}")
+        raise ModelError(f"{plan} was built from another {tower}.onnx; {build}")
     return profiles
 
 

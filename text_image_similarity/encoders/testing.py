@@ -1,7 +1,8 @@
-"""An encoder for tests and dry runs whose every score a person can predict.
+"""An encoder for tests and dry runs, with scores that a person can predict.
 
-An image's vector is its mean colour, a caption's the sum of the colours it names: "red" against a red image is 1,
-against a green one 0, and "yellow", which is red and green, against a red one 0.7071. It needs no model and no torch.
+An image's vector is its mean colour, and a caption's is the sum of the colours it names. "red" scores 1 with a red
+image and 0 with a green one; "yellow", which is red and green, scores 0.7071 with a red one. Neither a model nor torch
+is needed.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ COLOURS = {
 
 @dataclass(frozen=True, slots=True)
 class ColourEncoder:
-    """Encodes images and captions by their colours; a black image or a caption with no colour counts as white.
+    """Encodes images and captions by their colours. A black image, or a caption without a colour, counts as white.
 
     Example:
         >>> encoder = ColourEncoder()
@@ -51,7 +52,7 @@ class ColourEncoder:
 
     @property
     def preparer(self) -> ColourEncoder:
-        """What feeders prepare images with."""
+        """The encoder itself, with which feeders prepare images."""
         return self
 
     def prepare(self, image: Image.Image) -> Pixels:

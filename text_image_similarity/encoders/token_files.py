@@ -1,4 +1,4 @@
-"""A model's tokenizer as a file, and what else there is to know to read captions with it."""
+"""Write a model's tokenizer to a file, with the settings needed to tokenize captions, and read it again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .tokens import Tokens, cleaned_tokens, tokens_of
 from .two_tower import TwoTowerEncoder
 
 _PIECES = "spiece.model"
-# From a word to more than any context holds.
+# From one word to more than fits any context.
 CAPTIONS = [
     "a",
     "photo of two dogs",
@@ -25,15 +25,15 @@ CAPTIONS = [
 
 
 def write_tokens(encoder: TwoTowerEncoder, folder: Path, *, web: bool = False) -> dict[str, Any]:
-    """Write `tokenizer.json` or `spiece.model`, and return the rest as JSON can hold it.
+    """Write `tokenizer.json` or `spiece.model`, and return the other settings as values that JSON can represent.
 
     Args:
         encoder: The model.
-        folder: Where to.
-        web: Whether it must be `tokenizer.json`, the only form that browsers read.
+        folder: Folder to write to.
+        web: Whether to write `tokenizer.json` in any case, the only form that browsers read.
 
     Raises:
-        ModelError: The tokenizer cannot be saved, or reads captions differently once it is.
+        ModelError: The tokenizer cannot be saved, or the saved one reads captions differently.
     """
     tokens = encoder.tokens
     if tokens.pieces is not None and not web:
@@ -63,21 +63,21 @@ def write_tokens(encoder: TwoTowerEncoder, folder: Path, *, web: bool = False) -
         "encode_special_tokens": tokenizer.encode_special_tokens,
     }
     size = tokenizer.get_vocab_size()
-    ends = (*range(8), *range(size - 8, size))  # where special tokens stand
-    # What stands behind the text of a special token is all that a tokenizer made of pieces reads differently.
+    ends = (*range(8), *range(size - 8, size))  # where special tokens usually are
+    # A tokenizer converted from pieces differs only after the text of a special token, so that is not compared.
     special = [tokenizer.id_to_token(i) or "" for i in ends] if tokens.pieces is None else []
     _check(encoder, open_tokens(folder, facts), special)
     return facts
 
 
 def open_tokens(folder: Path, facts: Mapping[str, Any]) -> Tokens:
-    """Read the tokenizer that `write_tokens` wrote, without the libraries of its model."""
+    """Open the tokenizer that `write_tokens` wrote; the libraries of its model are not needed."""
     if facts["kind"] == "sentencepiece":
         rules = PieceRules.from_dict({key: value for key, value in facts.items() if key not in ("kind", "whole")})
         return piece_tokens(PieceFile((folder / _PIECES).read_bytes(), rules))
     tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    tokenizer.encode_special_tokens = facts["encode_special_tokens"]  # which its file does not hold
-    if tokenizer.truncation is None:  # a dual encoder's own file, as it is next to graphs without weights
+    tokenizer.encode_special_tokens = facts["encode_special_tokens"]  # not stored in its file
+    if tokenizer.truncation is None:  # a dual encoder's own file, next to graphs without weights
         tokenizer.enable_truncation(facts["context_length"])
     if (clean := facts.get("clean")) is not None:
         return cleaned_tokens(tokenizer, pad=facts["pad"], clean=clean, whole=facts["whole"])
@@ -86,11 +86,11 @@ def open_tokens(folder: Path, facts: Mapping[str, Any]) -> Tokens:
 
 
 def _check(encoder: TwoTowerEncoder, tokens: Tokens, special: Sequence[str]) -> None:
-    """Read captions both ways, some made of special tokens.
+    """Check that the written tokenizer reads captions, some made of special tokens, as the model's own does.
 
     Raises:
-        ModelError: They are read differently.
+        ModelError: It does not.
     """
     captions = [*CAPTIONS, "A dog's  ball, & two CATS.", "".join(special[:8]), "".join(special[8:]), ""]
     if tokens.encode(captions) != encoder.tokenize(captions):
-        raise ModelError("its tokenizer reads captions differently once it is saved")
+        raise ModelError("its tokenizer reads captions differently once it has been saved")

@@ -1,7 +1,7 @@
-"""Captions -> token ids, and batches of them that hold little padding.
+"""Turn captions into token ids, in batches with little padding.
 
-How wide a caption is padded depends on the caption alone, never on its neighbours: padding moves no result by more than
-its last digits, but those it may move.
+The width to which a caption is padded depends only on that caption, never on others in its batch, because padding may
+change the last digits of a result.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ Ids = list[int]
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """How one model reads captions; safe to share between threads.
+    """A model's way of tokenizing captions; safe to share between threads.
 
     Args:
-        encode: n captions -> their token ids, cut at the model's context length, without padding.
-        pad: The id that fills a row up.
-        context_length: Tokens of the longest row; None for no limit.
-        whole: Whether every row is filled up to that (SigLIP).
-        tokenizer: What `encode` uses, where that can be saved as one file.
-        clean: What is done to a caption before the tokenizer sees it, if anything.
-        pieces: The sentencepiece model that `encode` uses instead of a tokenizer, with the rules around it.
+        encode: Turns n captions into their token ids, cut at the model's context length, without padding.
+        pad: Id of the padding token.
+        context_length: Length of the longest row, in tokens; None for no limit.
+        whole: Whether every row is padded to that length (SigLIP).
+        tokenizer: The tokenizer that `encode` uses, if it can be saved as one file.
+        clean: The cleaning that a caption gets before it is tokenized, if any.
+        pieces: The sentencepiece model, and the rules around it, that `encode` uses instead of a tokenizer.
     """
 
     encode: Callable[[Sequence[str]], list[Ids]]
@@ -47,7 +47,7 @@ class Tokens:
     pieces: PieceFile | None = None
 
     def filled(self, context_length: int) -> Tokens:
-        """Return the same with every row filled up to so many tokens."""
+        """Return a copy that pads every row to `context_length` tokens."""
         return replace(self, whole=True, context_length=context_length)
 
     def batches(
@@ -57,9 +57,9 @@ class Tokens:
 
         Args:
             rows: Token ids.
-            most: Rows of a batch.
-            step: What widths are multiples of, up to the context length.
-            widths: Those to use instead, in ascending order; a longer row has a multiple.
+            most: Largest number of rows in a batch.
+            step: Widths are multiples of this, up to the context length.
+            widths: Widths to use instead, in ascending order; a longer row gets a multiple of `step`.
         """
 
         def width(row: Ids) -> int:
@@ -72,7 +72,7 @@ class Tokens:
             yield from (self.padded(alike[start : start + most], t) for start in range(0, len(alike), most))
 
     def padded(self, rows: Sequence[Ids], width: int) -> NDArray[np.int64]:
-        """Fill rows up on the right to shape (n, width)."""
+        """Pad rows on the right, and return them as an array (n, width)."""
         ids = np.full((len(rows), width), self.pad, np.int64)
         for row, given in zip(ids, rows, strict=True):
             row[: len(given)] = given
@@ -80,12 +80,12 @@ class Tokens:
 
 
 def tokens_of(tokenizer: Tokenizer, *, pad: int, if_empty: Ids | None = None) -> Tokens:
-    """Read captions with a tokenizer that cuts them itself and leaves padding alone.
+    """Return the `Tokens` of a tokenizer that cuts captions itself and does not pad them.
 
     Args:
-        tokenizer: With truncation switched on and padding off; nobody may change it afterwards.
-        pad: The id that fills a row up.
-        if_empty: What a caption without a token becomes, for models that cannot do with none.
+        tokenizer: A tokenizer with truncation on and padding off, which must not be changed afterwards.
+        pad: Id of the padding token.
+        if_empty: Ids for a caption that has no tokens, for models that need at least one.
     """
 
     def encode(texts: Sequence[str]) -> list[Ids]:
@@ -95,10 +95,10 @@ def tokens_of(tokenizer: Tokenizer, *, pad: int, if_empty: Ids | None = None) ->
 
 
 def cleaned_tokens(tokenizer: Tokenizer, *, pad: int, clean: Cleaning, whole: bool = False) -> Tokens:
-    """Read captions as `tokens_of` does, cleaned by one of open_clip's rules first.
+    """Return `Tokens` like those of `tokens_of` that clean captions first, as open_clip does.
 
     Raises:
-        MissingExtraError: ftfy is missing.
+        MissingExtraError: ftfy is not installed.
     """
     plain, rule = tokens_of(tokenizer, pad=pad), cleaner(clean)
 
@@ -109,10 +109,10 @@ def cleaned_tokens(tokenizer: Tokenizer, *, pad: int, clean: Cleaning, whole: bo
 
 
 def ids_of(encoding: Encoding) -> Ids:
-    """Return the ids of a caption, as `CutIds` if it was cut."""
+    """Return the token ids of a caption, as `CutIds` if it was cut."""
     return CutIds(encoding.ids) if encoding.overflowing else encoding.ids
 
 
 def by_length(rows: Sequence[Ids]) -> list[int]:
-    """Return the order that brings rows of like length together, shortest first."""
+    """Return the indices that sort rows by length, shortest first."""
     return sorted(range(len(rows)), key=lambda i: len(rows[i]))

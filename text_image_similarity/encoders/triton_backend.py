@@ -1,7 +1,7 @@
-"""Towers that an inference server runs, Triton for one: pixels and token ids go there, unit vectors come back.
+"""Run models on an inference server such as Triton, which receives pixels and token ids and returns unit vectors.
 
-Images are decoded and captions split into tokens here, as the export's folder says. Before the first score the server's
-towers are asked about a few drawn pairs, whose vectors the folder holds, so other towers are noticed whatever the server is.
+Images are decoded and captions tokenized on this machine, as the export's folder specifies. Before the first score, the
+server encodes a few drawn pairs whose vectors are stored in the folder, so a server with different models is detected.
 """
 
 from __future__ import annotations
@@ -23,14 +23,12 @@ from .kserve import InferenceServer, connect
 from .onnx_backend import Workers
 from .tokens import Ids, Tokens
 
-REFERENCE = "reference.safetensors"  # what the source makes of the drawn pairs
-_AT_ONCE = 32  # of images or captions in a request
-_CALLS = 4  # requests under way at once
-_WIDTH = (
-    16  # captions are padded to multiples of so many tokens: few widths, so that the server can bring requests together
-)
+REFERENCE = "reference.safetensors"  # the source's vectors for the drawn pairs
+_AT_ONCE = 32  # images or captions per request
+_CALLS = 4  # concurrent requests
+_WIDTH = 16  # captions are padded to a multiple of this many tokens: few widths, so that the server can batch requests
 _PROBED = 4  # drawn pairs
-_LEAST_COSINE = 0.98  # of what even int8 gives with its source
+_LEAST_COSINE = 0.98  # even int8 exports reach this
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +36,9 @@ class TritonBackend:
     """Two towers on an inference server.
 
     Args:
-        server: Runs the models `image` and `text`.
-        tokens: What pads the ids.
-        precision: What they compute in.
+        server: The server, which runs the models `image` and `text`.
+        tokens: Pads the ids.
+        precision: Precision of the models.
         workers: The threads that send requests.
         embed_dim: Width of the shared space.
     """
@@ -65,7 +63,7 @@ class TritonBackend:
 
     @property
     def weight_bytes(self) -> int:
-        return 0  # here
+        return 0  # on this machine
 
     def image(self, pixels: Sequence[Pixels]) -> Embeddings:
         batches = (np.stack(pixels[start : start + _AT_ONCE]) for start in range(0, len(pixels), _AT_ONCE))
@@ -79,27 +77,27 @@ class TritonBackend:
             found = self.server.infer(tower, name, batch, f"{tower}_embeds")
             if found.shape != (wanted := (len(batch), self.embed_dim)):
                 raise ModelError(
-                    f"{self.server.url} gives {found.shape} for model {tower!r} instead of {wanted}; serve the folder's"
+                    f"{self.server.url} returned {found.shape} for model {tower!r} instead of {wanted}; serve the models of the export"
                 )
-            unit = np.linalg.norm(found, axis=1, keepdims=True) > 0.5  # vectors have length 1, or something is wrong
+            unit = np.linalg.norm(found, axis=1, keepdims=True) > 0.5  # valid vectors have length 1
             return np.where(unit, found, np.float32(np.nan))
 
         return np.concatenate(self.workers.map(ask, list(batches)))
 
 
 def open_triton(url: str, folder: Path, tokens: Tokens, preprocess: Preprocess, precision: str) -> TritonBackend:
-    """Connect to a server, and make sure that its towers are those of an export.
+    """Connect to a server, and check that its models are those of an export.
 
     Args:
-        url: Where it is: `http://host:8000` or `grpc://host:8001`.
+        url: URL of the server: `http://host:8000` or `grpc://host:8001`.
         folder: The export.
-        tokens: How it reads captions.
-        preprocess: How it takes images.
-        precision: What it computes in.
+        tokens: The export's `Tokens`.
+        preprocess: The export's preprocessing.
+        precision: The export's precision.
 
     Raises:
         ModelError: The server does not have these models, or has different ones.
-        DeviceLostError: It does not answer.
+        DeviceLostError: The server does not answer.
     """
     images, captions = zip(*drawn_pairs(_PROBED), strict=True)
     rows = tokens.encode(captions)
@@ -116,7 +114,7 @@ def open_triton(url: str, folder: Path, tokens: Tokens, preprocess: Preprocess, 
         least = float((vectors * expected[tower]).sum(axis=1).min())
         if not least >= _LEAST_COSINE:
             raise ModelError(
-                f"the model {tower!r} at {url} is not that of {folder}: the cosine of what both make of the same {tower} is "
+                f"the model {tower!r} at {url} is not that of {folder}: the cosine of their vectors for the same {tower} is "
                 f"{least:.3f}; serve that folder's models"
             )
     return backend

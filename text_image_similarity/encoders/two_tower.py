@@ -1,7 +1,7 @@
-"""The one `Encoder` of this package: a model's facts, its preprocessing, its tokens, and the backend that runs its towers.
+"""The `Encoder` for all models of this package, which combines preprocessing, tokens and a backend.
 
-A backend is torch on any device (`torch_backend`), ONNX Runtime (`onnx_backend`) or OpenVINO (`openvino_backend`) on the
-CPU; what is said here about order, shapes and unit length holds for all.
+A backend is torch on any device (`torch_backend`), or ONNX Runtime (`onnx_backend`) or OpenVINO (`openvino_backend`) on
+the CPU. This module takes care of order, shapes and unit length for all of them.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from ..similarity import Embeddings
 from .protocols import ModelInfo
 from .tokens import Ids, Tokens, by_length
 
-_ARITHMETIC = 3  # of decoding, preprocessing, tokens and backends; another number leaves old embeddings in caches aside
+_ARITHMETIC = 3  # version of decoding, preprocessing, tokens and backends; a new number invalidates cached embeddings
 
 
 class Backend(Protocol):
-    """Runs two towers. Safe to share between threads."""
+    """The library that runs a model's two towers; safe to share between threads."""
 
     @property
     def name(self) -> str:
@@ -33,7 +33,7 @@ class Backend(Protocol):
 
     @property
     def device(self) -> str:
-        """Where it runs: `cpu`, `cuda:0`, `mps`."""
+        """Device that it runs on: `cpu`, `cuda:0`, `mps`."""
 
     @property
     def precision(self) -> str:
@@ -41,17 +41,17 @@ class Backend(Protocol):
 
     @property
     def batch_invariant(self) -> bool:
-        """Whether features are the same to the last bit whatever is encoded together with them."""
+        """Whether features are the same to the last bit whatever else is encoded with them."""
 
     @property
     def weight_bytes(self) -> int:
-        """What the parameters take in memory."""
+        """Memory that the parameters take, in bytes."""
 
     def image(self, pixels: Sequence[Pixels]) -> Embeddings:
-        """Encode n > 0 images of the model's size to features (n, embed_dim), float32, of any length."""
+        """Encode n > 0 images of the model's size to features (n, embed_dim), float32, not normalised."""
 
     def text(self, rows: Sequence[Ids]) -> Embeddings:
-        """Encode n > 0 captions, given shortest first, to features (n, embed_dim), float32, of any length."""
+        """Encode n > 0 captions, given shortest first, to features (n, embed_dim), float32, not normalised."""
 
 
 @runtime_checkable
@@ -71,20 +71,20 @@ class OverlappingBackend(Backend, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TwoTowerEncoder:
-    """A `PreparingEncoder` over a backend.
+    """A `PreparingEncoder` that runs a model on a backend.
 
     Args:
         model: Hub id, folder or alias.
         revision: Commit of a hub model, or None.
         embed_dim: Width of the shared space.
         context_length: Longest caption in tokens; longer ones are cut.
-        logit_scale: What cosines are multiplied with before a softmax or sigmoid.
-        preprocess: How the model wants its images.
-        tokens: How it reads captions.
-        backend: What runs it.
-        weights: Fingerprint of the model's files, or None for a model that is still learning.
-        logit_bias: What is added to scaled cosines, for a sigmoid; None for models that were trained with a softmax.
-        export: Of an export, what it was made of and for.
+        logit_scale: Factor that cosines are multiplied by before a softmax or sigmoid.
+        preprocess: The model's preprocessing.
+        tokens: Tokenizes captions.
+        backend: Runs the towers.
+        weights: Fingerprint of the model's files, or None for a model that is being trained.
+        logit_bias: Number added to scaled cosines before a sigmoid; None for models that were trained with a softmax.
+        export: Source and target of an export; None for other models.
     """
 
     model: str
@@ -121,7 +121,7 @@ class TwoTowerEncoder:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of memory that the model's parameters take, but for what a library copies to run faster."""
+        """Memory that the model's parameters take, in bytes, without copies that a library makes to run faster."""
         return self.backend.weight_bytes
 
     @property
@@ -167,15 +167,15 @@ class TwoTowerEncoder:
         return self._in_order(self.backend.text([rows[i] for i in order]), order)
 
     def encode_text(self, texts: Sequence[str]) -> Embeddings:
-        if isinstance(texts, str):  # a sequence of texts, one for each letter
+        if isinstance(texts, str):  # each letter would count as a text
             raise InputTypeError.of("texts", "a list of texts", texts, "put it in a list")
         return self.encode_tokens(self.tokenize(texts))
 
     def probability(self, cosines: Embeddings) -> Embeddings | None:
-        """Return how likely the model itself holds pairs with these cosines to match; None if it was trained with a softmax.
+        """Return the model's own probability that pairs with these cosines match; None after training with a softmax.
 
-        A SigLIP's own figure: 1 / (1 + exp(-(scale * cosine + bias))). It is low for most pairs that match, because it was
-        trained on batches where nearly all pairs do not.
+        For SigLIP this is 1 / (1 + exp(-(scale * cosine + bias))). It is low for most matching pairs, because the model
+        was trained on batches in which very few pairs match.
         """
         if self.logit_bias is None:
             return None
@@ -198,7 +198,7 @@ class TwoTowerEncoder:
 
 
 def unit_rows(features: Embeddings) -> Embeddings:
-    """Scale rows to length 1; a row that is not finite stays so."""
+    """Scale rows to length 1; a row that is not finite remains so."""
     with np.errstate(invalid="ignore"):
         unit: Embeddings = features / np.linalg.norm(features, axis=1, keepdims=True).clip(min=1e-12)
     return unit

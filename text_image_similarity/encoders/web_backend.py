@@ -1,4 +1,4 @@
-"""Open the graphs of an export for browsers, which take normalised images, so that it can be checked and scored here too."""
+"""Run an export for browsers in Python, so that it can be checked and scored. Its graphs take normalised images."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from .onnx_backend import OnnxBackend, Workers
 from .tokens import Tokens
 
 PREPROCESSOR = "preprocessor_config.json"
-# How transformers.js finds the files of a precision, and what it calls the precision.
+# The file suffix and the name that transformers.js uses for each precision.
 _SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
 DTYPES = {"fp32": "fp32", "fp16": "fp16", "int8": "q8"}
 _STEMS = {"image": "vision_model", "text": "text_model"}
 
 
 def web_graph(folder: Path, tower: str, precision: str) -> Path:
-    """Return where transformers.js looks for a tower, `image` or `text`."""
+    """Return the path where transformers.js expects the graph of a tower, `image` or `text`."""
     return folder / "onnx" / f"{_STEMS[tower]}{_SUFFIXES[precision]}.onnx"
 
 
 def open_web(folder: Path, tokens: Tokens, precision: str) -> OnnxBackend:
-    """Open both graphs of a folder that transformers.js loads.
+    """Open both graphs of an export for transformers.js.
 
     Args:
         folder: The export.
-        tokens: What pads the ids.
+        tokens: Pads the ids.
         precision: `fp32`, `fp16` or `int8`.
     """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else its import leaves a device id in the home folder
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # otherwise its import stores a device id in the home folder
     import onnxruntime
 
     how = json.loads((folder / PREPROCESSOR).read_text(encoding="utf-8"))
@@ -51,11 +51,11 @@ def open_web(folder: Path, tokens: Tokens, precision: str) -> OnnxBackend:
 
 @dataclass(frozen=True, slots=True)
 class _Normalising:
-    """A session that is given bytes (n, h, w, 3) and runs one that takes normalised pixels (n, 3, h, w).
+    """A session that takes bytes (n, h, w, 3), and normalises them for a session that takes pixels (n, 3, h, w).
 
     Args:
-        session: Takes `pixel_values`.
-        mean, std: Of each channel, shape (3,), of pixels scaled to 0..1.
+        session: The session to run, which takes `pixel_values`.
+        mean, std: Mean and standard deviation of each channel, shape (3,), for pixels scaled to 0..1.
     """
 
     session: Any

@@ -1,4 +1,4 @@
-"""Data files of this package where it is not a folder but a zip, which is how Spark hands a wheel to its workers."""
+"""Find this package's data files when the package is in a zip archive, as on Spark's workers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ def mini_folder() -> Path:
 
 
 def on_disk(folder: Path) -> Path:
-    """Return a folder of this package; if that is in a zip, a copy of it in the user's cache folder, made once."""
+    """Return a folder of this package. If it is in a zip archive, it is copied once to the user's cache folder."""
     archive = next((place for place in folder.parents if place.is_file()), None)
     if archive is None:
         return folder
-    # Here, because whoever has the package as a folder needs none of them.
+    # Imported here because they are needed only for an archive.
     import shutil
     import tempfile
     from hashlib import blake2b
@@ -32,12 +32,12 @@ def on_disk(folder: Path) -> Path:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             partial = Path(tempfile.mkdtemp(dir=place.parent))
-        except OSError:  # a user without a home: every process has its own
+        except OSError:  # a user without a home folder: each process makes its own copy
             partial = Path(tempfile.mkdtemp(prefix="text-image-similarity-"))
             place = partial / "whole"
         zipped.extractall(partial, [name for name, _, _ in members])
     try:
-        (partial / inside).rename(place)  # of two processes that copy at once, one wins
+        (partial / inside).rename(place)  # if two processes copy at the same time, one wins
     except OSError:
         if not place.is_dir():
             raise

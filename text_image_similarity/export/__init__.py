@@ -1,6 +1,6 @@
-"""Take a model elsewhere: a folder that runs without torch or without this package, and the proof that it says the same.
+"""Export a model to a folder that runs without torch, or without this package, and compare its results.
 
-Names are imported when they are first used, so that `export --help` loads no torch.
+Names are imported when they are first used, so `export --help` does not load torch.
 """
 
 from __future__ import annotations

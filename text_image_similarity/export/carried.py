@@ -1,6 +1,6 @@
-"""An export in the hands of another system, such as a model registry: tables in, tables out, and what it needs there.
+"""Run an export inside another system, such as a model registry, which passes tables in and gets tables back.
 
-That is the export, a copy of this package without weights, and a few libraries, without torch and transformers.
+The system needs the export, a copy of this package without weights, and a few libraries, but no torch or transformers.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _PACKAGE = Path(__file__).parents[1]
-_FORMATS = ("onnx", "web")  # which ONNX Runtime runs
+_FORMATS = ("onnx", "web")  # those that ONNX Runtime runs
 _LIBRARIES = ("httpcore", "httpx", "numpy", "onnxruntime", "pandas", "pillow", "safetensors", "socksio", "tokenizers")
 
 
 def requirements() -> list[str]:
-    """Return the libraries that scoring an export needs, in the versions that are installed here."""
+    """Return the libraries that scoring an export needs, pinned to the installed versions."""
     return [f"{library}=={version(library)}" for library in _LIBRARIES]
 
 
 def checked_export(folder: Path) -> dict[str, Any]:
-    """Return the manifest of an export that another system can carry.
+    """Check that an export can run inside another system, and return its manifest.
 
     Raises:
-        ModelError: It is damaged, or ONNX Runtime does not run it.
+        ModelError: The export is damaged, or ONNX Runtime cannot run it.
     """
     manifest = read_manifest(folder)
     if manifest["format"] not in _FORMATS:
         source = manifest["source"]["model"]
-        raise ModelError(f"{folder} is an export for {manifest['format']}; export {source} for onnx to put it there")
+        raise ModelError(f"{folder} is an export for {manifest['format']}; export {source} for onnx instead")
     check_files(folder, manifest)
     return manifest
 
 
 @contextmanager
 def package_copy() -> Iterator[Path]:
-    """Give a folder with this package's code, without weights, until the end of the block."""
+    """Yield a copy of this package's code, without weights, which is deleted at the end of the block."""
     with tempfile.TemporaryDirectory() as name:
         code = Path(name) / _PACKAGE.name
         shutil.copytree(_PACKAGE, code, ignore=shutil.ignore_patterns("weights", "__pycache__"))
@@ -58,7 +58,7 @@ def package_copy() -> Iterator[Path]:
 
 
 def open_carried(folder: str | PathLike[str], settings: Mapping[str, Any] | None = None) -> CarriedModel:
-    """Load an export with settings as JSON holds them.
+    """Load an export, with settings given as JSON values.
 
     Raises:
         ConfigError: A setting is wrong.
@@ -69,31 +69,31 @@ def open_carried(folder: str | PathLike[str], settings: Mapping[str, Any] | None
 
 
 def carried_config(folder: str | PathLike[str], settings: Mapping[str, Any] | None) -> Config:
-    """Return the settings of an export that strangers may ask.
+    """Return the settings for an export that untrusted callers may use. They cannot read local files by default.
 
     Args:
         folder: The export.
-        settings: Settings of `Config` but for `model`, as JSON holds them.
+        settings: Settings of `Config` other than `model`, as JSON values.
 
     Raises:
-        ConfigError: One is wrong.
+        ConfigError: A setting is wrong.
     """
     given = dict(settings or {})
     if "model" in given:
-        raise ConfigError("the settings of a carried model name no model; it is the export")
+        raise ConfigError("the settings of an exported model cannot name a model, because the export is the model")
     limits = Limits(**{"allow_local_files": False, **given.get("limits", {})})
     try:
         return Config(**{**given, "model": Path(folder), "limits": limits})
     except TypeError as exc:
-        raise ConfigError(f"the settings of a carried model: {exc}") from exc
+        raise ConfigError(f"the settings of an exported model are wrong: {exc}") from exc
 
 
 class CarriedModel:
-    """What a registry asks for scores.
+    """The object through which a registry scores pairs.
 
     Args:
         config: Settings, with the export as the model.
-        encoder: The export, loaded.
+        encoder: The loaded export.
     """
 
     def __init__(self, config: Config, encoder: Encoder):
@@ -101,15 +101,15 @@ class CarriedModel:
         self.encoder = encoder
 
     def predict(self, rows: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
-        """Score each row's image, `image` or else `url`, with its `caption`.
+        """Score the image in `image`, or else in `url`, against the caption in `caption`, for each row.
 
         Args:
-            rows: The pairs. An image is a file's bytes, or as text, as JSON holds it, its base64. A cell without a value holds
+            rows: The pairs. `image` holds the bytes of a file, or their base64 as text, as in JSON. Empty cells hold
                 None or NaN.
-            params: Of MLflow; there are none.
+            params: Parameters of MLflow; not used.
 
         Returns:
-            For each row `similarity`, or None, and `error`, or None.
+            A table with the same index and the columns `similarity` and `error`, one of which is None in each row.
         """
         import pandas as pd
 
@@ -125,7 +125,7 @@ class CarriedModel:
 
 
 def _bytes_of(image: str | bytes | None) -> bytes | None:
-    """Return an image's bytes; of a text that is not base64 the text's own, which then are not an image."""
+    """Return an image's bytes. Text that is not base64 is returned as bytes, which are then refused as an image."""
     try:
         return b64decode(image, validate=True) if isinstance(image, str) else image
     except ValueError:

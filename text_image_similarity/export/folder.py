@@ -1,4 +1,4 @@
-"""What an export's folder holds in addition to its graphs: the manifest, and a page that says how to use it."""
+"""Write what an export's folder holds besides its graphs: the manifest, and a page that says how to use the export."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _LIBRARIES = ("torch", "transformers", "open-clip-torch", "onnx", "onnxruntime",
 
 
 def describe(folder: Path, facts: Mapping[str, Any], parities: list[Parity], *, passed: bool) -> dict[str, Any]:
-    """Write the manifest of a folder whose other files are all there, and return it.
+    """Write the manifest of an export whose other files are complete, and return it.
 
     Args:
         folder: The export.
-        facts: What `facts_of` returned, with `tokens`, `format`, `precision` and the like.
-        parities: How it compared with its source.
-        passed: Whether it kept all bounds.
+        facts: The result of `facts_of`, with `tokens`, `format`, `precision` and so on.
+        parities: Comparisons of the export with its source.
+        passed: Whether the export is within all bounds.
     """
     said = [parity.as_dict() for parity in parities]
     if parities:
@@ -47,11 +47,11 @@ def describe(folder: Path, facts: Mapping[str, Any], parities: list[Parity], *, 
 
 
 def facts_of(encoder: TwoTowerEncoder, home: Path | None) -> dict[str, Any]:
-    """Return what a manifest says of a model, whatever its export will be.
+    """Return the entries of a manifest that describe the model and do not depend on the target.
 
     Args:
         encoder: The model.
-        home: Where its files are.
+        home: Folder of the model's files, or None.
     """
     return {
         "model_type": EXPORTED,
@@ -74,7 +74,7 @@ def _versions() -> dict[str, str]:
 
 
 def _licence(home: Path | None) -> str | None:
-    """Return the licence that a model card names, if there is one."""
+    """Return the licence that the model card names, or None."""
     try:
         text = (home / "README.md").read_text(encoding="utf-8") if home else ""
     except (OSError, ValueError):
@@ -84,7 +84,7 @@ def _licence(home: Path | None) -> str | None:
     return named[1] if named else None
 
 
-# What a page for browsers calls things: CLIP's way, and that of models whose captions are filled up, SigLIP's.
+# Names on the page for browsers: those of CLIP, and those of models that pad all captions, as SigLIP does.
 WEB_NAMES = {
     False: {
         "image_class": "CLIPVisionModelWithProjection",
@@ -104,15 +104,13 @@ WEB_NAMES = {
 
 
 def card(manifest: Mapping[str, Any], parity: Parity) -> str:
-    """Return the page that says what an export is and how to use it."""
+    """Return the page that describes an export and says how to use it."""
     height, width = side(manifest)
     source, made = manifest["source"], manifest["format"]
     revision = f" at {source['revision']}" if source["revision"] else ""
     whole = manifest["tokens"]["whole"]
     length = manifest["context_length"] if whole else f"1 to {manifest['context_length']}"
-    filled = (
-        f"filled up with {manifest['tokens']['pad']} to {manifest['context_length']}" if whole else "cut at its end"
-    )
+    filled = f"padded with {manifest['tokens']['pad']} to {manifest['context_length']}" if whole else "cut at the end"
     text = files(__package__).joinpath(f"card_{made}.md").read_text(encoding="utf-8")
     return text.format(
         source=source["model"],
@@ -126,7 +124,7 @@ def card(manifest: Mapping[str, Any], parity: Parity) -> str:
         pad=manifest["tokens"]["pad"],
         ids=_IDS[manifest["tokens"]["kind"]].format(length=manifest["context_length"]),
         embed_dim=manifest["embed_dim"],
-        licence=manifest["licence"] or "that of the source, which names none here",
+        licence=manifest["licence"] or "not stated by the source",
         pairs=parity.pairs,
         data=parity.data,
         image=f"{parity.image.cosine_min:.6f}",
@@ -140,7 +138,7 @@ def card(manifest: Mapping[str, Any], parity: Parity) -> str:
 
 _IDS = {
     "tokenizers": 'ids = numpy.array([Tokenizer.from_file("tokenizer.json").encode("a dog on grass").ids])',
-    "sentencepiece": 'ids = ...  # what SentencePieceProcessor(model_file="spiece.model") makes of a caption, filled up to {length}',
+    "sentencepiece": 'ids = ...  # a caption tokenized with SentencePieceProcessor(model_file="spiece.model"), padded to {length}',
 }
 
 

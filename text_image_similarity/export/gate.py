@@ -1,4 +1,4 @@
-"""Does an export say what its source says? Vectors and scores of both on the same pairs, held to bounds."""
+"""Compare the vectors and scores of an export with those of its source, and check the differences against bounds."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _NEAREST = 10  # the k of recall@k
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How far an export may be from its source.
+    """The largest differences that an export may have from its source.
 
     Args:
-        cosine: Least cosine of a vector with its source's.
+        cosine: Smallest cosine of a vector with the source's.
         score: Largest difference of a score.
-        ranks: Least rank correlation of the pairs' scores.
-        recall: Most of recall@10 that may be lost, 0..1.
-        alone: Largest difference of a value of a vector that is encoded alone and among others.
+        ranks: Smallest rank correlation of the pairs' scores.
+        recall: Largest loss of recall@10, 0..1.
+        alone: Largest difference between the values of a vector that is encoded alone and in a batch.
     """
 
     cosine: float
@@ -43,13 +43,13 @@ BOUNDS = {
 
 @dataclass(frozen=True, slots=True)
 class EncodedPairs:
-    """What one model made of the pairs.
+    """The pairs as one model encodes them.
 
     Args:
         image: The images' vectors, shape (n, d).
         text: The captions' vectors, shape (n, d).
-        image_alone, text_alone: Those of the first few, each encoded by itself.
-        image_ms, text_ms: Milliseconds for each.
+        image_alone, text_alone: Vectors of the first few, each encoded alone.
+        image_ms, text_ms: Milliseconds per image and per caption.
     """
 
     image: Embeddings
@@ -62,14 +62,14 @@ class EncodedPairs:
 
 @dataclass(frozen=True, slots=True)
 class TowerParity:
-    """One tower of an export, compared with its source's.
+    """The comparison of one tower of an export with the source's.
 
     Args:
-        cosine_min, cosine_mean: Of a vector with its source's.
-        difference_max: Largest difference of a value of a unit vector.
-        alone_max: The same between vectors that the export makes alone and among others.
-        not_finite: Vectors that are not finite.
-        ms: Milliseconds for an item, on this machine.
+        cosine_min, cosine_mean: Smallest and mean cosine of a vector with the source's.
+        difference_max: Largest difference between the values of two unit vectors.
+        alone_max: Largest difference between the values of a vector that the export encodes alone and in a batch.
+        not_finite: Number of vectors that are not finite.
+        ms: Milliseconds per item, on this machine.
     """
 
     cosine_min: float
@@ -82,18 +82,18 @@ class TowerParity:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """An export, compared with its source on the same pairs.
+    """The comparison of an export with its source on the same pairs.
 
     Args:
         data: Where the pairs come from.
-        pairs: How many there are.
+        pairs: Number of pairs.
         image, text: The towers.
-        score_max, score_mean: Differences of the pairs' cosines.
-        rank_correlation: Spearman's rho of the pairs' scores; None where they do not vary.
+        score_max, score_mean: Largest and mean difference of the pairs' cosines.
+        rank_correlation: Spearman's rho of the pairs' scores; None if they do not vary.
         recall_source, recall_export: Share of captions whose image is among the ten best of all, for each model.
-        recall_counts: Whether the source finds more images than chance does, by three standard deviations; if not, as with
-            random weights, what its export loses is chance as well, and cosines, scores and ranks decide alone.
-        failures: The bounds that it does not keep, in words.
+        recall_counts: Whether the source's recall exceeds chance by three standard deviations. If it does not, as with
+            random weights, its loss is also due to chance, and only cosines, scores and ranks are checked.
+        failures: The bounds that are exceeded, in words.
     """
 
     data: str
@@ -110,23 +110,23 @@ class Parity:
 
     @property
     def passed(self) -> bool:
-        """Whether it keeps all bounds."""
+        """Whether the export is within all bounds."""
         return not self.failures
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as `parity.json` holds it."""
+        """Return the comparison as it is stored in `parity.json`."""
         found: dict[str, Any] = without_nan({"passed": self.passed, **asdict(self)})
         return found
 
 
 def compare(data: str, source: EncodedPairs, export: EncodedPairs, bounds: Bounds) -> Parity:
-    """Compare what two models made of the same pairs.
+    """Compare the vectors of two models for the same pairs.
 
     Args:
         data: Where the pairs come from.
-        source: Of the model itself.
-        export: Of its exported form.
-        bounds: What the export must keep.
+        source: Vectors of the model itself.
+        export: Vectors of its export.
+        bounds: Bounds for the export.
     """
     image = _tower(source.image, export.image, export.image_alone, export.image_ms)
     text = _tower(source.text, export.text, export.text_alone, export.text_ms)
@@ -173,24 +173,24 @@ def _recall(encoded: EncodedPairs) -> float:
 
 
 def _chance(count: int) -> float:
-    """Return the recall that a model that guesses rarely exceeds."""
+    """Return a recall that a guessing model rarely exceeds."""
     share = min(1.0, _NEAREST / count)
     return share + 3 * math.sqrt(share * (1 - share) / count)
 
 
 def _failures(parity: Parity, bounds: Bounds) -> list[str]:
-    """Say which bounds are not kept."""
+    """Describe the bounds that are exceeded."""
     said = []
     for name, tower in (("image", parity.image), ("text", parity.text)):
         if tower.not_finite:
             said.append(f"{tower.not_finite:,} {name} vectors are not finite")
         elif tower.cosine_min < bounds.cosine:
             said.append(
-                f"the least cosine of {name} vectors with the source's is {tower.cosine_min:.6f}, below {bounds.cosine}"
+                f"the smallest cosine of {name} vectors with the source's is {tower.cosine_min:.6f}, below {bounds.cosine}"
             )
         if not tower.alone_max <= bounds.alone and not tower.not_finite:
             said.append(
-                f"{name} vectors move by {tower.alone_max:.1e} in company of others, more than {bounds.alone:.0e}"
+                f"{name} vectors change by {tower.alone_max:.1e} when they are encoded in a batch, more than {bounds.alone:.0e}"
             )
     if said and (parity.image.not_finite or parity.text.not_finite):
         return said

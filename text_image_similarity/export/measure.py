@@ -1,4 +1,4 @@
-"""Encode the gate's pairs, with the time it takes and the first few alone."""
+"""Encode the pairs on which an export is compared, in batches and the first few alone, and measure the time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .gate import EncodedPairs
 
 DRAWN = "drawn pairs"
 _DRAWN = 128
-_MOST = 1_000  # pairs of a caller's table
+_MOST = 1_000  # pairs of the caller's table
 _ALONE = 4
 _AT_ONCE = 32
 
@@ -31,10 +31,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class CheckPairs:
-    """Pairs, with the images as the model takes them.
+    """Pairs for a comparison, with images that are prepared for the model.
 
     Args:
-        name: Where they come from.
+        name: Where the pairs come from.
         pixels: n images.
         captions: n captions.
     """
@@ -45,7 +45,7 @@ class CheckPairs:
 
     @property
     def digest(self) -> str:
-        """What stands for the pixels."""
+        """SHA-256 of the pixels."""
         whole = hashlib.sha256()
         for pixels in self.pixels:
             whole.update(pixels.tobytes())
@@ -53,7 +53,7 @@ class CheckPairs:
 
 
 def drawn(encoder: PreparingEncoder) -> CheckPairs:
-    """Return the pairs that need no data."""
+    """Return the drawn pairs, prepared for a model."""
     images, captions = zip(*drawn_pairs(_DRAWN), strict=True)
     return CheckPairs(DRAWN, [encoder.prepare(image) for image in images], captions)
 
@@ -62,12 +62,12 @@ def pairs_of(source: str | PathLike[str], config: Config, encoder: PreparingEnco
     """Return the first images of a table, each with its first caption.
 
     Args:
-        source: A data set, as `read_dataset` takes it.
-        config: The settings of fetching and decoding.
-        encoder: What prepares the images.
+        source: A data set, as for `read_dataset`.
+        config: The settings for fetching and decoding.
+        encoder: Prepares the images.
 
     Raises:
-        UsageError, TableError: It cannot be read, or fewer than two of its images can.
+        UsageError, TableError: The table cannot be read, or fewer than two of its images can be loaded.
     """
     pixels, captions, failed = [], [], 0
     with ImageLoader(config) as loader:
@@ -80,12 +80,14 @@ def pairs_of(source: str | PathLike[str], config: Config, encoder: PreparingEnco
             if len(captions) == _MOST:
                 break
     if len(captions) < 2:
-        raise TableError(f"{source} has {len(captions)} images that can be loaded, and {failed} that cannot; give more")
+        raise TableError(
+            f"{source} has {len(captions)} images that can be loaded, and {failed} that cannot; provide at least two"
+        )
     return CheckPairs(str(source), pixels, captions)
 
 
 def encoded(encoder: PreparingEncoder, pairs: CheckPairs) -> EncodedPairs:
-    """Encode pairs with one model."""
+    """Encode pairs with one model, in batches and the first few alone."""
     rows = encoder.tokenize(pairs.captions)
     image_alone = np.concatenate([encoder.encode_pixels([one]) for one in pairs.pixels[:_ALONE]])
     text_alone = np.concatenate([encoder.encode_tokens([one]) for one in rows[:_ALONE]])

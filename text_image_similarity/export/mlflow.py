@@ -1,7 +1,7 @@
-"""Carry an export in an MLflow model, for its registry, `mlflow models serve` and its UDFs.
+"""Save an export as an MLflow model, for the registry, `mlflow models serve` and MLflow's UDFs.
 
-The model holds the export and this package's code, and asks for the versions of the few libraries that scoring needs, without
-torch and transformers. Nothing in it is pickled.
+The model contains the export and this package's code, and requires fixed versions of the few libraries that scoring
+needs, which do not include torch and transformers. Nothing in it is pickled.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ def save_model(
 
     Args:
         folder: The export, for ONNX Runtime.
-        path: Folder to write, which may not be there yet.
-        settings: Settings of `Config` other than `model`, as JSON can hold them; `limits` is an object. Whoever loads the model
-            may change those that are named here with `model_config`. Unless they allow it, no row may read the server's files.
-        options: For `mlflow.pyfunc.save_model`, such as `metadata`.
+        path: Folder to write, which must not exist yet.
+        settings: Settings of `Config` other than `model`, as JSON values; `limits` is an object. When the model is
+            loaded, `model_config` can override those that are given here. By default, rows cannot read local files of
+            the server.
+        options: Options for `mlflow.pyfunc.save_model`, such as `metadata`.
 
     Raises:
-        ModelError: The export is damaged, or not one that ONNX Runtime runs.
+        ModelError: The export is damaged, or ONNX Runtime cannot run it.
         ConfigError: A setting is wrong.
         MissingExtraError: MLflow is missing.
 
@@ -62,13 +63,13 @@ def log_model(
         folder: The export, for ONNX Runtime.
         name: Name of the model in the run.
         settings: As for `save_model`.
-        options: For `mlflow.pyfunc.log_model`, such as `registered_model_name`.
+        options: Options for `mlflow.pyfunc.log_model`, such as `registered_model_name`.
 
     Returns:
-        What MLflow says of it; its `model_uri` is what `mlflow models serve -m` takes.
+        MLflow's description of the model, with the `model_uri` for `mlflow models serve -m`.
 
     Raises:
-        ModelError: The export is damaged, or not one that ONNX Runtime runs.
+        ModelError: The export is damaged, or ONNX Runtime cannot run it.
         ConfigError: A setting is wrong.
         MissingExtraError: MLflow is missing.
     """
@@ -83,9 +84,9 @@ def log_model(
 def _arguments(
     folder: str | PathLike[str], settings: Mapping[str, Any] | None, options: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """Give what MLflow is told of an export, and a copy of this package without weights for as long as it copies that."""
+    """Yield the arguments that describe an export to MLflow. They name a copy of this package that the block needs."""
     require("an MLflow model", "mlflow", extra="train")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MLflow reads it while it is imported
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when MLflow is imported
     import pandas as pd
     from mlflow.models.signature import ModelSignature
     from mlflow.types.schema import AnyType, ColSpec, Schema
@@ -93,7 +94,7 @@ def _arguments(
     place = Path(path_text(folder, "folder"))
     manifest = checked_export(place)
     carried_config(place, settings)
-    # Not `binary`, for which MLflow refuses whole requests in which a row has no image of its own.
+    # Not `binary`: MLflow would refuse a whole request if one of its rows has no image.
     image = ColSpec(AnyType(), "image", required=False)  # type: ignore[no-untyped-call]
     signature = ModelSignature(
         Schema([ColSpec("string", "url", required=False), image, ColSpec("string", "caption", required=False)]),
@@ -114,10 +115,10 @@ def _arguments(
 
 
 def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> CarriedModel:
-    """Load an export as MLflow asks for it.
+    """Load an export; MLflow calls this.
 
     Args:
-        path: The export within the model.
+        path: The export inside the MLflow model.
         model_config: Settings.
     """
     return open_carried(path, model_config)

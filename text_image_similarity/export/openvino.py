@@ -1,7 +1,7 @@
 """Convert the two ONNX graphs of an export to OpenVINO's own files, which open three times as fast.
 
-Weights stay what they are: float32, or int8 where the ONNX export has int8 weights that are brought back to floats when
-they are used. NNCF is not needed for that. Nothing is compared here.
+Weights keep their type: float32, or int8 if the ONNX export has int8 weights that are converted to floats when they are
+used. NNCF is not needed for that. The result is not compared with the source here.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ def write_openvino(onnx_folder: Path, out: Path, precision: str) -> None:
     """Write `image.xml`, `image.bin`, `text.xml` and `text.bin`.
 
     Args:
-        onnx_folder: Holds `image.onnx` and `text.onnx`; in int8, of the recipe `weights`.
-        out: Folder that exists.
-        precision: `fp32` or `int8`, as the ONNX export has it.
+        onnx_folder: Holds `image.onnx` and `text.onnx`; int8 graphs must be made with the recipe `weights`.
+        out: An existing folder.
+        precision: Precision of the ONNX export, `fp32` or `int8`.
 
     Raises:
         ConfigError: OpenVINO does not run exports in this precision.

@@ -1,4 +1,4 @@
-"""A folder that appears complete or not at all."""
+"""Write a folder that appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _LOCK = "lock"
 
 @contextmanager
 def whole_folder(place: Path, *, replaces: Callable[[Path], bool]) -> Iterator[Path]:
-    """Give an empty folder next to `place`, which is moved there at the end of the block.
+    """Yield an empty folder next to `place`, and move it to `place` at the end of the block.
 
-    What a killed process left behind is deleted. If the block raises, nothing has changed.
+    Folders left behind by killed processes are deleted. If the block raises, nothing changes.
 
     Args:
-        place: Where the folder goes.
-        replaces: Says whether a folder that is there already may be replaced.
+        place: Final path of the folder.
+        replaces: Returns whether an existing folder may be replaced.
 
     Raises:
-        UsageError: There is something else.
-        ModelError: It cannot be written.
+        UsageError: Something that may not be replaced exists at `place`.
+        ModelError: The folder cannot be written.
     """
     check_free(place, replaces=replaces)
     place = place.expanduser().resolve()
@@ -50,15 +50,15 @@ def whole_folder(place: Path, *, replaces: Callable[[Path], bool]) -> Iterator[P
 
 
 def check_free(place: Path, *, replaces: Callable[[Path], bool]) -> None:
-    """Refuse a place for a folder where something is that must stay.
+    """Check that a folder can be written to a place without deleting anything that must be kept.
 
     Raises:
-        UsageError: It is a file, or a folder that is neither empty nor one that may be replaced.
+        UsageError: There is a file, or a folder that is not empty and may not be replaced.
     """
     there = place.expanduser()
     if there.exists() and not (there.is_dir() and (not any(there.iterdir()) or replaces(there))):
         raise UsageError(
-            f"{place} exists already; name a new folder, or replace an earlier export, and nothing else, with --force (force=True)"
+            f"{place} already exists; name a new folder, or use --force (force=True), which replaces nothing but an earlier export"
         )
 
 
@@ -66,5 +66,5 @@ def _delete_abandoned(folder: Path) -> None:
     try:
         with FileLock(folder / _LOCK, timeout=0):
             shutil.rmtree(folder, ignore_errors=True)
-    except (OSError, Timeout):  # another process is at work in it
+    except (OSError, Timeout):  # another process is using it
         pass

@@ -1,7 +1,7 @@
-"""What an export for TensorRT has in addition to its graphs: a script that builds the plans on the GPU that will run them.
+"""Write an export for TensorRT: the graphs, and a script that builds plans from them on the GPU that will run them.
 
-A plan belongs to one kind of GPU and one version of TensorRT, so none is made here. The script has been run with a stand-in
-for `trtexec` alone.
+A plan works only on one kind of GPU with one version of TensorRT, so none is built here. The script has been run only
+with a stand-in for `trtexec`.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from ..errors import ConfigError, ModelError
 from .typing_lint import lint_typing
 
 _TOWERS = ("image", "text")
-_AT_ONCE = 32  # images or captions that kernels are chosen for
+_AT_ONCE = 32  # batch size that kernels are optimised for
 
 
 def write_tensorrt(
     onnx_folder: Path, out: Path, *, text_lengths: Sequence[int] = (16, 32, 77), max_batch: int = 128
 ) -> None:
-    """Write the graphs with `build_plans.sh`, once their types are those that TensorRT would run.
+    """Check the types of the graphs, and write the graphs with `build_plans.sh`.
 
     Args:
         onnx_folder: Holds `image.onnx` and `text.onnx`, in fp16 for half precision.
-        out: Folder that exists; it may be the same.
-        text_lengths: Lengths in tokens that captions are filled up to, each with kernels of its own; those beyond the model's
-            context are cut to it, and a model that fills captions up has one length.
-        max_batch: Images or captions at once, at most.
+        out: An existing folder, which may be the same.
+        text_lengths: Lengths in tokens to which captions are padded, each with its own kernels. Lengths above the
+            model's context length are reduced to it. A model that pads all captions has one length.
+        max_batch: Largest number of images or captions per call.
 
     Raises:
         ConfigError: A length or `max_batch` is not a whole number of at least 1.
@@ -44,7 +44,7 @@ def write_tensorrt(
     for length in text_lengths:
         at_least("text_lengths", length, 1)
     if not text_lengths:
-        raise ConfigError("text_lengths needs a length, such as 77")
+        raise ConfigError("text_lengths needs at least one length, such as 77")
     for tower in _TOWERS:
         if found := lint_typing(onnx_folder / f"{tower}.onnx"):
             more = f", and {len(found) - 3} more" if len(found) > 3 else ""
@@ -58,7 +58,7 @@ def write_tensorrt(
 
 
 def plans_script(onnx_folder: Path, *, text_lengths: Sequence[int], max_batch: int) -> str:
-    """Return the script that builds the plans of a folder's graphs."""
+    """Return a script that builds plans from a folder's graphs."""
     image = onnx.load(onnx_folder / "image.onnx", load_external_data=False)
     text = onnx.load(onnx_folder / "text.onnx", load_external_data=False)
     side = [size.dim_value for size in _shape(image)[1:3]]

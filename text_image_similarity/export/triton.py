@@ -1,8 +1,9 @@
-"""A model repository for NVIDIA's Triton Inference Server, made of an export for ONNX Runtime.
+"""Turn an export for ONNX Runtime into a model repository for NVIDIA's Triton Inference Server.
 
-Five models: `preprocess` (encoded image and caption to pixels and token ids), the towers `image` and `text`, `similarity`,
-and `score`, the ensemble of them. Preprocessing runs this package's own files, which are copied next to it unchanged. The
-towers run on Triton's onnxruntime backend, on TensorRT plans, or on ONNX Runtime in the python backend.
+The repository has five models: `preprocess` (from encoded images and captions to pixels and token ids), the towers
+`image` and `text`, `similarity`, and `score`, the ensemble of the others. Preprocessing runs this package's own files,
+which are copied to the repository unchanged. The towers run on Triton's onnxruntime backend, on TensorRT plans, or on
+ONNX Runtime in the python backend.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .options import TritonBackend
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _PROGRAMS = Path(__file__).resolve().parent / "triton_models"
-# What the copied programs import, all of it light.
+# Modules that the copied programs import; they need no heavy library.
 _ROOMS = (
     "__init__.py",
     "bounded_json.py",
@@ -34,8 +35,8 @@ _ROOMS = (
 )
 _FOLDERS = ("decode", "encoders", "resize")
 _VERSION = "1"
-_DELAY_US = 5_000  # that a batch waits for company
-_QUEUE = 1_024  # requests that wait before others are refused
+_DELAY_US = 5_000  # how long a batch waits for further requests
+_QUEUE = 1_024  # longest queue; further requests are refused
 _TIMEOUT_US = 30_000_000
 _TYPES = {"uint8": "TYPE_UINT8", "int64": "TYPE_INT64", "float32": "TYPE_FP32", "bytes": "TYPE_STRING"}
 
@@ -47,9 +48,9 @@ def write_triton(made: Path, facts: Mapping[str, Any], backend: TritonBackend, m
 
     Args:
         made: The folder.
-        facts: What its manifest will say.
-        backend: What runs the towers.
-        max_batch: Most items of a batch.
+        facts: The entries of its manifest.
+        backend: Triton's backend for the towers.
+        max_batch: Largest number of items in a batch.
     """
     height, width = side(facts)
     pixels = {"pixels": ("uint8", (height, width, 3))}
@@ -67,13 +68,13 @@ def write_triton(made: Path, facts: Mapping[str, Any], backend: TritonBackend, m
     folder.mkdir(parents=True)
     (folder / "README.md").write_text(
         "An ensemble has no files of its own.\n", encoding="utf-8"
-    )  # Git keeps no empty folder
+    )  # Git does not store empty folders
     score = _config("score", asked, {**both, **similarity}, max_batch, None) + _STEPS
     (folder.parent / "config.pbtxt").write_text(score, encoding="utf-8")
 
 
 def text_widths(facts: Mapping[str, Any]) -> list[int]:
-    """Return how many tokens captions are filled up to, so that those of like length are encoded together."""
+    """Return the lengths, in tokens, to which captions are padded; captions of similar length can share a batch."""
     most: int = facts["tokens"]["context_length"]
     return [most] if facts["tokens"]["whole"] else [width for width in (16, 32) if width < most] + [most]
 
@@ -87,7 +88,7 @@ def _write_tower(made: Path, tower: str, backend: TritonBackend, config: str) ->
     folder = made / tower / _VERSION
     folder.mkdir(parents=True)
     graph = made / f"{tower}.onnx"
-    for data in made.glob(f"{graph.name}.*"):  # weights beyond 2 GB, which the graph names
+    for data in made.glob(f"{graph.name}.*"):  # the weights of graphs larger than 2 GB
         data.rename(folder / data.name)
     graph.rename(folder / "model.onnx")
     if backend == "python":
@@ -134,7 +135,7 @@ def _copy_package(folder: Path) -> None:
 
 
 def _config(name: str, taken: Tensors, given: Tensors, max_batch: int, backend: str | None) -> str:
-    """Return a model's `config.pbtxt`; without a backend it is an ensemble."""
+    """Return a model's `config.pbtxt`; a model without a backend is an ensemble."""
     kind = {None: 'platform: "ensemble"', "tensorrt": 'platform: "tensorrt_plan"'}.get(backend, f'backend: "{backend}"')
     lines = [
         f'name: "{name}"',
@@ -171,8 +172,8 @@ _BATCHING = f"""dynamic_batching {{
   default_queue_policy {{ timeout_action: REJECT default_timeout_microseconds: {_TIMEOUT_US} max_queue_size: {_QUEUE} }}
 }}"""
 
-# The embeddings pass through `similarity`: the server (2.51) fails a request that wants fewer outputs than all if one of them
-# is also what a step takes.
+# The embeddings pass through `similarity`, because the server (2.51) fails a request for some of the outputs if one of
+# them is also an input of a step.
 _STEPS = """ensemble_scheduling {
   step [
     {

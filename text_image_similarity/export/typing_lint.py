@@ -1,7 +1,8 @@
-"""Say from an ONNX file alone whether TensorRT would run it in the precision that it was exported in.
+"""Check from an ONNX file alone that TensorRT would run it in the precision that it was exported in.
 
-TensorRT 11 takes each number's type from the file, and so does 10 with `--stronglyTyped`. This reads the types and not the
-weights, needs neither TensorRT nor a GPU, and proves nothing about speed or about an operator that TensorRT does not know.
+TensorRT 11 takes the type of each value from the file, as TensorRT 10 does with `--stronglyTyped`. The check reads
+types but no weights, and needs neither TensorRT nor a GPU. It says nothing about speed, or about operators that
+TensorRT does not support.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ import onnx
 from onnx import TensorProto
 
 OPSETS = range(17, 26)  # layer norms are one operator from 17 on; TensorRT 11 reads up to 25
-_MATRICES = {"MatMul": 2, "Gemm": 3, "Conv": 3, "Attention": 3, "LSTM": 4, "GRU": 4}  # inputs that hold the numbers
+_MATRICES = {
+    "MatMul": 2,
+    "Gemm": 3,
+    "Conv": 3,
+    "Attention": 3,
+    "LSTM": 4,
+    "GRU": 4,
+}  # how many inputs hold vectors or matrices
 _LARGE = 1024  # values; no shape is computed from larger constants
 _INPUTS = {TensorProto.UINT8, TensorProto.INT32, TensorProto.INT64}
 
@@ -24,17 +32,17 @@ Types: TypeAlias = dict[str, int]
 
 
 def lint_typing(path: Path) -> list[str]:
-    """Return what is wrong with the types of a graph, one sentence each; an empty list is a clean file.
+    """Return the problems with a graph's types, one sentence each; empty if there are none.
 
     Args:
-        path: An ONNX file. One that holds half weights must multiply matrices in half precision everywhere.
+        path: An ONNX file. If it holds half-precision weights, all matrix products must be in half precision.
 
     Raises:
-        OSError: It cannot be read.
-        google.protobuf.message.DecodeError: It is not an ONNX file.
+        OSError: The file cannot be read.
+        google.protobuf.message.DecodeError: The file is not an ONNX file.
     """
     model = onnx.load(path, load_external_data=False)
-    for initializer in model.graph.initializer:  # types are inferred from constants' shapes alone
+    for initializer in model.graph.initializer:  # only their shapes matter for the types
         if math.prod(initializer.dims) > _LARGE:
             initializer.ClearField("raw_data")
     half = any(initializer.data_type == TensorProto.FLOAT16 for initializer in model.graph.initializer)
@@ -74,17 +82,17 @@ def _kinds(graph: onnx.GraphProto, types: Types) -> Iterator[str]:
         yield f"{len(wide)} values are float64, such as {wide[0]}"
     for node in graph.node:
         if node.op_type == "IsNaN":
-            yield f"{_called(node)} asks for NaN, which keeps attention from becoming one kernel"
+            yield f"{_called(node)} checks for NaN, which prevents attention from running as one kernel"
         if node.op_type in ("If", "Loop", "Scan"):
-            yield f"{_called(node)} holds a graph of its own, which is not read here"
+            yield f"{_called(node)} contains a subgraph, which is not checked"
         if node.op_type == "LayerNormalization" and _attribute(node, "stash_type", 1) != 1:
             yield f"{_called(node)} sums in half precision (stash_type is not 1)"
         if any(types.get(name) == TensorProto.UINT8 for name in node.output):
-            yield f"{_called(node)} makes uint8, which belongs at the input alone"
+            yield f"{_called(node)} returns uint8, which is expected only at the input"
 
 
 def _casts(graph: onnx.GraphProto, types: Types) -> Iterator[str]:
-    """Find casts from half to float32 that only lead back to half."""
+    """Find casts from half to float32 whose result is only cast back to half."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
@@ -107,7 +115,7 @@ def _float_matrices(graph: onnx.GraphProto, types: Types) -> Iterator[str]:
             if name and kind == TensorProto.UNDEFINED:
                 unknown[node.op_type] += 1
             elif name and kind != TensorProto.FLOAT16:
-                yield f"{_called(node)} reads {name} in {_name(kind)} in a file of half precision"
+                yield f"{_called(node)} reads {name} in {_name(kind)} in a half-precision file"
                 break
     for kind_of, count in unknown.items():
         yield f"the types of {count} inputs of {kind_of} cannot be inferred"

@@ -1,7 +1,8 @@
-"""Write a folder that transformers.js loads, in a browser or under Node.
+"""Write a folder that transformers.js loads, in a browser or in Node.
 
-It reads neither our manifest nor our preprocessing: both graphs, the tokenizer and the image processor's settings stand where
-its own models have them. Its images differ from Pillow's anyway, because browsers resize in their own way.
+transformers.js reads neither our manifest nor our preprocessing, so the graphs, the tokenizer and the settings of the
+image processor are written to the files where it expects them. Its images differ from Pillow's in any case, because
+browsers resize differently.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ def write_web(onnx_folder: Path, out: Path, facts: Mapping[str, Any]) -> None:
 
     Args:
         onnx_folder: Holds `image.onnx` and `text.onnx`.
-        out: Folder that exists and holds `tokenizer.json`.
-        facts: What the manifest will say.
+        out: An existing folder that holds `tokenizer.json`.
+        facts: The entries of the manifest.
 
     Raises:
-        ModelError: transformers.js cannot read such captions or prepare such images, or a graph is too large for it.
+        ModelError: transformers.js does not support the model's captions or images, or a graph is too large for it.
     """
     source = facts["source"]["model"]
     if lack := _lack(onnx_folder, facts):
@@ -54,26 +55,28 @@ def write_web(onnx_folder: Path, out: Path, facts: Mapping[str, Any]) -> None:
 
 
 def _lack(onnx_folder: Path, facts: Mapping[str, Any]) -> str | None:
-    """Say what transformers.js cannot do that a model needs, if there is anything."""
+    """Return what a model needs that transformers.js does not support, or None."""
     tokens, how = facts["tokens"], facts["preprocess"]
     if tokens["clean"] is not None:
-        return "open_clip cleans its captions with ftfy before its tokenizer reads them, and transformers.js has nothing like it"
+        return (
+            "open_clip cleans its captions with ftfy before they are tokenized, and transformers.js has no equivalent"
+        )
     if how["patches"] or how["fit"] != "squash":
-        return "transformers.js does not prepare images as it needs them"
+        return "transformers.js does not support its preprocessing of images"
     if list(onnx_folder.glob("*.data")):
         return "a tower of more than 2 GB does not fit into a browser's memory; try precision fp16 or int8"
     return None
 
 
 def _forget_added_tokens(path: Path) -> None:
-    """Make a tokenizer read the names of special tokens as plain text, which transformers.js has no setting for."""
+    """Make a tokenizer read the names of special tokens as plain text; transformers.js has no setting for that."""
     content = json.loads(path.read_text(encoding="utf-8"))
     content["added_tokens"] = [token for token in content["added_tokens"] if not token["special"]]
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
 def end_token(folder: Path, facts: Mapping[str, Any]) -> int | None:
-    """Return the token that ends every caption, or None where there is none."""
+    """Return the token that ends every caption, or None if there is none."""
     ends = {row[-1] for row in open_tokens(folder, facts["tokens"]).encode(CAPTIONS)}
     return ends.pop() if len(ends) == 1 else None
 

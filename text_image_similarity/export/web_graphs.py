@@ -1,7 +1,7 @@
-"""Change the two graphs of an export into those that transformers.js runs.
+"""Convert the two graphs of an export to those that transformers.js runs.
 
-It normalises images itself, so the image graph begins behind that. It cuts captions without keeping the end token, at
-which towers read the caption's vector, so the text graph puts it back where it is missing.
+transformers.js normalises images itself, so the image graph begins after that step. It cuts captions without keeping
+the end token, whose state represents the caption, so the text graph puts that token back if it is missing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def vision_graph(path: Path, output: str) -> onnx.ModelProto:
         output: Name of the output that holds the vectors.
 
     Raises:
-        ModelError: The graph does not begin with normalising, as those of `export` do.
+        ModelError: The graph does not begin with normalisation, as exported graphs do.
     """
     model = onnx.load(path)
     graph, (bytes_in,) = model.graph, model.graph.input
@@ -34,14 +34,14 @@ def vision_graph(path: Path, output: str) -> onnx.ModelProto:
     for operator in ("Cast", "Transpose", "Mul", "Sub"):
         node = next((n for n in graph.node if n.op_type == operator and value in n.input), None)
         if node is None:
-            raise ModelError(f"{path} cannot be made a graph for browsers: it does not begin with normalising")
+            raise ModelError(f"{path} cannot be converted for browsers: it does not begin with normalisation")
         consumed.append(node)
         value = node.output[0]
     for node in consumed:
         graph.node.remove(node)
     for node in graph.node:
         if bytes_in.name in node.input and not _asks_for_batch(node):
-            raise ModelError(f"{path} cannot be made a graph for browsers: it uses its images twice")
+            raise ModelError(f"{path} cannot be converted for browsers: it uses its images twice")
         for at, name in enumerate(node.input):
             if name in (value, bytes_in.name):
                 node.input[at] = "pixel_values"
@@ -54,12 +54,12 @@ def vision_graph(path: Path, output: str) -> onnx.ModelProto:
 
 
 def text_graph(path: Path, output: str, end: int | None) -> onnx.ModelProto:
-    """Return a text graph that takes captions that were cut anywhere.
+    """Return a text graph that takes captions without an end token, as cutting leaves them.
 
     Args:
         path: `text.onnx` of an export.
         output: Name of the output that holds the vectors.
-        end: The token that ends every caption; it is put last in rows that do not hold it. None for tokenizers without one.
+        end: The token that ends every caption, put last in rows that lack it; None for tokenizers without one.
     """
     model = onnx.load(path)
     graph = model.graph
@@ -101,7 +101,7 @@ def _with_end(graph: Any, ids: str, end: int) -> list[Any]:
 
 
 def _asks_for_batch(node: Any) -> bool:
-    """Tell whether a node asks how many images there are, which both kinds of input hold in the same place."""
+    """Return whether a node reads the number of images, which is the first dimension of either input."""
     given = {attribute.name: attribute.i for attribute in node.attribute}
     return node.op_type == "Shape" and given.get("start", 0) == 0 and given.get("end") == 1
 

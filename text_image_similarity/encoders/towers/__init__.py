@@ -1,7 +1,7 @@
-"""A small dual encoder: an image tower and a text tower, chosen by name, that meet in one space.
+"""A small dual encoder: an image tower and a text tower, each chosen by name, that map to the same space.
 
-Tensors in, tensors out: no files, no devices. `config.json` holds a `DualEncoderConfig`, and `DualEncoder` builds the
-towers it names with random weights.
+The towers take and return tensors; this package reads no files and chooses no device. `config.json` holds a
+`DualEncoderConfig`, from which `DualEncoder` builds the towers with random weights.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Image towers by name: two mobile networks of our own layout, and any classifier of torchvision or timm.
+"""Image towers, by name: two mobile networks that are defined here, and any classifier of torchvision or timm.
 
 `mobilenet_v2` follows Sandler et al. 2018; `efficientnet_lite0` follows EfficientNet-Lite (Tan and Le 2019 without
 squeeze-and-excitation, with ReLU6). Both have batch norm folded into the convolutions and TensorFlow's SAME padding,
-because the ImageNet weights that are published for them were trained that way.
+because their published ImageNet weights were trained that way.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Backbone(nn.Module):
     Args:
         features: The network, without its classifier.
         width: Width of its features.
-        mean: What to subtract from pixels in 0..1, per channel.
-        std: What to divide them by then.
+        mean: Mean of each channel, for pixels scaled to 0..1.
+        std: Standard deviation of each channel.
     """
 
     def __init__(self, features: nn.Module, width: int, *, mean: Mean, std: Mean):
@@ -55,22 +55,22 @@ class Backbone(nn.Module):
 
 
 def pool(features: Tensor) -> Tensor:
-    """Average a feature map (n, c, h, w) over its places; features that are (n, c) already stay."""
+    """Average a feature map (n, c, h, w) over its positions; return features of shape (n, c) unchanged."""
     return features.mean(dim=(2, 3)) if features.ndim == 4 else features
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution with stride 2 and TensorFlow's SAME padding: the odd row and column at the far end.
+    """A convolution with stride 2 and TensorFlow's SAME padding, which puts the odd row and column at the far end.
 
-    An odd side takes the usual symmetric padding. For an even one the window starts one place later, which a kernel with
-    zeros in front does; a padded copy of the input would cost more than the convolution.
+    An odd side takes the usual symmetric padding. For an even side the window starts one position later, which is
+    achieved by zeros in front of the kernel; copying the input to pad it would take longer than the convolution.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.conv2d(x, self._kernel(x), self.bias, 2, self.kernel_size[0] // 2, groups=self.groups)
 
     def folded(self, x: Tensor) -> nn.Conv2d:
-        """Return the plain convolution that does the same to inputs of the shape of `x`, (n, c, h, w)."""
+        """Return the plain convolution that is equivalent for inputs of the shape of `x`, (n, c, h, w)."""
         kernel = self._kernel(x)
         height, width = kernel.shape[2:]
         plain = nn.Conv2d(
@@ -97,7 +97,7 @@ class ConvReLU6(nn.Sequential):
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter each channel, project; add the input where the shape is unchanged."""
+    """A block that expands, filters each channel and projects, and adds the input if the shape is unchanged."""
 
     def __init__(self, c_in: int, c_out: int, size: int, *, stride: int, expansion: int):
         super().__init__()
@@ -119,11 +119,11 @@ def build_backbone(name: str, image_size: int) -> Backbone:
     """Build an image tower with random weights.
 
     Args:
-        name: As in `DualEncoderConfig.image_tower`.
+        name: Name of the network, as in `DualEncoderConfig.image_tower`.
         image_size: Side of its images, in pixels.
 
     Raises:
-        ConfigError: The network does not exist, or does not give one vector per image.
+        ConfigError: The network does not exist, or does not return one vector per image.
     """
     if name in _STAGES:
         return Backbone(_mobile(name), _FEATURES, mean=_HALF, std=_HALF)
@@ -145,7 +145,7 @@ def _mobile(name: str) -> nn.Sequential:
 
 
 def _torchvision(name: str, image_size: int) -> Backbone:
-    from torchvision import models  # only a trained folder that names one of its networks needs it
+    from torchvision import models  # needed only for models that use one of its networks
 
     if name not in models.list_models(module=models):
         known = ", ".join(_STAGES)
@@ -167,7 +167,7 @@ def _timm(name: str, image_size: int) -> Backbone:
         import timm
     except ImportError as exc:
         raise ConfigError(f"image_tower='timm/{name}' needs timm: pip install timm") from exc
-    if not re.fullmatch(r"[\w.-]+", name):  # timm would look for a folder, or on the hub
+    if not re.fullmatch(r"[\w.-]+", name):  # timm would look for a folder or a hub model
         raise ConfigError(f"image_tower='timm/{name}' is not the name of one of timm's networks")
     try:
         network = timm.create_model(name, pretrained=False, num_classes=0)
@@ -183,7 +183,7 @@ def _timm(name: str, image_size: int) -> Backbone:
 
 
 def _width(network: nn.Module, name: str, image_size: int) -> int:
-    """Run one black image through a network for the width of its features, leaving its statistics as they are."""
+    """Return the width of a network's features, found by encoding a black image; its statistics do not change."""
     network.eval()
     try:
         with torch.inference_mode():
@@ -193,5 +193,5 @@ def _width(network: nn.Module, name: str, image_size: int) -> int:
     finally:
         network.train()
     if not isinstance(features, Tensor) or features.ndim not in (2, 4):
-        raise ConfigError(f"image_tower={name!r} gives no single vector per image; choose another network")
+        raise ConfigError(f"image_tower={name!r} does not return one vector per image; choose another network")
     return features.shape[1]

@@ -1,4 +1,4 @@
-"""The two towers with their projections and their temperature, and the shape that says what they are."""
+"""The dual encoder: two towers with their projections and temperature, and the configuration that defines them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .text import build_text_tower
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DualEncoderConfig:
-    """Shape of a dual encoder, as `config.json` holds it.
+    """Configuration of a dual encoder, as stored in `config.json`.
 
     Args:
-        vocab_size: Tokens the text tower knows; 0 pads and 1 stands for what it does not know.
-        image_tower: `mobilenet_v2` or `efficientnet_lite0` (batch norm folded, SAME padding, pixels in [-1, 1]), a
-            classification model of torchvision by its name, or `timm/` and the name of one of timm's.
+        vocab_size: Number of tokens in the vocabulary; id 0 is padding, and id 1 stands for unknown tokens.
+        image_tower: `mobilenet_v2` or `efficientnet_lite0` (batch norm folded, SAME padding, pixels in [-1, 1]), the
+            name of a classification model of torchvision, or `timm/` and the name of one of timm's.
         text_tower: `lstm`, `gru` (both bidirectional, max pooled) or `transformer` (post-norm, mean pooled).
         embed_dim: Width of the shared space.
         head_width: Hidden width of the projections into that space; 0 makes them linear.
         text_width: Width of the token embeddings, of each recurrent direction and of the transformer.
         text_layers: Layers of the text tower.
-        dropout: Share of activations dropped in training.
+        dropout: Share of activations that are dropped in training.
         context_length: Longest caption in tokens; longer ones are cut.
         image_size: Side of the square image that the image tower reads, in pixels.
     """
@@ -42,7 +42,7 @@ class DualEncoderConfig:
 
 
 class DualEncoder(nn.Module):
-    """The two towers, their projections, and the learned temperature they were trained with."""
+    """The two towers, their projections, and the temperature that was learned with them."""
 
     def __init__(self, config: DualEncoderConfig):
         super().__init__()
@@ -59,7 +59,7 @@ class DualEncoder(nn.Module):
         )
         self.text_head = _head(width, config)
         self.log_logit_scale = nn.Parameter(torch.tensor(2.659))  # ln(1 / 0.07), as in CLIP
-        self.logit_bias = nn.Parameter(torch.tensor(0.0))  # of the sigmoid loss; a softmax does not see it
+        self.logit_bias = nn.Parameter(torch.tensor(0.0))  # for the sigmoid loss; it has no effect on a softmax
 
     def image(self, pixels: Tensor) -> Tensor:
         """Encode normalised pixels (n, 3, s, s) to (n, embed_dim), not yet of unit length."""

@@ -1,8 +1,8 @@
-"""Text towers by name: token ids (n, t) in, one vector (n, width) a caption out.
+"""Text towers, by name: each turns token ids (n, t) into one vector per caption, (n, width).
 
 `lstm` and `gru` are bidirectional with max pooling over the caption (Conneau et al. 2017, InferSent). `transformer` is
 BERT's encoder (Devlin et al. 2019: learned positions, layer norm after each part, GELU) with mean pooling over the
-caption (Reimers and Gurevych 2019, Sentence-BERT), so that it can start from such a model's weights.
+caption (Reimers and Gurevych 2019, Sentence-BERT), so training can start from the weights of such a model.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from ...errors import ConfigError
 
 PAD = 0  # token id of padding
-UNK = 1  # token id of what the vocabulary does not hold
+UNK = 1  # token id of words that are not in the vocabulary
 _HEAD = 32  # width of an attention head
 
 
 class RecurrentTower(nn.Module):
-    """Token embeddings, a bidirectional LSTM or GRU, the largest of each state over the caption."""
+    """Token embeddings and a bidirectional LSTM or GRU, with max pooling over the caption."""
 
     def __init__(self, cell: type[nn.LSTM | nn.GRU], *, vocab_size: int, width: int, layers: int, dropout: float):
         super().__init__()
@@ -32,7 +32,7 @@ class RecurrentTower(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         lengths = (ids != PAD).sum(dim=1)  # (n,)
         embedded = self.dropout(self.tokens(ids))  # (n, t, width)
-        # Packing keeps the backward direction from reading padding, so neighbours cannot change a caption's vector.
+        # Packing keeps the backward direction from reading padding, so other captions cannot change a caption's vector.
         packed = nn.utils.rnn.pack_padded_sequence(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)
         states, _ = nn.utils.rnn.pad_packed_sequence(
             self.cell(packed)[0], batch_first=True, padding_value=float("-inf"), total_length=ids.shape[1]
@@ -41,7 +41,7 @@ class RecurrentTower(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention and a feed-forward network, each added to its input and normalised after."""
+    """Self-attention and a feed-forward network, each added to its input and then normalised."""
 
     def __init__(self, width: int, dropout: float):
         super().__init__()
@@ -64,7 +64,7 @@ class TransformerLayer(nn.Module):
 
 
 class TransformerTower(nn.Module):
-    """Token and position embeddings, layers of self-attention, the mean over the caption."""
+    """Token and position embeddings and layers of self-attention, with mean pooling over the caption."""
 
     def __init__(self, *, vocab_size: int, width: int, layers: int, dropout: float, context_length: int):
         super().__init__()
@@ -93,7 +93,7 @@ class TransformerTower(nn.Module):
 def build_text_tower(
     name: str, *, vocab_size: int, width: int, layers: int, dropout: float, context_length: int
 ) -> tuple[nn.Module, int]:
-    """Build a text tower with random weights and return it with the width of its vectors.
+    """Build a text tower with random weights, and return it with the width of its vectors.
 
     Raises:
         ConfigError: The tower does not exist.

@@ -1,1 +1,1 @@
-"""The programs of Triton's python backend, one for each model: they are copied into a repository, and run there by Triton."""
+"""Programs for Triton's python backend, one per model. Triton runs them in a model repository, as copies."""

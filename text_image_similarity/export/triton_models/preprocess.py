@@ -1,7 +1,7 @@
-"""Encoded images and captions -> pixels and token ids, with this package's own files, which lie next to this one.
+"""Turn encoded images and captions into pixels and token ids, with the copy of this package in the same folder.
 
-It runs in Triton's python backend and needs NumPy, Pillow, tokenizers and safetensors there. What cannot be decoded or
-read fails its own request with the error code that the library gives.
+The program runs in Triton's python backend and needs NumPy, Pillow, tokenizers and safetensors there. If an image or a
+caption cannot be read, only its own request fails, with the library's error code.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from text_image_similarity.system import usable_cores
 
 
 class PreprocessModel:
-    """What Triton calls."""
+    """The model `preprocess`, as Triton calls it."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Read what the model is."""
+        """Read the model's settings and its tokenizer."""
         here = Path(__file__).parent
         facts = json.loads((here / "facts.json").read_text(encoding="utf-8"))
         check_pillow("this repository", facts["preprocess"])
@@ -41,11 +41,11 @@ class PreprocessModel:
         self.threads = ThreadPoolExecutor(usable_cores())
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer requests, each for itself."""
+        """Answer each request separately."""
         return list(self.threads.map(self._answer, requests))
 
     def finalize(self) -> None:
-        """Stop."""
+        """Stop the threads."""
         self.threads.shutdown()
 
     def _answer(self, request: Any) -> Any:
@@ -61,7 +61,7 @@ class PreprocessModel:
             return pb_utils.InferenceResponse(found)
         except RowError as exc:
             return _error(str(exc), pb_utils.TritonError.INVALID_ARG)
-        except Exception as exc:  # whatever a stranger's bytes bring about must not end this process
+        except Exception as exc:  # untrusted bytes must not end this process
             return _error(f"{ErrorCode.ENCODER_ERROR}: {type(exc).__name__}: {exc}", pb_utils.TritonError.INTERNAL)
 
     def _pixels(self, image: bytes) -> Pixels:

@@ -1,4 +1,4 @@
-"""The cosine of an image's and a caption's unit vectors, which it hands on with it."""
+"""Compute the cosine of an image's and a caption's unit vectors, and return it with the vectors."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from text_image_similarity.similarity import cosine
 
 
 class SimilarityModel:
-    """What Triton calls."""
+    """The model `similarity`, as Triton calls it."""
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer requests."""
+        """Answer each request separately."""
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A tower on ONNX Runtime in Triton's python backend, for servers that lack the onnxruntime backend."""
+"""Run a tower on ONNX Runtime in Triton's python backend, for servers that lack the onnxruntime backend."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import triton_python_backend_utils as pb_utils
 from text_image_similarity.encoders.onnx_backend import Workers
 from text_image_similarity.system import usable_cores
 
-_AT_ONCE = 4  # of a batch, in one call of a thread
+_AT_ONCE = 4  # items per call of a thread
 
 
 class TowerModel:
-    """What Triton calls."""
+    """The model `image` or `text`, as Triton calls it."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Open the graph."""
@@ -31,7 +31,7 @@ class TowerModel:
         self.workers = Workers(usable_cores())
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer requests, which Triton has brought together, in one batch for each shape."""
+        """Answer the requests that Triton has collected, with one batch for each shape."""
         given = [pb_utils.get_input_tensor_by_name(request, self.takes).as_numpy() for request in requests]
         answers: list[Any] = [None] * len(requests)
         for shape in {values.shape[1:] for values in given}:
@@ -47,7 +47,7 @@ class TowerModel:
         parts = [batch[start : start + at_once] for start in range(0, len(batch), at_once)]
 
         def features(part: Any) -> Any:
-            # A single caption goes with a copy of itself, for the same bits as in company.
+            # A single caption is encoded with a copy of itself, so that its vector is the same as in a larger batch.
             filled = part if part.ndim > 2 or len(part) > 1 else part.repeat(2, axis=0)
             return self.session.run(None, {self.takes: filled})[0][: len(part)]
 
