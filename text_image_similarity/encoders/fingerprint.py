@@ -11,9 +11,9 @@ from pathlib import Path
 from ..errors import ModelError
 from ..files import CALIBRATION
 
-FACTS = "encoder.json"  # belongs to exported graphs, which change nothing, and contains the fingerprint itself
+FACTS = "encoder.json"  # describes exported graphs; left out because it contains the fingerprint itself
 _SHA256 = re.compile("[0-9a-f]{64}")  # the cache names other files by the SHA-1 that git uses
-# The SHA-256 of pinned models' weights, by commit and file name, so that the hub is not relied on for it.
+# The SHA-256 of pinned models' weights, by commit and file name. It does not depend on what the hub reports.
 _PINNED = {
     ("3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268", "pytorch_model.bin"): (
         "a63082132ba4f97a80bea76823f544493bffa8082296d62d71581a4feff1576f"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Build TensorRT's plans of this folder's graphs on the GPU that will run them: image.plan and text.plan, each with a
-# manifest next to it. A plan works on this kind of GPU with this version of TensorRT alone.
+# Build TensorRT plans from this folder's graphs on the GPU that will run them: image.plan and text.plan, each with a
+# manifest next to it. A plan works only on this kind of GPU with this version of TensorRT.
 #
 #   TRTEXEC=/path/to/trtexec DEVICE=0 ./build_plans.sh
 set -eu
@@ -40,7 +40,7 @@ major=${version%%.*}
 rest=${version#*.}
 minor=${rest%%.*}
 case $major in
-10) typed=--stronglyTyped ;;  # precision comes from the types in the files; 11 knows nothing else
+10) typed=--stronglyTyped ;;  # precision comes from the types in the files; 11 has no other mode
 11) typed= ;;
 *) fail "TensorRT $version was found; these graphs are for TensorRT 10 and 11" ;;
 esac
