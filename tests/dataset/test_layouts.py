@@ -161,10 +161,13 @@ def test_a_captions_file_of_another_kind_is_named(
 
 
 def test_folders_that_say_too_little_or_too_much(tmp_path: Path) -> None:
-    draw(tmp_path)
+    (tmp_path / "notes.md").write_text("nothing here")
     with pytest.raises(
         UsageError, match=r"holds no table of captions: no metadata.jsonl or metadata.csv, no captions.txt"
     ):
+        read_dataset(tmp_path)
+    draw(tmp_path)
+    with pytest.raises(UsageError, match=r"holds images without captions; put the caption of each next to it"):
         read_dataset(tmp_path)
     write_metadata(tmp_path / "metadata.csv")
     write_metadata(tmp_path / "metadata.jsonl")

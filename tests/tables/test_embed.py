@@ -60,6 +60,27 @@ def test_vectors_are_those_that_scores_compare(table: Path) -> None:
     assert [row["embedding"] is None for row in left] == [row["error"] is not None for row in left]
 
 
+def test_images_in_a_folder_need_no_captions(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for name in ("red.png", "more/blue.png"):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        (photos / name).write_bytes(make_png(Path(name).stem))
+    out = tmp_path / "out.parquet"
+    assert embed_table(photos, out, CONFIG, encoder=ENCODER).scored == 2
+    assert [row["__key__"] for row in pq.read_table(out).to_pylist()] == ["red", "more/blue"]
+    for call in (
+        lambda: embed_table(photos, out, CONFIG, side="captions", encoder=ENCODER),
+        lambda: score_csv(photos, tmp_path / "scored.csv", CONFIG, engine=LocalEngine(encoder=ENCODER)),
+    ):
+        with pytest.raises(
+            UsageError, match=r"photos holds images without captions; put the caption of each next to it"
+        ):
+            call()
+    (photos / "more" / "pairs.csv").write_text("url,caption\nblue.png,blue\n")  # a table, which a pattern can name
+    with pytest.raises(UsageError, match=r'contains the folder .*more; name the files with a pattern such as ".*csv"'):
+        embed_table(photos, out, CONFIG, encoder=ENCODER)
+
+
 @pytest.mark.parametrize("side", ["images", "captions"])
 def test_large_rows_are_embedded_a_few_at_a_time(
     table: Path, side: EmbeddedSide, monkeypatch: pytest.MonkeyPatch

@@ -42,7 +42,7 @@ def kind_of(options: argparse.Namespace) -> Kind:
     if _is_folder(place) and not _names_output(out):
         raise UsageError(
             f"{place} is a folder, and {out!r} is not the name of a table to write, such as scored.csv; the captions of images in a "
-            "folder are in files beside them, such as dog.jpg and dog.txt, or in a table"
+            "folder are in files next to them, such as dog.jpg and dog.txt, or in a table"
         )
     if options.captions and _TABLE.fullmatch(options.out_path):
         raise UsageError(

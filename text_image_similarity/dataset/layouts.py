@@ -22,11 +22,12 @@ from ..config import Dialect
 from ..errors import TableError, UsageError
 from ..formats import (
     Table,
+    check_captions,
     columns_of,
     ending_of,
     folder_of,
     is_captions_file,
-    is_picture_folder,
+    is_image_folder,
     is_url,
     list_folder,
     local_path,
@@ -42,7 +43,7 @@ logger = logging.getLogger("text_image_similarity")
 FILE_NAME = "file_name"  # imagefolder's column of references
 
 _FILE_OF_SPLIT = re.compile(r"([A-Za-z]+)(?:-\d+-of-\d+)?")
-_LOOKED_FOR = 100  # images of a captions file that are looked for to find their folder
+_LOOKED_FOR = 100  # images of a captions file to look for when finding their folder
 
 
 def file_tables(place: str, dialect: Dialect | None = None) -> dict[str, SplitTable]:
@@ -62,14 +63,16 @@ def file_tables(place: str, dialect: Dialect | None = None) -> dict[str, SplitTa
         if found := found or _captions(folder, files, dialect):
             _warn_of_others(folder, found)
             return found
-        if files and not any(map(ending_of, files)) and not is_picture_folder(folder):
+        if files and not any(map(ending_of, files)) and not is_image_folder(folder):
             raise UsageError(
                 f"{folder} holds no table of captions: no metadata.jsonl or metadata.csv, no captions.txt, and no other "
                 "file that ends in .csv, .tsv, .jsonl or .parquet"
             )
     if is_captions_file(place):
         return {"": _captions_table(place, dialect)}
-    return {"": _split_table(open_table(place, dialect=dialect), place)}
+    table = open_table(place, dialect=dialect)
+    check_captions(table, place)
+    return {"": _split_table(table, place)}
 
 
 def _split_files(folder: str, files: Sequence[str], dialect: Dialect | None) -> dict[str, SplitTable]:

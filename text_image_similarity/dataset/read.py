@@ -38,9 +38,9 @@ def read_dataset(
     """Read images with their captions.
 
     Args:
-        source: A table of any format that `score_csv` reads (a file, a folder or a pattern, as a path or an fsspec URL), a
-            folder of tables named after splits, an imagefolder (`metadata.jsonl`, `metadata.csv`), a `captions.txt` or its
-            folder, or the id of a data set on the hub.
+        source: A table of any format that `score_csv` reads (a file, a folder or a pattern, as a path or an fsspec
+            URL), a folder of tables named after splits, an imagefolder (`metadata.jsonl`, `metadata.csv`), a
+            `captions.txt` or its folder, or the id of a data set on the hub.
         split: Split of the source to read; None reads all splits as one.
         col_url: Column of references, if the table has no column `image` with the images themselves; if `url` is
             missing, `file_name` is used.

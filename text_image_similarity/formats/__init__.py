@@ -14,7 +14,7 @@ from .names import TableKind, ending_of, format_of, part_ending_of
 from .output import SCORE_FIELDS, Output, open_output, output_for, score_arrays, score_cells, writer_for
 from .overlap import check_apart
 from .rows import PART_SIZE, ArrowRows, JsonRows, Rows, dump
-from .shards import IMAGE, KEY, SampleTable, is_picture_folder
+from .shards import IMAGE, KEY, SampleTable, check_captions, is_image_folder
 from .storage import (
     check_writable,
     content_of,
@@ -45,6 +45,7 @@ __all__ = [
     "TableKind",
     "cells_of",
     "check_apart",
+    "check_captions",
     "check_columns",
     "check_images",
     "check_no_columns",
@@ -63,7 +64,7 @@ __all__ = [
     "image_candidates",
     "is_ambiguous",
     "is_captions_file",
-    "is_picture_folder",
+    "is_image_folder",
     "is_url",
     "list_columns",
     "list_columns_of",

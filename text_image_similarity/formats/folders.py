@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from .names import IMAGE_ENDINGS, TEXT_ENDINGS, ending_of, format_of
+from .names import TEXT_ENDINGS, ending_of, format_of, is_image
 
 _CAPTIONS = re.compile(r"(captions|.*\.token)\.txt|.*\.token", re.IGNORECASE)
 _STATS = re.compile(r"(\d+)_stats\.json")
 
 
-def holds_pictures(folder: Path) -> bool:
-    """Tell whether a folder, or its subfolders, hold images and caption files of the same names, but no table of them.
+def holds_images(folder: Path) -> bool:
+    """Tell whether a folder, or its subfolders, hold images, with or without caption files, but no table of them.
 
     A table of img2dataset, such as `00000.parquet` next to the folder `00000`, does not count: it repeats the folder's
     content.
@@ -26,14 +26,22 @@ def holds_pictures(folder: Path) -> bool:
         beside = ending == ".parquet" and entry.with_suffix("").is_dir()
         if (ending and not beside) or _CAPTIONS.fullmatch(entry.name):
             return False
-    there: set[str] = set()
-    for _, _, names in os.walk(folder):
-        there.update(
-            name.lower().rpartition(".")[2] for name in names if name[0] not in "._" and not _STATS.fullmatch(name)
-        )
-        if not there.isdisjoint(IMAGE_ENDINGS) and not there.isdisjoint(TEXT_ENDINGS):
+    images = texts = tables = False
+    for name in _names(folder):
+        images, texts, tables = images or is_image(name), texts or _is_text(name), tables or bool(ending_of(name))
+        if images and texts:
             return True
-    return False
+    return images and not tables
+
+
+def has_captions(folder: Path) -> bool:
+    """Tell whether a folder, or its subfolders, hold caption files."""
+    return any(map(_is_text, _names(folder)))
+
+
+def image_in(folder: Path) -> str:
+    """Return the name of an image of a folder or its subfolders; empty if there is none."""
+    return next(filter(is_image, _names(folder)), "")
 
 
 def shards_among(files: Sequence[str]) -> list[str]:
@@ -46,6 +54,17 @@ def shards_among(files: Sequence[str]) -> list[str]:
     names = {file: PurePosixPath(file).name for file in files}
     shards = {_stem(name) for name in names.values() if _is_shard(name)}
     return [file for file, name in names.items() if _is_shard(name) or _about(name) not in shards]
+
+
+def _names(folder: Path) -> Iterator[str]:
+    """Yield the names of all files in a folder and its subfolders, except hidden ones."""
+    for _, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name[0] not in "._")
+        yield from sorted(name for name in names if name[0] not in "._")
+
+
+def _is_text(name: str) -> bool:
+    return name.lower().rpartition(".")[2] in TEXT_ENDINGS and not _STATS.fullmatch(name)
 
 
 def _is_shard(name: str) -> bool:

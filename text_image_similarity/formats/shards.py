@@ -9,12 +9,14 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from ..errors import UsageError
 from .columns import check_count
-from .folders import holds_pictures
+from .folders import has_captions, holds_images, image_in
 from .hashing import Hashed, one_digest
 from .names import format_of
 from .rows import JsonRows, ValueKind, dump, json_schema, kind_of, wider
@@ -144,9 +146,24 @@ class SampleTable:
         return read_tar(file, place, first=wanted, max_bytes=self.max_bytes, compressed=compressed)
 
 
-def is_picture_folder(place: str) -> bool:
-    """Tell whether a place is a folder of images with caption files of the same names."""
-    return _is_folder(place) and holds_pictures(local_path(place))
+def is_image_folder(place: str) -> bool:
+    """Tell whether a place is a folder of images, with or without caption files of the same names."""
+    return _is_folder(place) and holds_images(local_path(place))
+
+
+def check_captions(table: object, place: str) -> None:
+    """Raise a `UsageError` if a table is a folder of images without captions."""
+    if not isinstance(table, SampleTable) or not _is_folder(table.files[0]):
+        return
+    with reading(place):
+        folder = local_path(table.files[0])
+        if has_captions(folder):
+            return
+        image = Path(image_in(folder))
+    raise UsageError(
+        f"{place} holds images without captions; put the caption of each next to it, as in {image.name} and {image.stem}.txt, "
+        "or write a table with the columns url and caption"
+    )
 
 
 def _is_folder(place: str) -> bool:

@@ -18,7 +18,7 @@ from ..errors import TableError, UsageError
 from ..files import path_text
 from ..system import install_command
 from .braces import expand_braces
-from .folders import holds_pictures, shards_among
+from .folders import holds_images, shards_among
 from .hashing import Hashed
 from .names import ending_of
 
@@ -254,7 +254,7 @@ def _system(url: str) -> tuple[Any, str]:
 
 def _expand_path(path: Path) -> list[str]:
     if path.is_dir():
-        if holds_pictures(path):
+        if holds_images(path):
             return [str(path)]
         entries = [(str(entry), entry.is_dir()) for entry in path.iterdir()]
         return _plain_files(entries, str(path), (found.name for found in path.rglob("*")))

@@ -14,7 +14,7 @@ from ..records import EncodedImage, text_in
 from .arrow_types import holds_texts, may_hold_images
 from .delimited import DELIMITERS, DelimitedTable
 from .json_lines import JsonTable
-from .names import ending_of, format_of, is_image
+from .names import ending_of, format_of
 from .parquet import ParquetTable
 from .rows import Rows
 from .shards import SampleTable
@@ -117,11 +117,6 @@ def open_files(
     if others and (len(files) > 1 or (is_url(place) or str(local_path(place)) != files[0])):
         tables = ", ".join(file for file in files if ending_of(file))
         meant = f"name the table itself: {tables}" if tables else "none of them is a table"
-        if not tables and (image := next((Path(file) for file in others if is_image(file)), None)):
-            raise UsageError(
-                f"{place} holds images without captions; put the caption of each beside it, as in {image.name} and {image.stem}.txt, "
-                "or write a table with the columns url and caption"
-            )
         raise UsageError(f"{place} holds files that are not tables, such as {Path(others[0]).name}; {meant}")
     kinds = {format_of(file).kind for file in files}
     if len(kinds) > 1:

@@ -185,7 +185,7 @@ class Field:
 
 
 def is_amount(text: str) -> bool:
-    """Say whether a text is an amount with a currency, thousands separators or a decimal comma, which different readers take differently.
+    """Tell whether a text is an amount with a currency, thousands separators or a decimal comma.
 
     Example:
         >>> is_amount("$1,299.00"), is_amount("1.299,00 €"), is_amount("1299.00"), is_amount("soon")
@@ -256,5 +256,6 @@ def named(fields: Iterable[Field], name: str) -> Field:
     if name not in known:
         near = closest(str(name), known)
         hint = f"; did you mean {near!r}?" if near else ""
-        raise UsageError(f"there is no field {name!r:.100}; the fields are {', '.join(known)}{hint}")
+        names = sorted(known, key=lambda each: each.startswith("_"))  # the declared ones first
+        raise UsageError(f"there is no field {name!r:.100}; the fields are {', '.join(names)}{hint}")
     return known[name]

@@ -105,16 +105,17 @@ class Query:
         terms: Words, a term, or several terms; without terms, products are listed by `sort` or else by id.
         where: Filter for products: a mapping, JSON, an expression such as `category = "Footwear" and price <= 90`, or a
             filter tree; see docs/catalog.md#filters.
-        top_k: Most products in an answer, 1 to 1,000.
+        top_k: Maximum number of products in an answer, 1 to 1,000.
         min_similarity: Lowest similarity of products, -1..1.
         facets: Fields whose values to count among all products found.
         group: Show only the best product of each group; products without a group are all shown.
         sort: Field to order by instead of similarity, lowest first, or highest first with `-` before it; products
             without a value come last.
-        fusion: How several terms become one ranking: `sum` adds their weighted vectors, and finds products by their images
-            alone; `rrf` adds 1 / (60 + rank) over one list for each term and one of products with the words of the text terms
-            (reciprocal rank fusion, Cormack et al. 2009), and reaches the first 1,000 products of each list. None means
-            `sum`, or `rrf` for words if no product that passes the filter has an image.
+        fusion: How several terms become one ranking: `sum` adds their weighted vectors, and finds products only by
+            their images; `rrf` adds 1 / (60 + rank) over one list for each term and one of the products that contain
+            the words of the text terms (reciprocal rank fusion, Cormack et al. 2009), and reaches the first 1,000
+            products of each list. None means `sum`, or `rrf` for words if no product that passes the filter has an
+            image.
         after: `Matches.next` of the previous answer, for the next page.
 
     Raises:
@@ -149,7 +150,7 @@ class Query:
         at_least("top_k", self.top_k, 1)
         if self.top_k > 1000:
             raise UsageError(
-                f"top_k={self.top_k} is more than 1,000; ask for pages, each with the cursor that the one before gave"
+                f"top_k={self.top_k} is more than 1,000; ask for pages, each with the cursor from the previous page"
             )
         true_or_false("group", self.group)
         if self.fusion is not None:
@@ -158,7 +159,7 @@ class Query:
         check_type(
             "Query.sort", self.sort, (str, NoneType), "the name of a field, with - before it for the highest first"
         )
-        check_type("Query.after", self.after, (str, NoneType), "the `next` of the page before")
+        check_type("Query.after", self.after, (str, NoneType), "the `next` of the previous page")
         self._check_combination(terms)
         facets = texts_of("Query.facets", self.facets, "the name of a field, or several")
         if len(facets) > _MOST_FACETS:
@@ -247,8 +248,8 @@ class Matches(Sequence[Match]):
             are texts, as in filters.
         next: Value of `Query.after` for the next page; None on the last page.
         generation: The generation that answered.
-        plan: `exact`: compared with every product that passes the filter; `approximate`: through the store's index; `list`:
-            without comparing.
+        plan: `exact`: compared with every product that passes the filter; `approximate`: through the store's index;
+            `list`: without comparing.
     """
 
     matches: tuple[Match, ...]

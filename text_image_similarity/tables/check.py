@@ -11,6 +11,7 @@ from ..errors import UsageError
 from ..formats import (
     SampleTable,
     Table,
+    check_captions,
     check_columns,
     check_images,
     check_no_columns,
@@ -37,6 +38,8 @@ def check_table(source: str, task: Task[R], config: Config, options: TableOption
     """
     dropped = frozenset(task.added_names) if options.overwrite_column else frozenset[str]()
     table = open_source(source, dialect=config.dialect, dropped=dropped, max_bytes=config.limits.max_bytes)
+    if task.columns[1] is not None:
+        check_captions(table, source)
     states = [state_of(file) for file in table.files]
     if table.columns:  # the columns of JSON Lines and shards are known only afterwards
         task = task.of_table(table)

@@ -159,7 +159,7 @@ def test_round_trips(where: Filter) -> None:
         (r"category = '\q'", r"expected one of the escapes .* at character 12"),
         (
             "note exists and prise <= 90",
-            r"no field 'prise'; the fields are _id, .*, price, .* \(at character 17 of the filter\)",
+            r"no field 'prise'; the fields are .*price, .*, _id, _group, _error; .* \(at character 17 of the filter\)",
         ),
         ("price <= 'much'", r"'price' must be a number, not 'much' \(at character 1 of the filter\)"),
         ("price <= 1e999", "'price' must be a finite number"),
@@ -184,7 +184,7 @@ def test_what_is_wrong_with_a_text(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"prise": 1}, "no field 'prise'; the fields are _id, _group, _error, category, price"),
+        ({"prise": 1}, "no field 'prise'; the fields are category, price"),
         ({"price": {"lt": 1, "near": 2}}, r"'near' is not an operator of filters \('price'\); use one of eq, ne"),
         ({"price": {}}, "the condition on 'price' is empty"),
         ({"price": None}, "'price' cannot be compared with None"),
