@@ -11,7 +11,7 @@ import numpy as np
 from text_image_similarity import Config, Field, Product, open_catalog
 from text_image_similarity.search.match_log import open_match_log
 from text_image_similarity.search.opening import open_session
-from text_image_similarity.search.products import Entry, Picture, stored_values
+from text_image_similarity.search.products import Entry, ImageOutcome, stored_values
 
 from .inputs import BUILD
 from .scoring import MINI
@@ -68,4 +68,4 @@ def _entries(rows: int, width: int) -> Iterator[list[Entry]]:
 def _entry(number: int, vector: np.ndarray) -> Entry:
     fields = {"category": f"c{number % 40}", "color": f"k{number % 7}", "price": number % 97, "stock": number % 2 == 0}
     product = Product(f"p{number}", f"thing {number}", f"/{number}.jpg", "What it is, in a line or two.", fields)
-    return Entry(product, stored_values(product, FIELDS), {1: [Picture(number.to_bytes(20, "little"), vector)]})
+    return Entry(product, stored_values(product, FIELDS), {1: [ImageOutcome(number.to_bytes(20, "little"), vector)]})

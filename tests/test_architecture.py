@@ -79,7 +79,7 @@ FLOORS_WITHIN = {
         "counting": 5,
         "calibrate": 6,
         "judgements": 7,
-        "pictures": 6,
+        "product_images": 6,
         "ingest": 7,
         "opening": 6,
         "ranking": 6,

@@ -51,7 +51,7 @@ def test_the_old_model_answers_until_the_switch_and_after_a_rollback() -> None:
         fill(catalog)
         assert ids(catalog.match(Query("red", top_k=1))) == ["r"]
         report = catalog.reindex("dim", encoder=DimEncoder())
-        assert (report.products, report.pictures, report.lost) == (2, 2, 0)
+        assert (report.products, report.images, report.lost) == (2, 2, 0)
         assert ids(catalog.match(Query("red", top_k=1))) == ["r"]
         assert catalog.switch().number == 2
         found = catalog.match(Query("red", top_k=1))
@@ -144,7 +144,7 @@ def test_a_build_that_was_stopped_goes_on(tmp_path: Path) -> None:
     encoded = encoder.images
     with shop(tmp_path / "c") as catalog:
         report = catalog.reindex("dim", encoder=encoder)
-        assert (report.products, report.pictures) == (88, 600)
+        assert (report.products, report.images) == (88, 600)
         assert encoder.images - encoded == 88
         assert catalog.reindex("dim", encoder=encoder).products == 0
 
@@ -161,7 +161,7 @@ def test_a_generation_that_lost_pictures_is_not_ready_and_tries_them_again(tmp_p
         with pytest.raises(DatabaseError, match="no generation to switch to"):
             catalog.switch()
         report = catalog.reindex("dim", encoder=DimEncoder(), allow_lost=1)
-        assert (report.pictures, report.lost) == (2, 1)
+        assert (report.images, report.lost) == (2, 1)
         (tmp_path / "away.png").rename(tmp_path / "a.png")
         assert catalog.reindex("dim", encoder=DimEncoder()).lost == 0
         catalog.switch()

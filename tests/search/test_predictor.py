@@ -423,9 +423,9 @@ def test_a_database_of_another_model_is_refused(saved: Path, predictor: Predicto
     database = ImageDatabase.load(saved)
     for other, said in ((Mirrored(), "colour (3 dim"), (Wide(), "wide (4 dim")):
         foreign = create_predictor(encoder=other)
-        with pytest.raises(DatabaseError, match="made by colour") as refused:
+        with pytest.raises(DatabaseError, match="made with colour") as refused:
             foreign.search_database("red", database=database)
-        assert f"this predictor runs {said}" in str(refused.value)
+        assert f"this predictor uses {said}" in str(refused.value)
         captions = foreign.build_caption_database("red")
         with pytest.raises(DatabaseError, match="cannot be compared"):
             predictor.search_captions(photos / "red.png", database=captions)
@@ -571,7 +571,7 @@ def test_mini_finds_the_right_pictures_and_captions(tmp_path: Path) -> None:
     best = predictor.search_captions(ROOT / "challenge_set" / "sailing.jpg", 1)
     assert best[0].item.startswith("a sailboat")
     database.save(tmp_path / "set.safetensors")
-    with pytest.raises(DatabaseError, match=r"made by mini \(\d+ dimensions\), and this predictor runs colour"):
+    with pytest.raises(DatabaseError, match=r"made with mini \(\d+ dimensions\), and this predictor uses colour"):
         create_predictor(encoder=ColourEncoder()).search_database(
             "red", database=ImageDatabase.load(tmp_path / "set.safetensors")
         )

@@ -80,7 +80,7 @@ def run_reindex(options: argparse.Namespace) -> int:
         lines: list[tuple[str, object]] = [
             ("generation", report.generation),
             ("products encoded", f"{report.products:,}"),
-            ("images", f"{report.pictures:,}"),
+            ("images", f"{report.images:,}"),
             *((f"images failed: {code}", f"{count:,}") for code, count in sorted(report.failures.items())),
             *([("images lost", f"{report.lost:,}")] if report.lost else []),
             *(

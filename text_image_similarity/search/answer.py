@@ -19,7 +19,7 @@ from .filters import And, Filter, Not, OneOf, parse_filter
 from .ledger import Generation
 from .listing import list_products, order_of, sort_similar
 from .meaning import Meaning
-from .products import Picture
+from .products import ImageOutcome
 from .query import FusionKind, Match, Matches, Query, Reason
 from .rank_fusion import Fused, fuse
 from .ranking import Ask, Candidate, first_limit, rank, rank_above
@@ -194,10 +194,10 @@ def _rank(ask: Ask, first: Hits | None) -> _Ranking:
 def _page(ask: Ask, ranking: _Ranking, meaning: Meaning) -> Matches:
     """Assemble an answer."""
     shown = ranking.candidates[: ask.query.top_k]
-    pictures = ask.ledger.pictures(ask.generation.number, [found.number for found in shown])
+    image_outcomes = ask.ledger.image_outcomes(ask.generation.number, [found.number for found in shown])
     matches = []
     for rank_, found in enumerate(shown, ask.seen + 1):
-        matches.append(_match(ask, found, pictures.get(found.number, []), rank_, meaning, ranking.fused))
+        matches.append(_match(ask, found, image_outcomes.get(found.number, []), rank_, meaning, ranking.fused))
     after = None
     if len(ranking.candidates) > len(shown):
         key = (shown[-1].key, shown[-1].product.id)
@@ -209,11 +209,16 @@ def _page(ask: Ask, ranking: _Ranking, meaning: Meaning) -> Matches:
 
 
 def _match(
-    ask: Ask, found: Candidate, pictures: Sequence[Picture], rank_: int, meaning: Meaning, fused: Fused | None
+    ask: Ask,
+    found: Candidate,
+    image_outcomes: Sequence[ImageOutcome],
+    rank_: int,
+    meaning: Meaning,
+    fused: Fused | None,
 ) -> Match:
     """Describe a product that was found: its best image, and the contribution of each term."""
-    slot = found.slot if found.slot is not None else _best_slot(ask.encoded, pictures)
-    vector = pictures[slot].vector if slot is not None and slot < len(pictures) else None
+    slot = found.slot if found.slot is not None else _best_slot(ask.encoded, image_outcomes)
+    vector = image_outcomes[slot].vector if slot is not None and slot < len(image_outcomes) else None
     similarity: float | None = None
     cosines: list[float | None] = [None] * len(ask.query.parts)
     if vector is not None and ask.query.parts:
@@ -243,9 +248,9 @@ def _without(ask: Ask) -> Filter | None:
     return others if ask.where is None else And((ask.where, others))
 
 
-def _best_slot(encoded: Encoded, pictures: Sequence[Picture]) -> int | None:
+def _best_slot(encoded: Encoded, image_outcomes: Sequence[ImageOutcome]) -> int | None:
     """Return the image that is nearest to a query, or the first image if the query has no terms."""
-    there = {slot: picture.vector for slot, picture in enumerate(pictures) if picture.vector is not None}
+    there = {slot: image.vector for slot, image in enumerate(image_outcomes) if image.vector is not None}
     if not there or not len(encoded.fused):
         return next(iter(there), None)
     near = cosine(encoded.fused[None, :], np.stack(list(there.values())))  # (p,)

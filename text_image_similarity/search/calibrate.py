@@ -71,8 +71,8 @@ class CatalogCalibration:
 def calibrate(session: Session, judgements: Iterable[Judgement]) -> dict[str, CatalogCalibration]:
     """Fit a calibration to judged pairs, and save it with the live generation.
 
-    The share of matching pairs among the judgements is assumed for future queries, so judge what searches find, not
-    only good matches.
+    The share of matching pairs among the judgements is assumed for future queries, so judge the products that searches
+    find, not only good matches.
 
     Returns:
         The calibration of each kind of query that occurs, `text` and `image`.
@@ -112,11 +112,11 @@ def _similarities(session: Session, generation: Generation, part: Sequence[Judge
     queries = [Query(judged.term) for judged in part]
     encoded = encode(queries, session.scorer(generation), session.ledger, generation)
     products = session.ledger.get([judged.product for judged in part])
-    pictures = session.ledger.pictures(generation.number, [found.number for found in products.values()])
+    image_outcomes = session.ledger.image_outcomes(generation.number, [found.number for found in products.values()])
     similarities: list[float | None] = []
     for judged, query in zip(part, encoded, strict=True):
         product = products.get(judged.product)
-        vectors = [each.vector for each in pictures.get(product.number, [])] if product is not None else []
+        vectors = [each.vector for each in image_outcomes.get(product.number, [])] if product is not None else []
         there = [vector for vector in vectors if vector is not None]
         if isinstance(query, RowError) or not there:
             similarities.append(None)

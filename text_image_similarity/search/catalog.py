@@ -67,7 +67,7 @@ def open_catalog(
     Raises:
         UsageError: There is no catalogue and no `fields`, its fields or store differ, or a setting is not valid.
         DatabaseError: The catalogue cannot be read or written, or the place holds something else.
-        ModelError: The model cannot be loaded, which an existing catalogue notices only when it needs the model.
+        ModelError: The model cannot be loaded; for an existing catalogue, this is raised only when the model is needed.
 
     Example:
         >>> from text_image_similarity.encoders.testing import ColourEncoder
@@ -305,7 +305,7 @@ class Catalog:
         return self._session.drop_others()
 
     def check(self, *, queries: int = 100, filters: Sequence[Where] = (None,)) -> RecallReport:
-        """Measure the recall of the store: how many of the nearest images it finds, with typical filters."""
+        """Measure the recall of the store, the share of the nearest images that it finds, under typical filters."""
         at_least("queries", queries, 1)
         given = [
             parse_filter(where, self.fields) for where in several("filters", filters, "a list of filters") or [None]
@@ -315,8 +315,8 @@ class Catalog:
     def calibrate(self, judgements: Iterable[Judgement]) -> dict[str, CatalogCalibration]:
         """Fit a calibration on judged pairs, so that matches have a probability.
 
-        The share of matching pairs among the judgements is taken for that among all pairs that will be asked about: judge what
-        searches find, not a choice of good ones.
+        The share of matching pairs among the judgements is assumed for future queries, so judge the products that
+        searches find, not only good matches.
 
         Args:
             judgements: Queries of one text or one image, each with a product and whether it matches.
@@ -325,6 +325,6 @@ class Catalog:
             The calibration of each kind of query that occurs, `text` and `image`, which is saved with the generation.
 
         Raises:
-            UsageError: There are too few judgements of a kind, or they all have one score.
+            UsageError: There are too few judgements of a kind, or all have the same score.
         """
         return calibrate(self._session, judgements)

@@ -17,7 +17,7 @@ from ..records import is_whole
 from .fields import Value
 from .query import FusionKind, Query, Term, options_of
 
-NO_CURSOR = "after is not a cursor; give the `next` of the page before"
+NO_CURSOR = "after is not a cursor; give the `next` of the previous page"
 _MARK = 6  # bytes
 _Key = tuple[Value | None, str]
 

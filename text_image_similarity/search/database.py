@@ -81,7 +81,7 @@ class ModelIdentity:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageDatabase:
-    """A database of images that can be searched with words.
+    """A database of images that can be searched by text.
 
     Args:
         paths: References of the images, in the given order, without duplicates.
@@ -122,7 +122,7 @@ class ImageDatabase:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CaptionDatabase:
-    """A database of captions that can be searched with an image.
+    """A database of captions that can be searched by image.
 
     Args:
         captions: Captions, in the given order, without duplicates.

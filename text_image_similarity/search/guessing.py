@@ -55,7 +55,7 @@ def guess_fields(names: Sequence[str], batches: Iterable[Mapping[str, Sequence[A
 
 
 def _note_amounts(amounts: dict[str, str | None], name: str, given: Iterable[Any]) -> None:
-    """Note an amount of a column in which all values are amounts or numbers, and None for any other column."""
+    """Record an amount from a column in which all values are amounts or numbers, and None for any other column."""
     if amounts.get(name, "") is None:
         return
     for value in given:

@@ -22,10 +22,10 @@ from ..records import Progress
 from .fields import ERROR, Value
 from .filters import Exists
 from .ledger import Found, Generation
-from .pictures import encode_pictures, known_pictures, picture_of
+from .product_images import encode_images, known_outcomes, outcome_of
 from .products import (
     Entry,
-    Picture,
+    ImageOutcome,
     Product,
     code_of,
     fields_as_json,
@@ -131,7 +131,7 @@ class Ingest:
         """Add products until none are left, or until enough products without images wait outside of the pipeline."""
         batch: list[_Pending] = []
         began = time.monotonic()
-        with closing(self._session.scorer(live).embed_tagged(self._pictures(given))) as outcomes:
+        with closing(self._session.scorer(live).embed_tagged(self._images(given))) as outcomes:
             source = DeferredErrors(outcomes)
             while (found := source.next()) is not None:
                 (_, key), outcome = found
@@ -150,7 +150,7 @@ class Ingest:
         if source.problem is not None:
             raise source.problem
 
-    def _pictures(self, given: Iterator[tuple[int, Product]]) -> Iterator[tuple[None, str]]:
+    def _images(self, given: Iterator[tuple[int, Product]]) -> Iterator[tuple[None, str]]:
         """Check products while the pipeline requests their images."""
         began, waited = time.monotonic(), 0.0
         while True:
@@ -181,31 +181,31 @@ class Ingest:
         """Write products in one transaction, and count the results."""
         latest = {pending.product.id: pending for pending in batch}
         before = self._ledger.get(list(latest))
-        earlier = self._ledger.pictures(live.number, [found.number for found in before.values()])
-        pictures: dict[str, list[Picture]] = {}
+        earlier = self._ledger.image_outcomes(live.number, [found.number for found in before.values()])
+        image_outcomes: dict[str, list[ImageOutcome]] = {}
         for id, pending in latest.items():
             old = before.get(id)
             known = {} if old is None else dict(zip(old.product.images, earlier.get(old.number, []), strict=False))
-            pictures[id] = [
-                picture_of(key, outcome, known.get(image))
+            image_outcomes[id] = [
+                outcome_of(key, outcome, known.get(image))
                 for image, (key, outcome) in zip(pending.product.images, pending.outcomes, strict=True)
             ]
-        self._count(live, pictures)
+        self._count(live, image_outcomes)
         changed = {
             id: pending
             for id, pending in latest.items()
             if (old := before.get(id)) is None
             or not _same(old.product, pending)
-            or _seen(earlier.get(old.number, [])) != _seen(pictures[id])
+            or _seen(earlier.get(old.number, [])) != _seen(image_outcomes[id])
         }
         fresh = sum(id not in before for id in changed)
-        others: dict[int, dict[str, list[Picture]]] = {live.number: pictures}
+        others: dict[int, dict[str, list[ImageOutcome]]] = {live.number: image_outcomes}
         while changed:
             self._encode_for_others(changed, before, others)
             entries = [
                 Entry(
                     pending.product,
-                    with_error(pending.values, first_error(pictures[id])),
+                    with_error(pending.values, first_error(image_outcomes[id])),
                     {number: found[id] for number, found in others.items()},
                 )
                 for id, pending in changed.items()
@@ -220,19 +220,19 @@ class Ingest:
             self._progress(self.report.products, self._failed + self.report.refused, self._total)
         return self.report.products
 
-    def _count(self, live: Generation, pictures: Mapping[str, Sequence[Picture]]) -> None:
-        found = [picture for group in pictures.values() for picture in group]
-        contents = {picture.content for picture in found if picture.content is not None and picture.error is None}
+    def _count(self, live: Generation, image_outcomes: Mapping[str, Sequence[ImageOutcome]]) -> None:
+        found = [image for group in image_outcomes.values() for image in group]
+        contents = {image.content for image in found if image.content is not None and image.error is None}
         self.report.encoded += len(contents) - len(self._ledger.known_contents(live.number, contents))
-        codes = [code_of(picture.error) for picture in found if picture.error is not None]
+        codes = [code_of(image.error) for image in found if image.error is not None]
         self.report.failures.update(codes)
-        self._failed += sum(any(picture.error for picture in group) for group in pictures.values())
+        self._failed += sum(any(image.error for image in group) for group in image_outcomes.values())
 
     def _encode_for_others(
         self,
         changed: Mapping[str, _Pending],
         before: Mapping[str, Found],
-        found: dict[int, dict[str, list[Picture]]],
+        found: dict[int, dict[str, list[ImageOutcome]]],
     ) -> None:
         """Encode the images of changed products for generations that have no outcomes yet.
 
@@ -241,8 +241,8 @@ class Ingest:
         images = {id: pending.product.images for id, pending in changed.items()}
         for generation in self._session.generations.all():
             if generation.number not in found and generation.state != "building":
-                earlier = known_pictures(self._session, generation, before)
-                found[generation.number] = encode_pictures(self._session, generation, images, earlier)
+                earlier = known_outcomes(self._session, generation, before)
+                found[generation.number] = encode_images(self._session, generation, images, earlier)
 
 
 def retry_failures(session: Session, *, progress: Progress | None = None) -> AddReport:
@@ -256,16 +256,16 @@ def retry_failures(session: Session, *, progress: Progress | None = None) -> Add
             if generation.state == "building":
                 continue
             images = {number: found.product.images for number, found in there.items()}
-            pictures = encode_pictures(session, generation, images, known_pictures(session, generation, there))
-            session.ledger.put_pictures(
-                generation.number, {number: (images[number], pictures[number]) for number in there}
+            image_outcomes = encode_images(session, generation, images, known_outcomes(session, generation, there))
+            session.ledger.put_image_outcomes(
+                generation.number, {number: (images[number], image_outcomes[number]) for number in there}
             )
             if generation.state == "live":
-                healed = sum(first_error(each) is None for each in pictures.values())
+                healed = sum(first_error(each) is None for each in image_outcomes.values())
                 report.updated += healed
                 report.unchanged += len(there) - healed
                 report.failures.update(
-                    code_of(each.error) for group in pictures.values() for each in group if each.error
+                    code_of(each.error) for group in image_outcomes.values() for each in group if each.error
                 )
         session.follow_all()
         if progress is not None:
@@ -279,5 +279,5 @@ def _same(old: Product, pending: _Pending) -> bool:
     return (old.name, old.description, old.images, old.group, fields_as_json(old)) == words
 
 
-def _seen(pictures: Sequence[Picture]) -> list[tuple[bytes | None, str | None, bool]]:
-    return [(picture.content, picture.error, picture.vector is None) for picture in pictures]
+def _seen(image_outcomes: Sequence[ImageOutcome]) -> list[tuple[bytes | None, str | None, bool]]:
+    return [(image.content, image.error, image.vector is None) for image in image_outcomes]

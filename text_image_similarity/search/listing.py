@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from .cursor import Cursor
 from .fields import ID
 from .query import Query
-from .ranking import Ask, Candidate, best_pictures, search, take_page
+from .ranking import Ask, Candidate, best_images, search, take_page
 
 _AT_ONCE = 1000  # products to read at a time if groups hide some
 
@@ -21,7 +21,7 @@ def sort_similar(ask: Ask) -> tuple[list[Candidate], list[int]]:
     """Return the same for products above a similarity, and the numbers of all of these."""
     order = order_of(ask.query)
     assert order is not None
-    hits = best_pictures(ask, search(ask, ask.encoded.fused, None, exact=True))
+    hits = best_images(ask, search(ask, ask.encoded.fused, None, exact=True))
     slots = dict(zip(hits.rows.tolist(), hits.slots.tolist(), strict=True))
     values = ask.ledger.column(order[0], hits.rows.tolist(), ask.where)
     ids = ask.ledger.column(ID, list(values))

@@ -35,7 +35,7 @@ class MongoCollection:
         client: A client to use, for tests; None connects.
 
     Raises:
-        UsageError: The URL names no collection, or pymongo is not installed.
+        UsageError: The URL does not name a collection, or pymongo is not installed.
         TableError: The server cannot be reached.
     """
 

@@ -71,19 +71,19 @@ def open_session(
 
 
 def set_model(place: str | PathLike[str], config: Config) -> list[int]:
-    """Note in a catalogue where its model is now; every process that opens the catalogue afterwards loads it from there.
+    """Record where a catalogue's model is now; processes that open the catalogue later load the model from there.
 
     Args:
         place: The catalogue.
-        config: `model` and `revision` say where; the rest says how the model is loaded.
+        config: Settings for loading the model; `model` and `revision` name its new place.
 
     Returns:
-        The numbers of the generations that this model made, at least one.
+        The numbers of the generations with vectors of this model, at least one.
 
     Raises:
         UsageError: There is no catalogue at `place`.
         ModelError: The model cannot be loaded.
-        DatabaseError: It is another model than each of the catalogue's; or the catalogue cannot be read or written.
+        DatabaseError: It is not one of the catalogue's models, or the catalogue cannot be read or written.
     """
     with closing(open_session(place, fields=None, store=None, model=None, config=config, encoder=None)) as session:
         found = ModelIdentity.of(load_encoder(config))
@@ -92,7 +92,7 @@ def set_model(place: str | PathLike[str], config: Config) -> list[int]:
         if not same:
             made = " and ".join(str(each.identity) for each in generations)
             raise DatabaseError(
-                f"the catalogue {place} was made by {made}, and {found} is another model, whose vectors cannot be compared with "
+                f"the catalogue {place} was made with {made}, and {found} is a different model, whose vectors cannot be compared with "
                 "those of the catalogue; name the folder or the export of the same model"
             )
         for number in same:

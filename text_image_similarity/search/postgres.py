@@ -43,12 +43,12 @@ _LOST = (
 _HINTS = {
     "08": _LOST,
     "0A000": "; install pgvector on the server, see https://github.com/pgvector/pgvector",
-    "25006": "; this server only reads: name the one that it follows",
-    "42501": "; ask the database's administrator for this right",
+    "25006": "; this server is a read-only replica: name the primary server instead",
+    "42501": "; ask the database's administrator for this permission",
     "53100": "; nothing that was acknowledged is lost: free some space, and run the same command again",
     "53300": "; close other clients, or allow the server more connections",
     "55P03": f"; another process has been writing for more than {_PATIENCE_S} s",
-    "57P": "; wait until the server is back, and run the same command again: what was acknowledged is kept",
+    "57P": "; wait until the server is back, and run the same command again: acknowledged records are kept",
     "58P01": "; install pgvector on the server, see https://github.com/pgvector/pgvector",
 }
 
@@ -57,8 +57,8 @@ class Connections:
     """Connections to a schema of a database. Safe to share between threads.
 
     Args:
-        url: `postgresql://user:password@host/database`, with `?schema=...` for another schema than `catalog`, 1 to 63 bytes,
-            which need not exist yet. All other parameters are passed to libpq.
+        url: `postgresql://user:password@host/database`, with `?schema=...` for a schema other than `catalog`, 1 to 63
+            bytes, which is created if necessary. All other parameters are passed to libpq.
 
     Raises:
         MissingExtraError: A library is not installed.

@@ -139,7 +139,7 @@ class Predictor:
             text_query: Text to search for.
             image_paths: Images, as in `build_image_database`. Those that cannot be read are left out, with a warning in
                 the log.
-            top_k: Most matches to return, at least 1.
+            top_k: Maximum number of matches to return, at least 1.
 
         Returns:
             The best matches, best first; equal ones in the given order.
@@ -175,7 +175,7 @@ class Predictor:
 
         Args:
             query: Text to search for.
-            top_k: Most matches to return, at least 1.
+            top_k: Maximum number of matches to return, at least 1.
             database: Database to search; None is the last one built.
 
         Returns:
@@ -214,7 +214,7 @@ class Predictor:
 
         Args:
             image: A path or URL, a PIL image, an RGB array or tensor, or an encoded file's bytes.
-            top_k: Most matches to return, at least 1.
+            top_k: Maximum number of matches to return, at least 1.
             database: Database to search; None is the last one built.
 
         Returns:
@@ -241,7 +241,7 @@ class Predictor:
     def _check_model(self, made_by: ModelIdentity) -> None:
         if made_by is not self.identity and not self.identity.same_as(made_by):
             raise DatabaseError(
-                f"the database was made by {made_by}, and this predictor runs {self.identity}: their vectors cannot be "
+                f"the database was made with {made_by}, and this predictor uses {self.identity}: their vectors cannot be "
                 "compared; build the database again, or load the model that made it"
             )
 

@@ -1,7 +1,8 @@
-"""What a model makes of products' images, and which of their files may be read again.
+"""Encoding of products' images, and checks of which image files may be read again.
 
-A table names only files under one folder. That folder is kept in the catalogue's settings, because a file may have become a link
-to another place when it is read again: for another model, for a small image, or because it failed.
+A table may name only files in one folder. The catalogue stores that folder in its settings, because by the time a file
+is read again (for another model, for a thumbnail, or after a failure), it may have been replaced by a link to another
+place.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from ..errors import RowError
 from ..fetch import check_under, is_under, local_path
 from ..pipeline import Outcome
 from .ledger import Database, Found, Generation, intact
-from .products import Picture
+from .products import ImageOutcome
 from .session import Session
 
 Key = TypeVar("Key")
 
 
 def keep_root(database: Database, root: str | PathLike[str]) -> None:
-    """Keep the folder that the files of a table must be in."""
+    """Store the folder that the files of a table must be in."""
     value = json.dumps(str(root))
     name = f"root {blake2b(value.encode(), digest_size=16).hexdigest()}"
     if str(root) != NOWHERE and not database.read("SELECT 1 FROM setting WHERE name = ?", (name,)):
@@ -39,7 +40,7 @@ def keep_root(database: Database, root: str | PathLike[str]) -> None:
 
 
 def kept_roots(database: Database) -> list[Path]:
-    """Return the folders that were kept, those within others first."""
+    """Return the stored folders; a folder comes before the folders that contain it."""
     rows = database.read("SELECT value FROM setting WHERE name LIKE ?", ("root %",))
     with intact(database):
         roots = [Path(json.loads(value)) for (value,) in rows]
@@ -47,26 +48,27 @@ def kept_roots(database: Database) -> list[Path]:
 
 
 def steady_reference(reference: str, root: str | PathLike[str] | None) -> str:
-    """Return the reference of a file that may be read so that it shows which folder it must be in.
+    """Return a reference from which the folder that the file must be in can be recognised later.
 
     Args:
-        reference: As it needs no base folder any longer.
-        root: The folder that it leads to a place in, perhaps through a link or `..`; None is any.
+        reference: Reference that no longer depends on a base folder; the file may be read.
+        root: Folder that contains the file, perhaps through a link or `..`; None means any folder.
     """
     path = local_path(reference)
     return reference if path is None or root is None or path.is_relative_to(root) else str(path.resolve())
 
 
 def check_again(reference: str, config: Config, roots: Sequence[Path]) -> None:
-    """Make sure that the file of a product is still where its table could name it.
+    """Make sure that a product's file is still in a folder that its table was allowed to name.
 
     Args:
-        reference: The product's.
-        config: `files_under` holds in place of what was kept.
-        roots: As from `kept_roots`; one that the path is in must admit it, unless it is in none: no table named it then.
+        reference: Reference of the product's image.
+        config: Settings; `files_under`, if set, replaces the stored folders.
+        roots: Stored folders from `kept_roots`. If the path is in some of them, the file must really be in one of
+            these; a path in none of them was not named by a table.
 
     Raises:
-        RowError: It leads elsewhere.
+        RowError: The file is elsewhere.
     """
     if (path := local_path(reference)) is not None:
         own = [config.files_under] if config.files_under else [root for root in roots if path.is_relative_to(root)]
@@ -74,36 +76,36 @@ def check_again(reference: str, config: Config, roots: Sequence[Path]) -> None:
             check_under(path, next(iter(own), None))
 
 
-def known_pictures(
+def known_outcomes(
     session: Session, generation: Generation, before: Mapping[Key, Found]
-) -> dict[Key, dict[str, Picture]]:
-    """Return what a generation knows of products' images, by their references."""
-    pictures = session.ledger.pictures(generation.number, [found.number for found in before.values()])
+) -> dict[Key, dict[str, ImageOutcome]]:
+    """Return the outcomes that a generation has for products' images, by their references."""
+    image_outcomes = session.ledger.image_outcomes(generation.number, [found.number for found in before.values()])
     return {
-        key: dict(zip(found.product.images, pictures.get(found.number, []), strict=False))
+        key: dict(zip(found.product.images, image_outcomes.get(found.number, []), strict=False))
         for key, found in before.items()
     }
 
 
-def encode_pictures(
+def encode_images(
     session: Session,
     generation: Generation,
     images: Mapping[Key, Sequence[str]],
-    earlier: Mapping[Key, Mapping[str, Picture]] = MappingProxyType({}),
-) -> dict[Key, list[Picture]]:
-    """Return what a generation's model makes of images that are read again, by the same keys as their references.
+    earlier: Mapping[Key, Mapping[str, ImageOutcome]] = MappingProxyType({}),
+) -> dict[Key, list[ImageOutcome]]:
+    """Read images again, encode them with a generation's model, and return the outcomes, by the keys of `images`.
 
     Args:
-        session: The catalogue.
-        generation: The generation.
-        images: The references.
-        earlier: What is known of them, by the same keys and by reference: an image that fails now keeps its vector.
+        session: Session of the catalogue.
+        generation: Generation whose model encodes them.
+        images: References of the images.
+        earlier: Known outcomes, by the same keys and by reference; an image that fails now keeps its known vector.
     """
     refused = _refusals(session, {image for group in images.values() for image in group})
-    found: dict[tuple[Key, int], Picture] = {}
+    found: dict[tuple[Key, int], ImageOutcome] = {}
 
     def keep(key: Key, slot: int, content: bytes | None, outcome: Outcome) -> None:
-        found[key, slot] = picture_of(content, outcome, earlier.get(key, {}).get(images[key][slot]))
+        found[key, slot] = outcome_of(content, outcome, earlier.get(key, {}).get(images[key][slot]))
 
     tagged: list[tuple[tuple[Key, int], str]] = []
     for key, group in images.items():
@@ -112,23 +114,23 @@ def encode_pictures(
                 tagged.append(((key, slot), image))
             else:
                 keep(key, slot, None, problem)
-    if tagged:  # or the model is not needed
+    if tagged:  # otherwise the model is not needed
         with closing(session.scorer(generation).embed_tagged(tagged)) as outcomes:
             for ((key, slot), content), outcome in outcomes:
                 keep(key, slot, content, outcome)
     return {key: [found[key, slot] for slot in range(len(group))] for key, group in images.items()}
 
 
-def picture_of(content: bytes | None, outcome: Outcome, before: Picture | None) -> Picture:
-    """Return what is kept of an image; one that fails now keeps the vector that it had."""
+def outcome_of(content: bytes | None, outcome: Outcome, before: ImageOutcome | None) -> ImageOutcome:
+    """Return the outcome to store for an image; one that fails now keeps its earlier vector."""
     if not isinstance(outcome, RowError):
-        return Picture(content, outcome)
+        return ImageOutcome(content, outcome)
     error = str(outcome).encode("utf-8", "backslashreplace").decode("utf-8")
-    return Picture(error=error) if before is None or before.vector is None else replace(before, error=error)
+    return ImageOutcome(error=error) if before is None or before.vector is None else replace(before, error=error)
 
 
 def _refusals(session: Session, references: Collection[str]) -> dict[str, RowError]:
-    """Return the references that may not be read again, with the reason."""
+    """Return the references that must not be read again, each with the reason."""
     found: dict[str, RowError] = {}
     roots = kept_roots(session.ledger.database)
     for reference in references:

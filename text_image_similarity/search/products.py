@@ -81,7 +81,7 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picture:
+class ImageOutcome:
     """The outcome of a model for one image of a product: a vector or an error.
 
     Args:
@@ -102,12 +102,12 @@ class Entry:
     Args:
         product: The product, as given.
         values: Stored values of the built-in fields, then of the declared ones, in order.
-        images: For each generation, the outcomes of the product's images, in order.
+        image_outcomes: For each generation, the outcomes of the product's images, in order.
     """
 
     product: Product
     values: tuple[Value | None, ...]
-    pictures: Mapping[int, Sequence[Picture]]
+    image_outcomes: Mapping[int, Sequence[ImageOutcome]]
 
 
 def stored_values(product: Product, declared: Sequence[Field]) -> tuple[Value | None, ...]:
@@ -174,9 +174,9 @@ def code_of(error: str) -> str:
     return error.partition(":")[0]
 
 
-def first_error(pictures: Sequence[Picture]) -> str | None:
+def first_error(image_outcomes: Sequence[ImageOutcome]) -> str | None:
     """Return the first error of a product's images, or None."""
-    return next((picture.error for picture in pictures if picture.error is not None), None)
+    return next((image.error for image in image_outcomes if image.error is not None), None)
 
 
 def with_images(product: Product, images: Iterable[str]) -> Product:

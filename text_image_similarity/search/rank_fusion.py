@@ -16,7 +16,7 @@ import numpy as np
 from ..similarity import Embeddings, as_floats, cosine
 from .fields import ID
 from .products import Product
-from .ranking import Ask, Candidate, best_pictures, search, take_page
+from .ranking import Ask, Candidate, best_images, search, take_page
 
 _K = 60
 DEPTH = 1000  # products of each list; the same for every page, so that pages are consistent
@@ -73,8 +73,8 @@ def _leading_away(ask: Ask, products: Mapping[int, Product]) -> dict[int, dict[i
     if not away:
         return {}
     owners, vectors = [], []
-    for number, pictures in ask.ledger.pictures(ask.generation.number, list(products)).items():
-        there = [picture.vector for picture in pictures if picture.vector is not None]
+    for number, image_outcomes in ask.ledger.image_outcomes(ask.generation.number, list(products)).items():
+        there = [image.vector for image in image_outcomes if image.vector is not None]
         owners += [number] * len(there)
         vectors += there
     near: dict[int, dict[int, float]] = {place: {} for place in away}
@@ -98,7 +98,7 @@ def _list_similar(ask: Ask, vector: Embeddings) -> tuple[list[int], list[float],
     limit = 2 * DEPTH
     while True:
         hits = search(ask, vector, limit, exact=ask.exact)
-        found = best_pictures(ask, hits)
+        found = best_images(ask, hits)
         if len(found.rows) >= DEPTH or len(hits.rows) < limit:
             break
         limit *= 4

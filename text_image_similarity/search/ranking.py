@@ -130,7 +130,7 @@ def rank(ask: Ask, first: Hits | None = None) -> list[Candidate]:
     while True:
         hits = first if first is not None else search(ask, ask.encoded.fused, limit, exact=exact)
         first = None
-        found = _page(ask, best_pictures(ask, hits))
+        found = _page(ask, best_images(ask, hits))
         enough = len(hits.rows) < limit
         if len(found) > ask.query.top_k or (exact and enough):
             return found
@@ -142,7 +142,7 @@ def rank(ask: Ask, first: Hits | None = None) -> list[Candidate]:
 
 def rank_above(ask: Ask) -> tuple[list[Candidate], list[int]]:
     """Return the same for products above `Query.min_similarity`, and the numbers of all of these."""
-    best = best_pictures(ask, search(ask, ask.encoded.fused, None, exact=True))
+    best = best_images(ask, search(ask, ask.encoded.fused, None, exact=True))
     return _page(ask, best), ask.ledger.passing(best.rows.tolist(), ask.where)
 
 
@@ -159,7 +159,7 @@ def search(ask: Ask, vector: Embeddings, limit: int | None, *, exact: bool) -> H
     return hits
 
 
-def best_pictures(ask: Ask, hits: Hits) -> Hits:
+def best_images(ask: Ask, hits: Hits) -> Hits:
     """Keep only the best image of each product, without products that are terms of the query."""
     _, places = np.unique(hits.rows, return_index=True)
     places = np.sort(places)

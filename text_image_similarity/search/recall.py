@@ -75,13 +75,13 @@ def measure_recall(
     return RecallReport(len(vectors), len(filters), float(np.mean(shares)), min(shares), short, exact, missing)
 
 
-def _queries(pictures: Embeddings) -> Embeddings:
+def _queries(vectors: Embeddings) -> Embeddings:
     """Return queries from images' vectors: half of them unchanged, half shifted like vectors of texts."""
-    if not len(pictures):
+    if not len(vectors):
         raise UsageError("the catalogue has no image to search for; add products first")
     draw = np.random.default_rng(_SEED)
-    away = draw.standard_normal(pictures.shape[1], np.float32)
-    half = len(pictures) // 2
-    moved = pictures[half:] + away / np.linalg.norm(away) + draw.normal(0, 0.02, pictures[half:].shape)
-    found = np.concatenate([pictures[:half], moved])  # (q, d)
+    away = draw.standard_normal(vectors.shape[1], np.float32)
+    half = len(vectors) // 2
+    moved = vectors[half:] + away / np.linalg.norm(away) + draw.normal(0, 0.02, vectors[half:].shape)
+    found = np.concatenate([vectors[:half], moved])  # (q, d)
     return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), np.float32)

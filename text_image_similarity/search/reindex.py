@@ -15,7 +15,7 @@ from ..errors import DatabaseError, StoppedError
 from ..records import Progress
 from .database import ModelIdentity
 from .ledger import Generation
-from .pictures import encode_pictures
+from .product_images import encode_images
 from .products import code_of
 from .recall import RecallReport, measure_recall
 from .session import Session
@@ -39,7 +39,7 @@ class ReindexReport:
 
     generation: int
     products: int = 0
-    pictures: int = 0
+    images: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     lost: int = 0
     recall: RecallReport | None = None
@@ -81,7 +81,7 @@ def reindex(
             raise StoppedError(
                 f"stopped as asked with {report.products:,} of {total:,} products encoded; the same command resumes"
             )
-    report.pictures, report.lost = session.ledger.compare(session.generations.live().number, generation.number)
+    report.images, report.lost = session.ledger.compare(session.generations.live().number, generation.number)
     if report.lost > allow_lost:
         raise DatabaseError(
             f"generation {generation.number} lacks vectors for {report.lost:,} images that the live generation "
@@ -109,13 +109,13 @@ def complete(session: Session, generation: Generation, report: ReindexReport) ->
             return
         after = found[-1].number if found else 0  # again from the beginning: some may have been added
         images = {each.number: each.product.images for each in found}
-        pictures = encode_pictures(session, generation, images)
-        session.ledger.put_pictures(
-            generation.number, {number: (images[number], pictures[number]) for number in images}
+        image_outcomes = encode_images(session, generation, images)
+        session.ledger.put_image_outcomes(
+            generation.number, {number: (images[number], image_outcomes[number]) for number in images}
         )
         report.products += len(found)
         report.failures.update(
-            code_of(picture.error) for group in pictures.values() for picture in group if picture.error
+            code_of(image.error) for group in image_outcomes.values() for image in group if image.error
         )
         yield len(found)
 

@@ -11,7 +11,7 @@ from ..pipeline import Outcome
 from .answer import Checked, answer, check
 from .arguments import check_type
 from .ledger import Generation
-from .pictures import check_again, kept_roots
+from .product_images import check_again, kept_roots
 from .query import Matches, Query
 from .session import Session
 from .vectors import Encoded, encode, join

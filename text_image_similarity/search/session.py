@@ -169,7 +169,7 @@ class Session:
         if not identity.same_as(found):
             scorer.close()
             raise DatabaseError(
-                f"the catalogue was made by {identity}, and this is {found}: their vectors cannot be compared; open it with its own "
+                f"the catalogue was made with {identity}, and this is {found}: their vectors cannot be compared; open it with its own "
                 "model, or run: text-image-similarity catalog reindex CATALOG --model ..."
             )
         return scorer

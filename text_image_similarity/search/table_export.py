@@ -62,7 +62,7 @@ def export_table(
         declared: Declared fields of their catalogue.
         out: The file to write.
         columns: Other names for columns.
-        force: Whether a file that is there is replaced.
+        force: Whether to replace an existing file.
 
     Raises:
         UsageError: The file exists, its suffix does not name a format, or two columns would have the same name.
@@ -83,7 +83,7 @@ def write_rows(out: str, schema: pa.Schema, parts: Iterable[Rows], *, force: boo
         out: File to write, in the format that its suffix names.
         schema: Schema of the rows.
         parts: Batches of rows, as the format represents them.
-        force: Whether a file that is there is replaced.
+        force: Whether to replace an existing file.
 
     Raises:
         UsageError: The file exists, or its suffix does not name a format that can hold the columns.

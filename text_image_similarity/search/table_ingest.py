@@ -16,7 +16,7 @@ from ..fetch import locate
 from ..formats import is_url, with_folder
 from ..records import Progress
 from .ingest import AddReport, Ingest
-from .pictures import keep_root, steady_reference
+from .product_images import keep_root, steady_reference
 from .product_tables import ProductSource
 from .products import Product, with_images
 from .session import Session

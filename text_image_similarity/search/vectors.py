@@ -126,8 +126,8 @@ def _product_vector(product: str, ledger: Ledger, generation: Generation) -> tup
     found = ledger.get([product]).get(product)
     if found is None:
         raise UsageError(f"there is no product {product[:100]!r}")
-    pictures = ledger.pictures(generation.number, [found.number]).get(found.number, [])
-    vectors = [picture.vector for picture in pictures if picture.vector is not None]
+    image_outcomes = ledger.image_outcomes(generation.number, [found.number]).get(found.number, [])
+    vectors = [image.vector for image in image_outcomes if image.vector is not None]
     if not vectors:
         raise UsageError(f"product {product[:100]!r} has no image with a vector; search for its name instead")
     return found.number, _unit(np.mean(vectors, axis=0)) if len(vectors) > 1 else vectors[0]

@@ -29,7 +29,7 @@ from text_image_similarity.search.ledger import (
     sqlite,
 )
 from text_image_similarity.search.ledger.postgres import PostgresDatabase, make_catalog
-from text_image_similarity.search.products import Entry, Picture, Product
+from text_image_similarity.search.products import Entry, ImageOutcome, Product
 
 Open = Callable[[], Ledger]
 PROBES = np.eye(4, dtype=np.float32)
@@ -69,12 +69,12 @@ def ledger(opened: Open) -> Ledger:
     return opened()
 
 
-def picture(*values: float) -> Picture:
+def picture(*values: float) -> ImageOutcome:
     vector = np.array([*values, *[0.0] * (4 - len(values))], np.float32)
-    return Picture(content=vector.tobytes(), vector=vector / np.linalg.norm(vector))
+    return ImageOutcome(content=vector.tobytes(), vector=vector / np.linalg.norm(vector))
 
 
-def entry(id: str, *pictures: Picture, name: str = "", description: str = "", **values: Any) -> Entry:
+def entry(id: str, *pictures: ImageOutcome, name: str = "", description: str = "", **values: Any) -> Entry:
     images = tuple(f"{number}.jpg" for number in range(len(pictures)))
     stored = {"_id": id, **values}
     return Entry(
@@ -98,13 +98,13 @@ def test_products_come_back_as_they_were(ledger: Ledger) -> None:
         awkward[:900], awkward, (awkward, "b.jpg"), awkward, {"select": awkward, "price": 5e-324}, awkward[:9]
     )
     values: tuple[Value | None, ...] = (given.id, given.group, awkward, *(None for _ in FIELDS))
-    assert ledger.add([Entry(given, values, {1: [picture(1), Picture(error=awkward)]})])
+    assert ledger.add([Entry(given, values, {1: [picture(1), ImageOutcome(error=awkward)]})])
     found = ledger.get([given.id, "unknown"])
     assert list(found) == [given.id]
     assert found[given.id].product == given
     assert ledger.by_number([found[given.id].number, 99]) == {found[given.id].number: given}
     number = found[given.id].number
-    first, second = ledger.pictures(1, [number])[number]
+    first, second = ledger.image_outcomes(1, [number])[number]
     assert first.vector is not None
     assert first.vector.tobytes() == picture(1).vector.tobytes()  # type: ignore[union-attr]
     assert (second.vector, second.error) == (None, awkward)
@@ -232,7 +232,7 @@ def test_optimizing_gives_back_space_while_others_write(tmp_path: Path, monkeypa
     with closing(ledger.database), closing(other.database):
         with ledger.database.write() as transaction:
             begin(transaction)
-        wide = Picture(b"", np.ones(512, np.float32))
+        wide = ImageOutcome(b"", np.ones(512, np.float32))
         ledger.add([entry(f"{number:04}", wide) for number in range(1500)])
         ledger.delete(f"{number:04}" for number in range(1500) if number % 4)
         ledger.database.read("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -382,7 +382,7 @@ def test_generations(ledger: Ledger) -> None:
         generations.add(IDENTITY, "building")
     assert [each.product.id for each in ledger.pending(new.number, 0, 10)] == ["a"]
     number = ledger.get(["a"])["a"].number
-    ledger.put_pictures(new.number, {number: (["0.jpg"], [picture(0, 1)]), 99: (["0.jpg"], [picture(1)])})
+    ledger.put_image_outcomes(new.number, {number: (["0.jpg"], [picture(0, 1)]), 99: (["0.jpg"], [picture(1)])})
     assert ledger.pending(new.number, 0, 10) == []
     assert ledger.known(new.number, picture(0, 1).content or b"") is not None
     assert ledger.known(1, picture(0, 1).content or b"") is None
@@ -394,7 +394,7 @@ def test_generations(ledger: Ledger) -> None:
     with pytest.raises(DatabaseError, match="is live"):
         generations.drop([new.number])
     generations.drop([1])
-    assert ledger.pictures(1, [number]) == {}
+    assert ledger.image_outcomes(1, [number]) == {}
 
 
 def test_optimize_keeps_everything(ledger: Ledger) -> None:

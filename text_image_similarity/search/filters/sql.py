@@ -1,7 +1,8 @@
 """Filters as SQL expressions, for any database with a writer for column names and values.
 
-Names of fields never reach the database, and values only through the writer, as parameters or quoted. NULL passes no row,
-as false does. Only under a NOT is each leaf true or false and never NULL, because that takes a database twice as long.
+Names of fields never reach the database, and values reach it only through the writer, as parameters or quoted. A row
+for which the expression is NULL does not pass, as if it were false. Leaves are kept from being NULL only under a NOT,
+because that takes a database twice as long.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class SqlWriter(Protocol):
 
 
 def compile_sql(where: Filter | None, writer: SqlWriter) -> str:
-    """Return a filter as an expression that is true for the rows that pass it, safe to put after WHERE or AND, but not after NOT.
+    """Return a filter as an expression that is true for the rows that pass it, for use after WHERE or AND, but not NOT.
 
     Args:
         where: A checked filter; None passes every row.
@@ -85,7 +86,7 @@ def with_nul(text: str) -> str:
 
 
 def _expression(where: Filter, writer: SqlWriter, *, known: bool) -> str:
-    """Return an expression that is true for the rows that pass a filter, and for no others; `known`: it is false for those, not NULL."""
+    """Return an expression that is true only for the rows that pass a filter; with `known`, it is false, not NULL, for others."""
     match where:
         case Compare(field, op, value):
             return _comparison(field, op, value, writer, known=known)

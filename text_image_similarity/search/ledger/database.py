@@ -42,7 +42,7 @@ class Database(Protocol):
 
         Args:
             sql: The query.
-            size: Most rows at a time.
+            size: Maximum number of rows at a time.
             everything: Whether most of the database is about to be read, so that it is worth reading ahead.
         """
 
@@ -65,13 +65,13 @@ class Database(Protocol):
         """Return the list of texts in a column's value."""
 
     def find_words(self, text: str, condition: str, values: Sequence[object], limit: int) -> list[Row]:
-        """Return (number, relevance) of the products whose name or description has any of the words, most relevant first.
+        """Return (number, relevance) of products whose name or description has any of the words, most relevant first.
 
         Args:
             text: Words.
             condition: Further condition on products, from `where`.
             values: Parameters of the condition.
-            limit: Most products to return.
+            limit: Maximum number of products to return.
         """
 
     def index_words(self, transaction: Transaction, texts: Sequence[tuple[int, str, str]]) -> None:

@@ -1,4 +1,4 @@
-"""A lock that every waiting thread gets in turn, however often one thread takes it again, as one client's readings do."""
+"""A fair lock: waiting threads get it in turn, even if one of them requests it again and again."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from types import TracebackType
 
 
 class FairLock:
-    """Reentrant lock that threads get in the order in which they ask for it."""
+    """A reentrant lock that threads acquire in the order in which they request it."""
 
     def __init__(self) -> None:
         self._changing = Lock()
-        self._waiting: deque[tuple[int, Lock]] = deque()  # threads, each with what it waits for
+        self._waiting: deque[tuple[int, Lock]] = deque()  # threads, each with the lock that it waits for
         self._owner: int | None = None
         self._depth = 0
 
@@ -31,7 +31,7 @@ class FairLock:
             with self._changing:
                 if (thread, turn) in self._waiting:
                     self._waiting.remove((thread, turn))
-                elif self._owner == thread:  # its turn came meanwhile
+                elif self._owner == thread:  # it was its turn in the meantime
                     self._hand_on()
             raise
 

@@ -27,7 +27,7 @@ def read_changes(
         declared: Declared fields of the ledger.
         generation: Generation whose vectors to read.
         since: Version of the follower, at least `Ledger.pruned`; 0 reads everything, for an empty follower.
-        size: Most products in a batch.
+        size: Maximum number of products in a batch.
     """
     version, pruned = read_counter(database, "version"), read_counter(database, "pruned")
     if version == since:
@@ -36,7 +36,7 @@ def read_changes(
     chosen = ", ".join(columns.values())
     # When all are read, by number, which is their physical order.
     since_sql = "" if since == 0 else f"version > {since:d} AND "
-    expected = 0 if since else _count_pictures(database, generation)
+    expected = 0 if since else _count_images(database, generation)
     products = f"SELECT number, {chosen} FROM product WHERE {since_sql}version <= {version:d} ORDER BY number"
     fields = (*BUILT_IN, *declared)
     for chunk, ends in with_last(database.stream(products, size, everything=since == 0)):
@@ -59,7 +59,7 @@ def read_changes(
         )
 
 
-def _count_pictures(database: Database, generation: int) -> int:
+def _count_images(database: Database, generation: int) -> int:
     return int(database.read("SELECT count(*) FROM picture WHERE generation = ?", (generation,))[0][0])
 
 

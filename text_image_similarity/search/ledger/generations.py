@@ -115,10 +115,10 @@ class Generations:
             transaction.run("UPDATE generation SET calibration = ? WHERE number = ?", (calibration, number))
 
     def set_model(self, number: int, model: str, revision: str | None) -> None:
-        """Note where a generation's model is now.
+        """Record where a generation's model is now.
 
         Raises:
-            DatabaseError: Somebody dropped it meanwhile.
+            DatabaseError: The generation has been dropped by another process.
         """
         with self._database.write() as transaction:
             check_there(transaction, number)

@@ -18,7 +18,7 @@ from ...similarity import Embeddings
 from ..fields import BUILT_IN, Field, Value, single
 from ..filters import Filter
 from ..filters.sql import column_names
-from ..products import Entry, Picture, Product, first_error
+from ..products import Entry, ImageOutcome, Product, first_error
 from ..stores.protocol import Changes
 from .database import Database, Row, Transaction, advance, intact
 from .following import read_changes
@@ -30,7 +30,7 @@ from .rows import (
     bytes_of,
     found_of,
     in_chunks,
-    put_pictures,
+    put_image_outcomes,
     read_counter,
     texts_of,
     values_of,
@@ -73,7 +73,7 @@ class Ledger:
         with self.database.write() as transaction:
             states: dict[int, str] = dict(transaction.run("SELECT number, state FROM generation"))
             needed = {number for number, state in states.items() if state != "building"}
-            if any(needed - entry.pictures.keys() for entry in entries):
+            if any(needed - entry.image_outcomes.keys() for entry in entries):
                 return False
             self._put(transaction, latest, advance(transaction, "version"), states)
         return True
@@ -86,7 +86,9 @@ class Ledger:
                 self._remove(transaction, gone, advance(transaction, "version"))
         return len(gone)
 
-    def put_pictures(self, generation: int, found: Mapping[int, tuple[Sequence[str], Sequence[Picture]]]) -> None:
+    def put_image_outcomes(
+        self, generation: int, found: Mapping[int, tuple[Sequence[str], Sequence[ImageOutcome]]]
+    ) -> None:
         """Save the outcomes of a generation's model for images, for products that still have these images.
 
         Args:
@@ -106,7 +108,7 @@ class Ledger:
                 "UPDATE product SET version = ?, f2 = CASE ? WHEN 1 THEN ? ELSE f2 END WHERE number = ?",
                 [(version, int(bool(live)), errors[number], number) for number in fitting],
             )
-            put_pictures(transaction, {number: {generation: found[number][1]} for number in fitting})
+            put_image_outcomes(transaction, {number: {generation: found[number][1]} for number in fitting})
 
     def get(self, ids: Sequence[str]) -> dict[str, Found]:
         """Return products by their ids, without unknown ones."""
@@ -127,13 +129,15 @@ class Ledger:
         rows = self._passing(f"number, {self._columns[field]}", numbers, where)
         return dict(zip((row[0] for row in rows), self._values(field, [row[1] for row in rows]), strict=True))
 
-    def pictures(self, generation: int, numbers: Sequence[int]) -> dict[int, list[Picture]]:
+    def image_outcomes(self, generation: int, numbers: Sequence[int]) -> dict[int, list[ImageOutcome]]:
         """Return the outcomes of a generation's model for the images of products, in order."""
         query = f"SELECT number, content, vector, error FROM picture WHERE generation = {generation:d} AND number IN "
         rows = in_chunks(self.database.read, query, numbers, " ORDER BY number, slot")
         with intact(self.database):
             return {
-                number: [Picture(bytes_of(content), vector_of(vector), error) for _, content, vector, error in group]
+                number: [
+                    ImageOutcome(bytes_of(content), vector_of(vector), error) for _, content, vector, error in group
+                ]
                 for number, group in groupby(rows, key=lambda row: int(row[0]))
             }
 
@@ -175,7 +179,7 @@ class Ledger:
             order: A field, and whether the highest value comes first; products without a value come last. None orders
                 by id.
             after: Sort value and id of the last product of the previous call.
-            most: Most products to return.
+            most: Maximum number of products to return.
         """
         condition, values = self.database.where(where, self.fields)
         column, sequence = "f0", "f0"
@@ -204,8 +208,8 @@ class Ledger:
         """Return the vectors of a random sample of images, shape (n, embed_dim)."""
         last = self._counter("number")
         drawn = np.random.default_rng(seed).integers(1, last + 1, 4 * most).tolist() if last else []
-        pictures = self.pictures(generation, sorted(set(drawn)))
-        found = [each.vector for group in pictures.values() for each in group if each.vector is not None]
+        image_outcomes = self.image_outcomes(generation, sorted(set(drawn)))
+        found = [each.vector for group in image_outcomes.values() for each in group if each.vector is not None]
         return np.stack(found[:: max(1, len(found) // most)][:most]) if found else np.empty((0, 0), np.float32)
 
     def count_pending(self, generation: int) -> int:
@@ -259,11 +263,11 @@ class Ledger:
             [(numbers[id], version, *texts_of(entry.product), *entry.values) for id, entry in entries.items()],
         )
         transaction.run_many("DELETE FROM picture WHERE number = ?", [(number,) for number in known.values()])
-        pictures = {
-            numbers[id]: {number: found for number, found in entry.pictures.items() if number in generations}
+        image_outcomes = {
+            numbers[id]: {number: found for number, found in entry.image_outcomes.items() if number in generations}
             for id, entry in entries.items()
         }
-        put_pictures(transaction, pictures)
+        put_image_outcomes(transaction, image_outcomes)
         texts = [(numbers[id], entry.product.name, entry.product.description) for id, entry in entries.items()]
         self.database.index_words(transaction, texts)
 

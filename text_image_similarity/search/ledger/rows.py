@@ -12,7 +12,7 @@ import numpy as np
 
 from ...similarity import Embeddings
 from ..fields import FieldKind, Value
-from ..products import Picture, Product, fields_as_json
+from ..products import ImageOutcome, Product, fields_as_json
 from .database import Database, Row, Transaction, intact
 
 _CHUNK = 500  # parameters in one IN (...)
@@ -49,17 +49,19 @@ def values_of(database: Database, kind: FieldKind, column: list[Any]) -> list[Va
     return column
 
 
-def put_pictures(transaction: Transaction, pictures: Mapping[int, Mapping[int, Sequence[Picture]]]) -> None:
+def put_image_outcomes(
+    transaction: Transaction, image_outcomes: Mapping[int, Mapping[int, Sequence[ImageOutcome]]]
+) -> None:
     """Write the outcomes of images, by number of the product and of the generation."""
     transaction.run_many(
         "INSERT INTO picture (generation, number, slot, content, vector, error) VALUES (?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (generation, number, slot) DO UPDATE SET "
         "content = excluded.content, vector = excluded.vector, error = excluded.error",
         [
-            (generation, number, slot, picture.content, blob_of(picture.vector), picture.error)
-            for number, generations in pictures.items()
+            (generation, number, slot, image.content, blob_of(image.vector), image.error)
+            for number, generations in image_outcomes.items()
             for generation, found in generations.items()
-            for slot, picture in enumerate(found)
+            for slot, image in enumerate(found)
         ],
     )
 

@@ -53,7 +53,7 @@ class SqliteDatabase:
 
     def __init__(self, path: str | Path, fields: Sequence[Field] | None = None) -> None:
         self._path, self._process = str(path), os.getpid()
-        # One connection writes; those that read wait for nothing. A database in memory has one connection, shared in turn.
+        # One connection writes; those for reading never wait. A database in memory has a single connection, used in turn.
         self._writing, self._connections = FairLock(), SqliteFile(self._path)
         with self._failing():
             self._file = self._connections.connect() if fields is not None else self._connections.open()

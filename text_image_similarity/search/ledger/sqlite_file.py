@@ -1,4 +1,4 @@
-"""Connections to an SQLite file: opened when they are needed, and used again."""
+"""Connections to an SQLite file, which are opened on demand and reused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CACHE = {True: 16_384, False: 65_536}  # KiB of pages, of a connection that onl
 
 
 class SqliteFile:
-    """An SQLite file, or `:memory:`, for one connection each that `connect` gives. Safe to share between threads.
+    """An SQLite file, or `:memory:`, where each connection is a separate database. Safe to share between threads.
 
     Args:
         path: The file.
@@ -24,17 +24,17 @@ class SqliteFile:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        # What the file was like when it was opened as one that nobody changes; None for one that may be written.
+        # State of the file when it was opened as immutable; None if it was opened normally.
         self._frozen: tuple[int, ...] | None = None
         self._lock = Lock()
-        self._idle: list[sqlite3.Connection] = []  # that read
+        self._idle: list[sqlite3.Connection] = []  # for reading
         self._closed = False
 
     def connect(self, *, reads: bool = False) -> sqlite3.Connection:
-        """Connect to the file, or make it.
+        """Connect to the file, creating it if it does not exist.
 
         Args:
-            reads: It is only read.
+            reads: Whether the connection is only for reading.
 
         Raises:
             sqlite3.Error: It cannot be opened.
@@ -44,7 +44,7 @@ class SqliteFile:
             place, timeout=PATIENCE_S, check_same_thread=False, isolation_level=None, uri=self._frozen is not None
         )
         try:
-            # Reads the file's schema too, so that one which cannot be read is told.
+            # Reads the file's schema too, so that an unreadable file is reported here.
             file.execute(f"PRAGMA cache_size = -{_CACHE[reads]}")
         except BaseException:
             file.close()
@@ -53,10 +53,10 @@ class SqliteFile:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Give the block a connection that reads, to itself: no reading waits for another one, however long that takes.
+        """Provide a connection for reading to a block, exclusively, so that no read waits for another one.
 
         Raises:
-            DatabaseError, sqlite3.Error: As `open`, and once the connections are closed.
+            DatabaseError, sqlite3.Error: As from `open`, or because this object has been closed.
         """
         with self._lock:
             if self._closed:
@@ -75,19 +75,19 @@ class SqliteFile:
                 file.close()
 
     def close(self) -> None:
-        """Close the connections of `reading`; those in use are closed after their blocks."""
+        """Close the connections from `reading`; those in use are closed when their blocks end."""
         with self._lock:
             self._closed = True
             self._close_idle()
 
     def open(self, *, reads: bool = False) -> sqlite3.Connection:
-        """Connect to an existing file, as to one that nobody changes if SQLite cannot write next to it.
+        """Connect to an existing file; if SQLite cannot write next to it, open the file as immutable.
 
         Args:
-            reads: It is only read.
+            reads: Whether the connection is only for reading.
 
         Raises:
-            DatabaseError: Not all of it can be read.
+            DatabaseError: Its latest changes cannot be read.
             sqlite3.Error: It cannot be opened.
         """
         self._frozen = None
@@ -105,7 +105,7 @@ class SqliteFile:
         return self.connect(reads=reads)
 
     def _renew(self) -> None:
-        """Open a file again that somebody has changed, though this user cannot."""
+        """Reopen an immutable file that somebody else has changed."""
         if self._frozen is not None and self._frozen != _state_of(self._path):
             self._close_idle()
             self._idle.append(self.open(reads=True))
@@ -116,7 +116,7 @@ class SqliteFile:
 
 
 def _state_of(path: str) -> tuple[int, ...]:
-    """Return what changes with a database's file; last the size of the changes that are not in it yet."""
+    """Return values that change with a database's file; the last one is the size of its write-ahead log."""
     found = Path(path).stat()
     log = Path(f"{path}-wal")
     return found.st_mtime_ns, found.st_size, found.st_ino, log.stat().st_size if log.exists() else 0

@@ -27,7 +27,7 @@ class MongoStorage:
             `<collection>_events`.
 
     Raises:
-        UsageError: The URL names no collection.
+        UsageError: The URL does not name a collection.
         MissingExtraError: pymongo is not installed.
         DatabaseError: The server cannot be reached.
     """

@@ -24,11 +24,11 @@ def masked(entry: LogEntry, queries: LogQueries) -> LogEntry:
 
     Args:
         entry: The entry.
-        queries: `full` keeps everything. `hashed` replaces texts and URLs of images by their SHA-256 in hexadecimal digits, under `text_sha256`
-            and so on; the filter is kept, and for a cursor only the fact that there was one. `off` drops the query, except whether it asked for a
-            later page, and the values of the filter: a mapping keeps its names, unless it was refused, and an expression is
-            dropped. Both reduce an error to its code, because its detail may quote the query. The products that were found are
-            kept in any case.
+        queries: `full` keeps everything. `hashed` replaces texts and URLs of images by their SHA-256 in hexadecimal
+            digits, as `text_sha256` and so on; the filter is kept, and for a cursor only the fact that there was one.
+            `off` drops the query, except whether it asked for a later page, and the values of the filter: a mapping
+            keeps its names, unless it was refused, and an expression is dropped. Both reduce an error to its code,
+            because its detail may quote the query. The products that were found are kept in any case.
     """
     if queries == "full":
         return entry

@@ -132,8 +132,8 @@ class SqliteStorage:
 _HINTS = {
     "full": "; nothing that was acknowledged is lost: free some space",
     "locked": f"; another process has been writing for more than {_PATIENCE_S:.0f} s",
-    "malformed": "; restore it from a backup, or begin another one",
+    "malformed": "; restore it from a backup, or start a new one",
     "not a database": "; name another file",
     "readonly": "; it cannot be written by this user",
-    "unable to open": "; its folder must be there, and writable by this user",
+    "unable to open": "; its folder must exist and be writable by this user",
 }

@@ -30,7 +30,7 @@ class LogStorage(Protocol):
             table: The table.
             after: Lower bound of ids, exclusive.
             before: Upper bound of ids, exclusive.
-            most: Most rows to return.
+            most: Maximum number of rows to return.
             newest: Whether to return the greatest ids first, instead of the least.
         """
 

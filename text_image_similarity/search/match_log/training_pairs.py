@@ -114,7 +114,7 @@ def _parts(
     """Yield the pairs whose product has an image, and record them in `found` with its reference."""
     waiting = iter(chosen)
     while keys := list(islice(waiting, _AT_ONCE)):
-        images = {product: _picture(catalog, product) for product in dict.fromkeys(product for _, product in keys)}
+        images = {product: _image(catalog, product) for product in dict.fromkeys(product for _, product in keys)}
         there = {key: image for key in keys if (image := images[key[1]]) is not None}
         found.update(there)
         rows = [(image, captions[text], product, chosen[text, product]) for (text, product), image in there.items()]
@@ -122,6 +122,6 @@ def _parts(
         yield ArrowRows(pa.record_batch(columns, schema=_SCHEMA))
 
 
-def _picture(catalog: Catalog, id: str) -> str | None:
+def _image(catalog: Catalog, id: str) -> str | None:
     product = catalog.get(id)
     return None if product is None else next(iter(product.images), None)

@@ -29,7 +29,7 @@ class LogWriter:
 
     Args:
         log: The log, which the caller must close afterwards.
-        most: Most waiting records; further ones are dropped and counted.
+        most: Maximum number of waiting records; further ones are dropped and counted.
         retry_s: Seconds between two tries while the database fails.
 
     Attributes:

@@ -101,16 +101,16 @@ class LanceStore:
             return int((self._table.schema.field("number").metadata or {}).get(_APPLIED.encode(), 0))
 
     def apply(self, changes: Changes) -> None:
-        pictures = self._pictures(changes)
+        images = self._images(changes)
         with self._speaking("written"):
             if len(changes.owners) and self._are_new(changes.rows):
-                self._table.add(pictures)
+                self._table.add(images)
             else:
                 # A reader sees each image before or after, but none missing.
                 if len(changes.owners):
                     merging = self._table.merge_insert("picture").when_matched_update_all()
-                    merging.when_not_matched_insert_all().execute(pictures)
-                self._delete_all_but(changes.rows, pictures["picture"].to_numpy())
+                    merging.when_not_matched_insert_all().execute(images)
+                self._delete_all_but(changes.rows, images["picture"].to_numpy())
             self._delete_all_but(changes.deleted, np.empty(0, np.int64))
             # Last, as a separate step: after an earlier crash, all of this is repeated.
             self._table.update_field_metadata({"path": "number", "metadata": {_APPLIED: str(changes.version)}})
@@ -173,7 +173,7 @@ class LanceStore:
             raise ValueError("they were built with other fields or another model")
         return table
 
-    def _pictures(self, changes: Changes) -> pa.Table:
+    def _images(self, changes: Changes) -> pa.Table:
         """Return changed products' images as rows of the table."""
         order = np.lexsort((changes.slots, changes.owners))
         owners, slots = changes.owners[order], changes.slots[order]

@@ -22,7 +22,7 @@ from .protocol import Alone, Changes, Hits, Rows
 # If more pass a filter, the product with all vectors is faster than gathering those that pass.
 _GATHERED = 0.4
 # Few queries are multiplied with blocks that stay in the cache and are small enough (rows x queries x dimensions) for
-# OpenBLAS to neither copy them nor share them out to threads; for many, whose product has more to do, it does well.
+# OpenBLAS neither to copy them nor to distribute them over threads; with many queries, OpenBLAS itself does well.
 _FEW, _BLOCK, _SMALL, _BLOCK_OF_MANY = 8, 256, 1 << 18, 4096
 _PRODUCTS = 16_000_000  # approximate cosines in memory at a time
 

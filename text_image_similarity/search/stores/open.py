@@ -16,7 +16,7 @@ from .protocol import Store
 
 STORES_VARIABLE = "TEXT_IMAGE_SIMILARITY_STORES"
 _KINDS = "sqlite, lancedb, lancedb:<URI>, qdrant://host:port/name, pgvector"
-_AT_HOME = ("sqlite", "lancedb", "pgvector")  # beside the products, where the catalogue is
+_AT_HOME = ("sqlite", "lancedb", "pgvector")  # stored together with the products
 
 
 def check_kind(kind: str, place: str) -> None:
@@ -37,24 +37,24 @@ def check_kind(kind: str, place: str) -> None:
 
 
 def check_named(kind: str, place: str, given: str | None) -> None:
-    """Make sure that it was not only a catalogue that named the store it keeps elsewhere.
+    """Make sure that somebody other than the catalogue has named its external store.
 
-    Who hands somebody a catalogue could otherwise have this process connect to any address, with the user's own credentials.
+    Otherwise, whoever provides a catalogue could have this process connect to any address with the user's credentials.
 
     Args:
-        kind: What the catalogue says.
-        place: Where it is.
-        given: What the caller says; the environment variable `TEXT_IMAGE_SIMILARITY_STORES` may name others, with spaces between.
+        kind: Kind of store in the catalogue.
+        place: Place of the catalogue.
+        given: Kind of store from the caller; `TEXT_IMAGE_SIMILARITY_STORES` may name further ones, separated by spaces.
 
     Raises:
-        UsageError: Nobody else named it.
+        UsageError: Only the catalogue names it.
     """
     named = os.environ.get(STORES_VARIABLE, "")
     if kind in _AT_HOME or kind in (given, named, *named.split()):
         return
     raise UsageError(
-        f"the catalogue {place} keeps its vectors elsewhere, in {kind}: if that is yours, set the environment variable "
-        f"{STORES_VARIABLE}={kind}, or give store={kind!r} in Python; credentials of yours, such as QDRANT_API_KEY, are sent there"
+        f"the catalogue {place} keeps its vectors in an external store, {kind}: if you trust it, set the environment variable "
+        f"{STORES_VARIABLE}={kind}, or give store={kind!r} in Python; your credentials, such as QDRANT_API_KEY, are sent there"
     )
 
 
@@ -69,7 +69,7 @@ def open_store(
         generation: Number of the generation.
         fields: All fields, including the built-in ones.
         embed_dim: Length of the vectors.
-        identity: Unique token of the catalogue, by which stores in shared places know to which catalogue they belong.
+        identity: Unique token of the catalogue, by which a store in a shared place recognises its catalogue.
 
     Raises:
         ConfigError: The kind is unknown, or its library is not installed.
@@ -98,7 +98,9 @@ def open_store(
 def _folder(kind: str, place: str, generation: int) -> str:
     uri = kind.removeprefix("lancedb").removeprefix(":")
     if not uri and not Path(place).is_dir():
-        raise ConfigError(f"{place} is not a folder in which LanceDB can keep vectors; name one: store='lancedb:<URI>'")
+        raise ConfigError(
+            f"{place} is not a folder in which LanceDB can store vectors; name one: store='lancedb:<URI>'"
+        )
     return f"{(uri or place).rstrip('/')}/vectors-{generation}"
 
 

@@ -182,7 +182,7 @@ class PgVectorStore:
         return compile_sql(where, writer), list(writer.parameters)
 
     def _copy(self, transaction: PostgresTransaction, changes: Changes) -> None:
-        """Add the images of changed products; the first image of each is marked, and represents it when counting."""
+        """Add the images of changed products; the first image of each product is marked, for counting products."""
         order = np.lexsort((changes.slots, changes.owners))
         owners = changes.owners[order]  # (m,)
         products = np.argsort(changes.rows, kind="stable")
@@ -194,9 +194,9 @@ class PgVectorStore:
         names = ", ".join(["number", "slot", "leads", *self._columns.values(), "embedding"])
         with transaction.cursor.copy(f"COPY {self._table} ({names}) FROM STDIN (FORMAT binary)".encode()) as copy:
             copy.set_types(["int8", "int2", "bool", *(_COPY[self._kinds[name]] for name in self._columns), "vector"])
-            for number, picture, leading, place in zip(owners, order, leads, take, strict=True):
+            for number, image, leading, place in zip(owners, order, leads, take, strict=True):
                 values = plain([column[place] for column in given])
-                slot, vector = int(changes.slots[picture]), changes.vectors[picture]
+                slot, vector = int(changes.slots[image]), changes.vectors[image]
                 copy.write_row((int(number), slot, bool(leading), *values, vector))
 
     def _is_much(self, transaction: PostgresTransaction, where: tuple[str, list[object]]) -> bool:

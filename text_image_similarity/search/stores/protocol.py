@@ -35,7 +35,7 @@ class Changes:
         slots: Index among its product's images, from 0, shape (m,).
         vectors: Unit vectors of the images, shape (m, embed_dim), float32.
         deleted: Numbers of deleted products, shape (k,).
-        expected: Most images in total, if these changes are part of a complete read; otherwise 0.
+        expected: Maximum number of images in total, if these changes are part of a complete read; otherwise 0.
     """
 
     version: int

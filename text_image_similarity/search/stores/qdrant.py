@@ -48,10 +48,10 @@ _INDEXES: dict[FieldKind, models.PayloadSchemaType] = {
 def connect(url: str) -> QdrantClient:
     """Return a client for `qdrant://host:port`, or `qdrants://...` for TLS.
 
-    The environment variable `QDRANT_API_KEY` is sent along if it is set: behind TLS, or to this machine.
+    The value of the environment variable `QDRANT_API_KEY`, if set, is sent over TLS or to this machine.
 
     Raises:
-        ConfigError: The URL names no host, or one that the key would reach in plain text.
+        ConfigError: The URL has no host, or the key would be sent to another machine in plain text.
     """
     parts = urlsplit(url)
     if not parts.hostname:
