@@ -201,7 +201,7 @@ def _tables(options: argparse.Namespace, found: Matches, fields: Sequence[Field]
 
 
 def _why_none(options: argparse.Namespace, found: Matches) -> str:
-    """Say what kept all products out."""
+    """Say why no product was found."""
     given = {"--where": options.where, "--min-similarity": options.min_similarity}
     limits = [option for option, value in given.items() if value is not None]
     return f": no product meets {' and '.join(limits)}" if limits and not found.total else ""

@@ -30,7 +30,7 @@ ADVICE = {
     "--model-engine": "--backend chooses what runs a model",
     "--gpu": "write --device cuda",
     "--fp16": "write --precision fp16",
-    "--url-list": "write a table with a column of captions too",
+    "--url-list": "write a table that also has a column of captions",
     "--input-format": "the format follows from the file's suffix",
     "--output-format": "the format follows from the file's suffix",
     "--num-workers": "write --io-workers",

@@ -70,7 +70,7 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
         dest="allowed_hosts",
         metavar="NAME",
         action="append",
-        help="host name that requests may use in their Host header, such as `pictures.example.com` or `*.example.com`, besides "
+        help="host name that requests may use in their Host header, such as `scores.example.com` or `*.example.com`, besides "
         "IP addresses and `localhost`; may be repeated. By default any name, or only `localhost` if `--host` is a loopback address",
     )
     add(

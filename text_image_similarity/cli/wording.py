@@ -1,6 +1,6 @@
-"""What rooms say of parameters, said of options: `precision='fp16' needs a GPU` becomes `--precision fp16 needs a GPU`.
+"""Rewording of errors for the command line: `precision='fp16' needs a GPU` becomes `--precision fp16 needs a GPU`.
 
-Rooms know nothing of the command line. Where they name an option anyway, the parameter follows in parentheses, as in
+Other rooms know nothing of the command line. If they name an option anyway, the parameter follows in parentheses, as in
 `--force (force=True)`, and is left out here.
 """
 
@@ -15,27 +15,27 @@ QUOTES = ("'", '"')
 _PART = r"[^()]*"
 for _ in range(3):  # parentheses in parentheses
     _PART = rf"(?:[^()]|\({_PART}\))*"
-# What follows an option: `--force (force=True)`, `--image-col (ProductColumns(images=...))`, `--files-under FOLDER (files_under)`.
+# The parentheses after an option: `--force (force=True)`, `--image-col (ProductColumns(images=...))`, `--files-under FOLDER (files_under)`.
 _ASIDE = re.compile(
     rf"(--[a-z-]+[^()\n]{{0,80}}?) \([A-Za-z_]+(?:={_PART}|\({_PART}\))\)|(--[a-z-]+(?: [A-Z]+)?) \([a-z_]+(?:, [a-z_]+)*\)"
 )
-# What is quoted, which stays as it is; or a parameter with a value or without one, not as part of a path or of a URL.
+# Quoted text, which stays unchanged; or a parameter, with or without a value, that is not part of a path or URL.
 _PARAMETER = re.compile(
     r"""(?<![\w=])(?:'[^'\n]*'|"[^"\n]*")|(?<![\w.'"/?&:=-])([a-z][a-z_]*)(?:=('[^']*'|"[^"]*"|[\w.+-]++(?![/:@]))|(?![\w'"/(=-]|\.\w))"""
 )
 
 
 def options_by_name(actions: Iterable[argparse.Action]) -> dict[str, tuple[str, bool]]:
-    """Return for each parameter of a command its option, and whether that takes a value."""
+    """Return the option for each parameter of a command, and whether it takes a value."""
     return {action.dest: (action.option_strings[-1], action.nargs != 0) for action in actions if action.option_strings}
 
 
 def in_options(text: str, options: dict[str, tuple[str, bool]]) -> str:
-    """Return an error's text with options in place of the parameters that are called so in Python.
+    """Return an error's text with the command's options instead of Python's parameters.
 
     Args:
-        text: The text.
-        options: As from `options_by_name`.
+        text: The error's text.
+        options: Options by parameter, from `options_by_name`.
 
     Example:
         >>> in_options("top_k=0 must be 1 to 1000", {"top_k": ("--top-k", True)})
@@ -47,7 +47,7 @@ def in_options(text: str, options: dict[str, tuple[str, bool]]) -> str:
         if parameter is None:
             return found.group()
         option, takes_value = options.get(parameter, ("", False))
-        if not option or (value is None and "_" not in parameter):  # a word such as `model` is English, too
+        if not option or (value is None and "_" not in parameter):  # a word such as `model` may also be plain English
             return found.group()
         if value is None or (value == "True" and not takes_value):
             return option

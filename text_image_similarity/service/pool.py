@@ -18,8 +18,8 @@ from .settings import Settings
 class ModelPool(Protocol):
     """The protocol of pools of models that answer requests.
 
-    `score`, `embed_images` and `embed_texts` take a served model's name, or None for the default, and raise a `ProblemError`
-    `unknown_model`, `queue_full` or `model_unavailable`. Cancelling one abandons the request.
+    `score`, `embed_images` and `embed_texts` take a served model's name, or None for the default, and raise a
+    `ProblemError` `unknown_model`, `queue_full` or `model_unavailable`. Cancelling one abandons the request.
     """
 
     async def start(self) -> None:

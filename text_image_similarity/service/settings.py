@@ -21,7 +21,7 @@ CACHE_VARIABLE = "TEXT_IMAGE_SIMILARITY_EMBEDDING_CACHE"
 KEYS_VARIABLE = "TEXT_IMAGE_SIMILARITY_API_KEYS"
 TRACES_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
-MOST_BODIES = 8  # number of bodies and answers of the greatest length that may be held at a time
+MOST_BODIES = 8  # number of bodies and answers of the greatest length that may be in memory at a time
 
 ENSEMBLE = "ensemble"  # the name of all models together
 
@@ -39,25 +39,26 @@ class Settings:
     """The settings of a service.
 
     Args:
-        models: The models that requests may name, the default first. `batch_size` is the most pairs of a batch; images
+        models: The models that requests may name, the default first. `batch_size` limits the pairs in a batch; images
             are fetched for all models with the default model's settings. Local files are never read.
         lazy: Names of the models that are loaded on their first request instead of at the start.
-        model_memory: Most bytes that the weights of loaded models may take, such as `6GiB` or `800MB`. Beyond that,
-            models are unloaded, least recently used first, and loaded again when requests name them; the default model
-            and models that requests need at the moment stay loaded. Memory for images, for encoding (as much again with
-            large batches), for `cache_entries` and for libraries (about 1 GB with torch) is not counted. By default,
-            all models stay loaded.
+        model_memory: Maximum number of bytes that the weights of loaded models may take, such as `6GiB` or `800MB`.
+            Beyond that, models are unloaded, least recently used first, and loaded again when requests name them; the
+            default model and models that requests currently need stay loaded. Memory for images, for encoding (as much
+            again with large batches), for `cache_entries` and for libraries (about 1 GB with torch) is not counted. By
+            default, all models stay loaded.
         splits: Names whose requests are split between several models by weight, such as `{"fast": {"old": 95, "new":
             5}}`.
         ensemble: Serves all models together under an additional name, `ensemble`: the `mean` of their scores, or with
             `probability` the mean of the probabilities that their `calibration.json` files give. An image is fetched
             and decoded once.
         max_wait_s: Longest time that a pair waits for others to share its batch, in seconds.
-        max_queue: Most pairs that may wait for a model; further requests are refused, and a client's requests already
-            when its share is used up. One batch keeps the model busy; each further batch adds its time to the wait.
-        max_inflight: Most pairs in progress, including downloads; further requests are refused. A single client may
-            have half as many.
-        max_pairs: Most pairs in a request.
+        max_queue: Maximum number of pairs that may wait for a model; further requests are refused, and a client's
+            requests already when its share is used up. One batch keeps the model busy; each further batch adds its time
+            to the wait.
+        max_inflight: Maximum number of pairs in progress, including downloads; further requests are refused. A single
+            client may have half as many.
+        max_pairs: Maximum number of pairs in a request.
         max_body_bytes: Longest body of a request, in bytes; all bodies and answers in progress together may take eight
             times as much, and those of one client half of that.
         request_timeout_s: Seconds after which a request is answered, with the error `timeout` for unfinished pairs.
@@ -71,8 +72,9 @@ class Settings:
         log_queries: How much of a query an entry contains: `full`, `hashed` (without its words), or `off` (nothing).
         log_place: Place of the match log, instead of each catalogue's own log: `postgresql://...`, `mongodb://...` or a
             `.sqlite` file.
-        cache_entries: Embeddings kept in memory for each model. A file given by `embedding_cache` keeps the newest million.
-        allowed_hosts: Names that requests may use in their Host header, such as `pictures.example.com` or
+        cache_entries: Number of embeddings kept in memory for each model. A file in `embedding_cache` keeps the newest
+            million.
+        allowed_hosts: Names that requests may use in their Host header, such as `scores.example.com` or
             `*.example.com`; `*` allows any. IP addresses are always allowed.
         audit_log: File to which a JSON line is appended for each refused key, blocked address, exceeded limit and
             change to a catalogue, or `-` for stderr; None disables it.
@@ -162,7 +164,7 @@ class Settings:
         for host in self.allowed_hosts:
             if not _HOST.fullmatch(host):
                 raise ConfigError(
-                    f"allowed_hosts: {host!r} is not a host name, such as pictures.example.com, without a port"
+                    f"allowed_hosts: {host!r} is not a host name, such as scores.example.com, without a port"
                 )
 
     def _checked_keys(self) -> tuple[ApiKey, ...]:

@@ -143,7 +143,7 @@ class FairQueue:
     Args:
         submit: Function that runs a client's task on a thread.
         threads: Number of concurrent tasks.
-        most_of_one: Most concurrent tasks of one client; by default all.
+        most_of_one: Maximum number of concurrent tasks of one client; by default all.
         long_s: Seconds. A client whose tasks take longer on average may use at most half of the threads while there are
             other clients, and pauses after each task, so that its threads are idle for the others' share of the time.
             Alone, it may use all threads.

@@ -154,7 +154,8 @@ async def check_tenant(
         values = checked(lambda product=product: stored_values(product, fields), f"/products/{number}")  # type: ignore[misc]
         if not matches(own, dict(zip(names, values, strict=True))):
             raise ProblemError(
-                "forbidden", f"/products/{number}: this key may not have a product {product.id[:100]!r} like this"
+                "forbidden",
+                f"/products/{number}: the filter of this key does not allow such a product, {product.id[:100]!r}",
             )
     await check_products(request, served, deleted)
     there = await served.call(

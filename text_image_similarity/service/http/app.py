@@ -35,7 +35,7 @@ from .openapi import add_document_route, complete_document
 
 _ABOUT = """Score how well images match their captions, and embed both.
 
-Errors of whole requests are RFC 9457 problem details with a `code`; a pair's own error stands beside the other pairs'
+Errors of whole requests are RFC 9457 problem details with a `code`; a pair's own error stands next to the other pairs'
 scores. Every answer carries `X-Request-Id`."""
 
 

@@ -73,7 +73,7 @@ def noted_refusal(problem: ProblemError, key: ApiKey) -> list[Note]:
 
 
 def note_change(request: Request, reason: str, detail: str) -> None:
-    """Note that a request changes a catalogue; the status in its line tells whether that succeeded."""
+    """Note that a request changes a catalogue; the status in its line says whether that succeeded."""
     call: Call = request.state.call
     call.notes.append(Note("administration", reason, detail))
 

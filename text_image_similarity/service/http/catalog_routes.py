@@ -82,9 +82,9 @@ admin = APIRouter(responses=PROBLEMS, tags=["administration"])
 health = APIRouter(tags=["probes"])
 
 Page = Annotated[
-    str | None, Query(max_length=32_768, pattern=r"^[A-Za-z0-9._-]*$", description="`next` of the page before.")
+    str | None, Query(max_length=32_768, pattern=r"^[A-Za-z0-9._-]*$", description="`next` of the previous page.")
 ]
-WhereText = Annotated[str | None, Query(max_length=4096, description="Longer ones are for POST.")]
+WhereText = Annotated[str | None, Query(max_length=4096, description="For a longer filter, use POST.")]
 Id = Annotated[str, Path(min_length=1, max_length=1000)]
 
 
@@ -113,7 +113,10 @@ async def facets(
     request: Request,
     field: Annotated[list[str], Query(max_length=32)],
     where: WhereText = None,
-    most: Annotated[int, Query(ge=1, le=1000, description="Most values of a field, the most frequent.")] = 100,
+    most: Annotated[
+        int,
+        Query(ge=1, le=1000, description="Maximum number of values of a field; the most frequent ones are returned."),
+    ] = 100,
 ) -> Response:
     """Count the values of fields among the products that pass a filter; for numbers and dates, return the range."""
     served = catalog_of(request, catalog)

@@ -35,7 +35,7 @@ def check_host(host: bytes, allowed: Sequence[str]) -> None:
 
 
 def check_origin(headers: Mapping[bytes, bytes]) -> None:
-    """Refuse requests that a page of another site makes: browsers send forms and load images without asking for permission.
+    """Refuse requests made by pages of other sites, because browsers send forms and load images without permission.
 
     Following a link from another site is allowed.
 

@@ -61,7 +61,8 @@ class JsonBody:
         """Take the next piece of the body.
 
         Raises:
-            ProblemError: `too_many_bytes` if too much of the body is not plain ASCII; `unsupported_media_type` if it is compressed.
+            ProblemError: `too_many_bytes` if too much of the body is not ASCII; `unsupported_media_type` if it is
+                compressed.
         """
         self._bytes += piece
         if b"\\" in piece:  # a check that is far faster than counting

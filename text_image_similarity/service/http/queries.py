@@ -65,7 +65,7 @@ def write_matches(catalog: ServedCatalog, match_id: str, found: Matches, most: i
         catalog: Name of the catalogue.
         match_id: Id of the answer, for events.
         found: The answer.
-        most: Most bytes that it may have.
+        most: Maximum number of bytes that it may have.
 
     Raises:
         ProblemError: `too_many_bytes`.

@@ -82,7 +82,7 @@ class Failure(BaseModel):
 
 ByModel = Annotated[
     dict[str, float] | None,
-    Field(description="The score of each model, where all were asked together (`ensemble`); null if the pair failed."),
+    Field(description="With the model `ensemble`, the score of each model; null if the pair failed."),
 ]
 
 
@@ -194,7 +194,7 @@ class InfoAnswer(BaseModel):
 
 
 class Status(BaseModel):
-    """All is well."""
+    """The service is healthy."""
 
     status: Literal["ok"] = "ok"
 

@@ -131,7 +131,7 @@ async def answer_one(request: Request, catalog: ServedCatalog, query: Query) -> 
     """Answer one query.
 
     Raises:
-        ProblemError: The request is refused, an image or text of the query cannot be encoded, or the answer is too long.
+        ProblemError: The request is refused, an image or text cannot be encoded, or the answer is too long.
     """
     (entry,), (found,) = await answer(request, catalog, [query])
     if isinstance(found.answer, RowError):

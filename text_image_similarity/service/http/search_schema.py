@@ -15,11 +15,11 @@ Where = Annotated[
         examples=['category = "Shoes" and price <= 90'],
     ),
 ]
-TopK = Annotated[StrictInt, Field(ge=1, le=1000, description="Most products in an answer.")]
+TopK = Annotated[StrictInt, Field(ge=1, le=1000, description="Maximum number of products in an answer.")]
 Name = Annotated[str, Field(max_length=201)]  # name of a field, optionally after a sign
 Names = Annotated[list[Name], Field(max_length=32)]
-# The limit of a query string, because each page adds to it.
-Page = Annotated[str, Field(max_length=32_768, description="`next` of the page before.")]
+# As long as a query string may be, because each page lengthens the cursor.
+Page = Annotated[str, Field(max_length=32_768, description="`next` of the previous page.")]
 Similarity = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False, strict=True)]
 Weight = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False, strict=True)]
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]

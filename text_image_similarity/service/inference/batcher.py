@@ -24,7 +24,7 @@ class Batcher:
     Args:
         name: Name of the thread.
         work: Function that encodes a batch; must not raise.
-        max_batch: Most items in a batch.
+        max_batch: Maximum number of items in a batch.
         max_wait_s: Longest time that an item waits for others, in seconds, while the model is free.
         idle: Called when there was nothing to do for `IDLE_S`; must not raise.
     """

@@ -37,7 +37,7 @@ class LoadedModels:
         load: Function that loads a model by its name; called on threads that may block.
         metrics: Metrics of loaded models.
         default: Name of the model that is never unloaded.
-        budget: Most bytes of weights; None means no limit.
+        budget: Maximum number of bytes of weights; None means no limit.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class LoadedModels:
         together = sum(self._bytes.get(each, 0) for each in {name, self._default})
         if self._budget is None or together <= self._budget:
             return
-        beside = f" beside {self._default}, which always stays" if name != self._default else ""
+        beside = f" next to {self._default}, which always stays" if name != self._default else ""
         logger.warning(
             "--model-memory has no room for the weights of %s (%.0f MB)%s: it is served anyway%s",
             name,

@@ -1,4 +1,4 @@
-"""The web pages at `/` and `/search`: plain files of this package, with headers that let them talk to this service only.
+"""The web pages at `/` and `/search`: plain files, with headers that let them talk only to this service.
 
 There is no build step and no template. The browser revalidates its copy by ETag on every visit, so a new version of the
 service shows its own pages at once.

@@ -26,14 +26,15 @@ class Replicas:
     Args:
         num_cpus: CPUs of a replica, which encodes with that number of threads.
         num_gpus: GPUs of a replica; with a fraction, replicas share a GPU.
-        min_replicas: Fewest replicas, at least 1, because a request for a model without replicas would time out while
-            one is loaded.
-        max_replicas: Most replicas; None means the same number as `min_replicas`.
+        min_replicas: Minimum number of replicas, at least 1, because a request for a model without replicas would time
+            out while one is loaded.
+        max_replicas: Maximum number of replicas; None means the same number as `min_replicas`.
         target_ongoing_requests: Requests in progress per replica that Ray aims for by adding and removing replicas;
             None means the batch size for a model, and 64 for the gateway.
-        max_ongoing_requests: Most concurrent requests of a replica; None means four batches for a model. The gateway
-            accepts as many as `max_inflight` allows.
-        max_queued_requests: Most requests that may wait for a replica in each gateway; further ones get 429.
+        max_ongoing_requests: Maximum number of concurrent requests of a replica; None means four batches for a model.
+            The gateway accepts as many as `max_inflight` allows.
+        max_queued_requests: Maximum number of requests that may wait for a replica in each gateway; further ones get
+            429.
 
     Raises:
         ConfigError: A value is outside its range.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("text_image_similarity")
 
-_TRIES = 3  # replicas that may be lost with a request; after more, the request is to blame
+_TRIES = 3  # replicas that may be lost with a request; after that, the request is to blame
 _GRACE_S = 1.0  # extra time for a replica's answer after a request's timeout, with the results so far
 _LOOK_EVERY_S = 1.0
 _LOOK_S = 5.0  # for all replicas of a deployment to report

@@ -85,7 +85,7 @@ class ServedCatalog:
 
     @property
     def config(self) -> Config:
-        """How images are fetched, decoded and encoded that clients add."""
+        """Settings for fetching, decoding and encoding the images that clients add."""
         return self._config
 
     @property

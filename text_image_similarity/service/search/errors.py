@@ -1,4 +1,4 @@
-"""Conversion of the library's errors into problems; messages of databases, with their paths and hosts, are only logged."""
+"""Conversion of the library's errors into problems; databases' own messages, with paths and hosts, are only logged."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ logger = logging.getLogger("text_image_similarity")
 
 _THREADS = 2
 _MOST_ANSWERED, _MOST_REFUSED = 200_000, 10_000  # most characters of a query, and of its filter, in an entry
-_UNAUTHORIZED = 401  # clients without a key must not fill the disk; the metrics count these
+_UNAUTHORIZED = 401  # requests without a valid key must not fill the disk; the metrics count them
 
 
 @dataclass(slots=True)

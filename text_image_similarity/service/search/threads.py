@@ -1,4 +1,4 @@
-"""Threads of one catalogue or log, so that a database that does not answer delays nothing else, and no one forever."""
+"""Threads of one catalogue or log, so that a database that does not answer delays only its own requests."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _MOST_WAITING = 16  # most waiting requests that write
 _LONGEST_S = 600.0  # time limit of a request that writes; proxies do not wait longer
 _LINES = 20  # output of the process to show when it fails
 _NICENESS = 19
-# The arguments arrive on stdin, because everybody on the machine can read a command line, and proxies and databases have passwords.
+# The arguments arrive on stdin, because they may contain passwords and every user of the machine can read a command line.
 _COMMAND = "import json, sys; from text_image_similarity.cli.main import main; main(json.load(sys.stdin))"
 _OPTIONS = (  # of `catalog reindex`, by the fields of `Config`
     *("device", "precision", "backend", "triton_url", "preprocess", "embedding_cache", "model_cache", "batch_size"),
@@ -77,7 +77,7 @@ class Upkeep:
         try:  # a write that has begun continues, and the next one waits for it
             return await asyncio.wait_for(asyncio.shield(task), _LONGEST_S)
         except TimeoutError as exc:
-            detail = f"{self._served.name}: not written within {_LONGEST_S:g} s, and perhaps later; send the same again"
+            detail = f"{self._served.name}: not written within {_LONGEST_S:g} s, but perhaps later; send the same request again"
             raise ProblemError("catalog_unavailable", detail, retry_after_s=5) from exc
 
     async def _write_in_turn(
@@ -123,7 +123,7 @@ class Upkeep:
             if self._served.log_place is None:
                 raise ProblemError(
                     "conflict",
-                    f"{self._served.name} is a table in memory; create a catalogue from it to be able to reindex",
+                    f"{self._served.name} is a table in memory; create a catalogue from it to reindex",
                 )
             self._process = process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-c", _COMMAND),
@@ -183,8 +183,8 @@ def reindex_arguments(place: str, model: str, config: Config) -> list[str]:
     Args:
         place: The catalogue.
         model: The other model.
-        config: The service's settings. Local files that the catalogue's tables could name are read, too, and images as large
-            as `catalog add` reads: products are the operator's own, unlike what requests send.
+        config: The service's settings. Local files that the catalogue's tables could name are read too, and images as
+            large as `catalog add` reads: products are the operator's own, unlike what requests send.
     """
     given = {name: getattr(config, name) for name in _OPTIONS}
     usual = Limits()
