@@ -20,7 +20,7 @@ def parse_json(text: str, *, most_parts: int = MOST_PARTS, most_digits: int = MO
 
     Args:
         text: The JSON text.
-        most_parts: Most commas and opening brackets outside strings. The value takes up to 200 bytes for each of them.
+        most_parts: Maximum number of commas and opening brackets outside strings; each takes up to 200 bytes of memory.
         most_digits: Most characters of a whole number, its sign included.
         hooks: Further arguments of `json.loads`, except `parse_int`.
 

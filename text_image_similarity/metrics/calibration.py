@@ -38,7 +38,7 @@ class Calibration:
         prior: Share of matching pairs that the curve assumes, 0..1.
         matching: Number of matching pairs that it was fitted to.
         mismatching: Number of mismatching pairs that it was fitted to.
-        brier: Mean squared error on held-out pairs, 0..1; guessing 0.5 gives a quarter.
+        brier: Mean squared error on held-out pairs, 0..1; always guessing 0.5 gives 0.25.
         calibration_error: Expected calibration error on held-out pairs, 0..1.
         model: The model whose cosines were used.
     """

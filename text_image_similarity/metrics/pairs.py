@@ -61,7 +61,7 @@ def pair_statistics(
         image: Unit vectors, shape (n, d).
         text: Unit vectors, shape (m, d).
         owner: Index of each caption's image, shape (m,), 0 to n - 1.
-        most: Most mismatching pairs to use; if there are more, a random sample of this size.
+        most: Maximum number of mismatching pairs to use; if there are more, a random sample of this size.
         seed: Seed of the sample.
 
     Raises:

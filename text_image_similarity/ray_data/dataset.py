@@ -44,8 +44,8 @@ def score_dataset(
 
     Args:
         ds: The dataset; its other columns are unchanged.
-        config: The settings of the run. Relative paths start from the driver's folder unless `base_dir` is set, and must
-            lead to the same files on every node.
+        config: The settings of the run. Relative paths start from the driver's folder unless `base_dir` is set, and
+            must lead to the same files on every node.
         col_url: Column of image references.
         col_text: Column of captions.
         concurrency: Number of actors, or the fewest and the most; None starts with one and lets Ray add more while CPUs

@@ -27,8 +27,8 @@ logger = logging.getLogger("text_image_similarity")
 
 
 CALLS = 2  # parts in progress in one actor
-_RETRIES = 10  # tries of a part whose worker died; after more, the part is to blame
-_RESTARTS = 100  # restarts of one worker; after more, the machine is to blame
+_RETRIES = 10  # tries of a part whose worker died; after that, the part is to blame
+_RESTARTS = 100  # restarts of one worker; after that, the machine is to blame
 _LEAVE_S = 30.0  # wait for parts in progress when the engine is closed
 
 

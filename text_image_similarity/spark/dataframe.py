@@ -31,7 +31,8 @@ def score_dataframe(df: DataFrame, config: Config, *, col_url: str = "url", col_
         col_text: Column of captions, of strings or numbers.
 
     Returns:
-        The columns of `df`, then `similarity` (double, null for a failed row) and `error` (string, null for a scored one).
+        The columns of `df`, then `similarity` (double, null for a failed row) and `error` (string, null for a scored
+        one).
 
     Raises:
         InputTypeError: `df` is not a Spark DataFrame.

@@ -37,7 +37,7 @@ class TrainConfig:
         head_width: Hidden width of the projections to embeddings; 0 makes them linear.
         text_width: Width of the text tower; a multiple of 32 for a transformer.
         text_layers: Layers of the text tower.
-        vocab_size: Most pieces of the vocabulary, which is learned from the training captions.
+        vocab_size: Maximum number of pieces in the vocabulary, which is learned from the training captions.
         context_length: Longest caption, in tokens; longer ones are truncated.
         image_size: Side of the images, in pixels.
         dropout: Share of activations that are dropped, 0 to 0.9.
@@ -49,7 +49,8 @@ class TrainConfig:
         lr: Peak learning rate of the text tower and the projections.
         image_lr: Peak learning rate of the image tower; 0 freezes it.
         weight_decay: Weight decay of AdamW.
-        warmup: Share of the steps in which the learning rate rises; after them it falls to zero along half a cosine.
+        warmup: Share of the steps during which the learning rate rises; afterwards it falls to zero along half a
+            cosine.
         clip_norm: Norm to which larger gradients are clipped.
         ema: Decay of the moving average of the weights, which is validated and saved; 0 disables averaging.
         patience: Epochs without a better validation recall after which training stops; 0 never stops early.

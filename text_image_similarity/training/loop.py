@@ -127,7 +127,9 @@ def _train(source: str, folder: Path, config: TrainConfig, resume: bool, progres
     if found is None and (others := [name for name in (*_FILES, *CURVES) if (folder / name).exists()]):
         raise UsageError(f"{folder} holds {others[0]}, which would be overwritten; name another folder")
     if found is None and (photo := next((path for path in folder.iterdir() if is_image(path.name)), None)):
-        raise UsageError(f"{folder} holds {photo.name}, so it is not a place for a model; name a new folder")
+        raise UsageError(
+            f"{folder} holds the image {photo.name}, so a model must not be written there; name a new folder"
+        )
     fixed: dict[str, Any] = json.loads(json.dumps(config.fixed()))
     if found is not None:
         _refuse_changes(folder, found.progress["fixed"], fixed)

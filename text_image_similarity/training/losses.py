@@ -1,7 +1,7 @@
 """Contrastive losses over a batch of matching pairs.
 
-`info_nce` is CLIP's symmetric cross-entropy (Radford et al. 2021, figure 3; van den Oord et al. 2018). `sigmoid_loss` is
-SigLIP's (Zhai et al. 2023, algorithm 1): every pair of the batch is a separate binary classification.
+`info_nce` is CLIP's symmetric cross-entropy (Radford et al. 2021, figure 3; van den Oord et al. 2018). `sigmoid_loss`
+is SigLIP's (Zhai et al. 2023, algorithm 1): every pair of the batch is a separate binary classification.
 """
 
 from __future__ import annotations

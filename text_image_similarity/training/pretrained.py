@@ -52,8 +52,8 @@ def load_image_weights(backbone: Backbone, tower: str, weights: str | PathLike[s
     missing = [name for name in known if name not in fitting and not name.endswith("num_batches_tracked")]
     if missing:
         raise ModelError(
-            f"image_weights={weights} do not fit {tower}: {len(missing)} of its {len(known)} tensors are missing or of"
-            f" another shape, {missing[0]} for one"
+            f"image_weights={weights} do not fit {tower}: {len(missing)} of its {len(known)} tensors are missing or have"
+            f" another shape, such as {missing[0]}"
         )
     backbone.features.load_state_dict(fitting, strict=False)
 

@@ -18,7 +18,7 @@ def learn_tokenizer(captions: Iterable[str], vocab_size: int) -> Tokenizer:
 
     Args:
         captions: The training captions.
-        vocab_size: Most pieces to learn; small data sets give fewer, because a piece must occur twice.
+        vocab_size: Maximum number of pieces to learn; small data sets give fewer, because a piece must occur twice.
     """
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Sequence(
