@@ -140,26 +140,26 @@ class Config:
             models their main branch.
         device: `auto` picks CUDA, then MPS, then the CPU; or `cpu`, `cuda`, `cuda:N` or `mps`.
         precision: `auto` is fp16 on CUDA and MPS and fp32 on the CPU; `int8`, on the CPU only, is faster but changes
-            scores slightly, see docs/performance.md#int8.
+            scores slightly; see docs/performance.md#int8.
         backend: What runs the model: `torch`, `onnx` (ONNX Runtime on the CPU, equal scores, needs the `onnx` extra),
-            `openvino` (OpenVINO on the CPU, equal scores, needs the `openvino` extra, see docs/performance.md#openvino), or
+            `openvino` (OpenVINO on the CPU, equal scores, needs the `openvino` extra; see docs/performance.md#openvino), or
             `auto`, the faster one of the first two that is installed.
         triton_url: An inference server that runs the towers of an export, such as `http://triton:8000` or `grpc://triton:8001`, see
             docs/triton.md; by default they run in this process.
         preprocess: `exact` equals OpenAI's pipeline; `fast` decodes large JPEGs at a reduced scale, resizes with torch,
-            and changes scores slightly, see docs/performance.md#fast-preprocessing.
+            and changes scores slightly; see docs/performance.md#fast-preprocessing.
         batch_size: Images or captions encoded at once; a larger batch, up to a few hundred, is faster on a GPU.
         score: `cosine` (-1..1), `unit` (`(cos+1)/2`, four decimals), `clip_score` (`100*max(cos,0)`), `clipscore`
             (`2.5*max(cos,0)`, Hessel et al. 2021) or `ref_clipscore` (RefCLIPScore of the same paper, for rows with reference
-            captions), see docs/scoring.md.
+            captions); see docs/scoring.md.
         timeout_s: Seconds for one try of a download; the limit `total_s`, for all tries together, may end it earlier.
         retries: Further tries of a download after a temporary failure.
         io_workers: Threads that fetch and decode images; use more for slow or distant hosts.
         feeders: Separate processes that fetch, decode and resize images, at most one for each request that `per_host`
             allows; 0 uses threads of this process only. `auto` starts them in long runs on a machine with a GPU or more
-            than 8 cores, see docs/scale.md#feeders.
+            than 8 cores; see docs/scale.md#feeders.
         isolate_decoder: Decode in worker processes with limits on time and memory, so that an image that crashes or
-            hangs the decoder fails only its own row; slightly slower, see docs/images.md#what-the-decoder-reads.
+            hangs the decoder fails only its own row; slightly slower; see docs/images.md#what-the-decoder-reads.
         chunk_size: Rows in a part, which are all that an interrupted run of a table can lose; batches never span two
             parts, so use more on a GPU.
         proxy: Proxy for http(s) references: `http://`, `https://`, `socks5://` or `socks5h://` and `host:port` or
@@ -167,9 +167,9 @@ class Config:
             are resolved on this machine where possible, and refused if they resolve to private addresses, see
             docs/images.md#proxies.
         ca_file: File or folder of PEM certificates that https connections trust, in addition to the system's and those
-            named by `SSL_CERT_FILE` or `REQUESTS_CA_BUNDLE`, see docs/images.md#certificates.
+            named by `SSL_CERT_FILE` or `REQUESTS_CA_BUNDLE`; see docs/images.md#certificates.
         headers_file: JSON file with headers for single hosts, such as `{"images.example.com": {"Authorization":
-            "..."}}`, which are sent to no other host, see docs/images.md#headers-for-single-hosts.
+            "..."}}`, which are sent to no other host; see docs/images.md#headers-for-single-hosts.
         base_dir: Folder that relative paths start from; by default, the folder of the table, or the working directory
             if there is no table.
         files_under: Folder that local files must be in after `..` and links are resolved; `/` allows every file. By
@@ -180,8 +180,8 @@ class Config:
             folder in the user's cache folder.
         embedding_cache: File that keeps embeddings between runs, created if it does not exist, which several processes
             may share; or `redis://host:port/database` (`rediss://` with TLS, `redis://:password@host` with a password),
-            which several machines may share, see docs/operating.md#an-embedding-cache-for-all-replicas. By default,
-            embeddings are kept in memory only, see docs/scoring.md#many-calls-one-session.
+            which several machines may share; see docs/operating.md#an-embedding-cache-for-all-replicas. By default,
+            embeddings are kept in memory only; see docs/scoring.md#many-calls-one-session.
         limits: Limits on what one row may use and access.
         dialect: The dialect of CSV and TSV files.
 

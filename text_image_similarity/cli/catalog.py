@@ -77,7 +77,7 @@ def _create(actions: Subparsers) -> None:
     parser.add_argument(
         "--store",
         metavar="KIND",
-        help="where vectors are stored and searched: `sqlite`, `lancedb`, `lancedb:URI`, `qdrant://HOST:PORT/NAME` or `pgvector`, see docs/catalog.md#stores; by "
+        help="where vectors are stored and searched: `sqlite`, `lancedb`, `lancedb:URI`, `qdrant://HOST:PORT/NAME` or `pgvector`; see docs/catalog.md#stores; by "
         "default `sqlite` in a folder and `pgvector` in PostgreSQL",
     )
     add_model_options(parser)

@@ -27,7 +27,7 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
         "--service-url",
         metavar="URL",
         help="URL of a service that scores the rows, such as `http://host:8000`; `--model` then names one of its "
-        "models, and its settings decide how images are fetched and encoded, see docs/service-tables.md",
+        "models, and its settings decide how images are fetched and encoded; see docs/service-tables.md",
     )
     add(
         "--service-connections",

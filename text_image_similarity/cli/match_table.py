@@ -61,11 +61,15 @@ def run(options: argparse.Namespace) -> int:
     if options.text_col is None and options.image_col is None:
         raise UsageError("name the column of texts with --text-col, the column of images with --image-col, or both")
     config = replace(config_of(options), model="mini")
-    from ..search import AWAY, Query, Term, open_catalog
+    from ..search import AWAY, Query, Term, is_source, open_catalog
     from ..search.filters import parse_filter
     from ..search.table_answers import MATCH_FIELDS, BestMatch, MatchEngine
     from ..tables import TableOptions, Task, run_table
 
+    if is_source(options.catalog):
+        raise UsageError(
+            f"{options.catalog} is not a catalogue; create one from it with `catalog create` and `catalog add`, and name that"
+        )
     how = TableOptions(
         start="restart" if options.restart else "resume",
         overwrite_column=options.overwrite_column,

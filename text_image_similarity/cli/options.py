@@ -227,7 +227,7 @@ def add_log_options(parser: argparse.ArgumentParser) -> None:
 def add_log_format(parser: argparse.ArgumentParser) -> None:
     """Add the option for the format of stderr."""
     group = parser.add_argument_group(LOG)
-    text = "format of stderr: `text`, or `json` with one object per line, see docs/command_line.md#log-lines"
+    text = "format of stderr: `text`, or `json` with one object per line; see docs/command_line.md#log-lines"
     group.add_argument("--log-format", default="text", choices=LOG_FORMATS, help=text)
 
 

@@ -100,7 +100,7 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
         "--report",
         metavar="FILE",
         type=Path,
-        help="page to write about the scored table: scores, failures, throughput, images, see docs/report.md",
+        help="page to write about the scored table: scores, failures, throughput, images; see docs/report.md",
     )
     add_log_options(parser)
     parser.set_defaults(

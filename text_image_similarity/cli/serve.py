@@ -77,14 +77,14 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
         "--api-key-file",
         metavar="FILE",
         type=Path,
-        help="file with one API key per line, either the key alone or JSON with a name, a role and a filter, see docs/catalog-service.md#keys; every client must send one of these keys. By default, the keys come from "
+        help="file with one API key per line, either the key alone or JSON with a name, a role and a filter; see docs/catalog-service.md#keys; every client must send one of these keys. By default, the keys come from "
         f"the environment variable `{KEYS_VARIABLE}`, separated by commas",
     )
     add(
         "--audit-log",
         metavar="FILE",
         help="audit log: a file that gets a JSON line for each refused key, blocked address, exceeded limit and change to a "
-        "catalogue, or `-` for stderr, see docs/service-security.md#the-audit-log; by default the environment variable "
+        "catalogue, or `-` for stderr; see docs/service-security.md#the-audit-log; by default the environment variable "
         f"`{AUDIT_VARIABLE}`",
     )
     add(

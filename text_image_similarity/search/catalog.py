@@ -162,7 +162,7 @@ class Catalog:
 
         Args:
             table: A table of any format that `score_table` reads, or `mongodb://host/database/collection`.
-            columns: Names of the columns, see `ProductColumns`.
+            columns: Names of the columns; see `ProductColumns`.
             progress: Called first and after each batch with (rows done, failed or refused among these, rows in total).
             stop: Called after each batch; True stops the call, and the same call resumes later.
 

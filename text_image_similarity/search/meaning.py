@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Meaning:
     """Converts similarities into probabilities, if there is a calibration.
 
-    A catalogue's own calibration takes precedence, see `catalog calibrate`; for a single text, that of the model's
+    A catalogue's own calibration (`catalog calibrate`) takes precedence; for a single text, that of the model's
     folder is used next.
 
     Args:

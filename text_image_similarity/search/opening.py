@@ -171,7 +171,7 @@ def _is_catalog(folder: Path) -> bool:
         raise DatabaseError(f"{folder} is a file; name a folder for the catalogue")
     if folder.is_dir() and not (folder / FILE).is_file() and any(not _is_left_over(path) for path in folder.iterdir()):
         raise DatabaseError(
-            f"{folder} is a folder with other files in it, not a catalogue; name a catalogue, or to make one a new folder"
+            f"{folder} is a folder with other files in it, not a catalogue; name a catalogue, or a new folder to create one"
         )
     return (folder / FILE).is_file()
 

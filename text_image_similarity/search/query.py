@@ -208,7 +208,7 @@ class Match:
         product: The product.
         similarity: Cosine of the query and the product's best image, -1..1, for a single term equal to that of
             `score_pairs`; None for a product without an image or a query without terms.
-        probability: Probability that a product with this similarity matches, 0..1, see `catalog calibrate`; None if
+        probability: Probability that a product with this similarity matches, 0..1; see `catalog calibrate`; None if
             this kind of query has no calibration.
         rank: Rank from 1, counted over all pages.
         image: Reference of the most similar image; None without one.

@@ -68,7 +68,7 @@ class Ask:
 
     @property
     def plan(self) -> str:
-        """How the answer is found, see `Matches.plan`."""
+        """How the answer is found; see `Matches.plan`."""
         return "exact" if self.exact else "approximate"
 
     @property

@@ -27,6 +27,8 @@ from .task import R, Task
 logger = logging.getLogger("text_image_similarity")
 
 _URL = "url"  # default column of images
+# The command line's options for columns, with Python's parameters.
+_NAMED = {"--url-col": "--url-col (col_url)", "--caption-col": "--caption-col (col_text)", "--col": "--col (col)"}
 
 
 def check_table(source: str, task: Task[R], config: Config, options: TableOptions) -> tuple[Table, Task[R], list[str]]:
@@ -68,14 +70,16 @@ def _check_columns(table: Table, task: Task[Any], options: TableOptions, source:
     images, texts = task.columns
     images = None if images == table.images else images
     texts_read = [name for name in (texts, *task.further) if name is not None]
+    for_images, for_texts = (_NAMED.get(option, option) for option in task.options)
     if images == _URL and _URL not in table.columns and (found := image_candidates(table)):
         lacking = [name for name in texts_read if name not in table.columns]
-        too = f", and another one for {', '.join(map(repr, lacking))} with --caption-col (col_text)" if lacking else ""
+        too = f", and another one for {', '.join(map(repr, lacking))} with {for_texts}" if lacking else ""
         raise UsageError(
-            f"column {_URL!r} is missing from {source}; {list_columns(found)} may hold the images: name the column with --url-col (col_url){too}"
+            f"column {_URL!r} is missing from {source}; {list_columns(found)} may hold the images: name the column with {for_images}{too}"
         )
     read = (images, texts, *task.further, *task.references)
-    check_columns(table.columns, [name for name in read if name is not None], source)
+    named = " or ".join(dict.fromkeys((for_images, for_texts)))
+    check_columns(table.columns, [name for name in read if name is not None], source, options=named)
     for name in options.drop_columns:
         if name not in table.columns:
             check_columns(table.columns, [name], source)

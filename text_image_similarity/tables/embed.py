@@ -153,6 +153,6 @@ def embed_table(  # noqa: PLR0913 - as `score_table`
         return (images, None) if side == "images" else (None, captions)
 
     columns = (col or "url", None) if side == "images" else (None, col or "caption")
-    task = Task(columns, EMBEDDING_FIELDS, EmbeddingResult.cells, {"embedded": side}, choose=choose)
+    task = Task(columns, EMBEDDING_FIELDS, EmbeddingResult.cells, {"embedded": side}, ("--col", "--col"), choose=choose)
     engine = EmbeddingEngine(side, encoder=encoder)
     return run_table((in_path, out_path), config, task, engine, options=options, progress=progress, stop=stop)

@@ -39,7 +39,7 @@ class PgVectorStore:
     """A store in PostgreSQL; see `Store`.
 
     Args:
-        url: The catalogue's own database, see `Connections`.
+        url: The catalogue's own database; see `Connections`.
         generation: Number of the generation.
         fields: All fields, including the built-in ones.
         embed_dim: Length of the vectors.

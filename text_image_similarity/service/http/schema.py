@@ -70,7 +70,7 @@ class SimilarityRequest(_Strict):
 
     pairs: Annotated[list[AnyPair], Field(min_length=1)]
     model: ModelName | None = None
-    score: Annotated[ScoreKind, Field(description="Score kind, see `Config.score`.")] = "cosine"
+    score: Annotated[ScoreKind, Field(description="Score kind; see `Config.score`.")] = "cosine"
 
 
 class Failure(BaseModel):

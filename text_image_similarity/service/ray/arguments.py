@@ -80,7 +80,7 @@ def _field_names(kind: type) -> frozenset[str]:
     return frozenset(field.name for field in fields(kind))
 
 
-_SEARCH = {"catalogs", "match_log", "log_queries", "log_place"}  # settings of one process, see docs/catalog-service.md
+_SEARCH = {"catalogs", "match_log", "log_queries", "log_place"}  # settings of one process; see docs/catalog-service.md
 _SERVICE = _field_names(Settings) - {"models", "lazy", "model_memory", "ensemble", "drain_delay_s"} - _SEARCH
 _SHARED = (_field_names(Config) | _field_names(Replicas)) - {
     "model",

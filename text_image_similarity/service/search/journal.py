@@ -48,7 +48,7 @@ class Asked:
     found: Sequence[Answered] = ()
 
     def take(self, queries: Sequence[Query], fields: Sequence[Field]) -> None:
-        """Record the queries, and the catalogue's fields; filters have been parsed, see `access.bound`."""
+        """Record the queries, and the catalogue's fields; filters have been parsed; see `access.bound`."""
         self.queries = queries
         wheres: list[Any] = [query.where for query in queries]
         self.wheres = [None if where is None else to_dict(where, fields) for where in wheres]
