@@ -57,7 +57,7 @@ class Limits:
             `10.1.0.0/16`.
         allow_ports: Ports below 1024, besides 80 and 443, that references may reach.
         allow_local_files: Read local paths and `file:` URLs; a service never does.
-        respect_opt_out: Fail an image with `disallowed_by_origin` if its origin opts out with `X-Robots-Tag`, see
+        respect_opt_out: Fail an image with `disallowed_by_origin` if its origin opts out with `X-Robots-Tag`; see
             docs/images.md#opting-out.
 
     Raises:
@@ -144,7 +144,7 @@ class Config:
         backend: What runs the model: `torch`, `onnx` (ONNX Runtime on the CPU, equal scores, needs the `onnx` extra),
             `openvino` (OpenVINO on the CPU, equal scores, needs the `openvino` extra; see docs/performance.md#openvino), or
             `auto`, the faster one of the first two that is installed.
-        triton_url: An inference server that runs the towers of an export, such as `http://triton:8000` or `grpc://triton:8001`, see
+        triton_url: An inference server that runs the towers of an export, such as `http://triton:8000` or `grpc://triton:8001`; see
             docs/triton.md; by default they run in this process.
         preprocess: `exact` equals OpenAI's pipeline; `fast` decodes large JPEGs at a reduced scale, resizes with torch,
             and changes scores slightly; see docs/performance.md#fast-preprocessing.
@@ -164,7 +164,7 @@ class Config:
             parts, so use more on a GPU.
         proxy: Proxy for http(s) references: `http://`, `https://`, `socks5://` or `socks5h://` and `host:port` or
             `user:password@host:port`; by default none, whatever the environment says. Except with `socks5h`, host names
-            are resolved on this machine where possible, and refused if they resolve to private addresses, see
+            are resolved on this machine where possible, and refused if they resolve to private addresses; see
             docs/images.md#proxies.
         ca_file: File or folder of PEM certificates that https connections trust, in addition to the system's and those
             named by `SSL_CERT_FILE` or `REQUESTS_CA_BUNDLE`; see docs/images.md#certificates.
@@ -174,7 +174,7 @@ class Config:
             if there is no table.
         files_under: Folder that local files must be in after `..` and links are resolved; `/` allows every file. By
             default, the folder that a table's relative paths start from; for a table at a URL or in a database, no
-            local file is allowed, and for images outside a table every file is, see
+            local file is allowed, and for images outside a table every file is; see
             docs/your-data.md#which-files-a-table-may-name.
         model_cache: Folder for exported models, which only people you trust should be able to write to; by default, a
             folder in the user's cache folder.

@@ -46,7 +46,7 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
         "--compare",
         metavar="FILE",
         type=Path,
-        help="before scoring, compare the speed of single requests with that of batch requests, and write the result to a small CSV file, see "
+        help="before scoring, compare the speed of single requests with that of batch requests, and write the result to a small CSV file; see "
         "docs/service-tables.md#single-requests-against-batches",
     )
 

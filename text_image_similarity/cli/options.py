@@ -78,7 +78,7 @@ def add_fetch_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help=f"a limit on what one row may use or access, such as `total_s=60`, `max_bytes=50MiB` or `allow_private_addresses=true`; "
-        f"may be repeated. The limits are {', '.join(f'`{field.name}`' for field in fields(Limits))}, see "
+        f"may be repeated. The limits are {', '.join(f'`{field.name}`' for field in fields(Limits))}; see "
         "docs/command_line.md#limits",
     )
 
@@ -161,7 +161,7 @@ def add_column_options(parser: argparse.ArgumentParser, *, several: bool = False
     add(
         "--url-col",
         metavar="COLUMN",
-        help="column of images, or of paths or URLs of images; by default a column of images identified by its name and type, otherwise `url`, see "
+        help="column of images, or of paths or URLs of images; by default a column of images identified by its name and type, otherwise `url`; see "
         "docs/tables.md#which-columns",
     )
     text = "column of captions; by default `caption`"

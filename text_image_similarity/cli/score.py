@@ -84,7 +84,7 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
         "--engine",
         default="local",
         choices=("local", "spark", "ray"),
-        help="where rows are scored: `local` scores in this process; `spark` and `ray` need the extras of those names, see "
+        help="where rows are scored: `local` scores in this process; `spark` and `ray` need the extras of those names; see "
         "docs/distributed.md#the-command-line",
     )
     add(
@@ -153,7 +153,7 @@ def _add_probability(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--probability",
         action="store_true",
-        help="add a column `probability`, 0 to 1: how likely each pair is to match, according to the model's `calibration.json`, see "
+        help="add a column `probability`, 0 to 1: how likely each pair is to match, according to the model's `calibration.json`; see "
         "docs/evaluation.md#what-a-score-means",
     )
     group.add_argument(

@@ -90,7 +90,7 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--otlp-endpoint",
         metavar="URL",
-        help="collector that traces are sent to, as OTLP over HTTP, such as `http://collector:4318`, see "
+        help="collector that traces are sent to, as OTLP over HTTP, such as `http://collector:4318`; see "
         f"docs/monitoring.md#traces; by default the environment variable `{TRACES_VARIABLE}`",
     )
     _add_model_options(parser)

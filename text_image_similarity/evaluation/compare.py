@@ -77,7 +77,8 @@ def compare_models(  # noqa: PLR0913 - the source, its columns and what a caller
         encoded = encode_dataset(str(source), images, scorer, left_out, progress)
     if len(encoded.image) < 2:
         raise UsageError(
-            f"{source} has {len(encoded.image)} usable image with captions, and a comparison of models needs two or more"
+            f"{source} has {len(encoded.image)} usable image{'s' * (not len(encoded.image))} with captions, but a comparison of "
+            "models needs at least two"
         )
     one, other = (encoded.of_member(both, place) for place in (0, 1))
     where = (str(source), split)
