@@ -7,7 +7,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from threading import Event, Thread
 from typing import NamedTuple
@@ -226,6 +226,20 @@ def test_code_that_is_not_compiled_is_not_used() -> None:
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "None\n"
     assert "NUMBA_DISABLE_JIT" in done.stderr
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("no locator available"), OSError("read-only file system")])
+def test_code_is_compiled_where_it_cannot_be_kept(fault: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    numba = pytest.importorskip("numba", reason="the extra fast-cpu is not installed")
+    from text_image_similarity.resize import compiled
+
+    def njit(signature: str, *, nogil: bool, cache: bool = False) -> Callable[[str], str]:
+        if cache:
+            raise fault
+        return lambda function: f"{signature} {function}"
+
+    monkeypatch.setattr(numba, "njit", njit)
+    assert compiled._compiled("compiled")("function") == "compiled function"
 
 
 def test_importing_loads_no_compiler() -> None:

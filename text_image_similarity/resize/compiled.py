@@ -30,7 +30,7 @@ def _compiled(signature: Any) -> Callable[[Any], Any]:
     def compile_it(function: Any) -> Any:
         try:
             return numba.njit(signature, nogil=True, cache=True)(function)
-        except RuntimeError:  # there is no folder that can be written to
+        except (OSError, RuntimeError):  # there is none, or it cannot be written to
             return numba.njit(signature, nogil=True)(function)
 
     return compile_it
