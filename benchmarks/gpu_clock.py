@@ -41,7 +41,7 @@ class DeviceClock:
     def seconds(self) -> float:
         """Wait for the device, and return how long it has computed since the last call."""
         synchronize(self._device)
-        found = self._seconds + sum(begin.elapsed_time(end) for begin, end in self._spans) / 1000
+        found: float = self._seconds + sum(begin.elapsed_time(end) for begin, end in self._spans) / 1000
         self._seconds, self._spans = 0.0, []
         return found
 

@@ -6,8 +6,9 @@ without a GPU nothing is measured. Inputs and jobs are made for any device, so t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ def limit(model: str, device: str, batch: int, batches: int) -> dict[str, Any]:
     import torch
 
     from text_image_similarity import Config, load_encoder
+    from text_image_similarity.encoders.cuda_lane import capture
     from text_image_similarity.encoders.torch_backend import TorchBackend
     from text_image_similarity.encoders.two_tower import TwoTowerEncoder
 
@@ -83,15 +85,21 @@ def limit(model: str, device: str, batch: int, batches: int) -> dict[str, Any]:
     pixels = torch.randint(0, 256, (batch, *shape), dtype=torch.uint8, device=there)
     (row,) = encoder.tokenize(["A man in a red shirt rides a bicycle down a steep hill ."])
     ids = torch.from_numpy(next(backend.tokens.batches([row] * batch, most=batch, step=16))).to(there)
+    towers = ((backend.image_tower, pixels), (backend.text_tower, ids))
+    calls: list[Callable[[], Any]] = [partial(tower, given) for tower, given in towers]
     with torch.inference_mode():
         for count in (3, batches):  # the first ones warm up
             synchronize(there)
             began = time.perf_counter()
             for _ in range(count):
-                backend.image_tower(pixels)
-                backend.text_tower(ids)
+                for call in calls:
+                    call()
             synchronize(there)
             seconds = time.perf_counter() - began
+            if count != batches and there.type == "cuda":  # as graphs, like the runs
+                streams = [(torch.cuda.Stream(there), torch.cuda.graph_pool_handle()) for _ in towers]
+                graphs = [capture(*each, *stream) for each, stream in zip(towers, streams, strict=True)]
+                calls = [graph or call for graph, call in zip(graphs, calls, strict=True)]
     return {"pairs": batch * batches, "seconds": seconds, "machine": _machine(there)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from text_image_similarity import DeviceLostError, UsageError
 from text_image_similarity.encoders import cuda_lane
-from text_image_similarity.encoders.cuda_lane import CudaLane, Part
+from text_image_similarity.encoders.cuda_lane import CudaLane, Part, capture
 from text_image_similarity.encoders.device import Placement
 from text_image_similarity.encoders.double_buffer import DoubleBuffer
 from text_image_similarity.encoders.tokens import Tokens
@@ -269,11 +270,17 @@ def test_the_cuda_lane_takes_its_steps_in_order(captures: bool, monkeypatch: pyt
             self.features.copy_(tower(self.given).float())
 
     @contextmanager
-    def capture(graph: Any, **options: Any) -> Iterator[None]:
+    def capturing(graph: Any, **options: Any) -> Iterator[None]:
         assert options["capture_error_mode"] == "thread_local"
         if not captures:
             raise torch.AcceleratorError("CUDA error: operation not permitted when stream is capturing")
         yield
+
+    def remembered(tower: nn.Module, there: Tensor, *others: Any) -> Callable[[], Tensor] | None:
+        replay = capture(tower, there, *others)
+        if replay is not None:
+            graphs[-1].given, graphs[-1].features = there, inspect.getclosurevars(replay).nonlocals["features"]
+        return replay
 
     for name, fake in {"Stream": Marker, "Event": Marker, "current_stream": Marker, "CUDAGraph": Graph}.items():
         monkeypatch.setattr(torch.cuda, name, fake)
@@ -281,20 +288,12 @@ def test_the_cuda_lane_takes_its_steps_in_order(captures: bool, monkeypatch: pyt
         monkeypatch.setattr(torch.cuda, name, nullcontext)
     for name in ("synchronize", "graph_pool_handle"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: None)
-    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(torch.cuda, "graph", capturing)
+    monkeypatch.setattr(cuda_lane, "capture", remembered)
     monkeypatch.setattr(cuda_lane, "_pinned", lambda shape, kind: torch.zeros(shape, dtype=kind))
     entered: list[int] = []
     clock = lambda: nullcontext(entered.append(1))  # noqa: E731 - a factory in one line
     lane = CudaLane(tower, torch.device("cpu"), clock)
-    remember = lane._captured
-
-    def captured(there: Tensor) -> Callable[[], Tensor] | None:
-        replay = remember(there)
-        if replay is not None:
-            graphs[-1].given, graphs[-1].features = there, replay.__closure__[0].cell_contents  # type: ignore[index]
-        return replay
-
-    monkeypatch.setattr(lane, "_captured", captured)
     queue = DoubleBuffer[Part, Any](lane)
     with torch.inference_mode():
         tickets = [queue.submit(Part(greys(*values), COUNT)) for values in [(1, 2), (3,), (4, 5, 6, 7), (8,)]]

@@ -117,31 +117,43 @@ class CudaLane:
             for _ in range(_WARM_UPS):
                 features = self._tower(there)  # (n, embed_dim)
             torch.cuda.synchronize(self._device)
-        run = self._captured(there) or (lambda: self._tower(there).float())
+        run = capture(self._tower, there, self._computing, self._pool) or (lambda: self._tower(there).float())
         found = _pinned(tuple(features.shape), torch.float32)
         # Blocking: whoever waits for it sleeps, for feeders need the core.
         program = Program(given, there, run, found, torch.cuda.Event(), torch.cuda.Event(blocking=True))
         self._programs[slot, shape, kind] = program
         return program
 
-    def _captured(self, there: Tensor) -> Callable[[], Tensor] | None:
-        """Capture the tower's kernels on one input, or return None if that cannot be done."""
-        graph = torch.cuda.CUDAGraph()
-        try:
-            # Other threads may use the device meanwhile: "global" would let them spoil the capture.
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._computing, capture_error_mode="thread_local"):
-                features: Tensor = self._tower(there).float()
-        except RuntimeError as exc:
-            if is_out_of_memory(exc):
-                raise
-            logger.info("a tower runs without CUDA graph: %s", str(exc).partition("\n")[0])
-            return None
 
-        def replay() -> Tensor:
-            graph.replay()
-            return features
+def capture(tower: nn.Module, there: Tensor, stream: torch.cuda.Stream, pool: Any) -> Callable[[], Tensor] | None:
+    """Capture the kernels of a tower that has run before.
 
-        return replay
+    Args:
+        tower: The tower.
+        there: Its input on the device, which is read again whenever they are launched.
+        stream: Any but the default one.
+        pool: Memory that graphs may share if they never run at the same time.
+
+    Returns:
+        What launches them on the current stream, and returns features in float32 that the next launch overwrites; None if
+        they cannot be captured.
+    """
+    graph = torch.cuda.CUDAGraph()
+    try:
+        # Other threads may use the device meanwhile: "global" would let them spoil the capture.
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            features: Tensor = tower(there).float()
+    except RuntimeError as exc:
+        if is_out_of_memory(exc):
+            raise
+        logger.info("a tower runs without CUDA graph: %s", str(exc).partition("\n")[0])
+        return None
+
+    def replay() -> Tensor:
+        graph.replay()
+        return features
+
+    return replay
 
 
 def _pinned(shape: tuple[int, ...], kind: torch.dtype) -> Tensor:
