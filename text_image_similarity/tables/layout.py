@@ -59,7 +59,7 @@ class RowLayout(Generic[R]):
         """Return the records of all rows in order, or results for rows without an image; see `counts`."""
         url = self.task.columns[0]
         images = [""] * len(rows) if url is None else rows.column(url)
-        references = [()] * len(rows) if not self.task.references else self._references(rows)
+        references = self._references(rows)
         return [
             ScoreResult.failed(image) if isinstance(image, RowError) else Record.of(image, text, known)
             for image, texts, known in zip(images, self._texts(rows), references, strict=True)
@@ -132,6 +132,8 @@ class RowLayout(Generic[R]):
             ]
 
     def _references(self, rows: Cells) -> list[tuple[str, ...]]:
+        if not self.task.references:
+            return [()] * len(rows)
         return [references_of(*cells) for cells in self._cells(rows, self.task.references)]
 
     @staticmethod
