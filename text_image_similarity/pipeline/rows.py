@@ -76,7 +76,7 @@ class PendingImage:
 PendingRow = tuple[Tag, PendingImage | RowError | ScoreResult, str, int, Sequence[str]]
 
 
-class Batch(Generic[Tag]):
+class RowBatch(Generic[Tag]):
     """Consecutive rows of a run, in columns.
 
     Args:

@@ -25,7 +25,7 @@ from ..records import ScoreResult, image_of
 from .encoding import one_late
 from .feeders import LazyFeeders, look_ahead_of
 from .loaders import Loaders
-from .rows import Batch, DeferredErrors, Item, LoadedImage, Outcome, PendingImage, PendingRow, Row, Tag
+from .rows import DeferredErrors, Item, LoadedImage, Outcome, PendingImage, PendingRow, Row, RowBatch, Tag
 from .stages import Stages, cut_of, vectors_of
 from .stats import RunStats
 
@@ -149,7 +149,7 @@ class Run(Generic[Item, Tag]):
             self._images.clear()
             yield _Mark.END
 
-    def _batches(self, started: Iterable[PendingRow[Tag] | _Mark]) -> Iterator[Batch[Tag]]:
+    def _batches(self, started: Iterable[PendingRow[Tag] | _Mark]) -> Iterator[RowBatch[Tag]]:
         """Start rows with a bounded look-ahead, and yield them in batches."""
         source, process = DeferredErrors(started), os.getpid()
         try:
@@ -164,7 +164,7 @@ class Run(Generic[Item, Tag]):
         if source.problem is not None:
             raise source.problem
 
-    def _next_batch(self, source: DeferredErrors[PendingRow[Tag] | _Mark]) -> Batch[Tag]:
+    def _next_batch(self, source: DeferredErrors[PendingRow[Tag] | _Mark]) -> RowBatch[Tag]:
         rows: list[PendingRow[Tag]] = []
         new: dict[Hashable, list[PendingImage]] = {}
         size, scored, waiting, ends_part = self._config.batch_size, 0, self._waiting, False
@@ -187,7 +187,7 @@ class Run(Generic[Item, Tag]):
                     waiting.popleft()
                     ends_part = True
         self._refill(source)
-        return Batch(rows, list(new.values()), ends_part)
+        return RowBatch(rows, list(new.values()), ends_part)
 
     def _refill(self, source: DeferredErrors[PendingRow[Tag] | _Mark]) -> None:
         """Start further rows, up to the look-ahead."""
@@ -271,7 +271,7 @@ class Run(Generic[Item, Tag]):
             self._embeddings.put(key, outcome)
         return dict(zip(keys, outcomes, strict=True))
 
-    def _score(self, batch: Batch[Tag], captions: Mapping[str, Outcome]) -> list[ScoreResult]:
+    def _score(self, batch: RowBatch[Tag], captions: Mapping[str, Outcome]) -> list[ScoreResult]:
         found: list[Sequence[Vector] | RowError | ScoreResult] = []
         for image, text, references in zip(batch.images, batch.texts, batch.references, strict=True):
             outcome = image.outcome if isinstance(image, PendingImage) else image
