@@ -17,7 +17,7 @@ Tag = TypeVar("Tag")
 Outcome = Vector | RowError
 
 
-# Rows are tuples on their way through a run, and columns in a batch: an object for each would take as long as its score.
+# Rows are tuples on their way through a run, and columns in a batch: an object for each takes as long as its score.
 
 # A row that enters a run: the caller's tag, the key of its image, the source of the image (or the row's error, or its
 # result if that is known), its caption, and its reference captions. Rows with the same key share one image; None is the
