@@ -113,7 +113,7 @@ class Run(Generic[Item, Tag]):
                 assert image.outcome is not None
                 yield (tag, image.key), self._stages.own(image.outcome)
 
-    def _begin(self, batch: Batch[Tag]) -> Callable[[], tuple[Mapping[str, Outcome], set[str]]]:
+    def _begin(self, batch: RowBatch[Tag]) -> Callable[[], tuple[Mapping[str, Outcome], set[str]]]:
         """Begin to encode a batch, and return the function that waits for its captions and for those that were cut.
 
         Only a device that computes beside this process does something before that function is called.
