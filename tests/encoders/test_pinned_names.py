@@ -38,7 +38,7 @@ def test_libraries_that_would_take_the_folder_are_not_asked(tmp_path: Path, monk
     (tmp_path / HUB).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     for name in ("fast", HUB):
-        with pytest.raises(ModelNameError, match=f"name it ./{HUB}"):
+        with pytest.raises(ModelNameError, match=f"write ./{HUB}"):
             load_encoder(Config(model=name, backend="torch"))
 
 
@@ -52,7 +52,7 @@ def test_an_adapter_s_base_is_not_the_folder_either(tmp_path: Path, monkeypatch:
     (adapter / "adapter_model.safetensors").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("text_image_similarity.encoders.load.is_installed", lambda name: True)
-    with pytest.raises(ModelNameError, match=f"name it ./{HUB}"):
+    with pytest.raises(ModelNameError, match=f"write ./{HUB}"):
         load_encoder(Config(model=adapter, backend="torch"))
 
 
@@ -72,6 +72,6 @@ def test_a_folder_called_like_a_hub_model_is_said(
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text(snapshot.name)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(ModelNameError, match=rf"name the folder \./{name}, or run elsewhere"):
+    with pytest.raises(ModelNameError, match=rf"write \./{name} for the folder, or run elsewhere"):
         load_encoder(Config(model=name))
     load_encoder(Config(model=f"./{name}"))

@@ -47,10 +47,10 @@ def changed(folder: Path, to: Path, file: str, values: dict[str, Any], part: str
 @pytest.mark.parametrize(
     ("file", "part", "values", "said"),
     [
-        ("config.json", "text_config", {"auto_map": {"AutoModel": "o/r--m.C"}}, "names code that comes with a model"),
-        ("config.json", None, {"a": [{"b": {"auto_map": {"AutoModel": "m.C"}}}]}, "names code that comes with a model"),
+        ("config.json", "text_config", {"auto_map": {"AutoModel": "o/r--m.C"}}, "names code that comes with the model"),
+        ("config.json", None, {"a": [{"b": {"auto_map": {"AutoModel": "m.C"}}}]}, "names code that comes with the model"),
         ("processor_config.json", None, {"image_processor": {"auto_map": {"A": "m.C"}}}, "has auto_map in its processor_config.json"),
-        ("video_preprocessor_config.json", None, {"auto_map": {"A": "m.C"}}, "names code that comes with a model"),
+        ("video_preprocessor_config.json", None, {"auto_map": {"A": "m.C"}}, "names code that comes with the model"),
         ("config.json", "vision_config", {"model_args": {"checkpoint_path": "./x.pth"}}, "has model_args in its config.json, with which"),
         ("config.json", "vision_config", {"x": {"checkpoint_path": "./x.pth"}}, "has checkpoint_path in its config.json, with which"),
         ("config.json", "vision_config", {"pretrained_cfg_overlay": {"file": "x"}}, "has pretrained_cfg_overlay"),
