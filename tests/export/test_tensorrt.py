@@ -96,7 +96,7 @@ def cast(given: str, made: str, to: int) -> onnx.NodeProto:
             [helper.make_node("LayerNormalization", ["product", "weight"], ["x"], stash_type=10, name="n")],
             ["LayerNormalization n sums in half precision"],
         ),
-        ([helper.make_node("Identity", ["given"], ["x"], name="i")], ["Identity i makes uint8"]),
+        ([helper.make_node("Identity", ["given"], ["x"], name="i")], ["Identity i returns uint8"]),
         (
             [
                 helper.make_node("Mine", ["product"], ["x"], domain="mine"),
