@@ -119,6 +119,7 @@ DOORS = {
     # All but fetch, client and encoders (an inference server) only name an injected transport; the client's is fetch's.
     "httpx": {"client", "encoders", "fetch", "dataset", "pipeline", "report", "service"},
     "httpcore": {"fetch"},
+    "h11": {"fetch"},
     "torch": {"encoders", "training", "preprocess"},  # the last for the fast way, when it is asked for
     "onnxruntime": {"encoders", "export"},  # the latter in a program that Triton runs
     "grpc": {"encoders"},

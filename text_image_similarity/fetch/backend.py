@@ -61,7 +61,7 @@ class GuardedBackend(httpcore.NetworkBackend):
         timeout: float | None = None,
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.NetworkStream:
+    ) -> GuardedStream:
         try:
             addresses = self._addresses(host, port)
             connected = dial(addresses, port, time_left(self._limits.connect_s), self._check_open)
