@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from text_image_similarity import DeviceLostError, UsageError
 from text_image_similarity.encoders import cuda_lane
-from text_image_similarity.encoders.cuda_lane import CudaLane, Part, capture
+from text_image_similarity.encoders.cuda_lane import CudaLane, Filled, capture
 from text_image_similarity.encoders.device import Placement
 from text_image_similarity.encoders.double_buffer import DoubleBuffer
 from text_image_similarity.encoders.tokens import Tokens
@@ -153,7 +153,7 @@ class HostLane:
         self._tower, self._thread = tower, ThreadPoolExecutor(1)
         self._slots: dict[int, tuple[Future[Tensor], int]] = {}
 
-    def begin(self, slot: int, batch: Part) -> None:
+    def begin(self, slot: int, batch: Filled) -> None:
         given = np.stack([*batch.items, *[batch.items[-1]] * (batch.count - len(batch.items))])
         self._slots[slot] = self._thread.submit(self._compute, torch.from_numpy(given)), len(batch.items)
 
@@ -207,7 +207,7 @@ def test_too_little_memory_for_a_queue_leaves_the_way_without() -> None:
     made, _ = backend()
 
     class Full(HostLane):
-        def begin(self, slot: int, batch: Part) -> None:
+        def begin(self, slot: int, batch: Filled) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
     made.learned.queues[0] = DoubleBuffer(Full(made.image_tower))
@@ -294,9 +294,9 @@ def test_the_cuda_lane_takes_its_steps_in_order(captures: bool, monkeypatch: pyt
     entered: list[int] = []
     clock = lambda: nullcontext(entered.append(1))  # noqa: E731 - a factory in one line
     lane = CudaLane(tower, torch.device("cpu"), clock)
-    queue = DoubleBuffer[Part, Any](lane)
+    queue = DoubleBuffer[Filled, Any](lane)
     with torch.inference_mode():
-        tickets = [queue.submit(Part(greys(*values), COUNT)) for values in [(1, 2), (3,), (4, 5, 6, 7), (8,)]]
+        tickets = [queue.submit(Filled(greys(*values), COUNT)) for values in [(1, 2), (3,), (4, 5, 6, 7), (8,)]]
     found = [queue.result(ticket).tolist() for ticket in tickets]
     assert found == [[[400.0 * value, COUNT] for value in values] for values in [(1, 2), (3,), (4, 5, 6, 7), (8,)]]
     assert (len(graphs), len(entered)) == (2, 4)  # one for each slot

@@ -27,7 +27,7 @@ _WARM_UPS = 3  # before a capture: libraries choose kernels and allocate workspa
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Filled:
     """Items of one shape, which are filled up to a fixed number with copies of the last one.
 
     Args:
@@ -81,7 +81,7 @@ class CudaLane:
         self._programs: dict[tuple[int, tuple[int, ...], torch.dtype], Program] = {}
         self._begun: dict[int, tuple[Program, int]] = {}
 
-    def begin(self, slot: int, batch: Part) -> None:
+    def begin(self, slot: int, batch: Filled) -> None:
         with torch.cuda.device(self._device):
             program = self._program(slot, batch)
             given, count = program.given.numpy(), len(batch.items)
@@ -104,7 +104,7 @@ class CudaLane:
         features: Embeddings = program.found[:count].numpy().copy()
         return features
 
-    def _program(self, slot: int, batch: Part) -> Program:
+    def _program(self, slot: int, batch: Filled) -> Program:
         kind = torch.from_numpy(np.empty(0, batch.items[0].dtype)).dtype
         shape = (batch.count, *batch.items[0].shape)
         if (known := self._programs.get((slot, shape, kind))) is not None:

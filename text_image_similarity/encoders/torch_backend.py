@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ..errors import DeviceLostError
 from ..preprocess import Pixels, Preprocess
 from ..similarity import Embeddings
-from .cuda_lane import CudaLane, Part
+from .cuda_lane import CudaLane, Filled
 from .device import Placement
 from .double_buffer import DoubleBuffer
 from .fitting import Fit, in_fitting_parts, is_device_lost, is_out_of_memory
@@ -36,7 +36,7 @@ from .tokens import Ids, Tokens
 
 T = TypeVar("T")
 Batches = Callable[[Sequence[T]], Iterable[Sequence[NDArray[Any]]]]  # items -> what one batch each is made of
-Queue = DoubleBuffer[Part, Embeddings]
+Queue = DoubleBuffer[Filled, Embeddings]
 _WIDTH = 8  # captions are padded to multiples of so many tokens
 _GPU_WIDTHS = (
     16,
@@ -219,7 +219,7 @@ class TorchBackend:
         if queue is None:
             return partial(self._run, batches, items, of=of)
         count = (self.pictures, self.captions)[of] or 0
-        tickets = [queue.submit(Part(batch, max(count, len(batch)))) for batch in batches(items)]
+        tickets = [queue.submit(Filled(batch, max(count, len(batch)))) for batch in batches(items)]
         return partial(self._run, batches, items, of=of, begun=lambda: [queue.result(ticket) for ticket in tickets])
 
     def _sent(self, batch: NDArray[Any]) -> Tensor:
