@@ -23,6 +23,7 @@ from .fitting import is_out_of_memory
 
 logger = logging.getLogger("text_image_similarity")
 
+_CLOSE = 1e-2  # part of the largest feature; float16 in another order of sums differs by a tenth of that
 _WARM_UPS = 3  # before a capture: libraries choose kernels and allocate workspaces, which must not be captured
 
 
@@ -84,9 +85,7 @@ class CudaLane:
     def begin(self, slot: int, batch: Filled) -> None:
         with torch.cuda.device(self._device):
             program = self._program(slot, batch)
-            given, count = program.given.numpy(), len(batch.items)
-            np.stack(batch.items, out=given[:count])
-            given[count:] = given[count - 1]
+            _fill(program.given, batch)
             with torch.cuda.stream(self._copying):
                 program.there.copy_(program.given, non_blocking=True)
                 program.arrived.record(self._copying)
@@ -96,7 +95,7 @@ class CudaLane:
                     features = program.run()
                 program.found.copy_(features, non_blocking=True)
                 program.done.record(self._computing)
-            self._begun[slot] = program, count
+            self._begun[slot] = program, len(batch.items)
 
     def end(self, slot: int) -> Embeddings:
         program, count = self._begun[slot]
@@ -110,8 +109,9 @@ class CudaLane:
         if (known := self._programs.get((slot, shape, kind))) is not None:
             return known
         given = _pinned(shape, kind)
-        there = torch.zeros(shape, dtype=kind, device=self._device)
-        self._computing.wait_stream(torch.cuda.current_stream(self._device))  # which writes the zeros
+        _fill(given, batch)
+        there = given.to(self._device)
+        self._computing.wait_stream(torch.cuda.current_stream(self._device))  # which copies the batch
         self._copying.wait_stream(self._computing)
         with torch.cuda.stream(self._computing):
             for _ in range(_WARM_UPS):
@@ -126,17 +126,18 @@ class CudaLane:
 
 
 def capture(tower: nn.Module, there: Tensor, stream: torch.cuda.Stream, pool: Any) -> Callable[[], Tensor] | None:
-    """Capture the kernels of a tower that has run before.
+    """Capture the kernels of a tower that has run before, and prove that they compute what it does.
 
     Args:
         tower: The tower.
-        there: Its input on the device, which is read again whenever they are launched.
+        there: Its input on the device, of different items, which is read again whenever the kernels are launched. It is
+            turned round for the proof: a graph may hold values that depended on the input of its capture.
         stream: Any but the default one.
         pool: Memory that graphs may share if they never run at the same time.
 
     Returns:
         What launches them on the current stream, and returns features in float32 that the next launch overwrites; None if
-        they cannot be captured.
+        they cannot be captured, or give other features than the tower.
     """
     graph = torch.cuda.CUDAGraph()
     try:
@@ -153,7 +154,24 @@ def capture(tower: nn.Module, there: Tensor, stream: torch.cuda.Stream, pool: An
         graph.replay()
         return features
 
+    with torch.cuda.stream(stream):
+        there.copy_(there.flip(0))
+        expected: Tensor = tower(there).float()
+        if not torch.allclose(
+            replay(), expected, rtol=_CLOSE, atol=_CLOSE * float(expected.abs().max()), equal_nan=True
+        ):
+            logger.warning(
+                "a tower runs without CUDA graph, because its graph gave other features than the tower itself"
+            )
+            return None
     return replay
+
+
+def _fill(given: Tensor, batch: Filled) -> None:
+    """Write a batch, filled up, into memory of this machine."""
+    values, count = given.numpy(), len(batch.items)
+    np.stack(batch.items, out=values[:count])
+    values[count:] = values[count - 1]
 
 
 def _pinned(shape: tuple[int, ...], kind: torch.dtype) -> Tensor:

@@ -93,7 +93,7 @@ def load_compiled() -> Resizer | None:
             image = Image.fromarray(rng.choice(np.array([0, 1, 90, 254, 255], np.uint8), (before[1], before[0], 3)))
             part = Part(0, after[1] // 3, after[0] - after[0] // 4, after[1] - after[1] // 3)
             for resample in FILTERS:
-                if not np.array_equal(*(each(image, after, resample, part) for each in (resizer, _by_pillow))):
+                if not np.array_equal(resizer(image, after, resample, part), _by_pillow(image, after, resample, part)):
                     raise ValueError(f"{before} to {after} gave other pixels than Pillow")
     except Exception as exc:  # of a library that does not fit this Python, NumPy or processor
         logger.warning("images are resized by Pillow, because numba cannot do it here: %s: %s", type(exc).__name__, exc)

@@ -32,17 +32,17 @@ class Weights(NamedTuple):
 
     Attributes:
         first: First old pixel that counts, shape (after,).
-        count: How many count, shape (after,).
-        weights: Their weights times 2**22, shape (after, most); beyond `count` they are zero.
+        counts: How many count, shape (after,).
+        weights: Their weights times 2**22, shape (after, most); beyond `counts` they are zero.
     """
 
     first: NDArray[np.int32]
-    count: NDArray[np.int32]
+    counts: NDArray[np.int32]
     weights: NDArray[np.int32]
 
     def between(self, begin: int, end: int) -> Weights:
         """Return the weights of some of the new pixels."""
-        return Weights(self.first[begin:end], self.count[begin:end], self.weights[begin:end])
+        return Weights(self.first[begin:end], self.counts[begin:end], self.weights[begin:end])
 
     def moved(self, by: int) -> Weights:
         """Return the weights for old pixels in another place."""
@@ -51,7 +51,7 @@ class Weights(NamedTuple):
     @property
     def source(self) -> tuple[int, int]:
         """The range of old pixels that count for any new one."""
-        return int(self.first[0]), int(self.first[-1] + self.count[-1])
+        return int(self.first[0]), int(self.first[-1] + self.counts[-1])
 
 
 class Pass(NamedTuple):

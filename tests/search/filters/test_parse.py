@@ -320,6 +320,7 @@ def test_long_dates_are_refused_at_once() -> None:
 def test_a_date_at_the_ends_of_the_calendar_can_be_written(given: str, written: str) -> None:
     field = Field("sold", "date")
     stored = field.stored(given)
+    assert stored is not None
     assert field.written(stored) == written
     assert field.stored(field.written(stored)) == stored
 
