@@ -21,8 +21,11 @@ def load(*, device: str = "cpu", half: bool = False, **options: Any) -> Score:
     model = SentenceTransformer(str(MODEL), device=device)
     precision = torch.autocast(torch.device(device).type, torch.float16, enabled=half)
 
-    @precision
     def score(rows: list[Row]) -> list[float]:
+        with precision:
+            return scored(rows)
+
+    def scored(rows: list[Row]) -> list[float]:
         images = model.encode([Image.open(row.path) for row in rows], normalize_embeddings=True, **options)
         texts = model.encode([row.caption for row in rows], normalize_embeddings=True, **options)
         scores: list[float] = (images * texts).sum(axis=1).tolist()

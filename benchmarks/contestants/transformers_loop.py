@@ -27,7 +27,7 @@ def load(
     """Load the loop; `backend="pil"` gives the Pillow processor."""
     dtype = torch.float16 if half else torch.float32
     model, processor = CLIPModel.from_pretrained(MODEL, dtype=dtype), AutoProcessor.from_pretrained(MODEL, **options)
-    model = model.to(device)
+    model.to(device)  # type: ignore[arg-type]  # its stubs take a model here
 
     @torch.inference_mode(sort)
     def score(rows: list[Row]) -> list[float]:

@@ -188,7 +188,10 @@ def jobs(options: Options) -> list[Job]:
     found = [*jobs_of(Plan("cuda", _MODELS, GPU_INPUTS, INPUTS, options.gpu_pairs, _SETTINGS)), *_peers("cuda", 1900)]
     if python := options.pythons.get("clip-retrieval"):
         used = ("clip-retrieval", "torch")
-        arguments = {"module": "clip_retrieval_inference", "options": {"batch_size": BATCH, "readers": 4}}
+        arguments: dict[str, Any] = {
+            "module": "clip_retrieval_inference",
+            "options": {"batch_size": BATCH, "readers": 4},
+        }
         arguments |= {"distributions": used, "pairs": 1900}
         found.append(Job("clip-retrieval, 256 at once", "benchmarks.contestants:measure", arguments, python=python))
     return found

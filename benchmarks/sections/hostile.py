@@ -67,7 +67,8 @@ def left_by(found: dict[str, Any]) -> float:
     """
     cores = len(os.sched_getaffinity(0))
     rate: float = found["beside"]["rate"] / found["alone"]["rate"]
-    return rate * cores / max(0.1, cores - found["attacker_cores"])
+    left: float = max(0.1, cores - found["attacker_cores"])
+    return rate * cores / left
 
 
 def strike_on(url: str, attack: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from text_image_similarity import DeviceLostError, UsageError
 from text_image_similarity.encoders import cuda_lane
-from text_image_similarity.encoders.cuda_lane import CudaLane, Filled, capture
+from text_image_similarity.encoders.cuda_lane import CudaLane, Filled
 from text_image_similarity.encoders.device import Placement
 from text_image_similarity.encoders.double_buffer import DoubleBuffer
 from text_image_similarity.encoders.tokens import Tokens
@@ -110,7 +109,8 @@ def test_a_slow_device_keeps_nobody_from_preparing_the_next_batch() -> None:
         assert prepared[min(number + 1, 9)].wait(PATIENCE_S)
 
     queue = DoubleBuffer[int, int](Slow(until_the_next_is_prepared))
-    found, last = [], None
+    found: list[int] = []
+    last = None
     for number, event in prepared.items():
         event.set()
         ticket = queue.submit(number)
@@ -138,12 +138,15 @@ class Tower(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.full((1,), 400.0))
         self.error: Exception | None = None
+        self.latest: tuple[Tensor, Tensor]
 
     def forward(self, values: Tensor) -> Tensor:
         if self.error is not None:
             raise self.error
         mean = values.to(self.weight.dtype).flatten(1).mean(1, keepdim=True)
-        return torch.cat([(mean * self.weight).square().sqrt(), torch.full_like(mean, len(values))], 1)
+        found = torch.cat([(mean * self.weight).square().sqrt(), torch.full_like(mean, len(values))], 1)
+        self.latest = values, found
+        return found
 
 
 class HostLane:
@@ -260,9 +263,13 @@ class Marker:
 @pytest.mark.parametrize("captures", [True, False])
 def test_the_cuda_lane_takes_its_steps_in_order(captures: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """With stand-ins for the calls that need a GPU; a captured graph computes when it is replayed."""
-    tower, graphs = Tower(), []
+    tower = Tower()
+    graphs: list[Any] = []
 
     class Graph:
+        given: Tensor
+        features: Tensor
+
         def __init__(self) -> None:
             graphs.append(self)
 
@@ -275,12 +282,7 @@ def test_the_cuda_lane_takes_its_steps_in_order(captures: bool, monkeypatch: pyt
         if not captures:
             raise torch.AcceleratorError("CUDA error: operation not permitted when stream is capturing")
         yield
-
-    def remembered(tower: nn.Module, there: Tensor, *others: Any) -> Callable[[], Tensor] | None:
-        replay = capture(tower, there, *others)
-        if replay is not None:
-            graphs[-1].given, graphs[-1].features = there, inspect.getclosurevars(replay).nonlocals["features"]
-        return replay
+        graph.given, graph.features = tower.latest
 
     for name, fake in {"Stream": Marker, "Event": Marker, "current_stream": Marker, "CUDAGraph": Graph}.items():
         monkeypatch.setattr(torch.cuda, name, fake)
@@ -289,10 +291,13 @@ def test_the_cuda_lane_takes_its_steps_in_order(captures: bool, monkeypatch: pyt
     for name in ("synchronize", "graph_pool_handle"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: None)
     monkeypatch.setattr(torch.cuda, "graph", capturing)
-    monkeypatch.setattr(cuda_lane, "capture", remembered)
     monkeypatch.setattr(cuda_lane, "_pinned", lambda shape, kind: torch.zeros(shape, dtype=kind))
     entered: list[int] = []
-    clock = lambda: nullcontext(entered.append(1))  # noqa: E731 - a factory in one line
+
+    def clock() -> nullcontext[None]:
+        entered.append(1)
+        return nullcontext()
+
     lane = CudaLane(tower, torch.device("cpu"), clock)
     queue = DoubleBuffer[Filled, Any](lane)
     with torch.inference_mode():

@@ -143,7 +143,7 @@ def agree(*pieces: bytes) -> bool:
     """Check that an answer read as a plain one is what h11 reads, and return whether it was read as one."""
     plain = outcome(direct._plain, *pieces)
     if plain is not None:
-        assert plain == outcome(direct._by_h11, *pieces)  # type: ignore[arg-type]
+        assert plain == outcome(direct._by_h11, *pieces)
     return plain is not None
 
 

@@ -64,7 +64,9 @@ def test_a_batch_begins_before_the_last_one_is_read() -> None:
     assert (stats.rows, stats.failures) == (plain.rows, plain.failures)
     vectors = list(Scorer(CONFIG, encoder=encoder).embed_images([record.url for record in records]))
     expected = Scorer(CONFIG, encoder=ColourEncoder()).embed_images([record.url for record in records])
-    assert np.array_equal(vectors, list(expected))
+    for one, other in zip(vectors, expected, strict=True):
+        assert isinstance(one, np.ndarray)
+        np.testing.assert_array_equal(one, other)
 
 
 def test_an_image_of_two_batches_is_encoded_once() -> None:

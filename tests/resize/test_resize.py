@@ -63,9 +63,9 @@ def picture(rng: np.random.Generator, mode: str, width: int, height: int) -> Ima
     values: Pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
     match rng.integers(3):
         case 0:  # as far from each other as they can be
-            values = (values & 128) // 128 * np.uint8(255)
+            values = np.where(values & 128, 255, 0).astype(np.uint8)
         case 1:  # smooth, as in a photo
-            values = values // 16 + np.linspace(0, 239, width).astype(np.uint8)[:, None]
+            values = (values // 16 + np.linspace(0, 239, width)[:, None]).astype(np.uint8)
     if mode in ("I;16", "F"):
         grey = values[:, :, 0].astype(np.uint16 if mode == "I;16" else np.float32)
         return to_rgb(Image.fromarray(grey))

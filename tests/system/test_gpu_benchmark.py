@@ -92,7 +92,7 @@ def test_the_peers_are_asked_on_the_device(
     module = import_module(f"{contestants.__name__}.{job.arguments['module']}")
     monkeypatch.setattr(module, "MODEL", tiny_clip)
     rows = [Row(str(path), f"a dog and {path.stem} cats") for path in sorted((base / "photos").iterdir())]
-    scores, exact = (list(module.load(**options)(rows)) for options in (job.arguments["options"], {}))
+    scores, exact = (list(module.load(**options)(rows)) for options in (job.arguments["options"], dict[str, Any]()))
     assert np.abs(np.array(scores) - np.array(exact)).max() < 5e-3
     assert len(set(scores)) == len(rows)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -68,10 +69,11 @@ def test_images_in_a_folder_need_no_captions(tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     assert embed_table(photos, out, CONFIG, encoder=ENCODER).scored == 2
     assert [row["__key__"] for row in pq.read_table(out).to_pylist()] == ["red", "more/blue"]
-    for call in (
+    calls: list[Callable[[], object]] = [
         lambda: embed_table(photos, out, CONFIG, side="captions", encoder=ENCODER),
         lambda: score_csv(photos, tmp_path / "scored.csv", CONFIG, engine=LocalEngine(encoder=ENCODER)),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(
             UsageError, match=r"photos holds images without captions; put the caption of each next to it"
         ):

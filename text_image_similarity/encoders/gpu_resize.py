@@ -56,10 +56,14 @@ def _passes_on(
 ) -> list[tuple[bool, Tensor, Tensor, Tensor]]:
     """Return the passes of a whole image, with their weights on the device; they are few and small."""
     passes = passes_of(before, after, resample, Part(0, 0, *after))
-    return [(each.vertical, *(torch.from_numpy(part).to(device) for part in each.weights)) for each in passes]
+    found = []
+    for each in passes:
+        first, count, weights = (torch.from_numpy(part).to(device) for part in each.weights)
+        found.append((each.vertical, first, count, weights))
+    return found
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _pass(  # type: ignore[no-untyped-def]  # noqa: PLR0913 - a kernel takes pointers one by one
     pixels, found, first, count, weights, values, before, after, inner, most,
     bits: tl.constexpr, block: tl.constexpr,

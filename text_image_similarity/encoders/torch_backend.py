@@ -200,8 +200,8 @@ class TorchBackend:
         longest = self.tokens.context_length
         widths = (*_GPU_WIDTHS, longest) if longest and self.placement.device.type == "cuda" else ()
 
-        def batches(items: Sequence[Ids]) -> Iterator[NDArray[Any]]:
-            return self.tokens.batches(items, most=self.captions or len(items), step=_WIDTH, widths=widths)
+        def batches(items: Sequence[Ids]) -> Iterator[Sequence[NDArray[Any]]]:
+            return map(list, self.tokens.batches(items, most=self.captions or len(items), step=_WIDTH, widths=widths))
 
         return self._begin(batches, rows, of=1)
 

@@ -68,7 +68,7 @@ def encode_each(
         return []
     try:
         vectors = encode(items) if begun is None else begun()
-        finite: list[bool] = np.isfinite(vectors).all(axis=1).tolist()
+        finite = np.all(np.isfinite(vectors), axis=1)
     except DeviceLostError:  # no row's fault, and every other row would fail too
         raise
     except Exception as exc:  # any exception of a model fails rows, not the run
@@ -81,5 +81,5 @@ def encode_each(
         return [outcome for item in items for outcome in encode_each(encode, [item])]
     return [
         (vector if is_finite else RowError(ErrorCode.NON_FINITE, "the model returned an embedding that is not finite"))
-        for vector, is_finite in zip(vectors, finite, strict=True)
+        for vector, is_finite in zip(vectors, finite.tolist(), strict=True)
     ]

@@ -243,7 +243,7 @@ class Run(Generic[Item, Tag]):
     def _begin_images(self, images: Sequence[list[PendingImage]]) -> Callable[[], None]:
         """Begin to encode images, and return the function that waits for them, and gives each its outcome."""
         contents = [twins[0].content for twins in images]
-        mine = {twins[0].key or id(twins[0]): twins for twins in images}
+        mine: dict[Hashable, list[PendingImage]] = {twins[0].key or id(twins[0]): twins for twins in images}
         self._in_progress |= mine
         encoded = self._stages.begin_images([content.pixels for content in contents if content])
 

@@ -159,7 +159,7 @@ class Scorer:
             with stats.timed("fetch"):
                 return image if isinstance(image, bytes) else self._fetcher.fetch(image)
 
-        return self._score(read, map(rows_of, parts), stats)
+        return self._score(read, map(rows_of, parts), stats)  # type: ignore[arg-type]  # mypy joins str and bytes
 
     def score_images(self, images: Iterable[ImageSource], texts: Iterable[str]) -> Generator[ScoreResult]:
         """Score images in memory like the function `score_images`.
@@ -169,8 +169,8 @@ class Scorer:
             texts: One caption for each image.
         """
         pair_score(self.config, "score_images")
-        rows = rows_in_memory(*check_pairs(images, texts))
-        return untagged(self._score(self._read_image, in_parts(rows, self.config.chunk_size), RunStats()))
+        parts = in_parts(rows_in_memory(*check_pairs(images, texts)), self.config.chunk_size)
+        return untagged(self._score(self._read_image, parts, RunStats()))  # type: ignore[arg-type]  # as above
 
     def embed_images(self, images: Iterable[ImageSource]) -> Generator[Outcome]:
         """Encode images like `score_pairs` and `score_images`, lazily and with a bounded look-ahead.
