@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .resize import Part, resized
 from .resize import Pixels as Pixels  # which others know from here
+from .resize import Region, resized
 
 Fit = Literal["squash", "inside", "cover"]
 ImageLike = Image.Image | Pixels
@@ -81,7 +81,7 @@ class Preprocess:
             return np.ascontiguousarray(whole[top : top + height, left : left + width])  # releases the rest
         if height > resized_height or width > resized_width:
             return self._bordered(resized(image, size, self.resample), height, width)
-        return resized(image, size, self.resample, Part(left, top, width, height))
+        return resized(image, size, self.resample, Region(left, top, width, height))
 
     @property
     def side(self) -> tuple[int, int]:

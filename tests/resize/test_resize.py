@@ -20,7 +20,7 @@ from tests.resize.reference import resized_by
 from tests.support.clock import HANG_S
 from text_image_similarity.decode import to_rgb
 from text_image_similarity.preprocess import Preprocess
-from text_image_similarity.resize import Part, Pixels, passes_of, resize, resized
+from text_image_similarity.resize import Pixels, Region, passes_of, resize, resized
 from text_image_similarity.resize.tables import FILTERS
 
 # More of them: RESIZES=5000 python -m pytest tests/resize/test_resize.py
@@ -34,7 +34,7 @@ class Trial(NamedTuple):
     image: Image.Image
     size: tuple[int, int]
     resample: Image.Resampling
-    part: Part
+    part: Region
 
 
 def trials(seed: int, most: int = 400) -> Iterator[Trial]:
@@ -54,8 +54,8 @@ def trials(seed: int, most: int = 400) -> Iterator[Trial]:
                 new_height = min(new_height, most)
         image = picture(rng, MODES[number % len(MODES)], width, height)
         left, top = int(rng.integers(new_width)), int(rng.integers(new_height))
-        part = Part(left, top, int(rng.integers(1, new_width - left + 1)), int(rng.integers(1, new_height - top + 1)))
-        whole = Part(0, 0, new_width, new_height)
+        part = Region(left, top, int(rng.integers(1, new_width - left + 1)), int(rng.integers(1, new_height - top + 1)))
+        whole = Region(0, 0, new_width, new_height)
         yield Trial(image, (new_width, new_height), list(FILTERS)[number % 2], whole if number % 3 else part)
 
 
@@ -101,7 +101,7 @@ def test_compiled_code_gives_pillows_bytes(compiled: resize.Resizer) -> None:
 @pytest.mark.parametrize("size", [(2600, 1800), (1500, 3100), (16, 9000)])
 def test_images_that_pillow_keeps_in_pieces(compiled: resize.Resizer, size: tuple[int, int]) -> None:
     image = picture(np.random.default_rng(3), "RGB", *size)
-    trial = Trial(image, (224, 224), BICUBIC, Part(0, 20, 200, 100))
+    trial = Trial(image, (224, 224), BICUBIC, Region(0, 20, 200, 100))
     np.testing.assert_array_equal(compiled(*trial), by_pillow(trial))
 
 
@@ -109,7 +109,7 @@ def test_an_image_that_is_not_loaded_yet(compiled: resize.Resizer) -> None:
     file = io.BytesIO()
     picture(np.random.default_rng(4), "RGB", 90, 60).save(file, "PNG")
     image = Image.open(file)
-    whole = Part(0, 0, 33, 22)
+    whole = Region(0, 0, 33, 22)
     assert compiled(image, (33, 22), BICUBIC, whole).tobytes() == image.resize((33, 22), BICUBIC).tobytes()
 
 
@@ -138,7 +138,7 @@ class Ready(resize._Compiled):
         self._tried, self._resizer = True, resizer
 
 
-def marked(image: Image.Image, size: tuple[int, int], resample: Image.Resampling, part: Part) -> Pixels:
+def marked(image: Image.Image, size: tuple[int, int], resample: Image.Resampling, part: Region) -> Pixels:
     """A resizer whose results can be told from Pillow's."""
     return np.full((part.height, part.width, 3), 77, np.uint8)
 
@@ -206,7 +206,7 @@ def test_without_the_extra_pillow_does_it_silently(
 def test_code_that_gives_other_bytes_is_not_used(
     fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def faulty(image: Image.Image, size: tuple[int, int], resample: Image.Resampling, part: Part) -> Pixels:
+    def faulty(image: Image.Image, size: tuple[int, int], resample: Image.Resampling, part: Region) -> Pixels:
         if fault == "raises":
             raise TypeError("no matching definition")
         pixels = resize._by_pillow(image, size, resample, part).copy()

@@ -14,7 +14,7 @@ import triton.language as tl
 from PIL import Image
 from torch import Tensor
 
-from ..resize import Part, passes_of
+from ..resize import Region, passes_of
 from ..resize.tables import BITS
 
 _BLOCK = 512
@@ -55,7 +55,7 @@ def _passes_on(
     device: torch.device, before: tuple[int, int], after: tuple[int, int], resample: Image.Resampling
 ) -> list[tuple[bool, Tensor, Tensor, Tensor]]:
     """Return the passes of a whole image, with their weights on the device; they are few and small."""
-    passes = passes_of(before, after, resample, Part(0, 0, *after))
+    passes = passes_of(before, after, resample, Region(0, 0, *after))
     found = []
     for each in passes:
         first, count, weights = (torch.from_numpy(part).to(device) for part in each.weights)

@@ -70,7 +70,7 @@ class Direct:
         self._all: list[dict[Origin, GuardedStream]] = []  # the idle connections of each thread
         self._closed = False
 
-    def get(self, target: Target, headers: bytes, times: Times) -> Answer:
+    def get(self, target: Target, headers: bytes, times: Times) -> DirectAnswer:
         """Send a request and return the answer, of which the head has been read.
 
         Args:
@@ -115,7 +115,7 @@ class Direct:
             stream.start_tls(context, origin.ascii_host, times.handshake)
         return stream
 
-    def _ask(self, stream: GuardedStream, origin: Origin, request: bytes, times: Times) -> Answer:
+    def _ask(self, stream: GuardedStream, origin: Origin, request: bytes, times: Times) -> DirectAnswer:
         try:
             with suppress(httpcore.WriteError):  # a server may answer and hang up before it has read the whole request
                 stream.write(request, times.each)
@@ -124,7 +124,7 @@ class Direct:
         except BaseException:
             stream.close()
             raise
-        return Answer(head, body, partial(self._put_back, origin, stream), stream.close)
+        return DirectAnswer(head, body, partial(self._put_back, origin, stream), stream.close)
 
     def _put_back(self, origin: Origin, stream: GuardedStream) -> None:
         kept = self._kept()
@@ -144,7 +144,7 @@ class _Head(NamedTuple):
     keeps: bool = False  # and then the connection can be used again
 
 
-class Answer(httpx.SyncByteStream):
+class DirectAnswer(httpx.SyncByteStream):
     """An answer whose body is still to be read.
 
     Attributes:

@@ -18,7 +18,7 @@ from ..config import Config
 from ..errors import ErrorCode, RowError
 from ..system import backoff_s
 from .backend import Resolver
-from .direct import Answer, Times, header_lines
+from .direct import DirectAnswer, Times, header_lines
 from .hints import base64_error, explain_reference, is_base64_image, join_hint, missing_error, shorten_path
 from .host_headers import HostHeaders
 from .pacing import FREE_RETRIES, LONGEST_RETRY_AFTER_S, Clock, Hosts
@@ -204,7 +204,7 @@ class Fetcher:
         """Send a request and return the body, or where the answer redirects to."""
         answer = self._send(target, first)
         try:
-            if isinstance(answer, Answer):
+            if isinstance(answer, DirectAnswer):
                 return self._read_plain(answer, clock)
             if answer.has_redirect_location:
                 return _redirected(target, answer.headers.get_list("location"))
@@ -212,7 +212,7 @@ class Fetcher:
         finally:
             answer.close()
 
-    def _send(self, target: Target, first: Target) -> httpx.Response | Answer:
+    def _send(self, target: Target, first: Target) -> httpx.Response | DirectAnswer:
         """Send a request; return its answer only if there is nothing to do but to read its body."""
         if not (isinstance(self._transport, GuardedTransport) and self._transport.is_direct):
             request = self._request(target, first)
@@ -266,7 +266,7 @@ class Fetcher:
         check_bytes(int(declared) if declared.isdecimal() and len(declared) < 20 else 0, most)
         return self._collect(body_of(response, most), clock)
 
-    def _read_plain(self, answer: Answer, clock: Clock) -> bytes:
+    def _read_plain(self, answer: DirectAnswer, clock: Clock) -> bytes:
         most = self._limits.max_bytes
         check_bytes(answer.length or 0, most)
         return self._collect(expanded(answer, "", most) if answer.whole is None else (answer.whole,), clock)

@@ -22,7 +22,7 @@ import httpx
 from ..config import Limits
 from ..errors import ConfigError, ErrorCode, RowError
 from .backend import GuardedBackend, Resolver, system_resolver
-from .direct import KEPT, Answer, Direct, Times
+from .direct import KEPT, Direct, DirectAnswer, Times
 from .proxies import httpcore_proxy, is_socks, socks_errors
 from .stream import FAILURES, as_httpx, head_of_an_answer
 from .targets import Target
@@ -72,7 +72,7 @@ class GuardedTransport(httpx.BaseTransport):
         """Whether requests go to their hosts, not to a proxy, so that `get` can be used."""
         return self._proxy is None
 
-    def get(self, target: Target, headers: bytes, times: Times) -> Answer:
+    def get(self, target: Target, headers: bytes, times: Times) -> DirectAnswer:
         """Send a GET request to its host and return the answer; see `Direct.get`."""
         if target.origin.scheme == "https":
             self._own_ssl_context()

@@ -7,12 +7,12 @@ holds what other code, for another processor, needs to do the same.
 from __future__ import annotations
 
 from .resize import Pixels, resized
-from .tables import Part, Pass, Weights, passes_of
+from .tables import Pass, Region, Weights, passes_of
 
 __all__ = [
-    "Part",
     "Pass",
     "Pixels",
+    "Region",
     "Weights",
     "passes_of",
     "resized",

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .tables import FILTERS, Part, passes_of
+from .tables import FILTERS, Region, passes_of
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -31,10 +31,12 @@ _TRIALS = (
 )
 
 
-Resizer = Callable[[Image.Image, tuple[int, int], Image.Resampling, Part], Pixels]
+Resizer = Callable[[Image.Image, tuple[int, int], Image.Resampling, Region], Pixels]
 
 
-def resized(image: Image.Image, size: tuple[int, int], resample: Image.Resampling, part: Part | None = None) -> Pixels:
+def resized(
+    image: Image.Image, size: tuple[int, int], resample: Image.Resampling, part: Region | None = None
+) -> Pixels:
     """Resize an RGB image, and return a part of the result, shape (h, w, 3): the bytes of Pillow's `Image.resize`.
 
     Args:
@@ -43,12 +45,12 @@ def resized(image: Image.Image, size: tuple[int, int], resample: Image.Resamplin
         resample: Pillow's filter.
         part: The part to return; None returns it all.
     """
-    part = part or Part(0, 0, *size)
+    part = part or Region(0, 0, *size)
     compiled = _COMPILED.resizer() if image.mode == "RGB" and resample in FILTERS and image.size != size else None
     return (compiled or _by_pillow)(image, size, resample, part)
 
 
-def _by_pillow(image: Image.Image, size: tuple[int, int], resample: Image.Resampling, part: Part) -> Pixels:
+def _by_pillow(image: Image.Image, size: tuple[int, int], resample: Image.Resampling, part: Region) -> Pixels:
     pixels: Pixels = np.asarray(image.resize(size, resample) if image.size != size else image)
     if part.width * part.height < size[0] * size[1]:
         # Not `crop`, which checks Image.MAX_IMAGE_PIXELS, a global that other code may have set. Copied, to release the
@@ -91,7 +93,7 @@ def load_compiled() -> Resizer | None:
         rng = np.random.default_rng(0)
         for before, after in _TRIALS:
             image = Image.fromarray(rng.choice(np.array([0, 1, 90, 254, 255], np.uint8), (before[1], before[0], 3)))
-            part = Part(0, after[1] // 3, after[0] - after[0] // 4, after[1] - after[1] // 3)
+            part = Region(0, after[1] // 3, after[0] - after[0] // 4, after[1] - after[1] // 3)
             for resample in FILTERS:
                 if not np.array_equal(resizer(image, after, resample, part), _by_pillow(image, after, resample, part)):
                     raise ValueError(f"{before} to {after} gave other pixels than Pillow")
@@ -114,7 +116,7 @@ def _by_compiled_code() -> Resizer:
             flat = np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8)
         return flat.view(np.uint32).reshape(image.height, image.width)  # type: ignore[no-any-return]
 
-    def resizer(image: Image.Image, size: tuple[int, int], resample: Image.Resampling, part: Part) -> Pixels:
+    def resizer(image: Image.Image, size: tuple[int, int], resample: Image.Resampling, part: Region) -> Pixels:
         found = words(image)
         for each in passes_of(image.size, size, resample, part):
             run = compiled.vertically if each.vertical else compiled.horizontally

@@ -18,8 +18,8 @@ from PIL import Image
 BITS = 22  # of a weight after its point: 32, without 8 of a value, and 2 because weights may be negative
 
 
-class Part(NamedTuple):
-    """Part of an image, in pixels."""
+class Region(NamedTuple):
+    """Region of an image, in pixels."""
 
     left: int
     top: int
@@ -91,7 +91,7 @@ FILTERS: dict[Image.Resampling, tuple[_Filter, float]] = {
 
 @lru_cache(maxsize=256)
 def passes_of(
-    before: tuple[int, int], after: tuple[int, int], resample: Image.Resampling, part: Part
+    before: tuple[int, int], after: tuple[int, int], resample: Image.Resampling, part: Region
 ) -> tuple[Pass, ...]:
     """Return the passes, in Pillow's order, that resize an image and keep a part of the result.
 

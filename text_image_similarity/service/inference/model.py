@@ -175,13 +175,8 @@ class ServedModel:
                 item.loaded = loaded
 
     def _read_captions(self, items: Sequence[Item]) -> None:
-        keys = self._stages.caption_keys(
-            dict.fromkeys(
-                item.caption
-                for item in items
-                if item.caption is not None and not isinstance(item.image_outcome, RowError)
-            )
-        )
+        wanted = (item.caption for item in items if not isinstance(item.image_outcome, RowError))
+        keys = self._stages.caption_keys(dict.fromkeys(caption for caption in wanted if caption is not None))
         known = self._known.get_many(keys.values())
         for item in items:
             if item.caption is not None and (key := keys.get(item.caption)) is not None:
