@@ -280,7 +280,7 @@ def test_a_model_that_has_moved_is_named_once(tmp_path: Path, capsys: pytest.Cap
     assert f"model folder {here} does not exist" in error
     other = save_clip(tmp_path / "other")
     assert command("catalog", "set-model", place, other, "--backend", "torch") == 1
-    assert f"{other} (16 dimensions) is another model" in capsys.readouterr().err
+    assert f"{other} (16 dimensions) is a different model" in capsys.readouterr().err
     assert command("match", place, "a red shoe") == 2  # nothing was noted
     assert command("catalog", "set-model", place, there) == 0
     assert capsys.readouterr().out == f"model        {there}\ngenerations  1\n"
@@ -357,9 +357,9 @@ DEEP = "contains something that this package did not write (RecursionError"
             "UPDATE setting SET value = ? WHERE name = 'fields'",
             json.dumps([[f"kind{STRANGE}", "text"]]),
             (0, 2),
-            "_error, kind\\x1b]0;owned",
+            "the fields are kind\\x1b]0;owned",
         ),
-        ("UPDATE setting SET value = ? WHERE name = 'store'", STRANGE, (2, 2), "elsewhere, in \\x1b]0;owned"),
+        ("UPDATE setting SET value = ? WHERE name = 'store'", STRANGE, (2, 2), "in an external store, \\x1b]0;owned"),
         ("UPDATE setting SET value = ? WHERE name = 'fields'", "[" * 200_000, (1, 1), DEEP),
     ],
     ids=["model", "fields", "store", "deep"],
