@@ -6,7 +6,7 @@ Gaps between the kernels of one batch count as computing, so what is left is the
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ class DeviceClock:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._base: Any = None  # the event from which spans are measured
         self._spans: list[tuple[Any, Any]] = []
         self._seconds = 0.0
 
@@ -33,6 +34,9 @@ class DeviceClock:
             self._seconds += time.perf_counter() - began
             return
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        if self._base is None:
+            self._base = torch.cuda.Event(enable_timing=True)
+            self._base.record()
         begin.record()
         yield
         end.record()
@@ -41,9 +45,24 @@ class DeviceClock:
     def seconds(self) -> float:
         """Wait for the device, and return how long it has computed since the last call."""
         synchronize(self._device)
-        found: float = self._seconds + sum(begin.elapsed_time(end) for begin, end in self._spans) / 1000
+        spans = [(self._base.elapsed_time(begin), self._base.elapsed_time(end)) for begin, end in self._spans]
+        found = self._seconds + covered(spans) / 1000
         self._seconds, self._spans = 0.0, []
         return found
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Return how much time spans cover together; those of different streams may overlap.
+
+    Example:
+        >>> covered([(4, 5), (0, 2), (1, 3)])
+        4.0
+    """
+    total, until = 0.0, float("-inf")
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return total
 
 
 def synchronize(device: torch.device) -> None:

@@ -187,7 +187,7 @@ def test_a_model_has_regular_files(tiny_clip: Path, tmp_path: Path) -> None:
 def test_an_adapter_is_of_a_type_that_reads_nothing_else(settings: dict[str, object], tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "o/base", **settings}))
     (tmp_path / "adapter_model.safetensors").touch()
-    with pytest.raises(ModelNameError, match="these can be merged into a model: LORA, "):
+    with pytest.raises(ModelNameError, match="this package accepts: LORA, "):
         base_of("theirs", tmp_path)
 
 

@@ -73,7 +73,7 @@ def _is_folder(place: str) -> bool:
 def is_image(place: str) -> bool:
     """Say whether a path or a URL names an image, by its ending."""
     path = urlsplit(place).path if place.startswith(("http://", "https://")) else place
-    return path.lower().endswith(_ENDINGS)
+    return path.lower().endswith(_ENDINGS) and "*" not in path
 
 
 def run_one_off(options: argparse.Namespace) -> int:

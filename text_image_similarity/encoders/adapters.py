@@ -10,7 +10,7 @@ from .settings_files import check_values, read_settings
 
 SETTINGS = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-# Values of `peft_type`. Other types cannot be merged, or load further models, adapters or pickles that their settings name.
+# Values of `peft_type` that are accepted. Some others cannot be merged, or load further models, adapters or pickles.
 _KINDS = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "HRA", "VERA", "LN_TUNING", "FOURIERFT", "RANDLORA")
 
 
@@ -31,7 +31,7 @@ def base_of(name: str, folder: Path) -> str:
     check_values(name, SETTINGS, settings)
     if (kind := settings.get("peft_type")) not in _KINDS:
         raise ModelNameError(
-            f"{name} holds a PEFT adapter of the type {kind!r:.100}; these can be merged into a model: {', '.join(_KINDS)}"
+            f"{name} holds a PEFT adapter of the type {kind!r:.100}; this package accepts: {', '.join(_KINDS)}"
         )
     if settings.get("megatron_config"):  # peft imports the module that `megatron_core` names
         raise ModelNameError(

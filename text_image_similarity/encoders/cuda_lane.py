@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from .fitting import is_out_of_memory
 
 logger = logging.getLogger("text_image_similarity")
 
+_capturing = Lock()  # a process may capture one graph at a time
 _CLOSE = 1e-2  # part of the largest feature; float16 in another order of sums differs by a tenth of that
 _WARM_UPS = 3  # before a capture: libraries choose kernels and allocate workspaces, which must not be captured
 
@@ -113,11 +115,11 @@ class CudaLane:
         there = given.to(self._device)
         self._computing.wait_stream(torch.cuda.current_stream(self._device))  # which copies the batch
         self._copying.wait_stream(self._computing)
-        with torch.cuda.stream(self._computing):
+        with torch.cuda.stream(self._computing), _capturing:
             for _ in range(_WARM_UPS):
                 features = self._tower(there)  # (n, embed_dim)
-            torch.cuda.synchronize(self._device)
-        run = capture(self._tower, there, self._computing, self._pool) or (lambda: self._tower(there).float())
+            self._computing.synchronize()
+            run = capture(self._tower, there, self._computing, self._pool) or (lambda: self._tower(there).float())
         found = _pinned(tuple(features.shape), torch.float32)
         # Blocking: whoever waits for it sleeps, for feeders need the core.
         program = Program(given, there, run, found, torch.cuda.Event(), torch.cuda.Event(blocking=True))
@@ -130,8 +132,8 @@ def capture(tower: nn.Module, there: Tensor, stream: torch.cuda.Stream, pool: An
 
     Args:
         tower: The tower.
-        there: Its input on the device, of different items, which is read again whenever the kernels are launched. It is
-            turned round for the proof: a graph may hold values that depended on the input of its capture.
+        there: Its input (n, m, ...) on the device, which is read again whenever the kernels are launched. It is reversed
+            for the proof, because a graph may hold values that depended on the input of its capture.
         stream: Any but the default one.
         pool: Memory that graphs may share if they never run at the same time.
 
@@ -155,11 +157,11 @@ def capture(tower: nn.Module, there: Tensor, stream: torch.cuda.Stream, pool: An
         return features
 
     with torch.cuda.stream(stream):
-        there.copy_(there.flip(0))
+        there.copy_(there.flip(0, 1))
         expected: Tensor = tower(there).float()
-        if not torch.allclose(
-            replay(), expected, rtol=_CLOSE, atol=_CLOSE * float(expected.abs().max()), equal_nan=True
-        ):
+        finite = expected[expected.isfinite()]
+        close = _CLOSE * float(finite.abs().max()) if finite.numel() else 0.0
+        if not torch.allclose(replay(), expected, rtol=_CLOSE, atol=close, equal_nan=True):
             logger.warning(
                 "a tower runs without CUDA graph, because its graph gave other features than the tower itself"
             )

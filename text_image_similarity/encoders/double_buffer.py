@@ -72,7 +72,7 @@ class DoubleBuffer(Generic[Batch, Result]):
             try:
                 self._lane.begin(ticket.slot, batch)
             except Exception as exc:  # the batch's own, like that of a batch that fails later
-                ticket.error, ticket.ready = exc, True
+                ticket.error, ticket.ready = exc.with_traceback(None), True  # whose frames hold the batch
                 self._free.append(ticket.slot)
             except BaseException:
                 self._free.append(ticket.slot)
@@ -106,7 +106,7 @@ class DoubleBuffer(Generic[Batch, Result]):
         try:
             ticket.value = self._lane.end(ticket.slot)
         except Exception as exc:  # that batch's, raised to whoever asks for it
-            ticket.error = exc
+            ticket.error = exc.with_traceback(None)
         ticket.ready = True
         self._in_progress.popleft()
         self._free.append(ticket.slot)

@@ -1,7 +1,7 @@
 """Pillow's 8-bit resize on a GPU, as a Triton kernel: the bytes of `resize`, for pixels that are already there.
 
 A pass of Pillow's is one kernel, whichever its axis, in the same 32-bit whole numbers. It needs `triton`, which torch
-brings on Linux.
+brings on Linux. Nothing in this package uses it yet: it has run in Triton's interpreter, and on no GPU.
 """
 
 from __future__ import annotations

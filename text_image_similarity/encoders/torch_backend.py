@@ -1,8 +1,8 @@
 """torch as a backend: a device, a precision, and batches that fit.
 
-Images go to the device as bytes, and become numbers there: a quarter of the transfer of float32. On a GPU there is a queue
-in front of each tower (`double_buffer`, `cuda_lane`): a batch is sent while the one before it is computed, and whoever
-begins the next one before asking for the last keeps the GPU busy.
+Images go to the device as bytes, and become numbers there: a quarter of the transfer of float32. On a GPU there can be a
+queue in front of each tower (`double_buffer`, `cuda_lane`): a batch is sent while the one before it is computed, and
+whoever begins the next one before asking for the last keeps the GPU busy. No GPU has run it yet, so it must be asked for.
 
 All batches have the same number of items, the last one filled up with copies, because the kernels that a library picks,
 and with them the last digits, depend on the shape. So a vector depends on its image or caption alone, as long as the
@@ -11,6 +11,7 @@ device, the number of threads and `batch_size` are the same and nothing runs out
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
@@ -37,11 +38,10 @@ from .tokens import Ids, Tokens
 T = TypeVar("T")
 Batches = Callable[[Sequence[T]], Iterable[Sequence[NDArray[Any]]]]  # items -> what one batch each is made of
 Queue = DoubleBuffer[Filled, Embeddings]
+QUEUE_VARIABLE = "TEXT_IMAGE_SIMILARITY_GPU_QUEUE"  # environment variable; "1" turns the queue on
 _WIDTH = 8  # captions are padded to multiples of so many tokens
-_GPU_WIDTHS = (
-    16,
-    32,
-)  # on a GPU to these or to the context length: few shapes, each with memory and a graph of its own
+# With a queue, to these or to the context length: few shapes, because each takes memory and a graph.
+_GPU_WIDTHS = (16, 32)
 
 
 class Tower(nn.Module):
@@ -178,7 +178,8 @@ class TorchBackend:
 
     @property
     def _may_queue(self) -> bool:
-        return self.placement.device.type == "cuda" and None not in (self.pictures, self.captions)
+        asked = os.environ.get(QUEUE_VARIABLE) == "1" and self.placement.device.type == "cuda"
+        return asked and None not in (self.pictures, self.captions)
 
     def image(self, pixels: Sequence[Pixels]) -> Embeddings:
         return self.begin_image(pixels)()
@@ -198,7 +199,7 @@ class TorchBackend:
     def begin_text(self, rows: Sequence[Ids]) -> Callable[[], Embeddings]:
         """Begin what `text` does, like `begin_image`."""
         longest = self.tokens.context_length
-        widths = (*_GPU_WIDTHS, longest) if longest and self.placement.device.type == "cuda" else ()
+        widths = (*_GPU_WIDTHS, longest) if longest and self._may_queue else ()
 
         def batches(items: Sequence[Ids]) -> Iterator[Sequence[NDArray[Any]]]:
             return map(list, self.tokens.batches(items, most=self.captions or len(items), step=_WIDTH, widths=widths))

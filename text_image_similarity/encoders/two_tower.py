@@ -103,7 +103,17 @@ class TwoTowerEncoder:
     def info(self) -> ModelInfo:
         backend = self.backend
         mode: PreprocessMode = "fast" if self.preprocess.fast else "exact"
-        parts = (_ARITHMETIC, self.weights, backend.name, backend.device.partition(":")[0], backend.precision, mode)
+        # With a queue captions have other widths, which may change last digits.
+        queued = ("queue",) if isinstance(backend, OverlappingBackend) and backend.overlaps else ()
+        parts = (
+            _ARITHMETIC,
+            self.weights,
+            backend.name,
+            backend.device.partition(":")[0],
+            backend.precision,
+            mode,
+            *queued,
+        )
         return ModelInfo(
             model=self.model,
             revision=self.revision,
