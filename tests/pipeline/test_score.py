@@ -9,6 +9,7 @@ import math
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,8 +43,9 @@ from text_image_similarity.config import ScoreKind
 from text_image_similarity.decode import decode
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.pipeline import embed_images, embed_texts
+from text_image_similarity.pipeline.scorer import Scorer
 from text_image_similarity.pipeline.sources import ImageSource
-from text_image_similarity.preprocess import ImageLike
+from text_image_similarity.preprocess import ImageLike, Preprocess
 from text_image_similarity.records import EncodedImage
 
 
@@ -540,3 +542,30 @@ def test_a_result_holds_one_of_the_two() -> None:
         ScoreResult(similarity=0.5, error="timeout: late")
     with pytest.raises(ValueError, match="either"):
         ScoreResult()
+
+
+def test_an_array_that_is_not_bytes_is_not_taken_for_pixels(tiny_clip: Path) -> None:
+    config = Config(model=tiny_clip, device="cpu", backend="torch")
+    with Scorer(config) as scorer:
+        preprocess = getattr(scorer.encoder, "preprocess", None)
+        assert isinstance(preprocess, Preprocess)
+        height, width = preprocess.unchanged or (0, 0)
+        floats: Any = np.ones((height, width, 3), np.float32)
+        ((_, outcome),) = scorer.embed_tagged([(0, floats)])
+    assert isinstance(outcome, RowError)
+
+
+def test_pixels_are_let_go_before_results_are_used() -> None:
+    seen: list[weakref.ref[np.ndarray]] = []
+
+    class Noting(ColourEncoder):
+        def encode_pixels(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+            seen.extend(map(weakref.ref, pixels))
+            return super().encode_pixels(pixels)
+
+    records = [Record(url=inline((number, 9, 9)), text="red") for number in range(9)]
+    results = score_pairs(records, replace(CONFIG, batch_size=3), encoder=Noting())
+    assert next(results).error is None
+    assert len(seen) == 3
+    assert [ref() for ref in seen] == [None] * 3
+    results.close()

@@ -215,7 +215,8 @@ class GuardedStream(httpcore.NetworkStream):
                     to_write = True
                 except BlockingIOError:
                     pass
-            if not _is_ready(self._socket, end - time.monotonic(), to_write):
+            left = end - time.monotonic()
+            if left <= 0 or not _is_ready(self._socket, left, to_write):
                 raise TimeoutError("timed out")
             waiting = False
 

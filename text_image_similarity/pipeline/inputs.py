@@ -155,7 +155,13 @@ def as_image(image: Any, name: str) -> Any:
     Raises:
         InputTypeError: The value has another type, or is an array that could mean several images.
     """
-    if type(image) is np.ndarray and image.dtype == np.uint8 and image.shape[2:] == (3,) and image.shape[0] > 3:
+    if (
+        type(image) is np.ndarray
+        and image.dtype == np.uint8
+        and image.shape[2:] == (3,)
+        and image.shape[0] > 3
+        and image.size
+    ):
         return image  # fast path: the other checks take longer
     if is_missing(image) or isinstance(image, str | os.PathLike | Image.Image | EncodedImage):
         return image

@@ -245,16 +245,18 @@ class Run(Generic[Item, Tag]):
         contents = [twins[0].content for twins in images]
         mine: dict[Hashable, list[PendingImage]] = {twins[0].key or id(twins[0]): twins for twins in images}
         self._in_progress |= mine
-        encoded = self._stages.begin_images([content.pixels for content in contents if content])
+        begun = [self._stages.begin_images([content.pixels for content in contents if content])]
 
         def finish() -> None:
             for key in mine:
                 del self._in_progress[key]
-            for twins, content, outcome in zip(images, contents, encoded(), strict=True):
+            outcomes = begun.pop()()  # popped and cleared, so that no pixels stay in memory until the next batch
+            for twins, content, outcome in zip(images, contents, outcomes, strict=True):
                 if content is not None and content.key is not None:
                     self._embeddings.put(content.key, outcome)
                 for image in twins:
                     image.finish(outcome)
+            contents.clear()
 
         return finish
 

@@ -70,9 +70,10 @@ class Stages:
 
     def ready(self, image: object) -> LoadedImage | None:
         """Return an RGB array of the model's size as a loaded image; None for an image that needs more than that."""
-        if isinstance(image, np.ndarray) and image.shape[:2] == self._ready_size:
-            return LoadedImage(None, image)
-        return None
+        if self._ready_size is None or not isinstance(image, np.ndarray):
+            return None
+        is_ready = image.shape == (*self._ready_size, 3) and image.dtype == np.uint8
+        return LoadedImage(None, image) if is_ready else None
 
     def caption_keys(self, texts: Collection[str]) -> dict[str, bytes]:
         """Return distinct captions with the keys of their embeddings."""

@@ -14,7 +14,7 @@ from ..records import ScoreResult
 
 @dataclass(slots=True)
 class RunStats:
-    """Counters of a run so far, which may be read at any time.
+    """Counters of a run so far, which may be read at any time; rows are counted a batch at a time, before it is yielded.
 
     `captions_cut` counts scored rows whose caption is longer than the model reads; it is None if an engine cannot tell.
 

@@ -108,16 +108,18 @@ def _by_compiled_code() -> Resizer:
 
     from . import compiled
 
-    def words(image: Image.Image) -> NDArray[np.uint32]:
-        """Return an image's own memory where it is in one piece, which that of large images is not."""
+    def words(image: Image.Image) -> NDArray[np.uint32] | None:
+        """Return an image's own memory if it is in one piece; that of images of more than 4 megapixels is not."""
         try:
             flat: Any = pyarrow.array(image).values.to_numpy()
         except ValueError:
-            flat = np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8)
+            return None
         return flat.view(np.uint32).reshape(image.height, image.width)  # type: ignore[no-any-return]
 
     def resizer(image: Image.Image, size: tuple[int, int], resample: Image.Resampling, part: Region) -> Pixels:
         found = words(image)
+        if found is None:  # a copy would take as much memory as the image
+            return _by_pillow(image, size, resample, part)
         for each in passes_of(image.size, size, resample, part):
             run = compiled.vertically if each.vertical else compiled.horizontally
             found = run(found, each.begin, each.length, *each.weights)

@@ -17,6 +17,10 @@ from PIL import Image
 
 BITS = 22  # of a weight after its point: 32, without 8 of a value, and 2 because weights may be negative
 
+_LONG = (
+    4096  # side of an image, in pixels, up to which its weights are kept; they take 16 bytes for each pixel of a side
+)
+
 
 class Region(NamedTuple):
     """Region of an image, in pixels."""
@@ -89,7 +93,6 @@ FILTERS: dict[Image.Resampling, tuple[_Filter, float]] = {
 }
 
 
-@lru_cache(maxsize=256)
 def passes_of(
     before: tuple[int, int], after: tuple[int, int], resample: Image.Resampling, part: Region
 ) -> tuple[Pass, ...]:
@@ -101,6 +104,13 @@ def passes_of(
         resample: A filter of `FILTERS`.
         part: The part of the result.
     """
+    make = _known_passes if max(before) <= _LONG else _passes
+    return make(before, after, resample, part)
+
+
+def _passes(
+    before: tuple[int, int], after: tuple[int, int], resample: Image.Resampling, part: Region
+) -> tuple[Pass, ...]:
     across = weights_of(before[0], after[0], resample).between(part.left, part.left + part.width)
     down = weights_of(before[1], after[1], resample).between(part.top, part.top + part.height)
     if before[1] == after[1]:
@@ -114,7 +124,9 @@ def passes_of(
     return Pass(False, top, bottom - top, across), Pass(True, 0, part.width, down.moved(-top))
 
 
-@lru_cache(maxsize=256)
+_known_passes = lru_cache(maxsize=256)(_passes)
+
+
 def weights_of(before: int, after: int, resample: Image.Resampling) -> Weights:
     """Return the weights that bring a row of `before` pixels to `after` pixels.
 
