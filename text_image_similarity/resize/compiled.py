@@ -15,7 +15,7 @@ import numpy as np
 
 from .tables import BITS
 
-if numba.config.DISABLE_JIT:
+if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]  # set from the environment
     raise ImportError("NUMBA_DISABLE_JIT is set")
 
 _HALF = 1 << (BITS - 1)
