@@ -40,4 +40,4 @@ def test_where_recall_is_chance_cosines_scores_and_ranks_decide() -> None:
     assert not found.as_dict()["recall_counts"]
     assert found.passed
     far = compare("data", source, pairs(image, unit_rows(text + np.float32(0.5) * drawn())), BOUNDS["int8"])
-    assert {said.split()[1] for said in far.failures} == {"least", "score", "rank"}
+    assert {said.split()[1] for said in far.failures} == {"smallest", "score", "rank"}

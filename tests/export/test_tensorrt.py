@@ -314,7 +314,7 @@ def test_an_export_on_a_gpu_runs_its_plans(
     write_tensorrt(folder, folder)
     facts = read_manifest(folder)
     describe(folder, {name: facts[name] for name in facts if name not in ("files", "digest")}, [], passed=True)
-    with pytest.raises(ModelError, match=r"image\.plan cannot be read.*run build_plans\.sh in"):
+    with pytest.raises(ModelError, match=r"image\.plan or its manifest cannot be read.*run build_plans\.sh in"):
         load_exported("ours", folder, config)
     assert run_script(folder).returncode == 0
     info = load_exported("ours", folder, config).info

@@ -65,7 +65,7 @@ def test_a_store_elsewhere_is_one_that_the_caller_names_too(
         database.execute("UPDATE setting SET value = ? WHERE name = 'store'", (kind,))
     for others in ("", "qdrant://10.0.0.1:6333 lancedb:s3://bucket"):
         monkeypatch.setenv("TEXT_IMAGE_SIMILARITY_STORES", others)
-        with pytest.raises(UsageError, match=f"elsewhere, in {kind}: .* TEXT_IMAGE_SIMILARITY_STORES={kind}"):
+        with pytest.raises(UsageError, match=f"external store, {kind}: .* TEXT_IMAGE_SIMILARITY_STORES={kind}"):
             open_catalog(place, encoder=ColourEncoder())
     assert opened == []
     several = f"lancedb:/mine {kind}" if " " not in kind else kind  # one with a space can be named alone

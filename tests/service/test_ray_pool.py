@@ -505,7 +505,8 @@ def test_rays_pods_need_keys_and_reach_nothing_private() -> None:
     text = (ROOT / "deploy" / "ray" / "rayservice.yaml").read_text(encoding="utf-8")
     service, nodes, workers, head = yaml.safe_load_all(text)
     (group,) = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
-    keys, audit = group["template"]["spec"]["containers"][0]["env"]
+    keys, audit, forwarded = group["template"]["spec"]["containers"][0]["env"]
+    assert forwarded == {"name": "FORWARDED_ALLOW_IPS", "value": ""}
     assert audit == {"name": "TEXT_IMAGE_SIMILARITY_AUDIT_LOG", "value": "-"}
     assert keys["name"] == "TEXT_IMAGE_SIMILARITY_API_KEYS"
     assert not keys["valueFrom"]["secretKeyRef"].get("optional", False)

@@ -51,7 +51,7 @@ def test_files_of_others_stay_as_they_are(tmp_path: Path) -> None:
     path.write_text("no database" * 1000)
     with pytest.raises(DatabaseError, match=r"other.sqlite failed: file is not a database; name another file"):
         open_match_log(path)
-    with pytest.raises(DatabaseError, match="its folder must be there"):
+    with pytest.raises(DatabaseError, match="its folder must exist"):
         open_match_log(tmp_path / "missing" / "log.sqlite")
     open_match_log(tmp_path / "log.sqlite").close()
     with closing(sqlite3.connect(tmp_path / "log.sqlite")) as file:
