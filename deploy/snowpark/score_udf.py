@@ -39,6 +39,7 @@ PACKAGES = [
     *("safetensors>=0.5", "sentencepiece>=0.2.1", "protobuf>=5.29.6", "pillow>=13,<14", "httpx>=0.28,<0.29"),
     *(
         "httpcore>=1.0.9,<2",
+        "h11>=0.16,<1.0",
         "socksio>=1,<2",
         "numpy>=2",
         "pandas>=2.2",
