@@ -217,7 +217,7 @@ def test_a_killed_actor_costs_no_row_and_doubles_none(ray: Any, server: Server) 
     killed: list[int] = []
 
     def kill() -> None:
-        server.wait_for("/gate.png", 1, 60)
+        server.wait_for("/gate.png", 1, 180)  # the cluster may take its time to start on a busy machine
         for process in actors("MapWorker"):
             process.kill()
             killed.append(process.pid)
