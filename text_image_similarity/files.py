@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -54,6 +55,18 @@ def open_own(path: Path, mode: Literal["w", "a", "wb"]) -> Iterator[IO[Any]]:
 
 def _without_link(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+def regular_size(path: Path) -> int:
+    """Return the size of a regular file, in bytes; reading a pipe or a device might never end.
+
+    Raises:
+        OSError: There is no such file, or it is not a regular one.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("it is not a regular file")
+    return found.st_size
 
 
 def path_text(path: object, name: str) -> str:

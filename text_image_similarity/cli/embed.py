@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..config import Config
 from ..errors import UsageError
-from .one_off import is_image
+from .one_off import is_single_image
 from .options import (
     INPUT,
     OUTPUT,
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     config = config_of(options)
     from ..tables import TableOptions, embed_table, is_folder_output, write_matrix
 
-    if is_image(options.in_path):
+    if is_single_image(options.in_path):
         raise UsageError(f"{options.in_path} is one image; name its folder, or a table with the column url")
     if is_folder_output(out):
         raise UsageError(f"{out} is a folder; name a file to write, such as vectors.parquet")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import Config
 from ..errors import TableError, UsageError, printable_lines
-from .one_off import is_image
+from .one_off import is_single_image
 from .options import (
     PAGE,
     add_base_dir,
@@ -120,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse a single image, options that cannot go together, and files that must not be replaced."""
-    if is_image(options.source):
+    if is_single_image(options.source):
         raise UsageError(f"{options.source} is one image; name a table of images and captions, or a folder of both")
     if options.rating_col and (options.split is not None or options.calibrate is not None):
         raise UsageError("--rating-col cannot be combined with --split or --calibrate; run evaluate twice")

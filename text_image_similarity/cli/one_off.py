@@ -73,7 +73,12 @@ def _is_folder(place: str) -> bool:
 def is_image(place: str) -> bool:
     """Say whether a path or a URL names an image, by its ending."""
     path = urlsplit(place).path if place.startswith(("http://", "https://")) else place
-    return path.lower().endswith(_ENDINGS) and "*" not in path
+    return path.lower().endswith(_ENDINGS)
+
+
+def is_single_image(place: str) -> bool:
+    """Say whether a place where a table or a folder belongs is one image, and not a pattern of several."""
+    return is_image(place) and "*" not in place
 
 
 def run_one_off(options: argparse.Namespace) -> int:

@@ -35,7 +35,7 @@ from .settings_files import check_settings, read_settings
 from .torch_backend import ImageTower, TorchBackend, Tower
 from .two_tower import TwoTowerEncoder
 
-_IMAGES, _CAPTIONS = 8, 8  # per call on a CPU; more is no faster, and the last call is padded to this size
+_IMAGES, _CAPTIONS = 8, 8  # per call on a CPU; larger batches are not faster, and the last one is padded to this size
 _READERS = {"clip": clip_text, "siglip": siglip_text, "siglip2": siglip_text}
 _KNOWN = ("clip", "siglip")  # other families are checked when they are loaded
 _COMPLETE = (
@@ -53,7 +53,7 @@ def load_clip(
         name: Hub id or folder.
         config: `device`, `precision`, `preprocess` and `batch_size` are used.
         revision: Commit, tag or branch on the hub.
-        trusted: Whether weights in PyTorch's format are accepted if there are no safetensors; only for pinned commits.
+        trusted: Whether to accept weights in PyTorch's format if the model has no safetensors; only for pinned commits.
             They are read without running pickled code.
         adapter: Folder of a PEFT adapter to merge into the model.
 

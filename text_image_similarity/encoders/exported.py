@@ -15,6 +15,7 @@ from typing import Any
 
 from ..config import Config
 from ..errors import ConfigError, ModelError
+from ..files import regular_size
 from ..preprocess import Preprocess
 from ..system import require
 from .facts import check_pillow, preprocess_from
@@ -176,9 +177,7 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
     """
     for name, expected in manifest["files"].items():
         try:
-            if not (folder / name).is_file():
-                raise FileNotFoundError("it is not a regular file")
-            size = (folder / name).stat().st_size  # first, so that a file of the wrong size is not read
+            size = regular_size(folder / name)  # first, so that a file of the wrong size is not read
             found = hashes(folder, [name])[name] if size == expected["bytes"] else {"bytes": size}
         except (OSError, ValueError) as exc:
             raise ModelError(f"the export in {folder} is not complete: {name}: {exc}; {_again(manifest)}") from exc

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import ModelError
-from ..files import CALIBRATION
+from ..files import CALIBRATION, regular_size
 
 FACTS = "encoder.json"  # describes exported graphs; left out because it contains the fingerprint itself
 _SHA256 = re.compile("[0-9a-f]{64}")  # the cache names other files by the SHA-1 that git uses
@@ -52,8 +52,7 @@ def fingerprint_of(files: Iterable[Path], settings: str = "") -> str:
     whole = hashlib.sha256(settings.encode())
     for path in files:
         try:
-            if not path.is_file():  # a pipe or a device, which may have no end
-                raise FileNotFoundError("it is not a regular file")
+            regular_size(path)
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             blob = path.resolve()

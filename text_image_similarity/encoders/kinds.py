@@ -35,7 +35,7 @@ NO_OWN_CODE = (
     "needs code that comes with it, and such code is never run here (trust_remote_code is off); use a model of a family that "
     "transformers supports itself"
 )
-# Files that identify a kind if there is no config.json.
+# Files that identify the kind of a model without config.json.
 _KINDS = {
     r"open_clip_.*": f"holds open_clip weights without {CONFIG}, which names their architecture; add it, or use "
     "open_clip:ARCHITECTURE//PATH",

@@ -112,7 +112,7 @@ def check_tag(name: str, architecture: str, tag: str) -> None:
 
 
 def table_tags(package: Path) -> list[str]:
-    """Return the tags in the table of weights next to open_clip's `__init__.py`; empty if there is no such file."""
+    """Return the tags of pretrained weights from the table next to open_clip's `__init__.py`, or none if it is missing."""
     table = package.with_name("pretrained.py")
     return re.findall(r"\b(\w+)=\w*(?:cfg|dict)\(", table.read_text(encoding="utf-8")) if table.is_file() else []
 

@@ -42,7 +42,7 @@ def tag_settings(name: str, architecture: str, tag: str) -> tuple[dict[str, Any]
     architecture's activation and only warns that embeddings may be wrong.
 
     Raises:
-        ModelNameError: There are no weights with this tag.
+        ModelNameError: No weights have this tag.
     """
     settings, _ = architecture_settings(name, architecture)
     known = pretrained.get_pretrained_cfg(architecture, tag)

@@ -32,7 +32,7 @@ from .onnx_backend import Workers
 from .tokens import Ids, Tokens
 from .weights import arranged, read_weights
 
-_IMAGES, _CAPTIONS = 2, 4  # in every call; fewer are slower, more are no faster
+_IMAGES, _CAPTIONS = 2, 4  # per call; smaller batches are slower, larger ones are not faster
 _WIDTH = 4  # captions are padded to a multiple of this many tokens
 _TELEMETRY = "openvino_telemetry"
 _RECURRENT = {"RNNSeq", "RNNCell", "TensorIterator", "Loop"}  # layer names of the CPU plugin

@@ -94,7 +94,7 @@ class BackendMemory:
     """What a backend learns while it runs.
 
     Attributes:
-        `pictures`, `captions`: How many of them fit.
+        `pictures`, `captions`: How many of each fit into memory.
         lost: What the device said when it failed.
         clock: What is entered while the device is given a batch to compute, for measurements.
         queues: The queue in front of each tower, of images (0) and captions (1); None if there was too little memory.

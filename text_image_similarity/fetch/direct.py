@@ -110,9 +110,7 @@ class Direct:
     def _connect(self, origin: Origin, times: Times) -> GuardedStream:
         stream = self._backend.connect_tcp(origin.ascii_host, origin.port or (443 if origin.scheme == "https" else 80))
         if origin.scheme == "https":
-            context = self._ssl_context()
-            context.set_alpn_protocols(["http/1.1"])
-            stream.start_tls(context, origin.ascii_host, times.handshake)
+            stream.start_tls(self._ssl_context(), origin.ascii_host, times.handshake)
         return stream
 
     def _ask(self, stream: GuardedStream, origin: Origin, request: bytes, times: Times) -> DirectAnswer:

@@ -94,7 +94,7 @@ class GuardedTransport(httpx.BaseTransport):
         pool: httpcore.ConnectionPool | None = getattr(self._own, "pool", None)
         if pool is None:
             pool = self._own.pool = httpcore.ConnectionPool(
-                ssl_context=self._trusted(),
+                ssl_context=self._own_ssl_context(),
                 proxy=httpcore_proxy(self._proxy, self._trusted) if self._proxy else None,
                 max_connections=None,
                 max_keepalive_connections=KEPT,

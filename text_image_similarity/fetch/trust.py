@@ -42,6 +42,7 @@ def create_ssl_context(
         ConfigError: A named file holds no certificates.
     """
     context = _system_context()
+    context.set_alpn_protocols(["http/1.1"])
     if ca_file is not None:
         _trust(context, str(ca_file), "ca_file")
     places: dict[str, str] = {}  # several variables often name the same file

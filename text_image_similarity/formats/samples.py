@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -214,9 +215,10 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
 def _add_file(sample: Sample, ending: str, file: Path, root: Path, digest: blake2b | None) -> None:
     name = os.fsencode(file.name)
     try:
-        size = file.stat().st_size
+        found = file.stat()
+        size, is_regular = found.st_size, stat.S_ISREG(found.st_mode)
     except OSError:  # a link to a file that is missing, for example; reading it fails the row
-        size = 0
+        size, is_regular = 0, True
     if ending in IMAGE_ENDINGS:
         sample.image = str(file.absolute()) if sample.image is None else sample.image
         data = b""
@@ -225,10 +227,11 @@ def _add_file(sample: Sample, ending: str, file: Path, root: Path, digest: blake
     elif file.is_symlink() and not file.resolve().is_relative_to(root):
         said = f"{file.name} is a link out of the folder, whose text is not read; put the text itself there"
         sample.image, data = RowError(ErrorCode.FILE_NOT_FOUND, said), b""
+    elif not is_regular:  # a pipe, for example: reading it might never end
+        said = f"{file.name} cannot be read: it is not a regular file"
+        sample.image, data = RowError(ErrorCode.FILE_NOT_FOUND, said), b""
     else:
         try:
-            if file.exists() and not file.is_file():  # a pipe, for example, which would be waited for
-                raise OSError(0, "it is not a regular file")
             data = file.read_bytes()
         except OSError as exc:
             sample.image, data = RowError(ErrorCode.FILE_NOT_FOUND, f"{file.name} cannot be read: {exc.strerror}"), b""

@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 BITS = 22  # of a weight after its point: 32, without 8 of a value, and 2 because weights may be negative
-
-_LONG = (
-    4096  # side of an image, in pixels, up to which its weights are kept; they take 16 bytes for each pixel of a side
-)
+# Longest side of images whose weights are kept, in pixels; weights take 16 bytes for each pixel of a side.
+_LONG = 4096
 
 
 class Region(NamedTuple):
-    """Region of an image, in pixels."""
+    """A rectangle of an image, in pixels."""
 
     left: int
     top: int

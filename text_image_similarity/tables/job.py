@@ -129,12 +129,13 @@ class TableJob(Generic[R]):
         step = 1 if counter.watched else len(rows)
         for at in range(0, len(rows), step):
             some = counts[at : at + step]
-            taken = list(islice(results, sum(map(sum, some))))
+            wanted = sum(map(sum, some))
+            taken = list(islice(results, wanted))
             if any(tag is not rows for tag, _ in taken):
                 raise TableError(
                     "the engine mixed up the results of different parts, so none of its rows can be trusted"
                 )
-            if len(taken) < sum(map(sum, some)):
+            if len(taken) < wanted:
                 there = len(answers) + len(taken)
                 raise TableError(f"the engine returned {there:,} results for a part of {len(rows):,} rows")
             answers += (these := [result for _, result in taken])
