@@ -1,4 +1,4 @@
-# make score | verify-models | quick | test | rooms | systems | images | check | audit | coverage | wheel | dist | docs | site | mini | baseline | benchmark | endurance
+# make score | verify-models | quick | test | extended | rooms | systems | images | check | audit | coverage | wheel | dist | docs | site | mini | baseline | benchmark | endurance
 # Needs Python >= 3.11, make and git; Poetry is fetched into .poetry/, the environment into .venv/, and what only tests need into build/.
 
 PYTHON ?= python3
@@ -22,7 +22,7 @@ DATA ?= ../shared/data
 # Freed memory is kept instead of given back, which costs training on a CPU half its speed; threads that wait, sleep.
 TRAINING_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1 OMP_WAIT_POLICY=passive
 
-.PHONY: score verify-models setup quick test rooms systems images check audit coverage lock wheel dist docs site mini baseline benchmark endurance tools recipes clean
+.PHONY: score verify-models setup quick test extended rooms systems images check audit coverage lock wheel dist docs site mini baseline benchmark endurance tools recipes clean
 .DELETE_ON_ERROR:
 
 # Needs a network: downloads published models, 9 GB, and compares their scores with published figures.
@@ -57,13 +57,17 @@ setup: .venv/everything
 
 # The rooms alone, without Spark, Ray, a browser, other people's servers, and whatever takes seconds.
 quick: setup
-	$(PYTEST) --ignore tests/doors --ignore tests/system -m "not (slow or spark or ray or browser or server)"
+	$(PYTEST) --ignore tests/doors --ignore tests/system -m "not (slow or extended or spark or ray or browser or server)"
 
-# All tests at once: while those of systems wait for their processes, others compute. To build an image takes a minute of both cores, which
-# .ci/run has not left: `make systems` and `make images` do.
+# What must pass before a change is merged. While the tests of systems wait for their processes, others compute.
 test: JOBS = 4
-test: .venv/compiled tools recipes
-	$(PYTEST) --ignore tests/system/test_images.py $(TEST_OPTIONS)
+test: .venv/compiled tools
+	$(PYTEST) -m "not extended" $(TEST_OPTIONS)
+
+# The rest, which would take .ci/run as long again: before a release, and every night.
+extended: JOBS = 2
+extended: .venv/compiled tools recipes
+	$(PYTEST) -m extended $(TEST_OPTIONS)
 
 rooms: setup tools
 	$(PYTEST) --ignore tests/doors --ignore tests/system $(TEST_OPTIONS)
@@ -91,7 +95,7 @@ audit: setup
 	$(RUN) -m scripts.audit
 
 # The fast tests alone, and not in .ci/run: being measured costs them a third more.
-coverage: TEST_OPTIONS += -m "not slow" --cov --cov-report=term-missing:skip-covered
+coverage: TEST_OPTIONS += -m "not (slow or extended)" --cov --cov-report=term-missing:skip-covered
 coverage: rooms
 
 lock: .poetry/installed

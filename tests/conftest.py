@@ -110,14 +110,25 @@ class NoSkips:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Any:
-    """Keep a file's tests in one process, as `--dist loadfile` does, and those that share a Spark session as well."""
+    """Keep a file's tests in one process, as `--dist loadfile` does, those that share a Spark session, and those of Ray.
+
+    Two clusters of Ray at once would keep each other waiting until neither starts in time.
+    """
     if config.getoption("dist") != "loadfile":
         return None
     # Not by groups: with pytest 9.2, xdist 3.8 ignores them (pytest-xdist#1386).
     scheduler = import_module("xdist.scheduler").LoadFileScheduling(config, log)
     file_of = scheduler._split_scope
-    on_spark = ("tests/spark/", "tests/system/test_spark_recipe.py")
-    scheduler._split_scope = lambda test: "spark" if file_of(test).startswith(on_spark) else file_of(test)
+    together = {
+        "spark": ("tests/spark/", "tests/system/test_spark_recipe.py"),
+        "ray": ("tests/ray_data/", "tests/system/test_ray_serve.py", "tests/doors/test_clusters.py"),
+    }
+
+    def scope_of(test: str) -> str:
+        file = file_of(test)
+        return next((name for name, files in together.items() if file.startswith(files)), file)
+
+    scheduler._split_scope = scope_of
     return scheduler
 
 

@@ -61,9 +61,11 @@ def test_is_here(number):
 
 
 @pytest.mark.slow
-def test_a_file_stays_in_one_process_and_so_does_spark(tmp_path: Path) -> None:
-    (tmp_path / "tests" / "spark").mkdir(parents=True)
-    files = [tmp_path / "tests" / name for name in ("test_a.py", "test_b.py", "spark/test_c.py", "spark/test_d.py")]
+@pytest.mark.parametrize("cluster", ["spark", "ray_data"])
+def test_a_file_stays_in_one_process_and_so_does_a_cluster(tmp_path: Path, cluster: str) -> None:
+    (tmp_path / "tests" / cluster).mkdir(parents=True)
+    names = ("test_a.py", "test_b.py", f"{cluster}/test_c.py", f"{cluster}/test_d.py")
+    files = [tmp_path / "tests" / name for name in names]
     for file in files:
         file.write_text(WHERE)
     command = [

@@ -25,6 +25,7 @@ def test_spark_that_cannot_start_is_a_wrong_setting() -> None:
     assert "Master must either be" in done.stderr  # Spark's own message
 
 
+@pytest.mark.extended
 @pytest.mark.spark
 def test_alone_it_starts_a_session_of_its_own_and_stops_it() -> None:
     said = run_job({})
@@ -33,6 +34,7 @@ def test_alone_it_starts_a_session_of_its_own_and_stops_it() -> None:
     check_job(said)
 
 
+@pytest.mark.extended
 @pytest.mark.ray
 def test_a_ray_that_the_engine_starts_is_private_and_ends_with_it(tmp_path: Path) -> None:
     program = """
@@ -66,6 +68,7 @@ print(json.dumps([len(result), sorted(listening), cluster.at_once, told, ray.is_
     assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
 
 
+@pytest.mark.extended
 @pytest.mark.ray
 def test_the_page_prints_what_it_says(tmp_path: Path) -> None:
     page = (DOCS / "ray_data.md").read_text(encoding="utf-8")

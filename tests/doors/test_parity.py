@@ -45,6 +45,7 @@ def here(table: Path) -> dict[int, Outcome]:
     return found
 
 
+@pytest.mark.extended
 @pytest.mark.spark
 def test_on_a_cluster_of_spark(table: Path, here: dict[int, Outcome], tmp_path: Path) -> None:
     """Two workers score a table, use the wheel they were sent and the GPU they were given, and may be killed."""
@@ -82,6 +83,7 @@ PARTS = ("--chunk-size", "10", "--quiet")
 COMMANDS = [line for block in blocks("distributed.md", "## The command line", "console") for line in block.splitlines()]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("line", COMMANDS, ids=["spark", "ray"])
 def test_the_command_gives_the_same_file(line: str, tmp_path: Path) -> None:
     prompt, program, score, table, out, *options = shlex.split(line)

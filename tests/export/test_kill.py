@@ -24,7 +24,7 @@ def start(model: Path, out: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=ROOT)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_killed_export_leaves_a_whole_folder_or_none(tiny_clip: Path, tmp_path: Path) -> None:
     rng, out = random.Random(0), tmp_path / "out"
     for turn in range(KILLS):

@@ -31,7 +31,7 @@ def tiny_lstm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize("family", ["tiny_siglip", "tiny_lstm"])
 def test_other_families_are_exported_too(family: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     model: Path = request.getfixturevalue(family)
@@ -41,7 +41,7 @@ def test_other_families_are_exported_too(family: str, tmp_path: Path, request: p
     assert np.ptp(before) > 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_model_of_open_clip_by_architecture_and_weights_is_exported(tmp_path: Path) -> None:
     register_architecture("tiny-vit", "vit")
     weights = save_open_clip("vit", tmp_path / "vit") / "open_clip_model.safetensors"

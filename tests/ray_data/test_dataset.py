@@ -192,6 +192,7 @@ def test_parquet_in_parquet_out(ray: Any, server: Server, tmp_path: Path, monkey
     assert found.select(given.column_names) == given
 
 
+@pytest.mark.extended
 def test_rows_come_out_while_others_are_still_to_be_read(ray: Any, server: Server) -> None:
     server.routes["/red.png"] = response(make_png())
     url = server.url("/red.png")
@@ -208,6 +209,7 @@ def test_rows_come_out_while_others_are_still_to_be_read(ray: Any, server: Serve
     assert server.hits.total() < 50_000
 
 
+@pytest.mark.extended
 def test_a_killed_actor_costs_no_row_and_doubles_none(ray: Any, server: Server) -> None:
     pictures = {f"/{name}.png": make_png(name) for name in ("red", "green", "blue")}
     server.routes |= {path: response(content) for path, content in pictures.items()}
@@ -309,6 +311,7 @@ def test_the_engine_scores_parts_in_order_from_several_threads(ray: Any) -> None
     assert ray.is_initialized()  # it was there before
 
 
+@pytest.mark.extended
 def test_the_engine_gets_over_a_killed_worker(ray: Any, server: Server) -> None:
     server.routes |= {"/gate.png": server.hang, "/red.png": response(make_png())}
     records = [Record(server.url("/red.png"), "red"), Record(server.url("/gate.png"), "red")]
@@ -324,6 +327,7 @@ def test_the_engine_gets_over_a_killed_worker(ray: Any, server: Server) -> None:
     assert first.error is None
 
 
+@pytest.mark.extended
 def test_a_part_that_always_kills_its_worker_ends_the_run(
     ray: Any, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,6 +346,7 @@ def test_a_part_that_always_kills_its_worker_ends_the_run(
     assert server.hits["/deadly.png"] == 2
 
 
+@pytest.mark.extended
 def test_the_engine_stops_while_parts_are_in_work(ray: Any, server: Server) -> None:
     server.routes["/gate.png"] = server.hang
     with ThreadPoolExecutor(1) as thread:
@@ -371,6 +376,7 @@ def test_wrong_settings_of_the_engine_are_told(ray: Any, conf: dict[str, str], m
         cluster.start(MINI)
 
 
+@pytest.mark.extended
 def test_workers_without_a_cpu_are_as_many_as_cpus(ray: Any) -> None:
     with RayEngine({"actor.num_cpus": "0"}) as cluster:
         cluster.start(MINI)
@@ -386,6 +392,7 @@ def test_columns_that_are_known_late_are_refused_late(ray: Any) -> None:
         score_dataset(ds, MINI, concurrency=1).materialize()
 
 
+@pytest.mark.extended
 def test_the_line_for_probabilities_adds_the_column(ray: Any) -> None:
     curve = load_calibration("mini")
     scored = ray.data.from_items([{"similarity": 0.3}, {"similarity": None}])

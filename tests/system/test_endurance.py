@@ -79,6 +79,7 @@ def parts(folder: Path) -> int:
         return 0
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("number", "count"), [(signal.SIGKILL, KILLS), (signal.SIGTERM, TERMS)], ids=["kill", "term"])
 def test_a_run_that_is_ended_again_and_again_gives_the_same_bytes(table: Path, number: int, count: int) -> None:
     chance = random.Random(5)
@@ -164,6 +165,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.extended
 def test_a_long_run_grows_in_nothing(server: Server, tmp_path: Path) -> None:
     """Memory, open files, threads and files on disk stay flat, and every row is accounted for everywhere."""
     names = sorted(FAULTS)

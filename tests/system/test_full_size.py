@@ -25,6 +25,7 @@ from text_image_similarity.similarity import cosine
 LAYERS = int(os.environ.get("LAYERS", "2"))
 
 
+@pytest.mark.extended
 def test_clip_equals_transformers_at_full_size(tmp_path: Path) -> None:
     folder = save_clip(tmp_path, full_size=True, layers=LAYERS)
     pictures = sorted((ROOT / "challenge_set").glob("*.jpg"))

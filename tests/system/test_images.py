@@ -25,7 +25,7 @@ from tests.support.paths import ROOT
 from tests.support.processes import free_port, running
 from text_image_similarity import Config, score_csv
 
-pytestmark = [pytest.mark.server, pytest.mark.slow]
+pytestmark = [pytest.mark.server, pytest.mark.extended]
 
 CHOSEN = os.environ.get("IMAGES", "cpu").split()
 

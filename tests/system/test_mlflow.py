@@ -18,7 +18,7 @@ from text_image_similarity.export.mlflow import save_model
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's own, of what it imports
 @pytest.mark.server
-@pytest.mark.slow
+@pytest.mark.extended
 def test_mlflows_server_answers_with_our_numbers(
     exported: tuple[Path, ExportSummary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

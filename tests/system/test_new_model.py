@@ -71,6 +71,7 @@ def generation_of(answers: list[tuple[str, Any]]) -> int | None:
     return answers[-1][1]["generation"] if answers else None
 
 
+@pytest.mark.extended
 def test_no_query_fails_and_no_answer_is_of_two_models(tiny_clip: Path, tiny_siglip: Path, tmp_path: Path) -> None:
     place = tmp_path / "shop.catalog"
     make_catalog(place, tiny_clip)
@@ -109,6 +110,7 @@ def test_no_query_fails_and_no_answer_is_of_two_models(tiny_clip: Path, tiny_sig
         assert shown == right[found["generation"]][text]
 
 
+@pytest.mark.extended
 def test_a_reindex_goes_on_after_the_service_was_killed(tiny_clip: Path, tiny_siglip: Path, tmp_path: Path) -> None:
     place, keys = tmp_path / "shop.catalog", tmp_path / "keys"
     make_catalog(place, tiny_clip)

@@ -134,6 +134,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.extended
 def test_the_indices_of_a_job_score_every_file_once_whatever_ends_them(job: Path) -> None:
     killed = run_index(job, 1)  # files 1 and 4
     (manifest,) = wait_for(lambda: list(job.glob("work/1.csv-*/manifest.jsonl")), killed)
@@ -230,6 +231,7 @@ def test_two_files_of_one_target_are_refused_before_any_is_scored(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["_files-j.json"]
 
 
+@pytest.mark.extended
 def test_sigterm_ends_a_pod_between_two_parts(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     write_table(tmp_path / "in" / "1.csv", 80)
@@ -242,6 +244,7 @@ def test_sigterm_ends_a_pod_between_two_parts(tmp_path: Path) -> None:
     assert "0 of 80 rows kept; the same command resumes" in said
 
 
+@pytest.mark.extended
 def test_a_job_reads_and_writes_a_store(store: Any, tmp_path: Path) -> None:
     shards = load(SHARDS, "shards")
     table = write_table(tmp_path / "a.csv", 12)
@@ -497,6 +500,7 @@ def ended_runs(said: str) -> list[tuple[str, list[tuple[str, int, str, int]]]]:
     return [json.loads(line) for line in said.splitlines() if line.startswith(('["success', '["failed'))]
 
 
+@pytest.mark.extended
 def test_airflow_scores_a_day_and_goes_on_after_a_kill(airflow: tuple[Path, str], tmp_path: Path) -> None:
     folder, said = airflow
     state, tasks = ended_runs(said)[3]
@@ -517,6 +521,7 @@ def test_airflow_scores_a_day_and_goes_on_after_a_kill(airflow: tuple[Path, str]
         assert (out / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
+@pytest.mark.extended
 def test_airflow_fails_a_day_of_bad_rows_and_a_table_of_none(airflow: tuple[Path, str]) -> None:
     _, said = airflow
     first, second, third, _ = ended_runs(said)
@@ -528,6 +533,7 @@ def test_airflow_fails_a_day_of_bad_rows_and_a_table_of_none(airflow: tuple[Path
     ]  # not tried again
 
 
+@pytest.mark.extended
 def test_snowpark_runs_the_functions_locally(tmp_path: Path) -> None:
     python = environment("snowpark")
     url = event("direct")["pairs"][0]["url"]

@@ -25,6 +25,7 @@ from text_image_similarity.service.http import server as server_module
 RESTARTS = int(os.environ.get("RESTARTS", "2"))
 
 
+@pytest.mark.extended
 def test_rolling_restarts_lose_no_request() -> None:
     requests = [post_pair(make_png("red", (side, 8)), f"red, {side} wide") for side in range(8, 72)]
     with replicas(2, "--model", "mini", "--device", "cpu", "--drain-delay", "0.6", "--quiet") as there:

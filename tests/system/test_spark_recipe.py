@@ -76,6 +76,7 @@ def test_the_job_scores_a_table(tmp_path: Path) -> None:
     assert scored["error"].to_pylist() == [r.error for r in results]
 
 
+@pytest.mark.extended
 def test_the_job_replaces_an_output_only_if_asked(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +122,7 @@ def test_a_recipe_gives_the_job_arguments_it_takes(name: str) -> None:
     )
 
 
+@pytest.mark.extended
 def test_the_first_example_prints_what_the_page_says(tmp_path: Path) -> None:
     (program,), (promised,) = (blocks("spark.md", "## A first example", kind) for kind in ("python", "text"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "SPARK_LOCAL_IP": "127.0.0.1"}

@@ -168,7 +168,7 @@ def test_a_longer_neighbour_changes_no_caption(name: str) -> None:
         torch.testing.assert_close(tower(beside)[:1], tower(alone), atol=1e-6, rtol=0)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "name", ["mobilenet_v2", "efficientnet_lite0", "mobilenet_v3_small", "resnet18", "timm/resnet10t"]
 )
@@ -316,7 +316,7 @@ def test_training_learns_and_the_folder_loads_at_once(photos: Path, tmp_path: Pa
     assert sum(own) > sum(other)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_the_same_seed_gives_the_same_weights(photos: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train(photos, tmp_path / name, replace(TINY, seed=seed, epochs=1))
@@ -324,7 +324,7 @@ def test_the_same_seed_gives_the_same_weights(photos: Path, tmp_path: Path) -> N
     assert weights(tmp_path / "a") != weights(tmp_path / "c")
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_loading_threads_change_nothing(photos: Path, tmp_path: Path) -> None:
     for name, workers in (("a", 1), ("b", 8)):
         train(photos, tmp_path / name, replace(TINY, workers=workers, epochs=1))
@@ -417,7 +417,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_move() -> None:
         assert torch.equal(value, before[name])
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "change",
     [{"loss": "sigmoid"}, {"text_tower": "transformer", "text_width": 32, "head_width": 24}, {"precision": "bf16"}],
@@ -436,7 +436,7 @@ def test_training_stops_when_validation_stops_improving(photos: Path, tmp_path: 
     assert (result.best_epoch, len(result.history)) == (1, 3)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_kept_image_tower_stays_as_it_is(photos: Path, tmp_path: Path) -> None:
     train(photos, tmp_path / "kept", replace(TINY, epochs=1, image_lr=0.0))
     train(photos, tmp_path / "free", replace(TINY, epochs=1))
@@ -461,7 +461,7 @@ def test_training_goes_on_from_a_trained_folder(photos: Path, tmp_path: Path) ->
         replace(small, init=tmp_path / "first", embed_dim=8)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_resumed_run_needs_nothing_it_started_from(photos: Path, tmp_path: Path) -> None:
     train(photos, tmp_path / "first", replace(TINY, epochs=1))
     small = TrainConfig(epochs=1, batch_size=12, device="cpu", tracking="none", init=tmp_path / "first")
@@ -539,7 +539,7 @@ def test_an_unreadable_photo_is_left_out_and_named(
     assert len(result.history) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_resumed_run_keeps_its_settings(photos: Path, tmp_path: Path) -> None:
     train(photos, tmp_path / "model", replace(TINY, epochs=1))
     with pytest.raises(UsageError, match="continue with --resume"):
