@@ -6,8 +6,8 @@ import json
 import re
 from typing import Any
 
-MOST_PARTS = 1_000_000  # in a row of a table, where lists of numbers may be long
-MOST_DIGITS = 400  # in a whole number: no float has more before its point, and parsing takes quadratic time
+MOST_PARTS = 1_000_000  # for a row of a table, where lists of numbers may be long
+MOST_DIGITS = 400  # of a whole number: no float has more before its point, and parsing takes quadratic time
 _PART = re.compile(r'[,\[{]|"[^"]*"?')
 
 
@@ -21,7 +21,7 @@ def parse_json(text: str, *, most_parts: int = MOST_PARTS, most_digits: int = MO
     Args:
         text: The JSON text.
         most_parts: Maximum number of commas and opening brackets outside strings; each takes up to 200 bytes of memory.
-        most_digits: Most characters of a whole number, its sign included.
+        most_digits: Maximum number of characters of a whole number, including its sign.
         hooks: Further arguments of `json.loads`, except `parse_int`.
 
     Raises:
@@ -41,7 +41,7 @@ def parse_json(text: str, *, most_parts: int = MOST_PARTS, most_digits: int = MO
 
 
 def part_count(text: str) -> int:
-    """Return how many commas and opening brackets a JSON text has, those in its strings included."""
+    """Return how many commas and opening brackets a JSON text has, including those in its strings."""
     return sum(map(text.count, ",[{"))
 
 

@@ -1,4 +1,4 @@
-"""Checks of settings, whose errors say what a value must be."""
+"""Checks of settings; their errors say what a value must be."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SETTINGS = ("model", "revision", "device", "precision", "backend", "preprocess",
 
 
 def settings_in_config(function: F) -> F:
-    """Answer a setting that is given to a function, such as `model="mini"`, with an `InputTypeError` that says where it goes."""
+    """Raise an `InputTypeError` for a setting that is passed to a function, such as `model="mini"`, and say where it belongs."""
 
     @wraps(function)
     def call(*given: Any, **named: Any) -> Any:
@@ -59,7 +59,7 @@ def seconds(name: str, value: object, least: float) -> None:
 
 
 def is_text_encoding(name: object) -> bool:
-    """Tell whether a value names a character encoding that Python knows."""
+    """Tell whether a value names a character encoding that Python supports."""
     try:
         return isinstance(name, str) and isinstance("".encode(name), bytes)
     except (LookupError, ValueError):

@@ -17,8 +17,8 @@ from .errors import ConfigError, InputTypeError
 Precision = Literal["auto", "fp32", "fp16", "int8"]
 BackendName = Literal["auto", "torch", "onnx", "openvino"]
 PreprocessMode = Literal["exact", "fast"]
-ScoreKind = Literal["cosine", "unit", "clip_score", "clipscore"]  # score kinds of an image and a text
-RowScore = Literal[ScoreKind, "ref_clipscore"]  # and those of a row with reference captions
+ScoreKind = Literal["cosine", "unit", "clip_score", "clipscore"]  # kinds of score for an image and a text
+RowScore = Literal[ScoreKind, "ref_clipscore"]  # the same, and the one for rows with reference captions
 Feeding = Literal["auto"] | int
 Quoting = Literal["auto", "minimal", "none", "backslash"]
 
@@ -125,7 +125,7 @@ class Dialect:
         one_of("quoting", self.quoting, get_args(Quoting))
         if self.encoding is not None and not is_text_encoding(self.encoding):
             raise ConfigError(
-                f"encoding={self.encoding!r} is not an encoding that Python knows; try utf-8, cp1252, gb18030 or utf-16"
+                f"encoding={self.encoding!r} is not an encoding that Python supports; try utf-8, cp1252, gb18030 or utf-16"
             )
 
 
@@ -141,8 +141,8 @@ class Config:
         device: `auto` picks CUDA, then MPS, then the CPU; or `cpu`, `cuda`, `cuda:N` or `mps`.
         precision: `auto` is fp16 on CUDA and MPS and fp32 on the CPU; `int8`, on the CPU only, is faster but changes
             scores slightly; see docs/performance.md#int8.
-        backend: What runs the model: `torch`, `onnx` (ONNX Runtime on the CPU, equal scores, needs the `onnx` extra),
-            `openvino` (OpenVINO on the CPU, equal scores, needs the `openvino` extra; see docs/performance.md#openvino), or
+        backend: What runs the model: `torch`, `onnx` (ONNX Runtime on the CPU, same scores, needs the `onnx` extra),
+            `openvino` (OpenVINO on the CPU, same scores, needs the `openvino` extra; see docs/performance.md#openvino), or
             `auto`, the faster one of the first two that is installed.
         triton_url: An inference server that runs the towers of an export, such as `http://triton:8000` or `grpc://triton:8001`; see
             docs/triton.md; by default they run in this process.
@@ -152,7 +152,7 @@ class Config:
         score: `cosine` (-1..1), `unit` (`(cos+1)/2`, four decimals), `clip_score` (`100*max(cos,0)`), `clipscore`
             (`2.5*max(cos,0)`, Hessel et al. 2021) or `ref_clipscore` (RefCLIPScore of the same paper, for rows with reference
             captions); see docs/scoring.md.
-        timeout_s: Seconds for one try of a download; the limit `total_s`, for all tries together, may end it earlier.
+        timeout_s: Seconds for one try of a download; the limit `total_s` on all tries together may end it earlier.
         retries: Further tries of a download after a temporary failure.
         io_workers: Threads that fetch and decode images; use more for slow or distant hosts.
         feeders: Separate processes that fetch, decode and resize images, at most one for each request that `per_host`
@@ -160,7 +160,7 @@ class Config:
             than 8 cores; see docs/scale.md#feeders.
         isolate_decoder: Decode in worker processes with limits on time and memory, so that an image that crashes or
             hangs the decoder fails only its own row; slightly slower; see docs/images.md#what-the-decoder-reads.
-        chunk_size: Rows in a part, which are all that an interrupted run of a table can lose; batches never span two
+        chunk_size: Rows in a part, which is the most that an interrupted run of a table can lose; batches never span two
             parts, so use more on a GPU.
         proxy: Proxy for http(s) references: `http://`, `https://`, `socks5://` or `socks5h://` and `host:port` or
             `user:password@host:port`; by default none, whatever the environment says. Except with `socks5h`, host names
@@ -257,7 +257,7 @@ class Config:
             raise ConfigError(f"dialect must be a Dialect({', '.join(f.name for f in fields(Dialect))})")
 
 
-ConfigLike = Config | str | PathLike[str] | None  # a model's name means the defaults with that model
+ConfigLike = Config | str | PathLike[str] | None  # a model's name stands for the defaults with that model
 
 
 def _check_cache(place: str | PathLike[str] | None) -> None:
@@ -273,7 +273,7 @@ def _check_cache(place: str | PathLike[str] | None) -> None:
 
 
 def _fitting(device: str, precision: Precision, backend: BackendName) -> None:
-    """Raise a `ConfigError` if no machine and no model can combine this device, precision and backend."""
+    """Raise a `ConfigError` if this device, precision and backend can never be combined."""
     if precision == "int8" and backend == "torch":
         raise ConfigError(
             "precision='int8' needs ONNX Runtime; set backend='onnx' or backend='auto', or another precision"
@@ -317,10 +317,10 @@ def require_config(config: object) -> None:
 
 
 def pair_score(config: Config, where: str) -> ScoreKind:
-    """Return the score kind of a run whose rows have no reference captions.
+    """Return the kind of score for a run without reference captions.
 
     Raises:
-        ConfigError: The kind needs references; the message says that `where` takes none.
+        ConfigError: The kind needs references; the message says that `where` does not take any.
     """
     if config.score == "ref_clipscore":
         raise ConfigError(f"score='ref_clipscore' needs reference captions, which {where} does not take")

@@ -74,7 +74,7 @@ class TextImageSimilarityError(Exception):
 
 
 class UsageError(TextImageSimilarityError):
-    """The call or the command line is wrong, and cannot be carried out as it is."""
+    """The call or the command line is wrong and cannot be carried out."""
 
 
 class ConfigError(UsageError, ValueError):
@@ -95,7 +95,7 @@ class MissingExtraError(ConfigError, ImportError):
 
 
 class ModelError(TextImageSimilarityError):
-    """A model was found but cannot be used; the message may quote the model's files, in printable characters."""
+    """A model was found but cannot be used; the message may quote its files, with unprintable characters escaped."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(printable_lines(message))
@@ -164,7 +164,7 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: object) -> str:
-    """Return a text in which only line breaks do something to a terminal, however strange its origin.
+    """Return a text in which line breaks are the only characters that can control a terminal.
 
     Example:
         >>> printable_lines("there is no field\\n\\x1b[2J")

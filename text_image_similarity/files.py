@@ -1,4 +1,4 @@
-"""Files that appear under their name complete or not at all, and values that JSON can hold."""
+"""Writing files completely or not at all, and values that JSON can represent."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def open_own(path: Path, mode: Literal["w", "a", "wb"]) -> Iterator[IO[Any]]:
-    """Open a file of a run for writing, without following a link, which anyone could have put into a shared folder.
+    """Open a file of a run for writing, without following a link, which someone else could have put into a shared folder.
 
     Args:
         path: The file to open.
@@ -84,7 +84,7 @@ def path_text(path: object, name: str) -> str:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file, complete or not at all.
+    """Write a text file completely or not at all.
 
     Raises:
         TableError: The file cannot be written.
@@ -97,7 +97,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def without_nan(value: Any) -> Any:
-    """Return a value that JSON can hold: at any depth, numbers that are not finite become None, and keys text."""
+    """Return a value that JSON can represent: at any depth, numbers that are not finite become None and keys become text."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):

@@ -2,7 +2,7 @@
 
 `unicodedata.normalize` sorts the marks on a letter in quadratic time and holds the GIL meanwhile: 20,000 marks take
 more than a second. Here a text is normalised in pieces. No piece begins with a mark or another character that may join
-the letter before it, so the result is the same, unless a letter has more marks than a piece has characters.
+the letter before it, so the result is the same unless a letter has more marks than a piece has characters.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Literal
 from unicodedata import category, normalize
 
-_PIECE = 128  # characters, or twice as many where marks go on
+_PIECE = 128  # characters, or up to twice as many if marks continue
 
 
 def normal_form(form: Literal["NFC", "NFKD"], text: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .resize import Pixels as Pixels  # which others know from here
+from .resize import Pixels as Pixels  # other modules import it from here
 from .resize import Region, resized
 
 Fit = Literal["squash", "inside", "cover"]
@@ -91,7 +91,7 @@ class Preprocess:
 
     @property
     def unchanged(self) -> tuple[int, int] | None:
-        """Height and width of the images that `pixels` returns as they are, or None."""
+        """Height and width of the images that `pixels` returns unchanged, or None."""
         whole = (self.size, self.size) if isinstance(self.size, int) else self.size
         return whole if self.patches is None and self.crop in (None, whole) else None
 
@@ -120,7 +120,7 @@ class Preprocess:
         return (scaled, self.size) if height > width else (self.size, scaled)
 
     def _before(self, spare: int) -> int:
-        """Return how many of `spare` pixels are cut off in front."""
+        """Return how many of `spare` pixels are cut off at the beginning."""
         return round(spare / 2) if self.rounded else spare // 2
 
     def _bordered(self, pixels: Pixels, height: int, width: int) -> Pixels:
@@ -167,11 +167,11 @@ def _interpolated(image: Image.Image, size: tuple[int, int], resample: Image.Res
 
 
 def as_image(image: ImageLike) -> Image.Image:
-    """Return a PIL image as it is, and an RGB array (h, w, 3) uint8 as a PIL image.
+    """Return a PIL image unchanged, and an RGB array (h, w, 3) uint8 as a PIL image.
 
     Raises:
         TypeError: The value has another type.
-        ValueError: An array has another shape or type.
+        ValueError: The array has another shape or type.
     """
     if isinstance(image, Image.Image):
         return image

@@ -50,7 +50,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class ScoreResult:
-    """The score of one record, or why it has none; exactly one of the two fields carries a value.
+    """The score of one record, or the reason why it has none; exactly one of the two fields is set.
 
     Args:
         similarity: The score, in the range of the run's score kind; NaN if the row failed.
@@ -68,7 +68,7 @@ class ScoreResult:
 
     def __post_init__(self) -> None:
         if math.isfinite(self.similarity) == (self.error is not None):
-            raise ValueError("a ScoreResult holds either a finite similarity or an error")
+            raise ValueError("a ScoreResult must have either a finite similarity or an error")
 
     @property
     def code(self) -> ErrorCode | None:
@@ -77,12 +77,12 @@ class ScoreResult:
 
     @classmethod
     def failed(cls, error: RowError) -> ScoreResult:
-        """Return the result for a row's exception, as text that every format can hold: a path may contain any bytes."""
+        """Return the result for a row's exception, as text that every format can represent: a path may contain any bytes."""
         return cls(error=str(error).encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def parts_of(record: Record) -> tuple[str | bytes, str, tuple[str, ...]] | RowError:
-    """Return a record's image (a reference or an encoded file), caption and references; or why it has no score."""
+    """Return a record's image (a reference or an encoded file), caption and references, or the reason why it has no score."""
     caption = caption_of(record.text)
     if isinstance(caption, RowError):
         return caption
@@ -93,7 +93,7 @@ def parts_of(record: Record) -> tuple[str | bytes, str, tuple[str, ...]] | RowEr
 
 
 def image_of(value: object) -> str | bytes | RowError:
-    """Return a cell's image (a reference or an encoded file), or why it has none.
+    """Return a cell's image (a reference or an encoded file), or the reason why it has none.
 
     Example:
         >>> image_of({"bytes": None, "path": "a.jpg"}), str(image_of(b"a.jpg"))
@@ -103,7 +103,7 @@ def image_of(value: object) -> str | bytes | RowError:
         return reference_of(value)
     if isinstance(value, Mapping):
         if "bytes" not in value and "path" not in value:
-            return RowError(ErrorCode.INVALID_URL, "the image is a dict without 'bytes' and without 'path'")
+            return RowError(ErrorCode.INVALID_URL, "the image is a dict with neither 'bytes' nor 'path'")
         content, path = value.get("bytes"), value.get("path")
         value = path if is_missing(content) or (not content and not is_missing(path)) else content
     if not isinstance(value, EncodedImage):
@@ -147,7 +147,7 @@ def _items(cell: object) -> Sequence[object]:
     if isinstance(cell, str) and cell.lstrip().startswith("["):
         try:
             listed = parse_json(cell)
-        except (ValueError, RecursionError):  # a text that begins like a list
+        except (ValueError, RecursionError):  # a text that only begins like a list
             return [cell]
         return listed if all(isinstance(item, str) or item is None for item in listed) else [cell]
     if hasattr(cell, "tolist"):  # a NumPy array
@@ -156,7 +156,7 @@ def _items(cell: object) -> Sequence[object]:
 
 
 def caption_of(value: object) -> str | RowError:
-    """Return a caption as text, or why there is none; a finite number becomes text, as in a CSV file.
+    """Return a caption as text, or the reason why there is none; a finite number becomes text, as in a CSV file.
 
     Example:
         >>> caption_of(7), str(caption_of(math.nan))
@@ -171,7 +171,7 @@ def caption_of(value: object) -> str | RowError:
 
 
 def reference_of(value: object) -> str | RowError:
-    """Return an image reference as text, or why there is none; a path or a finite number becomes text."""
+    """Return an image reference as text, or the reason why there is none; a path or a finite number becomes text."""
     if type(value) is str and "!" <= value[:1] <= "~":  # fast path for most references
         return value
     text = str(value) if isinstance(value, os.PathLike) else _text_of(value)
@@ -181,7 +181,7 @@ def reference_of(value: object) -> str | RowError:
 
 
 def required(found: str | bytes | RowError) -> str | bytes:
-    """Return the value found, or raise the reason why there is none.
+    """Return the value, or raise the error that explains why there is none.
 
     Raises:
         RowError: There is none.
@@ -192,14 +192,14 @@ def required(found: str | bytes | RowError) -> str | bytes:
 
 
 def _text_of(value: Any) -> Any:
-    """Return the text of a finite number; any other value stays as it is."""
+    """Return the text of a finite number; any other value is unchanged."""
     if type(value) is str:  # fast path: checking whether a value is a number takes longer
         return value
     if isinstance(value, bool) or not isinstance(value, (Real, Decimal)):
         return value
     try:
         return str(value) if isinstance(value, int) or math.isfinite(value) else value
-    except ValueError:  # a signalling NaN, or an integer of more digits than Python spells out
+    except ValueError:  # a signalling NaN, or an integer with more digits than Python converts to text
         return value
 
 
@@ -235,7 +235,7 @@ def _explain(value: object, noun: str) -> str:
     if value is None or isinstance(value, str):
         return "is empty or missing"
     if isinstance(value, int) and not isinstance(value, bool):
-        return "is a number of too many digits"
+        return "is a number with too many digits"
     if is_missing(value):
         return f"is missing ({value})"
     if isinstance(value, (Real, Decimal)):

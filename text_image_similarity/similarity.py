@@ -39,7 +39,7 @@ def cosine(image: Embeddings, text: Embeddings) -> Embeddings:
 
 
 def score_all(images: Sequence[Embeddings], texts: Sequence[Embeddings], kind: ScoreKind) -> Embeddings:
-    """Return the score of each image with each text, shape (images, texts), float32, equal to those of single pairs.
+    """Return the score of each image with each text, shape (images, texts), float32, equal to the scores of single pairs.
 
     Example:
         >>> score_all([np.float32([1, 0])], [np.float32([0, 1]), np.float32([1, 0])], "cosine")
@@ -64,7 +64,7 @@ def as_floats(scores: Scores) -> list[float]:
 
 
 def score_range(kind: ScoreKind) -> tuple[float, float]:
-    """Return the least and the greatest score of a kind.
+    """Return the lowest and the highest score of a kind.
 
     Example:
         >>> score_range("clipscore")
@@ -75,7 +75,7 @@ def score_range(kind: ScoreKind) -> tuple[float, float]:
 
 
 def score(cosines: Scores, kind: ScoreKind) -> Scores:
-    """Convert cosines into a score kind; every pair is clamped by itself.
+    """Convert cosines to a kind of score; every pair is clamped separately.
 
     Args:
         cosines: Shape (n,), in -1..1.
@@ -106,7 +106,7 @@ def ref_clipscore(cosines: Scores, nearest: Scores) -> Scores:
 
     Args:
         cosines: Cosine of each image with its caption, shape (n,).
-        nearest: Greatest cosine of each caption with any of its references, shape (n,).
+        nearest: Highest cosine of each caption with any of its references, shape (n,).
 
     Returns:
         Shape (n,), 0 to 10/7; 0 where either cosine is not positive.

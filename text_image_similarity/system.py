@@ -1,4 +1,4 @@
-"""Helpers for all packages: daemon threads with deadlines, cores, pauses, optional libraries, the package's version."""
+"""Helpers for all rooms: daemon threads with deadlines, cores, pauses, optional libraries, the package's version."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def usable_cores() -> int:
 
 
 def return_free_memory() -> None:
-    """Return freed memory to the operating system, where the C library (glibc) would keep it."""
+    """Return freed memory to the operating system, if the C library (glibc) would keep it."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
@@ -111,8 +111,8 @@ def require(purpose: str, *names: str, extra: str = "") -> None:
 def install_command(extra: str = "") -> str:
     """Return the command that installs this package with an extra, or with several separated by commas.
 
-    The package is not on an index, where anyone could register its name and so run code on the machines of those who
-    follow a command. Commands therefore name a place.
+    The package is not on an index, so anyone could register its name there and run code on the machines of people who
+    run a suggested command. The commands therefore name a path.
     """
     return f"pip install {_PLACE.format(f'[{extra}]' if extra else '')}"
 
@@ -124,9 +124,9 @@ def is_installed(name: str) -> bool:
 
 @cache
 def package_version() -> str:
-    """Return this package's version, which is defined in pyproject.toml only.
+    """Return this package's version, which is defined only in pyproject.toml.
 
-    The source next to this package counts, whatever else is installed: in a source tree that file, elsewhere the
+    The package that is imported counts, whatever else is installed: in a source tree, the version is in that file; elsewhere, in the
     metadata of the installation, or of a wheel that is imported as a zip. A copy with neither is `unknown`.
     """
     import tomllib  # both take longer to import than this module, and few processes need the version

@@ -66,7 +66,7 @@ def _create(actions: Subparsers) -> None:
         metavar="NAME[:KIND]",
         action="append",
         default=[],
-        help="declare a field that products have besides a name and images, of kind `text` (the default), `number`, `bool`, `date`, "
+        help="declare a field that products have in addition to a name and images, of kind `text` (the default), `number`, `bool`, `date`, "
         "or `texts` for lists; may be repeated",
     )
     parser.add_argument(
@@ -114,7 +114,7 @@ def _guessed(options: argparse.Namespace) -> list[Any]:
 
 
 def _add(actions: Subparsers) -> None:
-    text = "Add the products of a table, or replace those with the same ids; the same command resumes what was interrupted."
+    text = "Add the products of a table, or replace those with the same ids; if it is interrupted, the same command resumes."
     parser = add_action(actions, "add", text, run_add)
     parser.add_argument("table", metavar="TABLE", nargs="?", help=_TABLE)
     parser.add_argument(
@@ -129,7 +129,7 @@ def _add(actions: Subparsers) -> None:
         "--report",
         metavar="PAGE",
         type=Path,
-        help="HTML page to write, with the products added and refused and the images that failed",
+        help="HTML page to write, with the products that were added and refused and the images that failed",
     )
     add_force(parser)
     add_table_options(parser)
@@ -207,7 +207,7 @@ def run_delete(options: argparse.Namespace) -> int:
         deleted = catalog.delete(ids)
         if not options.quiet:
             unknown = len(set(ids)) - deleted
-            lines = [("deleted", f"{deleted:,}"), *([("not there", f"{unknown:,}")] if unknown else [])]
+            lines = [("deleted", f"{deleted:,}"), *([("not found", f"{unknown:,}")] if unknown else [])]
             sys.stdout.write(lay_out([*lines, ("products left", f"{len(catalog):,}")]) + "\n")
     return 0
 
@@ -284,7 +284,7 @@ def _optimize(actions: Subparsers) -> None:
 
 
 def run_optimize(options: argparse.Namespace) -> int:
-    """Optimize a catalogue."""
+    """Optimise a catalogue."""
     with open_existing(options) as catalog:
         catalog.optimize()
     return 0

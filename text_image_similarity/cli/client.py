@@ -1,4 +1,4 @@
-"""The options of `score` that have a running service score the rows."""
+"""The options of `score` for letting a running service score the rows."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _key_of(path: Path) -> str:
     except (OSError, ValueError) as exc:
         raise UsageError(f"{path} cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
     if len(keys) != 1:
-        raise UsageError(f"{path} holds {len(keys)} words; --service-key-file must hold exactly one key")
+        raise UsageError(f"{path} contains {len(keys)} words; --service-key-file must contain exactly one key")
     return keys[0]
 
 

@@ -61,7 +61,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_drop_columns(command)
     group = command.add_argument_group(RUN)
     add_field(group, Config, "chunk_size")
-    text = "start from the first row; by default, a run resumes from the parts that an earlier run finished"
+    text = "start from the first row; by default, a run resumes after the parts that an earlier run finished"
     group.add_argument("--restart", action="store_true", help=text)
     text = "stop with exit code 4 once more rows than this have failed, as in `score`"
     group.add_argument("--max-failures", metavar="N|P%", help=text)

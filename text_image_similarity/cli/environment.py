@@ -1,4 +1,4 @@
-"""Options from environment variables, the usual way to configure a container."""
+"""Options read from environment variables, the usual way to configure a container."""
 
 from __future__ import annotations
 

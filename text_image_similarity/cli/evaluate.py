@@ -119,7 +119,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuse a single image, options that cannot go together, and files that must not be replaced."""
+    """Refuse a single image, options that cannot be combined, and files that must not be replaced."""
     if is_single_image(options.source):
         raise UsageError(f"{options.source} is one image; name a table of images and captions, or a folder of both")
     if options.rating_col and (options.split is not None or options.calibrate is not None):

@@ -45,7 +45,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     option(
         "--check-only",
         action="store_true",
-        help="write nothing, but check on this machine that an export still gives the results that its source gave when it was exported; with --check-data, the source model itself is needed",
+        help="write nothing, but check that an export gives the same results on this machine as its source did when it was exported; --check-data needs the source model itself",
     )
     add_log_options(command)
     command.set_defaults(run=run)
@@ -76,7 +76,7 @@ def _tell(step: str) -> None:
 
 
 def closing_table(found: ExportSummary) -> str:
-    """Lay out what was exported, and how it compares with its source."""
+    """Lay out the facts about an export and how it compares with its source."""
     made = f"{found.target}, {found.precision}" + (f" ({found.recipe})" if found.recipe else "")
     first, image_ms, text_ms = found.parities[0], *found.source_ms
     facts = lay_out(
@@ -84,8 +84,8 @@ def closing_table(found: ExportSummary) -> str:
             ("source", found.source),
             ("export", made),
             ("size", f"{found.bytes / 1e6:,.1f} MB"),
-            ("ms an image", f"{first.image.ms:.2f} (source: {image_ms:.2f})"),
-            ("ms a caption", f"{first.text.ms:.2f} (source: {text_ms:.2f})"),
+            ("ms per image", f"{first.image.ms:.2f} (source: {image_ms:.2f})"),
+            ("ms per caption", f"{first.text.ms:.2f} (source: {text_ms:.2f})"),
             ("seconds", f"{found.seconds:.1f}"),
             ("output", found.out),
         ]
@@ -95,7 +95,7 @@ def closing_table(found: ExportSummary) -> str:
 
 def parity_table(parities: Sequence[Parity]) -> str:
     """Lay out how an export compares with its source."""
-    heads = ["pairs", "least cosine", "score differs by", "rank correlation", "recall@10", "verdict"]
+    heads = ["pairs", "lowest cosine", "score difference", "rank correlation", "recall@10", "verdict"]
     rows = [
         [
             f"{parity.pairs:,} of {parity.data}",

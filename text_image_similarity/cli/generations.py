@@ -18,7 +18,7 @@ Subparsers = argparse._SubParsersAction  # argparse has no public name for this 
 
 def add_generation_actions(actions: Subparsers[argparse.ArgumentParser]) -> None:
     """Add these actions to the `catalog` command."""
-    text = "Build another model's vectors while the current ones keep answering; the same command resumes an interrupted build."
+    text = "Build another model's vectors while the current ones stay in use; if it is interrupted, the same command resumes."
     parser = add_action(actions, "reindex", text, run_reindex)
     parser.add_argument("--model", metavar="MODEL", required=True, help="hub id, folder or alias of the other model")
     parser.add_argument(
@@ -26,11 +26,11 @@ def add_generation_actions(actions: Subparsers[argparse.ArgumentParser]) -> None
         metavar="N",
         type=int,
         default=0,
-        help="how many images that have vectors of the current model may fail with the new one",
+        help="how many images that have vectors from the current model may fail with the new one",
     )
     add_encoding_options(parser)
     parser.set_defaults(interrupted="everything built so far is kept, and the same command resumes from there")
-    text = "Record where the catalogue's model is now, if it has moved, or which export of it to use; any other model is refused."
+    text = "Record where the catalogue's model is now if it has moved, or which export of it to use; any other model is refused."
     parser = add_action(actions, "set-model", text, run_set_model)
     parser.add_argument("model", metavar="MODEL", help="folder, hub id or alias of the same model, or an export of it")
     add_field(parser.add_argument_group(MODEL), Config, "revision")
@@ -38,14 +38,14 @@ def add_generation_actions(actions: Subparsers[argparse.ArgumentParser]) -> None
     add_log_options(parser)
     parser.set_defaults(limits=[])
     for name, text in (
-        ("switch", "Switch every process to the model that `reindex` has built, from one query to the next."),
-        ("rollback", "Go back to the model that answered before the last `switch`."),
+        ("switch", "Switch every process to the model that `reindex` has built, between one query and the next."),
+        ("rollback", "Go back to the model that was in use before the last `switch`."),
     ):
         add_reading_options(add_action(actions, name, text, run_switch)).set_defaults(action=name)
-    text = "Remove the vectors of every model except the one that answers."
+    text = "Remove the vectors of every model except the one in use."
     add_reading_options(add_action(actions, "drop", text, run_drop))
     text = (
-        "Measure the recall of the store, how many of the nearest products it finds, with or without your own filters."
+        "Measure the store's recall: how many of the nearest products it finds, with or without your own filters."
     )
     parser = add_reading_options(add_action(actions, "check", text, run_check))
     parser.add_argument("--recall", metavar="N", type=int, default=100, help="how many queries to run")
@@ -57,8 +57,8 @@ def add_generation_actions(actions: Subparsers[argparse.ArgumentParser]) -> None
     parser = add_action(actions, "calibrate", text, run_calibrate)
     parser.add_argument("pairs", metavar="PAIRS", help="a table of queries, products, and whether they match")
     add = parser.add_argument
-    add("--text-col", metavar="COLUMN", help="column of the texts that were searched for")
-    add("--image-col", metavar="COLUMN", help="column of paths or URLs of the images that were searched for")
+    add("--text-col", metavar="COLUMN", help="column of texts to search for")
+    add("--image-col", metavar="COLUMN", help="column of paths or URLs of images to search for")
     add("--product-col", metavar="COLUMN", default="product", help="column of the products' ids")
     add(
         "--match-col",
@@ -114,7 +114,7 @@ def run_switch(options: argparse.Namespace) -> int:
 
 
 def run_drop(options: argparse.Namespace) -> int:
-    """Remove the generations that do not answer."""
+    """Remove the generations that are not in use."""
     with open_existing(options) as catalog:
         dropped = catalog.drop()
     if not options.quiet:

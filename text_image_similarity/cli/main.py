@@ -22,7 +22,7 @@ _CODES = {UsageError: 2, BusyError: 3, TooManyFailuresError: 4, StoppedError: 14
 
 
 class _PrintVersion(argparse.Action):
-    """Prints the version and looks it up only then, where argparse's own action would do so for every command."""
+    """Prints the version, and looks it up only then; argparse's own action would look it up for every command."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         sys.stdout.write(f"{parser.prog} {package_version()}\n")
@@ -55,7 +55,7 @@ def command_parser() -> argparse.ArgumentParser:
 
 
 def run_script(in_path: Path, out_path: Path, arguments: Sequence[str] | None = None) -> None:
-    """Run the batch script and exit: `score` with default paths, and `mini` if no model is named and the hub
+    """Run the batch script and exit: `score` with default paths, and with `mini` if no model is named and the hub is
     unavailable.
 
     Args:

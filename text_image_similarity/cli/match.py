@@ -46,14 +46,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="FILE",
         action="append",
         default=[],
-        help="an image to search for: a path or a URL; may be repeated",
+        help="path or URL of an image to search for; may be repeated",
     )
     option(
         "--like",
         metavar="ID",
         action="append",
         default=[],
-        help="id of a product, to find others like it; may be repeated",
+        help="id of a product to find similar ones; may be repeated",
     )
     add_ranking_options(command)
     option("--top-k", metavar="N", type=int, default=10, help="products to show, 1 to 1,000")
@@ -87,7 +87,7 @@ def add_ranking_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILTER",
         help='which products to search, such as `category = "Footwear" and price <= 90`, or the same as JSON',
     )
-    option("--min-similarity", metavar="X", type=float, help="lowest cosine that a product may have, -1 to 1")
+    option("--min-similarity", metavar="X", type=float, help="lowest cosine, -1 to 1, that a product may have")
     option(
         "--fusion",
         choices=("sum", "rrf"),
@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
         check_output(options.html, mark=PAGE, force=options.force, besides=(options.catalog,))
     if image := next((text for text in options.texts if is_image(text) and " " not in text), None):
         raise UsageError(
-            f"{image} is the name of an image, and TEXT is words; search for the image with --image {image}"
+            f"{image} is the name of an image, but TEXT takes words; search for the image with --image {image}"
         )
     config = replace(config_of(options), model=options.model or "mini")
     query = _query(options)
@@ -189,7 +189,7 @@ def _tables(options: argparse.Namespace, found: Matches, fields: Sequence[Field]
     ]
     lines = [("found", f"{found.total:,}{_why_none(options, found)}")]
     lines += [
-        (shown(name, 40), "no product found has a value")
+        (shown(name, 40), "none of the products found has a value")
         for name, counts in found.facets.items()
         if not counts and rows
     ]

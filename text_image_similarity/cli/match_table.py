@@ -34,7 +34,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     option(
         "--restart",
         action="store_true",
-        help="start from the first row; by default, a run resumes from the parts that an earlier run finished",
+        help="start from the first row; by default, a run resumes after the parts that an earlier run finished",
     )
     add_force(command)
     option(
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
 
     if is_source(options.catalog):
         raise UsageError(
-            f"{options.catalog} is not a catalogue; create one from it with `catalog create` and `catalog add`, and name that"
+            f"{options.catalog} is not a catalogue; create one from it with `catalog create` and `catalog add`, and name that catalogue"
         )
     how = TableOptions(
         start="restart" if options.restart else "resume",

@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def listed_models() -> Iterator[ListedModel]:
-    """Yield the models with a short name, then those in the hub's cache that this package can load."""
+    """Yield the models with a short name, and then those in the hub's cache that this package can load."""
     from ..encoders import cached_models, model_folder, resolve_model
 
     mini = model_folder("mini")

@@ -27,12 +27,12 @@ def kind_of(options: argparse.Namespace) -> Kind:
     place = options.in_path
     if "-" in (place, options.out_path):
         raise UsageError(
-            "standard input and output are not read or written, because a run resumes from files; name files"
+            "standard input and output cannot be used, because runs resume from files; name files instead"
         )
     if is_image(place):
         if _TABLE.fullmatch(options.out_path):
             raise UsageError(
-                f"{place} is one image, so what follows is its caption, and {options.out_path} looks like a table; write "
+                f"{place} is one image, so what follows must be its caption, but {options.out_path} looks like a table; write "
                 f"the caption, or score a table that names {place}"
             )
         return "image"
@@ -71,13 +71,13 @@ def _is_folder(place: str) -> bool:
 
 
 def is_image(place: str) -> bool:
-    """Say whether a path or a URL names an image, by its ending."""
+    """Tell from its ending whether a path or a URL names an image."""
     path = urlsplit(place).path if place.startswith(("http://", "https://")) else place
     return path.lower().endswith(_ENDINGS)
 
 
 def is_single_image(place: str) -> bool:
-    """Say whether a place where a table or a folder belongs is one image, and not a pattern of several."""
+    """Tell whether a place that should be a table or a folder is one image, and not a pattern for several."""
     return is_image(place) and "*" not in place
 
 

@@ -43,7 +43,7 @@ def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False)
         group.add_argument(
             "--ensemble",
             choices=("mean", "probability"),
-            help="add a column `similarity` that combines several models: the `mean` of their scores, or with `probability` the "
+            help="add a column `similarity` that combines several models: the `mean` of their scores, or, with `probability`, the "
             "mean of the probabilities that their `calibration.json` files give",
         )
     else:
@@ -53,7 +53,7 @@ def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False)
 
 
 def add_runtime_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options for running a model, whichever it is."""
+    """Add the options for running a model."""
     group = parser.add_argument_group(MODEL)
     for name in ("device", "precision", "backend", "triton_url", "preprocess"):
         add_field(group, Config, name)

@@ -24,15 +24,15 @@ _NUMBERS = {"int": "a whole number", "float": "a number"}
 # Options that people try because other programs have them, and what to use here.
 ADVICE = {
     "--resume": "a run resumes by itself when you repeat the command",
-    "--threshold": "`filter --min` keeps the rows from a score on",
-    "--min-score": "`filter --min` keeps the rows from a score on",
-    "--output": "OUT has no option; write it after IN",
-    "--model-engine": "--backend chooses what runs a model",
+    "--threshold": "`filter --min` keeps the rows with at least a given score",
+    "--min-score": "`filter --min` keeps the rows with at least a given score",
+    "--output": "OUT is not an option; write it after IN",
+    "--model-engine": "--backend chooses the engine that runs the model",
     "--gpu": "write --device cuda",
     "--fp16": "write --precision fp16",
     "--url-list": "write a table that also has a column of captions",
-    "--input-format": "the format follows from the file's suffix",
-    "--output-format": "the format follows from the file's suffix",
+    "--input-format": "the format is determined by the file's suffix",
+    "--output-format": "the format is determined by the file's suffix",
     "--num-workers": "write --io-workers",
     "--workers": "write --io-workers",
 }
@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
         return super().add_argument_group(title, *given, **more)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse, and report an unknown option under this command's name, where argparse would use the program's."""
+        """Parse, and report an unknown option under this command's name; argparse would use the program's."""
         if self.reads_environment:
             try:
                 args = [*arguments_of(self._actions, os.environ, args), *args]
@@ -95,7 +95,7 @@ def _did_you_mean(names: Iterable[str | None]) -> str:
 
 
 def plain_number(text: str) -> str:
-    """Return a number's text, or raise a `ValueError` if Python would read it and other programs would not."""
+    """Return a number's text, or raise a `ValueError` for spellings that Python accepts but other programs do not."""
     if "_" in text or not text.isascii():
         raise ValueError
     return text
@@ -112,7 +112,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         super().add_usage(usage, actions, groups, prefix)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        """Wrap a text of one line, and keep the line breaks of other texts."""
+        """Wrap a text that is a single line, and keep the line breaks of any other text."""
         if "\n" in text:
             return super()._fill_text(text, width, indent)
         return argparse.HelpFormatter._fill_text(self, text, width, indent)

@@ -42,7 +42,7 @@ def add_action(
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Add the options for reading a table, for an action that encodes nothing, and return its parser."""
+    """Add the options for reading a table, to an action that does not encode anything, and return its parser."""
     add_log_options(parser)
     parser.set_defaults(limits=[])
     return parser

@@ -1,7 +1,7 @@
 """Keeps standard error valid JSON: lines that libraries print there become objects like the log's own.
 
-libtiff, ONNX Runtime, a JVM and the like write to file descriptor 2 themselves, which no Python handler sees. A
-separate process reads it, not a thread: a thread cannot read while the printing library holds the GIL, nor after a
+libtiff, ONNX Runtime, a JVM and the like write to file descriptor 2 directly, past any Python handler. A
+separate process reads it, not a thread: a thread could not read while the printing library holds the GIL, nor after a
 crash.
 """
 

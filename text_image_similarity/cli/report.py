@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _summary_of(scored: str) -> dict[str, Any]:
-    """Return the run's summary of the table, or just the table's name."""
+    """Return the run's summary of the table, or only the table's name if there is none."""
     path = Path(f"{scored}.summary.json")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

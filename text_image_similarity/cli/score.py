@@ -54,7 +54,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "in_path",
         metavar="IN",
-        help=".csv, .tsv, .jsonl (also .gz, .zst), .parquet or .tar: a file, a folder, a pattern, or an fsspec URL such as s3://...; a folder of "
+        help=".csv, .tsv, .jsonl (optionally with .gz or .zst), .parquet or .tar: a file, a folder, a pattern, or an fsspec URL such as s3://...; a folder of "
         "images with captions; or a data set on the hub, hf:OWNER/NAME@SPLIT",
     )
     command.add_argument(
@@ -122,7 +122,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         action="store_const",
         const="restart",
         default="resume",
-        help="start from the first row; by default, a run resumes from the parts that an earlier run finished",
+        help="start from the first row; by default, a run resumes after the parts that an earlier run finished",
     )
     start.add_argument(
         "--retry-failed",
@@ -216,13 +216,13 @@ def run(options: argparse.Namespace) -> int:
         from ..formats import with_base_dir
 
         said = explain_failures(summary.failures, with_base_dir(config, options.in_path), summary.columns_there)
-        logger.error("none of the %s rows has a score, %s", f"{summary.rows:,}", said)
+        logger.error("none of the %s rows has a score: %s", f"{summary.rows:,}", said)
         return 4
     return 4 if options.strict and summary.scored < summary.rows else 0
 
 
 def _check_files(options: argparse.Namespace) -> None:
-    """Refuse to replace files, besides the table, that this command did not write."""
+    """Refuse to replace files other than the table that this command did not write."""
     out = options.out_path
     for path, mark, other in ((options.report, PAGE, None), (options.compare, _COMPARISON, options.report)):
         if path is not None:
@@ -239,7 +239,7 @@ def _check_several(options: argparse.Namespace) -> None:
     if options.service_url is not None or options.engine != "local":
         raise UsageError("several models can only score in this process; leave out --engine and --service-url")
     if options.report is not None and options.ensemble != "mean":
-        raise UsageError("--report shows one score of each pair; with several models add --ensemble mean")
+        raise UsageError("--report shows one score for each pair; with several models, add --ensemble mean")
 
 
 def _engine(options: argparse.Namespace, config: Config) -> AbstractContextManager[Engine | None]:

@@ -43,7 +43,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         command.reads_environment = True
     add_service_options(command)
     add_log_format(command)
-    text = "do not log each request; warnings and errors are still logged"
+    text = "do not log requests; warnings and errors are still logged"
     command.add_argument_group(LOG).add_argument("--quiet", action="store_true", help=text)
     command.set_defaults(run=run, interrupted="the service had not started yet")
 
@@ -77,7 +77,7 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
         "--api-key-file",
         metavar="FILE",
         type=Path,
-        help="file with one API key per line, either the key alone or JSON with a name, a role and a filter; see docs/catalog-service.md#keys; every client must send one of these keys. By default, the keys come from "
+        help="file with one API key per line, either the key alone or a JSON object with a name, a role and a filter; see docs/catalog-service.md#keys; every client must send one of these keys. By default, the keys come from "
         f"the environment variable `{KEYS_VARIABLE}`, separated by commas",
     )
     add(
@@ -112,7 +112,7 @@ def _add_request_limits(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="N",
         default=5.0,
-        help="longest time that an incomplete batch waits for more pairs, in milliseconds",
+        help="longest time in milliseconds that an incomplete batch waits for more pairs",
     )
     for name in ("max_queue", "max_inflight", "max_pairs"):
         add_field(group, Settings, name)
@@ -150,7 +150,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         dest="models",
         metavar="[NAME=]MODEL[@REVISION]",
         action="append",
-        help="hub id, folder or alias of a model, with the name that requests use for it; may be repeated, the first is the "
+        help="hub id, folder or alias of a model, with the name that requests use for it; may be repeated; the first is the "
         "default. By default, `fast` is loaded at the start and `accurate` on its first request",
     )
     add("--lazy", action="store_true", help="load models other than the first on their first request")
@@ -177,7 +177,7 @@ def _add_catalog_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="catalogue to search, a folder or `postgresql://...`, or a table of products, which is read into memory, with "
-        "the name that requests use for it; may be repeated, the first is the default",
+        "the name that requests use for it; may be repeated; the first is the default",
     )
     add_field(group, Config, "files_under", metavar="FOLDER", type=folder)
     add_field(group, Settings, "match_log")
@@ -262,7 +262,7 @@ def _models(texts: Sequence[str], base: Config) -> dict[str, Config]:
     for text in texts:
         name, config = _model(text, base)
         if name in found:
-            raise UsageError(f"--model {text}: there are two models called {name}; write NAME={config.model}")
+            raise UsageError(f"--model {text}: two models are called {name}; write NAME={config.model}")
         found[name] = config
     return found
 
@@ -285,7 +285,7 @@ def _catalogs(texts: Sequence[str]) -> dict[str, str]:
         if not equals or not name.replace("-", "").replace("_", "").isalnum():  # such as a URL with a query
             place, name = text, Path(text.partition("?")[0].rstrip("/")).name.partition(".")[0]
         if name in found:
-            raise UsageError(f"--catalog {text}: there are two catalogues called {name}; write NAME={place}")
+            raise UsageError(f"--catalog {text}: two catalogues are called {name}; write NAME={place}")
         found[name] = place
     return found
 
@@ -296,19 +296,19 @@ def _split(text: str) -> tuple[str, dict[str, float]]:
     try:
         return name, {model: float(weight) for model, _, weight in (s.rpartition(":") for s in shares.split(","))}
     except ValueError as exc:
-        raise UsageError(f"--split {text}: write it like fast=old:95,new:5") from exc
+        raise UsageError(f"--split {text}: write NAME=MODEL:WEIGHT,MODEL:WEIGHT, such as fast=old:95,new:5") from exc
 
 
 def _keys(file: Path | None, environment: Mapping[str, str]) -> tuple[ApiKey, ...]:
     if file is None:
         keys = read_keys(environment.get(KEYS_VARIABLE, "").split(","))
         if environment.get(KEYS_VARIABLE) and not keys:
-            raise UsageError(f"{KEYS_VARIABLE} holds no key")
+            raise UsageError(f"{KEYS_VARIABLE} contains no key")
         return keys
     try:
         keys = read_keys(file.read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeError) as exc:
         raise UsageError(f"--api-key-file {file} cannot be read: {exc}") from exc
     if not keys:
-        raise UsageError(f"--api-key-file {file} holds no key")
+        raise UsageError(f"--api-key-file {file} contains no key")
     return keys

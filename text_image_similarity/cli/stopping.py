@@ -1,4 +1,4 @@
-"""SIGTERM handling: the first signal lets a run finish its current part, the second one ends the process at once."""
+"""SIGTERM handling: the first signal lets a run finish its current part, and a second one ends the process at once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Stopping:
         if self._asked:
             os._exit(128 + signal.SIGTERM)
         if not self._at_work:
-            logger.warning("SIGTERM: ending before the first row; the same command starts, or resumes, the run")
+            logger.warning("SIGTERM: ending before the first row; the same command starts or resumes the run")
             sys.exit(128 + signal.SIGTERM)  # not an Exception, so no handler of model errors catches it
         self._asked = True
-        logger.warning("SIGTERM: ending after the current part; a second SIGTERM ends at once and loses that part")
+        logger.warning("SIGTERM: ending after the current part; a second SIGTERM ends the run at once and loses that part")

@@ -1,4 +1,4 @@
-"""Stdout and stderr that never make a command fail: they accept any text, and may be closed or go away."""
+"""Stdout and stderr that never make a command fail: they accept any text, and may be closed at any time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Stream:
             self._stream.flush()
 
     def end(self) -> None:
-        """Flush, and discard what a closed stream cannot take, so that Python does not fail over it at exit."""
+        """Flush, and discard the output that a closed stream cannot take, so that Python does not fail at exit."""
         self.flush()
         if self.problem is not None:
             with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:  # noqa: PTH123 - a device
@@ -50,7 +50,7 @@ class _Stream:
 
 @contextmanager
 def lenient_streams() -> Iterator[None]:
-    """Make stdout and stderr accept any text: a character that their encoding lacks becomes `\\\\u732b`."""
+    """Make stdout and stderr accept any text: characters that their encoding lacks are written as `\\\\u732b`."""
     given = sys.stdout, sys.stderr
     opened = [_open(stream) for stream in given]
     lenient = [_Stream(stream) for stream in opened]

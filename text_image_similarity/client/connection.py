@@ -32,7 +32,7 @@ class ServiceReply:
 
     Args:
         status: HTTP status code.
-        body: The JSON object, which for an error is a problem document; None if there was none.
+        body: The JSON object, a problem document in case of an error; None if there was none.
         reason: The status in words, for a response without a problem document.
     """
 
@@ -82,10 +82,10 @@ class Connection:
         self._has_key = api_key is not None
 
     def connect(self, proxy: str | None, ca_file: str | PathLike[str] | None) -> None:
-        """Use a proxy and trust further certificates from now on.
+        """Use a proxy and trust additional certificates from now on.
 
         Raises:
-            ConfigError: `ca_file` holds no certificates.
+            ConfigError: `ca_file` contains no certificates.
         """
         if isinstance(self._transport, GuardedTransport) and (proxy, ca_file) != (None, None):
             self._client.close()
@@ -154,7 +154,7 @@ class Connection:
         )
 
     def close(self) -> None:
-        """Close the connection; requests in progress fail within moments."""
+        """Close the connection; requests in progress fail shortly afterwards."""
         self._closing.set()
         if isinstance(self._transport, GuardedTransport):
             self._transport.abort()
@@ -184,7 +184,7 @@ class Connection:
             ) from exc
 
     def _understood(self, response: httpx.Response) -> ServiceReply:
-        """Return a response, unless it concerns the key or the URL and not the request itself."""
+        """Return a response unless it is about the key or the URL instead of the request."""
         if response.status_code in (401, 403):
             said = "does not accept this API key" if self._has_key else "requires an API key"
             raise UsageError(
@@ -233,7 +233,7 @@ def _checked(url: str) -> str:
         found = http_url(url)
         if found.query or found.fragment:
             raise ValueError("it has a query or a fragment")
-    except ValueError as exc:  # the URL is not shown: what stands before an @ may be a password
+    except ValueError as exc:  # the URL is not shown: the part before an @ may contain a password
         raise ConfigError(f"the service's URL must look like http://host:8000: {exc}") from exc
     return url.strip(" ").rstrip("/")
 
@@ -242,5 +242,5 @@ def _authorization(api_key: str | None) -> dict[str, str]:
     if api_key is None:
         return {}
     if not (api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key != ""):
-        raise ConfigError("the API key is empty, or has spaces around it or characters that an HTTP header cannot hold")
+        raise ConfigError("the API key is empty, has spaces around it, or has characters that an HTTP header cannot contain")
     return {"Authorization": f"Bearer {api_key}"}

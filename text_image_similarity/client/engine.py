@@ -25,12 +25,12 @@ from .pairs import Pairs
 
 _OURS = frozenset({"model", "score", "chunk_size", "base_dir", "files_under", "dialect", "limits", "proxy", "ca_file"})
 _OUR_LIMITS = frozenset({"max_bytes", "allow_local_files"})
-_MOST_BYTES = 8 * 1024 * 1024  # bytes of a request, unless a single image has more
-_LONGEST_FACT = 4096  # most characters of a model's name or path in a service's response
+_MOST_BYTES = 8 * 1024 * 1024  # bytes of a request, unless a single image is larger
+_LONGEST_FACT = 4096  # characters of a model's name or path in a service's response
 _LONGEST_REQUEST_S = 86_400.0  # longest time that a service may take for one request
 _REPLICAS = 20  # replicas, each of which may have to load a model
 _SPLIT = frozenset({408, 413})  # a smaller request may succeed
-_LATE = "timeout: not done within the service's "  # beginning of the error of a pair that may be scored next time
+_LATE = "timeout: not done within the service's "  # beginning of the error of a pair that may succeed next time
 
 Waiting = list[tuple[int, bytes]]  # a record's index in its part, and its pair as JSON
 
@@ -86,7 +86,7 @@ class ServiceEngine:
 
     @property
     def _pairs_of_a_request(self) -> int:
-        # All connections together send twice as many pairs as the service may queue: never idle, seldom refused.
+        # All connections together send twice as many pairs as the service may queue: it is never idle, and requests are seldom refused.
         return min(self.max_pairs, max(1, 2 * self._max_queue // self._connections))
 
     def start(self, config: Config) -> ModelInfo:
@@ -97,12 +97,12 @@ class ServiceEngine:
         Raises:
             ConfigError: `config` changes settings that only the service decides.
             ModelUnavailableError: The service has no model of this name.
-            UsageError: The URL is not that of such a service, or the service requires a key.
+            UsageError: The URL is not that of a scoring service, or the service requires a key.
             TableError: The service cannot be reached.
         """
         if theirs := settings_of_the_service(config):
             raise ConfigError(
-                f"{', '.join(theirs)} would have no effect here: the service uses its own settings; leave these at their defaults"
+                f"{', '.join(theirs)} would have no effect: the service uses its own settings; leave these at their defaults"
             )
         pair_score(config, "a service")
         self._service.connect(config.proxy, config.ca_file)
@@ -154,7 +154,7 @@ class ServiceEngine:
         return results
 
     def sends(self, record: Record) -> bool:
-        """Whether a record goes to the service; some are answered here."""
+        """Tell whether a record is sent to the service; some get their result here."""
         return not isinstance(self._pairs.pair(record), ScoreResult)
 
     def score_some(self, records: Sequence[Record]) -> list[ScoreResult]:
@@ -180,7 +180,7 @@ class ServiceEngine:
         return [Pairs.settled(record, done[place]) for place, record in enumerate(records)]
 
     def _ask_until_done(self, waiting: Waiting) -> dict[int, ScoreResult]:
-        """Score pairs, and repeat those that a busy service had no time for."""
+        """Score pairs, and send those again that a busy service did not finish."""
         end = time.monotonic() + self._service.patience_s
         done = self._ask(waiting)
         while time.monotonic() < end and (
@@ -190,7 +190,7 @@ class ServiceEngine:
         return done
 
     def _ask(self, waiting: Waiting) -> dict[int, ScoreResult]:
-        """Score pairs in one request, or in halves if the service refuses so many at once."""
+        """Score pairs in one request, or in halves if the service refuses that many at once."""
         head = json.dumps({"model": self._name, "score": self._config.score})[:-1].encode()
         content = head + b', "pairs": [' + b", ".join(pair for _, pair in waiting) + b"]}"
         if len(content) > self._max_body and len(waiting) == 1:
@@ -209,7 +209,7 @@ class ServiceEngine:
             if (said["model"], said["score"]) != (self._name, self._config.score):
                 raise ValueError(f"it scored with {said['model']!r}, {said['score']!r}")
             if [result["id"] for result in said["results"]] != [place for place, _ in waiting]:
-                raise ValueError(f"{len(said['results'])} results for {len(waiting)} pairs, or in another order")
+                raise ValueError(f"{len(said['results'])} results for {len(waiting)} pairs, or in a different order")
             limits = score_range(pair_score(self._config, "a service"))
             return {result["id"]: _result(result, limits) for result in said["results"]}
 
@@ -226,7 +226,7 @@ class ServiceEngine:
         return name
 
     def _info_when_loaded(self) -> ModelInfo:
-        """Return the model's description, after having each replica load it if it is loaded on demand."""
+        """Return the model's description, after making each replica load a model that is loaded on demand."""
         content = json.dumps({"model": self._name, "input": "a"}).encode()
         for _ in range(_REPLICAS):
             if (info := self._info_now()) is not None:
@@ -239,7 +239,7 @@ class ServiceEngine:
                     f"{self._name} at {self._service.url} stands for several models, whose scores cannot be compared; "
                     f"name one of them, such as {answer.body.get('model')!r}"
                 )
-        raise TableError(f"the service at {self._service.url} does not say which model {self._name} is")
+        raise TableError(f"the service at {self._service.url} does not describe the model {self._name}")
 
     def _info_now(self) -> ModelInfo | None:
         """Return the model's description, or None if it is not loaded."""
@@ -257,7 +257,7 @@ class ServiceEngine:
 
     @contextmanager
     def _understood(self, asked: str) -> Iterator[None]:
-        """Raise a `TableError` for a response that does not have the required form."""
+        """Raise a `TableError` for a response in an unexpected form."""
         try:
             yield
         except (KeyError, TypeError, ValueError, AttributeError, StopIteration, OverflowError) as exc:
@@ -268,7 +268,7 @@ class ServiceEngine:
 
 
 def settings_of_the_service(config: Config) -> list[str]:
-    """Return the names of settings that differ from their defaults but are the service's to decide."""
+    """Return the names of settings that only the service can choose but that differ from their defaults."""
     return [
         *(name for name in _changed(config) if name not in _OURS),
         *(f"limits.{name}" for name in _changed(config.limits) if name not in _OUR_LIMITS),
@@ -305,5 +305,5 @@ def _changed(settings: Config | Limits) -> list[str]:
 
 def _too_large(size: int) -> ScoreResult:
     return ScoreResult.failed(
-        RowError(ErrorCode.TOO_MANY_BYTES, f"a request of {size:,} bytes, more than the service accepts")
+        RowError(ErrorCode.TOO_MANY_BYTES, f"the request has {size:,} bytes, more than the service accepts")
     )

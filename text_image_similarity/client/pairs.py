@@ -1,8 +1,8 @@
 """Conversion of records to the pairs of a request.
 
-http(s) references go to the service unchanged. All others, and images in the table itself, are read here with the code
-of a local run, and so with the same errors, because a service never reads local paths. Records that no request can
-carry are answered here, too.
+http(s) references are sent to the service unchanged. All others, and images in the table itself, are read here with the code
+of a local run, and so with the same errors, because a service never reads local paths. Records that cannot be sent
+get their result here, too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PairPayload = dict[str, str]  # `caption`, and `image_url` or `image_base64`
 
 
 class Pairs:
-    """Makes pairs out of records; safe to call from many threads.
+    """Converts records to pairs; safe to call from many threads.
 
     Args:
         config: Settings, of which `base_dir`, `files_under` and, for references that are read here, `limits` are used.
@@ -60,7 +60,7 @@ class Pairs:
         """Return a record's result, which is a failure if its caption cannot be sent unchanged."""
         if result.error is not None or is_whole(str(record.text)):
             return result
-        reason = "the caption contains a lone surrogate (half of a UTF-16 pair), which no request can carry"
+        reason = "the caption contains a lone surrogate (half of a UTF-16 pair), which cannot be sent"
         return ScoreResult.failed(RowError(ErrorCode.ENCODER_ERROR, reason))
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The scorer as an HTTP service, which gives the same scores as a run.
+"""The scorer as an HTTP service that gives the same scores as a run.
 
     Gate -> routes -> ModelPool -> ServedModel: fetch, decode (threads) -> Batcher -> encode -> score
 

@@ -4,8 +4,8 @@ A line holds no secrets and no content of requests: no key, caption, URL or imag
 each client and for all together; further events are only counted, and so are events that a full disk does not take.
 Lines with the event `left_out` hold these counts, so that the sum over all lines is complete.
 
-A line is a single write to a file opened for appending, so lines of several processes never mix. A separate thread
-writes, because a disk may be slow, or an NFS server gone.
+A line is a single write to a file opened for appending, so lines from several processes never mix. A separate thread
+writes them, because a disk may be slow or an NFS server unavailable.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ Event = Literal[
 ]
 
 STDERR = "-"
-BURST, PER_MINUTE = 20, 20  # lines about one event of one client: in a burst, and later
-BURST_OF_ALL, PER_MINUTE_OF_ALL = 300, 300  # about one event of all clients
+BURST, PER_MINUTE = 20, 20  # lines about one event of one client: in a burst, and per minute after it
+BURST_OF_ALL, PER_MINUTE_OF_ALL = 300, 300  # the same for all clients together
 LEFT_OUT_EVERY_S = 60.0
 MOST_COUNTED = 500  # clients and events that are counted separately
 _MOST_WAITING = 1000  # lines
 _CLOSING_S = 3.0
 _OTHERS = "others"
 _FACTS = ("client", "address", "method", "route", "request_id", "status")
-_DETAIL, _TEXT = 800, 140  # bytes; a line then has less than 4096, which a pipe takes atomically
+_DETAIL, _TEXT = 800, 140  # bytes; a line then has fewer than 4096, which a pipe writes atomically
 
 _Key = tuple[str, str]  # event and client
 
@@ -84,8 +84,8 @@ class AuditLog:
         self._clock = clock
         self._file = None if place is None else _AppendedFile(place)
         self._lines: Queue[tuple[_Key, int, bytes] | None] = Queue(_MOST_WAITING)
-        self._full_at: dict[_Key, float] = {}  # when each allowance is full again
-        self._left_out: dict[_Key, tuple[int, float]] = {}  # counts, and since when
+        self._full_at: dict[_Key, float] = {}  # time when each allowance is full again
+        self._left_out: dict[_Key, tuple[int, float]] = {}  # counts, and the time since which they are counted
         self._lock = Lock()
         self._thread: Thread | None = None
 
@@ -105,7 +105,7 @@ class AuditLog:
         """Write pending lines and close the file, giving up after some seconds."""
         if self._file is None or self._thread is None:
             return
-        with suppress(Full):  # for a disk that does not accept writes
+        with suppress(Full):  # if the disk does not accept writes
             self._lines.put(None, timeout=_CLOSING_S)
         self._thread.join(_CLOSING_S)
         if not self._thread.is_alive():
@@ -175,7 +175,7 @@ class AuditLog:
                 due = time.monotonic() + LEFT_OUT_EVERY_S
 
     def _write_left_out(self) -> None:
-        """Write how many events of each kind and client have no lines."""
+        """Write how many events of each kind and client were left out."""
         with self._lock:
             counts, self._left_out = self._left_out, {}
         now = self._clock()
@@ -248,7 +248,7 @@ class _AppendedFile:
             self._number, self._opened = file.fileno(), opened.pop_all()
 
     def _follow(self) -> None:
-        """Reopen the file if its path now names another file, or none."""
+        """Reopen the file if its path now names another file or no file."""
         if self._path is None:
             return
         ours = os.fstat(self._number)

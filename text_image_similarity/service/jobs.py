@@ -129,7 +129,7 @@ class Job:
         inputs: The image and the caption of each item.
         kind: Score kind of pairs; None if embeddings are requested.
         wake: Called once, on any thread, when all items are finished or the model is lost.
-        release: Called for each item that no longer needs room.
+        release: Called for each item that no longer takes a place.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Job:
         self.due = 0.0  # turn of its first item at the model
         self.kind = kind
         self.items = [Item(self, number, image, caption) for number, (image, caption) in enumerate(inputs)]
-        self.gone = False  # no request waits for it any more
+        self.gone = False  # whether no request waits for it any more
         self.timed_out = False  # whether its unfinished items have been answered and counted
         self.problem: ModelError | None = None
         self._wake, self._release = wake, release

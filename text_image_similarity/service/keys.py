@@ -25,7 +25,7 @@ class ApiKey:
         role: `search` may score and search, `write` may also change products, `admin` may also change the models of
             catalogues.
         catalogs: Catalogues that it may see; empty means all of them.
-        where: Filter that all products must pass which it finds, changes or adds; None allows all products, as `admin`
+        where: Filter that all products that it finds, changes or adds must pass; None allows all products, as `admin`
             requires.
 
     Raises:
@@ -97,7 +97,7 @@ def _read_object(text: str) -> ApiKey:
     given = json.loads(text)
     names = [each.name for each in fields(ApiKey)]
     if unknown := sorted(set(given) - set(names)):
-        raise ConfigError(f"{unknown[0]!r} is unknown; there are {', '.join(names)}")
+        raise ConfigError(f"{unknown[0]!r} is unknown; the members are {', '.join(names)}")
     if "key" not in given:
         raise ConfigError('there is no "key"')
     return ApiKey(**given)

@@ -42,7 +42,7 @@ class ModelPool(Protocol):
         """Embed captions."""
 
     async def serve_model(self, config: Config) -> str:
-        """Serve another model from now on; this takes as long as loading it, while the others keep answering.
+        """Serve another model from now on; this takes as long as loading it; the other models stay in use.
 
         If a model with the same `model` and `revision` is already served, it is shared, whatever else `config` says.
 
@@ -107,5 +107,5 @@ def find_model(
 
 
 def inflight_problem(pairs: int) -> ProblemError:
-    """Return the problem for a request that came while too many pairs are in progress."""
+    """Return the problem for a request that arrives while too many pairs are in progress."""
     return ProblemError("queue_full", f"{pairs} pairs are in progress", retry_after_s=1, reason="inflight")

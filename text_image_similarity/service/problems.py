@@ -44,7 +44,7 @@ class ProblemError(Exception):
         detail: What happened and what to do, in words.
         retry_after_s: Seconds until the same request may succeed; sent as a whole number from 1 to 60.
         reason: Resource that was full, for the metrics.
-        members: Further members of the problem.
+        members: Additional members of the problem.
     """
 
     def __init__(

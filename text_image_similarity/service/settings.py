@@ -21,7 +21,7 @@ CACHE_VARIABLE = "TEXT_IMAGE_SIMILARITY_EMBEDDING_CACHE"
 KEYS_VARIABLE = "TEXT_IMAGE_SIMILARITY_API_KEYS"
 TRACES_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
-MOST_BODIES = 8  # number of bodies and answers of the greatest length that may be in memory at a time
+MOST_BODIES = 8  # number of bodies and answers of the maximum length that may be in memory at a time
 
 ENSEMBLE = "ensemble"  # the name of all models together
 
@@ -41,7 +41,7 @@ class Settings:
     Args:
         models: The models that requests may name, the default first. `batch_size` limits the pairs in a batch; images
             are fetched for all models with the default model's settings. Local files are never read.
-        lazy: Names of the models that are loaded on their first request instead of at the start.
+        lazy: Names of the models that are loaded at their first request instead of at the start.
         model_memory: Maximum number of bytes that the weights of loaded models may take, such as `6GiB` or `800MB`.
             Beyond that, models are unloaded, least recently used first, and loaded again when requests name them; the
             default model and models that requests currently need stay loaded. Memory for images, for encoding (as much
@@ -54,7 +54,7 @@ class Settings:
             and decoded once.
         max_wait_s: Longest time that a pair waits for others to share its batch, in seconds.
         max_queue: Maximum number of pairs that may wait for a model; further requests are refused, and a client's
-            requests already when its share is used up. One batch keeps the model busy; each further batch adds its time
+            requests are refused as soon as its share is used up. One batch keeps the model busy; each further batch adds its time
             to the wait.
         max_inflight: Maximum number of pairs in progress, including downloads; further requests are refused. A single
             client may have half as many.
@@ -62,12 +62,12 @@ class Settings:
         max_body_bytes: Longest body of a request, in bytes; all bodies and answers in progress together may take eight
             times as much, and those of one client half of that.
         request_timeout_s: Seconds after which a request is answered, with the error `timeout` for unfinished pairs.
-        drain_delay_s: Seconds between SIGTERM and the end of listening, for load balancers to notice.
-        api_keys: API keys, one of which clients must send; without any, everyone may score and search, and no one may
+        drain_delay_s: Seconds between SIGTERM and the end of listening, so that load balancers notice.
+        api_keys: API keys, one of which clients must send; if there are none, everyone may score and search, and nobody may
             write.
         catalogs: Catalogues to search, by their names in requests, the default first: folders, `postgresql://...`, or
             tables of products, which are read into memory at the start.
-        match_log: `queued` writes an entry for each answer soon after it; `required` writes it before the answer, and
+        match_log: `queued` writes an entry for each answer soon afterwards; `required` writes it before the answer, and
             refuses the request if that fails; `off` writes none.
         log_queries: How much of a query an entry contains: `full`, `hashed` (without its words), or `off` (nothing).
         log_place: Place of the match log, instead of each catalogue's own log: `postgresql://...`, `mongodb://...` or a

@@ -48,7 +48,7 @@ class Turns:
         return due
 
     def reach(self, due: float) -> None:
-        """Record that work due at `due` has begun; forget clients without debts, and excess debts."""
+        """Record that work due at `due` has begun; forget clients without debts and excessive debts."""
         self._now = max(self._now, due)
         if len(self._ends) > _MOST_KNOWN:
             self._ends = {client: end for client, end in self._ends.items() if end > self._now}
@@ -57,9 +57,9 @@ class Turns:
 
 
 class Patience:
-    """Delays of cheap answers, such as refusals and pages, so that these do not take time from clients who are served.
+    """Delays of cheap answers, such as refusals and pages, so that they do not take time from clients who are being served.
 
-    While others are served, such answers may use only a twentieth of a client's share of the time. A client alone does
+    While others are served, such answers may use only a twentieth of a client's share of the time. A client on its own does
     not wait.
 
     Args:
@@ -69,7 +69,7 @@ class Patience:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._served: dict[Client, float] = {}  # time when each was last served
-        self._ends: dict[Client, float] = {}  # time when each has paid for its refusals
+        self._ends: dict[Client, float] = {}  # time when each has made up for its refusals
 
     def note_served(self, client: Client) -> None:
         """Record that a client was served."""
@@ -137,7 +137,7 @@ class OneByOne:
 class FairQueue:
     """Distributes tasks to threads, so that no client delays the others. Safe to share between threads.
 
-    A task costs its client the time that it takes, so that images count by pixels and bytes, and downloads by waiting
+    A task costs its client the time that it takes, so that images are weighted by pixels and bytes, and downloads by waiting
     time. A client without a name (None) may be many clients, and is not limited.
 
     Args:

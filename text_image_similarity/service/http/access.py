@@ -36,10 +36,10 @@ def require_role(request: Request, role: Role) -> None:
     key = key_of(request)
     if key.may(role):
         return
-    needed = f"this needs a key with the role {role}"
+    needed = f"this request needs a key with the role {role}"
     if key is ANYBODY:
         raise ProblemError("forbidden", f"{needed}, and the service has no keys; see --api-key-file")
-    raise ProblemError("forbidden", f"{needed}, and this one has the role {key.role}")
+    raise ProblemError("forbidden", f"{needed}, but this key has the role {key.role}")
 
 
 def catalog_of(request: Request, name: str | None = None) -> ServedCatalog:
@@ -55,7 +55,7 @@ def catalog_of(request: Request, name: str | None = None) -> ServedCatalog:
     if found is None:
         names = ", ".join(catalog.name for catalog in seen) or "none; see --catalog"
         raise ProblemError(
-            "unknown_catalog", f"{(name or 'a catalogue')[:100]!r} is not served here; there are {names}"
+            "unknown_catalog", f"{(name or 'a catalogue')[:100]!r} is not served here; the catalogues are {names}"
         )
     return found
 
@@ -100,7 +100,7 @@ def checked(make: Callable[[], T], where: str = "") -> T:
 
 
 def bound(request: Request, catalog: ServedCatalog, where: object = None) -> Filter | None:
-    """Return a request's filter combined with that of its key, which it cannot widen.
+    """Return a request's filter combined with that of its key, so that it cannot find more than the key allows.
 
     Raises:
         UsageError: A filter is not valid.

@@ -35,8 +35,8 @@ from .openapi import add_document_route, complete_document
 
 _ABOUT = """Score how well images match their captions, and embed both.
 
-Errors of whole requests are RFC 9457 problem details with a `code`; a pair's own error stands next to the other pairs'
-scores. Every answer carries `X-Request-Id`."""
+Errors of whole requests are RFC 9457 problem details with a `code`; the error of a single pair is returned among the other pairs'
+scores. Every answer has an `X-Request-Id`."""
 
 
 _MATCHING = (search_routes.work, search_routes.images, catalog_routes.similar)
@@ -145,7 +145,7 @@ def open_catalogs(app: FastAPI) -> None:
 
 
 async def _start_audit(audit: AuditLog, parts: AsyncExitStack) -> None:
-    """Start the audit log, whose last line records the end of the service."""
+    """Start the audit log; its last line records the end of the service."""
     await asyncio.to_thread(audit.open)
     audit.record(Note("service_started", package_version()))
     parts.push_async_callback(asyncio.to_thread, audit.close)

@@ -32,7 +32,7 @@ _EVENTS: dict[str, Event] = {  # events by the problem's code
     "timeout": "limit_hit",
 }
 _MOST_HOSTS = 5
-_LONGEST = 2048  # characters of a reference that contain its host
+_LONGEST = 2048  # characters at the beginning of a reference, which contain its host
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Auditor:
 
 
 def noted_refusal(problem: ProblemError, key: ApiKey) -> list[Note]:
-    """Return the note for a refused request, without the problem's detail, which may quote the request."""
+    """Return the note for a refused request; a detail that may quote the request is left out."""
     event = _EVENTS.get(problem.code)
     if (problem.code == "unknown_catalog" and key.catalogs) or (problem.code == "unknown_product" and key.where):
         event = "access_refused"  # it may exist, but be hidden from this key

@@ -61,7 +61,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 
 class _WorkRequest(Request):
-    """A request whose JSON has been read and measured before the framework validates it."""
+    """A request whose JSON is read and measured before the framework validates it."""
 
     asked: Any = None
 
@@ -69,7 +69,7 @@ class _WorkRequest(Request):
         return self.asked
 
     async def read_json(self) -> Any:
-        """Read JSON and drop the body, which then counts as the memory of its texts.
+        """Read JSON and drop the body, which from then on is counted as the memory that its texts take.
 
         Long bodies are read one at a time, in steps between which other requests get a turn.
         """
@@ -81,7 +81,7 @@ class _WorkRequest(Request):
         else:
             async with self.app.state.reading.turn(current.get(), len(body)):
                 self.asked = await finish_in_turns(body.read(self.state.count_body))
-        self._body = b"{}"  # the framework checks whether there is one
+        self._body = b"{}"  # the framework checks that there is a body
         return self.asked
 
 
@@ -105,14 +105,14 @@ class WorkRoute(APIRoute):
                 raise ProblemError("unsupported_media_type", detail)
             _check_encoding(request.headers.get("content-encoding", ""))
             await self.read(request)
-            if await request.is_disconnected():  # before the body takes any more work
+            if await request.is_disconnected():  # before any more work on the body
                 raise ClientLeftError
             return await handle(request)
 
         return handle_work
 
     async def read(self, request: _WorkRequest) -> None:
-        """Read the body, and refuse one with too many parts."""
+        """Read the body, and refuse it if it has too many parts."""
         await request.read_json()
         most = request.app.state.settings.max_pairs if self.most_items is None else self.most_items
         _check_size(request.asked, most)
@@ -156,7 +156,7 @@ class ImageRoute(WorkRoute):
 
 
 async def _read_form(request: Request) -> FormData:
-    """Read a form piece by piece, with one file and texts in UTF-8, because some codecs take minutes for a megabyte."""
+    """Read a form piece by piece, with one file and texts only in UTF-8, because some codecs take minutes for a megabyte."""
     _, options = parse_options_header(request.headers["content-type"])
     charset = options.get(b"charset", b"utf-8").decode("latin-1")
     if charset.lower() not in ("utf-8", "utf8", "us-ascii"):
@@ -182,7 +182,7 @@ def _check_size(asked: Any, most: int) -> None:
             raise ProblemError(
                 "invalid_request",
                 f"/{name[:50]}: {len(items):,} items in one list; the limit is {most:,} per request: send several requests "
-                "(LangChain: chunk_size), or have the service's --max-pairs raised",
+                "(LangChain: chunk_size), or ask for a higher --max-pairs on the service",
             )
     for value in chain([asked], *lists.values()):
         if isinstance(value, dict) and len(value) > _MOST_MEMBERS:
@@ -264,7 +264,7 @@ def decode_base64(text: str) -> ImageInput:
 
 
 def add_problems(app: FastAPI, routes: Sequence[Route]) -> None:
-    """Convert the framework's refusals into problems; for a wrong method, name those of all routes of the path."""
+    """Convert the framework's refusals into problems; for a wrong method, name the methods of all routes for the path."""
 
     async def invalid(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, RequestValidationError)

@@ -54,7 +54,7 @@ from .search_schema import (
 
 _RANGED = ("number", "date")
 _SIZES = (64, 512)
-_PROBED_S = 5.0  # health checks do not wait long
+_PROBED_S = 5.0  # time limit of health checks, which must be quick
 
 
 class ProductRoute(APIRoute):
@@ -200,7 +200,7 @@ async def put_product(catalog: str, id: Id, asked: ProductBody, request: Request
 
 @products.delete("/v1/catalogs/{catalog}/products/{id:path}", status_code=204)
 async def delete_product(catalog: str, id: Id, request: Request) -> Response:
-    """Remove a product, which is then no longer found by anyone."""
+    """Remove a product, which nobody can find afterwards."""
     require_role(request, "write")
     served = catalog_of(request, catalog)
     note_change(request, "products", f"{served.name}: 1 to delete")
@@ -224,13 +224,13 @@ async def switch(catalog: str, request: Request) -> Response:
 
 @admin.post("/v1/catalogs/{catalog}:rollback", response_model=CatalogDetails)
 async def rollback(catalog: str, request: Request) -> Response:
-    """Go back to the model that answered before the last switch."""
+    """Go back to the model that was in use before the last switch."""
     return await _switch(catalog, request, back=True)
 
 
 @writes.post("/v1/catalogs/{catalog}:reindex", response_model=CatalogDetails, status_code=202)
 async def reindex(catalog: str, asked: ReindexRequest, request: Request) -> Response:
-    """Build another model's vectors in a separate process with low priority, while the current ones keep answering."""
+    """Build another model's vectors in a separate process with low priority, while the current ones stay in use."""
     require_role(request, "admin")
     served = catalog_of(request, catalog)
     note_change(request, "reindex", f"{served.name}: {asked.model}")
@@ -242,7 +242,7 @@ async def reindex(catalog: str, asked: ReindexRequest, request: Request) -> Resp
 
 @writes.post("/v1/matches/{match_id}/events", status_code=204)
 async def event(match_id: str, asked: EventRequest, request: Request) -> Response:
-    """Record what somebody did with a product that a match request found."""
+    """Record what someone did with a product that a match request found."""
     await request.app.state.journal.add_event(key_of(request), match_id, asked.kind, asked.product)
     return Response(status_code=204)
 

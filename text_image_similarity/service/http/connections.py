@@ -46,7 +46,7 @@ class Peers:
         self._whole_at: dict[str, float] = {}  # when each may open `NEW_AT_ONCE` connections again
 
     def refusal(self, peer: str) -> tuple[str, str] | None:
-        """Return why an address may not open another connection, in the audit log's words, or else count it."""
+        """Count a connection of an address, or return why it may not open one, in the audit log's words."""
         free = MOST_CONNECTIONS - self.connections.total()
         if self.connections[peer] >= free:
             return "connections", f"{self.connections[peer]} connections from this address, and {free} free ones"
@@ -79,7 +79,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None  # deadline of a head, or of the rest of a refused body
     _sending: asyncio.TimerHandle | None = None
     _peer: str | None = None  # once it is counted
-    _head = 0  # bytes of the head and of the trailers
+    _head = 0  # bytes of the head and the trailers
     _unread = 0  # bytes since the last event of the parser
     _pieces = 0  # chunks of the body from the parser
     _received = 0  # bytes of the body
@@ -175,14 +175,14 @@ class LimitedProtocol(HttpToolsProtocol):
         """Continue with the next request; the rest of one that was refused early has some seconds to arrive."""
         super().on_response_complete()
         if not self._whole and self._deadline is None and not self.pipeline:
-            said = f"{HEAD_S:g} s after its answer a request was still being sent"
+            said = f"{HEAD_S:g} s after its answer, a request was still being sent"
             self._deadline = self.loop.call_later(HEAD_S, self._abort, "rest_time", said)
 
     def pause_writing(self) -> None:
         """Wait a limited time for the client to read its answer."""
         super().pause_writing()
         if self._sending is None:
-            said = f"nothing of an answer was taken for {SEND_S:g} s"
+            said = f"the client read nothing of an answer for {SEND_S:g} s"
             self._sending = self.loop.call_later(SEND_S, self._abort, "send_time", said)
 
     def resume_writing(self) -> None:
@@ -223,7 +223,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._deadline = None
 
     def _abort(self, reason: str, detail: str) -> None:
-        """End the connection, even if data is still to be sent."""
+        """End the connection, even if there is unsent data."""
         self._note(reason, detail)
         self.transport.abort()
 
@@ -240,7 +240,7 @@ def protocol_of(audit: AuditLog) -> type[asyncio.Protocol]:
 
 
 def allow_open_files() -> None:
-    """Raise this process's limit of open files to one for each connection, as far as the system allows."""
+    """Raise this process's limit on open files to allow one per connection, as far as the system permits."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_CONNECTIONS + _FILES
     if hard != resource.RLIM_INFINITY:

@@ -23,7 +23,7 @@ _SENDING_S = 60.0  # time to send a whole answer
 
 
 class Room:
-    """The memory for bodies and answers of clients, and whether there is room for more.
+    """The memory for bodies and answers of clients, with its limits.
 
     Args:
         most_bytes: Longest body, in bytes.
@@ -44,7 +44,7 @@ class Room:
             del self.held[client]
 
     def has_room(self, client: str, more: int) -> bool:
-        """Tell whether `more` bytes may be held for a client, which may use at most half of the room."""
+        """Tell whether `more` bytes may be held for a client, which may use at most half of the memory."""
         return self.held.total() + more <= self._most and 2 * (self.held[client] + more) <= self._most
 
 
@@ -68,7 +68,7 @@ class IncomingBody:
         self.held, self.client, self.sent = 0, "", 0
 
     def check(self) -> None:
-        """Refuse a body that is too long or does not fit now, without reserving room for it."""
+        """Refuse a body that is too long or does not fit now, without reserving memory for it."""
         if self._declared > self._most:
             raise self._too_long()
         if not self._room.has_room(self.client, self._declared):
@@ -108,10 +108,10 @@ class IncomingBody:
             raise self._no_room()
 
     def _too_long(self) -> ProblemError:
-        return ProblemError("too_many_bytes", f"a request may have {self._most:,} bytes; send fewer pairs at a time")
+        return ProblemError("too_many_bytes", f"a request may have at most {self._most:,} bytes; send fewer pairs at a time")
 
     def _no_room(self) -> ProblemError:
-        detail = f"the requests in progress leave no room for {max(self._declared, self.held):,} bytes"
+        detail = f"the requests in progress leave no memory for {max(self._declared, self.held):,} bytes"
         return ProblemError("queue_full", detail, retry_after_s=1, reason="body_memory")
 
 
@@ -131,10 +131,10 @@ class OutgoingAnswer:
         self.held, self.client = 0, ""
         self._headers = [
             (b"x-request-id", call.request_id.encode()),
-            (b"cross-origin-resource-policy", b"same-origin"),  # no page of another origin can show it
+            (b"cross-origin-resource-policy", b"same-origin"),  # so that no page of another origin can embed it
             *([(b"connection", b"close")] if closing else []),
         ]
-        self.status = 0  # until it has begun
+        self.status = 0  # 0 until the answer has begun
 
     async def send(self, message: Message) -> None:
         """Pass a message on."""

@@ -1,6 +1,6 @@
 """Checks of the Host and Origin headers of requests.
 
-A stranger's web page can make its own host name resolve to this machine (DNS rebinding), and can send a form to any
+A malicious web page can make its own host name resolve to this machine (DNS rebinding), and can send a form to any
 address without permission. Unknown host names, and forms from other origins, are therefore refused.
 """
 
@@ -30,7 +30,7 @@ def check_host(host: bytes, allowed: Sequence[str]) -> None:
     if _is_address(name) or any(_fits(name, each.lower()) for each in allowed):
         return
     raise ProblemError(
-        "unknown_host", "the Host header names another host; if that is this service, add it with --allowed-host"
+        "unknown_host", "the Host header names another host; if that host is this service, add it with --allowed-host"
     )
 
 
@@ -46,7 +46,7 @@ def check_origin(headers: Mapping[bytes, bytes]) -> None:
     if headers.get(b"sec-fetch-site") == b"cross-site" and not follows:
         raise ProblemError("forbidden", "the request comes from a page of another site")
     if not headers.get(b"content-type", b"").strip().lower().startswith(_FORM):
-        return  # which no page can send to another origin without permission, and no page has it
+        return  # no page can send this header to another origin without permission, and no page has it
     site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin")
     if site in (b"same-origin", b"none"):
         return

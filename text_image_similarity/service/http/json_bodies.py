@@ -1,10 +1,10 @@
 """Reading and writing of JSON as bytes, without decoding the whole text and without blocking other requests.
 
 A single character outside the Basic Multilingual Plane, such as an emoji, makes a Python string four bytes wide
-throughout. A decoded body would take four times its length because of one, and its parts as much again.
+throughout. Because of one such character, a decoded body would take four times its length, and its parts as much again.
 
 A body is counted as it arrives and examined piece by piece, so that other requests get a turn in between. Only the
-parser processes it at once, and anything that makes a parser slow is limited before.
+parser processes it in one go, and anything that would make the parser slow is limited first.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def _objects(found: Any) -> Iterator[dict[str, Any]]:
 
 
 def _refuse_twice(found: Any, body: bytes | bytearray) -> Steps:
-    """Refuse an object with a duplicate member, of which the parser has kept only the last."""
+    """Refuse an object with a duplicate member; the parser has kept only the last one."""
     kept = Counter(chain.from_iterable(_objects(found)))
     names: Counter[bytes] = Counter()
     inside = False

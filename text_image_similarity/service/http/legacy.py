@@ -128,11 +128,11 @@ async def _evaluate(request: Request, asked: Sequence[LegacyEvaluation]) -> list
 async def _evaluate_chunk(
     request: Request, name: str | None, asked: Mapping[int, LegacyEvaluation], *, in_progress: bool = False
 ) -> dict[int, dict[str, Any]]:
-    """Score as many pairs as a request may have; a batch in progress waits for room, within a request's time limit."""
+    """Score as many pairs as a request may have; a batch in progress waits for a place in the queue, within a request's time limit."""
     began = time.perf_counter()
     pool: ModelPool = request.app.state.pool
     if name == ENSEMBLE and request.app.state.settings.ensemble == "probability":
-        raise ProblemError("unknown_model", f"{name!r} gives probabilities, which are not a clip_score")
+        raise ProblemError("unknown_model", f"{name!r} gives probabilities, which cannot be returned as clip_score")
     pairs = [
         Pair("" if one.image_input is None else parse_image(one.image_input), one.text_prompt or "")
         for one in asked.values()

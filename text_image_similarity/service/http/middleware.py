@@ -126,7 +126,7 @@ class Gate:
             extra = {"request_id": call.request_id}
             logger.exception("this is a bug in text_image_similarity; please report it", extra=extra)
             await asyncio.sleep(self.patience.pause_s(client, _REFUSAL_S + _BYTE_S * body.sent))
-            await reply.refuse(ProblemError("internal_error", "internal error; see the server log for this request id"))
+            await reply.refuse(ProblemError("internal_error", "internal error; see the server's log for this request id"))
         finally:
             self.room.release(client, body.held + reply.held)
             if work is not None and 200 <= reply.status < 400:
@@ -161,7 +161,7 @@ class Gate:
         found = [key for known, key in self._keys.items() if compare_digest(digest, known)]
         if not found:
             scope["state"]["call"].notes.append(_REFUSED_KEY if given else _MISSING_KEY)
-            said = "this API key is not known; send another one" if given else "send an API key"
+            said = "this API key is unknown; send another one" if given else "send an API key"
             raise ProblemError("unauthorized", f"{said}: Authorization: Bearer KEY, or X-API-Key: KEY")
         return found[0]
 

@@ -54,12 +54,12 @@ def image_term(url: str | None, base64: str | None, weight: float = 1.0) -> Term
         UsageError: Neither or both are given.
     """
     if (url is None) == (base64 is None):
-        raise UsageError("send image_url or image_base64, and exactly one of them")
+        raise UsageError("send exactly one of image_url and image_base64")
     return Term(image=_url(url) if base64 is None else decode_base64(base64), weight=weight)
 
 
 def write_matches(catalog: ServedCatalog, match_id: str, found: Matches, most: int) -> bytes:
-    """Return an answer as JSON. Its parts are written one by one, and counted.
+    """Return an answer as JSON; its parts are written one by one, and their sizes counted.
 
     Args:
         catalog: Name of the catalogue.

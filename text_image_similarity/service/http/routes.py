@@ -93,7 +93,7 @@ async def embeddings(asked: EmbeddingsRequest, request: Request) -> Response:
         first = f"input {failed[0]['index']}: {failed[0]['code']}: {failed[0]['detail']}"
         raise ProblemError("invalid_request", first, errors=failed)
     if asked.dimensions not in (None, len(vectors[0])):
-        raise ProblemError("invalid_request", f"/dimensions: {answer.model} has {len(vectors[0])}, and no others")
+        raise ProblemError("invalid_request", f"/dimensions: the vectors of {answer.model} always have {len(vectors[0])}")
     data = [
         {
             "object": "embedding",
@@ -162,7 +162,7 @@ async def livez(request: Request) -> Response:
 
 @probes.get("/readyz", response_model=Status, responses={503: PROBLEMS[503]})
 async def readyz(request: Request) -> Response:
-    """Report whether to send requests here: the model works, there is room, and the service is not about to end."""
+    """Report whether to send requests here: the model works, the queue is not full, and the service is not shutting down."""
     if (problem := unready(request)) is not None:
         raise problem
     return JsonAnswer({"status": "ok"})
@@ -178,7 +178,7 @@ async def metrics(request: Request) -> Response:
 def unready(request: Request) -> ProblemError | None:
     """Return why no requests should be sent here, or None."""
     if request.app.state.draining:
-        return ProblemError("draining", "the service is about to end", retry_after_s=1)
+        return ProblemError("draining", "the service is shutting down", retry_after_s=1)
     problem: ProblemError | None = request.app.state.pool.unready()
     return problem
 
@@ -191,11 +191,11 @@ def _image_of(pair: UrlPair | Base64Pair) -> ImageInput:
 
 
 def parse_image(text: str) -> ImageInput:
-    """Return the URL or the base64 file in a text; a path is returned as a reference, which is refused later."""
+    """Return the URL or the base64 file in a text; a path is returned as a reference and refused later."""
     text = strip_invisible(text)
     if is_fetchable(text) or not _BASE64.fullmatch(text[:1000]):
         return text
-    padded = len(text) > 1000 or len("".join(text.split())) % 4 == 0  # /etc/passwd could be base64 but for its length
+    padded = len(text) > 1000 or len("".join(text.split())) % 4 == 0  # /etc/passwd could be base64, except for its length
     return decode_base64(text) if padded or is_base64_image(text) else text
 
 

@@ -10,16 +10,16 @@ from pydantic_core import PydanticCustomError
 from ...config import ScoreKind
 from ...errors import ErrorCode, RowError
 
-ModelName = Annotated[str, Field(description="A served model, see /v1/models; without it, the default one.")]
+ModelName = Annotated[str, Field(description="A served model (see /v1/models); by default, the default model.")]
 Caption = Annotated[str | None, Field(description="Null fails only this pair.", examples=["a dog on grass"])]
 _DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"  # one red pixel
 Id = Annotated[
-    Annotated[str, Field(max_length=1000)] | StrictInt | None, Field(description="Comes back with the result.")
+    Annotated[str, Field(max_length=1000)] | StrictInt | None, Field(description="Returned with the result.")
 ]
 
 
 _JSON_KINDS = {bool: "true or false", list: "a list", dict: "an object"}
-MOST_EVALUATIONS = 10_000  # that service had no limit
+MOST_EVALUATIONS = 10_000  # the earlier service had no limit
 
 
 class _Strict(BaseModel):
@@ -74,7 +74,7 @@ class SimilarityRequest(_Strict):
 
 
 class Failure(BaseModel):
-    """Why a pair has no score."""
+    """The reason why a pair has no score."""
 
     code: Annotated[ErrorCode, Field(description="Error code, stable across releases.")]
     detail: Annotated[str, Field(description="What happened to this pair.")]
@@ -87,7 +87,7 @@ ByModel = Annotated[
 
 
 class PairResult(BaseModel):
-    """The score of a pair, or why it has none."""
+    """The score of a pair, or the reason why it has none."""
 
     id: Id = None
     similarity: float | None
@@ -104,7 +104,7 @@ class SimilarityAnswer(BaseModel):
 
 
 class UploadAnswer(BaseModel):
-    """The score of an uploaded image and its caption, or why there is none."""
+    """The score of an uploaded image and its caption, or the reason why there is none."""
 
     model: str
     score: ScoreKind
@@ -114,7 +114,7 @@ class UploadAnswer(BaseModel):
 
 
 def _check_texts(value: Any) -> Any:
-    """Refuse, with clear messages, what OpenAI's clients may send besides text."""
+    """Refuse, with clear messages, inputs other than text that OpenAI's clients may send."""
     items = value if isinstance(value, list) else [value]
     if not items:
         raise PydanticCustomError("texts", "the list is empty")
@@ -153,7 +153,7 @@ class Embedding(BaseModel):
 
 
 class Usage(BaseModel):
-    """Always 0: nothing is billed."""
+    """Always 0, because nothing is billed."""
 
     prompt_tokens: Literal[0] = 0
     total_tokens: Literal[0] = 0
@@ -238,8 +238,8 @@ class LegacyEvaluationBatch(BaseModel):
     """Pairs, in the earlier service's format."""
 
     evaluations: Annotated[list[LegacyEvaluation], Field(min_length=1, max_length=MOST_EVALUATIONS, fail_fast=True)]
-    batch_size: Annotated[Any, Field(description="A number; changes nothing.")] = None
-    show_progress: Annotated[Any, Field(description="True or false; changes nothing.")] = None
+    batch_size: Annotated[Any, Field(description="A number; it has no effect.")] = None
+    show_progress: Annotated[Any, Field(description="True or false; it has no effect.")] = None
 
 
 class LegacyEvaluationBatchResult(BaseModel):

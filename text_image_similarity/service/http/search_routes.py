@@ -104,7 +104,7 @@ async def match(catalog: str, asked: MatchRequest, request: Request) -> Response
 async def answer(
     request: Request, catalog: ServedCatalog, queries: Sequence[Query]
 ) -> tuple[list[str], list[Answered]]:
-    """Answer queries, and note them for the match log.
+    """Answer queries, and record them for the match log.
 
     Returns:
         For each query, the id for events and the answer.
@@ -158,7 +158,7 @@ async def _read_form(form: FormData) -> tuple[MatchImageRequest, bytes]:
         if name == "image" and isinstance(value, UploadFile):
             upload = await value.read()
         elif isinstance(value, UploadFile) or (name in given and name not in _FORM_LISTS):
-            raise ProblemError("invalid_request", f"/{name[:50]}: the form may have one image, and each field once")
+            raise ProblemError("invalid_request", f"/{name[:50]}: the form may have only one image, and each field only once")
         elif name in _FORM_LISTS:
             given.setdefault(name, []).append(value)
         else:
@@ -181,5 +181,5 @@ def _image_terms(body: MatchImageRequest, upload: bytes | None) -> list[Term]:
     elif body.image_url is None and body.image_base64 is None:
         image = Term(image=upload)
     else:
-        raise UsageError("the form has a file and also image_url or image_base64; send only one image")
+        raise UsageError("the form has both a file and image_url or image_base64; send only one image")
     return [image, *([] if body.text is None else [Term(body.text)])]

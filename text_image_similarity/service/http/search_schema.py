@@ -18,12 +18,12 @@ Where = Annotated[
 TopK = Annotated[StrictInt, Field(ge=1, le=1000, description="Maximum number of products in an answer.")]
 Name = Annotated[str, Field(max_length=201)]  # name of a field, optionally after a sign
 Names = Annotated[list[Name], Field(max_length=32)]
-# As long as a query string may be, because each page lengthens the cursor.
+# The limit is that of a query string, because the cursor grows with each page.
 Page = Annotated[str, Field(max_length=32_768, description="`next` of the previous page.")]
 Similarity = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False, strict=True)]
 Weight = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False, strict=True)]
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
-Reference = Annotated[str, Field(max_length=500_000)]  # clients load these from answers about products
+Reference = Annotated[str, Field(max_length=500_000)]  # clients get these from answers about products
 Scalar = str | bool | float
 _DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"  # one red pixel
 
@@ -199,7 +199,7 @@ class FacetsAnswer(BaseModel):
 
 
 class EventRequest(_Strict):
-    """An event: what somebody did with a product that a match request found."""
+    """An event: what someone did with a product that a match request found."""
 
     kind: Literal["click", "cart", "buy", "wrong"]
     product: Annotated[str, Field(min_length=1, max_length=1000)]

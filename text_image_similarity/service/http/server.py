@@ -33,10 +33,10 @@ _GRACE_S = 1.0  # for the first request of a connection that was opened just bef
 
 
 def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Load the models, listen, and return after SIGTERM or SIGINT, when all accepted requests are answered.
+    """Load the models, listen, and return after SIGTERM or SIGINT once all accepted requests are answered.
 
     On the first signal, /readyz fails and answers ask clients to close their connections; after `drain_delay_s`,
-    listening stops. A second signal ends the delay, a third one ends the process.
+    listening stops. A second signal ends the delay, and a third one ends the process.
 
     Args:
         settings: Settings of the service.
@@ -45,7 +45,7 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> N
 
     Raises:
         ConfigError, ModelError: A model cannot be loaded.
-        UsageError, TableError, DatabaseError: The address cannot be listened on, or a catalogue cannot be opened.
+        UsageError, TableError, DatabaseError: The service cannot listen on the address, or a catalogue cannot be opened.
     """
     listener = _bind(host, port)
     with listener:
@@ -65,7 +65,7 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> N
             log_config=None,
             access_log=False,
             server_header=False,
-            # By default, uvicorn would believe what any client of this machine writes into X-Forwarded-For.
+            # By default, uvicorn would trust the X-Forwarded-For header of any client on this machine.
             proxy_headers=bool(os.environ.get("FORWARDED_ALLOW_IPS")),
             timeout_keep_alive=75,  # longer than load balancers keep an idle connection
             timeout_graceful_shutdown=max(1, round(2 * settings.request_timeout_s)),
@@ -164,7 +164,7 @@ def _stop_loading(number: int, frame: FrameType | None) -> None:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """Bind the address before models are loaded, so that a wrong one is reported at once."""
+    """Bind the address before models are loaded, so that an unusable one is reported at once."""
     try:
         name = host[1:-1] if host.startswith("[") and host.endswith("]") else host  # as written in a URL
         family = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)[0][0]
@@ -175,7 +175,7 @@ def _bind(host: str, port: int) -> socket.socket:
             unless_bound.pop_all()
     except (OSError, OverflowError) as exc:
         taken = isinstance(exc, OSError) and exc.errno == errno.EADDRINUSE
-        advice = "; stop what listens there, or name another port with --port" if taken else ""
+        advice = "; stop the program that listens there, or choose another port with --port" if taken else ""
         raise UsageError(f"cannot listen on {_authority(host, port)}: {exc}{advice}") from exc
     return listener
 

@@ -1,1 +1,1 @@
-"""Inference in the service: threads that fetch and decode, batches, remembered embeddings."""
+"""Inference in the service: threads that fetch and decode images, batches, and a cache of embeddings."""

@@ -1,4 +1,4 @@
-"""Grouping of items into batches, in turn from each client and oldest first, as soon as the model is free.
+"""Grouping items into batches, from each client in turn and oldest first, as soon as the model is free.
 
 While a batch is encoded, the next one is collected, so that batches grow with the load. A batch that is not full waits
 for items that are being decoded, up to a limit; if there are none, it starts at once.
@@ -26,7 +26,7 @@ class Batcher:
         work: Function that encodes a batch; must not raise.
         max_batch: Maximum number of items in a batch.
         max_wait_s: Longest time that an item waits for others, in seconds, while the model is free.
-        idle: Called when there was nothing to do for `IDLE_S`; must not raise.
+        idle: Function that is called when there was nothing to do for `IDLE_S`; must not raise.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Batcher:
             job.due = self._turns.begin(job.client, len(job.items))
 
     def announce(self, items: int, client: Client = None) -> None:
-        """Announce that items of a client will come, or with a negative number, that some will not."""
+        """Announce that items of a client will come or, with a negative number, that some will not."""
         with self._changed:
             self._coming += items
             self._depths[client] += items
@@ -91,7 +91,7 @@ class Batcher:
             self._changed.notify()
 
     def close(self) -> None:
-        """End the thread after the current batch; waiting items are left in the queue."""
+        """End the thread after the current batch; waiting items stay in the queue."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -103,7 +103,7 @@ class Batcher:
             self._work(batch)
 
     def _has_work(self, timeout_s: float) -> bool:
-        """Wait for an item or the end; return False if neither came in time."""
+        """Wait for an item or the end; return False if neither comes in time."""
         with self._changed:
             return self._changed.wait_for(lambda: bool(self._waiting) or self._closed, timeout_s)
 

@@ -1,4 +1,4 @@
-"""The models in memory: loaded on demand, and unloaded, least recently used first, beyond a budget.
+"""The models in memory: loaded on demand and, beyond a budget, unloaded, least recently used first.
 
 Only models that no request needs are unloaded, so no request fails or waits because of that; while requests need more
 models than fit in the budget, it is exceeded. Only weights are counted.
@@ -27,11 +27,11 @@ logger = logging.getLogger("text_image_similarity")
 
 T = TypeVar("T")
 
-RELOAD_S = 30.0  # pause after a model could not be loaded
+RELOAD_S = 30.0  # pause after a model failed to load
 
 
 class LoadedModels:
-    """Loaded models by name. Call all methods but `release` on one thread, that of the event loop once there is one.
+    """Loaded models by name. Call all methods except `release` on one thread, which must be that of the event loop once there is one.
 
     Args:
         load: Function that loads a model by its name; called on threads that may block.
@@ -66,7 +66,7 @@ class LoadedModels:
         return self._loaded.get(name)
 
     def load(self, name: str) -> None:
-        """Load a model unless it is loaded, and wait for it; used before requests come.
+        """Load a model unless it is loaded, and wait for it; used before requests arrive.
 
         Raises:
             ConfigError, ModelError: The model cannot be loaded.
@@ -154,7 +154,7 @@ class LoadedModels:
             return
         beside = f" next to {self._default}, which always stays" if name != self._default else ""
         logger.warning(
-            "--model-memory has no room for the weights of %s (%.0f MB)%s: it is served anyway%s",
+            "the weights of %s (%.0f MB) do not fit in --model-memory%s; it is served anyway%s",
             name,
             self._bytes[name] / 1e6,
             beside,

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("text_image_similarity")
 
-_PROVEN_S = 60.0  # how long a success is valid; an idle model tests itself more often
-_STUCK_S = 300.0  # a model with work but without success for so long is not expected to recover
+_PROVEN_S = 60.0  # how long a success counts; an idle model tests itself more often
+_STUCK_S = 300.0  # a model that has had work but no success for this long is not expected to recover
 _CLOSING_S = 3.0
 
 
@@ -99,7 +99,7 @@ class LocalModelPool:
     async def score(
         self, model: str | None, pairs: Sequence[Pair], kind: ScoreKind, *, within_s: float | None = None
     ) -> Answer[ScoreResult]:
-        """See `ModelPool`; `within_s` is the rest of `request_timeout_s`, if some of it has been spent."""
+        """See `ModelPool`; `within_s` is what is left of `request_timeout_s`, if some of it has been used."""
         name, items = await self._run(model, [(pair.image, pair.caption) for pair in pairs], kind, within_s)
         late = ScoreResult.failed(timeout_error(self._settings.request_timeout_s))
         results = [late if item.score is None else item.score for item in items]
@@ -129,7 +129,7 @@ class LocalModelPool:
     async def _run(
         self, model: str | None, inputs: Inputs, kind: ScoreKind | None, within_s: float | None
     ) -> tuple[str, list[Item]]:
-        """Process a request with a model; return the model's name and the items, some of which may not be finished."""
+        """Process a request with a model; return the model's name and the items, some of which may be unfinished."""
         loop = asyncio.get_running_loop()
         end = loop.time() + (self._settings.request_timeout_s if within_s is None else within_s)
         name = choose_model(self._settings, model)
@@ -149,7 +149,7 @@ class LocalModelPool:
         try:
             async with asyncio.timeout_at(end):
                 await done
-        except TimeoutError:  # finished items are answered
+        except TimeoutError:  # items that are finished are answered
             job.timed_out = True
         finally:
             job.gone = True
@@ -164,7 +164,7 @@ class LocalModelPool:
         return None if served is None else served.encoder
 
     def refusal(self) -> ProblemError | None:
-        """See `ModelPool`: whether every loaded model, or the pool as a whole, is full."""
+        """See `ModelPool`: whether every loaded model or the pool as a whole is full."""
         if (problem := self._inflight_problem(current.get())) is not None:
             return problem
         refusals = [self._queue_problem(served) for served in self._models]
@@ -210,7 +210,7 @@ class LocalModelPool:
         try:
             await self._models.get(name, None)
         except ProblemError:
-            if name in self._unproven:  # forget a name that was mistyped
+            if name in self._unproven:  # forget a mistyped name
                 self._settings = self._settings.without_model(name)
                 self._models.forget_failure(name)
             raise
@@ -230,7 +230,7 @@ class LocalModelPool:
             )
         assert self._workers is not None, "the pool is closed"
         served = ServedModel(name, self._settings, encoder, self._workers, self._metrics)
-        return_free_memory()  # loading takes more memory than the model
+        return_free_memory()  # loading takes more memory than the model itself
         return served
 
     def _unit(self, name: str, outcome: Outcome) -> Outcome:
@@ -240,14 +240,14 @@ class LocalModelPool:
         return self._together.unit(outcome)
 
     def _inflight_problem(self, client: str | None) -> ProblemError | None:
-        """Return why a client may not have more pairs in progress, or None; it may use at most half of the room."""
+        """Return why a client may not have more pairs in progress, or None; it may use at most half of the limit."""
         most, pairs, total = self._settings.max_inflight, self._inflight[client], self._inflight.total()
         if total >= most:
             return inflight_problem(total)
         return inflight_problem(pairs) if client is not None and pairs >= max(1, most // 2) else None
 
     def _enter(self, name: str, client: str | None, pairs: int) -> None:
-        """Reserve room and a model for a whole request, or refuse it."""
+        """Reserve places in the queue and a model for a whole request, or refuse it."""
         with self._lock:
             if (problem := self._inflight_problem(client)) is not None:
                 raise problem

@@ -2,8 +2,8 @@
 
     Job -> distinct images -> fetch (threads) -> decode + tokenize (threads) -> Batcher -> encode -> score
 
-The steps and their results are those of the pipeline. An item that is finished early, by a failure or remembered
-embeddings, takes no place in a batch, and neither does one whose client has left.
+The steps and their results are those of the pipeline. An item that is finished early, because of a failure or cached
+embeddings, takes no place in a batch; neither does an item whose client has left.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ logger = logging.getLogger("text_image_similarity")
 
 _MOST_CHARACTERS = 10_000  # characters of a caption: a tokenizer takes a hundred times the memory of its text
 _DOWNLOADS = 16  # concurrent downloads of one request, so that others get their share
-_FILE_ENTRIES = 1_000_000  # entries of an embedding cache's file: 2 GB for CLIP ViT-B/32
+_FILE_ENTRIES = 1_000_000  # entries in the file of an embedding cache: 2 GB for CLIP ViT-B/32
 
 
 class ServedModel:
@@ -47,7 +47,7 @@ class ServedModel:
         metrics: Metrics to record to.
 
     Raises:
-        ConfigError: The embedding cache cannot be used, or not with this encoder.
+        ConfigError: The embedding cache cannot be used, or cannot be used with this encoder.
         ModelError: The model does not work.
     """
 
@@ -242,7 +242,7 @@ class ServedModel:
                 item.job.finish(item)
                 continue
             image = item.image_outcome
-            assert image is not None, "a pair is answered when it is done"
+            assert image is not None, "a pair is answered when it is finished"
             pair = vectors_of(image, image if item.text_outcome is None else item.text_outcome)
             (score,) = self._stages.score([pair], item.job.kind)
             if not item.job.timed_out:
@@ -273,7 +273,7 @@ class ServedModel:
             self.succeeded = time.monotonic()
         except DeviceLostError as exc:
             self._mark_lost([], exc)
-        except BaseException:  # it may be temporary; if not, readiness ends by itself
+        except BaseException:  # it may be temporary; if not, the service becomes unready by itself
             logger.exception("the self-test of %s failed", self.name)
 
     def _fail_unexpectedly(self, items: Iterable[Item], exc: BaseException) -> None:
@@ -309,14 +309,14 @@ def _check_caption(caption: str | None) -> RowError | None:
     if caption is None:
         return None
     if len(caption) > _MOST_CHARACTERS:  # checked first: other checks take time for each character
-        reason = f"the caption has {len(caption):,} characters, and the service takes {_MOST_CHARACTERS:,}"
+        reason = f"the caption has {len(caption):,} characters, and the service accepts at most {_MOST_CHARACTERS:,}"
         return RowError(ErrorCode.TOO_MANY_BYTES, reason)  # not the fault of the model
     found = caption_of(caption)
     return found if isinstance(found, RowError) else None
 
 
 def _self_test(name: str, encoder: Encoder) -> None:
-    """Encode a sample, so that a broken model is noticed before requests come."""
+    """Encode a sample, so that a broken model is noticed before requests arrive."""
     try:
         vectors = [*encoder.encode_image([np.zeros((8, 8, 3), np.uint8)]), *encoder.encode_text(["an image"])]
     except ModelError:

@@ -47,7 +47,7 @@ class ImageWorkers:
 
     def fetch(self, client: Client, reference: str, task: Task) -> None:
         """Queue the download of a reference. Downloads from a slow host do not take threads from other hosts."""
-        host = "".join(reference[:300].split("/", 3)[2:3]).lower()  # approximately; the fetcher parses it
+        host = "".join(reference[:300].split("/", 3)[2:3]).lower()  # approximate; the fetcher parses it properly
         with self._lock:
             if len(self._hosts) > _HOSTS:
                 self._hosts = {name: queue for name, queue in self._hosts.items() if not queue.is_idle}
@@ -60,7 +60,7 @@ class ImageWorkers:
         self._decodes.put(client, task)
 
     def decode_fetched(self, client: Client, task: Task) -> None:
-        """Queue a decode that holds downloaded bytes, and wait, so that there are never more than fetching threads."""
+        """Queue a decode that holds downloaded bytes, and wait, so that there are never more of them than fetching threads."""
         done = Event()
         self._decodes.put(client, partial(_run_and_tell, task, done))
         while not (done.wait(_LOOK_S) or self._closed):
@@ -72,7 +72,7 @@ class ImageWorkers:
             return self._fetcher.fetch(image, client)
         except RowError as error:
             if error.code is ErrorCode.BLOCKED_ADDRESS:  # do not reveal what internal names resolve to
-                return RowError(error.code, "the address is not a public one")
+                return RowError(error.code, "the address is not public")
             return error
         except Exception as exc:  # an error of one row must not affect others
             logger.debug("an image could not be fetched", exc_info=True)

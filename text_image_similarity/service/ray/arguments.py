@@ -168,7 +168,7 @@ def _read_models(given: Any) -> dict[str, dict[str, Any]]:
 def _check(where: str, given: Mapping[str, Any], known: frozenset[str]) -> None:
     for name in given:
         if name not in known:
-            raise ConfigError(f"{where} has no argument {name!r}; there are {', '.join(sorted(known))}")
+            raise ConfigError(f"{where} has no argument {name!r}; the arguments are {', '.join(sorted(known))}")
 
 
 def _build(where: str, kind: type[T], given: Mapping[str, Any]) -> T:

@@ -36,7 +36,7 @@ GATEWAY = "gateway"  # names of deployments
 MODEL = "model-{}"
 _HEALTH_EVERY_S = 5.0
 _HEALTH_S = 15.0  # for the answer
-_REFUSED = 256  # requests at a gateway besides those in progress: probes, and requests that are being refused
+_REFUSED = 256  # requests at a gateway in addition to those in progress: probes, and requests that are being refused
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -136,7 +136,7 @@ class ModelReplica:
             return await work
         except ProblemError as problem:
             if self._pool.dead() is not None:
-                # It would refuse requests faster than others answer, and so attract all of them until Ray finds it
+                # It would refuse requests faster than others answer, and so attract all of them until Ray considers it
                 # unhealthy. Once it is gone, the gateways send its requests to other replicas.
                 logger.critical("%s ends: %s", self._name, problem.detail)
                 logging.shutdown()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("text_image_similarity")
 
-_TRIES = 3  # replicas that may be lost with a request; after that, the request is to blame
+_TRIES = 3  # replicas that may be lost with a request before the request is blamed
 _GRACE_S = 1.0  # extra time for a replica's answer after a request's timeout, with the results so far
 _LOOK_EVERY_S = 1.0
 _LOOK_S = 5.0  # for all replicas of a deployment to report
@@ -110,7 +110,7 @@ class RayModelPool:
         return inflight_problem(self._inflight) if self._inflight >= self._settings.max_inflight else None
 
     def unready(self) -> ProblemError | None:
-        """See `ModelPool`: whether a model has no replica that is ready."""
+        """See `ModelPool`: whether some model has no replica that is ready."""
         for name, handle in self._models.items():
             problems = [report.unready for report in self._reports(handle)]
             if all(problems):
@@ -140,7 +140,7 @@ class RayModelPool:
     async def _answer(
         self, model: str | None, fail: Callable[[RowError], ResultT], method: str, items: list[Any], *more: Any
     ) -> Answer[ResultT]:
-        """Have a replica answer a request; `fail` returns an item's result for the timeout error."""
+        """Let a replica answer a request; `fail` returns an item's result for the timeout error."""
         name = choose_model(self._settings, model)
         if (refused := self.refusal()) is not None:
             raise refused

@@ -30,7 +30,7 @@ from .thumbnails import Thumbnails
 logger = logging.getLogger("text_image_similarity")
 
 _THREADS = 4
-_LOOK_EVERY_S = 2.0  # time to prepare a generation that is about to answer
+_LOOK_EVERY_S = 2.0  # time to prepare a generation that will soon be used
 T = TypeVar("T")
 
 
@@ -157,7 +157,7 @@ class ServedCatalog:
                 with translated(self.name):
                     try:
                         return await self._match(queries)
-                    except DatabaseError as exc:  # for example, a generation was dropped meanwhile
+                    except DatabaseError as exc:  # for example, a generation was dropped in the meantime
                         logger.warning("catalogue %s: %s; trying once more", self.name, exc)
                         return await self._match(queries)
         except TimeoutError as exc:
@@ -252,9 +252,9 @@ class ServedCatalog:
         await asyncio.to_thread(self.catalog.searcher.open, generation)
 
     async def _watch(self) -> None:
-        """Prepare generations that may answer soon, and close dropped ones, whichever process changes them."""
+        """Prepare generations that may soon be used, and close dropped ones, whichever process changes them."""
         prepared: set[int] = set()
-        gone: dict[int, float] = {}  # time since which each is gone
+        gone: dict[int, float] = {}  # the time since which each has been gone
         while True:
             try:
                 for generation in await self._reading.run(lambda: self.catalog.generations):
@@ -267,7 +267,7 @@ class ServedCatalog:
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _close_dropped(self, gone: Mapping[int, float]) -> dict[int, float]:
-        """Close dropped generations once no query can use them; return since when the others are gone."""
+        """Close dropped generations once no query can use them; return the times since which the others have been gone."""
         searcher, now = self.catalog.searcher, time.monotonic()
         since = {number: gone.get(number, now) for number in await self._reading.run(searcher.dropped)}
         for number in [number for number, began in since.items() if now - began > self._timeout_s]:

@@ -1,4 +1,4 @@
-"""Conversion of the library's errors into problems; databases' own messages, with paths and hosts, are only logged."""
+"""Conversion of the library's errors into problems; the databases' own messages, which contain paths and hosts, are only logged."""
 
 from __future__ import annotations
 

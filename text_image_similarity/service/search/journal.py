@@ -1,4 +1,4 @@
-"""Writing of the match log: one entry for each answer to a query, including refused and empty ones."""
+"""Writing the match log: one entry for each answer to a query, including refusals and empty answers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _UNAUTHORIZED = 401  # requests without a valid key must not fill the disk; the 
 
 @dataclass(slots=True)
 class Asked:
-    """The queries and answers of a match request, as far as it got.
+    """The queries and answers of a match request, as far as it has been processed.
 
     Args:
         catalog: Name of the catalogue; None if it does not exist.
@@ -48,7 +48,7 @@ class Asked:
     found: Sequence[Answered] = ()
 
     def take(self, queries: Sequence[Query], fields: Sequence[Field]) -> None:
-        """Record the queries, and the catalogue's fields; filters have been parsed; see `access.bound`."""
+        """Record the queries, and the catalogue's fields; filters have already been parsed; see `access.bound`."""
         self.queries = queries
         wheres: list[Any] = [query.where for query in queries]
         self.wheres = [None if where is None else to_dict(where, fields) for where in wheres]
@@ -133,7 +133,7 @@ class Journal:
                 self._metrics.log_entries.labels(name, "lost").inc(len(kept))
                 logger.warning(
                     "the match log cannot be written: %s", str(exc) or "it takes too long"
-                )  # only for our log, because it names places
+                )  # only for our log, because it names paths and hosts
                 detail = "the match log cannot be written, and answers require an entry"
                 raise ProblemError("log_unavailable", detail, retry_after_s=5) from exc
             self._metrics.log_entries.labels(name, "written").inc(len(kept))
@@ -143,23 +143,23 @@ class Journal:
         self._metrics.log_entries.labels(name, "lost").inc(len(kept) - taken)
 
     async def add_event(self, key: ApiKey, match_id: str, kind: Any, product: str) -> None:
-        """Record what somebody did with a product that a match request found.
+        """Record what someone did with a product that a match request found.
 
         Raises:
             ProblemError: `unknown_match`; `conflict` if no log is kept; `catalog_unavailable`.
         """
         writers = {name: each for name, each in self._writers.items() if key.sees(name)}
         if not writers:
-            raise ProblemError("conflict", "no match log is kept here; see --match-log")
+            raise ProblemError("conflict", "this service keeps no match log; see --match-log")
         try:
             for name, writer in writers.items():
                 entry = await self._threads.run(writer.find, match_id)
                 if entry is not None and entry.tenant == key.name and entry.catalog == name:
                     if product not in [found["id"] for found in entry.results]:
-                        detail = f"match {match_id} did not answer with product {product[:100]!r}"
+                        detail = f"product {product[:100]!r} was not in the answer to match {match_id}"
                         raise ProblemError("invalid_request", detail)
                     if not writer.put(LogEvent(match_id, time.time(), kind, product, key.name)):
-                        raise ProblemError("log_unavailable", "the match log has no room", retry_after_s=5)
+                        raise ProblemError("log_unavailable", "too many entries wait for the match log", retry_after_s=5)
                     return
         except UsageError as exc:
             raise ProblemError("unknown_match", str(exc)) from None

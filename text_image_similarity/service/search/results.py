@@ -10,7 +10,7 @@ from ...search import Matches, Query
 from ...search.cursor import digest_of
 
 _MOST_PRODUCTS = 50_000  # products in all cached answers
-_CHARACTERS = 2000  # characters of a usual product
+_CHARACTERS = 2000  # characters of a typical product
 Key = tuple[int, int, str, int, bytes]
 
 
@@ -36,7 +36,7 @@ class Results:
             return found
 
     def put(self, key: Key, matches: Matches) -> None:
-        """Store an answer, in place of the least recently used ones."""
+        """Store an answer, replacing the least recently used ones."""
         with self._lock:
             if key in self._found:
                 return
@@ -48,7 +48,7 @@ class Results:
 
 
 def _size_of(matches: Matches) -> int:
-    """Return the size of an answer in usual products; a facet's value counts as a tenth of one."""
+    """Return the size of an answer in typical products; a facet's value counts as a tenth of one."""
     values = [value for counts in matches.facets.values() for value in counts]
     texts = [matches.next or "", *(value for value in values if isinstance(value, str))]
     for match in matches:

@@ -23,7 +23,7 @@ from ..shares import Client, Turns
 logger = logging.getLogger("text_image_similarity")
 
 Answers = list[Matches | RowError]
-_MOST = 64  # usual queries in one pass, or fewer expensive ones
+_MOST = 64  # typical queries in one pass, or fewer expensive ones
 _MOST_WAITING = 256
 
 
@@ -34,7 +34,7 @@ class _Scan:
     asked: Sequence[Checked]
     texts: Sequence[Outcome]
     images: Sequence[Outcome]
-    cost: int  # cost in usual queries
+    cost: int  # cost in typical queries
     done: Future[Answers] = field(default_factory=Future)
 
 
@@ -50,7 +50,7 @@ class _Line:
         return len(self._waiting)
 
     def is_full(self, client: Client) -> bool:
-        """Tell whether no more scans of a client may wait; a known client may use half of the room."""
+        """Tell whether no more scans of a client may wait; a known client may use half of the queue."""
         with self._changed:
             own = 0 if client is None else sum(client == each[2] for each in self._waiting)
             return len(self._waiting) >= _MOST_WAITING or own >= _MOST_WAITING // 2
@@ -63,7 +63,7 @@ class _Line:
         """
         with self._changed:
             if self._closed:
-                raise ProblemError("draining", "the service is about to end", retry_after_s=1)
+                raise ProblemError("draining", "the service is shutting down", retry_after_s=1)
             self._count += 1
             heappush(self._waiting, (self._turns.begin(client, scan.cost), self._count, client, scan))
             self._changed.notify()
@@ -82,7 +82,7 @@ class _Line:
             return taken
 
     def close(self) -> None:
-        """Make `take` return once nothing waits any more."""
+        """Make `take` return once the queue is empty."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -118,7 +118,7 @@ class Scans:
         if self._waiting.is_full(client):
             raise ProblemError("queue_full", f"{self.depth} searches wait", retry_after_s=1, reason="queue_full")
         found: Answers = []
-        for scan in _passes(asked, texts, images):  # other requests get a turn between two passes
+        for scan in _passes(asked, texts, images):  # other requests get a turn between passes
             self._waiting.put(client, scan)
             answers = await asyncio.wrap_future(scan.done)
             found += answers
@@ -162,7 +162,7 @@ class Scans:
 
 
 def _passes(asked: Sequence[Checked], texts: Sequence[Outcome], images: Sequence[Outcome]) -> Iterator[_Scan]:
-    """Yield the queries of a request in passes that cost no more than some usual queries, or have one query."""
+    """Yield the queries of a request in passes that cost no more than some typical queries or have only one query."""
     costs = [_cost(one) for one in asked]
     start = text = image = 0
     while start < len(asked):
@@ -178,7 +178,7 @@ def _passes(asked: Sequence[Checked], texts: Sequence[Outcome], images: Sequence
 
 
 def _cost(one: Checked) -> int:
-    """Return the approximate cost of a query in usual queries, as measured with 50,000 products."""
+    """Return the approximate cost of a query in typical queries, as measured with 50,000 products."""
     query = one.query
     lists = 6 * (1 + len(query.parts)) if query.fusion == "rrf" else 0
     everything = 32 if query.min_similarity is not None else 0
@@ -186,7 +186,7 @@ def _cost(one: Checked) -> int:
 
 
 def _cost_of_filter(one: Checked) -> int:
-    """Return the approximate cost of a query's filter: SQL checks every product for each condition and each facet."""
+    """Return the approximate cost of a query's filter: SQL checks every product for each condition and facet."""
     query = one.query
     conditions, values = _size(one.where)
     if query.parts and query.sort is None and query.min_similarity is None:

@@ -1,4 +1,4 @@
-"""Threads of one catalogue or log, so that a database that does not answer delays only its own requests."""
+"""Threads for one catalogue or log, so that a database that does not answer delays only its own requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Threads:
-    """Threads that wait for a database, for clients in turn; a single client always leaves one thread to the others.
+    """Threads that wait for a database, for clients in turn; a single client always leaves one thread for the others.
 
     Args:
         name: Name of the catalogue or log in messages.

@@ -26,12 +26,12 @@ from ..problems import ProblemError
 from ..shares import FairQueue
 
 _AT_ONCE = 4
-_AT_ONCE_OF_ONE = 2  # client
-_DECODERS = 3  # processes; the images of one client always leave one to the others
+_AT_ONCE_OF_ONE = 2  # of one client
+_DECODERS = 3  # processes; the images of one client always leave one for the others
 _MOST_BYTES = 64 << 20
 _MOST_WAITING = 256
 _MOST_WAITING_OF_ONE = 128
-_FAILED_S = 60.0  # how long an image that failed is not retried
+_FAILED_S = 60.0  # how long a failed image is not retried
 _Key = tuple[bytes, int]  # digest of the reference, because a `data:` URL is long, and size
 
 
@@ -142,7 +142,7 @@ class Thumbnails:
             return None
         finally:
             del self._making[making.client, key]
-        if (known := self._made.get(key)) is not None:  # created for another client meanwhile
+        if (known := self._made.get(key)) is not None:  # created for another client in the meantime
             return known
         made = Thumbnail(content, f'"{sha256(content).hexdigest()[:32]}"')
         self._made[key] = made

@@ -1,4 +1,4 @@
-"""Changes to a catalogue while it answers: products, and a new model."""
+"""Changes to a catalogue while it is served: products, and a new model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .errors import translated
 
 logger = logging.getLogger("text_image_similarity")
 
-_MOST_WAITING = 16  # most waiting requests that write
+_MOST_WAITING = 16  # waiting requests that write
 _LONGEST_S = 600.0  # time limit of a request that writes; proxies do not wait longer
 _LINES = 20  # output of the process to show when it fails
 _NICENESS = 19
@@ -77,7 +77,7 @@ class Upkeep:
         try:  # a write that has begun continues, and the next one waits for it
             return await asyncio.wait_for(asyncio.shield(task), _LONGEST_S)
         except TimeoutError as exc:
-            detail = f"{self._served.name}: not written within {_LONGEST_S:g} s, but perhaps later; send the same request again"
+            detail = f"{self._served.name}: not written within {_LONGEST_S:g} s, but it may still be; send the same request again"
             raise ProblemError("catalog_unavailable", detail, retry_after_s=5) from exc
 
     async def _write_in_turn(
@@ -91,7 +91,7 @@ class Upkeep:
     def _count_down(self, task: asyncio.Task[dict[str, Any]]) -> None:
         self._waiting -= 1
         if not task.cancelled():
-            task.exception()  # it has been raised, unless no request waited so long
+            task.exception()  # it has already been raised, unless no request waited that long
 
     async def switch(self, *, back: bool) -> None:
         """Switch to the new model, or back to the previous one.
@@ -178,13 +178,13 @@ class Upkeep:
 
 
 def reindex_arguments(place: str, model: str, config: Config) -> list[str]:
-    """Return the command line that reindexes a catalogue as a service fetches and decodes.
+    """Return the command line that reindexes a catalogue, with the service's settings for fetching and decoding.
 
     Args:
         place: The catalogue.
         model: The other model.
-        config: The service's settings. Local files that the catalogue's tables could name are read too, and images as
-            large as `catalog add` reads: products are the operator's own, unlike what requests send.
+        config: The service's settings. Local files that the catalogue's tables could name are also read, and images as
+            large as `catalog add` reads: products are the operator's own, unlike images in requests.
     """
     given = {name: getattr(config, name) for name in _OPTIONS}
     usual = Limits()
@@ -192,7 +192,7 @@ def reindex_arguments(place: str, model: str, config: Config) -> list[str]:
     limits = asdict(replace(config.limits, allow_local_files=True, **larger))
     return [
         *("catalog", "reindex", place),
-        f"--model={model}",  # in one word, or a name that begins with - would be an option
+        f"--model={model}",  # as one word, because a name that begins with - would be taken for an option
         *(
             f"--{name.removesuffix('_s').replace('_', '-')}={value}"
             for name, value in given.items()

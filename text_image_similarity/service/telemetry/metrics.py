@@ -21,7 +21,7 @@ from ..problems import Reason
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _PAIRS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _SHARE = 0.05  # share of the time that rendering metrics may take
-_BURST_S = 1.0  # seconds of it in a burst: some twenty requests, with a few models
+_BURST_S = 1.0  # seconds of rendering in a burst: about twenty requests, with a few models
 _COSINES = tuple(round(-0.2 + 0.05 * step, 2) for step in range(25))  # -0.2 .. 1
 
 
@@ -125,7 +125,7 @@ class Metrics:
         self._shared_failures.labels(model)
         self._shared_off.labels(model)
         self._pairs.labels(model, "scored", "")
-        for code in (ErrorCode.ENCODER_ERROR, ErrorCode.NON_FINITE):  # an alert must notice the first event, too
+        for code in (ErrorCode.ENCODER_ERROR, ErrorCode.NON_FINITE):  # an alert must also notice the first event
             self._pairs.labels(model, "failed", code.value)
 
     def count_load(self, model: str, weight_bytes: int) -> None:
