@@ -1,4 +1,4 @@
-"""The coded size of the images in an AVIF file, read from the AV1 stream and not from the boxes around it.
+"""The coded size of the images in an AVIF file, read from the AV1 stream instead of the boxes around it.
 
 The boxes of an AVIF file declare a size, but the decoder allocates the size in which the stream is coded. This module
 follows the boxes of ISO 14496-12 and ISO 23008-12 to all AV1 items, and to the first image of each track, and reads the
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from ..config import Limits
 from ..errors import ErrorCode, RowError
 
-_MOST_UNITS = 20_000  # most boxes, items and units of the stream to read; a real file has some hundreds
+_MOST_UNITS = 20_000  # most boxes, items and units of the stream to read; a real file has a few hundred
 _LONGEST_HEADER = 512  # a sequence header is shorter than this even with all optional fields
 _SEQUENCE_HEADER, _FRAME_HEADER, _FRAME = 1, 3, 6
 _SELECT = 2
 _HOLDERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"meta", b"iinf"})
-_MOST_HELD = 2.5  # times `max_pixels`, for colours, alpha, and a grid's tiles beyond the edge
-# Times the declared pixels that may be coded, for alpha, and tiles that extend far beyond the edge; and as many always.
+_MOST_HELD = 2.5  # times `max_pixels`, to allow for colours, alpha, and a grid's tiles beyond the edge
+# A file may code this many times its declared pixels, for alpha and tiles far beyond the edge; and always this many pixels.
 _MOST_TIMES, _ALWAYS = 8, 1 << 20
 
 
@@ -42,7 +42,7 @@ def check_coded_size(data: bytes, size: tuple[int, int], limits: Limits) -> None
 
 
 def coded_areas(data: bytes) -> tuple[list[int], list[int]]:
-    """Return the largest pixel count of each frame that an AVIF's decoder may hold, those in items and those in tracks.
+    """Return the largest pixel count of each frame that an AVIF's decoder may hold, in items and in tracks.
 
     Raises:
         ValueError: The file's structure is invalid, or it has too many pieces.
@@ -202,7 +202,7 @@ def _leb128(data: memoryview, at: int) -> tuple[int, int]:
         value |= (data[at + place] & 127) << 7 * place
         if data[at + place] < 128:
             return value, at + place + 1
-    raise ValueError("a length has no end")
+    raise ValueError("a length field does not end")
 
 
 def _sequence(bits: _Bits) -> _Sequence:
@@ -256,7 +256,7 @@ def _operating_points(bits: _Bits, sequence: _Sequence) -> None:
 
 
 def _frame_area(bits: _Bits, sequence: _Sequence) -> int:
-    """Return the most pixels that a frame may have; 0 for one that only shows an earlier frame."""
+    """Return the maximum number of pixels of a frame; 0 for a frame that only shows an earlier one."""
     area = sequence.width * sequence.height
     if sequence.reduced:
         return area

@@ -46,10 +46,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def turn_of(image: Image.Image) -> Image.Transpose | None:
-    """Return the transposition for an image's EXIF, XMP or TIFF orientation; None if it has none that can be read."""
+    """Return the transposition for an image's EXIF, XMP or TIFF orientation; None if there is none that can be read."""
     try:
         return _TURNS.get(_orientation(image))
-    except Exception:  # broken EXIF says nothing about the pixels
+    except Exception:  # broken EXIF does not mean that the pixels are broken
         return None
 
 
@@ -86,6 +86,6 @@ def _strips(image: Image.Image) -> Iterator[tuple[slice, NDArray[Any]]]:
     step = max(1, _AT_ONCE // image.width)
     for top in range(0, image.height, step):
         box = (0, top, image.width, min(top + step, image.height))
-        # Not `crop`, which looks at Image.MAX_IMAGE_PIXELS; at this scale the nearest pixel is the pixel.
+        # Not `crop`, which checks Image.MAX_IMAGE_PIXELS; at this scale, the nearest pixel is the pixel itself.
         part = image.resize((image.width, box[3] - top), Image.Resampling.NEAREST, box=box)
         yield slice(top, box[3]), np.asarray(part)

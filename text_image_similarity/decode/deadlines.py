@@ -1,4 +1,4 @@
-"""Deadlines of many operations, watched by one thread."""
+"""Deadlines for many operations, watched by a single thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from threading import Condition, Thread
 class Deadlines:
     """Calls a function for each operation that exceeds its deadline; safe to share between threads.
 
-    Its thread starts with the first operation. A `threading.Timer` for each image would cost as much as handing over
+    Its thread starts with the first operation. A `threading.Timer` for each image would cost as much as passing on
     the image.
     """
 
@@ -22,7 +22,7 @@ class Deadlines:
         self._closed = False
 
     def begin(self, who: Hashable, seconds: float, late: Callable[[], None]) -> None:
-        """Start to watch an operation.
+        """Start watching an operation.
 
         Args:
             who: Owner of the operation, which has one at a time.

@@ -1,4 +1,4 @@
-"""Decoding of an image file, or of an image in memory, to upright RGB pixels within the limits."""
+"""Decoding an image file, or an image in memory, to upright RGB pixels within the limits."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def decode(data: bytes, limits: Limits, *, shorter_side: int | None = None) -> I
 
     Args:
         data: The file's bytes: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, or HEIF if its plug-in is installed.
-        limits: Limits, of which those on pixels and on the longest side are used.
+        limits: Limits; those on pixels and on the longest side are used.
         shorter_side: Allow a JPEG to be decoded at a half, a quarter or an eighth of its size if its shorter side stays
             at least this many pixels long; None decodes it at full size.
 
     Returns:
-        An image in mode RGB, upright, 8 bits a channel.
+        An upright image in mode RGB, with 8 bits per channel.
 
     Raises:
         RowError: `empty_body`, `not_an_image`, `unsupported_format`, `truncated`, `corrupt`, `too_many_pixels` or
@@ -49,7 +49,7 @@ def decode(data: bytes, limits: Limits, *, shorter_side: int | None = None) -> I
 def decode_image(image: Image.Image, limits: Limits) -> Image.Image:
     """Convert an image in memory to RGB.
 
-    An image straight from `Image.open` is treated like its file in `decode`, EXIF orientation included. An image made
+    An image straight from `Image.open` is treated like its file in `decode`, including EXIF orientation. An image made
     from another one is not turned, because it may already have been.
 
     Raises:
@@ -79,7 +79,7 @@ def _opened(name: str, data: bytes, limits: Limits) -> ImageFile.ImageFile:
 
 @contextmanager
 def _as_row_error(name: str, data: bytes) -> Iterator[None]:
-    """Map any exception of Pillow to a row's error code, here and nowhere else."""
+    """Map any exception of Pillow to a row's error code; this is the only place that does so."""
     try:
         yield
     except RowError as error:

@@ -1,6 +1,6 @@
-"""Recognition of file formats by content, and of files that end early, from the bytes alone.
+"""Recognising file formats, and files that end early, from their content alone.
 
-Nothing here decodes pixels. Structures are followed only as far as necessary: TIFF 6.0 and BigTIFF directories, PNG
+Nothing here decodes pixels. Structures are parsed only as far as necessary: TIFF 6.0 and BigTIFF directories, PNG
 chunks, JPEG segments, the boxes of ISO 14496-12.
 """
 
@@ -28,16 +28,16 @@ _BMP_HEADERS = frozenset(size.to_bytes(4, "little") for size in (12, 16, 40, 52,
 # Tags of TIFF and EXIF.
 BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANES, SAMPLE_FORMAT = 258, 259, 262, 277, 284, 339
 ORIENTATION, STRIPS, STRIP_BYTES, TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES = 274, 273, 279, 322, 323, 324, 325
-_MOST_VALUES = 125_000  # of a tag that are read; images of more strips or tiles are refused
+_MOST_VALUES = 125_000  # values of a tag that are read; images with more strips or tiles are refused
 _WHOLE_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # TIFF types -> struct formats
 _OTHER_TYPES = {2: "s", 5: "Q", 6: "b", 7: "s", 8: "h", 9: "i", 10: "q", 11: "f", 12: "d", 13: "I", 17: "q", 18: "Q"}
 
 
 def sniff(data: bytes) -> str:
-    """Return the name of the format that the content claims to be.
+    """Return the name of the format that the content claims to have.
 
     Raises:
-        RowError: `not_an_image`, `unsupported_format` or `truncated`, with what the content is instead.
+        RowError: `not_an_image`, `unsupported_format` or `truncated`, with a description of the content.
     """
     for magic, name in _MAGIC:
         if data.startswith(magic):
@@ -141,13 +141,13 @@ def read_directory(data: bytes, tags: Collection[int], *, cut_off: bool = False)
 
     Args:
         data: The structure, classic or BigTIFF; for any other data, the result is empty.
-        tags: Tags to read; if a tag occurs again, its first occurrence counts, and of its values the first 125,000.
+        tags: Tags to read; if a tag is repeated, the first one counts; only the first 125,000 values are read.
         cut_off: Raise EOFError if any value, even of another tag, lies beyond the end, instead of leaving it out.
     """
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None:
         return {}
-    data = data.ljust(16, b"\xff") if len(data) < 16 else data  # then its target is beyond the end
+    data = data.ljust(16, b"\xff") if len(data) < 16 else data  # so that its target is beyond the end
     big = struct.unpack(order + "H", data[2:4])[0] == 43
     head, entry, number, inline = ("Q", 20, "HHQ", 8) if big else ("H", 12, "HHI", 4)
     (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)

@@ -43,10 +43,10 @@ serve(settings, *sys.argv[2:])
 """
 _START_S = 60.0
 _NONSENSE = "the decoder process sent an invalid answer"
-_CLOCK = 3  # times `decode_s` by the clock, so that no row fails on a busy machine
+_CLOCK = 3  # multiple of `decode_s` by the clock, so that rows do not fail on a busy machine
 WORKER_ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
-    # glibc would keep the memory of a large image within a limited address space. It should keep the memory of usual
+    # glibc would keep the memory of a large image within a limited address space. It should keep the memory of typical
     # images, because allocating it again for each of them takes as long as decoding.
     "MALLOC_MMAP_THRESHOLD_": str(1 << 22),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 25),
@@ -82,7 +82,7 @@ class IsolatedDecoder:
 
     Args:
         limits: Limits on pixels and sides, and on the time and memory for one image: `decode_s` and `decode_memory`.
-        workers: Most worker processes; None means one per core.
+        workers: Maximum number of worker processes; None means one per core.
         command: Command that starts a worker, without its area's handle and size, for tests; None is the real one.
 
     Raises:
@@ -184,7 +184,7 @@ class _Worker:
             raise
 
     def ask(self, data: bytes, shorter_side: int) -> Image.Image:
-        """Have an image decoded."""
+        """Let the worker decode an image."""
         if len(data) > self._area.size:
             raise RowError(ErrorCode.TOO_MANY_BYTES, f"more than {self._limits.max_bytes:,} bytes")
         self._area.memory[: len(data)] = data
@@ -209,7 +209,7 @@ class _Worker:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                with suppress(OSError):  # an error of buffered data that was still to be written
+                with suppress(OSError):  # an error from buffered data that was not yet written
                     pipe.close()
         self._area.close()
 
@@ -218,7 +218,7 @@ class _Worker:
         requests, answers = self._process.stdin, self._process.stdout
         assert requests is not None
         assert answers is not None
-        self.usable = False  # until its answer is read to the end, which an interruption may prevent
+        self.usable = False  # until its answer is read completely, which an interruption may prevent
         self._deadlines.begin(self, seconds, self._process.kill)
         broken: Exception | None = None
         answered = False
@@ -249,12 +249,12 @@ class _Worker:
             elif -code == getattr(signal, "SIGXCPU", None):
                 said = f"the decoder took more than {self._limits.decode_s:g} s of processor time"
             elif code < 0:
-                said = f"the decoder process died of signal {-code} ({signal.strsignal(-code)})"
+                said = f"the decoder process was killed by signal {-code} ({signal.strsignal(-code)})"
             else:
                 said = f"the decoder process ended with exit code {code}"
         return RowError(ErrorCode.DECODER_CRASH, said)
 
 
 def _area_bytes(limits: Limits) -> int:
-    """Return the size of the memory shared with a worker, which holds first the file, then its pixels in RGB."""
+    """Return the size of the memory shared with a worker, which holds first the file and then its pixels in RGB."""
     return max(limits.max_bytes, min(3 * limits.max_pixels, limits.decode_memory), mmap.PAGESIZE)

@@ -1,4 +1,4 @@
-"""Pillow's readers with their own, independent settings.
+"""Pillow's readers with separate settings.
 
 Pillow keeps `MAX_IMAGE_PIXELS`, `LOAD_TRUNCATED_IMAGES` and its warnings in module globals, which any code in the
 process may change at any time. Changing them back here would race with other threads and break other people's code. The
@@ -49,15 +49,15 @@ from .variants import variant_error
 
 Reader = Callable[[IO[bytes], str], ImageFile.ImageFile]
 
-_MOST_READS = 1_000_000  # reads of one file, a second or so; real images take a few thousand
-# More reads for a run-length BMP, which Pillow unpacks in Python, slowly.
+_MOST_READS = 1_000_000  # reads of one file, which take about a second; real images take a few thousand
+# A separate limit for a run-length BMP, which Pillow unpacks slowly in Python.
 _RLE_READS, _RLE_PIXELS = 3_000_000, 16_000_000
-_MOST_SCANNED = 2_500_000_000  # scans of a JPEG times its pixels: 50 of the largest image; programs write 10
-# Markers of a JPEG with a segment behind them, and its end. libjpeg passes over others within a scan without a segment.
+_MOST_SCANNED = 2_500_000_000  # scans of a JPEG times its pixels: 50 scans of the largest image; programs write 10
+# Markers of a JPEG that are followed by a segment, and its end marker. libjpeg skips other markers within a scan.
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
 _SCAN, _END = b"\xda", b"\xd9"
-_MOST_SEGMENTS = 10_000  # that are looked at between scans; cameras write a few hundred
-_SCAN_COST = 4096  # least cost of a scan in pixels
+_MOST_SEGMENTS = 10_000  # segments examined between scans; cameras write a few hundred
+_SCAN_COST = 4096  # lowest cost of a scan, in pixels
 _MOST_TEXTS = 32  # text chunks of a PNG to unpack, up to 1 MiB each; they may hold the orientation
 _ANCILLARY = 0x20  # bit of a chunk's first letter that marks it as not critical (PNG 1.2, section 3.3)
 _APP1 = 0xFFE1
@@ -134,7 +134,7 @@ def readers_within(limits: Limits) -> Mapping[str, Reader]:
 
 
 def _copied(plugin: type, names: Mapping[str, Any], *bases: type) -> type:
-    """Return a subclass whose methods see `names` in place of their module's globals."""
+    """Return a subclass whose methods use `names` in place of their module's globals."""
     methods = {
         name: _with_globals(method, names) for name, method in vars(plugin).items() if isinstance(method, FunctionType)
     }
@@ -149,7 +149,7 @@ def _with_globals(function: FunctionType, names: Mapping[str, Any]) -> FunctionT
 
 
 def _read_app1(jpeg: JpegImagePlugin.JpegImageFile, marker: int) -> None:
-    """Read a segment of EXIF or XMP as Pillow does, which copies all EXIF before it for each further one: a few are enough."""
+    """Read only the first segments of EXIF or XMP, because Pillow copies all earlier EXIF for each further one."""
     if len(jpeg.info.get("exif", b"")) < _MOST_EXIF:
         JpegImagePlugin.APP(jpeg, marker)
     else:
@@ -157,7 +157,7 @@ def _read_app1(jpeg: JpegImagePlugin.JpegImageFile, marker: int) -> None:
 
 
 class _Jpeg(JpegImagePlugin.JpegImageFile):
-    """A JPEG whose scans are counted: each of thousands may cost a pass over all pixels but hardly a byte."""
+    """A JPEG whose scans are counted, because each may cost a pass over all pixels but take hardly a byte."""
 
     def _open(self) -> None:
         super()._open()
@@ -172,7 +172,7 @@ class _Jpeg(JpegImagePlugin.JpegImageFile):
 
 
 def _later_scans(content: bytes, start: int) -> int:
-    """Count the scans of a JPEG after its first, as libjpeg finds them: what is behind its end, such as a video, is not looked at.
+    """Count the scans of a JPEG after its first one, as libjpeg finds them, ignoring data after its end, such as a video.
 
     Args:
         content: The file.
@@ -189,7 +189,7 @@ def _later_scans(content: bytes, start: int) -> int:
 
 
 class _Chunks(PngImagePlugin.PngStream):
-    """Chunks of a PNG, where errors in chunks that the pixels do not need never fail the image.
+    """The chunks of a PNG; errors in chunks that the pixels do not need never fail the image.
 
     A chunk with a wrong checksum is skipped, as in libpng, and so is one whose content does not follow the
     specification.
@@ -254,7 +254,7 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
         self._check_tiles()
 
     def _check_tiles(self) -> None:
-        """Refuse tiles with far more pixels than the image: even tiles that share their bytes cost time one by one."""
+        """Refuse tiles with far more pixels than the image: even tiles that share their bytes take time one by one."""
         width, height = (self.tag_v2.get(tag, 0) for tag in (TILE_WIDTH, TILE_HEIGHT))
         if width > 0 and height > 0:
             across, down = -(-self._tile_size[0] // width), -(-self._tile_size[1] // height)
@@ -263,7 +263,7 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
                 raise RowError(ErrorCode.TOO_MANY_PIXELS, detail)
 
     def _misread_variant(self) -> str:
-        """Describe a variant that Pillow would misread as another one, with wrong pixels; empty if it is not one."""
+        """Describe a variant that Pillow would misread, with wrong pixels; return "" for any other."""
         deep, packed = self.mode in ("I", "I;16", "I;16B", "F"), self.info["compression"] != "raw"
         if deep and self.tag_v2.get(PHOTOMETRIC) == 0:
             return "16 bits or more per sample, with white as zero"

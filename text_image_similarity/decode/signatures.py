@@ -1,6 +1,6 @@
-"""Recognition of unsupported content by its first bytes: an image in another format, or not an image.
+"""Recognising unsupported content by its first bytes: an image in another format, or not an image.
 
-Formats of images, documents that hold them, and videos are `unsupported_format`; everything else is `not_an_image`.
+Image formats, documents that contain images, and videos are `unsupported_format`; everything else is `not_an_image`.
 Formats without a signature (TGA, PCX) are recognised by headers in which every field is plausible.
 """
 
@@ -113,7 +113,7 @@ def unread_content(data: bytes) -> RowError:
     for find in (_by_signature, _by_text, _by_header):
         if error := find(data):
             return error
-    # The text is not quoted: it may come from a local file or a private host, and the error goes to the requester.
+    # The text is not quoted: it may come from a local file or a private host, and the error is sent to the requester.
     start = data[:40].decode("ascii", "replace")
     return _not_an_image("is text" if start.replace("\n", " ").isprintable() else "is not an image")
 
@@ -165,7 +165,7 @@ def _not_an_image(said: str) -> RowError:
 
 
 def _text_head(data: bytes) -> bytes:
-    """Return the beginning of a text in lower case, for UTF-16 without its zero bytes."""
+    """Return the beginning of a text in lower case; for UTF-16, without the zero bytes."""
     head = data[:_HEAD]
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         head = head[2:].replace(b"\0", b"")

@@ -13,7 +13,7 @@ from PIL.TiffImagePlugin import COMPRESSION_INFO
 from ..errors import ErrorCode, RowError
 from .formats import BITS, COMPRESSION, PHOTOMETRIC, SAMPLE_FORMAT, SAMPLES, read_directory
 
-# Compressions of a TIFF that Pillow does not know, or that its libtiff may be built without.
+# TIFF compressions that Pillow does not support, or that its libtiff may be built without.
 _TIFF_COMPRESSIONS = {
     2: "CCITT run lengths", 6: "JPEG as of TIFF 6.0", 9: "JBIG", 10: "JBIG", 262: "Kodak's", 32766: "NeXT's",
     32767: "Sony's", 32769: "packed raw", 32770: "Samsung's", 32809: "ThunderScan", 32867: "Kodak's", 33003: "JPEG 2000",

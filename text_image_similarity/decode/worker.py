@@ -1,4 +1,4 @@
-"""The child's side of isolated decoding: decodes images within limits that it cannot raise again.
+"""The child's side of isolated decoding: decodes images within limits that it cannot raise.
 
 Images and pixels are exchanged at the beginning of shared memory (`area`). A request, through standard input, is
 (shorter side or 0, length) for a file there; an answer, through standard output, is (kind, width, height, length) for
@@ -66,7 +66,7 @@ def _answer(
         return IMAGE, size, len(content)
     except RowError as error:
         return _failure(area, error)
-    except (MemoryError, ValueError, IndexError):  # from the pixels as bytes, or from an area that they do not fit in
+    except (MemoryError, ValueError, IndexError):  # raised for the pixels as bytes, or if they do not fit in the area
         return _failure(area, RowError(ErrorCode.DECODER_CRASH, "there is not enough memory for the image's pixels"))
 
 
@@ -85,7 +85,7 @@ def begin_process(heif: str | None) -> IO[bytes]:
         heif: Module that registers an opener for HEIF, or None.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # one process per core is enough, and stacks of threads take address space
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # one process per core is enough, and thread stacks take address space
     if heif:
         import_module(heif).register_heif_opener()
     answers = os.fdopen(os.dup(1), "wb")
@@ -110,7 +110,7 @@ def _limit_memory(spare: int) -> None:
 
 
 def _limit_time(seconds: float) -> None:
-    """Have the process ended (SIGXCPU) if the next image takes more processor time; the parent watches the clock."""
+    """Let the system end the process (SIGXCPU) if the next image takes more processor time; the parent watches the clock."""
     if resource is not None:
         used = resource.getrusage(resource.RUSAGE_SELF)
         soft = math.ceil(used.ru_utime + used.ru_stime + seconds) + 1  # in whole seconds

@@ -26,7 +26,7 @@ def load_calibration(model: str | PathLike[str], folder: str | PathLike[str] | N
 
     Raises:
         ConfigError: No folder is given, and the model has no calibration of its own. Hub models never have one.
-        ModelError: The folder holds no calibration, or a damaged one.
+        ModelError: The folder does not contain a calibration, or the calibration is damaged.
     """
     from ..metrics import Calibration  # imported here because it loads SciPy, which scoring does not need
 

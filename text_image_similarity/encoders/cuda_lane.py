@@ -1,8 +1,8 @@
-"""A tower on a CUDA device: pinned memory that is used again, a stream for copies, and one CUDA graph for each shape.
+"""A tower on a CUDA device: reused pinned memory, a stream for copies, and one CUDA graph for each shape.
 
-This was written by the documentation of torch 2.15 and has not run on a GPU yet; `double_buffer` decides when each step
-is taken, and is tested. A graph is one launch instead of hundreds, so that the kernels of a small model do not wait for
-Python. What cannot be captured is launched as always.
+This was written from the documentation of torch 2.15 and has not yet run on a GPU; `double_buffer` decides when each
+step is taken, and is tested. A graph is one launch instead of hundreds, so the kernels of a small model do not wait for
+Python. Towers that cannot be captured are launched as usual.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from .fitting import is_out_of_memory
 
 logger = logging.getLogger("text_image_similarity")
 
-_capturing = Lock()  # a process may capture one graph at a time
-_CLOSE = 1e-2  # part of the largest feature; float16 in another order of sums differs by a tenth of that
-_WARM_UPS = 3  # before a capture: libraries choose kernels and allocate workspaces, which must not be captured
+_capturing = Lock()  # a process may capture only one graph at a time
+_CLOSE = 1e-2  # share of the largest feature; summing float16 in another order changes features by a tenth of that
+_WARM_UPS = 3  # runs before a capture, in which libraries choose kernels and allocate workspaces
 
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """Items of one shape, which are filled up to a fixed number with copies of the last one.
+    """Items of one shape, filled up to a fixed number with copies of the last one.
 
     Args:
-        items: n arrays.
-        count: How many there are to be.
+        items: The items, n arrays.
+        count: The number of items after filling up.
     """
 
     items: Sequence[NDArray[Any]]
@@ -44,15 +44,15 @@ class Filled:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A tower for batches of one shape in one slot.
+    """A tower for batches of one shape, in one slot.
 
     Args:
-        given: Where a batch is written, in pinned memory.
-        there: The same on the device.
-        run: Computes features from `there`, on the current stream.
-        found: Where features (n, d) come back, in pinned memory.
-        arrived: The batch is on the device.
-        done: The features are back.
+        given: Pinned memory that a batch is written to.
+        there: Memory for the batch on the device.
+        run: Function that computes features from `there` on the current stream.
+        found: Pinned memory that features (n, d) are copied back to.
+        arrived: Event that the batch is on the device.
+        done: Event that the features have been copied back.
     """
 
     given: Tensor
@@ -64,14 +64,14 @@ class Program:
 
 
 class CudaLane:
-    """A `Lane` of one tower; use it in inference mode.
+    """A `Lane` for one tower; use it in inference mode.
 
-    A slot's memory is free once its `done` has been waited for, which `end` does, so no stream ever waits for a slot.
+    A slot's memory is free once `end` has waited for its `done`, so no stream ever waits for a slot.
 
     Args:
-        tower: Batch (n, ...) on the device -> features (n, embed_dim).
-        device: Where the tower stands.
-        clock: Returns what is entered while a batch is given to the device to compute.
+        tower: Function from a batch (n, ...) on the device to features (n, embed_dim).
+        device: The tower's device.
+        clock: Function that returns a context, which is entered while a batch is passed to the device.
     """
 
     def __init__(
@@ -79,8 +79,8 @@ class CudaLane:
     ) -> None:
         self._tower, self._device, self._clock = tower, device, clock
         self._copying, self._computing = torch.cuda.Stream(device), torch.cuda.Stream(device)
-        self._computing.wait_stream(torch.cuda.current_stream(device))  # which may still write the weights
-        self._pool = torch.cuda.graph_pool_handle()  # shared: graphs of a stream run one after the other
+        self._computing.wait_stream(torch.cuda.current_stream(device))  # which may still be writing the weights
+        self._pool = torch.cuda.graph_pool_handle()  # shared, because graphs on one stream run one after the other
         self._programs: dict[tuple[int, tuple[int, ...], torch.dtype], Program] = {}
         self._begun: dict[int, tuple[Program, int]] = {}
 
@@ -121,35 +121,35 @@ class CudaLane:
             self._computing.synchronize()
             run = capture(self._tower, there, self._computing, self._pool) or (lambda: self._tower(there).float())
         found = _pinned(tuple(features.shape), torch.float32)
-        # Blocking: whoever waits for it sleeps, for feeders need the core.
+        # Blocking, so that a thread that waits for it sleeps: feeders need the core.
         program = Program(given, there, run, found, torch.cuda.Event(), torch.cuda.Event(blocking=True))
         self._programs[slot, shape, kind] = program
         return program
 
 
 def capture(tower: nn.Module, there: Tensor, stream: torch.cuda.Stream, pool: Any) -> Callable[[], Tensor] | None:
-    """Capture the kernels of a tower that has run before, and prove that they compute what it does.
+    """Capture the kernels of a tower that has run before, and check that they compute the same features.
 
     Args:
         tower: The tower.
-        there: Its input (n, m, ...) on the device, which is read again whenever the kernels are launched. It is reversed
-            for the proof, because a graph may hold values that depended on the input of its capture.
-        stream: Any but the default one.
-        pool: Memory that graphs may share if they never run at the same time.
+        there: Its input (n, m, ...) on the device, which is read again at every launch of the kernels. It is reversed
+            for the check, because a graph may contain values that depended on the input during its capture.
+        stream: Any stream except the default one.
+        pool: Memory that graphs may share as long as they never run at the same time.
 
     Returns:
-        What launches them on the current stream, and returns features in float32 that the next launch overwrites; None if
-        they cannot be captured, or give other features than the tower.
+        A function that launches them on the current stream and returns features in float32, which the next launch
+        overwrites; None if they cannot be captured, or compute different features from the tower.
     """
     graph = torch.cuda.CUDAGraph()
     try:
-        # Other threads may use the device meanwhile: "global" would let them spoil the capture.
+        # Other threads may use the device in the meantime; with "global" they could spoil the capture.
         with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             features: Tensor = tower(there).float()
     except RuntimeError as exc:
         if is_out_of_memory(exc):
             raise
-        logger.info("a tower runs without CUDA graph: %s", str(exc).partition("\n")[0])
+        logger.info("a tower runs without a CUDA graph: %s", str(exc).partition("\n")[0])
         return None
 
     def replay() -> Tensor:
@@ -163,19 +163,19 @@ def capture(tower: nn.Module, there: Tensor, stream: torch.cuda.Stream, pool: An
         close = _CLOSE * float(finite.abs().max()) if finite.numel() else 0.0
         if not torch.allclose(replay(), expected, rtol=_CLOSE, atol=close, equal_nan=True):
             logger.warning(
-                "a tower runs without CUDA graph, because its graph gave other features than the tower itself"
+                "a tower runs without a CUDA graph, because its graph computed different features"
             )
             return None
     return replay
 
 
 def _fill(given: Tensor, batch: Filled) -> None:
-    """Write a batch, filled up, into memory of this machine."""
+    """Write a batch, filled up, to the machine's own memory."""
     values, count = given.numpy(), len(batch.items)
     np.stack(batch.items, out=values[:count])
     values[count:] = values[count - 1]
 
 
 def _pinned(shape: tuple[int, ...], kind: torch.dtype) -> Tensor:
-    """Return memory of this machine that the device copies from and to by itself."""
+    """Return pinned memory, which the device can copy from and to by itself."""
     return torch.zeros(shape, dtype=kind, pin_memory=True)

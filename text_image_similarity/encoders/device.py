@@ -1,4 +1,4 @@
-"""Where torch runs a model, and in which precision, on the machine at hand."""
+"""Choosing the device on which torch runs a model, and its precision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .forks import adapt_to_fork
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where and in which precision a model runs."""
+    """The device and precision with which a model runs."""
 
     device: torch.device
     dtype: torch.dtype
@@ -48,4 +48,4 @@ def _lack(kind: str, count: int) -> str:
         return f"torch sees {count} such device{'s' * (count > 1)}, cuda:0{f' to cuda:{count - 1}' * (count > 1)}"
     if kind == "cuda" and not torch.backends.cuda.is_built():
         return f"the installed torch, {torch.__version__}, was built without CUDA"
-    return "torch does not find such a device"
+    return "torch finds no such device"

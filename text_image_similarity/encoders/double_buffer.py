@@ -1,7 +1,7 @@
-"""Keeps a device busy: while it computes one batch, the next one is on its way there, and results are read late.
+"""Keeps a device busy: while it computes one batch, the next one is being copied to it, and results are read late.
 
-Nothing here knows what the device is. A `Lane` does the work, in one of a few slots, each of which has memory of its own
-for one batch; this decides which slot a batch gets, and that no slot is used again before its result has been read.
+This module does not depend on the device. A `Lane` does the work in one of a few slots, each of which has its own memory
+for one batch; this module decides which slot a batch gets, and reuses a slot only after its result has been read.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Lane(Protocol[BatchIn, ResultOut]):
     """Computes batches in the order in which they are begun."""
 
     def begin(self, slot: int, batch: BatchIn) -> None:
-        """Begin to compute a batch, without waiting for it."""
+        """Start computing a batch, without waiting for it."""
 
     def end(self, slot: int) -> ResultOut:
-        """Wait for the batch that was begun last in a slot, and return its result, which shares no memory with the slot."""
+        """Wait for the last batch in a slot, and return its result, which shares no memory with the slot."""
 
 
 class Ticket(Generic[Result]):
@@ -43,11 +43,11 @@ class Ticket(Generic[Result]):
 
 
 class DoubleBuffer(Generic[Batch, Result]):
-    """A queue in front of a device, as long as there are slots. Safe to share between threads.
+    """A queue in front of a device, with as many places as there are slots. Safe to share between threads.
 
     Args:
-        lane: Computes the batches.
-        slots: How many batches may be in progress.
+        lane: The lane that computes the batches.
+        slots: Number of batches that may be in progress.
     """
 
     def __init__(self, lane: Lane[Batch, Result], slots: int = SLOTS) -> None:
@@ -58,21 +58,21 @@ class DoubleBuffer(Generic[Batch, Result]):
         self._closed = False
 
     def submit(self, batch: Batch) -> Ticket[Result]:
-        """Begin to compute a batch, once a slot is free; whatever goes wrong with it is raised by `result`.
+        """Start computing a batch once a slot is free; any error in it is raised by `result`.
 
         Raises:
             UsageError: The queue was closed.
         """
         with self._lock:
             if self._closed:
-                raise UsageError("this device takes no more batches, because it was closed")
+                raise UsageError("this device accepts no more batches, because its queue was closed")
             if not self._free:
                 self._end_first()
             ticket: Ticket[Result] = Ticket(self._free.popleft())
             try:
                 self._lane.begin(ticket.slot, batch)
-            except Exception as exc:  # the batch's own, like that of a batch that fails later
-                ticket.error, ticket.ready = exc.with_traceback(None), True  # whose frames hold the batch
+            except Exception as exc:  # raised by `result`, as for a batch that fails later
+                ticket.error, ticket.ready = exc.with_traceback(None), True  # the frames of a traceback keep the batch in memory
                 self._free.append(ticket.slot)
             except BaseException:
                 self._free.append(ticket.slot)
@@ -82,10 +82,10 @@ class DoubleBuffer(Generic[Batch, Result]):
         return ticket
 
     def result(self, ticket: Ticket[Result]) -> Result:
-        """Wait for a batch and those before it, and return its result.
+        """Wait for a batch and the ones before it, and return its result.
 
         Raises:
-            Exception: The lane's, of this batch alone.
+            Exception: Any error of the lane with this batch.
         """
         with self._lock:
             while not ticket.ready:
@@ -95,7 +95,7 @@ class DoubleBuffer(Generic[Batch, Result]):
         return ticket.value  # type: ignore[return-value]
 
     def close(self) -> None:
-        """Wait for what is in progress, whose results can still be read, and take no more batches."""
+        """Accept no more batches, and wait for those in progress, whose results can still be read."""
         with self._lock:
             self._closed = True
             while self._in_progress:
@@ -105,7 +105,7 @@ class DoubleBuffer(Generic[Batch, Result]):
         ticket = self._in_progress[0]
         try:
             ticket.value = self._lane.end(ticket.slot)
-        except Exception as exc:  # that batch's, raised to whoever asks for it
+        except Exception as exc:  # raised by `result` for that batch
             ticket.error = exc.with_traceback(None)
         ticket.ready = True
         self._in_progress.popleft()

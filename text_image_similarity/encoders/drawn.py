@@ -1,4 +1,4 @@
-"""Draw image-caption pairs for checking exports: simple images, with captions that describe them.
+"""Generate image-caption pairs for checking exports: simple images, with captions that describe them.
 
 The pairs are the same on every machine with the same major version of Pillow, so an export can be checked on a machine
 that does not have its source.

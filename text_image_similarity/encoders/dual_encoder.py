@@ -1,4 +1,4 @@
-"""Load and save a small dual encoder: `mini`, the model that ships in the wheel, or one trained with this package.
+"""Load and save a small dual encoder: `mini`, the model in this package, or one trained with this package.
 
 A model is a folder with three files: `config.json`, `model.safetensors` and `tokenizer.json`. Weights are float32 or
 float16. A matrix may also be int8 with one float scale per row, stored under the matrix's name plus `.scale`; it is

@@ -1,7 +1,7 @@
-"""Pillow's 8-bit resize on a GPU, as a Triton kernel: the bytes of `resize`, for pixels that are already there.
+"""Pillow's 8-bit resize on a GPU, as a Triton kernel: the same bytes as `resize`, for pixels that are already there.
 
-A pass of Pillow's is one kernel, whichever its axis, in the same 32-bit whole numbers. It needs `triton`, which torch
-brings on Linux. Nothing in this package uses it yet: it has run in Triton's interpreter, and on no GPU.
+Each of Pillow's passes is one kernel for either axis, with the same 32-bit integers. It needs `triton`, which torch
+installs on Linux. Nothing in this package uses it yet: it has run in Triton's interpreter, but not on a GPU.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BLOCK = 512
 
 
 def resize_on_device(pixels: Tensor, size: tuple[int, int], resample: Image.Resampling) -> Tensor:
-    """Resize an image where it lies.
+    """Resize an image on the device that holds it.
 
     Args:
         pixels: The image, shape (h, w, 3) uint8.
@@ -29,7 +29,7 @@ def resize_on_device(pixels: Tensor, size: tuple[int, int], resample: Image.Resa
         resample: Pillow's filter, bicubic or bilinear.
 
     Returns:
-        The bytes of Pillow's `Image.resize`, shape (height, width, 3) uint8.
+        The same bytes as from Pillow's `Image.resize`, shape (height, width, 3) uint8.
     """
     height, width, _ = pixels.shape
     for vertical, first, count, weights in _passes_on(pixels.device, (width, height), size, resample):
@@ -41,7 +41,7 @@ def _passed(pixels: Tensor, axis: int, first: Tensor, count: Tensor, weights: Te
     shape = list(pixels.shape)
     before, shape[axis] = shape[axis], len(first)
     found = torch.empty(shape, dtype=torch.uint8, device=pixels.device)
-    inner = 3 if axis else 3 * shape[1]  # values from one pixel to the next along the axis
+    inner = 3 if axis else 3 * shape[1]  # number of values from one pixel to the next along the axis
     grid = (triton.cdiv(found.numel(), _BLOCK),)
     _pass[grid](
         pixels, found, first, count, weights, found.numel(), before, len(first), inner, weights.shape[1],
@@ -54,7 +54,7 @@ def _passed(pixels: Tensor, axis: int, first: Tensor, count: Tensor, weights: Te
 def _passes_on(
     device: torch.device, before: tuple[int, int], after: tuple[int, int], resample: Image.Resampling
 ) -> list[tuple[bool, Tensor, Tensor, Tensor]]:
-    """Return the passes of a whole image, with their weights on the device; they are few and small."""
+    """Return the passes for a whole image, with their weights on the device; they are few and small."""
     passes = passes_of(before, after, resample, Region(0, 0, *after))
     found = []
     for each in passes:

@@ -107,7 +107,7 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _names_in(name: str, folder: Path) -> set[str]:
-    """Return the names in a model's folder, of which none may be a pipe or a device: reading one may never end."""
+    """Return the names in a model's folder, none of which may be a pipe or a device: reading one may never end."""
     paths = list(folder.iterdir())
     if odd := [path.name for path in paths if not (path.name[0] == "." or path.is_file() or path.is_dir())]:
         raise ModelNameError(f"{min(odd)} in the model folder {name} is not a regular file; remove it")

@@ -1,7 +1,7 @@
-"""The last layer of a transformer for the one token that leaves its tower: the class token, or the token that ends a caption.
+"""The last layer of a transformer, computed only for the token that the tower returns: the class token or the end token.
 
-That token's vector depends on the other tokens only by their keys and values, so nothing else is computed of those: neither
-queries nor output projection nor feed-forward network, five sixths of the layer's work. The result is the same but for rounding.
+The other tokens affect that token's vector only through their keys and values, so nothing else is computed for them: no
+queries, output projection or feed-forward network, which are five sixths of the layer's work. Results differ only by rounding.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 
 class OneToken(nn.Module):
-    """A last layer of a `transformers` CLIP or SigLIP that gives one token of each item, (n, 1, width).
+    """The last layer of a `transformers` CLIP or SigLIP, returning one token of each item, (n, 1, width).
 
     Args:
         layer: The layer.
-        place: Of the token: 0 is the first, -1 the last. All tokens are seen.
+        place: Position of the token: 0 is the first, -1 the last. It attends to all tokens.
     """
 
     def __init__(self, layer: nn.Module, place: int):
@@ -31,7 +31,7 @@ class OneToken(nn.Module):
 
 
 class OneTokenBlock(nn.Module):
-    """The same of open_clip's layer, for the class token."""
+    """The same for open_clip's layer and the class token."""
 
     def __init__(self, block: nn.Module):
         super().__init__()
@@ -42,18 +42,18 @@ class OneTokenBlock(nn.Module):
 
 
 def give_one_token(tower: Any, place: int) -> None:
-    """Make the last layer of a tower of `transformers`, which is read at one place alone, compute that token alone."""
+    """Make the last layer of a `transformers` tower compute only one token, if the tower uses only that token."""
     tower.encoder.layers[-1] = OneToken(tower.encoder.layers[-1], place)
 
 
 def token_of(layer: Any, hidden: Tensor, token: Tensor, seen: Tensor | None = None) -> Tensor:
-    """Return what a layer of a `transformers` CLIP or SigLIP makes of one token, (n, 1, width).
+    """Return the output of a `transformers` CLIP or SigLIP layer for one token, (n, 1, width).
 
     Args:
         layer: The layer.
         hidden: All tokens, (n, t, width).
-        token: That one, (n, 1, width).
-        seen: Which tokens it sees, (n, t); None means all.
+        token: The token to compute, (n, 1, width).
+        seen: The tokens that it attends to, (n, t); None means all.
     """
     attention = layer.self_attn
 
@@ -74,7 +74,7 @@ def token_of(layer: Any, hidden: Tensor, token: Tensor, seen: Tensor | None = No
 
 
 def token_of_block(block: Any, hidden: Tensor, token: Tensor, seen: Tensor | None = None) -> Tensor:
-    """Return the same for a `ResidualAttentionBlock` of open_clip."""
+    """Return the same for open_clip's `ResidualAttentionBlock`."""
     normed, mask = block.ln_1(hidden), None
     if seen is not None:
         unseen = torch.zeros_like(seen, dtype=hidden.dtype).masked_fill(~seen, float("-inf"))  # (n, t)
@@ -85,7 +85,7 @@ def token_of_block(block: Any, hidden: Tensor, token: Tensor, seen: Tensor | Non
 
 
 def at_ends(hidden: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the tokens (n, 1, width) at given places of (n, t, width), and which tokens (n, t) those see in a causal tower."""
+    """Return the tokens (n, 1, width) at given positions, and the tokens (n, t) that they attend to in a causal tower."""
     count, length = hidden.shape[:2]
     token = hidden[torch.arange(count, device=hidden.device), ends][:, None]
     return token, torch.arange(length, device=hidden.device) <= ends[:, None]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("text_image_similarity")
 
-# Commits of hub models whose exact weights are known.
+# Commits of the hub models whose exact weights are known.
 _PINNED = {
     DEFAULT_MODEL: "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
     "openai/clip-vit-large-patch14": "32bd64288804d66eefd0ccbe215aa642df71cc41",

@@ -1,7 +1,7 @@
-"""Export a model to ONNX for this machine, once: two graphs, its tokenizer and its facts in one folder of the user's cache.
+"""Export a model to ONNX once for this machine: two graphs, a tokenizer and facts in a folder of the user's cache.
 
-The folder appears only after its graphs were run against the model on the same images and captions. A folder for other
-machines, which says where it came from, is what the room `export` writes.
+The folder appears only after its graphs have been compared with the model on the same images and captions. Folders for
+other machines, which record where they came from, are written by the room `export`.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from .onnx_backend import open_backend
 from .token_files import CAPTIONS, write_tokens
 from .two_tower import TwoTowerEncoder, unit_rows
 
-FP32_TOLERANCE = 1e-5  # largest difference of a value of a unit vector
-_OPSET = 20  # what ONNX Runtime has run longest; on a CPU it is as fast as newer ones
-INT8_COSINE = 0.98  # least cosine of an int8 vector with its float32 one
+FP32_TOLERANCE = 1e-5  # largest difference for each value of a unit vector
+_OPSET = 20  # long supported by ONNX Runtime; newer ones are not faster on a CPU
+INT8_COSINE = 0.98  # lowest cosine between an int8 vector and its float32 vector
 
 
 def export(encoder: TwoTowerEncoder, folder: Path, *, int8: bool) -> None:
-    """Export a model that torch runs in float32 on the CPU, and check the result against it.
+    """Export a model that torch runs in float32 on the CPU, and compare the result with it.
 
     Args:
         encoder: The model.
-        folder: Where to; it appears complete or not at all.
-        int8: Round the matrices of both towers to int8, and activations as they come.
+        folder: Folder to write, which appears complete or not at all.
+        int8: Whether to round the matrices of both towers to int8, and activations at run time.
 
     Raises:
-        ModelError: The model cannot be exported, or its exported form gives other embeddings.
-        Exception: Anything else that torch, ONNX Runtime or the file system raises.
+        ModelError: The model cannot be exported, or its exported form returns different embeddings.
+        Exception: Any other error of torch, ONNX Runtime or the file system.
     """
     prefix = f".exporting-{folder.name}-"
-    for left in folder.parent.glob(prefix + "*"):  # by a process that was killed
+    for left in folder.parent.glob(prefix + "*"):  # left by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=prefix) as name:
         made = Path(name) / "model"
@@ -63,7 +63,7 @@ def _check(encoder: TwoTowerEncoder, folder: Path, *, int8: bool) -> None:
     """Run both forms of the model on the same images and captions.
 
     Raises:
-        ModelError: They differ.
+        ModelError: The results differ.
     """
     height, width = encoder.preprocess.side
     rng = np.random.default_rng(0)
@@ -79,5 +79,5 @@ def _check(encoder: TwoTowerEncoder, folder: Path, *, int8: bool) -> None:
         cosine, difference = float((ours * theirs).sum(1).min()), float(np.abs(ours - theirs).max())
         if not (cosine >= INT8_COSINE if int8 else difference <= FP32_TOLERANCE):
             raise ModelError(
-                f"the exported {tower} tower gives other embeddings: cosine {cosine:.4f}, difference {difference:.1e}"
+                f"the exported {tower} tower returns different embeddings: cosine {cosine:.4f}, difference {difference:.1e}"
             )

@@ -1,8 +1,8 @@
-"""Load a model onto ONNX Runtime or OpenVINO: export it once, open its exported form from then on.
+"""Load a model on ONNX Runtime or OpenVINO: export it once, and open the exported form afterwards.
 
-The exported form lies in a folder of the user's cache that is named by the fingerprint of the model's files; from then on
-neither torch nor transformers is loaded for it. What lies in that cache decides scores, so only people who are trusted may
-write there. `mini` is never exported in float32: its graphs are next to its weights, in the wheel (`scripts/export_mini.py`).
+The exported form is in a folder of the user's cache that is named after the fingerprint of the model's files; afterwards
+neither torch nor transformers is loaded for the model. Files in that cache determine scores, so only trusted people may
+write there. `mini` is never exported in float32: its graphs are next to its weights, in the package (`scripts/export_mini.py`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .zipped import mini_folder
 logger = logging.getLogger("text_image_similarity")
 
 _EXPORTERS = ("torch", "onnx", "onnxscript")
-_LAYOUT = 6  # of the exported folders; another number leaves old ones aside
+_LAYOUT = 6  # version of the exported folders; folders with another number are ignored
 
 
 def load_onnx(
@@ -39,37 +39,37 @@ def load_onnx(
     *,
     weights: str | None = None,
 ) -> TwoTowerEncoder:
-    """Open a model's exported form, which is made first if there is none.
+    """Open a model's exported form, and create it first if there is none.
 
     Args:
         name: Name of the encoder.
-        folder: Where the model's files are, as far as they are here.
+        folder: Folder with those of the model's files that are on this machine.
         config: `precision`, `preprocess`, `backend` and `model_cache` are used.
-        load_torch: Loads the model itself.
-        weights: Fingerprint of the model's files, where they are not a folder of its own.
+        load_torch: Function that loads the model itself.
+        weights: Fingerprint of the model's files, if they do not have a folder of their own.
 
     Returns:
-        The exported model; or, with `backend="auto"` in float32, what `load_torch` gives if the model cannot be exported or
+        The exported model. With `backend="auto"` in float32, the result of `load_torch` if the model cannot be exported or
         its exported form cannot be opened.
 
     Raises:
-        ModelError: The model cannot be loaded; or, where its exported form was asked for, the export fails, is
-            not accurate enough, or cannot be opened.
-        MissingExtraError: The exported form was asked for and must be made, for which a library is missing.
-        ConfigError: int8 was asked for on OpenVINO, which runs it from exports alone.
+        ModelError: The model cannot be loaded; or its exported form was requested, but the export fails, is not accurate
+        enough, or cannot be opened.
+        MissingExtraError: The exported form was requested and must be created, but a library for that is missing.
+        ConfigError: int8 was requested on OpenVINO, which supports it only for exports.
     """
     precision = "int8" if config.precision == "int8" else "fp32"
     asked = config.backend in ("onnx", "openvino") or precision == "int8"
     if config.backend == "openvino" and precision == "int8":
         raise ConfigError(
-            f"backend='openvino' runs {name} in fp32; for int8 set backend='onnx', which is faster with it, or make an export "
-            "for OpenVINO, which is smaller"
+            f"backend='openvino' runs {name} in fp32; for int8, set backend='onnx', which is faster, or export the model "
+            "for OpenVINO, which makes it smaller"
         )
     for_torch = replace(config, device="cpu", precision="fp32", backend="torch")
     if weights is None and folder is not None:
         weights = fingerprint(folder)
     loaded: TwoTowerEncoder | None = None
-    if weights is None or not _place(folder, weights, config).is_dir():  # or files that are not all here yet
+    if weights is None or not _place(folder, weights, config).is_dir():  # or some files are not here yet
         if asked:
             require(f"exporting {name} to ONNX", *_EXPORTERS, "onnxruntime", extra="onnx")
         loaded = load_torch(for_torch)
@@ -78,7 +78,7 @@ def load_onnx(
         weights = loaded.weights
     try:
         if weights is None:
-            raise ModelError(f"the files of {name}, which its exported form is named by, were not found")
+            raise ModelError(f"the files of {name}, after which its exported form is named, were not found")
         exported = _place(folder, weights, config)
         if loaded is not None:
             _export_once(loaded, exported, precision)
@@ -92,10 +92,10 @@ def load_onnx(
 
 
 def _place(folder: Path | None, weights: str, config: Config) -> Path:
-    """Return where a model's exported form is, or is to be: in the cache, or for `mini` and its copies in this package.
+    """Return the folder for a model's exported form: in the cache or, for `mini` and its copies, in this package.
 
-    Graphs in any other folder are not opened: nothing shows that they compute what the model does, under whose fingerprint
-    embeddings are cached.
+    Graphs in any other folder are not opened, because nothing shows that they compute the same as the model, under whose
+    fingerprint embeddings are cached.
     """
     if folder and config.precision != "int8" and _named_by(folder) == weights == _named_by(mini_folder()):
         return mini_folder()
@@ -107,7 +107,7 @@ def _place(folder: Path | None, weights: str, config: Config) -> Path:
 
 
 def _named_by(folder: Path) -> object:
-    """Return the fingerprint of the model whose graphs lie in a folder, or None if there are none."""
+    """Return the fingerprint of the model whose graphs are in a folder, or None if there are none."""
     try:
         return read_settings(folder / FACTS)["weights"]
     except (OSError, ValueError, LookupError, TypeError):
@@ -115,18 +115,18 @@ def _named_by(folder: Path) -> object:
 
 
 def _export_once(encoder: TwoTowerEncoder, folder: Path, precision: str) -> None:
-    """Export a model unless another process has done so meanwhile; afterwards it has no weights.
+    """Export a model unless another process has done so in the meantime; afterwards, the model has no weights.
 
     Raises:
-        ModelError: It cannot be exported.
+        ModelError: The model cannot be exported.
     """
     from filelock import FileLock
 
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(folder.name + ".lock")):  # of several processes one exports and the others wait
+        with FileLock(folder.with_name(folder.name + ".lock")):  # one process exports and the others wait
             if not folder.is_dir():
-                logger.info("exporting %s to ONNX, once, which takes half a minute: %s", encoder.model, folder)
+                logger.info("exporting %s to ONNX, which takes half a minute and is done only once: %s", encoder.model, folder)
                 from .graphs import drop_weights
                 from .onnx_export import export
 
@@ -134,7 +134,7 @@ def _export_once(encoder: TwoTowerEncoder, folder: Path, precision: str) -> None
                 drop_weights(encoder)
     except ModelError:
         raise
-    except Exception as exc:  # the exporters have kinds of their own, and the folder may be full or not ours
+    except Exception as exc:  # exporters raise their own exceptions, and the disk may be full or not writable
         raise ModelError(f"{encoder.model} cannot be exported to ONNX: {type(exc).__name__}: {exc}") from exc
 
 
@@ -142,14 +142,14 @@ def _open(name: str, folder: Path, weights: str, config: Config) -> TwoTowerEnco
     """Open an exported folder.
 
     Raises:
-        ModelError: It is damaged, or not of this model.
+        ModelError: It is damaged or belongs to another model.
     """
     if config.preprocess == "fast":
         require("preprocess='fast'", "torch")
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         if facts["weights"] != weights:
-            raise ValueError("it is of another model")
+            raise ValueError("it belongs to another model")
         tokens = open_tokens(folder, facts["tokens"])
         return TwoTowerEncoder(
             model=name,
@@ -163,7 +163,7 @@ def _open(name: str, folder: Path, weights: str, config: Config) -> TwoTowerEnco
             backend=_backend(folder, tokens, config, facts.get("initializers")),
             weights=weights,
         )
-    except Exception as exc:  # the backends and tokenizers raise exceptions of their own kinds
+    except Exception as exc:  # backends and tokenizers raise their own exceptions
         delete = f"its {FACTS}" if (folder / "model.safetensors").is_file() else "it"
         raise ModelError(
             f"the exported model in {folder} cannot be opened; delete {delete} to export it again: {exc}"

@@ -29,7 +29,7 @@ def check_placement(config: Config) -> None:
     if device == "mps" and sys.platform != "darwin":
         raise ConfigError("device='mps' is Apple's GPU, which this machine does not have; use auto or cpu")
     if device != "mps" and _has_no_gpu_file():
-        missing = "an NVIDIA or AMD GPU, and this process sees none"
+        missing = "an NVIDIA or AMD GPU, and this process finds none"
         if device == "auto":
             raise ConfigError(f"precision='fp16' needs {missing}; use auto or fp32")
         raise ConfigError(f"device={device!r} needs {missing}; use auto or cpu")

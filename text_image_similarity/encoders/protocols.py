@@ -110,10 +110,10 @@ class OverlappingEncoder(PreparingEncoder, Protocol):
 
     @property
     def overlaps(self) -> bool:
-        """Whether it does so here, so that a batch should begin before the result of the last one is read."""
+        """Whether it does so on this machine, so that a batch should be started before the last result is read."""
 
     def begin_pixels(self, pixels: Sequence[Pixels]) -> Callable[[], Embeddings]:
-        """Begin what `encode_pixels` does, and return a function that waits for the result."""
+        """Start the work of `encode_pixels`, and return a function that waits for the result."""
 
     def begin_tokens(self, rows: Sequence[Any]) -> Callable[[], Embeddings]:
-        """Begin what `encode_tokens` does, and return a function that waits for the result."""
+        """Start the work of `encode_tokens`, and return a function that waits for the result."""

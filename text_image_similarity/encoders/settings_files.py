@@ -94,7 +94,7 @@ def check_settings(name: str, folder: Path) -> None:
         check_values(name, path.name, found)
         if path.name == "adapter_config.json":  # transformers would apply it, whatever base and weights it names
             raise ModelNameError(
-                f"{name} holds a PEFT adapter beside a model; move it to a separate folder, and use that"
+                f"{name} holds a PEFT adapter next to a model; move it to a separate folder, and use that"
             )
         if path.name.endswith(".safetensors.index.json"):
             _check_index(name, path, found)
@@ -126,7 +126,7 @@ def check_values(name: str, file: str, found: Any) -> None:
             )
         if key in _VOCABULARIES and isinstance(value, str) and not _NAME.fullmatch(value):
             raise ModelNameError(
-                f"{name} has {key} {value!r:.100} in its {file}, which is not the name of a file beside it; take it out"
+                f"{name} has {key} {value!r:.100} in its {file}, which is not the name of a file next to it; remove it"
             )
         if _ATTENTION.fullmatch(key) and not _known_attention(value):
             raise ModelNameError(
@@ -160,5 +160,5 @@ def _check_index(name: str, path: Path, found: Any) -> None:
     for file in sorted(set(map(str, files.values()))):
         if not _NAME.fullmatch(file) or not file.endswith(".safetensors"):
             raise ModelNameError(
-                f"the {path.name} of {name} names {file!r:.100}, which is not a .safetensors file beside it; pickles are not loaded"
+                f"the {path.name} of {name} names {file!r:.100}, which is not a .safetensors file next to it; pickles are not loaded"
             )

@@ -1,4 +1,4 @@
-"""An encoder for tests and dry runs, with scores that a person can predict.
+"""An encoder for tests and dry runs, with predictable scores.
 
 An image's vector is its mean colour, and a caption's is the sum of the colours it names. "red" scores 1 with a red
 image and 0 with a green one; "yellow", which is red and green, scores 0.7071 with a red one. Neither a model nor torch

@@ -1,12 +1,13 @@
-"""torch as a backend: a device, a precision, and batches that fit.
+"""torch as a backend, with a device, a precision, and batches that fit in memory.
 
-Images go to the device as bytes, and become numbers there: a quarter of the transfer of float32. On a GPU there can be a
-queue in front of each tower (`double_buffer`, `cuda_lane`): a batch is sent while the one before it is computed, and
-whoever begins the next one before asking for the last keeps the GPU busy. No GPU has run it yet, so it must be asked for.
+Images are sent to the device as bytes and converted to numbers there, which is a quarter of the transfer of float32. On a
+GPU there can be a queue in front of each tower (`double_buffer`, `cuda_lane`): a batch is sent while the previous one is
+computed, so a caller that starts the next batch before reading the last result keeps the GPU busy. The queue has not run
+on a GPU yet, so it must be requested.
 
-All batches have the same number of items, the last one filled up with copies, because the kernels that a library picks,
-and with them the last digits, depend on the shape. So a vector depends on its image or caption alone, as long as the
-device, the number of threads and `batch_size` are the same and nothing runs out of memory.
+All batches have the same number of items, the last one filled up with copies, because the kernels that a library chooses,
+and with them the last digits, depend on the shape. So a vector depends only on its image or caption, as long as the
+device, the number of threads and `batch_size` are the same and memory does not run out.
 """
 
 from __future__ import annotations
@@ -36,20 +37,20 @@ from .forks import adapt_to_fork
 from .tokens import Ids, Tokens
 
 T = TypeVar("T")
-Batches = Callable[[Sequence[T]], Iterable[Sequence[NDArray[Any]]]]  # items -> what one batch each is made of
+Batches = Callable[[Sequence[T]], Iterable[Sequence[NDArray[Any]]]]  # items -> the arrays of each batch
 Queue = DoubleBuffer[Filled, Embeddings]
 QUEUE_VARIABLE = "TEXT_IMAGE_SIMILARITY_GPU_QUEUE"  # environment variable; "1" turns the queue on
-_WIDTH = 8  # captions are padded to multiples of so many tokens
-# With a queue, to these or to the context length: few shapes, because each takes memory and a graph.
+_WIDTH = 8  # captions are padded to a multiple of this many tokens
+# With a queue, to one of these widths or the context length: few shapes, because each needs memory and a graph.
 _GPU_WIDTHS = (16, 32)
 
 
 class Tower(nn.Module):
-    """One half of a model.
+    """One of a model's two towers.
 
     Args:
-        model: The whole of it.
-        encode: (model, values) -> features (n, embed_dim).
+        model: The whole model.
+        encode: Function from the model and values to features (n, embed_dim).
     """
 
     def __init__(self, model: nn.Module, encode: Callable[[Any, Tensor], Tensor]):
@@ -65,9 +66,9 @@ class ImageTower(nn.Module):
     """An image tower that takes images as bytes and normalises them, always in float32.
 
     Args:
-        tower: Normalised pixels (n, 3, h, w) -> features (n, embed_dim).
-        preprocess: Holds the mean and deviation to normalise with.
-        placement: Where the tower stands, and what it computes in.
+        tower: Function from normalised pixels (n, 3, h, w) to features (n, embed_dim).
+        preprocess: The preprocessing, with the mean and standard deviation.
+        placement: Device and precision of the tower.
     """
 
     scale: Tensor
@@ -84,20 +85,20 @@ class ImageTower(nn.Module):
         self.register_buffer("shift", shift, persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        # Floats first: TensorRT takes bytes as an input alone.
+        # Converted to floats first, because TensorRT supports bytes only as an input.
         values = pixels.float().permute(0, 3, 1, 2) * self.scale - self.shift  # (n, h, w, 3) -> (n, 3, h, w)
         features: Tensor = self.tower(values.to(self.dtype))
         return features
 
 
 class BackendMemory:
-    """What a backend learns while it runs.
+    """The state of a backend that changes while it runs.
 
     Attributes:
-        `pictures`, `captions`: How many of each fit into memory.
-        lost: What the device said when it failed.
-        clock: What is entered while the device is given a batch to compute, for measurements.
-        queues: The queue in front of each tower, of images (0) and captions (1); None if there was too little memory.
+        pictures, captions: How many images and captions fit in memory.
+        lost: The device's error message when it failed.
+        clock: Context that is entered while a batch is passed to the device, for measurements.
+        queues: The queues in front of the towers for images (0) and captions (1); None if memory was too small.
     """
 
     def __init__(self) -> None:
@@ -109,17 +110,17 @@ class BackendMemory:
         self._wide: tuple[ImageTower, nn.Module] | None = None
 
     def queue(self, of: int, lane: Callable[[], CudaLane]) -> Queue | None:
-        """Return the queue in front of a tower, made when it is first asked for."""
+        """Return the queue in front of a tower, creating it on first use."""
         with self._lock:
             if of not in self.queues:
                 self.queues[of] = DoubleBuffer(lane())
             return self.queues[of]
 
     def wide(self, image: ImageTower, text: nn.Module) -> tuple[ImageTower, nn.Module]:
-        """Return the towers in float32, copied when they are first asked for."""
+        """Return the towers in float32, copying them on first use."""
         with self._lock:
             if self._wide is None:
-                copied_image, copied_text = deepcopy((image, text))  # together: they may share a model
+                copied_image, copied_text = deepcopy((image, text))  # together, because they may share a model
                 copied_image.dtype = torch.float32
                 self._wide = copied_image.float(), copied_text.float()
             return self._wide
@@ -129,17 +130,17 @@ class BackendMemory:
 class TorchBackend:
     """Two towers on a device.
 
-    Out of memory halves the batch and keeps what is finished. Rows that float16 makes infinite are computed once more in
-    float32. A device that fails altogether raises `DeviceLostError`, at once and for every later call.
+    If memory runs out, the batch is halved and finished parts are kept. Rows that overflow in float16 are computed again in
+    float32. If the device itself fails, this call and every later one raise `DeviceLostError`.
 
     Args:
-        placement: Where and in which precision they run.
-        image_tower: Bytes (n, h, w, 3) on the device -> features (n, embed_dim).
-        text_tower: Padded token ids (n, t) on the device -> features (n, embed_dim).
-        tokens: What pads the ids.
-        images: How many images it takes at once, or None for as many as are given.
-        captions: The same of captions.
-        learned: What it finds out on its way.
+        placement: Their device and precision.
+        image_tower: Function from bytes (n, h, w, 3) on the device to features (n, embed_dim).
+        text_tower: Function from padded token ids (n, t) on the device to features (n, embed_dim).
+        tokens: Pads the ids.
+        images: Number of images per call, or None for all at once.
+        captions: The same for captions.
+        learned: State that changes while it runs.
     """
 
     placement: Placement
@@ -160,7 +161,7 @@ class TorchBackend:
 
     @property
     def batch_invariant(self) -> bool:
-        return False  # last digits may depend on the place in a batch, and on the batch that ran out of memory
+        return False  # last digits may depend on the position in a batch, and on whether memory ran out
 
     @property
     def precision(self) -> str:
@@ -168,12 +169,12 @@ class TorchBackend:
 
     @property
     def weight_bytes(self) -> int:
-        towers = nn.ModuleList([self.image_tower, self.text_tower])  # which may share a model
+        towers = nn.ModuleList([self.image_tower, self.text_tower])  # they may share a model
         return sum(part.nbytes for part in (*towers.parameters(), *towers.buffers()))
 
     @property
     def overlaps(self) -> bool:
-        """Whether it gains anything to begin a batch before the result of the last one is read."""
+        """Whether it helps to start a batch before the result of the last one is read."""
         return self.learned.queues.get(0, self._may_queue) not in (None, False)
 
     @property
@@ -188,7 +189,7 @@ class TorchBackend:
         return self.begin_text(rows)()
 
     def begin_image(self, pixels: Sequence[Pixels]) -> Callable[[], Embeddings]:
-        """Begin what `image` does, and return a function that waits for the result; without a queue it does it all."""
+        """Start the work of `image`, and return a function that waits for the result; without a queue, do all of it now."""
 
         def batches(items: Sequence[Pixels]) -> Iterator[Sequence[Pixels]]:
             step = self.pictures or len(items)
@@ -197,7 +198,7 @@ class TorchBackend:
         return self._begin(batches, pixels, of=0)
 
     def begin_text(self, rows: Sequence[Ids]) -> Callable[[], Embeddings]:
-        """Begin what `text` does, like `begin_image`."""
+        """Start the work of `text`, as `begin_image` does."""
         longest = self.tokens.context_length
         widths = (*_GPU_WIDTHS, longest) if longest and self._may_queue else ()
 
@@ -207,7 +208,7 @@ class TorchBackend:
         return self._begin(batches, rows, of=1)
 
     def _queue(self, of: int) -> Queue | None:
-        """Return the queue in front of a tower; None where the device computes at once, or takes batches of any number."""
+        """Return the queue in front of a tower; None if the device has none, or batches may have any size."""
         if not self._may_queue:
             return self.learned.queues.get(of)
         device, tower = self.placement.device, (self.image_tower, self.text_tower)[of]
@@ -238,7 +239,7 @@ class TorchBackend:
         of: int,
         begun: Callable[[], list[Embeddings]] | None = None,
     ) -> Embeddings:
-        """Encode items with the tower of images (`of` 0) or of captions (1), or wait for what was begun."""
+        """Encode items with the tower for images (`of` 0) or captions (1), or wait for work already started."""
         adapt_to_fork(self.placement.device)
         if self.learned.lost is not None:
             raise self._lost(self.learned.lost)
@@ -258,7 +259,7 @@ class TorchBackend:
         return features
 
     def _ended(self, begun: Callable[[], list[Embeddings]], of: int) -> Embeddings | None:
-        """Wait for what was begun; None, and no queue from now on, if the device has too little memory for one."""
+        """Wait for work already started; return None, and use no queue from now on, if memory is too small for one."""
         try:
             return np.concatenate(begun())
         except (RuntimeError, MemoryError) as exc:
@@ -269,7 +270,7 @@ class TorchBackend:
         return None
 
     def _recompute_overflowed(self, features: Embeddings, batches: Batches[T], items: Sequence[T], of: int) -> None:
-        """Compute rows that are not finite once more, in float32; they stay as they are if there is no memory for that."""
+        """Compute rows that are not finite again in float32; if there is no memory for that, they are unchanged."""
         spoilt = np.flatnonzero(~np.isfinite(features).all(axis=1)).tolist()
         if not spoilt:
             return
@@ -299,12 +300,12 @@ class TorchBackend:
 
     def _lost(self, said: str) -> DeviceLostError:
         return DeviceLostError(
-            f"the device {self.device} has failed ({said}) and this process cannot use it any longer; start again in a new"
+            f"the device {self.device} has failed ({said}) and this process can no longer use it; start again in a new"
             " process, or with device='cpu'"
         )
 
 
 def _filled(batch: NDArray[Any], count: int) -> NDArray[Any]:
-    """Repeat a batch's last item until there are so many."""
+    """Repeat a batch's last item until it has this many items."""
     lacking = count - len(batch)
     return batch if lacking <= 0 else np.concatenate([batch, batch[-1:].repeat(lacking, axis=0)])

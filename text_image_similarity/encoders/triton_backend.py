@@ -1,7 +1,7 @@
 """Run models on an inference server such as Triton, which receives pixels and token ids and returns unit vectors.
 
 Images are decoded and captions tokenized on this machine, as the export's folder specifies. Before the first score, the
-server encodes a few drawn pairs whose vectors are stored in the folder, so a server with different models is detected.
+server encodes a few generated pairs whose vectors are stored in the folder, so a server with different models is detected.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from .kserve import InferenceServer, connect
 from .onnx_backend import Workers
 from .tokens import Ids, Tokens
 
-REFERENCE = "reference.safetensors"  # the source's vectors for the drawn pairs
+REFERENCE = "reference.safetensors"  # the source's vectors for the generated pairs
 _AT_ONCE = 32  # images or captions per request
 _CALLS = 4  # concurrent requests
 _WIDTH = 16  # captions are padded to a multiple of this many tokens: few widths, so that the server can batch requests
-_PROBED = 4  # drawn pairs
+_PROBED = 4  # generated pairs
 _LEAST_COSINE = 0.98  # even int8 exports reach this
 
 

@@ -56,17 +56,17 @@ class Backend(Protocol):
 
 @runtime_checkable
 class OverlappingBackend(Backend, Protocol):
-    """A backend whose device computes beside this process."""
+    """A backend whose device computes in parallel with this process."""
 
     @property
     def overlaps(self) -> bool:
-        """Whether it gains anything to begin a batch before the result of the last one is read."""
+        """Whether it helps to start a batch before the result of the last one is read."""
 
     def begin_image(self, pixels: Sequence[Pixels]) -> Callable[[], Embeddings]:
-        """Begin what `image` does, and return a function that waits for the result."""
+        """Start the work of `image`, and return a function that waits for the result."""
 
     def begin_text(self, rows: Sequence[Ids]) -> Callable[[], Embeddings]:
-        """Begin what `text` does, and return a function that waits for the result."""
+        """Start the work of `text`, and return a function that waits for the result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class TwoTowerEncoder:
     def info(self) -> ModelInfo:
         backend = self.backend
         mode: PreprocessMode = "fast" if self.preprocess.fast else "exact"
-        # With a queue captions have other widths, which may change last digits.
+        # With a queue, captions are padded to other widths, which may change last digits.
         queued = ("queue",) if isinstance(backend, OverlappingBackend) and backend.overlaps else ()
         parts = (
             _ARITHMETIC,
@@ -131,7 +131,7 @@ class TwoTowerEncoder:
 
     @property
     def weight_bytes(self) -> int:
-        """Memory that the model's parameters take, in bytes, without copies that a library makes to run faster."""
+        """Memory that the model's parameters take, in bytes, not counting copies that a library makes to run faster."""
         return self.backend.weight_bytes
 
     @property
@@ -143,18 +143,18 @@ class TwoTowerEncoder:
 
     @property
     def overlaps(self) -> bool:
-        """Whether a batch is computed beside this process, so that the next one should begin before its result is read."""
+        """Whether batches are computed in parallel, so that the next one should be started before a result is read."""
         return isinstance(self.backend, OverlappingBackend) and self.backend.overlaps
 
     def begin_pixels(self, pixels: Sequence[Pixels]) -> Callable[[], Embeddings]:
-        """Begin what `encode_pixels` does, and return a function that waits for the result."""
+        """Start the work of `encode_pixels`, and return a function that waits for the result."""
         if not (pixels and isinstance(self.backend, OverlappingBackend)):
             return lambda: self.encode_pixels(pixels)
         begun = self.backend.begin_image(pixels)
         return lambda: unit_rows(begun())
 
     def begin_tokens(self, rows: Sequence[Ids]) -> Callable[[], Embeddings]:
-        """Begin what `encode_tokens` does, and return a function that waits for the result."""
+        """Start the work of `encode_tokens`, and return a function that waits for the result."""
         if not (rows and isinstance(self.backend, OverlappingBackend)):
             return lambda: self.encode_tokens(rows)
         order = by_length(rows)
@@ -198,7 +198,7 @@ class TwoTowerEncoder:
         )
 
     def _in_order(self, features: Embeddings, order: Sequence[int]) -> Embeddings:
-        """Return unit rows in the order of the captions, of which `features` has those of each place in `order`."""
+        """Return unit rows in the order of the captions; row i of `features` belongs to caption `order[i]`."""
         vectors = np.empty((len(order), self.embed_dim), np.float32)
         vectors[order] = unit_rows(features)
         return vectors
@@ -208,7 +208,7 @@ class TwoTowerEncoder:
 
 
 def unit_rows(features: Embeddings) -> Embeddings:
-    """Scale rows to length 1; a row that is not finite remains so."""
+    """Scale rows to length 1; rows that are not finite remain so."""
     with np.errstate(invalid="ignore"):
         unit: Embeddings = features / np.linalg.norm(features, axis=1, keepdims=True).clip(min=1e-12)
     return unit

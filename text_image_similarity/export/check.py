@@ -22,7 +22,7 @@ from .measure import CheckPairs, drawn, encoded, pairs_of
 def check_export(
     folder: str | PathLike[str], config: Config | None = None, *, check_data: str | PathLike[str] | None = None
 ) -> tuple[Parity, ...]:
-    """Compare an export, on the drawn pairs, with the vectors of its source, which were stored when it was made.
+    """Compare an export, on the generated pairs, with the vectors of its source, which were stored when it was made.
 
     Args:
         folder: The export.
@@ -30,10 +30,10 @@ def check_export(
         check_data: A table for a second comparison, for which the source is loaded.
 
     Returns:
-        The comparison on the drawn pairs and, with `check_data`, the comparison on the table.
+        The comparison on the generated pairs and, with `check_data`, the comparison on the table.
 
     Raises:
-        ModelError: The export is damaged, or the drawn images are different on this machine.
+        ModelError: The export is damaged, or the generated images are different on this machine.
         TableError: The table cannot be read.
     """
     place, config = Path(path_text(folder, "folder")), replace(config or Config(), model=str(folder))
@@ -50,7 +50,7 @@ def check_export(
 
 
 def _reference(place: Path, pairs: CheckPairs) -> EncodedPairs:
-    """Read the source's vectors for the drawn pairs."""
+    """Read the source's vectors for the generated pairs."""
     try:
         with safe_open(place / REFERENCE, framework="np") as file:
             made_of, image, text = file.metadata()["pixels"], file.get_tensor("image"), file.get_tensor("text")
@@ -58,8 +58,8 @@ def _reference(place: Path, pairs: CheckPairs) -> EncodedPairs:
         raise ModelError(f"the export in {place} cannot be checked: {REFERENCE}: {exc}") from exc
     if made_of != pairs.digest:
         raise ModelError(
-            f"the export in {place} cannot be checked here: this machine's Pillow draws different images; check it on a table of "
-            "your own, with its source available"
+            f"the export in {place} cannot be checked here with the generated images, because this machine's Pillow draws them "
+            "differently; check it with your own table and its source: --check-data TABLE (check_data=...)"
         )
     nothing = np.empty((0, image.shape[1]), np.float32)
     return EncodedPairs(image, text, nothing, nothing, 0.0, 0.0)

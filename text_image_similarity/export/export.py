@@ -1,4 +1,4 @@
-"""Export a model: graphs, tokens, a manifest, and the proof that they say what the model says."""
+"""Export a model: graphs, tokens, a manifest, and a comparison with the model's own results."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _EXPORTERS = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportSummary:
-    """What an export is and how it compares with its source.
+    """The facts about an export, and how it compares with its source.
 
     Args:
-        out: Where it is.
-        source: The model.
-        target, precision, recipe: What was made; `recipe` is how, in int8.
-        digest: What stands for all of its files.
+        out: Its folder.
+        source: The model that was exported.
+        target, precision, recipe: The options that were used; `recipe` is empty except for int8.
+        digest: Hash of the manifest, and so of all files.
         bytes: Size of the folder, without a calibration.
-        parities: On drawn pairs and, if there was one, on the caller's table.
-        source_ms: Milliseconds of the source on this machine for an image and for a caption.
-        seconds: Spent in all.
+        parities: Comparisons on generated pairs and, if one was given, on the caller's table.
+        source_ms: Milliseconds that the source takes on this machine for an image and for a caption.
+        seconds: Time that the export took.
     """
 
     out: str
@@ -54,7 +54,7 @@ class ExportSummary:
 
     @property
     def passed(self) -> bool:
-        """Whether it keeps the bounds of its precision."""
+        """Whether it is within the bounds for its precision."""
         return all(parity.passed for parity in self.parities)
 
 
@@ -65,13 +65,13 @@ def export_model(
     *,
     progress: Callable[[str], None] | None = None,
 ) -> ExportSummary:
-    """Export a model to a folder that `Config(model=...)` takes, without torch and transformers from then on.
+    """Export a model to a folder that can be used as `Config(model=...)` without torch and transformers.
 
     Args:
-        config: `model`, `revision` and, for the caller's table, the settings of fetching are used.
+        config: `model`, `revision` and, for the caller's table, the settings for fetching are used.
         out: Folder to write, which appears complete or not at all.
-        options: What to make; by default ONNX in fp32.
-        progress: Told what is being done, for people.
+        options: Target, precision and so on; by default ONNX in fp32.
+        progress: Function that is called with a description of each step.
 
     Raises:
         UsageError: `out` exists and is not an export, or it is one and `force` is off.
@@ -89,7 +89,7 @@ def export_model(
     check_free(place, replaces=replaces)  # before torch is imported
     require(f"exporting {config.model}", *_EXPORTERS, extra="onnx")
     from ..encoders.graphs import drop_weights
-    from .write import write_export  # which imports them
+    from .write import write_export  # imported here because it imports these libraries
 
     with whole_folder(place, replaces=replaces) as made:
         tell(f"loading {config.model}")
@@ -103,7 +103,7 @@ def export_model(
             tell(f"writing {options.precision} graphs" + (f" ({recipe})" if recipe else ""))
             facts = write_export(source, home, made, options, recipe, (checks[0], before[0]))
             if recipe == options.recipes[-1]:
-                drop_weights(source)  # memory holds the source or its export
+                drop_weights(source)  # so that memory holds either the source or its export
             tell("comparing them with the source")
             parities = _compared(made, checks, before, BOUNDS[options.precision])
             if passed := all(parity.passed for parity in parities):
@@ -131,7 +131,7 @@ def _replaces(options: ExportOptions) -> Callable[[Path], bool]:
 
 
 def _load_source(config: Config) -> tuple[TwoTowerEncoder, Path | None]:
-    """Load the model on torch, and say where its files are."""
+    """Load the model on torch, and return it with the folder of its files."""
     folder = model_folder(str(config.model))
     if is_export(folder):
         raise ConfigError(
@@ -142,7 +142,7 @@ def _load_source(config: Config) -> tuple[TwoTowerEncoder, Path | None]:
         raise ModelError(f"{config.model} is not a model that can be exported")
     if folder.is_dir():
         return encoder, folder
-    named = str(config.model).startswith("open_clip:")  # by architecture and weights, not by a repository of the hub
+    named = str(config.model).startswith("open_clip:")  # named by architecture and weights, not by a hub repository
     return encoder, None if named else cached_folder(*resolve_model(config.model, config.revision))
 
 
@@ -158,6 +158,6 @@ def _refusal(config: Config, options: ExportOptions, parities: list[Parity]) -> 
     said = "; ".join(f"on {parity.data}: {', '.join(parity.failures)}" for parity in parities if parity.failures)
     other = "another precision" if options.precision != "fp32" else "a newer torch or onnxruntime"
     return (
-        f"{config.model} was not exported in {options.precision}, because its export would differ too much from it: {said}; try "
-        f"{other}, or take it as it is with --allow-drift"
+        f"{config.model} was not exported in {options.precision}, because its scores would differ too much from its source's: {said}; "
+        f"try {other}, or accept the differences with --allow-drift"
     )

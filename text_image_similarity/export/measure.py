@@ -20,7 +20,7 @@ from ..preprocess import Pixels
 from ..similarity import Embeddings
 from .gate import EncodedPairs
 
-DRAWN = "drawn pairs"
+DRAWN = "generated pairs"
 _DRAWN = 128
 _MOST = 1_000  # pairs of the caller's table
 _ALONE = 4
@@ -53,7 +53,7 @@ class CheckPairs:
 
 
 def drawn(encoder: PreparingEncoder) -> CheckPairs:
-    """Return the drawn pairs, prepared for a model."""
+    """Return the generated pairs, prepared for a model."""
     images, captions = zip(*drawn_pairs(_DRAWN), strict=True)
     return CheckPairs(DRAWN, [encoder.prepare(image) for image in images], captions)
 

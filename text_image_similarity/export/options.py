@@ -1,4 +1,4 @@
-"""What an export is to be."""
+"""The options of an export."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ TritonBackend = Literal["onnxruntime", "tensorrt", "python"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
-    """What an export is to be.
+    """The options of an export.
 
     Args:
-        to: What will run it: `onnx`, ONNX Runtime anywhere; `openvino`, for Intel's processors; `tensorrt`, ONNX with a script that
-            builds plans on the GPU that serves them; `triton`, a model repository for NVIDIA's inference server; or `web`,
-            transformers.js in a browser or under Node.
-        precision: `fp32`; `fp16`, half the size, for GPUs; or `int8`, a quarter of the size, for CPUs.
-        recipe: How int8 is made: `dynamic` rounds weights and activations, which is faster; `weights` rounds weights alone,
-            which keeps scores closer; `auto` takes the first of them that passes.
-        opset: Version of ONNX's operators; by default the newest one that all targets read.
-        triton_backend: What runs the towers in Triton: its `onnxruntime` backend; `tensorrt`, for plans that are built on the
-            GPU that serves them; or `python`, where the server lacks both and its Python environment has onnxruntime.
-        max_batch: Most items of a batch, in Triton and TensorRT.
-        check_data: Table of images and captions on which the export is compared with its source, up to 1,000 pairs, in addition
-            to 128 drawn ones.
-        allow_drift: Write the export even if its scores are further from its source's than its precision explains; every
-            summary then says so.
-        force: Replace an export that is there already.
+        to: What will run the export: `onnx`, ONNX Runtime on any machine; `openvino`, Intel's processors; `tensorrt`, NVIDIA GPUs, with a
+        script that builds plans on the GPU that will run them; `triton`, NVIDIA's inference server, as a model repository; or `web`,
+        transformers.js in a browser or in Node.
+        precision: `fp32`; `fp16`, which is half the size, for GPUs; or `int8`, which is a quarter of the size, for CPUs.
+        recipe: How int8 is computed: `dynamic` rounds weights and activations, which is faster; `weights` rounds only weights, which
+        keeps scores closer; `auto` uses the first of them that passes the comparison.
+        opset: Version of ONNX's operators; by default the newest one that all targets support.
+        triton_backend: What runs the towers in Triton: its `onnxruntime` backend; `tensorrt`, for plans that are built on the GPU
+        that will run them; or `python`, for servers that lack both, whose Python environment needs onnxruntime.
+        max_batch: Maximum number of items in a batch, for Triton and TensorRT.
+        check_data: Table of images and captions on which the export is also compared with its source, with up to 1,000 pairs, in
+        addition to the 128 generated pairs.
+        allow_drift: Write the export even if its scores differ from its source's by more than the bounds for its precision; every
+        summary then says so.
+        force: Replace an existing export.
 
     Raises:
         ConfigError: A value is outside its choices or range.
@@ -71,7 +71,7 @@ class ExportOptions:
 
     @property
     def recipes(self) -> tuple[str | None, ...]:
-        """The ways to try, best first."""
+        """The recipes to try, best first."""
         if self.precision != "int8":
             return (None,)
         if self.recipe != "auto":

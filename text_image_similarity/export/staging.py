@@ -58,7 +58,7 @@ def check_free(place: Path, *, replaces: Callable[[Path], bool]) -> None:
     there = place.expanduser()
     if there.exists() and not (there.is_dir() and (not any(there.iterdir()) or replaces(there))):
         raise UsageError(
-            f"{place} already exists; name a new folder, or use --force (force=True), which replaces nothing but an earlier export"
+            f"{place} already exists; name a new folder, or use --force (force=True), which replaces only earlier exports"
         )
 
 

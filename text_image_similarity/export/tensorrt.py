@@ -1,7 +1,7 @@
 """Write an export for TensorRT: the graphs, and a script that builds plans from them on the GPU that will run them.
 
 A plan works only on one kind of GPU with one version of TensorRT, so none is built here. The script has been run only
-with a stand-in for `trtexec`.
+with a substitute for `trtexec`.
 """
 
 from __future__ import annotations

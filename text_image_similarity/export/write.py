@@ -1,4 +1,4 @@
-"""Write the files of an export, for its target. This needs torch, onnx and what the target needs."""
+"""Write the files of an export. This needs torch, onnx and the libraries of the target."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ def write_export(
     recipe: str | None,
     reference: tuple[CheckPairs, EncodedPairs],
 ) -> dict[str, Any]:
-    """Write everything but the proof.
+    """Write everything except the comparison with the source.
 
     Args:
         source: The model.
-        home: Where its files are, if they are a folder.
-        made: Where to; emptied first.
-        options: What to make.
-        recipe: How int8 is made.
-        reference: The drawn pairs, and what the model makes of them.
+        home: Folder of its files, if they have one.
+        made: Folder to write to, which is emptied first.
+        options: Options of the export.
+        recipe: The recipe for int8.
+        reference: The generated pairs, and the model's vectors for them.
 
     Returns:
-        What the manifest says.
+        The entries of the manifest.
 
     Raises:
-        ModelError: It cannot be written.
+        ModelError: The export cannot be written.
     """
-    for left in made.iterdir():  # of a recipe that did not pass
+    for left in made.iterdir():  # left by a recipe that did not pass
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     opset = options.opset or OPSET
     try:
         write_towers(source, made, precision=options.precision, recipe=recipe, opset=opset)
     except (ModelError, OSError):
         raise
-    except Exception as exc:  # the exporters have kinds of their own
+    except Exception as exc:  # exporters raise their own exceptions
         raise ModelError(f"{source.model} cannot be written as ONNX: {type(exc).__name__}: {exc}") from exc
     if options.precision == "fp16":
         _check_types(source, made)
@@ -80,7 +80,7 @@ def write_export(
 
 
 def _check_types(source: TwoTowerEncoder, made: Path) -> None:
-    """Make sure that a half-precision graph is half throughout: TensorRT takes types as they are."""
+    """Make sure that a half-precision graph uses half precision throughout, because TensorRT does not change types."""
     for tower in ("image", "text"):
         if found := lint_typing(made / f"{tower}.onnx"):
             raise ModelError(
@@ -89,7 +89,7 @@ def _check_types(source: TwoTowerEncoder, made: Path) -> None:
 
 
 def _fit_to_target(made: Path, facts: dict[str, Any], options: ExportOptions) -> None:
-    """Turn ONNX graphs into what the target takes."""
+    """Convert ONNX graphs to the form that the target needs."""
     if options.to == "triton":
         write_triton(made, facts, options.triton_backend, options.max_batch)
     elif options.to == "tensorrt":

@@ -1,4 +1,4 @@
-"""Checks of addresses before connecting, by a table of denied ranges.
+"""Checking addresses before connecting, with a table of denied ranges.
 
 The table follows IANA's special-purpose address registries for IPv4 and IPv6 (RFC 6890, as of 2025) and its IPv6 address
 space registry: outside 2000::/3 there are no ordinary unicast addresses. `ipaddress.is_global` is not used, because its
@@ -55,7 +55,7 @@ _DENIED = {
     "fec0::/10": "site-local addresses, deprecated",
     "ff00::/8": "multicast",
 }
-# Always denied, whatever is allowed: at these addresses, the machine or its cloud hands out credentials.
+# Always denied, whatever is allowed: at these addresses, the machine or its cloud serves credentials.
 _NEVER = {
     "169.254.0.0/16": "a link-local network",
     "fe80::/10": "a link-local network",
@@ -73,12 +73,12 @@ _CARRIERS = {"::ffff:0:0/96": 0, "::ffff:0:0:0/96": 0, "::/96": 0, "64:ff9b::/96
 
 
 def why_denied(ip: IPAddress, allowed: Iterable[IPNetwork] = ()) -> str | None:
-    """Return why an address must not be connected to, with its range; None if it is allowed.
+    """Return the reason why an address is denied, with its range; None if it is allowed.
 
     Args:
         ip: The address.
-        allowed: Networks that are allowed although they are not public, except link-local addresses and cloud metadata
-            services.
+        allowed: Networks that are allowed although they are not public; link-local addresses and cloud metadata
+            services remain denied.
 
     Example:
         >>> why_denied(ipaddress.ip_address("10.0.0.7"))
@@ -88,7 +88,7 @@ def why_denied(ip: IPAddress, allowed: Iterable[IPNetwork] = ()) -> str | None:
         >>> why_denied(ipaddress.ip_address("8.8.8.8"))
     """
     if isinstance(ip, IPv6Address):
-        ip = IPv6Address(int(ip))  # without its zone, with which no network contains it
+        ip = IPv6Address(int(ip))  # without its zone, because no network contains an address with a zone
         for carried in _carried(ip):
             if reason := why_denied(carried, allowed):
                 return f"a form of {carried}, {reason}"

@@ -23,17 +23,17 @@ from .stream import GuardedStream, time_left
 
 Resolver = Callable[[str, int], list[str]]
 
-_OPEN_PORTS = 1024  # first port that is open to references; most lower ports belong to services other than the web
+_OPEN_PORTS = 1024  # first port that references may use; most lower ports belong to services other than the web
 _LOOK_UP_S = 2.0  # timeout for a name behind a proxy, which a company's network may not resolve
 _MOST_ADDRESSES = 100  # addresses of a name that are checked
-_REMEMBERED = 4096  # such names to remember, and hosts that are allowed
+_REMEMBERED = 4096  # number of such names, and of allowed hosts, to remember
 
 
 class GuardedBackend(httpcore.NetworkBackend):
     """A network backend that opens only allowed connections.
 
     Args:
-        limits: Limits, of which `connect_s` and those on addresses and ports are used.
+        limits: Limits; `connect_s` and those on addresses and ports are used.
         resolve: Function `(host, port) -> addresses`.
         to_proxy: Whether connections lead to a proxy, whose own address is trusted.
         trusted: Whether every address is trusted.
@@ -47,8 +47,8 @@ class GuardedBackend(httpcore.NetworkBackend):
         self._allowed = EVERYWHERE if private else tuple(map(ipaddress.ip_network, limits.allow_networks))
         self._ports = frozenset({80, 443, *limits.allow_ports})
         self._whose = "the proxy " if to_proxy else ""
-        self._targets: dict[str, IPAddress | None] = {}  # behind a proxy
-        self._open_hosts: set[tuple[str, int | None]] = set()  # that `check_host` allows
+        self._targets: dict[str, IPAddress | None] = {}  # checked targets, if connections lead to a proxy
+        self._open_hosts: set[tuple[str, int | None]] = set()  # hosts that `check_host` allows
         self._open: WeakSet[GuardedStream] = WeakSet()
         self._own = local()  # latest stream of each thread
         self._lock = Lock()
@@ -153,7 +153,7 @@ class GuardedBackend(httpcore.NetworkBackend):
         def ask() -> None:
             try:
                 answer.put(resolve())
-            except RowError as error:  # passed on to the row
+            except RowError as error:  # raised for the row
                 answer.put(error)
             except Exception as exc:
                 reason = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
@@ -167,7 +167,7 @@ class GuardedBackend(httpcore.NetworkBackend):
             if left <= 0:
                 raise RowError(ErrorCode.DNS_ERROR, f"{host} was not resolved in time")
             with contextlib.suppress(Empty):
-                found = answer.get(timeout=min(left, 0.1))  # short waits, to notice that the run is closing
+                found = answer.get(timeout=min(left, 0.1))  # short waits, so that a closing run is noticed
                 if isinstance(found, RowError):
                     raise found
                 return found
@@ -177,7 +177,7 @@ class GuardedBackend(httpcore.NetworkBackend):
             raise RowError(ErrorCode.CONNECT_ERROR, "the run was closed")
 
     def check_host(self, host: str, port: int | None) -> None:
-        """Raise an error if a URL's port is closed, or its host is a denied address or a name of this machine.
+        """Raise an error if a URL's port is not allowed, or its host is a denied address or a name of this machine.
 
         Args:
             host: Host name or address.
@@ -191,7 +191,7 @@ class GuardedBackend(httpcore.NetworkBackend):
         if port is not None and port < _OPEN_PORTS and port not in self._ports:
             raise RowError(
                 ErrorCode.BLOCKED_ADDRESS,
-                f"port {port} of {host} is closed to references; --limit allow_ports={port} opens it",
+                f"port {port} of {host} is not allowed for references; to allow it, use --limit allow_ports={port}",
             )
         if host.removesuffix(".").rpartition(".")[2].lower() == "localhost":  # RFC 6761
             if why_denied(ipaddress.IPv4Address("127.0.0.1"), self._allowed):

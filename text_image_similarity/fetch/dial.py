@@ -19,7 +19,7 @@ from itertools import chain, zip_longest
 from .addresses import IPAddress
 
 STAGGER_S = 0.25
-_MOST = 10  # most addresses of one name to try
+_MOST = 10  # maximum number of addresses of a name to try
 _LOOK_S = 0.1  # longest time until a closed run is noticed
 _UNDER_WAY = (0, errno.EINPROGRESS, errno.EWOULDBLOCK, getattr(errno, "WSAEWOULDBLOCK", errno.EWOULDBLOCK))
 
@@ -81,7 +81,7 @@ def dial(addresses: Iterable[IPAddress], port: int, timeout: float, check_open: 
 
 
 def _begin(ip: IPAddress, port: int) -> socket.socket:
-    """Return a socket that has begun to connect to an address."""
+    """Return a socket that has started connecting to an address."""
     attempt = socket.socket(socket.AF_INET6 if isinstance(ip, IPv6Address) else socket.AF_INET, socket.SOCK_STREAM)
     try:
         attempt.setblocking(False)

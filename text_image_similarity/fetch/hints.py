@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from ..errors import ErrorCode, RowError
 
 _READ = 2000  # longest reference to explain: matching patterns against long ones takes time
-_MOST_CHARACTERS = 150  # longest path in an error, so that its reason and a hint fit after it
+_MOST_CHARACTERS = 150  # longest path in an error, so that its reason and a hint still fit
 _INSIDE = re.compile(r"https?:/+[^/]", re.IGNORECASE)
 _HOST = re.compile(
     r"(?:[\w-]+\.)+([a-z]{2,24})(?::\d+)?/.|www\.[\w-]+\.|(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?/.", re.IGNORECASE
@@ -81,13 +81,13 @@ def explain_reference(reference: str) -> str:
     if len(reference) > _READ:
         reference = reference[: _READ - 1] + reference[-1]  # the last character must be its counterpart
     if found := _INSIDE.search(reference):
-        return f"a URL begins inside it, at {reference[found.start() :][:60]!r}; the cell must hold nothing else"
+        return f"a URL begins inside it, at {reference[found.start() :][:60]!r}; the cell must contain only the URL"
     if len(reference) > 2 and _QUOTED.fullmatch(reference):
-        return f"it stands in {reference[0]} and {reference[-1]}; leave them out"
+        return f"it is enclosed in {reference[0]} and {reference[-1]}; remove them"
     if reference[:2] in ("b'", 'b"'):
-        return "it is Python's spelling of bytes; give the bytes themselves, or base64 in a data: URL"
+        return "it is the Python notation of bytes; use the bytes themselves, or base64 in a data: URL"
     if _NO_COLON.match(reference):
-        return "it looks like a web address without its colon; write http:// or https://"
+        return "it looks like a web address without a colon; write http:// or https://"
     host = _HOST.match(reference.lstrip("/"))
     if _HOST_AND_PORT.match(reference) or (host and (host[1] or "").lower() not in _ARCHIVES):
         return "a web address must begin with http:// or https://"
@@ -98,14 +98,14 @@ def _explain_path(path: str) -> str:
     if path.startswith("~"):
         return "~ does not stand for the home folder here; write the whole path"
     if _VARIABLE.match(path):
-        return "variables are not replaced here; write the whole path"
+        return "variables are not expanded here; write the full path"
     if _DRIVE.match(path) and os.name != "nt":
-        return "it begins with a drive of Windows, which this system does not have"
+        return "it begins with a Windows drive letter, and this system has no drives"
     return _BACKSLASHES if "\\" in path and os.sep != "\\" else ""
 
 
 def explain_missing(path: Path, may_name: Callable[[Path], bool]) -> str:
-    """Return why a path does not exist, as far as its names or the existing folders tell; otherwise "".
+    """Return why a path does not exist, if its names or the existing folders show it; otherwise "".
 
     Args:
         path: The path.
@@ -174,10 +174,10 @@ def _spellings(name: str) -> Iterator[tuple[str, str]]:
     visible = "".join(c for c in name if unicodedata.category(c) not in ("Cc", "Cf"))
     yield "there are invisible characters in the name", visible
     yield "there are spaces around a name", name.strip()
-    yield "percent signs are not decoded in a path", unquote(name)
-    yield "a path has no query", name.partition("?")[0] or name
+    yield "percent-encoding is not decoded in a path", unquote(name)
+    yield "a path cannot have a query", name.partition("?")[0] or name
     path = PurePath(name.strip() or "_")
     for other in (path.stem + path.suffix.lower(), path.stem + path.suffix.upper(), name.lower(), name.upper()):
-        yield "capital and small letters differ", other
+        yield "upper and lower case differ", other
     for ending in _ENDINGS:
-        yield f"the ending is {'another one' if path.suffix else 'missing'}", path.stem + ending
+        yield f"the extension is {'different' if path.suffix else 'missing'}", path.stem + ending

@@ -1,4 +1,4 @@
-"""Headers for single hosts, from a file: Authorization, Cookie, Referer, User-Agent and the like.
+"""Headers for particular hosts, from a file: Authorization, Cookie, Referer, User-Agent and the like.
 
     {"images.example.com": {"Authorization": "Bearer ..."}, "*.example.org": {"Referer": "https://example.org/"}}
 
@@ -120,7 +120,7 @@ def _read(path: str | os.PathLike[str]) -> list[tuple[str, object]]:
 
 def _checked(host: str, headers: object) -> dict[str, str]:
     if not isinstance(headers, Mapping):
-        raise ConfigError(f"headers_file: {host[:100]!r} must have an object of headers and their values")
+        raise ConfigError(f"headers_file: {host[:100]!r} must be an object of headers and their values")
     for name, value in headers.items():
         if not _NAME.fullmatch(name) or name.lower() in _OURS:
             raise ConfigError(f"headers_file: {name[:50]!r} of {host[:100]!r} is not a header that can be set")

@@ -62,7 +62,7 @@ class NestedTlsStream(httpcore.NetworkStream):
         return self._below.get_extra_info(info)
 
     def _run(self, step: Callable[[], T], timeout: float | None) -> T:
-        """Repeat a step until it needs no more bytes, and send its output."""
+        """Repeat a step until it needs no more bytes, sending its output."""
         while True:
             try:
                 done = step()

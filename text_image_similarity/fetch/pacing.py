@@ -12,7 +12,7 @@ from ..config import Limits
 from ..errors import ErrorCode, RowError
 
 LONGEST_RETRY_AFTER_S = 30.0  # longest `Retry-After` to wait for
-FREE_RETRIES = 10.0  # retries a host is given before it has earned any
+FREE_RETRIES = 10.0  # retries that a host has before it has earned any
 EARNED = 0.2  # share of a retry earned by each request
 _REMEMBERED = 4096  # idle hosts to remember
 
@@ -95,7 +95,7 @@ class Hosts:
                 self._changed.notify_all()
 
     def _must_wait(self, known: _Host | None, clock: Clock) -> bool:
-        """Wait a moment, noticing that the run is closing; return False if there is nothing to wait for."""
+        """Wait for a moment, unless the run is closing; return False if there is nothing to wait for."""
         if self._closing.is_set():
             raise RowError(ErrorCode.CONNECT_ERROR, "the run was closed")
         if known is None:
@@ -120,7 +120,7 @@ class Hosts:
                 del self._known[idle]
 
     def be_patient(self, host: str, seconds: float, client: Hashable = None) -> None:
-        """Have a client's rows wait for a host, because it sent one of them a `Retry-After`."""
+        """Let a client's rows wait for a host, because it sent one of them a `Retry-After`."""
         with self._changed:
             known = self._known.setdefault(host, _Host(retries=self._free))
             now = time.monotonic()
@@ -128,7 +128,7 @@ class Hosts:
             known.ready_at[client] = max(known.ready_at.get(client, 0.0), now + seconds)
 
     def may_retry(self, host: str) -> bool:
-        """Use one of a host's retries, and return whether there was one left."""
+        """Use one of a host's retries, and return whether one was left."""
         with self._changed:
             known = self._known.setdefault(host, _Host(retries=self._free))
             if known.retries < 1:

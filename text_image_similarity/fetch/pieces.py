@@ -1,16 +1,16 @@
-"""Into how many pieces content may be cut on its way: each of a few bytes takes the time of a large one."""
+"""A limit on the number of pieces in which content may arrive: a tiny piece takes as much time as a large one."""
 
 from __future__ import annotations
 
-_PIECES = 8192  # (chunks); content in more of them must have so many bytes in each, on average:
+_PIECES = 8192  # pieces; if there are more, each must have on average at least this many bytes:
 _PIECE_BYTES = 64
 
 
 def are_too_small(pieces: int, received: int) -> bool:
-    """Say whether content comes in too many pieces of a few bytes.
+    """Tell whether content arrives in too many tiny pieces.
 
     Args:
-        pieces: How many came so far.
-        received: The bytes of all of them.
+        pieces: Number of pieces so far.
+        received: Total number of bytes in them.
     """
     return pieces > _PIECES and received < pieces * _PIECE_BYTES

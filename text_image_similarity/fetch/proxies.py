@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import httpcore
 import httpx
 
-# The environment's proxies are not used: a machine's settings should not decide where requests for images go.
+# Proxies from the environment are not used: a machine's settings should not decide where requests for images are sent.
 _VARIABLES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 
 
@@ -42,10 +42,10 @@ def socks_errors() -> Iterator[None]:
     try:
         yield
     except (AssertionError, SOCKSError) as exc:
-        raise httpx.ProxyError("a reply that is not SOCKS5; is it a proxy of another kind?") from exc
+        raise httpx.ProxyError("the proxy's reply is not SOCKS5; is it another kind of proxy?") from exc
 
 
 def explain_unused_proxy(environment: Mapping[str, str] | None = None) -> str:
     """Return a hint for an unreachable host if the environment names a proxy, otherwise ""."""
     found = next((name for name in _VARIABLES if (os.environ if environment is None else environment).get(name)), None)
-    return f"; {found} is set and not used: to go through a proxy give --proxy (proxy=...)" if found else ""
+    return f"; {found} is set but not used: to use a proxy, set --proxy (proxy=...)" if found else ""

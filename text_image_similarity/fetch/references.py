@@ -1,4 +1,4 @@
-"""Parsing of references: unambiguous http(s) URLs, `data:` URLs and paths.
+"""Parsing references: unambiguous http(s) URLs, `data:` URLs and paths.
 
 The raw text is checked before a URL library normalises it, because a check is useless if it reads a URL differently
 from the code that connects. User names, backslashes and control characters are refused, and so are addresses in
@@ -23,15 +23,15 @@ from ..errors import ErrorCode, RowError
 from ..records import is_invisible
 from .hints import is_base64_image
 
-# A scheme has two letters or more: one letter is a drive, and a name like 2024-01-01T12:30.jpg is a path.
+# A scheme has at least two letters: one letter is a drive, and a name such as 2024-01-01T12:30.jpg is a path.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _ABSOLUTE = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//([^/?#]*)")
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::([0-9]{0,5}))?")
 _NEVER = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 _NOT_IN_A_HOST = re.compile(r"""[\s%"'<>^`{|}]""")
 _NUMBER = re.compile(r"\d+|0[xX][0-9A-Fa-f]*")  # digits of any script
-_PIECE = 1 << 16  # of a data: URL
-_LONGEST_END = 1000  # characters of its media type in which ;base64 is looked for
+_PIECE = 1 << 16  # characters of a data: URL that are decoded at a time
+_LONGEST_END = 1000  # characters of its media type that are searched for ;base64
 _NO_ESCAPE = re.compile(rb"%(?![0-9a-fA-F]{2}).{0,2}", re.DOTALL)
 _BLANKS = b" \t\n\r\v\f"
 _ENDS_WITH_BASE64 = re.compile(r";\s*base64\s*$", re.IGNORECASE)
@@ -43,7 +43,7 @@ _DOTS = re.compile("[\u3002\uff0e\uff61]")  # dots in international names (RFC 3
 
 
 def strip_invisible(text: str) -> str:
-    """Return a reference without invisible characters around it: white space, byte-order marks, zero-width characters.
+    """Return a reference without the invisible characters around it: white space, byte-order marks, zero-width characters.
 
     At most 1,000 are removed from each end: a megabyte of them is not a reference, and would block a service.
 
@@ -76,12 +76,12 @@ def http_url(text: str, base: httpx.URL | None = None) -> httpx.URL:
     if len(text) > MOST_URL:
         raise ValueError(f"it has {len(text):,} characters, more than {MOST_URL:,}")
     if found := _NEVER.search(text):
-        raise ValueError(f"there is {found.group()!r} in it")
+        raise ValueError(f"it contains {found.group()!r}")
     absolute = _ABSOLUTE.match(text)
     if absolute:
         _check_authority(absolute.group(1))
     elif base is None or scheme_of(text):
-        raise ValueError("it names no host")
+        raise ValueError("it has no host")
     try:
         url = httpx.URL(text) if base is None else base.join(text)
         host = url.host  # raises for a host that is not a valid international name
@@ -98,7 +98,7 @@ def _check_authority(authority: str) -> None:
     if len(authority) > _MOST_AUTHORITY:  # before anything that takes quadratic time, such as Unicode normalisation
         raise ValueError(f"its host has {len(authority):,} characters, more than {_MOST_AUTHORITY}")
     if "@" in authority:
-        raise ValueError("there is a user name in it")
+        raise ValueError("it contains a user name")
     parts = _AUTHORITY.fullmatch(authority)
     if not parts or _NOT_IN_A_HOST.search(parts.group(1)):
         raise ValueError("it has no valid host")
@@ -115,7 +115,7 @@ def _check_name(host: str) -> None:
 
 
 def _check_spelling(host: str) -> None:
-    """Refuse an IPv4 address in any spelling but four decimal numbers."""
+    """Refuse an IPv4 address in any spelling other than four decimal numbers."""
     tidy = _DOTS.sub(".", unicodedata.normalize("NFKC", host))  # normalised like international names
     if _NUMBER.fullmatch(tidy.removesuffix(".").rpartition(".")[2]):
         try:
@@ -129,14 +129,14 @@ def file_url_path(url: str) -> Path:
     authority = _ABSOLUTE.match(url)
     if len(url) > MOST_URL or (authority and len(authority.group(1)) > _MOST_AUTHORITY):
         raise RowError(
-            ErrorCode.INVALID_URL, f"a file: URL of {len(url):,} characters, or with a host that is too long"
+            ErrorCode.INVALID_URL, f"a file: URL of {len(url):,} characters is too long, or its host is"
         )
     try:
         parts = urlsplit(url)
     except ValueError as exc:
         raise RowError(ErrorCode.INVALID_URL, f"{url[:200]!r}: {exc}") from exc
     if parts.netloc not in ("", "localhost"):
-        raise RowError(ErrorCode.INVALID_URL, f"a file: URL names this machine, not {parts.netloc}")
+        raise RowError(ErrorCode.INVALID_URL, f"a file: URL must name this machine, not {parts.netloc}")
     return Path(url2pathname(parts.path))
 
 
@@ -173,10 +173,10 @@ def data_url_bytes(url: str, most: int) -> bytes:
 def _forgiving_base64(text: bytes) -> bytes:
     padding = len(text) - len(text.rstrip(b"="))
     if b"://" in text[:20]:
-        raise ValueError("there is a URL where its base64 should be")
+        raise ValueError("it has a URL in place of base64")
     if found := _NOT_BASE64.search(text, 0, len(text) - padding):
         if found[0] in b"-_":
-            raise ValueError("it is in the base64 of URLs; write + for - and / for _")
+            raise ValueError("it is in URL-safe base64; write + for - and / for _")
         raise ValueError(f"character {found.start() + 1:,} of its base64 is {ascii(found[0])[1:]}")
     if padding and (padding > 2 or len(text) % 4):
         raise ValueError(f"its base64 has {padding} = too many or too few at its end")

@@ -1,4 +1,4 @@
-"""Reading of responses: status, `Retry-After`, opt-out, and body."""
+"""Reading responses: status, `Retry-After`, opt-out, and body."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .pieces import are_too_small
 
 _AGENT = "text-image-similarity"
 
-_EXPANDING = Lock()  # of many downloading threads, those that get bombs would take every core from those that decode
+_EXPANDING = Lock()  # otherwise, threads that receive bombs would take every core from those that decode
 _COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"})
 _SMALL = 512  # bytes; after every few smaller pieces, other threads get a turn
 _STEP = 1024 * 1024  # bytes decompressed from a chunk at a time
@@ -60,7 +60,7 @@ def explain_proxy(said: str) -> str:
 
 
 def _wanted_login(said: str) -> str:
-    return "; give proxy=http://USER:PASSWORD@host:port" if said.startswith("407 ") else ""
+    return "; set proxy=http://USER:PASSWORD@host:port" if said.startswith("407 ") else ""
 
 
 def retry_after_s(retry_after: str | None) -> float | None:
@@ -88,9 +88,9 @@ def check_opt_out(response: httpx.Response) -> None:
 
 
 def expanded(chunks: Iterable[bytes], encoding: str, most: int) -> Iterator[bytes]:
-    """Yield the decoded content of a body as it arrives; of a bomb, only a little more than `most` bytes.
+    """Yield the decoded content of a body as it arrives; for a bomb, only a little more than `most` bytes.
 
-    The request asks for no compression. If a server compresses anyway, a single gzip layer is supported; values that do
+    Requests ask for uncompressed content. If a server compresses anyway, a single gzip layer is supported; values that do
     not name a compression, as on mislabelled files in object stores, are ignored.
 
     Raises:
@@ -99,7 +99,7 @@ def expanded(chunks: Iterable[bytes], encoding: str, most: int) -> Iterator[byte
     """
     names = [name for name in encoding.lower().replace(" ", "").split(",") if name in _COMPRESSIONS]
     if names not in ([], ["gzip"], ["x-gzip"]):
-        raise RowError(ErrorCode.BAD_RESPONSE, f"compressed as {encoding[:40]}, though identity was asked for")
+        raise RowError(ErrorCode.BAD_RESPONSE, f"compressed as {encoding[:40]}, although uncompressed content was requested")
     unzip = zlib.decompressobj(zlib.MAX_WBITS | 16) if names else None
     received = given = 0
     for pieces, chunk in enumerate(chunks, 1):

@@ -1,6 +1,6 @@
-"""Checks of the local files that a table names, which must be under one folder.
+"""Checking the local files that a table names, which must be under one folder.
 
-The target of a path counts, after `..` and links are resolved. In the hub's cache, where a data set's files are links
+Paths are checked after `..` and links are resolved. In the hub's cache, where a data set's files are links
 to its folder `blobs`, that folder is allowed as well.
 """
 
@@ -30,7 +30,7 @@ def check_under(path: Path, root: str | PathLike[str] | None) -> None:
     """
     if root is None or is_under(path, root):
         return
-    why = f"is not under {root}" if os.fspath(root) != NOWHERE else "is named by a table that lies in no folder here"
+    why = f"is not under {root}" if os.fspath(root) != NOWHERE else "is named by a table that is not in a folder on this machine"
     raise RowError(ErrorCode.FILE_NOT_FOUND, f"{REFUSED}: {shorten_path(path)} {why}")
 
 

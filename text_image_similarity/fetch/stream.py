@@ -34,7 +34,7 @@ FAILURES = (
     httpcore.ProxyError,
     httpcore.UnsupportedProtocol,
 )
-_LONGEST_S = 24 * 3600.0  # for which the system is asked to wait at a time
+_LONGEST_S = 24 * 3600.0  # longest single wait that the system is asked for
 
 _deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
 _head: ContextVar[Head | None] = ContextVar("head", default=None)
@@ -100,12 +100,12 @@ class GuardedStream(httpcore.NetworkStream):
         self._socket = connected
         self._aborted = False
         self._has_served = False
-        self._has_asked = False  # and so has nothing to read yet
+        self._has_asked = False  # whether a request was sent; before that, there is nothing to read
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         if head := _head.get():
             if head.left <= 0:
-                raise httpcore.RemoteProtocolError(f"the answer's head is larger than {HEAD_BYTES:,} bytes")
+                raise httpcore.RemoteProtocolError(f"the response's head is larger than {HEAD_BYTES:,} bytes")
             max_bytes = min(max_bytes, head.left)
         waiting = self._has_asked and not isinstance(self._socket, ssl.SSLSocket)
         try:
@@ -145,7 +145,7 @@ class GuardedStream(httpcore.NetworkStream):
     ) -> httpcore.NetworkStream:
         name = server_hostname and server_hostname.removesuffix(".")
         try:
-            if isinstance(self._socket, ssl.SSLSocket):  # to a proxy, with the server behind it
+            if isinstance(self._socket, ssl.SSLSocket):  # a connection to a proxy, with TLS to the server inside
                 nested = NestedTlsStream(self, ssl_context, name)
                 nested.shake_hands(timeout)
                 return nested
@@ -175,7 +175,7 @@ class GuardedStream(httpcore.NetworkStream):
         return None
 
     def _is_readable(self) -> bool:
-        """Tell whether an idle connection has something to read, which can only be its end or unexpected data."""
+        """Tell whether an idle connection has something to read, which can only be the end of the connection or unexpected data."""
         if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
             return True
         try:
@@ -200,9 +200,9 @@ class GuardedStream(httpcore.NetworkStream):
         Args:
             call: The call, which raises an error if the socket is not ready.
             argument: Its argument.
-            timeout: Seconds; None is as long as the row has left.
+            timeout: Seconds; None means the time that the row has left.
             to_write: Whether it sends something.
-            waiting: Whether the socket is not ready yet, as far as is known.
+            waiting: Whether the socket is known not to be ready yet.
         """
         end = time.monotonic() + time_left(timeout)
         while True:
@@ -241,6 +241,6 @@ def _is_ready(connected: socket.socket, seconds: float, to_write: bool) -> bool:
     seconds = min(max(seconds, 0.0), _LONGEST_S)
     if sys.platform == "win32":
         return any(select.select(*([], [connected]) if to_write else ([connected], []), [], seconds))
-    waiting = select.poll()  # select takes no descriptor above 1,023
+    waiting = select.poll()  # select does not support descriptors above 1,023
     waiting.register(connected, select.POLLOUT if to_write else select.POLLIN)
     return bool(waiting.poll(seconds * 1000))

@@ -32,18 +32,18 @@ from .trust import LOCKS_HANDSHAKES, create_ssl_context
 class GuardedTransport(httpx.BaseTransport):
     """An httpx transport over persistent, guarded connections.
 
-    Every thread has its own small pool. httpcore's pool examines all its connections for each request, some with a
-    system call, so that one pool for 32 threads would spend more time on its list than on the network.
+    Every thread has its own small pool: httpcore's pool examines all its connections for each request, some with a
+    system call, so one pool for 32 threads would spend more time on its list than on the network.
 
     Args:
-        limits: Limits, of which `connect_s` and those on addresses and ports are used.
+        limits: Limits; `connect_s` and those on addresses and ports are used.
         proxy: Proxy for all requests, as in `Config.proxy`; None connects to the hosts directly.
         ca_file: Certificates to trust in addition to the system's.
         resolve: Function `(host, port) -> addresses`; None uses the system's resolver.
         trusted: Whether the caller chose the targets, instead of references, so that any address and port is allowed.
 
     Raises:
-        ConfigError: `ca_file` holds no certificates.
+        ConfigError: `ca_file` contains no certificates.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class GuardedTransport(httpx.BaseTransport):
         self._proxy = proxy
         self._ca_file = ca_file
         self._backend = GuardedBackend(limits, resolve or system_resolver, to_proxy=proxy is not None, trusted=trusted)
-        # Created at the first request if the caller named no file, because many runs have only local files.
+        # Created at the first request unless the caller named a file, because many runs have only local files.
         self._ssl_context = None if ca_file is None else create_ssl_context(ca_file)
-        self._untrusted: ConfigError | None = None  # a file named by the environment cannot be used
+        self._untrusted: ConfigError | None = None  # set if a file named by the environment cannot be used
         self._lock = Lock()
         self._own = local()
         self._direct = Direct(self._backend, self._own_ssl_context)
@@ -111,7 +111,7 @@ class GuardedTransport(httpx.BaseTransport):
     def check(self, host: str, port: int | None) -> None:
         """Refuse a URL whose host or port may not be reached, as far as that is known without looking up its name.
 
-        `handle_request` does so too, but after as much work as for a URL that is fetched.
+        `handle_request` does so too, but only after as much work as for fetching a URL.
 
         Raises:
             RowError: `blocked_address`.
@@ -159,7 +159,7 @@ class GuardedTransport(httpx.BaseTransport):
             except (httpcore.NetworkError, httpcore.RemoteProtocolError):
                 if not head.reused:
                     raise
-                # A reused connection may have ended, or hold leftovers of an earlier response.
+                # A reused connection may have ended, or may hold leftovers of an earlier response.
                 with head_of_an_answer():
                     response = self._backend.send(pool, sent)
         return httpx.Response(

@@ -35,11 +35,11 @@ def create_ssl_context(
     """Return an SSL context that verifies servers.
 
     Args:
-        ca_file: Further certificates to trust, in PEM: a file, or a folder with hashed names.
+        ca_file: Additional certificates to trust, in PEM: a file, or a folder with hashed names.
         environment: Environment in which `VARIABLES` are looked up; None is that of the process.
 
     Raises:
-        ConfigError: A named file holds no certificates.
+        ConfigError: A named file contains no certificates.
     """
     context = _system_context()
     context.set_alpn_protocols(["http/1.1"])
@@ -56,9 +56,9 @@ def create_ssl_context(
 
 
 def explain_untrusted(problem: BaseException | None) -> str:
-    """Return advice for a certificate that no trusted authority signed; "" if that is not the problem."""
+    """Return advice for a certificate that is not signed by a trusted authority; "" if that is not the problem."""
     if isinstance(problem, ssl.SSLCertVerificationError) and problem.verify_code in _UNVERIFIED:
-        return "; if a company's proxy signs connections, name its certificate: ca_file (--ca-file) or SSL_CERT_FILE"
+        return "; if your company's proxy signs connections, name its certificate with ca_file (--ca-file) or SSL_CERT_FILE"
     return ""
 
 
@@ -83,5 +83,5 @@ def _trust(context: ssl.SSLContext, place: str, name: str) -> None:
         else:
             context.load_verify_locations(cafile=place)
     except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
-        reason = "it holds no certificate in PEM" if isinstance(exc, ssl.SSLError) else getattr(exc, "strerror", exc)
+        reason = "it contains no PEM certificate" if isinstance(exc, ssl.SSLError) else getattr(exc, "strerror", exc)
         raise ConfigError(f"{name}={place} cannot be used: {reason}") from exc

@@ -1,4 +1,4 @@
-"""Conversions of Arrow types: dense while rows are cut, dictionaries when stored, plain values for text and JSON."""
+"""Converting Arrow types: dense while rows are cut, with dictionaries when stored, plain values for text and JSON."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def stored(kind: pa.DataType) -> pa.DataType:
 
 
 def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """Return a type that holds the values of both without loss, or None; a null type, at any depth, becomes the other.
+    """Return a type that holds the values of both without loss, or None; a null type, at any depth, is replaced by the other type.
 
     Texts, bytes, integers, floats, decimals of one scale, and times of one zone may differ in width or unit.
     """
@@ -85,7 +85,7 @@ def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType:
 
 
 def _wider_integer(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """Return the narrowest integer type for both, signed if either is; None if 64 bits are too few."""
+    """Return the narrowest integer type for both, signed if either is; None if 64 bits are not enough."""
     if pa.types.is_signed_integer(one) == pa.types.is_signed_integer(other):
         return _wider(one, other)
     signed, unsigned = (one, other) if pa.types.is_signed_integer(one) else (other, one)
@@ -195,7 +195,7 @@ def cell_values(column: pa.Array) -> list[Any]:
 def plain_values(column: pa.Array, name: str) -> list[Any]:
     """Return a column as Python values that text and JSON can represent without loss.
 
-    Dates and times become Arrow's text for them, in UTC if they have a zone; durations become a number of their units;
+    Dates and times become Arrow's text for them, in UTC if they have a zone; durations become a number of units;
     32-bit floats become the shortest equal decimal.
 
     Raises:
@@ -210,7 +210,7 @@ def plain_values(column: pa.Array, name: str) -> list[Any]:
     except (pa.ArrowException, ValueError, OverflowError) as exc:
         raise _unspeakable(name, whole, str(exc)) from exc
     if _holds(whole, pa.types.is_temporal) and _OUT_OF_RANGE in str(values):
-        raise _unspeakable(name, whole, "it holds a time out of range")
+        raise _unspeakable(name, whole, "it contains a time that is out of range")
     return values
 
 

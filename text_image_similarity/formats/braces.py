@@ -1,4 +1,4 @@
-"""Expansion of braces in file names, as in shells: `{00000..00127}` and `{train,test}`."""
+"""Expanding braces in file names, as in shells: `{00000..00127}` and `{train,test}`."""
 
 from __future__ import annotations
 

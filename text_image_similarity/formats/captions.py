@@ -94,7 +94,7 @@ def _fields(line: str, layout: _Layout, where: str, *, quoted: bool) -> tuple[st
     if quoted and caption.startswith('"'):
         if caption.count('"') % 2:
             raise TableError(
-                f"{where} opens a quote and does not close it; a caption must stand on one line; if the quotation marks are part "
+                f"{where} opens a quote that is not closed; a caption must be on one line; if the quotation marks are part "
                 "of the text, add --quoting none"
             )
         if whole := _QUOTED.fullmatch(caption):

@@ -1,4 +1,4 @@
-"""Checks on the names of a table's columns, before anything expensive starts."""
+"""Checking the columns of a table before anything expensive starts."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ def check_columns(
         options: Names of the options for the columns, for messages.
 
     Raises:
-        UsageError: Columns are missing, all of which the message names, or two have the same name.
+        UsageError: Columns are missing (the message names all of them), or two have the same name.
     """
     if not columns:
-        raise UsageError(f"{place} is empty: it has no rows, and so no columns")
+        raise UsageError(f"{place} is empty: it has neither rows nor columns")
     if missing := [name for name in dict.fromkeys(names) if name not in columns]:
         said = f"column {missing[0]!r} is" if len(missing) == 1 else f"columns {', '.join(map(repr, missing))} are"
-        asked = OUT_COLUMNS[:1] if OUT_COLUMNS[0] in missing else missing  # who has not scored has none of the others
+        asked = OUT_COLUMNS[:1] if OUT_COLUMNS[0] in missing else missing  # a table that has not been scored has none of the others
         near = [each for name in asked if (each := _same(columns, name) or closest(name, columns))]
         if len(asked) > 1 and len(set(near)) == len(asked):
-            hints = [f"; are {' and '.join(map(repr, near))} meant? Then name them with {options}"]
+            hints = [f"; if you mean {' and '.join(map(repr, near))}, name them with {options}"]
         else:
             hints = list(dict.fromkeys(_hint(columns, name, options) for name in asked))
         raise UsageError(f"{said} missing from {place}; it has the columns: {list_columns(columns)}{''.join(hints)}")
@@ -73,7 +73,7 @@ def check_types(schema: pa.Schema, columns: tuple[str | None, str | None], place
         place: Name of the table in messages.
 
     Raises:
-        UsageError: A column holds values that cannot be scored; the message names its type and what to do.
+        UsageError: A column holds values that cannot be scored; the message says its type and what to do.
     """
     for name, holds_images in zip(columns, (True, False), strict=True):
         if name is None or (holds_images and may_hold_images(schema.field(name).type)):
@@ -96,11 +96,11 @@ def _why_not_text(kind: pa.DataType, *, holds_images: bool) -> str:
             "are images, name the column with --url-col (col_url)"
         )
     if types.is_nested(kind):
-        return "holds several values per row; write one row for each"
+        return "has several values per row; write one row for each"
     texts = (types.is_string, types.is_large_string, types.is_string_view, types.is_null)
     numbers = (types.is_integer, types.is_floating, types.is_decimal)
     return (
-        "" if any(test(kind) for test in (*texts, *numbers)) else "holds neither text nor numbers; cast it to strings"
+        "" if any(test(kind) for test in (*texts, *numbers)) else "contains neither text nor numbers; cast it to strings"
     )
 
 
@@ -138,11 +138,11 @@ def delimiter_hint(line: str) -> str:
 
 
 def _add_delimiter(spoken: str, option: str) -> str:
-    return f"; is it separated by {spoken}? Then add --delimiter {option} (Config(dialect=Dialect(delimiter=...)))"
+    return f"; if it is separated by {spoken}, add --delimiter {option} (Config(dialect=Dialect(delimiter=...)))"
 
 
 def _same(columns: Sequence[str], name: str) -> str | None:
-    """Return the column of the same name but for capitals and spaces."""
+    """Return the column whose name differs only in case and spaces."""
     return next((column for column in columns if column.strip().casefold() == name.strip().casefold()), None)
 
 
@@ -150,15 +150,15 @@ def _hint(columns: Sequence[str], name: str, options: str) -> str:
     if any("\0" in column for column in columns):
         order = "be" if columns[0].startswith("\0") else "le"
         return (
-            f"; is it UTF-16 without a byte-order mark? Then add --encoding utf-16-{order} "
+            f"; if it is UTF-16 without a byte-order mark, add --encoding utf-16-{order} "
             "(Config(dialect=Dialect(encoding=...)))"
         )
     if columns[0].lower().startswith("sep="):
-        return "; delete the first line, sep=..., which only Excel reads"
+        return "; delete the first line, sep=..., which only Excel understands"
     if columns[0].lstrip().startswith(("{", "[")):
-        return "; is it JSON? Then name it .jsonl, if it holds one object per line"
+        return "; if it is JSON with one object per line, give it the extension .jsonl"
     if found := _same(columns, name):
-        return f"; is {found!r} meant? Then name it with {options}"
+        return f"; if you mean {found!r}, name it with {options}"
     for delimiter, (spoken, option) in _DELIMITERS.items():
         pieces = {piece.strip().strip('"') for column in columns for piece in column.split(delimiter)}
         if any(delimiter in column for column in columns) and (name in pieces or len(columns) == 1):

@@ -24,7 +24,7 @@ from .text import Lines, in_parts, open_text, undecodable
 logger = logging.getLogger("text_image_similarity")
 
 DELIMITERS: dict[TableKind, str] = {"csv": ",", "tsv": "\t"}
-# If a quote is left open, the rest of the file is one field. This is less than the limit of a row, so that the message
+# If a quote is left open, the rest of the file is one field. This is less than the limit for a row, so that the message
 # names the row.
 _FIELD_CHARACTERS = 60 * 1024 * 1024
 _QUOTING: dict[str, dict[str, Any]] = {  # the csv module's names
@@ -36,7 +36,7 @@ _TOKEN = re.compile(r'\\["\\]|"|[^"\\]+|\\')
 _ESCAPES = {'\\"': '""', "\\\\": "\\"}
 _NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "pipes"}
 _AMBIGUOUS = (
-    "if it belongs to the text, as in most files with tabs, add --quoting none; if fields are quoted as in CSV, add --quoting minimal "
+    "if it is part of the text, as in most files with tabs, add --quoting none; if fields are quoted as in CSV, add --quoting minimal "
     "(Config(dialect=Dialect(quoting=...)))"
 )
 _BACKSLASH = "if quotation marks are escaped with backslashes, add --quoting backslash (Dialect(quoting='backslash'))"
@@ -112,7 +112,7 @@ class DelimitedTable:
         self.digest = one_digest(digests)
 
     def read(self, start: int, most: int) -> Iterator[TextRows]:
-        """Yield rows from index `start` on, the first being 0, `most` at a time, or fewer if they are very long."""
+        """Yield rows from index `start` on, counted from 0, `most` at a time, or fewer if they are very long."""
         keep = [place for place, name in enumerate(self._header) if name not in self.dropped]
         whole = len(keep) == len(self._header)
         for part in in_parts(self._all(), start, most, size_of_fields):
@@ -189,12 +189,12 @@ class DelimitedTable:
             ) from exc
 
     def _check_quotes(self, where: str, row: list[str]) -> None:
-        """Refuse a row that is ambiguous without a known quoting, or note it if the other reading is unlikely."""
+        """Refuse a row that is ambiguous without a known quoting, or warn if the other reading is unlikely."""
         if self._quoting == "none":
             if any(value[:1] == '"' for value in row):
                 raise TableError(f"{where} has a field that begins with a quotation mark; {_AMBIGUOUS}")
         elif any('\\"' in value for value in row):
-            raise TableError(f"{where} has a backslash before a quotation mark; {_BACKSLASH}, else --quoting minimal")
+            raise TableError(f"{where} has a backslash before a quotation mark; {_BACKSLASH}, otherwise add --quoting minimal")
         else:
             delimiter = self.dialect.delimiter or ""
             lines = [line for line in delimiter.join(row).splitlines() if line.strip()]
@@ -216,18 +216,18 @@ class DelimitedTable:
         return csv.reader(lines, delimiter=self.dialect.delimiter, strict=True, **_QUOTING[self._quoting])
 
     def _hint(self, place: str, first: int, last: int, said: str) -> str:
-        """Return a hint about quotation marks on some lines, of which the parser said something."""
+        """Return a hint about quotation marks in the lines for which the parser reported an error."""
         with self._open(place) as (file, _):
             lines = list(islice(file.lines(), first - 1, last))
         if first == 1 and lines[0].lstrip().startswith(("{", "[")):
-            return "; is it JSON? Then name it .jsonl, if it holds one object per line"
+            return "; if it is JSON with one object per line, give it the extension .jsonl"
         if self._quoting == "minimal" and any('\\"' in line for line in lines):
             return f"; {_BACKSLASH}"
         if first == 1 and (hint := delimiter_hint(lines[0])):
             return hint
-        belong = "if quotation marks belong to the text, add --quoting none"
+        belong = "if quotation marks are part of the text, add --quoting none"
         if last > first:
-            return f"; is a quotation mark open since line {first}? Then close it; {belong}"
+            return f"; if a quotation mark has been open since line {first}, close it; {belong}"
         return f"; double the quotation marks inside a quoted field; {belong}" if "expected after" in said else ""
 
     def _undecodable(self, place: str) -> str:

@@ -14,9 +14,9 @@ _STATS = re.compile(r"(\d+)_stats\.json")
 
 
 def holds_images(folder: Path) -> bool:
-    """Tell whether a folder, or its subfolders, hold images, with or without caption files, but no table of them.
+    """Tell whether a folder and its subfolders contain images, with or without caption files, but no table of them.
 
-    A table of img2dataset, such as `00000.parquet` next to the folder `00000`, does not count: it repeats the folder's
+    A table written by img2dataset, such as `00000.parquet` next to the folder `00000`, does not count: it repeats the folder's
     content.
     """
     for entry in folder.iterdir():
@@ -35,12 +35,12 @@ def holds_images(folder: Path) -> bool:
 
 
 def has_captions(folder: Path) -> bool:
-    """Tell whether a folder, or its subfolders, hold caption files."""
+    """Tell whether a folder and its subfolders contain caption files."""
     return any(map(_is_text, _names(folder)))
 
 
 def image_in(folder: Path) -> str:
-    """Return the name of an image of a folder or its subfolders; empty if there is none."""
+    """Return the name of an image in a folder or its subfolders; empty if there is none."""
     return next(filter(is_image, _names(folder)), "")
 
 

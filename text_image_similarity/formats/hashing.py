@@ -25,7 +25,7 @@ class Hashed(io.RawIOBase):
 
     def finish(self) -> str:
         """Read the rest, and return the hash of the whole file."""
-        buffer = bytearray(1 << 20)  # reused, because memory that was never touched is slow
+        buffer = bytearray(1 << 20)  # reused, because newly allocated memory is slow
         while self.readinto(buffer):
             pass
         return self._hash.hexdigest()

@@ -1,4 +1,4 @@
-"""Files of data sets on the hub, `hf://datasets/<owner>/<name>[@revision]/<path>`, from the hub or from its cache.
+"""Files of data sets on the hub, `hf://datasets/<owner>/<name>[@revision]/<path>`, from the hub or its cache.
 
 The hub is contacted first, with a short timeout. If it answers, fsspec streams the files; otherwise, files that `hf
 download` or `datasets` left in the hub's cache are read.
@@ -21,7 +21,7 @@ _FILE = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.*))?", re.D
 
 
 def hub_home() -> Path:
-    """Return the folder of the hub's client and of `datasets`, unless their own variables say otherwise."""
+    """Return the cache folder of the hub's client and of `datasets`, unless their own variables name another one."""
     return Path(constants.HF_HOME)
 
 
@@ -33,7 +33,7 @@ def local_or_url(place: str) -> str:
 
     Raises:
         UsageError: The hub has no such data set, or it requires a login.
-        TableError: The hub is unreachable, and its cache does not hold the data set.
+        TableError: The hub is unreachable, and its cache does not contain the data set.
     """
     found = _FILE.fullmatch(place)
     if found is None:
@@ -46,7 +46,7 @@ def local_or_url(place: str) -> str:
         if not isinstance(exc, HFValidationError) and exc.response.status_code not in (401, 403, 404):
             return _cached(name, revision, path, exc)
         raise UsageError(
-            f"the hub has no data set {name} that can be read: {str(exc).strip().splitlines()[-1]}"
+            f"the hub has no readable data set {name}: {str(exc).strip().splitlines()[-1]}"
         ) from exc
     except Exception as exc:  # any exception of the network
         return _cached(name, revision, path, exc)

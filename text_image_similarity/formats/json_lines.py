@@ -66,7 +66,7 @@ class JsonTable:
         self.digest = one_digest(digests)
 
     def read(self, start: int, most: int) -> Iterator[JsonRows]:
-        """Yield rows from index `start` on, the first being 0, `most` at a time, or fewer if they are very long."""
+        """Yield rows from index `start` on, counted from 0, `most` at a time, or fewer if they are very long."""
         first = start + 1
         for part in in_parts(self._all(), start, most, lambda row: size_of_json(row[0])):
             yield JsonRows(
@@ -94,7 +94,7 @@ class JsonTable:
                 yield text, row
         except UnicodeDecodeError as exc:
             raise TableError(
-                f"{self._undecodable(place)} is not {exc.encoding.upper()}; convert it to UTF-8, e.g. with iconv"
+                f"{self._undecodable(place)} is not {exc.encoding.upper()}; convert it to UTF-8, for example with iconv"
             ) from exc
 
     def _undecodable(self, place: str) -> str:
@@ -120,14 +120,14 @@ class JsonTable:
 def _hint(text: str, number: int, problem: Exception | None = None) -> str:
     """Return a hint about the format of a file whose line is not an object."""
     if "\0" in text:
-        return "; is it UTF-16 without a byte-order mark? Convert it to UTF-8, e.g. with iconv"
+        return "; if it is UTF-16 without a byte-order mark, convert it to UTF-8, for example with iconv"
     if number > 1:
         return ""
     if text.startswith("["):
-        return "; the file holds an array: write one object per line, e.g. with jq -c '.[]'"
+        return "; the file contains an array: write one object per line, for example with jq -c '.[]'"
     if text.startswith("{"):
         if text.endswith(","):
-            return "; leave out the comma at the end of each line"
+            return "; remove the comma at the end of each line"
         cut_off = isinstance(problem, json.JSONDecodeError) and problem.pos >= len(text) - 1
-        return "; each object must be on one line, e.g. as jq -c . writes it" if cut_off else ""
-    return "; is it a CSV or TSV file? Then name it so"
+        return "; each object must be on one line, as jq -c . writes it" if cut_off else ""
+    return "; if it is a CSV or TSV file, give it the extension .csv or .tsv"

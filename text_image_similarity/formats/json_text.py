@@ -1,4 +1,4 @@
-"""Removal and addition of members in a JSON object's text, without changing the text of other members."""
+"""Removing and adding members in a JSON object's text, without changing the text of other members."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ _SHORT = {".tgz": ".tar.gz"}
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
 TEXT_ENDINGS = ("txt", "caption", "json")  # suffixes of caption files next to images
 _OTHERS = {
-    ".json": "if it holds one object per line, name it .jsonl; if it holds an array, write one object per line first, e.g. with jq -c '.[]'",
-    ".txt": "name it .csv or .tsv, depending on its delimiter",
+    ".json": "if it has one object per line, give it the extension .jsonl; if it contains an array, first write one object per line, for example with jq -c '.[]'",
+    ".txt": "give it the extension .csv or .tsv, depending on its delimiter",
     ".xlsx": "save the sheet as CSV UTF-8",
     ".xls": "save the sheet as CSV UTF-8",
     ".ods": "save the sheet as CSV UTF-8",
@@ -37,7 +37,7 @@ _OTHERS = {
     ".orc": "write it as Parquet",
     ".avro": "write it as Parquet",
     ".pkl": "write it as Parquet",
-    ".npy": "vectors are columns of a table, such as vectors.parquet; `embed` writes them as a matrix too, with --npy FILE",
+    ".npy": "vectors are a column of a table, such as vectors.parquet; with --npy FILE, `embed` also writes them as a matrix",
 }
 _CODECS: dict[str, Codec] = {".gz": "gzip", ".zst": "zstd"}
 _ENDING = re.compile(
@@ -78,23 +78,23 @@ def format_of(place: str) -> Format:
                     f"{place}: gzip is the only compression supported for tar files; decompress it, or name it .tar.gz"
                 )
             if inner.kind == "parquet":
-                raise UsageError(f"{place}: Parquet files are compressed internally; name it .parquet")
+                raise UsageError(f"{place}: Parquet files are compressed internally; use the extension .parquet")
             return Format(inner.kind, codec)
     for ending, kind in _KINDS.items():
         if name.endswith(ending):
             return Format(kind)
-    known = f"give it one of the extensions {', '.join(_KINDS)}, and text formats may add .gz or .zst"
+    known = f"use one of the extensions {', '.join(_KINDS)}; text formats may add .gz or .zst"
     hint = next((hint for ending, hint in _OTHERS.items() if name.endswith(ending)), known)
     raise UsageError(f"cannot tell the format of {place}; {hint}")
 
 
 def is_image(place: str) -> bool:
-    """Say whether a file is an image, by its name."""
+    """Tell from its name whether a file is an image."""
     return place.lower().rpartition(".")[2] in IMAGE_ENDINGS
 
 
 def part_ending_of(place: str) -> str:
-    """Return the suffix of a table's parts; parts of Parquet are Arrow streams."""
+    """Return the suffix of a table's parts; the parts of Parquet are Arrow streams."""
     kind = format_of(place).kind
     return "arrow" if kind == "parquet" else kind
 

@@ -1,6 +1,6 @@
-"""Writing of tables with added columns: in parts, which are joined at the end.
+"""Writing tables with added columns, in parts that are joined at the end.
 
-A part is the output for consecutive rows, without header or footer, so that a run that was stopped keeps its parts.
+A part is the output for consecutive rows, without header or footer, so a run that was stopped can keep its parts.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _check_bytes(place: str, schema: pa.Schema, way: str = "first") -> None:
     for column in schema:
         if holds_bytes(column.type):
             raise UsageError(
-                f"column {column.name!r} ({column.type}) holds bytes, which only Parquet can store; name an output that ends in "
+                f"column {column.name!r} ({column.type}) contains bytes, which only Parquet can store; name an output that ends in "
                 f".parquet, or leave the column out {way.format(column.name)}"
             )
 
@@ -133,9 +133,9 @@ def _check_bytes(place: str, schema: pa.Schema, way: str = "first") -> None:
 def _check(kind: TableKind, columns: Sequence[str]) -> None:
     for name in columns:
         if kind == "jsonl" and columns.count(name) > 1:
-            raise UsageError(f"JSON cannot hold two columns named {name!r}; rename one")
+            raise UsageError(f"JSON cannot have two columns named {name!r}; rename one")
         if kind != "jsonl" and not is_whole(name):
-            raise UsageError(f"column {name!r} has a lone surrogate in its name, which only JSON can hold; rename it")
+            raise UsageError(f"column {name!r} has a lone surrogate in its name, which only JSON can represent; rename it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ class DelimitedOutput:
         return text.getvalue().encode("utf-8")
 
     def _field(self, value: str) -> str:
-        """Return a field, quoted only if it could not be read otherwise."""
+        """Return a field, quoted only if it could not be read back otherwise."""
         delimiter = self.dialect.delimiter or ""
         if not any(character in value for character in (delimiter, "\n", "\r")):
             return value if self.dialect.quoting == "none" or value[:1] != '"' else _quoted(value)
@@ -207,7 +207,7 @@ class JsonOutput:
 
 
 def _output_dialect(place: str, table: Table, dialect: Dialect) -> Dialect:
-    given = table.files[0] if table.files else ""  # a data set on the hub; and a folder of images has no suffix
+    given = table.files[0] if table.files else ""  # "" for a data set on the hub, and a folder of images has no suffix
     if not ending_of(given) or format_of(place).kind != format_of(given).kind:
         return Dialect()
     return replace(dialect, encoding=None, quoting="minimal" if dialect.quoting == "backslash" else dialect.quoting)

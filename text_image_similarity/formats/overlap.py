@@ -1,4 +1,4 @@
-"""Check that outputs are not inputs: a table must not be scored into itself, or into the input of the next run."""
+"""Making sure that outputs are not inputs: a table must not overwrite itself or become part of the next run's input."""
 
 from __future__ import annotations
 

@@ -21,14 +21,14 @@ from .storage import open_bytes, reading
 
 _BUFFER = 4 * 1024 * 1024  # bytes read at a time of each column of a large row group
 _LOOK_BUFFER = 64 * 1024  # the same, if only the first row is read
-# Bytes of a row's texts and numbers, similar to the limit of a row of texts, and of a whole row. An image has its own limit.
+# Limits in bytes for a row's texts and numbers (as for a row of text) and for a whole row. Images have their own limit.
 _CELL_BYTES = 64 * 1024 * 1024
 _ROW_BYTES = 512 * 1024 * 1024
-# Values of a column of lists in a row group: a row is read completely before its bytes can be counted, and repeated
+# Values of a column of lists in a row group: a row must be read completely before its bytes can be counted, and repeated
 # values take hardly any bytes in the file.
 _LIST_VALUES = 8 * 1024 * 1024
 _ROW_VALUES = 10_000  # or as many for each of its rows, on average
-# A column chunk that takes less than a byte for so many values may be a single row of all of them.
+# If a column chunk takes less than a byte for this many values, they may all be in a single row.
 _PACKED_VALUES = 64 * 1024 * 1024
 _PACKED = 64
 # Spark reads the columns of a file from here rather than from the schema, and would miss the added columns.
@@ -94,7 +94,7 @@ class ParquetTable:
         self.digest = one_digest(digests)
 
     def read(self, start: int, most: int) -> Iterator[ArrowRows]:
-        """Yield rows from index `start` on, the first being 0, `most` at a time, or fewer if they are very large."""
+        """Yield rows from index `start` on, counted from 0, `most` at a time, or fewer if they are very large."""
         most = min(most, self._fitting)
         part: list[pa.RecordBatch] = []
         rows = size = 0
@@ -144,7 +144,7 @@ class ParquetTable:
         order = [place for place, name in enumerate(names) if name not in self.dropped]
         if [
             names[place] for place in order
-        ] != self.schema.names:  # a file with another order of columns and unique names
+        ] != self.schema.names:  # columns in another order, and with unique names
             order = [names.index(name) for name in self.schema.names]
         return batch.select(order)
 
@@ -187,11 +187,11 @@ def _common(one: list[pa.Field], other: list[pa.Field], places: tuple[str, str])
         other = sorted(other, key=lambda column: names[0].index(column.name))
     elif names[0] != names[1]:
         apart = [name for name in dict.fromkeys([*names[1], *names[0]]) if names[0].count(name) != names[1].count(name)]
-        found = f"not both have: {', '.join(map(repr, apart))}" if apart else "the order of their columns differs"
+        found = f"only one of them has: {', '.join(map(repr, apart))}" if apart else "the order of their columns differs"
         raise TableError(f"{places[1]} has different columns from {places[0]}; {found}")
     kinds = [common_type(a.type, b.type) for a, b in zip(one, other, strict=True)]
     apart = [
-        f"{b.name!r} ({b.type}, there {a.type})" for a, b, kind in zip(one, other, kinds, strict=True) if kind is None
+        f"{b.name!r} ({b.type} instead of {a.type})" for a, b, kind in zip(one, other, kinds, strict=True) if kind is None
     ]
     if apart:
         raise TableError(
@@ -209,7 +209,7 @@ def _fitting(metadata: pq.FileMetaData) -> int:
 
 
 def _check_lists(metadata: pq.FileMetaData, file: str) -> None:
-    """Refuse lists that would fill the memory before they can be cut.
+    """Refuse lists that would fill the memory before they can be split.
 
     Raises:
         TableError: A row group has too many values; the message names the column.
@@ -237,7 +237,7 @@ def _whole(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
 
 
 def _while_cut(kind: pa.DataType) -> pa.DataType:
-    """Return the type of a column while parts are assembled: without a dictionary, unless it is ordered."""
+    """Return the type that a column has while parts are assembled: without a dictionary unless it is ordered."""
     return kind if pa.types.is_dictionary(kind) and kind.ordered else dense(kind)
 
 
@@ -264,7 +264,7 @@ def _pieces(batch: pa.RecordBatch, file: str, number: int) -> Iterator[pa.Record
 
 
 def _check_row(schema: pa.Schema, sizes: Sequence[int], where: str) -> None:
-    """Refuse a row that is too large: it is in memory several times.
+    """Refuse a row that is too large, because it is in memory several times.
 
     Args:
         schema: Columns of the row.
@@ -280,11 +280,11 @@ def _check_row(schema: pa.Schema, sizes: Sequence[int], where: str) -> None:
     largest, name = max(others, default=(0, ""))
     whole = sum(size for size, _ in others)
     if largest > _CELL_BYTES:
-        said = f"column {name!r} in {where} has {largest:,} bytes, more than {_CELL_BYTES:,}; shorten it, or write the file without the column"
+        said = f"column {name!r} in {where} has {largest:,} bytes, more than {_CELL_BYTES:,}; shorten it, or write the file without this column"
     elif whole > _CELL_BYTES:
-        said = f"{where} has {whole:,} bytes without its images, more than {_CELL_BYTES:,}; write the file without needless columns"
+        said = f"{where} has {whole:,} bytes without its images, more than {_CELL_BYTES:,}; leave out columns that are not needed"
     elif sum(sizes) > _ROW_BYTES:
-        said = f"{where} has {sum(sizes):,} bytes, more than {_ROW_BYTES:,}; write the file without needless columns"
+        said = f"{where} has {sum(sizes):,} bytes, more than {_ROW_BYTES:,}; leave out columns that are not needed"
     else:
         return
     raise TableError(said)
@@ -297,7 +297,7 @@ def _opened(place: str, dictionaries: Sequence[str] = (), *, look: bool = False)
     Args:
         place: Place of the file.
         dictionaries: Paths of columns to read as dictionaries.
-        look: Whether only the first rows are read.
+        look: Whether only the first rows will be read.
     """
     with reading(place), open_bytes(place) as raw:
         try:

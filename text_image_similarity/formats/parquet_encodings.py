@@ -1,4 +1,4 @@
-"""The number of rows of a Parquet file to read at once, as their longest texts allow."""
+"""The number of rows of a Parquet file to read at once, depending on their longest text."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 from .arrow_types import longest_value
 from .rows import PART_SIZE
 
-_READ_ROWS = 64  # most rows to read at once
+_READ_ROWS = 64  # maximum number of rows to read at once
 _FEW_ROWS = 4  # if the length of texts is unknown, as when they are stored as differences
-_LOOKED_AT = 1024 * 1024  # largest dictionary in the file, in bytes, in which the longest text is looked for
+_LOOKED_AT = 1024 * 1024  # largest dictionary in the file, in bytes, that is searched for the longest text
 
 
 @dataclass(slots=True)
@@ -20,8 +20,8 @@ class Encodings:
     """The encodings of texts and bytes in files: a short file may expand to far more than fits in memory.
 
     A text that occurs in many rows is often stored only once, in a dictionary. If a column has one value per row, its
-    longest value determines how many rows are read at once. If it has any number of them, in a list, the column is read
-    as a dictionary, which is slow, and cut before it is expanded.
+    longest value determines how many rows are read at once. If a column has lists of values, it is read
+    as a dictionary, which is slow, and split before it is expanded.
 
     Attributes:
         single: Paths of columns with dictionaries and one value per row.

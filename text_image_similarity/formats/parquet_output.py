@@ -1,4 +1,4 @@
-"""Writing of Parquet. Its parts are Arrow streams, which are written and read without any encoding."""
+"""Writing Parquet. Its parts are Arrow streams, which are written and read without any encoding."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ParquetOutput:
     added: Sequence[pa.Field]
 
     def __post_init__(self) -> None:
-        with _explained():  # check now, rather than when all rows are scored
+        with _explained():  # checked now instead of when all rows have been scored
             pq.ParquetWriter(pa.BufferOutputStream(), self._whole()).close()
 
     def part(self, rows: Rows, added: Sequence[Sequence[Any]]) -> memoryview:

@@ -157,7 +157,7 @@ class JsonRows:
             if isinstance(value, str) and not is_whole(value):
                 raise TableError(
                     f"column {name!r} in row {number} contains a lone surrogate (half of a UTF-16 pair), which only JSON "
-                    "can hold; name an output that ends in .jsonl, or fix the row"
+                    "can represent; name an output that ends in .jsonl, or fix the row"
                 )
         return values
 

@@ -38,7 +38,7 @@ class Sample:
 
     Args:
         key: Name that its files share; None for the sample that represents the rest of a damaged shard.
-        image: Encoded file, reference, or the reason why there is neither.
+        image: Encoded file or reference, or the reason why there is neither.
         caption: Caption; None if there is none.
         fields: Members of its `.json`.
     """
@@ -147,7 +147,7 @@ def _complete(sample: Sample) -> Sample:
     spoken = [*map(sample.texts.get, TEXT_ENDINGS), *map(_spoken, members)]
     sample.caption = next((one for one in spoken if one and one.strip()), None)
     if sample.caption is None and (others := [one for one in members if _spoken(one) is None]):
-        broken = f": that in {sample.key}.json is of type {type(others[0]).__name__}, not text"
+        broken = f": the one in {sample.key}.json is of type {type(others[0]).__name__}, not text"
     if broken and sample.caption is None and not isinstance(sample.image, RowError):
         sample.image = RowError(ErrorCode.EMPTY_CAPTION, f"the sample has no caption{broken}")
     if sample.image is None:
@@ -225,7 +225,7 @@ def _add_file(sample: Sample, ending: str, file: Path, root: Path, digest: blake
     elif size > _MOST_TEXT:
         sample.image, data = _too_large(file.name, size, _MOST_TEXT), b""
     elif file.is_symlink() and not file.resolve().is_relative_to(root):
-        said = f"{file.name} is a link out of the folder, whose text is not read; put the text itself there"
+        said = f"{file.name} is a link that leads out of the folder, so its text is not read; put the text itself there"
         sample.image, data = RowError(ErrorCode.FILE_NOT_FOUND, said), b""
     elif not is_regular:  # a pipe, for example: reading it might never end
         said = f"{file.name} cannot be read: it is not a regular file"

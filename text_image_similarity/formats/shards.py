@@ -1,4 +1,4 @@
-"""Tar shards and folders of images as a table: a row per sample, with its key, its caption and its JSON fields.
+"""Tar shards and folders of images as a table: one row per sample, with its key, caption and JSON fields.
 
 The images are a separate column that is never written. A shard is read as a stream, with one part of rows in memory.
 """
@@ -109,7 +109,7 @@ class SampleTable:
         return 1
 
     def read(self, start: int, most: int) -> Iterator[SampleRows]:
-        """Yield rows from index `start` on, the first being 0, `most` at a time, or fewer if they are very large."""
+        """Yield rows from index `start` on, counted from 0, `most` at a time, or fewer if they are very large."""
         first = start + 1
         for part in in_parts(self._from(start), 0, most, lambda sample: sample.size):
             values = [self._values(sample) for sample in part]
@@ -161,7 +161,7 @@ def check_captions(table: object, place: str) -> None:
             return
         image = Path(image_in(folder))
     raise UsageError(
-        f"{place} holds images without captions; put the caption of each next to it, as in {image.name} and {image.stem}.txt, "
+        f"{place} holds images without captions; put each caption next to its image, as in {image.name} and {image.stem}.txt, "
         "or write a table with the columns url and caption"
     )
 

@@ -1,9 +1,9 @@
-"""Recognition of files by their first bytes, if their name says otherwise."""
+"""Recognising files by their first bytes, if their name is wrong."""
 
 from __future__ import annotations
 
 _SIGNATURES = {
-    b"PAR1\x15": "a Parquet file; name it .parquet",
+    b"PAR1\x15": "a Parquet file; give it the extension .parquet",
     b"PK\x03\x04": "an Excel workbook or another ZIP archive; save the sheet as CSV UTF-8, or unpack it",
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an Excel workbook (.xls); save the sheet as CSV UTF-8",
     b"\x1f\x8b": "compressed with gzip; add .gz to its name",
@@ -32,7 +32,7 @@ def other_format(head: bytes) -> str | None:
         if head.startswith(signature):
             return found
     if head.lstrip().lower().startswith(_HTML):
-        return "a web page, perhaps the error page of a failed download; look at it in an editor"
+        return "a web page, perhaps the error page of a failed download; open it in an editor"
     return None
 
 
@@ -42,7 +42,7 @@ def text_format(head: bytes) -> str:
         return found
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if start.startswith((b"{", b"[")):
-        return "a JSON file; name it .jsonl if it holds one object per line"
+        return "a JSON file; give it the extension .jsonl if it has one object per line"
     if start and all(byte >= 32 or byte in b"\t\r\n" for byte in head):
-        return "a text file; name it .csv or .tsv, depending on its delimiter"
+        return "a text file; give it the extension .csv or .tsv, depending on its delimiter"
     return ""

@@ -38,7 +38,7 @@ def local_path(place: str) -> Path:
 
 
 def folder_of(place: str) -> Path | None:
-    """Return the folder that relative image paths of a table start from; None if it is not local."""
+    """Return the folder against which a table's relative image paths are resolved; None if it is not local."""
     if is_url(place):
         return None
     if place.startswith("hf:"):
@@ -62,13 +62,13 @@ def with_base_dir(config: Config, place: str) -> Config:
 
 
 def with_folder(config: Config, folder: str | PathLike[str] | None) -> Config:
-    """Return the settings with the folder that relative image paths start from and local files must be in.
+    """Return the settings with the folder for relative image paths, which local files must also be in.
 
-    Values that the settings already have are kept.
+    Values that are already set are kept.
 
     Args:
         config: The settings.
-        folder: Folder of the table; None if it is not local, and then it may not name local files unless `base_dir` or
+        folder: Folder of the table; None if the table is not local, which may then not name local files unless `base_dir` or
             `files_under` is set.
     """
     own = path_text(config.base_dir, "base_dir") if config.base_dir else folder
@@ -85,7 +85,7 @@ def expand(place: str) -> list[str]:
     an underscore are skipped, as in Spark and Hive.
 
     Raises:
-        UsageError: There is no file, a folder contains folders, or names of folders represent columns.
+        UsageError: There is no file, a folder contains other folders, or folder names stand for columns.
     """
     with reading(place):
         if place.startswith("hf://"):
@@ -98,7 +98,7 @@ def expand(place: str) -> list[str]:
             file for name in names for file in (_expand_url(name) if is_url(name) else _expand_path(local_path(name)))
         ]
     if not files:
-        found = "holds no table" if literal and not _WILD.search(place) else "matches no file"
+        found = "contains no table" if literal and not _WILD.search(place) else "matches no file"
         raise UsageError(f"{place} {found}; name a table, or a folder of tables, shards or images")
     return files
 
@@ -138,7 +138,7 @@ def has_content(place: str) -> bool:
     """Tell whether a file exists and is not empty.
 
     Raises:
-        UsageError, TableError: It cannot be asked.
+        UsageError, TableError: The place cannot be checked.
     """
     with reading(place):
         if is_url(place):
@@ -193,10 +193,10 @@ def content_of(place: str) -> str:
 
 
 def state_of(place: str) -> str:
-    """Return a value that changes when a file is written again: its size and time, or its version in a store.
+    """Return a value that changes when a file is rewritten: its size and time, or its version in a store.
 
     Raises:
-        UsageError, TableError: It cannot be asked.
+        UsageError, TableError: The file cannot be checked.
     """
     with reading(place):
         if is_url(place):
@@ -260,7 +260,7 @@ def _expand_path(path: Path) -> list[str]:
         return _plain_files(entries, str(path), (found.name for found in path.rglob("*")))
     if path.exists():
         if not path.is_file():
-            raise UsageError(f"{path} is not a regular file; it has to be one, because it is read twice")
+            raise UsageError(f"{path} is not a regular file, which is required because it is read twice")
         return [str(path)]
     if _WILD.search(str(path)):
         found = glob.glob(str(path), recursive=True)  # noqa: PTH207 - the pattern may start at any folder
@@ -314,7 +314,7 @@ def _plain_files(entries: Iterable[tuple[str, bool]], folder: str, inside: Itera
 
 
 def _unpartitioned(pattern: str, found: list[str]) -> list[str]:
-    """Return the matches of a pattern, unless a folder that it does not name in full represents a column."""
+    """Return the matches of a pattern, unless a folder that is not named in full stands for a column."""
     parts = Path(pattern).parts
     fixed = next(i for i, part in enumerate(parts) if _WILD.search(part))
     for name in found:
@@ -325,6 +325,6 @@ def _unpartitioned(pattern: str, found: list[str]) -> list[str]:
 def _check_partition(name: str, folders: Sequence[str]) -> None:
     for folder in filter(_PARTITION.fullmatch, folders):
         raise UsageError(
-            f"{name} belongs to the partition {folder}, whose column is in none of the files and would be lost; write the "
-            "table as one with pandas or Spark, or score one partition at a time, each named in full"
+            f"{name} belongs to the partition {folder}, whose column is not in the files and would be lost; write the "
+            "table as one file with pandas or Spark, or score one partition at a time, each named in full"
         )

@@ -20,7 +20,7 @@ from .rows import Rows
 from .shards import SampleTable
 from .storage import expand, is_url, local_path
 
-_LOOKED_AT = 64  # first rows by which a column is identified
+_LOOKED_AT = 64  # number of first rows by which a column is identified
 _AT_ONCE = 256  # rows that `read_rows` has in memory at a time
 _MAX_BYTES = Limits().max_bytes
 
@@ -55,14 +55,14 @@ class Table(Protocol):
         """The Arrow types of its columns, known after `scan`."""
 
     def scan(self) -> None:
-        """Check the table as far as its format allows, count its rows, hash its files.
+        """Check the table as far as its format allows, count its rows, and hash its files.
 
         Raises:
             TableError: The table is damaged; the message names the row and the column.
         """
 
     def read(self, start: int, most: int) -> Iterator[Rows]:
-        """Yield rows from index `start` on, the first being 0, `most` at a time, or fewer if they are very large.
+        """Yield rows from index `start` on, counted from 0, `most` at a time, or fewer if they are very large.
 
         The batches depend only on the table, `start` and `most`.
         """
@@ -79,12 +79,12 @@ def open_table(
 
     Args:
         place: A path or an fsspec URL.
-        dialect: Dialect of CSV and TSV files; None follows their suffixes.
-        dropped: Columns that are passed over.
+        dialect: Dialect of CSV and TSV files; None means the one for their suffix.
+        dropped: Columns to skip.
         max_bytes: Largest image to read from a tar shard, in bytes.
 
     Raises:
-        UsageError: There is no table, its files do not have one format, or `dialect` is for another format.
+        UsageError: There is no table, its files have different formats, or `dialect` is for another format.
         TableError: It cannot be read.
     """
     return open_files(expand(place), place, dialect=dialect, dropped=dropped, max_bytes=max_bytes)
@@ -98,17 +98,17 @@ def open_files(
     dropped: frozenset[str] = frozenset(),
     max_bytes: int = _MAX_BYTES,
 ) -> Table:
-    """Open files as pieces of one table.
+    """Open files as parts of one table.
 
     Args:
         files: Paths or fsspec URLs, at least one.
         place: Name of the table in messages.
         dialect: As for `open_table`.
-        dropped: Columns that are passed over.
+        dropped: Columns to skip.
         max_bytes: As for `open_table`.
 
     Raises:
-        UsageError: The files do not have one format, or `dialect` is for another format.
+        UsageError: The files have different formats, or `dialect` is for another format.
         TableError: The files cannot be read, or do not belong together.
     """
     if len(files) == 1 and not is_url(files[0]) and local_path(files[0]).is_dir():  # of images
@@ -117,11 +117,11 @@ def open_files(
     if others and (len(files) > 1 or (is_url(place) or str(local_path(place)) != files[0])):
         tables = ", ".join(file for file in files if ending_of(file))
         meant = f"name the table itself: {tables}" if tables else "none of them is a table"
-        raise UsageError(f"{place} holds files that are not tables, such as {Path(others[0]).name}; {meant}")
+        raise UsageError(f"{place} contains files that are not tables, such as {Path(others[0]).name}; {meant}")
     kinds = {format_of(file).kind for file in files}
     if len(kinds) > 1:
         raise UsageError(
-            f"{place} holds files of several formats ({', '.join(sorted(kinds))}); name those of one by a pattern"
+            f"{place} contains files of several formats ({', '.join(sorted(kinds))}); name the files of one format with a pattern"
         )
     kind = kinds.pop()
     if kind in DELIMITERS:
@@ -145,10 +145,10 @@ def columns_of(table: Table) -> Sequence[str]:
 
 
 def check_images(table: Table, name: str, place: str) -> None:
-    """Make sure that a column of bytes does not hold references, stored as bytes instead of text.
+    """Make sure that a column of bytes does not contain references stored as bytes instead of text.
 
     Args:
-        table: Table, of which the first rows are read.
+        table: The table; its first rows are read.
         name: Name of the column of images.
         place: Name of the table in messages.
 
@@ -161,7 +161,7 @@ def check_images(table: Table, name: str, place: str) -> None:
     texts = [text_in(bytes(value)) for value in rows.column(name) if isinstance(value, EncodedImage)] if rows else []
     if texts and all(texts):
         raise UsageError(
-            f"column {name!r} of {place} holds text stored as bytes, such as {texts[0]!r}, and no images "
+            f"column {name!r} of {place} contains text stored as bytes, such as {texts[0]!r}, not images "
             f"({table.schema.field(name).type}); if these are paths or URLs, cast them to strings (in pandas, with .str.decode('utf-8'))"
         )
 

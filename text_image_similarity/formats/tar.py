@@ -1,4 +1,4 @@
-"""Reading of the members of a tar file as a stream, from beginning to end.
+"""Reading the members of a tar file as a stream, from beginning to end.
 
 Headers are those of POSIX ustar and pax and of GNU tar, parsed by the standard library's `TarInfo.frombuf`. Its
 `TarFile` is not used, because it takes a damaged header for the end of the file, and reads headers of any size into
@@ -97,7 +97,7 @@ class TarStream:
         at = self._at
         block = self._some(_BLOCK)
         if len(block) < _BLOCK:
-            raise self._ends("" if block else " without the mark of its end")
+            raise self._ends("" if block else " without an end mark")
         try:
             info = tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # typeshed lacks it

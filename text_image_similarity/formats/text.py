@@ -49,7 +49,7 @@ class Lines(io.TextIOWrapper):
             self._count(line)
         if self.spent > _ROW_CHARACTERS:
             raise TableError(
-                f"{self.place} has a row of more than {_ROW_CHARACTERS:,} characters; it begins with {line[:40]!r}. Is a quote left open, or "
+                f"{self.place} has a row of more than {_ROW_CHARACTERS:,} characters; it begins with {line[:40]!r}. Was a quote left open, or "
                 "is it another kind of file?"
             )
         return line

@@ -25,7 +25,7 @@ from .scorer import Scorer
 from .session import through
 from .sources import ImageSource
 
-# The seven prompts that do as well as all 80, according to OpenAI's notebook "Prompt Engineering for ImageNet".
+# The seven prompts that work as well as all 80, according to OpenAI's notebook "Prompt Engineering for ImageNet".
 CLIP_TEMPLATES = (
     "itap of a {}.",
     "a bad photo of the {}.",
@@ -39,7 +39,7 @@ CLIP_TEMPLATES = (
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """The label of one image, or why it has none.
+    """The label of one image, or the reason why it has none.
 
     Args:
         label: The best label; None if the image failed.
@@ -79,7 +79,7 @@ def classify(  # noqa: PLR0913 - what to classify, among what, how, and what tes
         transport: Transport for HTTP requests, for tests; None is the network.
 
     Returns:
-        One result per image, in order. The result of an image that fails carries its error; no exception is raised.
+        One result per image, in order. For an image that fails, the result has the error; no exception is raised.
 
     Raises:
         UsageError: Immediately if labels or templates are missing, two labels are equal, or a template has no `{}`;
@@ -143,7 +143,7 @@ def _scale(scorer: Scorer, given: float | None) -> float:
     scale = getattr(scorer.encoder, "logit_scale", None) if given is None else given
     if scale is None:
         raise ConfigError(
-            f"the encoder of {scorer.encoder.info.model} has no logit_scale; give one, 100 for a CLIP model"
+            f"the encoder of {scorer.encoder.info.model} has no logit_scale; pass one, such as 100 for a CLIP model"
         )
     if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
         raise ConfigError(f"logit_scale={scale!r} must be a positive number")

@@ -34,7 +34,7 @@ def image_similarity(
     encoder: Encoder | None = None,
     transport: httpx.BaseTransport | None = None,
 ) -> Generator[ScoreResult]:
-    """Score the similarity of each image to another one.
+    """Score the similarity of each image to another image.
 
     Args:
         images: Images, as for `embed_images`.
@@ -72,7 +72,7 @@ def image_similarity(
 def text_similarity(
     texts: Iterable[str], others: Iterable[str], config: ConfigLike | Scorer = None, *, encoder: Encoder | None = None
 ) -> Generator[ScoreResult]:
-    """Score the similarity of each text to another one, according to the model's text tower.
+    """Score the similarity of each text to another text, according to the model's text tower.
 
     Args:
         texts: Texts.
@@ -114,13 +114,13 @@ def _pairwise(
         ValueError: The numbers of items are known and differ.
     """
     if isinstance(items, Sized) and isinstance(others, Sized) and len(items) != len(others):
-        raise ValueError(f"{len(items):,} items cannot be compared with {len(others):,} others; give one for each")
+        raise ValueError(f"{len(items):,} items cannot be compared with {len(others):,} others; pass one for each")
     kind = pair_score(
         config.config if isinstance(config, Scorer) else as_config(config), "a comparison of two of a kind"
     )
 
     def results(scorer: Scorer) -> Generator[ScoreResult]:
-        # Alternately, so that one pass encodes both, and items that occur on both sides only once.
+        # Alternating, so that one pass encodes both sides, and items that occur on both only once.
         both = (item for pair in zip(items, others, strict=True) for item in pair)
         with closing(embed(scorer, both)) as outcomes:
             for one in outcomes:

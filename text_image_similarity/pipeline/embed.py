@@ -1,4 +1,4 @@
-"""Embedding of images and captions, for functions that compare all with all."""
+"""Embedding images and captions, for functions that compare all with all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoding of batches, and the search for the items to blame if that fails."""
+"""Encoding batches, and finding the faulty items if that fails."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ logger = logging.getLogger("text_image_similarity")
 
 
 def one_late(batches: Iterable[T], is_last: Callable[[T], bool], *, late: bool) -> Iterator[T]:
-    """Yield batches, each after the next one has been taken, so that a device has that one to compute meanwhile.
+    """Yield each batch after the next one has been taken, so that a device can compute that one in the meantime.
 
     Args:
         batches: Batches, which begin as they are taken.
-        is_last: Whether nothing may begin before this batch has been yielded.
+        is_last: Function that tells whether nothing may begin before this batch has been yielded.
         late: Whether to do so; otherwise, batches are yielded as they are taken.
     """
     waiting: list[T] = []
@@ -43,10 +43,10 @@ def begin_each(
     encode: Callable[[list[Any]], Embeddings],
     items: list[Any],
 ) -> Callable[[], list[Outcome]]:
-    """Begin to encode a batch, and return a function that waits for it and returns what `encode_each` does; never raises."""
+    """Start encoding a batch, and return a function that waits for it and returns the result of `encode_each`; never raises."""
     try:
         begun = begin(items) if items else None
-    except Exception:  # which encoding raises again
+    except Exception:  # encoding raises it again
         begun = None
     return lambda: encode_each(encode, items, begun=begun)
 
@@ -59,7 +59,7 @@ def encode_each(
     Args:
         encode: Function that encodes a batch.
         items: The batch.
-        begun: Function that waits for the batch's embeddings, if it was begun before.
+        begun: Function that waits for the batch's embeddings, if encoding has already started.
 
     Raises:
         DeviceLostError: The device stopped working; nothing more can be encoded.
@@ -69,7 +69,7 @@ def encode_each(
     try:
         vectors = encode(items) if begun is None else begun()
         finite = np.all(np.isfinite(vectors), axis=1)
-    except DeviceLostError:  # no row's fault, and every other row would fail too
+    except DeviceLostError:  # not the fault of a row: every other row would fail too
         raise
     except Exception as exc:  # any exception of a model fails rows, not the run
         if len(items) == 1:

@@ -1,6 +1,6 @@
 """Engines, which score the parts of a table: the protocol of Spark, Ray and the service's client, and the local engine.
 
-A part goes to an engine as tagged rows and comes back as tagged results, so that the caller need not match them up.
+A part goes to an engine as tagged rows and comes back as tagged results, so callers do not have to match them up.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Engine(Protocol):
     """Scores the parts of a table, in this process or elsewhere."""
 
     def start(self, config: Config) -> ModelInfo:
-        """Load the model where it will score, and return its description.
+        """Load the model where rows will be scored, and return its description.
 
         Raises:
             ConfigError, ModelError: The model cannot be loaded there.
@@ -72,7 +72,7 @@ class LocalEngine:
         scorer = Scorer(config, encoder=encoder, transport=self._transport)
         self._sessions = Sessions(scorer, transport=self._transport)
         encoder = scorer.encoder
-        known = encoder.info.fingerprint or type(encoder).__qualname__  # its class at least distinguishes it
+        known = encoder.info.fingerprint or type(encoder).__qualname__  # at least its class distinguishes it
         return replace(encoder.info, fingerprint=known)
 
     def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:

@@ -1,6 +1,6 @@
-"""Checks of arguments: a value that can mean only one thing is accepted, and any other type is refused at once.
+"""Checking arguments: a value that can mean only one thing is accepted, and any other type is refused at once.
 
-A missing value is data, and fails only its row; a value of the wrong type is a mistake in the program, and raises.
+A missing value is data, and fails only its row; a value of the wrong type is a mistake in the program, and raises an error.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def checked(items: Iterable[Item], name: str, check: Check | None = None) -> Ite
         hint = "put it in a list" if is_single else ""
         if is_table:
             rows = "[Record.of(*row) for row in zip(df['url'], df['caption'])]"
-            hint = f"give what is in its columns, such as {rows if check is check_record else 'df[...]'}"
+            hint = f"pass the values of its columns, such as {rows if check is check_record else 'df[...]'}"
         raise InputTypeError.of(name, f"a list or another iterable of {name}", items, hint)
     if check is None:
         return items
@@ -123,7 +123,7 @@ def check_record(record: object, name: str) -> None:
         hint = (
             "its keys must be 'url' and 'text'"
             if isinstance(record, Mapping)
-            else "give Record(image, text) or (image, text)"
+            else "use Record(image, text) or (image, text)"
         )
         raise InputTypeError.of(name, "a Record", record, hint)
     if is_content(record.url) and not isinstance(record.url, EncodedImage):
@@ -173,7 +173,7 @@ def as_image(image: Any, name: str) -> Any:
         if isinstance(image, Mapping):
             hint = "one that holds an image has 'bytes', an encoded file, or 'path'"
         elif hasattr(image, "read"):
-            hint = "give what its read() returns"
+            hint = "pass the result of its read()"
         raise InputTypeError.of(name, _IMAGES, image, hint)
     if hint := _array_hint(array):
         raise InputTypeError.of(name, _IMAGES, image, hint)
@@ -197,27 +197,27 @@ def _array_of(image: Any) -> np.ndarray | None:
 def _array_hint(array: np.ndarray) -> str:
     """Return what to do with an array that is not an RGB image; empty if it is one."""
     if array.dtype == object:
-        return "give its items as a list"
+        return "pass its items as a list"
     if array.size == 0:
         return f"it has no pixels, its shape is {array.shape}"
     if array.ndim != 3 or 3 not in (array.shape[0], array.shape[2]):
-        return "an RGB image has the shape (h, w, 3) or (3, h, w), and Image.fromarray(array) reads grey and RGBA"
+        return "an RGB image has the shape (h, w, 3) or (3, h, w), and Image.fromarray(array) reads grey and RGBA arrays"
     if array.dtype == np.uint8:
         return ""
     if array.shape[0] == array.shape[2]:
-        return f"its shape {array.shape} does not say where the colours are; give Image.fromarray of uint8"
+        return f"its shape {array.shape} does not show which axis holds the colours; pass Image.fromarray(array), with uint8 values"
     if array.dtype.kind != "f":
-        return "give uint8 from 0 to 255, or floats from 0 to 1"
+        return "use uint8 from 0 to 255, or floats from 0 to 1"
     low, high = float(array.min()), float(array.max())
     if not (low >= 0 and high <= 1):  # also false for NaN
-        return f"floats must be from 0 to 1, and these are from {low:.4g} to {high:.4g}; undo a normalisation, or divide by 255"
+        return f"floats must be from 0 to 1, but these are from {low:.4g} to {high:.4g}; undo the normalisation, or divide by 255"
     return ""
 
 
 def check_reference(reference: object, name: str) -> None:
     """Raise an `InputTypeError` unless a value is a path, a URL, or missing."""
     if not (is_missing(reference) or isinstance(reference, (str, os.PathLike))):
-        hint = "compare images in memory with similarity_matrix" if is_content(reference) else ""
+        hint = "for images in memory, use similarity_matrix" if is_content(reference) else ""
         raise InputTypeError.of(name, "a path or a URL", reference, hint)
 
 
@@ -231,7 +231,7 @@ def check_encoder(encoder: Encoder) -> Encoder:
     """Return the encoder, or raise an `InputTypeError` if it is not one."""
     if isinstance(encoder, type) or not (hasattr(encoder, "encode_image") and hasattr(encoder, "encode_text")):
         raise InputTypeError.of(
-            "encoder", "an Encoder, as load_encoder returns", encoder, "a model's name is for Config"
+            "encoder", "an Encoder, as load_encoder returns", encoder, "a model's name belongs in Config"
         )
     return encoder
 
@@ -244,12 +244,12 @@ def check_pairs(images: Iterable[Item], texts: Iterable[str]) -> tuple[Iterable[
     """
     images, texts = images_of(images), checked(texts, "texts", check_caption)
     if isinstance(images, Sized) and isinstance(texts, Sized) and len(images) != len(texts):
-        raise ConfigError(f"there are {len(images):,} images and {len(texts):,} texts; give one caption for each image")
+        raise ConfigError(f"there are {len(images):,} images and {len(texts):,} texts; pass one caption for each image")
     return images, texts
 
 
 def is_content(value: object) -> bool:
-    """Tell whether a value is an image itself, encoded or not, or an open file, and so cannot be meant as text."""
+    """Tell whether a value is an image, encoded or not, or an open file, so that it cannot be meant as text."""
     return (
         isinstance(value, Image.Image | EncodedImage)
         or getattr(value, "ndim", 0) > 1

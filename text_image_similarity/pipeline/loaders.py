@@ -1,6 +1,6 @@
 """Threads that load images ahead of the encoder.
 
-This is not a ThreadPoolExecutor, with which a process that ends during a run would wait for every queued download.
+This is not a ThreadPoolExecutor, which would make a process that ends during a run wait for every queued download.
 These threads are daemons, and a closed pool drops the tasks that it has not started.
 """
 
@@ -35,7 +35,7 @@ class Loaders:
         self._lock = Lock()
         self._closed = Event()
         self._queue: _Queue = SimpleQueue()
-        work = partial(_work, self._queue, self._closed)  # without `self`, so that a forgotten pool is collected
+        work = partial(_work, self._queue, self._closed)  # without `self`, so that an abandoned pool is garbage collected
         self._threads = [Thread(target=work, name=f"{name}-{i}", daemon=True) for i in range(count)]
         for thread in self._threads:
             thread.start()
@@ -62,7 +62,7 @@ class Loaders:
 
 
 def in_one_process(results: Iterable[Result]) -> Iterator[Result]:
-    """Yield results that other threads produce, as long as this is the process that they run in.
+    """Yield results that other threads produce, as long as this is the process in which they run.
 
     Raises:
         UsageError: This process was forked from that one; a fork copies no threads, and would wait forever.
@@ -73,7 +73,7 @@ def in_one_process(results: Iterable[Result]) -> Iterator[Result]:
         yield result
         if getpid() != process:
             raise UsageError(
-                "these results were begun before a fork, which copies no threads; begin them in this process"
+                "this call was started before a fork, which does not copy threads; start it in this process"
             )
 
 

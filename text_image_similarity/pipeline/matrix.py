@@ -30,8 +30,8 @@ class Tile:
         row: Index of its first image.
         column: Index of its first caption.
         scores: Scores, shape (images, captions), float32; NaN where the image or the caption could not be encoded.
-        image_errors: For each of its images, why it could not be encoded, or None.
-        text_errors: For each of its captions, why it could not be encoded, or None.
+        image_errors: For each of its images, the reason why it could not be encoded, or None.
+        text_errors: For each of its captions, the reason why it could not be encoded, or None.
     """
 
     row: int
@@ -60,7 +60,7 @@ def similarity_matrix(
         transport: Transport for HTTP requests, for tests; None is the network.
 
     Returns:
-        Shape (images, captions), as from `Scorer.similarity_matrix`; `similarity_tiles` gives one that does not fit in memory.
+        Shape (images, captions), as from `Scorer.similarity_matrix`; for a matrix that does not fit in memory, use `similarity_tiles`.
 
     Raises:
         ConfigError, ModelError: The model cannot be used, or the score kind needs references.
@@ -92,8 +92,8 @@ def similarity_tiles(
         images: Images, as for `embed_images`.
         texts: Captions.
         config: The settings of the call, a model's name, or an open `Scorer`; None is `Config()`.
-        side: Most images and most captions in a tile.
-        encoder: As for `similarity_matrix`, like `transport`.
+        side: Maximum number of images and of captions in a tile.
+        encoder, transport: As for `similarity_matrix`.
 
     Returns:
         Tiles from left to right, then from top to bottom, with the values of `similarity_matrix`; none without captions.

@@ -1,6 +1,6 @@
-"""Loading of images: from a reference to the encoder's input, by reading, decoding and resizing.
+"""Loading images: from a reference to the encoder's input, by reading, decoding and resizing.
 
-The threads of runs, of the service and of feeder processes all use this, and so get the same pixels and errors.
+The threads of runs, of the service and of feeder processes all use this, so they get the same pixels and errors.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class PixelLoader:
     """Reads, decodes and resizes images for one encoder. Safe to share between threads.
 
     Args:
-        config: Settings, of which limits and `isolate_decoder` are used.
+        config: Settings; limits and `isolate_decoder` are used.
         preparer: Object that prepares images.
         fingerprint: Fingerprint of the encoder.
         find: Function that returns the remembered embedding for an image's content key, or None.
@@ -96,6 +96,6 @@ class PixelLoader:
                 return LoadedImage(key, self._preparer.prepare(image))
         except RowError as error:
             return error
-        except Exception as exc:  # a row must never end the run
+        except Exception as exc:  # a single row must never end the run
             logger.debug("an image could not be loaded", exc_info=True)
             return RowError(ErrorCode.DECODER_CRASH, f"{type(exc).__name__}: {exc}")

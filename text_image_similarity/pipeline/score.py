@@ -104,11 +104,11 @@ def score_pairs(
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
         transport: Transport for HTTP requests, for tests; None is the network.
         stats: Counters to update during the run.
-        progress: Whether to show a progress bar, which counts the results that were read; None shows one only in
+        progress: Whether to show a progress bar, which counts the results that have been read; None shows one only in
             notebooks.
 
     Returns:
-        One result per record. The result of a row that fails carries its error; no exception is raised.
+        One result per record. For a row that fails, the result has the error; no exception is raised.
 
     Raises:
         ConfigError, ModelError: Immediately, before a record is read.
@@ -136,7 +136,7 @@ def score_images(
 ) -> Generator[ScoreResult]:
     """Score images in memory, with the same results as from their files.
 
-    With `preprocess="fast"`, this is true of encoded files only: an image that is already open is decoded at full size.
+    With `preprocess="fast"`, this is true only of encoded files: an image that is already open is decoded at full size.
 
     Args:
         images: PIL images of any mode (turned upright if they come straight from `Image.open`), RGB arrays and tensors

@@ -38,7 +38,7 @@ from .stats import RunStats
 
 
 class Scorer:
-    """A session that scores and embeds with one model, one pool of threads, and one memory of embeddings.
+    """A session that scores and embeds with one model, one pool of threads, and one cache of embeddings.
 
     It is a context manager, safe to share between threads. Threads and connections are opened on first use, and again in
     a forked process. Concurrent calls share the threads, in order, so give a long run over a table its own session.
@@ -86,7 +86,7 @@ class Scorer:
         self._made_stages: Stages | None = None
         self._made_fetcher: Fetcher | None = None
         self._made_context: RunContext | None = None
-        # An image that Image.open has not read yet may occur twice, and two threads must not read it at once.
+        # An image that Image.open has not read yet may occur twice, and two threads must not read it at the same time.
         self._reading = Lock()
 
     def __repr__(self) -> str:
@@ -123,7 +123,7 @@ class Scorer:
 
         Args:
             records: Images and captions.
-            stats: Counters to update while the call resumes.
+            stats: Counters to update during the call.
         """
         rows = zip(repeat(None), records_of(records))
         return untagged(self.score_parts(in_parts(rows, self.config.chunk_size), stats=stats))
@@ -131,11 +131,11 @@ class Scorer:
     def score_tagged(
         self, rows: Iterable[tuple[Tag, Record | ScoreResult]], *, stats: RunStats | None = None
     ) -> Generator[tuple[Tag, ScoreResult]]:
-        """Score records with tags that come back with their results.
+        """Score records with tags that are returned with their results.
 
         Args:
-            rows: Tags with records, or with results that are already known, which come back unchanged.
-            stats: Counters to update while the call resumes.
+            rows: Tags with records, or with results that are already known, which are returned unchanged.
+            stats: Counters to update during the call.
 
         Returns:
             Each tag with its result, in order.
@@ -147,11 +147,11 @@ class Scorer:
     ) -> Generator[tuple[Tag, ScoreResult]]:
         """Score tagged records part by part; the scores of a part do not depend on other parts.
 
-        A job that keeps its finished parts may therefore resume later and get the scores of a run that never stopped.
+        A job that keeps its finished parts may therefore resume later and get the same scores as if it had never stopped.
 
         Args:
             parts: Iterables of rows as for `score_tagged`, one for each part.
-            stats: Counters to update while the call resumes.
+            stats: Counters to update during the call.
         """
         stats = stats or RunStats()
 
@@ -187,7 +187,7 @@ class Scorer:
     def embed_tagged(
         self, images: Iterable[tuple[Tag, ImageSource]]
     ) -> Generator[tuple[tuple[Tag, bytes | None], Outcome]]:
-        """Encode images like `embed_images`, each with a tag that comes back with its vector.
+        """Encode images like `embed_images`, each with a tag that is returned with its vector.
 
         The tag is followed by the key of the image's content; None if it could not be read or is in memory.
         """

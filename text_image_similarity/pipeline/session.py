@@ -22,12 +22,12 @@ def through(
     encoder: Encoder | None,
     transport: httpx.BaseTransport | None,
 ) -> Generator[Result]:
-    """Return the results of a call, in the caller's session or in one that is opened for it.
+    """Return the results of a call, in the caller's session or in one that is opened for the call.
 
     Args:
-        given: An open session, or the settings of a session to open and to close after the results.
+        given: An open session, or the settings for a session that is opened here and closed after the results.
         results: Function that starts the call in a session.
-        encoder: As for `Scorer`, like `transport`; for a session that is opened here.
+        encoder, transport: As for `Scorer`, if a session is opened here.
 
     Raises:
         ConfigError, ModelError: Immediately, if no session can be opened.

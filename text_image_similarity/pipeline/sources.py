@@ -1,4 +1,4 @@
-"""Conversion of arguments into the work of a run: references, images in memory, rows cut into parts."""
+"""Converting arguments to the rows of a run: references, images in memory, rows cut into parts."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def in_parts(items: Iterable[Item], size: int) -> Iterator[Iterator[Item]]:
 
 
 def rows_of(records: Iterable[tuple[Tag, Record | ScoreResult]]) -> Iterator[Row[Tag, str | bytes]]:
-    """Yield the rows of tagged records; a record that has no score carries the reason, or the result, of its own.
+    """Yield the rows of tagged records; a record without a score has its own reason or result.
 
     Raises:
-        InputTypeError: A value is not a record, or holds an image that is not an encoded file.
+        InputTypeError: A value is not a record, or its image is neither a reference nor an encoded file.
     """
     for tag, record in records:
         if isinstance(record, ScoreResult):
@@ -49,7 +49,7 @@ def rows_in_memory(images: Iterable[ImageSource], texts: Iterable[object]) -> It
     """Yield the rows of images with their captions.
 
     Raises:
-        ValueError: There are more of the ones than of the others.
+        ValueError: The numbers of images and captions differ.
     """
     for image, text in zip(images, texts, strict=True):
         caption = caption_of(text)
@@ -72,4 +72,4 @@ def _key(image: str | bytes) -> Hashable:
         if len(image) <= 256:
             return image
         image = image.encode("utf-8", "surrogatepass")
-    return sha256(image).digest()  # most processors have instructions for it: 75 KB take 50 µs, with BLAKE2b 130
+    return sha256(image).digest()  # most processors have instructions for it: 75 KB take 50 µs; BLAKE2b takes 130 µs

@@ -6,7 +6,7 @@
     for match in predictor.search_database("a dog on grass", top_k=5):
         print(match.similarity, match.item)
 
-Images are processed as in `score_pairs`, with the same references, limits, decoding and batches, and so the same
+Images are processed as in `score_pairs`, with the same references, limits, decoding and batches, and therefore the same
 similarities. The search is exact.
 """
 

@@ -87,7 +87,7 @@ def answer(
         if store is not None and one.query.parts and (store.approximates or one.query.min_similarity is None):
             key = repr(one.where)
             count = passing[key] = passing[key] if key in passing else store.count(one.where)
-        # Products may come between two pages.
+        # Products may be added between two pages.
         fusion = _fusion(one.query, count) if one.cursor is None else one.cursor.fusion
         asks.append(Ask(found, one.where, one.cursor, generation, store, session.ledger, count, fusion))
     first = _search_together([ask for ask in asks if isinstance(ask, Ask)])
@@ -106,7 +106,7 @@ def _lacks_vectors(found: Matches | RowError) -> bool:
 
 
 def _check_there(session: Session, generation: Generation) -> None:
-    """Raise a `DatabaseError` if a generation and its vectors have been dropped, while its store is still open here."""
+    """Raise a `DatabaseError` if a generation and its vectors have been dropped, while its store is still open in this process."""
     if generation.number not in [each.number for each in session.generations.all()]:
         raise DatabaseError(
             f"generation {generation.number} was dropped by another process during this query; send the query again"

@@ -51,13 +51,13 @@ def open_catalog(
     """Open a catalogue, or create one.
 
     Args:
-        place: A folder, `postgresql://...` for a database, or `:memory:` for one that ends with this object.
-        fields: Fields of products besides names and images, to create a catalogue that does not exist; an existing one
-            must have the same. None only opens one.
+        place: A folder, `postgresql://...` for a database, or `:memory:` for one that exists only as long as this object.
+        fields: Fields of products in addition to names and images, to create a catalogue that does not exist; an existing one
+            must have the same fields. None only opens an existing catalogue.
         store: Store of a new catalogue: `sqlite`, `lancedb`, `lancedb:<URI>`, `qdrant://host:port` or `pgvector`; see
             docs/catalog.md#stores. None means `sqlite` in a folder, and `pgvector` in PostgreSQL.
         model: A hub id, a folder or an alias; for a new catalogue by default the model of `config`, or `mini` without a
-            `config`. An existing one knows its model; name it only if the model's folder has moved.
+            `config`. An existing catalogue has its own model; name it only if the model's folder has moved.
         config: Other settings, as for `score_pairs`: device, batch size, limits, folder of relative references.
         encoder: A loaded encoder to use and share; no model is then loaded.
 
@@ -65,7 +65,7 @@ def open_catalog(
         A catalogue, which is safe to share between threads; a context manager.
 
     Raises:
-        UsageError: There is no catalogue and no `fields`, its fields or store differ, or a setting is not valid.
+        UsageError: There is no catalogue and `fields` is missing, its fields or store differ, or a setting is not valid.
         DatabaseError: The catalogue cannot be read or written, or the place holds something else.
         ModelError: The model cannot be loaded; for an existing catalogue, this is raised only when the model is needed.
 
@@ -157,7 +157,7 @@ class Catalog:
     ) -> AddReport:
         """Add the products of a table or of a MongoDB collection, one per row, like `add`.
 
-        The same call resumes where an earlier one was interrupted or killed; after a finished one, it processes every
+        The same call resumes where an earlier one was interrupted or killed; after one that finished, it processes every
         row again. Relative references start from `Config.base_dir`, or else from the table's folder.
 
         Args:
@@ -261,7 +261,7 @@ class Catalog:
         stop: Callable[[], bool] = lambda: False,
         allow_lost: int = 0,
     ) -> ReindexReport:
-        """Build another model's vectors, or resume building them, while the current ones answer; see `switch`.
+        """Build another model's vectors, or resume building them, while the current ones stay in use; see `switch`.
 
         The generation for `rollback` is dropped first.
 
@@ -285,7 +285,7 @@ class Catalog:
         return reindex(self._session, place, encoder=encoder, progress=progress, stop=stop, allow_lost=allow_lost)
 
     def switch(self) -> Generation:
-        """Switch every process to the generation that `reindex` built, from one query to the next.
+        """Switch every process to the generation that `reindex` built, between one query and the next.
 
         Raises:
             DatabaseError: No generation is ready.
@@ -293,7 +293,7 @@ class Catalog:
         return switch_to(self._session, "ready", "there is no generation to switch to; build one with reindex")
 
     def rollback(self) -> Generation:
-        """Go back to the generation that answered before the last `switch`.
+        """Go back to the generation that was in use before the last `switch`.
 
         Raises:
             DatabaseError: There is no such generation.
@@ -301,7 +301,7 @@ class Catalog:
         return switch_to(self._session, "kept", "there is no generation to go back to")
 
     def drop(self) -> list[int]:
-        """Remove all generations except the one that answers, and return their numbers."""
+        """Remove all generations except the one in use, and return their numbers."""
         return self._session.drop_others()
 
     def check(self, *, queries: int = 100, filters: Sequence[Where] = (None,)) -> RecallReport:
@@ -315,7 +315,7 @@ class Catalog:
     def calibrate(self, judgements: Iterable[Judgement]) -> dict[str, CatalogCalibration]:
         """Fit a calibration on judged pairs, so that matches have a probability.
 
-        The share of matching pairs among the judgements is assumed for future queries, so judge the products that
+        The share of matching pairs among the judgements is assumed to hold for future queries, so judge the products that
         searches find, not only good matches.
 
         Args:

@@ -17,7 +17,7 @@ from ..records import is_whole
 from .fields import Value
 from .query import FusionKind, Query, Term, options_of
 
-NO_CURSOR = "after is not a cursor; give the `next` of the previous page"
+NO_CURSOR = "after is not a valid cursor; use the `next` of the previous page"
 _MARK = 6  # bytes
 _Key = tuple[Value | None, str]
 
@@ -31,7 +31,7 @@ class Cursor:
         key: Score or sort value, and id, of the last product.
         seen: Number of products up to this position.
         fusion: Fusion of the terms.
-        shown: Marks of products and groups that must not be shown again, wherever they rank now.
+        shown: Marks of products and groups that must not be shown again, whatever their current rank.
     """
 
     generation: int
@@ -42,7 +42,7 @@ class Cursor:
 
 
 def mark_of(name: str) -> bytes:
-    """Return the mark of a group or a product in a cursor, which is short because there is one for each that was shown.
+    """Return the mark of a group or a product in a cursor, which is short because there is one for each group or product shown.
 
     The probability that one of a million names shares one of 2^48 marks with 1,000 shown ones is 4 in 1,000,000.
     """
@@ -61,7 +61,7 @@ def read_cursor(query: Query, generation: int, types: tuple[type, ...]) -> Curso
 
     Args:
         query: The query.
-        generation: The number of the generation that answers.
+        generation: Number of the generation that answers.
         types: Types that the sort value of the last product may have.
 
     Raises:

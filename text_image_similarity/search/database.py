@@ -1,6 +1,6 @@
 """Databases of embeddings with the names of their items, in memory and on disk.
 
-A database on disk is one safetensors file (https://github.com/huggingface/safetensors), which cannot carry code:
+A database on disk is one safetensors file (https://github.com/huggingface/safetensors), which cannot contain code:
 
     embeddings  float32 (n, embed_dim)   unit vectors
     probes      float32 (4, embed_dim)   embeddings of two fixed captions and two fixed images
@@ -31,7 +31,7 @@ from ..similarity import Embeddings, cosine
 
 _FORMAT = "text-image-similarity database 1"
 _Kind = Literal["images", "captions"]
-# With mini, FP16 gives 0.99998 against FP32, and weights moved by 0.3 % give 0.96.
+# With mini, FP16 has 0.99998 against FP32, and weights changed by 0.3 % have 0.96.
 _SAME_MODEL = 0.999
 
 
@@ -39,7 +39,7 @@ _SAME_MODEL = 0.999
 class ModelIdentity:
     """The identity of the model that made a database: its name and its behaviour.
 
-    Two models are the same if their embeddings of four probes agree. Names do not count: a folder may be moved or
+    Two models are the same if their embeddings of four probes agree. Names are not compared: a folder may be moved or
     trained again, and `mini` changes between releases.
 
     Args:
@@ -163,7 +163,7 @@ class CaptionDatabase:
 
 @dataclass(frozen=True, slots=True)
 class _Saved:
-    """The common part of both kinds on disk."""
+    """The part on disk that both kinds have in common."""
 
     items: tuple[str, ...]
     embeddings: Embeddings
@@ -219,7 +219,7 @@ def _check_kind(path: Path, kind: _Kind, metadata: Mapping[str, str]) -> None:
 
 
 def _checked(tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> _Saved:
-    """Make sure that names and vectors fit together, because a file may come from anyone."""
+    """Make sure that names and vectors fit together, because files are not trusted."""
     contents = json.loads(tensors["contents"].tobytes())
     items, failures = contents["items"], contents["failures"]
     embeddings, probes = tensors["embeddings"], tensors["probes"]

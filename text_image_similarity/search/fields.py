@@ -1,4 +1,4 @@
-"""Declared fields of a catalogue's products, besides name and images; each field has one kind.
+"""Declared fields of a catalogue's products, in addition to name and images; each field has a kind.
 
 Filters, facets and sorting use *stored values*, which are the same in every store:
 
@@ -6,7 +6,7 @@ Filters, facets and sorting use *stored values*, which are the same in every sto
     number  float; whole numbers beyond 2^53 compare as the nearest float
     bool    bool
     date    float, seconds since 1970-01-01T00:00Z; a date is its midnight, and a time without a zone is in UTC
-    texts   tuple of str, each once, in the order given
+    texts   tuple of str without duplicates, in the order given
 
 A product keeps its values as given; only values for comparison are stored in this form. Equal numbers become the same
 text: in a text field, 7.0 is "7". Outside of this module, a date is never a number, because seconds could not be
@@ -107,7 +107,7 @@ class Field:
                 return self._texts(value)
 
     def _text(self, value: object) -> str:
-        if isinstance(value, (Real, Decimal)) and not isinstance(value, bool):  # a size, or a number of an article
+        if isinstance(value, (Real, Decimal)) and not isinstance(value, bool):  # a size, or an article number
             try:
                 value = number_text(value)
             except (ValueError, OverflowError):  # infinite, or with more digits than Python converts
@@ -198,7 +198,7 @@ def _follows(pattern: re.Pattern[str], text: str) -> bool:
     return len(text) <= _MOST_DIGITS and pattern.fullmatch(text.strip()) is not None
 
 
-# Comparable like any other field: `_error exists` finds the products with an image that failed.
+# Can be used in filters like any other field: `_error exists` finds the products with a failed image.
 BUILT_IN = (Field(ID), Field(GROUP), Field(ERROR))
 
 
@@ -257,5 +257,5 @@ def named(fields: Iterable[Field], name: str) -> Field:
         near = closest(str(name), known)
         hint = f"; did you mean {near!r}?" if near else ""
         names = sorted(known, key=lambda each: each.startswith("_"))  # the declared ones first
-        raise UsageError(f"there is no field {name!r:.100}; the fields are {', '.join(names)}{hint}")
+        raise UsageError(f"the field {name!r:.100} does not exist; the fields are {', '.join(names)}{hint}")
     return known[name]

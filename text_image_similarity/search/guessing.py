@@ -31,7 +31,7 @@ def guess_fields(names: Sequence[str], batches: Iterable[Mapping[str, Sequence[A
         (Field(name='size', kind='number'), Field(name='code', kind='text'))
     """
     filled: set[str] = set()
-    amounts: dict[str, str | None] = {}  # of columns that may be prices, one
+    amounts: dict[str, str | None] = {}  # an amount from each column that may hold prices
     kinds = {name: list(_KINDS) for name in names if 0 < len(name) <= 200 and not name.startswith("_")}
     for columns in batches:
         for name, fitting in kinds.items():
@@ -45,8 +45,8 @@ def guess_fields(names: Sequence[str], batches: Iterable[Mapping[str, Sequence[A
     for name, amount in amounts.items():
         if amount is not None and kinds[name][:1] == ["text"]:
             logger.warning(
-                "column %r becomes a text, which has no order, because of values such as %r; to filter and sort it by number, "
-                "write them without currency and thousands separators, such as 1299.00",
+                "the column %r becomes a text field, which cannot be ordered, because of values such as %r; to filter and sort it by number, "
+                "write the values without currency and thousands separators, such as 1299.00",
                 name,
                 amount,
             )

@@ -1,6 +1,6 @@
 """Adding of products to a catalogue: images go through the pipeline, and the results into the ledger.
 
-The pipeline fetches and decodes ahead across products. An image that the live generation knows by its content is
+The pipeline fetches and decodes ahead across products. An image whose content the live generation already has is
 fetched but not encoded again; one that fails is kept with its error, and the product is found by its name and fields.
 """
 
@@ -37,7 +37,7 @@ from .products import (
 from .session import Session
 
 _BATCH = 1000  # products per transaction
-_LONGEST_S = 0.8  # longest wait of a product before it is written, so that others see it within a second
+_LONGEST_S = 0.8  # longest time until a product is written, so that others see it within a second
 _TOLD = 20  # refusals that a report contains
 
 
@@ -65,7 +65,7 @@ class AddReport:
 
     @property
     def products(self) -> int:
-        """Number of all products that were given."""
+        """Total number of products passed in."""
         return self.added + self.updated + self.unchanged + self.refused
 
     def refuse(self, reason: str) -> None:
@@ -122,7 +122,7 @@ class Ingest:
     def add(self, products: Iterable[Product]) -> Generator[int]:
         """Add products, and yield after each transaction how many are done, including refused ones."""
         live = self._session.generations.live()
-        self._session.follow_all()  # checked before writing: a store that is ahead has followed another ledger
+        self._session.follow_all()  # before writing: a store with a later version has followed another ledger
         given = enumerate(products)
         while not self._ended:
             yield from self._add_some(live, given)
@@ -172,7 +172,7 @@ class Ingest:
             self._outstanding += len(images)
             yield from ((None, image) for image in images)
             full = len(self._waiting) >= _BATCH or time.monotonic() - began > _LONGEST_S
-            # If products come slowly, the pipeline's look-ahead would delay its results for long.
+            # If products arrive slowly, the pipeline's look-ahead would delay its results for a long time.
             if (full and not self._outstanding) or waited > _LONGEST_S:
                 return
         self._ended = True

@@ -42,7 +42,7 @@ def read_judgements(
     table = open_table(place, dialect=config.dialect)
     names = [name for name in (text, image, product, match) if name is not None]
     if text is None and image is None:
-        raise UsageError(f"{place}: which column holds the queries? Name it with --text-col or --image-col")
+        raise UsageError(f"{place}: name the column of queries with --text-col or --image-col")
     check_columns(columns_of(table), names, place)
     for where, values in read_rows(table, names):
         row = dict(zip(names, values, strict=True))

@@ -23,7 +23,7 @@ from .product_tables import NumberedProduct, product_or_reason
 
 SCHEMES = ("mongodb://", "mongodb+srv://")
 _PATIENCE_MS = 10_000  # timeout for a server that does not answer
-_LOOKED_AT = 1000  # documents whose members determine the columns
+_LOOKED_AT = 1000  # number of documents whose members determine the columns
 
 
 class MongoCollection:
@@ -81,7 +81,7 @@ class MongoCollection:
     def _reader(self, declared: Sequence[Field]) -> RowReader:
         with self._failing():
             there = {name for document in self._documents().limit(_LOOKED_AT) for name in document}
-        columns = (self._chosen.fields.get(each.name, each.name) for each in declared)  # it may be in later documents
+        columns = (self._chosen.fields.get(each.name, each.name) for each in declared)  # a member may occur only in later documents
         return read_columns(self._chosen, declared, sorted(there.union(filter(None, columns))), self.place)
 
     def _documents(self) -> Any:

@@ -1,6 +1,6 @@
 """Exact nearest neighbours by cosine: one matrix product and a partial sort.
 
-There is no approximate index: with 10,000 rows the product takes a few milliseconds, with a million some hundred.
+There is no approximate index: with 10,000 rows the product takes a few milliseconds, and with a million a few hundred.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from ..similarity import Embeddings, Scores, cosine
 
-# For equal rows, a matrix product may differ in the last bits, depending on their position: by 4e-7 with 4,096
+# For equal rows, the results of a matrix product may differ in the last bits with their position: by 4e-7 with 4,096
 # dimensions. Candidates within this margin of the cut-off are rescored.
 _SLACK = 1e-5
-_GROUPS = 2048  # groups whose highest values give a lower bound, if few of many rows are wanted
+_GROUPS = 2048  # number of groups whose maxima give a lower bound, if few of many rows are wanted
 
 Places = NDArray[np.intp]
 
@@ -24,7 +24,7 @@ def nearest(query: Embeddings, rows: Embeddings, top_k: int) -> tuple[Places, Sc
     Args:
         query: A unit vector, shape (embed_dim,), float32.
         rows: Unit vectors, shape (n, embed_dim), float32; rows that are not finite are never found.
-        top_k: Number of rows to find, at least 1; fewer if there are not as many.
+        top_k: Number of rows to find, at least 1; fewer if there are fewer rows.
 
     Returns:
         Row numbers and cosines, shapes (k,), highest first; equal cosines in the order of the rows.

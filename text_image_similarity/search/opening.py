@@ -43,7 +43,7 @@ def open_session(
     config = config if model is None else replace(config, model=model)
     check_encoder(encoder)
     if config.score != "cosine":
-        raise UsageError("the similarities of a catalogue are cosines; leave Config.score at its default")
+        raise UsageError("a catalogue always uses cosines; leave Config.score at its default")
     declared = None if fields is None else checked_fields(fields)
     if store is not None:
         check_kind(store, where)
@@ -135,7 +135,7 @@ def _ledger(where: str, database: Database, declared: tuple[Field, ...] | None) 
         kind, token = settings["store"], settings["identity"]
     if declared is not None and declared != fields:
         raise UsageError(
-            f"the catalogue {where} was made with the fields {_described(fields)}, not {_described(declared)}; leave fields out to open it, or create another catalogue"
+            f"the catalogue {where} was made with the fields {_described(fields)}, not {_described(declared)}; leave out fields to open it, or create another catalogue"
         )
 
     def open_generation(number: int, embed_dim: int) -> Store:

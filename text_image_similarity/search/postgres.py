@@ -1,7 +1,7 @@
 """Connections to a PostgreSQL database, which are opened on demand, reused, and replaced when they are lost.
 
 Each transaction sets its schema, and nothing is kept in a session, so a pooler such as PgBouncer can be used.
-PostgreSQL cannot store U+0000; it is escaped here and restored, so that callers need not know.
+PostgreSQL cannot store U+0000; it is escaped and restored here, so callers do not have to deal with it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from psycopg import Connection, Cursor
 
 TYPES: Mapping[FieldKind, str] = {
-    # Texts are equal if their bytes are, and ordered by code points, as everywhere else.
+    # Texts are equal if their bytes are equal, and are ordered by code points, as in all stores.
     "text": 'text COLLATE "C"',
     "number": "double precision",
     "bool": "boolean",
@@ -45,7 +45,7 @@ _HINTS = {
     "0A000": "; install pgvector on the server, see https://github.com/pgvector/pgvector",
     "25006": "; this server is a read-only replica: name the primary server instead",
     "42501": "; ask the database's administrator for this permission",
-    "53100": "; nothing that was acknowledged is lost: free some space, and run the same command again",
+    "53100": "; no acknowledged change is lost: free some space, and run the same command again",
     "53300": "; close other clients, or allow the server more connections",
     "55P03": f"; another process has been writing for more than {_PATIENCE_S} s",
     "57P": "; wait until the server is back, and run the same command again: acknowledged records are kept",
@@ -74,11 +74,11 @@ class Connections:
         self._url, schema = _without_schema(url)
         if not 0 < len(schema.encode()) < 64 or "\0" in schema or schema.startswith("pg_"):
             raise UsageError(
-                f"{schema!r:.100} is not a valid name of a PostgreSQL schema: use 1 to 63 bytes that do not begin with pg_"
+                f"{schema!r:.100} is not a valid name of a PostgreSQL schema: use 1 to 63 bytes, not beginning with pg_"
             )
         self.schema = schema
         self.quoted = sql.Identifier(schema).as_string()
-        # The default search path is kept in it, because pgvector may be in any schema.
+        # The search path also has the default one, because pgvector may be in any schema.
         path = sql.Literal(f"{self.quoted}, ").as_string()
         self._here = f"SELECT set_config('search_path', {path} || current_setting('search_path'), true)"
         self._lock = Lock()
@@ -126,7 +126,7 @@ class Connections:
             transaction.run(f"SET LOCAL lock_timeout = {int(patience_s * 1000)}")
             lock = "pg_advisory_xact_lock" if wait else "pg_try_advisory_xact_lock"
             ((got,),) = transaction.run(f"SELECT {lock}(hashtextextended(%s, 0))::text", (key,))
-            # Last, because its snapshot would be held until the next statement, and CREATE INDEX CONCURRENTLY would
+            # Last, because otherwise its snapshot would be held until the next statement, and CREATE INDEX CONCURRENTLY would
             # wait for it.
             transaction.run("SET LOCAL idle_in_transaction_session_timeout = 0")
             yield None if got == "false" else transaction
@@ -139,7 +139,7 @@ class Connections:
             yield cursor
 
     def make_schema(self, transaction: PostgresTransaction) -> None:
-        """Create the schema and load pgvector unless they exist; either may need permissions that users lack."""
+        """Create the schema and load pgvector unless they exist; both may need permissions that users lack."""
         if transaction.run("SELECT 1 WHERE to_regnamespace(%s) IS NULL", (self.quoted,)):
             transaction.run(f"CREATE SCHEMA {self.quoted}")
         if not transaction.run("SELECT 1 FROM pg_extension WHERE extname = 'vector'"):
@@ -206,7 +206,7 @@ class Connections:
         try:
             yield
         except psycopg.Error as exc:
-            # Without a code the connection was never made, or broke.
+            # Without a code, the connection could not be made or was lost.
             code = exc.sqlstate or ("08" if isinstance(exc, psycopg.OperationalError) else "")
             hint = next((hint for start, hint in _HINTS.items() if code.startswith(start)), "")
             lines = str(exc).strip().splitlines() or [type(exc).__name__]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("text_image_similarity")
 
-# Suffixes of images in a folder, whose other files are not failures.
+# Suffixes of images in a folder; other files in it do not count as failures.
 _SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 )
@@ -91,9 +91,9 @@ def create_predictor(
 
 
 class Predictor:
-    """Finds images by words and captions by images; `create_predictor` makes one.
+    """Finds images by words and captions by images; created by `create_predictor`.
 
-    Threads and connections stay open from search to search; `close`, or a `with` block, ends them.
+    Threads and connections stay open between searches; `close` or a `with` block ends them.
 
     Args:
         scorer: Session that encodes images and texts, which is closed with the predictor.

@@ -1,6 +1,6 @@
-"""Products from rows: the roles of columns, and the meaning of cells for kinds of fields.
+"""Converting rows to products: the roles of columns, and the meaning of cells for each kind of field.
 
-In formats with lists, such as JSON Lines and Parquet, a list is a list. In others it is a JSON list, as written by
+In formats with lists, such as JSON Lines and Parquet, a list is stored as such. In other formats it is a JSON list, as written by
 `catalog export`, or texts separated by `|`.
 """
 
@@ -23,7 +23,7 @@ from .arguments import check_type, texts_of
 from .fields import Field, named, number_text
 from .products import Product, fields_as_json
 
-# In a text field they are texts: NA is Namibia, and None may be a name.
+# In a text field these are texts: NA is Namibia, and None may be a name.
 _BLANK = {"", "-", "--", "?", "n/a", "#n/a", "na", "<na>", "nan", "null", "none"}
 _IMAGES = ("images", "image", "image_url", "url")
 _NAMES = ("name", "title")
@@ -41,7 +41,7 @@ class ProductColumns:
             `image`, `image_url` and `url`.
         description: Column of its description; None means `description`, if it exists.
         group: Column of an id that its variants share; None means `group`, if it exists.
-        fields: Columns of declared fields whose column has another name than the field.
+        fields: Columns of the declared fields whose column has a different name from the field.
 
     Raises:
         InputTypeError: A value is not the name of a column.
@@ -103,7 +103,7 @@ class RowReader:
             values,
             texts.get("group") or None,
         )
-        fields_as_json(product)  # checked now, because it would be too late while others are written
+        fields_as_json(product)  # checked now, because it would be too late once others are being written
         return product
 
 
@@ -119,7 +119,7 @@ def read_columns(
         place: Name of the table in messages.
 
     Raises:
-        UsageError: A column is missing, or two have its name; the message says how to name another one.
+        UsageError: A column is missing or occurs twice; the message says how to name another one.
     """
     for name in chosen.fields:
         named(declared, name)
@@ -161,7 +161,7 @@ def read_columns(
 
 
 def _check_needed(chosen: ProductColumns, there: Sequence[str] | None, place: str) -> None:
-    """Report all columns at once that have other names than a product's parts."""
+    """Report all missing columns at once, with the options that name others."""
     needed = (
         (repr(chosen.id), f"--id-col {_like_ids(there or ())}".rstrip(), (chosen.id,)),
         ("'name' or 'title'", "--name-col", _NAMES if chosen.name is None else ()),

@@ -48,10 +48,10 @@ def kept_roots(database: Database) -> list[Path]:
 
 
 def steady_reference(reference: str, root: str | PathLike[str] | None) -> str:
-    """Return a reference from which the folder that the file must be in can be recognised later.
+    """Return a reference that shows later which folder the file must be in.
 
     Args:
-        reference: Reference that no longer depends on a base folder; the file may be read.
+        reference: Reference of a file that may be read, independent of a base folder.
         root: Folder that contains the file, perhaps through a link or `..`; None means any folder.
     """
     path = local_path(reference)
@@ -64,8 +64,8 @@ def check_again(reference: str, config: Config, roots: Sequence[Path]) -> None:
     Args:
         reference: Reference of the product's image.
         config: Settings; `files_under`, if set, replaces the stored folders.
-        roots: Stored folders from `kept_roots`. If the path is in some of them, the file must really be in one of
-            these; a path in none of them was not named by a table.
+        roots: Stored folders from `kept_roots`. If the path is in any of them, the file must really be in one of
+            these; a path outside all of them was not named by a table.
 
     Raises:
         RowError: The file is elsewhere.

@@ -34,6 +34,6 @@ def open_source(
 
 
 def is_source(place: str | PathLike[str]) -> bool:
-    """Tell whether a place is one of products rather than a catalogue, by its name."""
+    """Tell from its name whether a place is a source of products rather than a catalogue."""
     place = path_text(place, "place")
     return is_mongo(place) or bool(ending_of(place))

@@ -141,10 +141,10 @@ def _of_samples(chosen: ProductColumns, table: Table, there: Sequence[str]) -> P
 
 
 def product_or_reason(reader: RowReader, row: dict[str, Any], number: int) -> Product | UsageError:
-    """Return the product of a row, or the reason why it has none, with the row's number."""
+    """Return the product of a row, or the reason why there is none, with the row's number."""
     try:
         if problem := next((value for value in row.values() if isinstance(value, RowError)), None):
-            raise UsageError(str(problem))  # of a shard
+            raise UsageError(str(problem))  # the row is a damaged part of a shard
         return reader.product(row)
     except UsageError as problem:
         return UsageError(f"row {number:,}: {problem}")

@@ -31,14 +31,14 @@ class Product:
     Args:
         id: Id of 1 to 1,000 characters, in Unicode normal form C; a product with an existing id replaces the earlier
             one.
-        name: Name for people; may be empty.
+        name: Name to show; may be empty.
         images: Up to eight images: paths, http(s), `file:` and `data:` URLs; a single one may be given by itself. The
             bytes of an encoded file, or a mapping `{"bytes": ..., "path": ...}` that has them, become a `data:` URL, so
             that the catalogue keeps the image itself. A product without images is found only by name, description and
             fields.
         description: Further text.
         fields: Values of the catalogue's declared fields; None, NaN and empty values count as missing.
-        group: Id that the variants of one product share, for results that show each group once.
+        group: Id shared by the variants of one product, for results that show each group only once.
 
     Raises:
         InputTypeError, UsageError: A value has an unsupported type or length.

@@ -21,7 +21,7 @@ from .fields import Value
 from .filters import Filter
 from .products import Product, checked_id
 
-AWAY = -0.75  # weight of terms to steer away from: halves their share, see tests/search/test_quality.py
+AWAY = -0.75  # weight of terms to avoid: halves their share, see tests/search/test_quality.py
 
 FusionKind = Literal["sum", "rrf"]
 _WHERE = "an expression, a mapping, JSON or a filter"
@@ -57,7 +57,7 @@ class Term:
         if isinstance(self.weight, bool) or not isinstance(self.weight, (int, float, np.number)):
             raise InputTypeError.of("Term.weight", "a number", self.weight)
         if not 0 < abs(self.weight) <= 10:
-            raise UsageError(f"Term.weight={self.weight!r} must be a number from -10 to 10, and not 0")
+            raise UsageError(f"Term.weight={self.weight!r} must be a number from -10 to 10 other than 0")
         if self.product is not None:
             object.__setattr__(self, "product", checked_id(self.product, "Term.product"))
         if self.text is not None:
@@ -92,7 +92,7 @@ def _check_words(text: object) -> None:
 def _is_vector(given: object) -> bool:
     try:
         vector = np.asarray(given)
-    except (TypeError, ValueError, RuntimeError):  # rows of several lengths, or a tensor elsewhere
+    except (TypeError, ValueError, RuntimeError):  # rows of different lengths, or a tensor on another device
         return False
     return vector.ndim == 1 and vector.dtype.kind in "fiu" and vector.size > 0 and bool(np.isfinite(vector).all())
 
@@ -150,7 +150,7 @@ class Query:
         at_least("top_k", self.top_k, 1)
         if self.top_k > 1000:
             raise UsageError(
-                f"top_k={self.top_k} is more than 1,000; ask for pages, each with the cursor from the previous page"
+                f"top_k={self.top_k} is more than 1,000; request several pages, each with the cursor from the previous page"
             )
         true_or_false("group", self.group)
         if self.fusion is not None:

@@ -1,4 +1,4 @@
-"""Ranking of products by similarity: how many images to request from a store, and whether exactly.
+"""Ranking products by similarity: how many images to request from a store, and whether to compare all of them.
 
 A store finds images; a product is ranked by its best image, and a group by its best product. A page may therefore need
 more images, which are requested until it is full or nothing is left.
@@ -23,7 +23,7 @@ from .query import FusionKind, Query
 from .stores import Hits, Store
 from .vectors import Encoded
 
-_SPARE = 16  # images to request beyond those needed, for several of one product, and ties
+_SPARE = 16  # additional images to request, because several may belong to one product or tie
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +82,7 @@ class Ask:
         return frozenset() if self.cursor is None else self.cursor.shown
 
     def mark(self, product: Product) -> bytes | None:
-        """Return the mark that keeps a product's group from being shown again, or itself if ranks may change."""
+        """Return the mark that keeps a product's group or, if ranks may change, the product from being shown again."""
         if self.query.group and product.group is not None:
             return mark_of(f"group {product.group}")
         return mark_of(f"product {product.id}") if self.fusion == "rrf" else None
@@ -141,14 +141,14 @@ def rank(ask: Ask, first: Hits | None = None) -> list[Candidate]:
 
 
 def rank_above(ask: Ask) -> tuple[list[Candidate], list[int]]:
-    """Return the same for products above `Query.min_similarity`, and the numbers of all of these."""
+    """Return the same for products above `Query.min_similarity`, with the numbers of all of them."""
     best = best_images(ask, search(ask, ask.encoded.fused, None, exact=True))
     return _page(ask, best), ask.ledger.passing(best.rows.tolist(), ask.where)
 
 
 def first_limit(ask: Ask) -> int:
     """Return how many images to request from a store at first."""
-    seen = min(ask.seen, ask.passing)  # a cursor may have been manipulated
+    seen = min(ask.seen, ask.passing)  # a cursor may have been forged
     return seen + ask.query.top_k + len(ask.encoded.own) + _SPARE
 
 
@@ -171,7 +171,7 @@ def best_images(ask: Ask, hits: Hits) -> Hits:
 def take_page(
     ask: Ask, candidates: Iterable[Candidate], behind: Callable[[Candidate, Cursor], bool] = lambda *_: True
 ) -> list[Candidate]:
-    """Take the products of a page, and one more, from a ranking: those after the cursor that were not shown before.
+    """Take the products of a page, and one more, from a ranking: those after the cursor that have not been shown.
 
     Args:
         ask: The query.
@@ -199,7 +199,7 @@ def _page(ask: Ask, best: Hits) -> list[Candidate]:
 def _in_order(ask: Ask, hits: Hits) -> Iterator[Candidate]:
     """Yield products by score, equal ones by id, reading only as many as are requested."""
     start, end = 0, len(hits.rows)
-    if ask.cursor is not None:  # products above the cursor were shown
+    if ask.cursor is not None:  # products above the cursor have been shown
         start = int(np.count_nonzero(hits.cosines > np.float32(_score(ask.cursor.key[0]))))
     while start < end:
         stop = min(start + ask.query.top_k + _SPARE, end)

@@ -30,7 +30,7 @@ class RecallReport:
         worst: Share for the worst query.
         short: Number of answers with too few products.
         exact: Number of answers for which the store compared everything.
-        missing: Number of products with a vector that the store lacks; negative if it has too many.
+        missing: Number of products with vectors that are missing from the store; negative if it has too many.
     """
 
     queries: int
@@ -51,7 +51,7 @@ def measure_recall(
         session: The catalogue.
         generation: The generation.
         queries: Number of queries.
-        filters: Typical filters of users.
+        filters: Filters that are typical of users.
 
     Raises:
         UsageError: The catalogue has no image to search for.
@@ -76,7 +76,7 @@ def measure_recall(
 
 
 def _queries(vectors: Embeddings) -> Embeddings:
-    """Return queries from images' vectors: half of them unchanged, half shifted like vectors of texts."""
+    """Return queries from images' vectors: half of them unchanged, and half shifted like vectors of texts."""
     if not len(vectors):
         raise UsageError("the catalogue has no image to search for; add products first")
     draw = np.random.default_rng(_SEED)

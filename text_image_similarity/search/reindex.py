@@ -1,7 +1,7 @@
-"""A new model without downtime: its generation is built while the live one answers, checked, and then switched to.
+"""Changing the model without downtime: a generation is built while the live one is in use, checked, and switched to.
 
-Finished vectors are kept, so the same call resumes after a crash. The live generation keeps answering, and products
-that are added meanwhile get into both.
+Finished vectors are kept, so the same call resumes after a crash. The live generation stays in use, and products
+that are added in the meantime are added to both.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .recall import RecallReport, measure_recall
 from .session import Session
 
 _BATCH = 512  # products per transaction
-LEAST_RECALL = 0.99  # least recall of an approximate store before a generation is ready
+LEAST_RECALL = 0.99  # lowest recall of an approximate store for a generation to be ready
 
 
 @dataclass(slots=True)
@@ -79,7 +79,7 @@ def reindex(
             progress(report.products, report.failures.total(), total)
         if stop():
             raise StoppedError(
-                f"stopped as asked with {report.products:,} of {total:,} products encoded; the same command resumes"
+                f"stopped on request with {report.products:,} of {total:,} products encoded; the same command resumes"
             )
     report.images, report.lost = session.ledger.compare(session.generations.live().number, generation.number)
     if report.lost > allow_lost:
@@ -107,7 +107,7 @@ def complete(session: Session, generation: Generation, report: ReindexReport) ->
         found = session.ledger.pending(generation.number, after, _BATCH)
         if not found and after == 0:
             return
-        after = found[-1].number if found else 0  # again from the beginning: some may have been added
+        after = found[-1].number if found else 0  # start over, because products may have been added
         images = {each.number: each.product.images for each in found}
         image_outcomes = encode_images(session, generation, images)
         session.ledger.put_image_outcomes(

@@ -29,7 +29,7 @@ class Searcher:
 
     @property
     def version(self) -> int:
-        """A number that increases with every write; until then, the same query has the same answer."""
+        """A number that increases with every write; while it is unchanged, the same query has the same answer."""
         return self._session.ledger.version
 
     def live(self) -> Generation:
@@ -53,11 +53,11 @@ class Searcher:
         check_again(reference, self._session.config, kept_roots(self._session.ledger.database))
 
     def dropped(self) -> frozenset[int]:
-        """Return the numbers of generations that other processes have dropped but that are still open here."""
+        """Return the numbers of generations that are still open here although other processes have dropped them."""
         return self._session.held - {each.number for each in self._session.generations.all()}
 
     def forget(self, number: int) -> None:
-        """Close a dropped generation that no query uses any longer."""
+        """Close a dropped generation that no query uses any more."""
         self._session.forget(number)
 
     @contextmanager
@@ -71,10 +71,10 @@ class Searcher:
             yield
 
     def lend(self, generation: Generation, encoder: Encoder) -> None:
-        """Use a loaded encoder for a generation; it must be of the same model.
+        """Use a loaded encoder for a generation; it must be for the same model.
 
         Raises:
-            DatabaseError: The encoder is of another model, whose vectors cannot be compared with the generation's.
+            DatabaseError: The encoder is for another model, whose vectors cannot be compared with those of the generation.
         """
         self._session.lend(generation, encoder)
 

@@ -37,7 +37,7 @@ class Session:
         identity: Identity of that encoder's model, if already known.
 
     Attributes:
-        live_model: New place of the model of the first live generation, if it has moved.
+        live_model: New place of the live generation's model, if it has moved.
     """
 
     def __init__(
@@ -106,17 +106,17 @@ class Session:
 
     def _catch_up(self, generation: Generation, store: Store) -> None:
         target = self.ledger.version
-        if store.version > target:  # the ledger was restored from a backup
+        if store.version > target:  # the ledger has been restored from a backup
             store.clear()
         with intact(self.ledger.database):
             while store.version < target:
-                if store.version < self.ledger.pruned:  # the ledger has forgotten what was deleted since
+                if store.version < self.ledger.pruned:  # the ledger no longer has the deletions since then
                     store.clear()
                 for changes in self.ledger.changes(generation.number, store.version):
                     store.apply(changes)
 
     def follow_all(self) -> None:
-        """Bring the stores that other processes share up to date, and wait for it."""
+        """Bring stores that are shared with other processes up to date, and wait for that."""
         for generation in self.generations.all():
             if (store := self.opened(generation)).shared:
                 self.follow(generation, store, wait=True)
@@ -201,7 +201,7 @@ class Session:
                 part.close()
 
     def drop_others(self) -> list[int]:
-        """Remove all generations except the one that answers, and return their numbers."""
+        """Remove all generations except the one in use, and return their numbers."""
         others = [generation for generation in self.generations.all() if generation.state != "live"]
         for generation in others:
             self.drop(generation)
@@ -209,7 +209,7 @@ class Session:
 
     def delete(self, ids: Sequence[str]) -> int:
         """Remove products from the ledger and the stores, and return how many existed."""
-        self.follow_all()  # checked before writing: a store that is ahead has followed another ledger
+        self.follow_all()  # before writing: a store with a later version has followed another ledger
         deleted = self.ledger.delete(ids)
         self.follow_all()
         return deleted

@@ -1,6 +1,6 @@
 """Answering of tables of queries: an engine that finds the best product for each row.
 
-A row without a matching product has no product and no error. Products may be added meanwhile; each row is answered from
+A row without a matching product has no product and no error. Products may be added in the meantime; each row is answered from
 the products at that time.
 """
 
@@ -32,7 +32,7 @@ MATCH_FIELDS = (
     pa.field("error", pa.string()),
 )
 _AT_ONCE = 64  # queries to encode and search together
-_MOST_TEXT = 10_000  # most characters of a query, of which a model reads the first few hundred
+_MOST_TEXT = 10_000  # characters of a query; a model reads the first few hundred
 
 Tag = TypeVar("Tag")
 
@@ -100,7 +100,7 @@ class MatchEngine:
         self._config = Config()
 
     def start(self, config: Config) -> ModelInfo:
-        """Set the folder of relative references, and return the description of the model that answers."""
+        """Set the folder of relative references, and return the description of the model in use."""
         self._config = config
         found = self._live().identity
         probes = blake2b(found.probes.tobytes(), digest_size=16).hexdigest()

@@ -28,7 +28,7 @@ def open_table_catalog(
         columns: Names of the columns.
         config: Settings, as for `open_catalog`.
         progress: As for `Catalog.add_table`.
-        query: Query to be asked; its fields are checked before the model is loaded and the table is read.
+        query: Query that will be sent; its fields are checked before the model is loaded and the table is read.
 
     Returns:
         The catalogue, and the report of the rows.

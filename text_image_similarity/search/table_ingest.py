@@ -1,4 +1,4 @@
-"""Resumable adding of tables to a catalogue: the position is saved in the ledger after each transaction."""
+"""Adding tables to a catalogue, resumably: the position is saved in the ledger after each transaction."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _located(product: Product | UsageError, config: Config) -> Product | UsageEr
 
 def _stopped(source: ProductSource, done: int) -> StoppedError:
     return StoppedError(
-        f"stopped as asked with {done:,} of {source.total:,} rows of {source.place} done; the same command resumes from there"
+        f"stopped on request with {done:,} of {source.total:,} rows of {source.place} done; the same command resumes from there"
     )
 
 

@@ -1,4 +1,4 @@
-"""Fusion of a query's terms into one vector, by a weighted sum."""
+"""Combining a query's terms into one vector, by a weighted sum."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Encoded:
         fused: Their weighted sum as a unit vector, shape (embed_dim,).
         shares: Share of each term's cosine in that of the sum, shape (t,): the weights divided by the length of the
             sum.
-        own: Numbers of the products that are terms, which are not found.
+        own: Numbers of the products that are terms, which are left out of the results.
     """
 
     query: Query

@@ -1,4 +1,4 @@
-"""Scoring of whole tables, which adds the columns `similarity` and `error`, and filtering of scored tables."""
+"""Scoring whole tables, which adds the columns `similarity` and `error`, and filtering scored tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of a table before anything expensive starts: its shape, and the columns of a task."""
+"""Checking a table before anything expensive starts: its shape, and the columns of a task."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _check_columns(table: Table, task: Task[Any], options: TableOptions, source:
         lacking = [name for name in texts_read if name not in table.columns]
         too = f", and another one for {', '.join(map(repr, lacking))} with {for_texts}" if lacking else ""
         raise UsageError(
-            f"column {_URL!r} is missing from {source}; {list_columns(found)} may hold the images: name the column with {for_images}{too}"
+            f"column {_URL!r} is missing from {source}; {list_columns(found)} may contain the images: name the column with {for_images}{too}"
         )
     read = (images, texts, *task.further, *task.references)
     named = " or ".join(dict.fromkeys((for_images, for_texts)))

@@ -1,4 +1,4 @@
-"""Embedding of a table of images or captions, which adds their vectors for any vector store."""
+"""Embedding a table of images or captions, which adds their vectors for any vector store."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class EmbeddingEngine:
             yield from _failed(waiting)
 
     def _source_of(self, row: Record | ScoreResult) -> Any:
-        """Return the item of a row to encode, or why there is none."""
+        """Return the item of a row to encode, or the reason why there is none."""
         if isinstance(row, ScoreResult):  # a shard's sample without an image
             code, _, detail = (row.error or "").partition(": ")
             return RowError(ErrorCode(code), detail)
@@ -124,11 +124,11 @@ def embed_table(  # noqa: PLR0913 - as `score_table`
 ) -> Summary:
     """Encode every row of a table and write it with two more columns, `embedding` and `error`.
 
-    The vectors are the same that `score_table` compares: float32 unit vectors, whose dot product is the cosine. Parquet
+    The vectors are the same as those that `score_table` compares: float32 unit vectors, whose dot product is the cosine. Parquet
     holds them as lists of floats. A run that was stopped resumes with the same call.
 
     Args:
-        in_path: As for `score_table`, like `out_path`, `config`, `progress` and `stop`.
+        in_path, out_path, config, progress, stop: As for `score_table`.
         col: Column of images or captions; None finds it as `score_table` does.
         side: Whether to encode `images` or `captions`.
         options: How the run begins, and what it may replace; `retry_failed` is not supported.

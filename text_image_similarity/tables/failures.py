@@ -1,4 +1,4 @@
-"""Monitoring of failures during a run: a warning if most rows fail, and an error if more fail than allowed."""
+"""Monitoring failures during a run: a warning if most rows fail, and an error if more fail than allowed."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from .task import RowResult
 logger = logging.getLogger("text_image_similarity")
 
 _REFUSED = f"{ErrorCode.FILE_NOT_FOUND.value}: {REFUSED}"
-_UNREACHABLE = "can this machine reach the internet? If it needs a proxy, name it with --proxy"
+_UNREACHABLE = "can this machine reach the internet? If it needs a proxy, set it with --proxy"
 _CAUSES = {
     ErrorCode.FILE_NOT_FOUND: "relative paths start from {base_dir}; if the files are elsewhere, name their folder with --base-dir, or allow another one with --files-under",
-    ErrorCode.INVALID_URL: "does {col_url!r} hold the references? Another column is named with {opt_url}",
-    ErrorCode.UNSUPPORTED_SCHEME: "does {col_url!r} hold the references? Another column is named with {opt_url}",
-    ErrorCode.EMPTY_CAPTION: "does {col_text!r} hold the captions? Another column is named with {opt_text}",
+    ErrorCode.INVALID_URL: "does {col_url!r} contain the references? To use another column, name it with {opt_url}",
+    ErrorCode.UNSUPPORTED_SCHEME: "does {col_url!r} contain the references? To use another column, name it with {opt_url}",
+    ErrorCode.EMPTY_CAPTION: "does {col_text!r} contain the captions? To use another column, name it with {opt_text}",
     ErrorCode.DNS_ERROR: _UNREACHABLE,
     ErrorCode.CONNECT_ERROR: _UNREACHABLE,
     ErrorCode.TIMEOUT: "are the hosts slow or unreachable? --timeout and --limit total_s=... allow more time",
     ErrorCode.BLOCKED_ADDRESS: "if the hosts are in your own network, add --limit allow_private_addresses=true",
     ErrorCode.HTTP_4XX: "have the URLs expired, or do they need a login?",
-    ErrorCode.HTTP_429: "the hosts want fewer requests; lower --io-workers or --limit per_host=...",
+    ErrorCode.HTTP_429: "the hosts ask for fewer requests; lower --io-workers or --limit per_host=...",
     ErrorCode.NOT_AN_IMAGE: "do the references lead to pages about the images, or is {col_url!r} not the column of images?",
     ErrorCode.TOO_MANY_BYTES: "--limit max_bytes=... allows larger files",
     ErrorCode.TOO_MANY_PIXELS: "--limit max_pixels=... allows larger images",
@@ -117,7 +117,7 @@ class FailureWatch:
         """Warn once, at the first part, if most of its rows failed.
 
         Raises:
-            UsageError: All of them are local files that must not be read.
+            UsageError: All of them are local files that may not be read.
         """
         if self._warned:
             return

@@ -1,6 +1,6 @@
-"""Filtering of a scored table: keep the rows whose score is high enough.
+"""Filtering a scored table: keeping the rows whose score is high enough.
 
-The table is read twice: once for its scores, which go to a file of eight bytes per row, and once for the rows to keep.
+The table is read twice: once for its scores, which are written to a file with eight bytes per row, and once for the rows to keep.
 The output appears complete or not at all; a run that is stopped starts again from the first row.
 """
 
@@ -46,7 +46,7 @@ class FilterSummary:
         rows: Number of rows of the input.
         failed: Number of rows without a score.
         kept: Number of rows of the output.
-        threshold: Lowest score that was kept; None if all were.
+        threshold: Lowest score that was kept; None if all rows were kept.
         ties_left_out: Number of rows with exactly this score that were not kept.
         score_column: Column of scores.
         job: The rule and the input.
@@ -137,7 +137,7 @@ def filter_table(  # noqa: PLR0913 - paths, one of four rules, and where and how
         The result: how many rows were kept, and the threshold. It is also written as JSON.
 
     Raises:
-        UsageError: The table or the column does not exist; the probability of a score is unknown; the output is not a filter's.
+        UsageError: The table or the column does not exist; the probability of a score is unknown; the output was not written by a filter.
         ConfigError: Not exactly one rule is given, or it is outside its range.
         TableError: The table cannot be read, a score is not a number, or the output cannot be written.
         BusyError: Another run is writing the output.

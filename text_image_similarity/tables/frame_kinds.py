@@ -1,6 +1,6 @@
 """The kinds of frames that `score_frame` supports: reading columns and adding scores for each library.
 
-Only libraries of frames that the caller has already loaded are used.
+Frame libraries are used only if the caller has already loaded them.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def open_frame(df: object) -> AnyFrame:
         return HubFrame(df)
     if isinstance(df, type) or _is(df, "polars", "LazyFrame") or _is(df, "pandas", "Series"):
         raise InputTypeError.of(
-            "df", _FRAMES, df, "collect() makes a DataFrame of it" if hasattr(df, "collect") else ""
+            "df", _FRAMES, df, "call collect() to get a DataFrame" if hasattr(df, "collect") else ""
         )
     if hasattr(df, "__arrow_c_stream__") or hasattr(df, "__arrow_c_array__"):
         return ArrowFrame(pa.table(df))
@@ -180,9 +180,9 @@ def open_frame(df: object) -> AnyFrame:
         return ArrowFrame(from_dataframe(df))
     hint = ""
     if hasattr(df, "mapInArrow") or hasattr(df, "map_batches"):
-        hint = "Spark's are scored by spark.score_dataframe, Ray's by ray_data.score_dataset"
+        hint = "for Spark use spark.score_dataframe, and for Ray ray_data.score_dataset"
     elif isinstance(df, str) or hasattr(df, "__fspath__"):
-        hint = "score_table reads files"
+        hint = "for files, use score_table"
     raise InputTypeError.of("df", _FRAMES, df, hint)
 
 
@@ -196,7 +196,7 @@ def plain_list(cell: Any) -> Any:
 
 
 def _is(df: object, library: str, name: str) -> bool:
-    """Tell whether a value is of a library's class, without loading the library."""
+    """Tell whether a value is an instance of a library's class, without loading the library."""
     kind = getattr(sys.modules.get(library), name, None)
     return kind is not None and isinstance(df, kind)
 

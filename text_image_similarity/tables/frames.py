@@ -1,6 +1,6 @@
-"""Scoring of tables in memory: frames of pandas, polars or Arrow get two more columns.
+"""Scoring tables in memory: frames of pandas, polars or Arrow get two more columns.
 
-Only libraries of frames that the caller has already loaded are used. Nothing is written, and a run cannot be resumed;
+Frame libraries are used only if the caller has already loaded them. Nothing is written, and a run cannot be resumed;
 use `score_table` for that.
 """
 
@@ -162,7 +162,7 @@ def _check(
 
 
 def _streamed(reader: pa.RecordBatchReader, columns: tuple[str, str], scorer: Scorer) -> pa.RecordBatchReader:
-    """Return a reader of another reader's batches with scores; the session ends with it."""
+    """Return a reader that adds scores to another reader's batches; the session ends with it."""
     schema = pa.schema([*_without_scores(reader.schema.empty_table()).schema, *SCORE_FIELDS], reader.schema.metadata)
     scored = score_batches(map(_without_scores, reader), scorer, columns)
     return pa.RecordBatchReader.from_batches(schema, closing_after(scorer, scored))

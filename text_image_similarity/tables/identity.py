@@ -14,7 +14,7 @@ from ..formats import Table, content_of, has_content, is_url, open_bytes
 from ..workspace import changes
 from .summary import Summary
 
-# Settings that affect how long rows take and whether they fail, but not scores: a run may resume with other values.
+# Settings that affect how long rows take and whether they fail, but not scores; a run may resume with other values.
 _UNSCORED_SETTINGS = {
     "timeout_s",
     "retries",

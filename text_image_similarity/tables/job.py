@@ -39,7 +39,7 @@ class TableJob(Generic[R]):
         output: Output that writes it.
         work: Workspace with the finished parts.
         watch: Monitor of failed rows.
-        earlier: Finished output of an earlier run, of which only temporary failures are scored again.
+        earlier: Finished output of an earlier run; only its temporary failures are scored again.
         dropped: Columns to leave out of the output.
         kind: Score kind of results that have a score.
     """
@@ -74,7 +74,7 @@ class TableJob(Generic[R]):
             logger.info("resuming: %s of %s rows done", f"{counter.done:,}", f"{counter.total:,}")
         parts = _Window(self._parts(counter.done, chunk_size))
         begun = -1
-        while begun < counter.done < counter.total:  # otherwise no results are left; `score_table` determines why
+        while begun < counter.done < counter.total:  # otherwise no results are left, and `score_table` determines why
             begun = counter.done
             with closing(engine.score_parts(parts.open(), stats)) as results:
                 kept = -1
@@ -164,7 +164,7 @@ class TableJob(Generic[R]):
 
 
 class _Window:
-    """An iterator of parts that ends when enough of them are waiting for results; it can then be reopened.
+    """An iterator of parts that ends when enough of them are waiting for results, and can then be reopened.
 
     It limits memory: an engine may have any number of rows in progress, and rows may differ in size a thousandfold.
 
@@ -206,7 +206,7 @@ def _failures(results: Iterable[RowResult]) -> Counter[str]:
 
 
 def _stopped(kept: int, total: int) -> StoppedError:
-    return StoppedError(f"stopped as asked with {kept:,} of {total:,} rows kept; the same command resumes")
+    return StoppedError(f"stopped on request with {kept:,} of {total:,} rows kept; the same command resumes")
 
 
 class _ProgressCounter:
@@ -219,7 +219,7 @@ class _ProgressCounter:
         for part in parts:
             self.failures.update(part.failures)
         self._progress = progress
-        self.watched = progress is not None  # then every row is reported as soon as it has its result
+        self.watched = progress is not None  # if so, every row is reported as soon as it has its result
         self._report()
 
     def count(self, results: Sequence[RowResult]) -> None:

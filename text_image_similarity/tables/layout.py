@@ -1,4 +1,4 @@
-"""Mapping of a table's rows to records, and of results to cells, for several captions and lists of captions."""
+"""Mapping a table's rows to records, and results to cells, for several captions and lists of captions."""
 
 from __future__ import annotations
 
@@ -170,4 +170,4 @@ def _still_valid(cells: Sequence[Any], models: int, derived: int) -> ScoreResult
 
 def _strange(cells: Sequence[Any]) -> TableError:
     said = ", ".join(map(repr, cells))
-    return TableError(f"the earlier output holds the result {said}, which this package did not write")
+    return TableError(f"the earlier output contains the result {said}, which this package did not write")

@@ -1,4 +1,4 @@
-"""Writing of a table's vectors as one matrix in a `.npy` file."""
+"""Writing a table's vectors as one matrix to a `.npy` file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def write_matrix(embedded: str, path: Path, rows: int, config: Config | None = N
         embedded: The table written by `embed_table`.
         path: The file to write: float32, shape (rows, embed_dim), in the order of the table; rows that failed are NaN.
         rows: Number of rows of the table.
-        config: Settings, of which `dialect` is used.
+        config: Settings; only `dialect` is used.
 
     Returns:
         The shape of the matrix.
@@ -30,7 +30,7 @@ def write_matrix(embedded: str, path: Path, rows: int, config: Config | None = N
     table = open_source(embedded, dialect=(config or Config()).dialect)
     first = next((cell for (cell,) in cells_of(table, ("embedding",)) if cell is not None), None)
     if first is None:
-        raise TableError(f"{embedded} holds no embedding, so {path} was not written")
+        raise TableError(f"{embedded} contains no embedding, so {path} was not written")
     part = path.with_name(f".{path.name}.part")
     shape = (rows, len(first))
     try:

@@ -1,4 +1,4 @@
-"""How a table's run begins, and what it may replace."""
+"""Options for how a run over a table begins, and what it may replace."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Start = Literal["resume", "restart", "retry_failed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableOptions:
-    """How a table's run begins, and what it may replace.
+    """Options for how a run over a table begins, and what it may replace.
 
     Args:
         start: `resume` continues from the finished parts of an earlier run, if there are any; `restart` discards them;
             `retry_failed` rescores the rows of a finished output that failed temporarily.
         force: Whether to replace an output that was not written by an earlier run of the same command, or was changed
-            since; otherwise that is an error.
+            since; otherwise this is an error.
         overwrite_column: Whether to replace columns `similarity` and `error` of the input; otherwise they cause an
             error.
         work_dir: Folder for the parts; None means next to the output, or in the user's cache folder if the output is at
@@ -29,7 +29,7 @@ class TableOptions:
         max_failures: Number of rows that may fail before the run ends with a `TooManyFailuresError`, or a share of the
             rows so far, such as `5%`; checked after every part. None means no limit.
         drop_columns: Columns of the input to leave out of the output, which may include those of images and captions.
-        probability: Whether to add a column `probability`, 0 to 1: how likely each pair is to match, if half of all
+        probability: Whether to add a column `probability`, 0 to 1: how likely each pair is to match if half of all
             pairs do. It needs `score="cosine"` and a calibration.
         calibration: Folder with the `calibration.json` for `probability`; None means the model's own.
         fallback_model: Model to use if the model of the run's `Config` is unavailable, with a warning in the log and in

@@ -30,7 +30,7 @@ from ..workspace import Workspace, digest_of
 
 
 def check_places(source: str, target: str, cache: str | PathLike[str] | None = None) -> None:
-    """Refuse places that cannot be written, or that must not be replaced, before anything starts.
+    """Refuse places that cannot be written or must not be replaced, before anything starts.
 
     Args:
         source: Table to read.
@@ -93,7 +93,7 @@ def is_folder_output(target: str) -> bool:
         return True
     try:
         return not is_url(target) and local_path(target).is_dir()
-    except (OSError, ValueError):  # for a name that is too long, which is reported where it is checked
+    except (OSError, ValueError):  # such as a name that is too long, which is reported where names are checked
         return False
 
 
@@ -104,7 +104,7 @@ def outputs_in(folder: str, files: Sequence[str], source: str) -> dict[str, str]
         UsageError: Two files have the same name.
     """
     found: dict[str, str] = {}
-    if not files:  # of the hub
+    if not files:  # a data set on the hub
         raise UsageError(f"{source} is one table; name a file to write, such as {folder.rstrip('/')}/scored.parquet")
     for file in files:
         name = Path(file.rstrip("/")).name
@@ -139,7 +139,7 @@ def make_folder(folder: str, *, force: bool = False) -> None:
         raise UsageError(f"{folder} cannot be created: {exc.strerror or exc}") from exc
     if image is not None and not force:
         raise UsageError(
-            f"the folder {folder} holds images, such as {image}; name a new folder, or write into this one with --force "
+            f"the folder {folder} contains images, such as {image}; name a new folder, or write into this one with --force "
             "(force=True)"
         )
 
@@ -159,7 +159,7 @@ def put_together(
         place: Place of the output.
         describe: Function that returns the summary for the hash of the output.
         work: Folder for the temporary file if the place is a URL.
-        check: Function that refuses to replace an output that appeared meanwhile; None replaces it.
+        check: Function that refuses to replace an output that has appeared in the meantime; None replaces it.
 
     Raises:
         TableError: The output cannot be written.

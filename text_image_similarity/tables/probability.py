@@ -68,7 +68,7 @@ def with_probability(task: Task[ScoreResult], curve: Calibration | None) -> Task
 
 
 def summary_of(scores: Histogram | None, calibration: Mapping[str, Any] | None) -> dict[str, float] | None:
-    """Return mean, extremes and quantiles of the probabilities of scores; None without scores or calibration.
+    """Return the mean, extremes and quantiles of the probabilities of scores; None without scores or a calibration.
 
     Args:
         scores: Histogram of a run's scores. The mean is computed from the middles of its bins.
@@ -87,5 +87,5 @@ def summary_of(scores: Histogram | None, calibration: Mapping[str, Any] | None) 
 
 
 def _probability(curve: Calibration, similarity: float) -> float:
-    """Return a probability as the shortest decimal of a 32-bit float, like similarities."""
+    """Return a probability as the shortest decimal of a 32-bit float, as for similarities."""
     return float(str(np.float32(curve.probability(similarity))))

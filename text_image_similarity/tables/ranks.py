@@ -22,7 +22,7 @@ Scores = NDArray[np.float64]
 
 
 class Rank(NamedTuple):
-    """The k-th highest score, how many of the k highest are equal to it, and how many scores are in total."""
+    """The k-th highest score, how many of the k highest are equal to it, and how many of all scores are."""
 
     score: float
     taken: int

@@ -1,4 +1,4 @@
-"""Rules for the rows of a scored table to keep: a least score, a number of the highest, or all with a score."""
+"""Rules for the rows of a scored table to keep: a lowest score, a number of the highest, or all with a score."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class FilterRule:
         drop_failed: Whether to keep all rows that have a score.
 
     Raises:
-        ConfigError: None or several are given, or a value is outside its range.
+        ConfigError: Not exactly one is given, or a value is outside its range.
     """
 
     min_score: float | None = None
@@ -51,7 +51,7 @@ class FilterRule:
         given = [self.min_score is not None, self.top is not None, self.probability is not None, self.drop_failed]
         if sum(given) != 1:
             raise ConfigError(
-                "say which rows to keep with one of --min, --top, --probability and --drop-failed (min_score, top, "
+                "choose the rows to keep with one of --min, --top, --probability and --drop-failed (min_score, top, "
                 "probability, drop_failed)"
             )
         for name in ("min_score", "probability"):
@@ -117,14 +117,14 @@ def threshold_of(rule: FilterRule, scores: ScoreFile, least: float | None) -> Th
 
 
 def find_calibration(source: str, folder: str | PathLike[str] | None) -> Calibration | None:
-    """Return the calibration for a table's scores, from a folder or of the model that scored the table.
+    """Return the calibration for a table's scores, from a folder or from the model that scored the table.
 
     Args:
         source: The scored table, whose summary names the model.
         folder: Folder that holds `calibration.json`, or None.
 
     Raises:
-        UsageError: The table does not hold cosines.
+        UsageError: The table's scores are not cosines.
         ModelError: The folder has no calibration, or it is damaged.
     """
     from ..metrics import Calibration  # imported here, because it loads SciPy, which scoring does not need
@@ -139,7 +139,7 @@ def find_calibration(source: str, folder: str | PathLike[str] | None) -> Calibra
     if found is not None and kind != "cosine":
         if folder is None:
             return None
-        raise UsageError(f"{source} holds scores of kind {kind}, but a calibration is for cosines; use --min instead")
+        raise UsageError(f"{source} contains scores of kind {kind}, but a calibration is for cosines; use --min instead")
     if folder is not None and found is not None and isinstance(model, str) and not _same(model, found.model):
         logger.warning("the calibration is for %s, but %s was scored with %s", found.model, source, model)
     return found
@@ -172,5 +172,5 @@ def check_rising(curve: Calibration) -> None:
     """Raise a `UsageError` unless the probability rises with the score."""
     if curve.slope <= 0:
         raise UsageError(
-            f"according to this calibration of {curve.model}, a higher score does not mean a likelier match; calibrate on pairs that match"
+            f"according to this calibration of {curve.model}, a higher score does not mean a more likely match; calibrate on pairs that match"
         )

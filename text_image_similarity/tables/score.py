@@ -1,6 +1,6 @@
-"""The run over a table: check it, score its parts, assemble the output.
+"""Running over a table: check it, score its parts, assemble the output.
 
-The table is read twice: once to check its shape, count its rows and hash it before anything expensive starts, then part
+The table is read twice: once to check its shape, count its rows and hash it before anything expensive starts, and then part
 by part while it is scored. Finished parts are kept next to the output (`workspace`), so that a run that stops for any
 reason resumes with the same command; at the end they are assembled, and the output appears complete.
 """
@@ -57,12 +57,12 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
 ) -> Summary:
     """Score every row of a table and write it with two more columns, `similarity` and `error`.
 
-    The format follows from the suffix: `.csv`, `.tsv`, `.jsonl` (each also `.gz` or `.zst`), `.parquet`, and tar shards
+    The suffix determines the format: `.csv`, `.tsv`, `.jsonl` (each also `.gz` or `.zst`), `.parquet`, and tar shards
     as input. Columns keep their types and text. `score_csv` is the same function under a shorter name.
 
     Args:
         in_path: A file, a folder of files or a pattern such as `pairs/*.parquet` or `shards/{00..31}.tar`, as a path or an fsspec URL;
-            or a folder of images with captions of the same names; or a data set of the hub, `hf:<owner>/<name>[:configuration][@split]`.
+            or a folder of images with captions of the same names; or a data set on the hub, `hf:<owner>/<name>[:configuration][@split]`.
         out_path: The table to write; `<out_path>.summary.json` is written next to it. A folder (one that exists, or a
             name that ends in a slash) gets a file of the same name for each file of the input; tar shards become
             Parquet files.
@@ -109,7 +109,7 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
             raise UsageError("several models can only score in this process; leave out engine and fallback_model")
         if options is not None and options.probability:
             raise UsageError(
-                "--probability (probability=True) is for one model; with several use --ensemble probability (ensemble='probability')"
+                "--probability (probability=True) is for one model; with several models, use --ensemble probability (ensemble='probability')"
             )
         used = LocalEngine(encoder=load_encoders(models, config, ensemble=ensemble or "mean"))
         task = by_several(task, models, ensemble)
@@ -135,7 +135,7 @@ def run_files(  # noqa: PLR0913 - as `run_table`
 
     Args:
         paths: Table to read, and folder to write to, which is created.
-        config: As for `run_table`, like all other arguments.
+        config and all other arguments: As for `run_table`.
 
     Returns:
         The combined summary of all files, which is not written to disk.
@@ -154,7 +154,7 @@ def run_files(  # noqa: PLR0913 - as `run_table`
     for file, target in outputs.items():
         if found and stop():
             raise StoppedError(
-                f"stopped as asked with {len(found):,} of {len(outputs):,} files done; the same command resumes"
+                f"stopped on request with {len(found):,} of {len(outputs):,} files done; the same command resumes"
             )
         shown = None if progress is None else after(progress, found)
         found.append(
@@ -180,7 +180,7 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
 
     Args:
         paths: Table to read, and table to write.
-        config: As for `score_table`, like `options`, `progress` and `stop`.
+        config, options, progress, stop: As for `score_table`.
         task: Task for each row.
         engine: Engine that performs the task.
         keep_finished: Whether to keep an output that an earlier run with the same input and settings has finished.
@@ -255,7 +255,7 @@ def _start(engine: TableEngine[Any], config: Config, fallback: str | None) -> tu
     except ModelUnavailableError as error:
         if fallback is None:
             raise
-        warning = f"{config.model} is unavailable; scored with {fallback} instead: its scores are not comparable"
+        warning = f"{config.model} is unavailable; scored with {fallback} instead: its scores cannot be compared with those of {config.model}"
         logger.warning("%s\n%s", warning, error)
         return engine.start(replace(config, model=fallback, revision=None)), [warning]
 

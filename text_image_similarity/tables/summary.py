@@ -28,11 +28,11 @@ class Summary:
 
     Args:
         info: Description of the model.
-        captions_cut: Number of scored rows whose caption is longer than the model reads, so that its end is ignored;
+        captions_cut: Number of scored rows whose caption is longer than the model can read, so that its end is ignored;
             None if the engine cannot tell.
         failures: Number of rows without a score, by error code.
         seconds: Seconds per stage, summed over threads; `total` is the wall-clock time of scoring.
-        throughput: Points [seconds, rows done by then], with seconds as in `total`.
+        throughput: Points [seconds, rows finished by then], with seconds as in `total`.
         warnings: Warnings for users of the scores.
         job: Everything that the scores depend on: digest and rows of the input, settings.
         output_content: Hash of the output file.
@@ -100,7 +100,7 @@ def outcome(
     Args:
         parts: All parts of a run.
         kind: The score kind.
-        captions_cut: Number of cut captions in rows that a run took over from an earlier one; None if unknown.
+        captions_cut: Number of cut captions in rows that were taken from an earlier run; None if unknown.
         calibration: Calibration of the probabilities, as in the identity of a run; None if there are none.
     """
     failures: Counter[str] = Counter()

@@ -52,9 +52,9 @@ class Task(Generic[R]):
         columns: Columns of images and of texts; None if the rows have no such column.
         added: Columns for a result; each of several columns of captions gets its own, such as `similarity_caption`.
         cells: Function that turns a result into the values of these columns.
-        identity: Everything else that results depend on besides the table, the model and the settings, as JSON values.
+        identity: Everything that results depend on apart from the table, the model and the settings, as JSON values.
         options: Names of the command line's options for the columns.
-        further: Further columns of captions.
+        further: Additional columns of captions.
         references: Columns of reference captions.
         choose: Function that finds the columns in a table; None if `columns` are final.
         models: Number of added columns that hold scores of single models; 0 if there is only one model.

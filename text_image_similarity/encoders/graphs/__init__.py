@@ -1,7 +1,7 @@
-"""A model's towers as ONNX graphs, and how captions are read without its libraries.
+"""A model's towers as ONNX graphs.
 
-`image.onnx` takes `pixels`, uint8 (batch, height, width, 3), and gives `image_embeds`; `text.onnx` takes `input_ids`, int64
-(batch, length), and gives `text_embeds`. Both give unit vectors in float32. This needs torch, onnx and onnxscript.
+`image.onnx` maps `pixels`, uint8 (batch, height, width, 3), to `image_embeds`, and `text.onnx` maps `input_ids`, int64
+(batch, length), to `text_embeds`. Both return unit vectors in float32. This needs torch, onnx and onnxscript.
 """
 
 from __future__ import annotations

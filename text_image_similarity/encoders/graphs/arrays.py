@@ -1,4 +1,4 @@
-"""The weights of an ONNX file as arrays, mapped from the file next to it if they are there, so that they are not copied."""
+"""The weights of an ONNX file as arrays; weights in a file next to it are memory-mapped, not copied."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def array_of(weight: TensorProto, folder: Path) -> NDArray[Any]:
     """Return a weight of a file that was loaded without its external data.
 
     Args:
-        weight: In the file.
-        folder: Where the file is.
+        weight: The weight, as in the file.
+        folder: The file's folder.
     """
     if weight.data_location != TensorProto.EXTERNAL:
         return numpy_helper.to_array(weight)
@@ -26,6 +26,6 @@ def array_of(weight: TensorProto, folder: Path) -> NDArray[Any]:
 
 
 def largest(value: NDArray[Any], axes: tuple[int, ...] | None = None, *, keepdims: bool = False) -> NDArray[Any]:
-    """Return the largest magnitudes of an array along axes, without a copy of it; NaN where there is one."""
+    """Return the largest magnitudes of an array along axes, without copying it; NaN if any value is NaN."""
     found: NDArray[Any] = np.maximum(value.max(axis=axes, keepdims=keepdims), -value.min(axis=axes, keepdims=keepdims))
     return found

@@ -1,7 +1,7 @@
-"""Write an ONNX file with its weights one after the other, so that memory holds one of them at a time.
+"""Write an ONNX file one weight after another, so that memory holds only one weight at a time.
 
-`onnx.save` needs the whole file in memory three times. A file is a protobuf message, in which a weight is a field of the
-graph, and the graph one of the model: each is its number, its length and its bytes.
+`onnx.save` needs the whole file in memory three times. An ONNX file is a protobuf message, in which the graph is a field
+and each weight is a field of the graph; a field is written as its number, its length and its bytes.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from onnx import GraphProto, ModelProto, TensorProto, helper
 
 from .arrays import array_of
 
-_LARGEST = 2**31 - 2**20  # bytes of a file that protobuf reads
-_SMALL = 1024  # bytes of weights that stay in the graph
-_ALIGNED = 4096  # weights in a file of their own begin at multiples of so many bytes, so that they can be mapped
+_LARGEST = 2**31 - 2**20  # size of the largest file that protobuf reads, in bytes
+_SMALL = 1024  # weights of at most this many bytes stay in the graph
+_ALIGNED = 4096  # weights in a separate file begin at multiples of this many bytes, so that they can be memory-mapped
 
 Made = Mapping[str, Callable[[], NDArray[Any]]]
-_Weight = tuple[TensorProto, Callable[[], NDArray[Any]]]  # its name, type and shape; and what gives its values
+_Weight = tuple[TensorProto, Callable[[], NDArray[Any]]]  # its name, type and shape, and a function that returns its values
 
 
 def write_graph(model: ModelProto, path: Path, folder: Path, *, made: Made | None = None, apart: bool = False) -> None:
-    """Write a graph; weights beyond 2 GB go into a file `.data` next to it.
+    """Write a graph; if it exceeds 2 GB, its weights are written to a file `.data` next to it.
 
     Args:
-        model: Loaded without its external data; it is left without weights.
-        path: Where to.
-        folder: Where its external data is.
-        made: Gives weights of which the model has the name, the type and the shape alone.
-        apart: Leave weights in a file of their own however small they are.
+        model: The graph, loaded without its external data; its weights are removed.
+        path: The file to write.
+        folder: Folder of its external data.
+        made: Functions that return weights of which the model has only the name, type and shape.
+        apart: Whether to write weights to a separate file however small they are.
     """
     made, light = made or {}, []
     weights: list[_Weight] = []
@@ -102,7 +102,7 @@ def _bytes_of(value: NDArray[Any]) -> memoryview:
 
 
 def _field(number: int, size: int) -> bytes:
-    """Return how a field of so many bytes begins."""
+    """Return the beginning of a field of this many bytes."""
     found = [number << 3 | 2]
     while size >= 128:
         found.append(size & 127 | 128)

@@ -1,8 +1,8 @@
-"""Turn a float32 ONNX file into a half one, from file to file: half weights and products, float32 where half would harm.
+"""Convert a float32 ONNX file to half precision, with float32 where half precision would be inaccurate.
 
-Float32 are: normalising pixels, softmax, sums and means, the statistics of layer norms, all after the last product, and
-whatever computes with values near or beyond half's largest (65,504), as some sentence encoders do; a run in float32 finds
-those. Engines that take precision from the file alone, such as TensorRT 11, need no more than this.
+These remain float32: normalising pixels, softmax, sums and means, the statistics of layer norms, everything after the
+last product, and computations with values near or beyond the largest half (65,504), as in some sentence encoders, which
+are found by a run in float32. Engines that take the precision only from the file, such as TensorRT 11, need nothing else.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...errors import ModelError
 from .arrays import array_of, largest
 from .file import write_graph
 
-LARGEST = 65_504 / 4  # of a value that becomes half: other images and captions may give larger ones than those tried
+LARGEST = 65_504 / 4  # largest value converted to half: other images and captions may give larger ones than those tried
 _PRODUCTS = {"MatMul", "Gemm", "Conv", "Attention", "LSTM", "GRU", "Gather", "LayerNormalization", "ReduceMax"}
 _FLOAT32 = {"Softmax", "LogSoftmax", "ReduceSum", "ReduceMean", "ReduceL2", "ReduceSumSquare", "GlobalAveragePool"}
 _FLOAT32 |= {"LpNormalization", "Exp", "Log", "Pow", "Resize", "ConstantOfShape", "Range", "InstanceNormalization"}
@@ -32,12 +32,12 @@ def to_half(whole: Path, halved: Path, inputs: Sequence[NDArray[Any]]) -> list[s
     """Write a graph in half precision.
 
     Args:
-        whole: The graph in float32.
-        halved: Where to.
-        inputs: What the graph is tried on.
+        whole: The file with the graph in float32.
+        halved: The file to write.
+        inputs: Inputs on which the graph is run to find large values.
 
     Returns:
-        Names of values that stay float32 because they are large.
+        The names of values that remain float32 because they are large.
 
     Raises:
         ModelError: A constant or a value of the float32 graph is not finite, or the graph branches.
@@ -51,7 +51,7 @@ def to_half(whole: Path, halved: Path, inputs: Sequence[NDArray[Any]]) -> list[s
 
 
 def _large_values(whole: Path, inputs: Sequence[NDArray[Any]]) -> set[str]:
-    """Run a float32 graph, and return the names of values that are too large for half."""
+    """Run a float32 graph, and return the names of values that are too large for half precision."""
     import onnxruntime
 
     model = onnx.load(whole, load_external_data=False)
@@ -64,7 +64,7 @@ def _large_values(whole: Path, inputs: Sequence[NDArray[Any]]) -> set[str]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry("session.disable_prepacking", "1")  # which copies weights
+    options.add_session_config_entry("session.disable_prepacking", "1")  # prepacking copies weights
     session = onnxruntime.InferenceSession(watched, options, providers=["CPUExecutionProvider"])
     watched.unlink()
     names, taken = [output.name for output in session.get_outputs()], session.get_inputs()[0].name
@@ -73,26 +73,26 @@ def _large_values(whole: Path, inputs: Sequence[NDArray[Any]]) -> set[str]:
         for name, found in zip(names, session.run(None, {taken: values}), strict=True):
             finite = np.abs(found[np.isfinite(found)])  # masks are infinite on purpose
             if name in final and finite.size < found.size:
-                raise ModelError("the model gives vectors that are not finite")
+                raise ModelError("the model returns vectors that are not finite")
             if finite.size and finite.max() > LARGEST:
                 large.add(name)
     return large
 
 
 def _floats(model: onnx.ModelProto) -> set[str]:
-    """Return the names of float32 values that nodes give."""
+    """Return the names of the float32 values that nodes compute."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     known = (*graph.value_info, *graph.output)
     return {value.name for value in known if value.type.tensor_type.elem_type == TensorProto.FLOAT}
 
 
 class _Halving:
-    """A graph on its way to half precision.
+    """A graph that is being converted to half precision.
 
     Args:
-        model: Changed in place; loaded without its external data.
-        folder: Where that is.
-        large: Names of values that stay float32.
+        model: The graph, loaded without its external data; it is changed in place.
+        folder: Folder of the external data.
+        large: Names of values that remain float32.
     """
 
     def __init__(self, model: onnx.ModelProto, folder: Path, large: set[str]) -> None:
@@ -102,11 +102,11 @@ class _Halving:
         self.floats = _floats(light)
         self.weights: dict[str, TensorProto] = {}
         self.nodes: list[onnx.NodeProto] = []
-        self.made: dict[str, Callable[[], NDArray[Any]]] = {}  # half weights, once they are written
-        self.kinds: dict[str, int] = {}  # of values: FLOAT or FLOAT16; other kinds are not in it
+        self.made: dict[str, Callable[[], NDArray[Any]]] = {}  # functions that return half-precision weights when they are written
+        self.kinds: dict[str, int] = {}  # types of values, FLOAT or FLOAT16; other types are left out
 
     def run(self) -> None:
-        """Change the graph."""
+        """Convert the graph."""
         graph = self.graph
         for weight in graph.initializer:
             if weight.data_type == TensorProto.FLOAT:
@@ -116,7 +116,7 @@ class _Halving:
         for node in graph.node:
             if any(given.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for given in node.attribute):
                 raise ModelError(
-                    f"its graph branches ({node.op_type} {node.name}), which is not written in half precision"
+                    f"its graph has branches ({node.op_type} {node.name}), which cannot be converted to half precision"
                 )
             names = {*node.input, *node.output}
             self._add(node, wide=node.output[0] in kept or node.op_type in _FLOAT32 or bool(names & self.large))
@@ -127,7 +127,7 @@ class _Halving:
         if not value.size:
             return
         most = float(largest(value))
-        if most == np.inf and value.max() < np.inf:  # a mask, which is the lowest there is on purpose
+        if most == np.inf and value.max() < np.inf:  # a mask, which has the lowest value on purpose
             most = float(largest(value[np.isfinite(value)])) if np.isfinite(value).any() else 0.0
         if not np.isfinite(most):
             raise ModelError(f"the constant {weight.name} is not finite")
@@ -178,7 +178,7 @@ class _Halving:
         self.graph.initializer.extend(others)
 
     def _first(self) -> Iterator[onnx.NodeProto]:
-        """Yield what normalises pixels: the nodes between bytes and the first product."""
+        """Yield the nodes that normalise pixels, between the bytes and the first product."""
         taken = self.graph.input[0]
         reached = {taken.name} if taken.type.tensor_type.elem_type == TensorProto.UINT8 else set[str]()
         for node in self.graph.node:
@@ -187,7 +187,7 @@ class _Halving:
                 yield node
 
     def _last(self) -> Iterator[onnx.NodeProto]:
-        """Yield what makes vectors of the last product: the nodes between that and the output."""
+        """Yield the nodes between the last product and the output, which make the vectors."""
         wanted = {output.name for output in self.graph.output}
         for node in reversed(self.graph.node):
             if wanted & set(node.output) and node.op_type not in _PRODUCTS:
@@ -196,7 +196,7 @@ class _Halving:
 
 
 def _without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
-    """Return a graph whose weights are inputs, which tells as much about its values and is small."""
+    """Return a graph whose weights are inputs, which is small and enough to infer the types of its values."""
     weights = [weight for weight in graph.initializer if weight.data_type == TensorProto.FLOAT]
     named = {weight.name for weight in weights}
     light = onnx.GraphProto(name=graph.name)

@@ -1,9 +1,9 @@
 """Round an ONNX file to int8, from file to file, so that models beyond 2 GB can be rounded too.
 
-Products are made in integers, of weights with a scale for each output and of activations with a scale for each token. A
-token's scale is the largest of its own values, so nothing that is encoded together with it moves it, and batches may be of any
-size. The graph says so in standard operators (QuantizeLinear, DequantizeLinear), which ONNX Runtime runs as integer
-products. All other weights, such as convolutions', are only stored as int8.
+Matrix products are computed with integers, from weights with a scale for each output and activations with a scale for each
+token. A token's scale is its own largest value, so it does not depend on what is encoded together with it, and batches may
+have any size. The graph uses standard operators (QuantizeLinear, DequantizeLinear), which ONNX Runtime runs as integer
+products. All other weights, such as those of convolutions, are only stored as int8.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from .arrays import array_of, largest
 from .file import write_graph
 
 _SMALLEST = 4096  # values; smaller weights gain nothing
-# Along which axis each operator's weights are multiplied out, so that every output has a scale of its own.
+# The axis along which each operator's weights are summed, so that every output has its own scale.
 _AXES = {"Conv": 0, "Gather": 0, "LSTM": 1, "GRU": 1}
 _STORED = 127
-# Weights of seven bits: with eight, processors without VNNI add two products beyond 16 bits, and give other numbers.
+# Weights have seven bits: with eight, the sum of two products exceeds 16 bits on processors without VNNI and is clipped.
 _MULTIPLIED = 63
-# What rounded products are written with.
+# The operators used for rounded products.
 _CONSTANTS: dict[str, NDArray[Any]] = {
     "int8.last_axis": np.array([-1], np.int64),
     "int8.tiny": np.array(1e-12, np.float32),
     "int8.step": np.array(1 / 127, np.float32),
     "int8.zero": np.array(128, np.uint8),
-    # What comes out of a GELU is rarely far below zero, so most of the 256 steps are above zero.
+    # The output of a GELU is rarely far below zero, so most of the 256 steps are above zero.
     "int8.gelu_share": np.array(223 / 32, np.float32),
     "int8.gelu_step": np.array(1 / 223, np.float32),
     "int8.gelu_zero": np.array(32, np.uint8),
@@ -40,12 +40,12 @@ _CONSTANTS: dict[str, NDArray[Any]] = {
 
 
 def round_graph(whole: Path, rounded: Path, *, activations: bool) -> None:
-    """Round a graph's weights and, if asked, what they are multiplied with.
+    """Round a graph's weights and, if requested, the activations that they are multiplied with.
 
     Args:
-        whole: The graph in float32, whose weights may be in a file next to it.
-        rounded: Where to.
-        activations: Make matrix products of integers; if not, weights are floats again once the graph is loaded.
+        whole: The file with the graph in float32; its weights may be in a file next to it.
+        rounded: The file to write.
+        activations: Whether to compute matrix products with integers; if not, weights become floats again when the graph is loaded.
     """
     model = onnx.load(whole, load_external_data=False)
     rounding = _Rounding(model.graph, whole.parent)
@@ -54,11 +54,11 @@ def round_graph(whole: Path, rounded: Path, *, activations: bool) -> None:
 
 
 class _Rounding:
-    """A graph on its way to int8.
+    """A graph that is being rounded to int8.
 
     Args:
-        graph: Changed in place; loaded without its external data.
-        folder: Where that is.
+        graph: The graph, loaded without its external data; it is changed in place.
+        folder: Folder of the external data.
     """
 
     def __init__(self, graph: onnx.GraphProto, folder: Path) -> None:
@@ -66,7 +66,7 @@ class _Rounding:
         floats = (each for each in graph.initializer if each.data_type == TensorProto.FLOAT)
         self.weights = {each.name: each for each in floats if len(each.dims) > 1 and np.prod(each.dims) >= _SMALLEST}
         self.nodes: list[NodeProto] = []
-        self.small: dict[str, Callable[[], NDArray[Any]]] = {}  # weights in int8
+        self.small: dict[str, Callable[[], NDArray[Any]]] = {}  # functions that return weights in int8
         self.made: set[str] = set()  # values and initializers that nodes share
         makers = {name: node for node in graph.node for name in node.output}
         self.from_gelu = {
@@ -80,7 +80,7 @@ class _Rounding:
         }
 
     def run(self, *, activations: bool) -> None:
-        """Change the graph."""
+        """Round the graph."""
         for node in self.graph.node:
             if activations and self._is_product(node):
                 self._multiply(node)
@@ -98,7 +98,7 @@ class _Rounding:
         self.graph.node.extend(self.nodes)
 
     def _is_product(self, node: NodeProto) -> bool:
-        """Say whether a node multiplies activations with a matrix of weights."""
+        """Tell whether a node multiplies activations by a matrix of weights."""
         if node.op_type not in ("MatMul", "Gemm") or node.input[1] not in self.weights:
             return False
         given = _given(node)
@@ -106,7 +106,7 @@ class _Rounding:
         return plain and len(self.weights[node.input[1]].dims) == 2
 
     def _multiply(self, node: NodeProto) -> None:
-        """Add a product of integers: what is multiplied, divided by its rows' largest values, times those again."""
+        """Add a product of integers: the input is divided by its rows' largest values, and the product multiplied by them."""
         activation, weight, *bias = node.input
         (result,) = node.output
         rows = f"{activation}.rows"
@@ -145,7 +145,7 @@ class _Rounding:
         yield helper.make_node("DequantizeLinear", [f"{rows}.uint8", *grid], [f"{rows}.restored"])
 
     def _look_up(self, node: NodeProto) -> None:
-        """Add what looks up rows of a table in int8 and scales those: not the whole table each time."""
+        """Add nodes that look up rows of an int8 table and scale only those rows, not the whole table."""
         (table, wanted), (found,) = node.input, node.output
         self._add_stored(table, 0)
         rows, floats, scales = (f"{found}.{part}" for part in ("int8", "floats", "scale"))
@@ -157,7 +157,7 @@ class _Rounding:
         ]
 
     def _store(self, node: NodeProto) -> None:
-        """Add a node, whose weights are int8 in the file."""
+        """Add a node whose weights are int8 in the file."""
         for name in node.input:
             axis = _axis(node)
             if name not in self.weights or axis is None or name in self.made:
@@ -166,7 +166,7 @@ class _Rounding:
                 continue
             self._add_stored(name, axis)
             self.made.add(name)
-            floats = f"{name}.floats"  # by a Cast and not by DequantizeLinear, which ONNX Runtime would do in each run
+            floats = f"{name}.floats"  # by a Cast: ONNX Runtime would run DequantizeLinear each time
             self.nodes.append(helper.make_node("Cast", [f"{name}.int8"], [floats], to=TensorProto.FLOAT))
             self.nodes.append(helper.make_node("Mul", [floats, f"{name}.scale"], [name]))
         self.nodes.append(node)
@@ -177,7 +177,7 @@ class _Rounding:
             self.graph.initializer.append(numpy_helper.from_array(scale, f"{name}.scale"))
 
     def _add_rounded(self, value: NDArray[np.float32], name: str, axis: int, most: int) -> NDArray[np.float32]:
-        """Add a weight in int8, and return the scales along an axis, in as many dimensions."""
+        """Add a weight in int8, and return the scales along an axis, with the same number of dimensions."""
         others = tuple(place for place in range(value.ndim) if place != axis % value.ndim)
         scale = (largest(value, others, keepdims=True) / most).clip(min=1e-12).astype(np.float32)
         scaled = value / scale
@@ -194,7 +194,7 @@ def _given(node: NodeProto) -> dict[str, Any]:
 
 
 def _axis(node: NodeProto) -> int | None:
-    """Say along which axis of its weights a node's outputs lie."""
+    """Return the axis of its weights along which a node's outputs lie."""
     if node.op_type in ("MatMul", "Gemm"):
         return 0 if _given(node).get("transB") else -1
     return _AXES.get(node.op_type)

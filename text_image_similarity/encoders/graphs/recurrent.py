@@ -1,7 +1,7 @@
-"""The text tower of an LSTM or GRU as an ONNX graph, built by hand: packed sequences cannot be traced.
+"""A text tower with an LSTM or GRU as an ONNX graph, built by hand because packed sequences cannot be traced.
 
 ONNX's operators take the length of each caption (`sequence_lens`), so padding is never read, and a vector is the same to
-the last bit alone and among longer captions. They order the gates of a cell differently from torch: i o f c for an LSTM
+the last bit whether its caption is encoded alone or with longer ones. They order a cell's gates differently from torch: i o f c for an LSTM
 (torch: i f g o) and z r h for a GRU (torch: r z n).
 """
 
@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from ..towers import PAD, DualEncoder
 from ..towers.text import RecurrentTower
 
-_GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}  # where ONNX's gates are among torch's
+_GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}  # positions of ONNX's gates in torch's order
 
 
 def recurrent_graph(model: DualEncoder, names: tuple[str, str], opset: int) -> onnx.ModelProto:
-    """Return the graph of the text tower of a dual encoder whose tower is recurrent.
+    """Return the graph of a dual encoder's text tower, which must be recurrent.
 
     Args:
-        model: Its weights are read as float32.
-        names: Of the input, token ids (batch, length), and of the output, unit vectors (batch, embed_dim).
+        model: The dual encoder; its weights are read as float32.
+        names: Names of the input, token ids (batch, length), and of the output, unit vectors (batch, embed_dim).
         opset: Version of ONNX's operators.
     """
     tower = model.text_tower
@@ -54,7 +54,7 @@ def recurrent_graph(model: DualEncoder, names: tuple[str, str], opset: int) -> o
 
 
 class _Builder:
-    """Nodes and weights of a graph on their way."""
+    """The nodes and weights of a graph that is being built."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -67,7 +67,7 @@ class _Builder:
         return names[0]
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
-        """Add a weight under a name, once."""
+        """Add a weight under a name, unless it is already there."""
         if name not in {weight.name for weight in self.weights}:
             self.weights.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name

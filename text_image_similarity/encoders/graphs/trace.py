@@ -1,4 +1,4 @@
-"""Trace a tower of torch to an ONNX graph."""
+"""Trace a torch tower to an ONNX graph."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class UnitTower(nn.Module):
     """A tower whose features are scaled to length 1, in float32.
 
     Args:
-        tower: Gives features (n, embed_dim).
+        tower: The tower, which returns features (n, embed_dim).
     """
 
     def __init__(self, tower: nn.Module):
@@ -35,13 +35,13 @@ class UnitTower(nn.Module):
 
 
 def trace(tower: nn.Module, example: Tensor, dynamic: dict[int, Any], names: tuple[str, str], opset: int) -> Any:
-    """Return the graph of a tower that gives unit vectors.
+    """Return a tower's graph, which returns unit vectors.
 
     Args:
-        tower: Gives features.
-        example: Its input.
-        dynamic: Which dimensions of the input may vary.
-        names: Of the input and of the output.
+        tower: The tower, which returns features.
+        example: An example of its input.
+        dynamic: The dimensions of the input that may vary.
+        names: Names of the input and of the output.
         opset: Version of ONNX's operators.
     """
     with _quiet():
@@ -58,11 +58,11 @@ def trace(tower: nn.Module, example: Tensor, dynamic: dict[int, Any], names: tup
 
 
 def fold_padding(tower: nn.Module, example: Tensor) -> nn.Module:
-    """Return a tower whose SAME-padded convolutions have their padding in the kernel: ONNX Runtime fuses it wrongly."""
+    """Return a tower with the padding of SAME convolutions in the kernel, because ONNX Runtime fuses padding wrongly."""
     if not any(isinstance(module, SameConv2d) for module in tower.modules()):
         return tower
     shared = {id(weight): weight for weight in (*tower.parameters(), *tower.buffers())}
-    tower = copy.deepcopy(tower, shared)  # of its modules, not of its weights, which may be another tower's too
+    tower = copy.deepcopy(tower, shared)  # copies modules, but not weights, which another tower may share
     seen: dict[nn.Module, Tensor] = {}
     for convolution in (module for module in tower.modules() if isinstance(module, SameConv2d)):
         convolution.register_forward_pre_hook(lambda module, inputs: seen.__setitem__(module, inputs[0]))
@@ -77,9 +77,9 @@ def fold_padding(tower: nn.Module, example: Tensor) -> nn.Module:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's warnings about its own workings away from people who cannot act on them.
+    """Suppress the exporter's warnings about its own internals, which users cannot act on.
 
-    Filters of warnings belong to the process, so only one thread may change them at a time.
+    Warning filters are global to the process, so only one thread may change them at a time.
     """
     optimizer = logging.getLogger("onnxscript")
     with _one_at_a_time, warnings.catch_warnings():

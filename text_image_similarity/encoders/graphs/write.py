@@ -1,4 +1,4 @@
-"""Write both towers of a model as ONNX files, in a precision."""
+"""Write both towers of a model as ONNX files."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from .int8 import round_graph
 from .recurrent import recurrent_graph
 from .trace import fold_padding, trace
 
-OPSET = 23  # the first in which attention is one node, which GPUs run as one kernel
-IMAGE, TEXT = ("pixels", "image_embeds"), ("input_ids", "text_embeds")  # what the graphs take and give
+OPSET = 23  # the first version with attention as one node, which GPUs run as one kernel
+IMAGE, TEXT = ("pixels", "image_embeds"), ("input_ids", "text_embeds")  # names of the graphs' inputs and outputs
 
 
 def write_towers(
     encoder: TwoTowerEncoder, folder: Path, *, precision: str = "fp32", recipe: str | None = None, opset: int = OPSET
 ) -> None:
-    """Write `image.onnx` and `text.onnx`; weights beyond 2 GB go into a file `.onnx.data` next to each.
+    """Write `image.onnx` and `text.onnx`; if one exceeds 2 GB, its weights are written to a file `.onnx.data` next to it.
 
-    One tower is written after the other, so that memory holds the graph of one.
+    The towers are written one after the other, so that memory holds only one graph.
 
     Args:
-        encoder: A model that torch runs on the CPU in float32.
-        folder: Where to.
-        precision: `fp32`; `fp16`, in which weights and products are half, and float32 is what half would harm; or `int8`.
-        recipe: For int8, `dynamic` (the default): products of integers, of weights and of activations that are rounded token by
-            token as they come; or `weights`: weights alone, which are floats again once the graph is loaded.
+        encoder: The model, which torch must run on the CPU in float32.
+        folder: Folder to write to.
+        precision: `fp32`; `fp16`, with weights and products in half precision and float32 where that would be inaccurate; or `int8`.
+        recipe: For int8, `dynamic` (the default) computes products with integers, from weights and from activations that are rounded
+        token by token; `weights` rounds only weights, which become floats again when the graph is loaded.
         opset: Version of ONNX's operators.
 
     Raises:
-        ModelError: The model cannot be written so.
+        ModelError: The model cannot be written in this form.
     """
     backend = encoder.backend
     if not isinstance(backend, TorchBackend) or backend.device != "cpu" or backend.precision != "fp32":
@@ -68,8 +68,8 @@ def write_towers(
 def drop_weights(encoder: TwoTowerEncoder) -> None:
     """Free the memory of a model's weights after `write_towers`; the model cannot encode any more.
 
-    Deleting the model would free nothing: onnxscript's rewrite rules, which live as long as the process, keep the last graph
-    that they were tried on, and this graph keeps the model's weights and views of them.
+    Deleting the model would not free them: onnxscript's rewrite rules live as long as the process and keep the last graph
+    that they were tried on, and that graph keeps the model's weights and views of them.
     """
     backend = encoder.backend
     assert isinstance(backend, TorchBackend)
@@ -95,7 +95,7 @@ def _text_graph(encoder: TwoTowerEncoder, backend: TorchBackend, opset: int) -> 
 
 
 def _tried_pixels(encoder: TwoTowerEncoder) -> list[NDArray[Any]]:
-    """Return images on which large values are looked for: black, white, noise, coarse and fine, each alone."""
+    """Return images for finding large values: black, white, and coarse and fine noise, each as a batch of one."""
     height, width = encoder.preprocess.side
     rng = np.random.default_rng(0)
     found = [np.full((1, height, width, 3), level, np.uint8) for level in (0, 255)]
@@ -115,12 +115,12 @@ def _batch() -> Any:
 
 
 def _save(graph: Any, path: Path, *, apart: bool = False) -> None:
-    """Save a graph; `apart` leaves its weights in a file of their own however small they are."""
+    """Save a graph; `apart` keeps its weights in a separate file however small they are."""
     if isinstance(graph, onnx.ModelProto):
         write_graph(graph, path, path.parent, apart=apart)
         return
     with tempfile.TemporaryDirectory(dir=path.parent) as name:
-        graph.save(whole := Path(name) / path.name, external_data=True)  # as one file takes five times the memory
+        graph.save(whole := Path(name) / path.name, external_data=True)  # writing a single file would take five times the memory
         for weight in graph.model.graph.initializers.values():
             weight.const_value = None  # see `drop_weights`
         if apart:

@@ -1,7 +1,7 @@
 """Feeders: separate processes that fetch, decode and resize images for the process that encodes them.
 
-The parent (`pool`) hands out references and gets pixels back through shared memory (`ring`); a feeder (`program`) does
-for each image what a thread of the run would do, so errors and pixels are the same. `plan` decides how many feeders
+The parent (`pool`) sends references and gets pixels back through shared memory (`ring`); a feeder (`program`) does
+the same for each image as a thread of the run would, so errors and pixels are the same. `plan` decides how many feeders
 there are, and the limits of each.
 """
 

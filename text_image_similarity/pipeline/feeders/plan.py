@@ -22,9 +22,9 @@ from .preparers import Unchanged, preparer_of
 
 _RING_BYTES = 512 << 20  # bytes of pixels in transit; three batches if those are more
 _MANY_CORES = 8  # with more cores than these, one process cannot feed an encoder on the CPU
-_FEW_CORES = 4  # fewer cores than these are used up by the process that a GPU waits for
+_FEW_CORES = 4  # with fewer cores than these, the process that feeds the GPU uses all of them
 _LONG_RUN = 512  # images of a run after which `auto` starts feeders: starting takes as long as loading a few hundred
-_AHEAD = 64  # least images in transit for each feeder
+_AHEAD = 64  # minimum number of images in transit for each feeder
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,11 @@ class FeederPlan:
     Args:
         settings: Settings of each feeder.
         after: Number of images that a run loads by itself before it starts the feeders.
-        look_ahead: Most images of a run in progress at a time.
+        look_ahead: Maximum number of images of a run in progress at a time.
         slots: Number of images that fit in the shared memory.
         slot_bytes: Bytes for each image; 0 if images are not arrays of one size.
-        patience_s: Wall-clock seconds for one image, after which its feeder counts as hanging.
-        silence_s: Seconds without a sign of life, after which a feeder counts as hanging.
+        patience_s: Wall-clock seconds for one image, after which its feeder is considered hung.
+        silence_s: Seconds without a sign of life, after which a feeder is considered hung.
     """
 
     settings: tuple[FeederSettings, ...]
@@ -75,7 +75,7 @@ def look_ahead_of(config: Config, prepares: bool) -> int:
     """Return how many rows of a run are in progress at a time.
 
     Args:
-        prepares: Whether images wait at the model's size; if they wait at full size, fewer are in progress.
+        prepares: Whether images wait at the model's size; if they wait at full size, there are fewer in progress.
     """
     if prepares:
         return max(8 * config.batch_size, 4 * config.io_workers)
@@ -88,8 +88,8 @@ def plan_feeders(config: Config, encoder: Encoder, *, skips: bool = False) -> Fe
     Args:
         config: The session's settings.
         encoder: The session's encoder.
-        skips: Whether there are embeddings of earlier runs. Feeders cannot see them, and would decode images that this
-            process need not decode.
+        skips: Whether there are embeddings from earlier runs. Feeders cannot see them, and would decode images that this
+            process does not have to decode.
 
     Raises:
         ConfigError: `config.feeders` is a number, but the encoder's preprocessing cannot be sent to another process.
@@ -101,7 +101,7 @@ def plan_feeders(config: Config, encoder: Encoder, *, skips: bool = False) -> Fe
         if config.feeders == "auto":
             return None
         raise ConfigError(
-            f"feeders={count}, but {type(encoder).__name__} cannot prepare images in another process: give it an attribute "
+            f"feeders={count}, but {type(encoder).__name__} cannot prepare images in another process: add an attribute "
             "`preparer`, a small object that can be pickled, with `decode_side` and `prepare`, or set feeders=0"
         )
     count = min(count, config.limits.per_host)

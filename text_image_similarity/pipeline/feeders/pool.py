@@ -30,11 +30,11 @@ from .seats import Errand, Seat
 logger = logging.getLogger("text_image_similarity")
 
 _AT_ONCE = 16  # orders in a message
-_ROOM = 8  # orders that a feeder must have room for before it gets some
-_DEATHS = 3  # ends of feeders that had an image, after which it is a suspect too
-_ALONE = 2  # ends of feeders that had nothing else; not 1, because somebody may have killed one
+_ROOM = 8  # number of orders that a feeder must be able to take before it gets some
+_DEATHS = 3  # number of feeders that ended while they had an image, after which it is a suspect too
+_ALONE = 2  # number of feeders that ended with only this image; not 1, because someone may have killed one
 _FAILED = 1 / 3  # a place stays empty after three consecutive starts that fail,
-_KILLED = 1 / 12  # or after twelve feeders that somebody ended
+_KILLED = 1 / 12  # or after twelve feeders that someone ended
 
 
 class Feeders:
@@ -96,7 +96,7 @@ class Feeders:
         return [process.pid for seat in self._seats if (process := seat.process) is not None]
 
     def load(self, item: str | bytes, stats: RunStats) -> Future[LoadedImage | RowError]:
-        """Have an image loaded, and return a future of it.
+        """Let a feeder load an image, and return a future of it.
 
         Args:
             item: The image's reference or file.
@@ -140,7 +140,7 @@ class Feeders:
         return seat.number not in self._open or (seat.process is not None and seat.process.ready)
 
     def _fill(self, seat: Seat) -> None:
-        """Keep a place filled, and receive its answers; runs on its own thread."""
+        """Keep a place occupied, and receive its answers; runs on its own thread."""
         while not self._closing.is_set() and seat.number in self._open:
             try:
                 command = [*self._command, *self._arguments[seat.number]]
@@ -167,7 +167,7 @@ class Feeders:
             self._wake_all()
 
     def _wake_one(self) -> None:
-        """Let the feeder with the least to do take waiting images."""
+        """Let the feeder with the least work take waiting images."""
         if able := [seat for seat in self._seats if self._can_take(seat)]:
             min(able, key=lambda seat: len(seat.under_way)).wake.notify()
 
@@ -195,7 +195,7 @@ class Feeders:
         if seat.process is None or not seat.process.ready or seat.with_suspect:
             return False
         if self._suspects and (not seat.under_way or seat.number == min(self._open)):
-            return not seat.under_way  # one place is emptied for suspects
+            return not seat.under_way  # one place is kept free for suspects
         return bool(self._fresh) and len(seat.under_way) <= seat.most - _ROOM
 
     def _taken(self, seat: Seat) -> list[Errand]:
@@ -232,7 +232,7 @@ class Feeders:
             errand.stats.seconds.update(answer.seconds)
         try:
             found = self._found(errand, answer)
-        except Exception as exc:  # an exception of a store of embeddings; a row must never end the run
+        except Exception as exc:  # an exception of an embedding store must not end the run
             found = RowError(ErrorCode.DECODER_CRASH, f"{type(exc).__name__}: {exc}")
         self._give(errand, found)
 

@@ -45,8 +45,8 @@ class FeederProcess:
     """
 
     def __init__(self, command: list[str], inherited: tuple[int, ...], settings: Any) -> None:
-        self.ready = False  # after its first answer
-        self.killed = False  # once a signal has ended it
+        self.ready = False  # True after its first answer
+        self.killed = False  # True once a signal has ended it
         self.began = time.monotonic()
         self._sending = Lock()
         self._process = subprocess.Popen(
@@ -94,10 +94,10 @@ class FeederProcess:
             said = f"the feeder process ended with exit code {code}"
             self.killed = code < 0
             if self.killed:
-                said = f"the feeder process died of signal {-code} ({signal.strsignal(-code)})"
+                said = f"the feeder process was killed by signal {-code} ({signal.strsignal(-code)})"
         with self._sending:
             for pipe in (self._process.stdin, self._process.stdout):
-                with suppress(OSError):  # an error of buffered data that was still to be written
+                with suppress(OSError):  # an error from buffered data that was not yet written
                     self._pipe(pipe).close()
         return said
 

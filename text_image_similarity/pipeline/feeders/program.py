@@ -34,7 +34,7 @@ def serve(handle: str, size: str, threads: str, place: str, slot_bytes: str) -> 
     Args:
         handle: Handle of the memory that is shared with the parent.
         size: Size of that memory in bytes.
-        threads: Most threads of a feeder.
+        threads: Maximum number of threads of a feeder.
         place: Index of this feeder.
         slot_bytes: Size of an image's slot in bytes.
     """
@@ -45,7 +45,7 @@ def serve(handle: str, size: str, threads: str, place: str, slot_bytes: str) -> 
         answers = begin_process(settings.heif)
         memory = open_area(handle, int(size))
         Feeder(settings, memory, Board(memory, int(threads), int(place)), int(slot_bytes)).run(requests, answers)
-    # At once: a thread may be in a download, and the parent no longer waits for it.
+    # Immediately, because a thread may be in a download, for which the parent no longer waits.
     os._exit(0)
 
 
@@ -63,7 +63,7 @@ class Feeder:
         self._memory, self._board, self._slot_bytes = memory, board, slot_bytes
         self._orders: SimpleQueue[Order] = SimpleQueue()
         self._answers: SimpleQueue[Delivery] = SimpleQueue()
-        self._mine = local()  # a thread's own number, and that of its order
+        self._mine = local()  # a thread's own number, and the number of its order
         self._fetcher = Fetcher(settings.config, share=settings.share)
         self._loader = PixelLoader(
             settings.config,
@@ -129,7 +129,7 @@ class Feeder:
             self._board.end(self._mine.thread)
 
     def _answer(self, answers: IO[bytes]) -> None:
-        """Send finished images together: each message costs the parent as much as its contents."""
+        """Send finished images together: each message costs the parent as much time as its contents."""
         pause = Event()
         while True:
             ready: list[Any] = [self._answers.get()]
@@ -143,7 +143,7 @@ class Feeder:
                 os._exit(0)
 
     def _beat(self, parent: int) -> None:
-        """Show that this process is alive, and end it with its parent, whose pipe a fork may hold open."""
+        """Show that this process is alive, and end it with its parent, whose pipe a fork may keep open."""
         pause = Event()
         while os.getppid() == parent:
             self._board.beat()

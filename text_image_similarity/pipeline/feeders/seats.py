@@ -53,11 +53,11 @@ class Seat:
 
     @property
     def most(self) -> int:
-        """Most images that it has at a time: enough that no thread waits for the next one."""
+        """Maximum number of images that it has at a time, so that no thread waits for the next one."""
         return 2 * self.settings.config.io_workers + 16
 
     def lateness(self, now: float, plan: FeederPlan) -> str:
-        """Return why a feeder counts as hanging: no sign of life, or too long at one image; empty if it does not."""
+        """Return why a feeder is considered hung (no sign of life, or too long at one image); empty if it is not."""
         cells = self.board.read()
         if len(self.seen) != len(cells):
             self.seen, self.changed = cells, [now] * len(cells)

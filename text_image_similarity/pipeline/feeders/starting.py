@@ -1,4 +1,4 @@
-"""The start of feeders: at once, or when a run has proved long enough."""
+"""Starting feeders: at once, or when a run turns out to be long."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class LazyFeeders:
 
     @property
     def look_ahead(self) -> int:
-        """Most images of a run in progress at a time; 0 if feeders do not matter."""
+        """Maximum number of images of a run in progress at a time; 0 if feeders do not matter."""
         return self._plan.look_ahead if self._plan else 0
 
     def after(self, images: int) -> Feeders | None:

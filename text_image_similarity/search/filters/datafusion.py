@@ -1,4 +1,4 @@
-"""Filters for LanceDB, whose DataFusion does not support parameters, so that values are quoted in the text."""
+"""Filters for LanceDB, whose DataFusion does not support parameters, so values are quoted in the text."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class LeafMaker:
         field = self.field(name)
         self._leaves += 1
         if self._leaves > _MOST_LEAVES:
-            raise UsageError(f"a filter has at most {_MOST_LEAVES} conditions; join those on one field with in")
+            raise UsageError(f"a filter has at most {_MOST_LEAVES} conditions; combine those on one field with in")
         if op not in OPERATORS:
             raise UsageError(f"{op!r:.60} is not an operator of filters ({name!r}); use one of {', '.join(OPERATORS)}")
         if op == "exists":
@@ -48,7 +48,7 @@ class LeafMaker:
         if op in ("in", "not_in"):
             return OneOf(name, self._several(field, op, value), negated=op == "not_in")
         if op not in ("eq", "ne") and field.kind not in ("number", "date"):
-            raise UsageError(f"{name!r} has no order, because its kind is {field.kind}; compare it with eq, ne or in")
+            raise UsageError(f"{name!r} cannot be ordered, because its kind is {field.kind}; compare it with eq, ne or in")
         return Compare(name, cast(Comparison, op), _comparable(field, value))
 
     def _several(self, field: Field, op: str, given: object) -> tuple[Scalar, ...]:
@@ -76,7 +76,7 @@ def check_level(level: int) -> None:
     """Raise a UsageError if a filter has too many levels."""
     if level > MOST_LEVELS:
         raise UsageError(
-            f"the filter is nested more than {MOST_LEVELS} levels deep; remove parentheses, and join conditions on one field with in"
+            f"the filter is nested more than {MOST_LEVELS} levels deep; remove parentheses, and combine conditions on one field with in"
         )
 
 
@@ -84,6 +84,6 @@ def _comparable(field: Field, value: object) -> Scalar:
     """Return the stored value for one value of a field; in a field of lists, for one text."""
     stored = Field(field.name, "text" if field.kind == "texts" else field.kind).stored(value)
     if stored is None:
-        raise UsageError(f"{field.name!r} cannot be compared with {value!r:.100}, which counts as missing; use exists")
+        raise UsageError(f"{field.name!r} cannot be compared with {value!r:.100}, which counts as a missing value; use exists")
     assert not isinstance(stored, tuple)
     return stored

@@ -53,7 +53,7 @@ def from_mapping(given: Mapping[str, Any], maker: LeafMaker, level: int = 0) -> 
 
 def _each(key: str, given: object, maker: LeafMaker, level: int) -> list[Filter]:
     if not is_several(given) or not len(given):
-        raise UsageError(f"{key!r} takes a list of filters with at least one, not {given!r:.100}")
+        raise UsageError(f"{key!r} takes a list of at least one filter, not {given!r:.100}")
     return [_whole(part, key, maker, level) for part in given]
 
 
@@ -80,12 +80,12 @@ def _text_of(name: object) -> str:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build a JSON object, refusing duplicate keys, of which Python's parser would silently drop one."""
+    """Build a JSON object, refusing duplicate keys; Python's parser would silently drop one of them."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise UsageError(f"the filter has {twice!r:.60} twice in one object; put them in a list under 'and'")
+        raise UsageError(f"the filter has {twice!r:.60} twice in one object; write the conditions as a list under 'and'")
     return found
 
 

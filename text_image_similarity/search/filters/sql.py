@@ -1,8 +1,8 @@
 """Filters as SQL expressions, for any database with a writer for column names and values.
 
-Names of fields never reach the database, and values reach it only through the writer, as parameters or quoted. A row
-for which the expression is NULL does not pass, as if it were false. Leaves are kept from being NULL only under a NOT,
-because that takes a database twice as long.
+Field names are never passed to the database, and values only through the writer, as parameters or quoted. A row
+for which the expression is NULL does not pass, as if it were false. Leaves are prevented from being NULL only under a NOT,
+because this makes a query take twice as long.
 """
 
 from __future__ import annotations
@@ -121,5 +121,5 @@ def _membership(field: str, values: Sequence[Scalar], negated: bool, writer: Sql
 
 
 def _there(column: str, known: bool) -> str:
-    """Return what comes before a comparison that must not be NULL."""
+    """Return the text before a comparison that must not be NULL."""
     return f"{column} IS NOT NULL AND " if known else ""

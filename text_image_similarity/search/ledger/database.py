@@ -18,7 +18,7 @@ Purpose = Literal["follow", "optimize", "check"]
 
 
 class Transaction(Protocol):
-    """A write transaction, of which either everything is committed or nothing."""
+    """A write transaction, which is committed completely or not at all."""
 
     def run(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         """Run one statement and return its rows."""
@@ -43,17 +43,17 @@ class Database(Protocol):
         Args:
             sql: The query.
             size: Maximum number of rows at a time.
-            everything: Whether most of the database is about to be read, so that it is worth reading ahead.
+            everything: Whether most of the database is about to be read, so that reading ahead pays off.
         """
 
     def write(self) -> AbstractContextManager[Transaction]:
-        """Run a block in a write transaction, once no other is open; it is rolled back if the block raises."""
+        """Run a block in a write transaction once no other is open; the transaction is rolled back if the block raises."""
 
     def exclusive(self, purpose: Purpose, *, wait: bool) -> AbstractContextManager[bool]:
         """Hold a lock between processes during a block.
 
         Args:
-            purpose: `follow` to change the stores that follow this database, `optimize` to optimize them, `check` to
+            purpose: `follow` to change the stores that follow this database, `optimize` to optimize them, and `check` to
                 write something that depends on the current data.
             wait: Whether to wait for the lock; otherwise the block gets False if another process holds it.
         """
@@ -92,7 +92,7 @@ def intact(database: Database) -> Iterator[None]:
     """Run a block that interprets the content of a database.
 
     Raises:
-        DatabaseError: The block cannot, because another program has changed the content.
+        DatabaseError: The block fails, because another program has changed the content.
     """
     try:
         yield

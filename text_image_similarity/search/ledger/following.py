@@ -20,7 +20,7 @@ def read_changes(
     """Yield the changes to products since a version, in batches.
 
     Only the last batch advances the store's version. Without changes, there is no batch; the last one is missing if
-    deletions have been forgotten meanwhile, and the caller must then ask again.
+    deletions have been forgotten meanwhile, and the caller must then start over.
 
     Args:
         database: Database of the ledger.
@@ -34,7 +34,7 @@ def read_changes(
         return
     columns = column_names(declared)
     chosen = ", ".join(columns.values())
-    # When all are read, by number, which is their physical order.
+    # If all products are read, they are read by number, which is their physical order.
     since_sql = "" if since == 0 else f"version > {since:d} AND "
     expected = 0 if since else _count_images(database, generation)
     products = f"SELECT number, {chosen} FROM product WHERE {since_sql}version <= {version:d} ORDER BY number"

@@ -1,4 +1,4 @@
-"""The generations of a catalogue: the models whose vectors it has, and which of them answers."""
+"""The generations of a catalogue: the models whose vectors it has, and which of them is in use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...errors import DatabaseError
 from ..database import ModelIdentity
 from .database import Database, Row, Transaction, advance, intact
 
-# `building` lacks vectors, `ready` has them all, `live` answers, `kept` answered before and can again.
+# `building` lacks vectors, `ready` has all of them, `live` is in use, `kept` was in use before and can be again.
 State = Literal["building", "ready", "live", "kept"]
 
 
@@ -81,13 +81,13 @@ class Generations:
             transaction.run("UPDATE generation SET state = 'ready' WHERE number = ? AND state = 'building'", (number,))
 
     def forget_failures(self, number: int) -> None:
-        """Have a generation process products again whose images it could not read or encode."""
+        """Let a generation process products again whose images it could not read or encode."""
         failed = "SELECT number FROM picture WHERE generation = ? AND error IS NOT NULL"
         with self._database.write() as transaction:
             transaction.run(f"DELETE FROM picture WHERE generation = ? AND number IN ({failed})", (number, number))
 
     def switch(self, number: int) -> bool:
-        """Switch to another generation, from one query to the next; the previous one is kept.
+        """Switch to another generation, between one query and the next; the previous one is kept.
 
         Returns:
             Whether it has switched; False if the generation lacks images of products that were added while it was
@@ -99,7 +99,7 @@ class Generations:
         with self._database.write() as transaction:
             found = transaction.run("SELECT state FROM generation WHERE number = ?", (number,))
             if not found or found[0][0] not in ("ready", "kept"):
-                raise DatabaseError(f"generation {number} cannot answer: it is {found[0][0] if found else 'not there'}")
+                raise DatabaseError(f"generation {number} cannot be used: it {f'is {found[0][0]}' if found else 'does not exist'}")
             if transaction.run(f"SELECT 1 FROM product WHERE {UNSEEN} LIMIT 1", (number,)):
                 return False
             transaction.run("UPDATE generation SET state = 'kept' WHERE state = 'live'")
@@ -166,6 +166,6 @@ def add_generation(transaction: Transaction, identity: ModelIdentity, state: Sta
 
 def _generation(row: Row) -> Generation:
     number, model, revision, probes, dimension, state, calibration = row
-    json.loads(calibration or "{}")  # so that readers can
+    json.loads(calibration or "{}")  # fails here if it is not valid JSON
     vectors = np.frombuffer(bytes(probes), "<f4").astype(np.float32, copy=False).reshape(-1, dimension)  # (4, d)
     return Generation(int(number), ModelIdentity(model, revision, vectors), state, calibration)

@@ -1,6 +1,6 @@
-"""The authoritative data of a catalogue: products, outcomes of models for their images, and which model answers.
+"""The authoritative data of a catalogue: products, outcomes of models for their images, and which model is in use.
 
-Each write is one transaction and gets the next version. A product keeps its number as long as it exists, and numbers
+Each write is one transaction and gets the next version. A product keeps its number for as long as it exists, and numbers
 are never reused, so a store can follow by reading the changes since a version.
 """
 
@@ -63,7 +63,7 @@ class Ledger:
         return self._counter("pruned")
 
     def add(self, entries: Sequence[Entry]) -> bool:
-        """Add or replace products, all or none; if several have the same id, the last one counts.
+        """Add or replace all products or none; if several have the same id, the last one counts.
 
         Returns:
             Whether they were added; False if an entry lacks images for a generation that is not being built, which may
@@ -79,7 +79,7 @@ class Ledger:
         return True
 
     def delete(self, ids: Iterable[str]) -> int:
-        """Remove products, all or none, and return how many existed."""
+        """Remove all products or none, and return how many existed."""
         with self.database.write() as transaction:
             gone = list(self._numbers(transaction, list(dict.fromkeys(ids))).values())
             if gone:
@@ -142,7 +142,7 @@ class Ledger:
             }
 
     def known(self, generation: int, content: bytes) -> Embeddings | None:
-        """Return a generation's vector for the content of an image, of whichever product; None if there is none."""
+        """Return a generation's vector for the content of an image, whichever product it belongs to; None if there is none."""
         query = "SELECT vector FROM picture WHERE generation = ? AND content = ? AND vector IS NOT NULL LIMIT 1"
         rows = self.database.read(query, (generation, content))
         with intact(self.database):
@@ -237,7 +237,7 @@ class Ledger:
     def prune(self) -> None:
         """Forget the deletions from before the last call of this method.
 
-        The followers are not known. One that has not followed since then notices by `pruned` that it must start over.
+        Followers are not registered. One that has not followed since then can tell from `pruned` that it must start over.
         """
         with self.database.write() as transaction:
             counters: dict[str, int] = dict(transaction.run("SELECT name, value FROM counter"))

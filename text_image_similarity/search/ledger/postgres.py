@@ -1,7 +1,7 @@
 """A ledger in PostgreSQL: a schema of tables in a database that others may share, with any number of writers.
 
-Writers take turns, so that versions appear in order. Words are found with PostgreSQL's text search, in which rare words
-are given more weight; it does not have BM25.
+Writers take turns, so that versions appear in order. Words are found with PostgreSQL's text search, which gives rare words
+more weight here, because it does not have BM25.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MOST_WORDS = 64  # words of a query
 _LONGEST_WORD, _MOST_BYTES = 1000, 500_000
 _LAST_PLACE, _MOST_PLACES = 16_383, 255
 
-# A text may be too long for a B-tree, hence the hash indexes; the one on ids also keeps them unique.
+# Texts may be too long for a B-tree, so hash indexes are used; the one on ids also keeps them unique.
 _TABLES = """
 CREATE TABLE layout (number integer NOT NULL);
 CREATE TABLE counter (name text PRIMARY KEY, value bigint NOT NULL);

@@ -1,4 +1,4 @@
-"""A ledger in an SQLite file: no server, no extra, many readers and one writer at a time (write-ahead mode).
+"""A ledger in an SQLite file: without a server or an extra, with many readers and one writer at a time (write-ahead mode).
 
 Do not put the file on a network file system, whose locks SQLite cannot rely on. A catalogue can be read even if nothing
 can be written, not even SQLite's accompanying files.
@@ -31,10 +31,10 @@ from .sqlite_tables import APPLICATION, LAYOUT, TABLES, TYPES
 MEMORY = ":memory:"
 _LOCKS: dict[Purpose, str] = {"follow": ".lock", "optimize": ".optimize.lock", "check": ".check.lock"}
 
-# Bytes to read ahead, in pieces that Linux does not shorten, and most bytes in total, as the cache may be small.
+# Bytes to read ahead, in pieces that Linux does not shorten, and the maximum in total, because the cache may be small.
 _AHEAD, _MOST_AHEAD = 1 << 20, 2 << 30
 
-# Vectors make rows long, and several should fit on a page.
+# Vectors make rows long, and several rows should fit on a page.
 _PAGE = 16_384
 # The steps of `optimize` between which others may write, in pages and images; and the share of images that requires it.
 _STEP, _ROWS, _DENSE = 500, 2000, 0.8
@@ -44,7 +44,7 @@ class SqliteDatabase:
     """A database of a ledger in a file; see `Database`.
 
     Args:
-        path: The file, or `:memory:` for a database that ends with this object.
+        path: The file, or `:memory:` for a database that exists only as long as this object.
         fields: Declared fields, to create the file; None opens an existing one.
 
     Raises:
@@ -105,7 +105,7 @@ class SqliteDatabase:
         except Timeout:
             pass
         except OSError as exc:
-            if wait or purpose == "optimize":  # readers can do without following, and use the existing data
+            if wait or purpose == "optimize":  # readers can use the existing data without following
                 raise DatabaseError(f"the catalogue {self._path} failed: {exc.strerror or exc}{_READ_ONLY}") from exc
         try:
             yield held
@@ -147,7 +147,7 @@ class SqliteDatabase:
         for _ in range(self._free_pages() // _STEP + 1):
             self._step(f"PRAGMA incremental_vacuum({_STEP})")
         self._step("PRAGMA wal_checkpoint(PASSIVE)")
-        # Little is left; if there are readers, it is left for the next time.
+        # Little is left to do; if there are readers, it waits until the next time.
         with self._writing, self._failing():
             self._file.execute("PRAGMA busy_timeout = 500")
             try:
@@ -245,9 +245,9 @@ class SqliteDatabase:
             raise DatabaseError(f"the catalogue {self._path} failed: {text}{hint}") from exc
 
 
-_READ_ONLY = "; here it can only be read: its folder, its file or the file system cannot be written by this user"
+_READ_ONLY = "; it can only be read here: this user cannot write to its folder, its file or the file system"
 _HINTS = {
-    "full": "; nothing that was acknowledged is lost: free some space, and run the same command again",
+    "full": "; no acknowledged change is lost: free some space, and run the same command again",
     "locked": f"; another process has been writing for more than {PATIENCE_S:.0f} s",
     **dict.fromkeys(
         ("malformed", "not a database", "no such", "vtable"),
@@ -271,7 +271,7 @@ class _Transaction:
 
 
 def _read_ahead(path: str) -> None:
-    """Have the system read a file that SQLite has open into its cache, because SQLite waits for each page."""
+    """Let the system read a file that SQLite has open into its cache, because SQLite waits for each page."""
     # Closing a separate descriptor would release this process's locks (POSIX), and others would then remove the `-wal`.
     opened, wanted = Path("/proc/self/fd"), Path(path).stat()  # only on Linux
     for each in opened.iterdir() if opened.is_dir() else ():

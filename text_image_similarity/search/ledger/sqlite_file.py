@@ -12,7 +12,7 @@ from ...errors import DatabaseError
 
 PATIENCE_S = 60.0  # how long another process may be writing
 _MOST_IDLE = 4
-_CACHE = {True: 16_384, False: 65_536}  # KiB of pages, of a connection that only reads and of one that writes too
+_CACHE = {True: 16_384, False: 65_536}  # KiB of cached pages, for a connection that only reads and one that also writes
 
 
 class SqliteFile:

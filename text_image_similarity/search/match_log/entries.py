@@ -34,7 +34,7 @@ class LogEntry:
         tenant: Name of the key, or empty.
         status: HTTP status; 499 if the client had left.
         generation: Number of the generation that answered; None if none did.
-        query: The query: `terms` as mappings of `text`, `image_sha256`, `image_url`, `product` or `vector_sha256`, each
+        query: The query, with `terms` as mappings of `text`, `image_sha256`, `image_url`, `product` or `vector_sha256`, each
             with `weight`; and `top_k`, `sort` and so on as given.
         where: Filter, combined with that of the tenant; None without one.
         results: Products in the answer, best first, as mappings with `id`, `similarity` and `score`.
@@ -163,7 +163,7 @@ def _dump(members: dict[str, Any]) -> str:
 
 
 def _plain(value: object) -> object:
-    """Return a JSON value instead of one that JSON cannot hold, because a log refuses nothing."""
+    """Replace a value that JSON cannot represent, because a log refuses nothing."""
     if isinstance(value, Mapping):
         return without_nan(dict(value))
     if isinstance(value, (np.generic, np.ndarray)):

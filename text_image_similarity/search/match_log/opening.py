@@ -23,14 +23,14 @@ def open_match_log(place: str | PathLike[str], *, create: bool = True) -> MatchL
     Args:
         place: A catalogue's folder, whose log is the file `log.sqlite` in it; `postgresql://...`, with tables next to
             those of the catalogue or in a schema without one; `mongodb://host/database/collection`; a file that ends in
-            `.sqlite`; or `:memory:` for a log that ends with this object.
+            `.sqlite`; or `:memory:` for a log that exists only as long as this object.
         create: Whether to create a log that does not exist. MongoDB creates collections by itself.
 
     Returns:
         A log, which is safe to share between threads; a context manager.
 
     Raises:
-        UsageError: There is no log, or the place cannot hold one.
+        UsageError: There is no log, or the place cannot contain one.
         DatabaseError: The log cannot be opened.
     """
     where = path_text(place, "place")

@@ -1,8 +1,8 @@
-"""Privacy of the match log: how much of a query is kept.
+"""Privacy of the match log: how much of a query is stored.
 
-`hashed` distinguishes equal queries from different ones. It does not hide a query from somebody who can guess it and
-hash the guess. The hash has no key, so that the replicas of a service and later runs agree without a key that would
-have to be kept; use `off` to keep nothing instead.
+`hashed` distinguishes equal queries from different ones. It does not hide a query from someone who can guess it and
+hash the guess. The hash has no key, so that the replicas of a service and later runs agree without a secret that would
+have to be stored; use `off` to store nothing instead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .entries import LogEntry
 
 LogQueries = Literal["full", "hashed", "off"]
 _PERSONAL = ("text", "without", "image_url")  # members of a query that a person wrote
-_DEEPEST = 64  # more levels than any valid filter or query has
+_DEEPEST = 64  # deeper than any valid filter or query
 
 
 def masked(entry: LogEntry, queries: LogQueries) -> LogEntry:
@@ -35,7 +35,7 @@ def masked(entry: LogEntry, queries: LogQueries) -> LogEntry:
     error = None if entry.error is None else entry.error.partition(":")[0]
     later = (
         {"after": True} if entry.query.get("after") else {}
-    )  # a cursor tells where a page begins, and may be any text
+    )  # a cursor reveals where a page begins, and may be any text
     if queries == "hashed":
         return replace(entry, query={**_hashed(entry.query), **later}, error=error)
     where = _names(entry.where) if error is None else None

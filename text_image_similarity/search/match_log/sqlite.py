@@ -80,12 +80,12 @@ class SqliteStorage:
         if not self._is_ours():
             self._file.execute("PRAGMA journal_mode = WAL")
             with self._transaction() as file:
-                if not self._is_ours():  # no other process was faster
+                if not self._is_ours():  # unless another process was faster
                     for table in TABLES:
                         file.execute(f"CREATE TABLE {table} (id TEXT PRIMARY KEY, body TEXT NOT NULL)")
                     file.execute(f"PRAGMA application_id = {_APPLICATION}")
                     file.execute(f"PRAGMA user_version = {_LAYOUT}")
-        self._file.execute("PRAGMA synchronous = FULL")  # what is acknowledged outlasts a loss of power
+        self._file.execute("PRAGMA synchronous = FULL")  # acknowledged records survive a loss of power
 
     def _is_ours(self) -> bool:
         """Tell whether the tables exist; refuse a file with any other content."""
@@ -130,7 +130,7 @@ class SqliteStorage:
 
 
 _HINTS = {
-    "full": "; nothing that was acknowledged is lost: free some space",
+    "full": "; no acknowledged record is lost: free some space",
     "locked": f"; another process has been writing for more than {_PATIENCE_S:.0f} s",
     "malformed": "; restore it from a backup, or start a new one",
     "not a database": "; name another file",

@@ -31,7 +31,7 @@ class LogStorage(Protocol):
             after: Lower bound of ids, exclusive.
             before: Upper bound of ids, exclusive.
             most: Maximum number of rows to return.
-            newest: Whether to return the greatest ids first, instead of the least.
+            newest: Whether to return the highest ids first instead of the lowest.
         """
 
     def delete(self, table: Table, before: str, most: int) -> int:

@@ -30,7 +30,7 @@ class TrainingExport:
 
     Args:
         pairs: Number of rows: distinct pairs of a text and a product's image.
-        products: Number of different products in them.
+        products: Number of different products in these rows.
         clicks: Number of searches that they come from.
         wrong: Number of pairs left out because of a verdict `wrong`.
         missing: Number of pairs left out because the product has been removed or has no image.
@@ -48,9 +48,9 @@ def export_training(
 ) -> TrainingExport:
     """Write search texts with the images of products that were clicked, put into the cart or bought, for `train`.
 
-    Only searches whose single term with a positive weight is a text are used; images, hashed texts and vectors are not
+    Only searches whose single term with a positive weight is a text are used, because images, hashed texts and vectors cannot be
     captions. A row has the product's first image by reference (`url`), the text (`caption`), the product's id, and the
-    number of searches (`clicks`); texts are compared without case and repeated spaces. A verdict `wrong` excludes a
+    number of searches (`clicks`); texts are compared ignoring case and repeated spaces. A verdict `wrong` excludes a
     pair of text and product, however often it was clicked.
 
     Args:

@@ -60,7 +60,7 @@ class LogWriter:
         """Queue a record without waiting for the database.
 
         Returns:
-            Whether there was room; otherwise the record is counted in `dropped`.
+            Whether the record was queued; otherwise it is counted in `dropped`.
         """
         with self._lock:
             if taken := not self._closed and self.depth < self._most:
@@ -109,7 +109,7 @@ class LogWriter:
         """Wait until all earlier records are written or, if the database fails, have been tried once.
 
         Returns:
-            Whether they are written, or were refused by `write`.
+            Whether they have been written, or have been refused by `write`.
         """
         with self._lock:
             target, failures = self._taken, self._failures
@@ -173,7 +173,7 @@ class LogWriter:
             )
         except DatabaseError as problem:
             self._postpone(group, problem)
-        except Exception as problem:  # one record cannot be written, and must not block the others
+        except Exception as problem:  # a record that cannot be written must not block the others
             for each in group if len(group) > 1 else ():
                 self._append([each])
             if len(group) == 1:
@@ -209,7 +209,7 @@ class LogWriter:
             self._settle(len(lost) + sum(future is not None for _, future in group))
         if first:
             logger.warning(
-                "the match log cannot be written: %s; up to %s records are waiting", problem, f"{self._most:,}"
+                "the match log cannot be written: %s; up to %s records wait for it", problem, f"{self._most:,}"
             )
         if lost:
             logger.warning("the match log was closed with %s records that could not be written", f"{len(lost):,}")

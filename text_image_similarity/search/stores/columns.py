@@ -54,7 +54,7 @@ class Growing:
         self.size = size
 
     def reserve(self, size: int) -> None:
-        """Reserve room for `size` rows in total; unused room takes no memory."""
+        """Reserve space for `size` rows in total; unused space takes no memory."""
         if size > len(self._room):
             room = np.empty((size, *self._room.shape[1:]), self._room.dtype)
             room[: self.size] = self.filled

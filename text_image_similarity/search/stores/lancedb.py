@@ -30,13 +30,13 @@ from ..filters.sql import column_names, compile_sql
 from .exact import Block, best_of, ranked
 from .protocol import Alone, Changes, Hits, Rows
 
-# An index pays off above this number of images; below it, everything is compared.
+# An index pays off above this number of images; below it, all images are compared.
 INDEXED = 100_000
-# Measured on 200,000 x 512: with one bit for each number, LanceDB's default, recall@10 fell to .84 where a filter excludes what
-# is near the query; with four it was 1.000. Of a million, 100 of 244 partitions found .98 and all of them took a tenth longer.
+# Measured on 200,000 x 512: with one bit per number, LanceDB's default, recall@10 fell to .84 if a filter excludes the images
+# near the query; with four bits it was 1.000. With a million, 100 of 244 partitions found .98; all of them took a tenth longer.
 _BITS, _PARTITIONS, _REFINED = 4, 400, 5
-# Of 200,000 x 512, 1,000 / 2,000 / 5,000 / 20,000 that pass took 18 / 52 / 97 / 326 ms of CPU to compare, and 18-21 by the index, which
-# found all of the ten nearest.
+# With 200,000 x 512, comparing 1,000 / 2,000 / 5,000 / 20,000 images that pass took 18 / 52 / 97 / 326 ms of CPU; the index took
+# 18 to 21 ms and found all of the ten nearest.
 _EXACT_UP_TO = 2000
 _SPARE = 16  # additional images to request, because the index's order differs in the last bits
 _SMALL_PARTS = 20  # applied changes, each a separate file, before they are merged
@@ -78,7 +78,7 @@ class LanceStore:
         self._columns = column_names(self._declared)
         self._schema = pa.schema(
             [
-                pa.field("picture", pa.int64(), nullable=False),  # number and slot in one, to merge by
+                pa.field("picture", pa.int64(), nullable=False),  # number and slot in one value, as the key for merging
                 pa.field("number", pa.int64(), nullable=False, metadata={_CATALOG: identity}),
                 pa.field("slot", pa.int64(), nullable=False),
                 pa.field("first", pa.bool_(), nullable=False),  # one image of each product, for counting
@@ -106,13 +106,13 @@ class LanceStore:
             if len(changes.owners) and self._are_new(changes.rows):
                 self._table.add(images)
             else:
-                # A reader sees each image before or after, but none missing.
+                # A reader sees each image in its old or new state, but never misses one.
                 if len(changes.owners):
                     merging = self._table.merge_insert("picture").when_matched_update_all()
                     merging.when_not_matched_insert_all().execute(images)
                 self._delete_all_but(changes.rows, images["picture"].to_numpy())
             self._delete_all_but(changes.deleted, np.empty(0, np.int64))
-            # Last, as a separate step: after an earlier crash, all of this is repeated.
+            # Last, as a separate step, so that all of this is repeated after a crash.
             self._table.update_field_metadata({"path": "number", "metadata": {_APPLIED: str(changes.version)}})
             if self._table.stats()["fragment_stats"]["num_small_fragments"] >= _SMALL_PARTS:
                 self.optimize()
@@ -146,8 +146,8 @@ class LanceStore:
                 self._table.optimize(cleanup_older_than=_KEPT)
             for column, config in self._missing_indexes():
                 try:
-                    self._table.create_index(column, config=config)  # changes may be applied meanwhile
-                except _FAILURES:  # so many that files were merged
+                    self._table.create_index(column, config=config)  # changes may be applied in the meantime
+                except _FAILURES:  # so many changes that files were merged
                     with alone():
                         self._table.create_index(column, config=config)
 
@@ -157,7 +157,7 @@ class LanceStore:
             self._table.update_field_metadata({"path": "number", "metadata": {_APPLIED: "0"}})
 
     def close(self) -> None:
-        """Do nothing: LanceDB keeps only memory, which is freed with this object."""
+        """Do nothing, because LanceDB holds only memory, which is freed with this object."""
 
     def drop(self) -> None:
         with self._speaking("removed"):
@@ -187,7 +187,7 @@ class LanceStore:
         return pa.Table.from_arrays([*arrays, *columns, vectors], schema=self._schema)
 
     def _are_new(self, rows: Rows) -> bool:
-        """Tell whether neither these products nor any between them are known."""
+        """Tell whether neither these products nor any between them are in the table."""
         return not self._table.count_rows(f"number >= {rows.min()} AND number <= {rows.max()}")
 
     def _delete_all_but(self, rows: Rows, kept: Rows) -> None:
@@ -211,7 +211,7 @@ class LanceStore:
     def _approximately(self, query: Embeddings, condition: str, limit: int, least: float) -> Hits:
         search = self._table.search(query, vector_column_name="vector").distance_type("cosine")
         search = search.nprobes(_PARTITIONS).refine_factor(_REFINED)
-        if condition != _ALL:  # which would double the time of a search in a million
+        if condition != _ALL:  # a filter that passes everything would double the time of a search among a million
             search = search.where(condition, prefilter=True)
         found = search.limit(limit + _SPARE).select(["number", "slot", "vector", "_distance"]).to_arrow()
         if len(found) < limit:  # fewer images pass, or the index missed some

@@ -1,4 +1,4 @@
-"""A store with all vectors in one matrix in memory: exact, and the default for up to some 100,000 products.
+"""A store with all vectors in one matrix in memory: exact, and the default for up to about 100,000 products.
 
 Nothing is kept between processes except the ledger, from which it is read again.
 """
@@ -19,10 +19,10 @@ from ..nearest import Places, best
 from .columns import Column, Growing, Mask, make_column
 from .protocol import Alone, Changes, Hits, Rows
 
-# If more pass a filter, the product with all vectors is faster than gathering those that pass.
+# If more pass a filter, multiplying all vectors is faster than gathering those that pass.
 _GATHERED = 0.4
 # Few queries are multiplied with blocks that stay in the cache and are small enough (rows x queries x dimensions) for
-# OpenBLAS neither to copy them nor to distribute them over threads; with many queries, OpenBLAS itself does well.
+# OpenBLAS neither to copy them nor to distribute them over threads; with many queries, OpenBLAS is fast by itself.
 _FEW, _BLOCK, _SMALL, _BLOCK_OF_MANY = 8, 256, 1 << 18, 4096
 _PRODUCTS = 16_000_000  # approximate cosines in memory at a time
 
@@ -80,7 +80,7 @@ class MemoryStore:
                 alive = self._compact(alive)
             self._extend(changes)
             self._alive = np.concatenate([alive, np.ones(len(changes.owners), bool)])
-            if changes.version:  # a partial first read, or one after an interruption, answers nothing
+            if changes.version:  # a partial read, the first or after an interruption, cannot be searched
                 self._show()
             self._version = changes.version
 
@@ -124,7 +124,7 @@ class MemoryStore:
             self._version = 0
 
     def close(self) -> None:
-        """Do nothing: nothing is open."""
+        """Do nothing, because nothing is open."""
 
     def drop(self) -> None:
         self.clear()

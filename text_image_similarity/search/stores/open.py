@@ -1,4 +1,4 @@
-"""Opening of stores, one line for each kind; each library is imported only on demand."""
+"""Opening stores; the library for each kind is imported only on demand."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def check_kind(kind: str, place: str) -> None:
 
 
 def check_named(kind: str, place: str, given: str | None) -> None:
-    """Make sure that somebody other than the catalogue has named its external store.
+    """Make sure that someone other than the catalogue has named its external store.
 
-    Otherwise, whoever provides a catalogue could have this process connect to any address with the user's credentials.
+    Otherwise, the provider of a catalogue could make this process connect to any address with the user's credentials.
 
     Args:
         kind: Kind of store in the catalogue.
@@ -54,7 +54,7 @@ def check_named(kind: str, place: str, given: str | None) -> None:
         return
     raise UsageError(
         f"the catalogue {place} keeps its vectors in an external store, {kind}: if you trust it, set the environment variable "
-        f"{STORES_VARIABLE}={kind}, or give store={kind!r} in Python; your credentials, such as QDRANT_API_KEY, are sent there"
+        f"{STORES_VARIABLE}={kind}, or pass store={kind!r} in Python; your credentials, such as QDRANT_API_KEY, are sent there"
     )
 
 
@@ -78,7 +78,7 @@ def open_store(
     check_kind(kind, place)
     if kind.startswith("lancedb"):
         require("a catalogue in LanceDB", "lancedb", extra="search")
-        # Read on import; its warnings are about internal matters.
+        # LanceDB reads this on import; its warnings are about internal matters.
         os.environ.setdefault("LANCEDB_LOG", "error")
         from .lancedb import LanceStore
 

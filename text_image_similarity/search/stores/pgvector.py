@@ -25,11 +25,11 @@ from .protocol import Alone, Changes, Hits
 _MOST_DIMENSIONS = 2000  # most dimensions that pgvector's indexes support
 _SLACK = 1e-5  # largest difference between PostgreSQL's sums and ours
 _EXACT_UP_TO = (
-    50_000  # images that pass a filter: comparing them all takes no longer than using the graph, for the same recall
+    50_000  # images that pass a filter: comparing all of them takes no longer than using the graph at the same recall
 )
-_GRAPH = "m = 24, ef_construction = 128"  # pgvector's own 16 and 64 left clusters of 200,000 images out of reach: recall .963
-_EFFORT = "1000"  # the most that pgvector allows; 400 lost whole clusters now and then
-# Images to request beyond the limit. With a filter, the graph finds better ones late, in particular if the images that
+_GRAPH = "m = 24, ef_construction = 128"  # with pgvector's default of 16 and 64, clusters of 200,000 images could not be reached: recall .963
+_EFFORT = "1000"  # pgvector's maximum; with 400, whole clusters were sometimes missed
+# Images to request beyond the limit. With a filter, the graph finds better ones late, especially if the images that
 # pass are unlike the query.
 _MORE, _MORE_FILTERED = 16, 290
 _COPY = {"text": "text", "number": "float8", "bool": "bool", "date": "float8", "texts": "text[]"}
@@ -86,7 +86,7 @@ class PgVectorStore:
         with self._connections.transaction(vectors=True) as transaction:
             graph = not exact and self.approximates and (where is None or self._is_much(transaction, condition))
             if graph:
-                # Images are sorted here, so there is no need to lose those that come late.
+                # Images are sorted here, so those that are found late need not be lost.
                 settings = (
                     "set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', %s, true)"
                 )
@@ -122,9 +122,9 @@ class PgVectorStore:
                 ).fetchone()
                 if found == (True,):
                     continue
-                if found:  # left by a build that did not finish
+                if found:  # left behind by an unfinished build
                     cursor.execute(f"DROP INDEX {name}".encode())
-                # Others read and write meanwhile; how long it takes depends on the server's maintenance_work_mem.
+                # Others can read and write in the meantime; the time it takes depends on the server's maintenance_work_mem.
                 cursor.execute(definition.encode())
             cursor.execute(f"VACUUM (ANALYZE) {self._qualified}".encode())
 
@@ -165,7 +165,7 @@ class PgVectorStore:
         """Return the indexes that make searches fast: name and definition."""
         wanted = {}
         for name, column in self._columns.items():
-            # A text may be too long for a B-tree, and has no order here; for lists of texts, no index supports all
+            # Texts may be too long for a B-tree, and are not ordered here; for lists of texts, no index supports all
             # lengths.
             method = {"text": "hash", "number": "btree", "date": "btree"}.get(self._kinds[name])
             if method is not None:
@@ -200,7 +200,7 @@ class PgVectorStore:
                 copy.write_row((int(number), slot, bool(leading), *values, vector))
 
     def _is_much(self, transaction: PostgresTransaction, where: tuple[str, list[object]]) -> bool:
-        """Tell whether more images pass a filter than are worth comparing one by one."""
+        """Tell whether so many images pass a filter that comparing them one by one does not pay off."""
         condition, values = where
         some = f"SELECT FROM {self._table} WHERE {condition} LIMIT {_EXACT_UP_TO + 1}"
         return int(transaction.run(f"SELECT count(*) FROM ({some})", values)[0][0]) > _EXACT_UP_TO

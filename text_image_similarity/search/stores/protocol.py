@@ -1,4 +1,4 @@
-"""The protocol of vector stores, so that a catalogue need not know which one it has.
+"""The protocol of vector stores, so that a catalogue works with any of them.
 
 The authoritative data, including vectors, is in the catalogue's ledger; a store follows it. It holds the vectors of one
 generation (those of one model) with the stored values of the products' fields, and can be rebuilt at any time. A store
@@ -104,7 +104,7 @@ class Store(Protocol):
             limit: Number of images for each query; more are returned if several tie for the last place, as far as the
                 store can tell. None returns all that reach `least`.
             least: Lowest cosine to return.
-            exact: Whether to compare every image that passes, whatever the cost; a store may always do so.
+            exact: Whether to compare every image that passes, whatever the cost; a store may always do this.
 
         Returns:
             For each query, the images, best first; with `exact`, never fewer than `limit` if that many pass.

@@ -47,7 +47,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         400: "The body is not valid JSON.",
         401: "An API key is required.",
         403: "The API key lacks a role.",
-        404: "There is nothing with this name.",
+        404: "Nothing with this name exists.",
         408: "The body took too long to arrive.",
         409: "This cannot be done in the current state.",
         413: "The body is too long.",
