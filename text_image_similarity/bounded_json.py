@@ -1,4 +1,4 @@
-"""Parsing of untrusted JSON within limits: a short text may hold very many values, which take far more memory."""
+"""Parsing untrusted JSON within limits: a short text may hold very many values, which take far more memory."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from ..records import caption_of, image_of
 
 
 def find_image(value: object) -> tuple[str, bytes | str] | RowError:
-    """Return a cell's image as (path, bytes) or (reference, reference), or why it has none."""
+    """Return a cell's image as (path, bytes) or (reference, reference), or the reason why it has none."""
     found = image_of(value)
     if isinstance(found, RowError):
         return found
@@ -22,7 +22,7 @@ def find_image(value: object) -> tuple[str, bytes | str] | RowError:
 
 
 def list_captions(value: object) -> Iterator[str]:
-    """Yield the captions of a cell that are not blank; a list may hold several."""
+    """Yield the captions of a cell that are not blank; a list may have several."""
     for one in value if isinstance(value, list) else [value]:
         if isinstance(caption := caption_of(one), str):
             yield caption.strip()

@@ -1,6 +1,6 @@
 """Data sets on the Hugging Face hub, through the library `datasets` (extra `train`).
 
-The hub is first asked, with a short timeout, whether it has the data set, so that an unreachable hub is noticed at
+The hub is first asked, with a short timeout, whether it has the data set, so that an unreachable hub is detected at
 once; a data set in the local cache is then read from there.
 """
 
@@ -28,7 +28,7 @@ def hub_tables(name: str) -> dict[str, SplitTable]:
     Raises:
         MissingExtraError: The extra is not installed.
         UsageError: The hub has no such data set.
-        TableError: The hub is out of reach and the cache does not hold the set, or the set cannot be read.
+        TableError: The hub is unreachable and the set is not in the cache, or the set cannot be read.
     """
     require(f"{name} does not exist here; reading it from the hub", "datasets", extra="train")
     import datasets
@@ -59,7 +59,7 @@ def load_split(name: str, config: str | None, split: str | None) -> Any:
 
     Raises:
         UsageError: The hub has no such data set, or it has several splits and none or an unknown one is named.
-        TableError: The hub is out of reach and the cache does not hold the set, or the set cannot be read.
+        TableError: The hub is unreachable and the set is not in the cache, or the set cannot be read.
     """
     import datasets
 
@@ -98,7 +98,7 @@ def _read_split(name: str, split: str, columns: Sequence[str]) -> Iterator[tuple
 
 
 def _ask_hub(name: str) -> Exception | None:
-    """Ask the hub, for at most `PROBE_S` seconds, whether it has a data set; return why it is unknown."""
+    """Ask the hub, for at most `PROBE_S` seconds, whether it has a data set; return the reason if it does not."""
     try:
         call_within(PROBE_S, lambda: HfApi().dataset_info(name, timeout=PROBE_S), name="hub-probe")
     except Exception as exc:  # any exception of the hub's client is passed on as the reason

@@ -1,7 +1,7 @@
 """A split of a data set on the hub as a table: `hf:<owner>/<name>[:configuration][@split]`.
 
 The library `datasets` downloads it to its cache and memory-maps it, so that it takes little memory, a run can resume,
-and a filled cache is enough when the hub is unreachable. To read files of the hub without a copy, name them:
+and a filled cache is enough when the hub is unreachable. To read files on the hub without a local copy, name them:
 `hf://datasets/...`.
 """
 
@@ -38,12 +38,12 @@ def open_source(
 
     Args:
         place: As for `open_table`, or `hf:<owner>/<name>[:configuration][@split]`.
-        dialect: As for `open_table`, like `dropped` and `max_bytes`.
+        dialect, dropped, max_bytes: As for `open_table`.
 
     Raises:
         MissingExtraError: The library `datasets` is not installed.
         UsageError: The table or data set does not exist, or has several splits and none is named.
-        TableError: It cannot be read, or the hub cannot be reached and the cache does not hold it.
+        TableError: It cannot be read, or the hub cannot be reached and it is not in the cache.
     """
     if not is_hub(place):
         return open_table(place, dialect=dialect, dropped=dropped, max_bytes=max_bytes)
@@ -101,10 +101,10 @@ class HubTable:
         return found
 
     def scan(self) -> None:
-        """Do nothing: the library has already checked, counted and hashed the rows."""
+        """Do nothing, because the library has already checked, counted and hashed the rows."""
 
     def read(self, start: int, most: int) -> Iterator[ArrowRows]:
-        """Yield rows from index `start` on, the first being 0, in batches of `most`, or fewer if rows are large."""
+        """Yield rows from index `start` on, counted from 0, in batches of `most`, or fewer if rows are large."""
         size = self._data.data.nbytes // max(1, len(self._data.data))
         most = max(1, min(most, PART_SIZE // max(1, size)))
         for at in range(start, len(self._data), most):

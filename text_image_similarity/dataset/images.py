@@ -1,4 +1,4 @@
-"""Images with captions, and the loading of their pixels."""
+"""Images with captions, and loading of their pixels."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class CaptionedImage:
 
 
 class ImageLoader:
-    """Loads the pixels of captioned images; safe to call from many threads. Close it, or use it in a `with`.
+    """Loads the pixels of captioned images; safe to call from many threads. Close it, or use it in a `with` block.
 
     Args:
         config: Settings for fetching and decoding: limits, timeouts, retries, proxy, `isolate_decoder`.
@@ -53,7 +53,7 @@ class ImageLoader:
     def __init__(self, config: Config, *, transport: httpx.BaseTransport | None = None) -> None:
         check_files(config)
         self._config, self._transport = config, transport
-        self._fetcher: Fetcher | None = None  # opened for the first reference; most data sets hold the images
+        self._fetcher: Fetcher | None = None  # opened for the first reference; most data sets contain the images
         self._isolated = IsolatedDecoder(config.limits) if config.isolate_decoder else None
         self._lock = Lock()
 
@@ -64,7 +64,7 @@ class ImageLoader:
         self.close()
 
     def close(self) -> None:
-        """Close the loader: downloads in progress fail within moments, and the decoder's processes end."""
+        """Close the loader: downloads in progress fail shortly afterwards, and the decoder's processes end."""
         if self._isolated is not None:
             self._isolated.close()
         with self._lock:
@@ -73,7 +73,7 @@ class ImageLoader:
                 self._fetcher = None
 
     def load(self, image: CaptionedImage) -> Image.Image:
-        """Return an image in mode RGB, upright.
+        """Return an upright image in mode RGB.
 
         Raises:
             RowError: It cannot be fetched or decoded.
@@ -98,7 +98,7 @@ class ImageLoader:
 
 
 def load_image(image: CaptionedImage, config: Config) -> Image.Image:
-    """Return one image in mode RGB, upright; to load many, `ImageLoader` is faster.
+    """Return one upright image in mode RGB; to load many, `ImageLoader` is faster.
 
     Raises:
         RowError: It cannot be fetched or decoded.

@@ -2,7 +2,7 @@
 
 These layouts are tried in order: tables named after splits (`train.parquet`, `test-00000-of-00002.csv`); an imagefolder
 of the library `datasets`, which is a `metadata.jsonl`, `.csv` or `.parquet` next to the images, in one folder or in one
-per split; a `captions.txt` as in the Flickr data sets; otherwise the files are pieces of one table, which may be tar
+per split; a `captions.txt` as in the Flickr data sets; otherwise the files are parts of one table, which may be tar
 shards, or images and text files with the same names.
 """
 
@@ -51,7 +51,7 @@ def file_tables(place: str, dialect: Dialect | None = None) -> dict[str, SplitTa
 
     Args:
         place: A path or an fsspec URL. The files of a folder may also be in its subfolder `data`.
-        dialect: Dialect of CSV and TSV files; None follows their suffixes.
+        dialect: Dialect of CSV and TSV files; None means the one for their suffix.
 
     Raises:
         UsageError: No table is found.
@@ -65,7 +65,7 @@ def file_tables(place: str, dialect: Dialect | None = None) -> dict[str, SplitTa
             return found
         if files and not any(map(ending_of, files)) and not is_image_folder(folder):
             raise UsageError(
-                f"{folder} holds no table of captions: no metadata.jsonl or metadata.csv, no captions.txt, and no other "
+                f"{folder} contains no table of captions: no metadata.jsonl or metadata.csv, no captions.txt, and no other "
                 "file that ends in .csv, .tsv, .jsonl or .parquet"
             )
     if is_captions_file(place):
@@ -106,7 +106,7 @@ def _image_folder(folder: str, files: Sequence[str], dialect: Dialect | None) ->
     for name, path in folders.items():
         if file := _metadata(path, inside[name]):
             if other := found.get(split_name(name)):
-                raise UsageError(f"{other} and {file} are the same split, {split_name(name)}; put them into one folder")
+                raise UsageError(f"{other} and {file} are the same split, {split_name(name)}; put them in one folder")
             found[split_name(name)] = file
     return {
         name: _split_table(open_table(found[name], dialect=dialect), found[name]) for name in SPLITS if name in found
@@ -125,13 +125,13 @@ def _metadata(folder: str, files: Sequence[str]) -> str | None:
 def _rows_of(
     table: SplitTable, split: str, splits: set[str], columns: Sequence[str]
 ) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Yield the rows whose image lies in a split's folder."""
+    """Yield the rows whose image is in a split's folder."""
     for where, (*values, name) in table.rows([*columns, FILE_NAME]):
         folder = split_name(PurePosixPath(str(name)).parts[0]) if name else split
         if folder not in splits:
             raise TableError(
-                f"{where} ({name}) is in none of the folders {', '.join(sorted(splits))}; move its image into one of them, "
-                f"or give {table.name} itself to use all its rows as one set"
+                f"{where} ({name}) is not in any of the folders {', '.join(sorted(splits))}; move its image into one of them, "
+                f"or name {table.name} itself to use all its rows as one set"
             )
         if folder == split:
             yield where, tuple(values)

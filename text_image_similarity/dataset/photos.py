@@ -1,4 +1,4 @@
-"""Merging of the rows of one photo, so that no photo can be in two splits."""
+"""Merging the rows of one photo, so that no photo can be in two splits."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _merge(keyed: Iterable[tuple[Hashable, CaptionedImage]]) -> dict[Hashable, C
     found: dict[Hashable, CaptionedImage] = {}
     for key, image in keyed:
         if key in found:
-            # The smaller name and its source, so that the choice does not depend on the order of the rows.
+            # The smaller name and its source are used, so that the choice does not depend on the order of the rows.
             first = min(found[key], image, key=lambda one: one.name)
             image = CaptionedImage(first.name, found[key].captions + image.captions, first.source)
         found[key] = image

@@ -1,4 +1,4 @@
-"""Reading of images with captions from a table, from the splits of a folder, or from the hub."""
+"""Reading images with captions from a table, from the splits of a folder, or from the hub."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def read_dataset(
             missing, `file_name` is used.
         col_text: Column of captions, which may hold lists; columns `caption_0`, `caption_1` ... are used too; if
             `caption` is missing, `text` is used.
-        config: Settings, of which `base_dir`, `files_under` (by default both are the table's folder), `dialect`, and
+        config: Settings; `base_dir`, `files_under` (by default both are the table's folder), `dialect`, and
             the `limits` for local files that are compared to find copies of an image are used; None means the defaults.
         left_out: Counter that receives the number of unusable rows by error code: `empty_caption` or, without an image,
             `invalid_url`.
@@ -58,7 +58,7 @@ def read_dataset(
 
     Raises:
         UsageError: There is no such source, split or column, or the extra for data sets on the hub is not installed.
-        TableError: The source cannot be read, or holds no image with a caption.
+        TableError: The source cannot be read, or contains no image with a caption.
     """
     columns, config = (col_url, col_text), config or Config()
     left = LeftOut(left_out)
@@ -69,7 +69,7 @@ def read_dataset(
         rows = (image for table in tables for image in _read_images(table, columns, config, left))
         (found,) = merge_photos([rows], config.limits)
         if not found:
-            raise TableError(f"{source} holds no image with a caption{left.example()}")
+            raise TableError(f"{source} contains no image with a caption{left.example()}")
     left.warn(source)
     return found
 
@@ -81,7 +81,7 @@ def read_splits(
     columns: tuple[str, str] = ("url", "caption"),
     config: Config | None = None,
 ) -> dict[str, list[CaptionedImage]]:
-    """Read several splits of a source in one pass; as in `read_dataset`, no photo is in two of them.
+    """Read several splits of a source in one pass; as in `read_dataset`, no photo is in more than one of them.
 
     Args:
         source: As in `read_dataset`.
@@ -121,7 +121,7 @@ def _read_splits(
     found = {wanted[name]: part for name, part in zip(read, parts, strict=True) if name in wanted}
     for name, part in found.items():
         if not part:
-            raise TableError(f"{source} holds no image with a caption in the split {name}{left.example()}")
+            raise TableError(f"{source} contains no image with a caption in the split {name}{left.example()}")
     return found
 
 
@@ -197,7 +197,7 @@ def _read_images(
 
 
 def _located(image: tuple[str, str | bytes] | RowError, config: Config) -> tuple[str, str | bytes] | RowError:
-    """Return an image with the location of its file, or why that file may not be read."""
+    """Return an image with the location of its file, or the reason why that file may not be read."""
     if isinstance(image, RowError) or isinstance(image[1], bytes):
         return image
     try:

@@ -1,6 +1,6 @@
 """The tables of a data set: one per split, from files or from the hub.
 
-This module knows nothing about images and captions.
+This module does not deal with images and captions themselves.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# A photo in several splits stays in the last of them, in this order: a test photo must not have been trained on.
+# A photo in several splits stays in the last of them, in this order, because a model must not be trained on test photos.
 SPLITS = ("train", "validation", "test")
 OTHER_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"}
 
@@ -25,7 +25,7 @@ class SplitTable:
         rows: Function that yields, for each row, its location, such as "row 3 of pairs.csv", and its values in some
             columns.
         folder: Folder that relative references start from; None if the table is not in a local folder.
-        images: Column of images, if the format of the table tells which it is.
+        images: Column of images, if the format of the table determines it.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Splitting of a data set into parts for training, validation and test."""
+"""Splitting a data set into parts for training, validation and test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A circuit breaker: after repeated failures a resource is not used for a while, and then probed in the background."""
+"""A circuit breaker: after repeated failures, a resource is not used for a while and then probed in the background."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CircuitBreaker:
 
     Args:
         probe: Function that raises an exception if the resource still fails.
-        tell: Called at each change of state: with the reason when use is stopped, with None when it is allowed again.
+        tell: Function that is called at each change of state: with the reason when use is stopped, with None when it is allowed again.
     """
 
     def __init__(self, probe: Callable[[], object], tell: Callable[[Exception | None], None]) -> None:
@@ -78,7 +78,7 @@ class CircuitBreaker:
     def _probe_again(self) -> None:
         try:
             self._probe()
-        except Exception:  # unchanged, so there is no need to report it again
+        except Exception:  # the state is unchanged, so there is no need to report it again
             with self._lock:
                 self._pause = min(2 * self._pause, _LONGEST_PAUSE_S)
                 self._next_probe = time.monotonic() + self._pause

@@ -1,4 +1,4 @@
-"""Embeddings kept by content in a file between runs, so that the same image or caption is encoded only once.
+"""A file that keeps embeddings by content between runs, so that the same image or caption is encoded only once.
 
 The file is an SQLite database in write-ahead mode, so several processes on one machine may read and write it at once,
 and a killed process leaves it intact. It grows by about 4 bytes for each value of an embedding, unless `max_entries` is
@@ -35,7 +35,7 @@ class EmbeddingCache:
     Args:
         path: Path of the file; created if it does not exist.
         embed_dim: Length of an embedding; one of another length counts as missing.
-        max_entries: Most embeddings to keep, of all models together; the oldest are removed. None keeps all.
+        max_entries: Maximum number of embeddings to keep, for all models together; the oldest are removed. None keeps all.
 
     Raises:
         ConfigError: The file cannot be opened, or is not an embedding cache.
@@ -50,7 +50,7 @@ class EmbeddingCache:
             self._file = _opened(Path(path).expanduser())
         except (sqlite3.Error, OSError) as exc:
             raise ConfigError(f"embedding_cache={fspath(path)!r} cannot be used: {exc}") from exc
-        finalize(self, self._file.close).atexit = False  # of an object that was never closed
+        finalize(self, self._file.close).atexit = False  # closes the file of an object that was never closed
 
     def get(self, key: bytes) -> Vector | None:
         """Return the embedding of a key, shape (embed_dim,) float32, or None."""
@@ -67,7 +67,7 @@ class EmbeddingCache:
         return {key: vector for key in keys if (vector := self.get(key)) is not None}
 
     def put(self, vectors: Mapping[bytes, Vector]) -> None:
-        """Store embeddings by key: all of them, or none if the process ends meanwhile."""
+        """Store embeddings by key: all of them, or none if the process ends in the meantime."""
         rows = [(key, write_vector(vector)) for key, vector in vectors.items()]
         with self._lock:
             if self._broken or not rows:
@@ -93,7 +93,7 @@ class EmbeddingCache:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    """Open or create a cache, waiting while another process creates it, which SQLite itself does not."""
+    """Open or create a cache, waiting while another process creates it; SQLite itself does not wait."""
     end = time.monotonic() + _PATIENCE_S
     while True:
         file = sqlite3.connect(path, timeout=_PATIENCE_S, check_same_thread=False)
@@ -115,7 +115,7 @@ def _set_up(file: sqlite3.Connection) -> None:
     (application,) = file.execute("PRAGMA application_id").fetchone()
     tables = file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if tables and application != _APPLICATION:
-        raise sqlite3.DatabaseError("it is the database of another program")
+        raise sqlite3.DatabaseError("it is another program's database")
     if not tables:
         file.execute("PRAGMA page_size = 16384")  # a page holds several embeddings
     file.execute("PRAGMA journal_mode = WAL")

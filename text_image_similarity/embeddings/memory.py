@@ -46,7 +46,7 @@ class EmbeddingMemory:
     """A bounded number of embeddings, by content. Safe to share between threads.
 
     Args:
-        entries: Most embeddings in memory.
+        entries: Maximum number of embeddings in memory.
         saved: Store that keeps them between runs; None keeps them in memory only.
         known: Function that returns an embedding from elsewhere, or None for an unknown key.
     """
@@ -95,7 +95,7 @@ class EmbeddingMemory:
 
 
 class PartEmbeddings:
-    """The embeddings of the part that is being scored, in front of the remembered ones.
+    """The embeddings of the part that is being scored, in front of those from earlier parts.
 
     The embeddings of a part are remembered together when it ends, so that a run that is stopped and resumed finds
     either all embeddings of a part or none. Not safe to share between threads.
@@ -110,7 +110,7 @@ class PartEmbeddings:
         self._unsaved: dict[bytes, Vector] = {}
 
     def get(self, key: bytes, found: Vector | None = None) -> Vector | None:
-        """Return the embedding from this part, or else the remembered one: `found`, if it was already looked up."""
+        """Return the embedding from this part, or else from earlier ones (`found`, if already looked up)."""
         vector = self._made.get(key)
         if vector is None:
             vector = found

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Vector = NDArray[np.float32]  # (embed_dim,)
-_LENGTH_TOLERANCE = 1e-3  # deviation from length 1 that half precision, or a service, may leave
+_LENGTH_TOLERANCE = 1e-3  # deviation from length 1 that half precision or a service may cause
 
 
 class SavedEmbeddings(Protocol):
     """A store of embeddings, by content. Safe to share between threads.
 
-    Its failures only cost time: `get` then finds less, `put` stores less, and neither raises an exception.
+    Its failures only cost time: `get` then finds less and `put` stores less, and neither raises an exception.
     """
 
     def get(self, key: bytes) -> Vector | None:
@@ -32,7 +32,7 @@ class SavedEmbeddings(Protocol):
 
 
 def read_vector(content: bytes, embed_dim: int) -> Vector | None:
-    """Return the embedding in some bytes, or None if they are not a vector of length 1."""
+    """Return the embedding that bytes contain, or None if they are not a vector of length 1."""
     if len(content) != 4 * embed_dim:
         return None
     vector = np.frombuffer(content, "<f4").astype(np.float32)

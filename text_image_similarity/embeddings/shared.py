@@ -1,4 +1,4 @@
-"""Embeddings kept by content in Redis, for all processes and machines that can reach it.
+"""Embeddings in Redis, by content, for all processes and machines that can reach it.
 
 Redis must answer within 50 ms, or the request counts as failed; after three failures, Redis is not used for a while. A
 value has a checksum over itself and its key, so a value that was damaged, moved or written by another program counts as
@@ -25,7 +25,7 @@ logger = logging.getLogger("text_image_similarity")
 
 T = TypeVar("T")
 
-Event = Literal["failure", "off", "on"]  # a failed request; use stopped; used again
+Event = Literal["failure", "off", "on"]  # a failed request; Redis is no longer used; Redis is used again
 
 _PREFIX = b"tis:1:"  # 1 is the version of a value's layout: the vector and its checksum
 _ANSWER_S, _CONNECT_S = 0.05, 0.1

@@ -1,7 +1,7 @@
-"""Evaluation of a model on a data set: retrieval, matching against mismatching pairs, agreement with people's ratings.
+"""Evaluating a model on a data set: retrieval, matching against mismatching pairs, agreement with people's ratings.
 
 Images that cannot be read are counted by error code and left out with their captions; the figures describe the others.
-The package `metrics` says what each figure means, and whose definition it follows.
+The room `metrics` documents what each figure means and which definition it follows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Comparison of two models on one data set: figures of both, certainty of the differences, and disagreements."""
+"""Comparing two models on one data set: the figures of both, how certain the differences are, and disagreements."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def compare_models(  # noqa: PLR0913 - the source, its columns and what a caller
     """Measure two models on the same images and captions, each fetched and decoded once.
 
     Args:
-        source: A data set, as for `evaluate`, like `split`, `col_url`, `col_text` and `progress`.
+        source, split, col_url, col_text, progress: As for `evaluate`.
         config: Settings of the run and of the first model, or the name of that model.
         against: Settings of the second model, or its name; images are fetched with the settings of the first.
         encoders: Two loaded encoders to use; None loads the models of `config` and `against`.
@@ -154,7 +154,7 @@ def _disagreements(encoded: EncodedDataset, first: _Numbers, second: _Numbers) -
 
 
 def _places(scores: _Numbers) -> _Numbers:
-    """Return the share of all scores below each score, 0 to 1, with ties counting half."""
+    """Return the share of all scores below each score, 0 to 1, counting ties as half."""
     ordered = np.sort(scores)
     below, not_above = (np.searchsorted(ordered, scores, side) for side in ("left", "right"))
     found: _Numbers = (below + not_above) / 2 / len(scores)

@@ -30,7 +30,7 @@ class Correlation:
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """A caption and its image, which one model ranks far higher than the other.
+    """A caption and its image that one model ranks far higher than the other.
 
     Args:
         image: Name of the image.

@@ -1,4 +1,4 @@
-"""Encoding of a data set: every image and every caption once."""
+"""Encoding a data set: every image and every caption once."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def encode_dataset(
         source: Name of the data set in messages.
         images: Images of the data set.
         scorer: Session that encodes them.
-        left_out: Counts of items that were left out before.
+        left_out: Counts of items that have already been left out.
         progress: As for `evaluate`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Evaluation of a model on images with captions: retrieval, matching against mismatching pairs, calibration."""
+"""Evaluating a model on images with captions: retrieval, matching against mismatching pairs, calibration."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from ..similarity import Embeddings
 from .encode import EncodedDataset, encode_dataset
 from .report import Evaluation, sort_failures
 
-_CALIBRATED_ON = 200_000  # this many mismatching pairs are plenty for a curve of two numbers
+_CALIBRATED_ON = 200_000  # this many mismatching pairs are plenty for a curve with two parameters
 
 
 @settings_in_config
@@ -53,7 +53,7 @@ def evaluate(  # noqa: PLR0913 - the source, its columns and what a caller may i
         config: The settings of the run, including those for fetching, or a model's name; None is `Config()`. Relative
             references start from the table's folder unless `base_dir` is set.
         split: Split of the source to measure; None measures all of it as one set.
-        col_url: Column of image references, if the table does not hold the images themselves.
+        col_url: Column of image references, if the table does not contain the images themselves.
         col_text: Column of captions.
         encoder: A loaded encoder to use; None loads the model of `config`.
         progress: Called before the first image and after every image with the numbers of images done, failed, and in
@@ -116,10 +116,10 @@ def calibration_folder(config: Config, folder: str | PathLike[str] | None = None
     path = Path(str(config.model) if folder is None else folder).expanduser()
     if folder is None and (str(config.model) == "mini" or not path.is_dir()):
         raise UsageError(
-            f"model {config.model} is not a local folder that could hold a calibration; name a folder for calibration.json"
+            f"model {config.model} is not a local folder, where a calibration could be saved; name a folder for calibration.json"
         )
     if not path.is_dir() or not os.access(path, os.W_OK):
-        raise UsageError(f"{path} is not a folder that can be written to; name another one for calibration.json")
+        raise UsageError(f"{path} is not a writable folder; name another one for calibration.json")
     if (path / CALIBRATION).exists() and not force:
         try:
             Calibration.load(path)

@@ -1,4 +1,4 @@
-"""Comparison of a model's scores with people's ratings of the same pairs."""
+"""Comparing a model's scores with people's ratings of the same pairs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def evaluate_ratings(  # noqa: PLR0913 - the table, its columns and what a calle
 
     Args:
         table: A table of any format that `score_csv` reads, with one pair per row.
-        config: The settings of the run, including those for fetching, or a model's name; None is `Config()`. The score
+        config: Settings of the run, including those for fetching, or a model's name; None means `Config()`. The score
             is always the cosine, whatever `config.score` says. Relative references start from the table's folder unless
             `base_dir` is set.
         col_rating: One or several columns of ratings, where higher is better. Each rating of a row counts as a separate
@@ -55,7 +55,7 @@ def evaluate_ratings(  # noqa: PLR0913 - the table, its columns and what a calle
     """
     names = (col_rating,) if isinstance(col_rating, str) else tuple(col_rating)
     if not names:
-        raise UsageError("col_rating names no column; give at least one")
+        raise UsageError("col_rating is empty; name at least one column")
     config = as_config(config)
     place = path_text(table, "table")
     opened, columns = open_table(place, dialect=config.dialect), (col_url, col_text, *names)
@@ -110,6 +110,6 @@ def _read_rating(value: object, where: str, column: str) -> float | None:
         rating = math.inf
     if math.isinf(rating):
         raise TableError(
-            f"{where} has {text[:40]!r} in {column!r}, which is not a rating; give a number or leave it empty"
+            f"{where} has {text[:40]!r} in {column!r}, which is not a rating; write a number, or leave the cell empty"
         )
     return None if math.isnan(rating) else rating

@@ -17,7 +17,7 @@ from ..metrics import Agreement, Calibration, PairStatistics, Retrieval
 
 logger = logging.getLogger("text_image_similarity")
 
-_SHOWN = (("5 % lie below", 0.05), ("median", 0.5), ("95 % lie below", 0.95))
+_SHOWN = (("5 % are below", 0.05), ("median", 0.5), ("95 % lie below", 0.95))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class Evaluation:
         info: The model.
         images: Number of images that were measured.
         captions: Number of their captions.
-        captions_cut: Number of captions longer than the model reads, whose end is ignored.
-        failures: Numbers by error code of images, captions, and rows lacking either, that were left out.
+        captions_cut: Number of captions that are longer than the model can read, so that their end is ignored.
+        failures: Numbers of images, captions and incomplete rows that were left out, by error code.
         seconds: Seconds spent on images, on captions and on the figures.
         calibration: Calibration of this model's cosines on this data; None if there is too little data for one.
     """
@@ -95,7 +95,7 @@ class RatingEvaluation:
         ratings: Columns of ratings; every rating of a row counts as one pair.
         info: The model.
         rows: Number of rows of the table.
-        captions_cut: Number of rows whose caption is longer than the model reads, so that its end is ignored.
+        captions_cut: Number of rows whose caption is longer than the model can read, so that its end is ignored.
         failures: Number of rows left out, by error code; a row without any rating counts under `no_rating`.
         agreement: Rank correlations of scores with ratings.
     """
@@ -177,7 +177,7 @@ def _list_facts(report: Evaluation | RatingEvaluation, *counts: tuple[str, int])
 
 def _describe_curve(calibration: Calibration) -> list[tuple[str, ...]]:
     return [
-        ("where half of all pairs match, a pair matches", "at a cosine of"),
+        ("if half of all pairs match, a pair matches", "at a cosine of"),
         *((f"in {100 * share:.0f} % of cases", f"{calibration.cosine(share):.4f}") for share in (0.1, 0.5, 0.9)),
         ("calibration error on held-out pairs", f"{calibration.calibration_error:.4f}"),
         ("Brier score on held-out pairs", f"{calibration.brier:.4f}"),

@@ -23,7 +23,7 @@ from .references import http_url
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 _VALUE = re.compile(r"[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?")
 _KEY = re.compile(r"(?:(https?)://)?(\*\.)?([^/:@?#*]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?/?", re.IGNORECASE)
-# Headers about the connection, or that ask for anything but a complete, unmodified image.
+# Headers about the connection, and those that request anything other than a complete, unmodified image.
 _OURS = frozenset(
     [
         "accept-encoding",

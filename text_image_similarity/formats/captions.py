@@ -80,7 +80,7 @@ def _layout_of(first: str, place: str) -> _Layout:
         return _Layout("\t", 2, header=False)
     raise UsageError(
         f"cannot tell the format of {place}: a captions file has the header image,caption, or lines such as "
-        "name.jpg#0<tab>a caption; name a table .csv, .tsv, .jsonl or .parquet"
+        "name.jpg#0<tab>a caption; give a table the extension .csv, .tsv, .jsonl or .parquet"
     )
 
 

@@ -1,7 +1,7 @@
 """Rows of a table, for conversion between formats.
 
 Each kind of rows keeps them as they were read, and returns them in three forms: text fields for CSV and TSV, JSON
-objects, and an Arrow batch for Parquet. Conversion from a format to itself therefore changes nothing.
+objects, and an Arrow batch for Parquet. Converting a format to itself therefore changes nothing.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def agreement(scores: ArrayLike, ratings: ArrayLike) -> Agreement:
             f"scores and ratings must be two arrays of the same length, not {ours.shape} and {theirs.shape}"
         )
     if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
-        raise ValueError("a score or a rating is not finite; leave such pairs out")
+        raise ValueError("a score or a rating is not finite; leave out such pairs")
     if len(ours) < 2 or np.ptp(ours) == 0 or np.ptp(theirs) == 0:
         return Agreement(len(ours), float("nan"), float("nan"), float("nan"))
     require("agreement with people", "scipy")

@@ -2,7 +2,7 @@
 
 Platt scaling (Platt 1999, "Probabilistic Outputs for Support Vector Machines"): a logistic curve over the cosine, with
 his smoothed targets, fitted by Newton's method. Matching and mismatching pairs have the same total weight, so the
-probability is correct where half of the pairs match; `probability(scores, prior=...)` adjusts it to another share. The
+probability is correct if half of the pairs match; `probability(scores, prior=...)` adjusts it to another share. The
 quality of the curve is measured on pairs that it was not fitted to: the Brier score, and the expected calibration error
 over 15 bins (Naeini et al. 2015; Guo et al. 2017, "On Calibration of Modern Neural Networks").
 """
@@ -33,7 +33,7 @@ class Calibration:
     """A curve from cosine to probability: 1 / (1 + exp(-(slope * cosine + intercept))).
 
     Args:
-        slope: Slope of the log odds over the cosine.
+        slope: Slope of the log odds as a function of the cosine.
         intercept: Log odds at a cosine of 0.
         prior: Share of matching pairs that the curve assumes, 0..1.
         matching: Number of matching pairs that it was fitted to.
@@ -127,7 +127,7 @@ def fit_calibration(
     if min(map(len, kinds)) < 2:
         raise ValueError("a calibration needs at least two matching and two mismatching pairs")
     if not all(np.isfinite(scores).all() for scores in kinds):
-        raise ValueError("a score is not finite; leave such pairs out")
+        raise ValueError("a score is not finite; leave out such pairs")
     if max(map(np.max, kinds)) - min(map(np.min, kinds)) <= TIE:
         raise ValueError("all pairs have the same score; there is nothing to calibrate")
     draw = np.random.default_rng(seed)
@@ -164,7 +164,7 @@ def calibration_error(guess: Numbers, truth: Numbers, weight: Numbers, bins: int
 
 
 def _expit(odds: Numbers) -> Numbers:
-    """Return 1 / (1 + exp(-odds)) without overflow or rounding to 0; the small install lacks SciPy's own."""
+    """Return 1 / (1 + exp(-odds)) without overflow or rounding to 0; the small install does not have SciPy's."""
     with np.errstate(invalid="ignore"):  # NaN stays NaN
         return np.asarray(np.exp(-np.logaddexp(0, -odds)))
 
@@ -218,7 +218,7 @@ def _problem(given: object) -> str | None:
     """Return what is wrong with the content of a calibration file, if anything."""
     names = [field.name for field in fields(Calibration)]
     if not isinstance(given, dict) or sorted(given) != sorted(names):
-        return f"it must hold exactly {', '.join(names)}"
+        return f"it must have exactly {', '.join(names)}"
     for name in ("slope", "intercept", "prior", "brier", "calibration_error"):
         value = given[name]
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):

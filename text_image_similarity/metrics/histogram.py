@@ -23,7 +23,7 @@ class Histogram:
     """A histogram of scores of one kind.
 
     Args:
-        kind: The score kind, a key of `BINS`, which holds its range.
+        kind: The kind of score, a key of `BINS`, which has its range.
 
     Example:
         >>> scores = Histogram("cosine")
@@ -50,7 +50,7 @@ class Histogram:
             self.total += score
         self.smallest, self.largest = min([self.smallest, *scores]), max([self.largest, *scores])
         low, width, last = self.low, self.width, len(self.bins) - 1
-        # A score on an edge belongs to the bin above, despite rounding of its last bit.
+        # A score on an edge belongs to the bin above, even if its last bit was rounded down.
         places = Counter([int((score - low) / width + 1e-6) for score in scores])
         for place, count in places.items():
             self.bins[min(max(place, 0), last)] += count
@@ -60,7 +60,7 @@ class Histogram:
         return self.total / self.count if self.count else None
 
     def quantile(self, share: float) -> float | None:
-        """The score that a share of the scores does not exceed, accurate to the width of a bin; None without scores."""
+        """The score that the given share of the scores does not exceed, accurate to a bin's width; None without scores."""
         if not self.count:
             return None
         wanted, seen = max(1, math.ceil(share * self.count)), 0

@@ -1,7 +1,7 @@
 """Separation of the scores of matching pairs from those of mismatching pairs.
 
 The area under the ROC curve is the probability that a random matching pair scores higher than a random mismatching one,
-a tie counting half: the Mann-Whitney U statistic divided by the number of comparisons (Hanley and McNeil 1982).
+counting ties as half: the Mann-Whitney U statistic divided by the number of comparisons (Hanley and McNeil 1982).
 A pair counts as mismatching if the image is not the caption's own, even if the caption happens to describe it.
 """
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .retrieval import TIE, Vectors, check_embeddings, own_cosines
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-MOST = 5_000_000  # most mismatching pairs to use; if there are more, a random sample of this size
+MOST = 5_000_000  # maximum number of mismatching pairs to use; if there are more, a random sample of this size is used
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def pair_statistics(
         image: Unit vectors, shape (n, d).
         text: Unit vectors, shape (m, d).
         owner: Index of each caption's image, shape (m,), 0 to n - 1.
-        most: Maximum number of mismatching pairs to use; if there are more, a random sample of this size.
+        most: Maximum number of mismatching pairs to use; if there are more, a random sample of this size is used.
         seed: Seed of the sample.
 
     Raises:
@@ -85,7 +85,7 @@ def mismatching_scores(
     """Return cosines of captions with images that are not their own.
 
     Returns:
-        All m * (n - 1) of them if these are at most `most`, otherwise `most` drawn at random, with replacement.
+        All m * (n - 1) of them if these are at most `most`, otherwise `most` pairs drawn at random, with replacement.
     """
     check_embeddings(image, text, owner)
     others = len(image) - 1
@@ -94,7 +94,7 @@ def mismatching_scores(
         draw = np.random.default_rng(seed)
         captions = draw.integers(len(text), size=most)
         pictures = draw.integers(others, size=most)
-        pictures += pictures >= owner[captions]  # steps over the own image
+        pictures += pictures >= owner[captions]  # skips the caption's own image
         scores = np.empty(most, np.result_type(image, text))
         for start in range(0, most, 4096):
             rows = slice(start, start + 4096)
@@ -111,7 +111,7 @@ def mismatching_scores(
 
 
 def auc(matching: Vectors, mismatching: Vectors) -> float:
-    """Return the probability that a matching score is above a mismatching one, ties counting half.
+    """Return the probability that a matching score is above a mismatching one, counting ties as half.
 
     Scores that differ by less than `TIE` count as equal, as in `retrieval`.
 
@@ -123,7 +123,7 @@ def auc(matching: Vectors, mismatching: Vectors) -> float:
 
 
 def placements(matching: Vectors, mismatching: Vectors) -> Vectors:
-    """Return the share of mismatching scores below each matching score, ties counting half; its mean is the AUC."""
+    """Return the share of mismatching scores below each matching score, counting ties as half; its mean is the AUC."""
     ordered = np.sort(np.asarray(mismatching, np.float64))
     exact = np.asarray(matching, np.float64)
     below = np.searchsorted(ordered, exact - TIE, "left").astype(np.float64)

@@ -1,9 +1,9 @@
-"""Retrieval: how well captions find their image among all images, and images their captions among all captions.
+"""Retrieval: how well captions find their image among all images, and images find their captions among all captions.
 
 A query's rank is 1 plus the number of wrong candidates that score at least as high as the right one: ties count against
-us. An image with several captions is found by the best of them, and its other captions are not competitors, as in
+the model. An image with several captions is found by the best of them, and its other captions are not competitors, as in
 Karpathy and Fei-Fei 2015, "Deep Visual-Semantic Alignments for Generating Image Descriptions", section 4.2. Recall@k is
-the share of queries with a rank of at most k, MRR the mean of 1 / rank (Voorhees 1999, "The TREC-8 Question Answering
+the share of queries with a rank of at most k, and MRR is the mean of 1 / rank (Voorhees 1999, "The TREC-8 Question Answering
 Track Report"). A caption that is also the caption of another image still counts only for its own image.
 """
 
@@ -29,7 +29,7 @@ class Direction:
         queries: Number of queries.
         candidates: Number of candidates for each query.
         recall: For each k, the share of queries, 0..1, whose rank is at most k.
-        mean_rank: Mean rank, from 1, the best.
+        mean_rank: Mean rank; 1 is the best.
         median_rank: Median rank.
         mrr: Mean of 1 / rank, 0..1.
     """
@@ -60,7 +60,7 @@ def retrieval(
 ) -> Retrieval:
     """Return recall@k, ranks and MRR of captions and images.
 
-    Cosines are computed in tiles of `block` captions by `block` images, never as an n x m matrix. Besides the
+    Cosines are computed in tiles of `block` captions by `block` images, never as an n x m matrix. In addition to the
     embeddings, memory holds a few tiles and a few numbers per caption and image.
 
     Args:
@@ -93,7 +93,7 @@ def ranks(
     """Return the rank of each caption's image and of each image's best caption, from 1; see `retrieval`.
 
     Returns:
-        Shapes (m,) and (n,); 0 for an image without a caption.
+        Ranks, shapes (m,) and (n,); 0 for an image without a caption.
 
     Raises:
         ValueError: As from `retrieval`.

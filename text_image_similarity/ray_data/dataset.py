@@ -1,4 +1,4 @@
-"""Scoring of a Ray dataset on actors, each of which loads the model once."""
+"""Scoring a Ray dataset on actors, each of which loads the model once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("text_image_similarity")
 
-_CPUS = 0.5  # CPUs of an actor: with one actor per CPU, this leaves room for the tasks that read and split the dataset
+_CPUS = 0.5  # CPUs of an actor: with one actor per CPU, this leaves CPUs for the tasks that read and split the dataset
 
 
 def score_dataset(
@@ -48,7 +48,7 @@ def score_dataset(
             must lead to the same files on every node.
         col_url: Column of image references.
         col_text: Column of captions.
-        concurrency: Number of actors, or the fewest and the most; None starts with one and lets Ray add more while CPUs
+        concurrency: Number of actors, or a pair of minimum and maximum; None starts with one and lets Ray add more while CPUs
             (or GPUs) are free and rows are waiting.
         num_gpus: GPUs of each actor; with a fraction, actors share a GPU. With `config.device="auto"`, an actor uses
             the GPU that it gets.
@@ -71,7 +71,7 @@ def score_dataset(
     from ray.data import ActorPoolStrategy
 
     if not hasattr(ds, "map_batches"):
-        hint = "ray.data.from_pandas and ray.data.from_items make one"
+        hint = "create one with ray.data.from_pandas or ray.data.from_items"
         raise InputTypeError.of("ds", "a Ray Dataset", ds, hint)
     columns = (col_url, col_text)
     if (schema := ds.schema(fetch_if_missing=False)) is not None:
@@ -134,7 +134,7 @@ def _warn_if_full(actors: int, cpus: float) -> None:
 
     if ray.is_initialized() and actors * cpus > (total := ray.cluster_resources().get("CPU", 0)) - 1:
         logger.warning(
-            "%d actors of %g CPUs each take all %g CPUs of Ray, so reading the dataset may wait forever: "
+            "%d actors with %g CPUs each use all %g CPUs of Ray, so reading the dataset may wait forever: "
             "leave at least one CPU, or give Ray more with ray.init(num_cpus=...)",
             actors,
             cpus,

@@ -27,19 +27,19 @@ logger = logging.getLogger("text_image_similarity")
 
 
 CALLS = 2  # parts in progress in one actor
-_RETRIES = 10  # tries of a part whose worker died; after that, the part is to blame
-_RESTARTS = 100  # restarts of one worker; after that, the machine is to blame
+_RETRIES = 10  # tries of a part whose worker died, before the part is blamed
+_RESTARTS = 100  # restarts of one worker, before the machine is blamed
 _LEAVE_S = 30.0  # wait for parts in progress when the engine is closed
 
 
 class RayEngine:
     """Engine that scores the parts of a table on a Ray cluster, for the command line; a context manager.
 
-    Without an address, it starts Ray on this machine, listening only on loopback, and stops it at the end; a Ray that
+    Without an address, it starts Ray on this machine, listening only on loopback, and stops it at the end; a Ray instance that
     this process has already started or joined is used as it is.
 
     Args:
-        conf: `concurrency` (number of actors, by default as many as the cluster has room for), `actor.num_cpus` (CPUs
+        conf: `concurrency` (number of actors, by default as many as fit on the cluster), `actor.num_cpus` (CPUs
             and threads of each actor, by default 1), `actor.num_gpus` (GPUs of each actor, by default 0), and arguments
             of `ray.init`, such as `address`, or `num_cpus` for a Ray that is started. Values are JSON, or text if they
             are not valid JSON.
@@ -75,7 +75,7 @@ class RayEngine:
             if name not in known:
                 own = "concurrency, actor.num_cpus, actor.num_gpus"
                 raise UsageError(
-                    f"{name!r} is not a Ray setting; use one of {own}, or of ray.init's {', '.join(known)}"
+                    f"{name!r} is not a Ray setting; use one of {own}, or of the arguments of ray.init: {', '.join(known)}"
                 )
         if not ray.is_initialized():
             quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -109,7 +109,7 @@ class RayEngine:
             Description of its model.
 
         Raises:
-            UsageError: The cluster has no room for an actor.
+            UsageError: An actor does not fit on the cluster.
             ConfigError, ModelError: From the actor.
             TableError: No actor could start.
         """
@@ -131,7 +131,7 @@ class RayEngine:
         try:
             info: ModelInfo = _answer(first, "no worker could start")
         except Exception:
-            self._end_actors()  # they hold their CPUs, and the caller may try another model
+            self._end_actors()  # they occupy CPUs, and the caller may try another model
             raise
         return info
 
@@ -179,7 +179,7 @@ class RayEngine:
         self._pending.clear()
 
     def _room(self) -> int:
-        """Return the number of actors that the cluster has room for."""
+        """Return the number of actors that fit on the cluster."""
         there, needs = _cluster(), {"CPU": self._cpus, "GPU": self._gpus}
         return min((int(there[name] / need) for name, need in needs.items() if need), default=int(there["CPU"]))
 
@@ -187,10 +187,10 @@ class RayEngine:
         """Raise an error, or wait if the cluster may grow.
 
         Raises:
-            UsageError: There is no room for an actor.
+            UsageError: An actor does not fit on the cluster.
         """
         there = " and ".join(f"{count:g} {name}s" for name, count in _cluster().items())
-        told = f"Ray has {there}, too little for a worker with {self._cpus:g} CPUs and {self._gpus:g} GPUs"
+        told = f"Ray has {there}, which is not enough for a worker with {self._cpus:g} CPUs and {self._gpus:g} GPUs"
         if not (self._joins and self._concurrency):
             raise UsageError(f"{told}; change actor.num_cpus or actor.num_gpus")
         logger.warning("%s; waiting for the cluster to grow", told)
@@ -244,7 +244,7 @@ def _answer(reference: Any, failure: str) -> Any:
     except RayError as exc:
         reason = " ".join(str(exc).split())
         raise TableError(
-            f"{failure}: Ray gave up after {_RETRIES} tries ({reason[:500]}); if images crash the workers, isolate the decoder"
+            f"{failure}: Ray gave up after {_RETRIES} tries ({reason[:500]}); if images crash the workers, use --isolate-decoder"
         ) from exc
 
 

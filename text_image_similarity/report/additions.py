@@ -1,4 +1,4 @@
-"""A page about products that were added to a catalogue: counts, refusals, images that failed."""
+"""A page about products that were added to a catalogue: counts, refusals, and images that failed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def write_additions(
     refusals: Sequence[str],
     failed: Sequence[tuple[str, str, str, str]],
 ) -> None:
-    """Write the page, complete or not at all.
+    """Write the page, completely or not at all.
 
     Args:
         path: The file to write.
@@ -34,7 +34,7 @@ def write_additions(
     parts = [section("Summary", table("Summary", [("", ""), ("", "n")], rows, sortable=False), "summary")]
     if refusals:
         listed = "".join(f"<tr><td>{fold(reason)}</td></tr>" for reason in refusals)
-        parts.append(section("Refused", table("Products that were refused", [("why", "")], listed), "refused"))
+        parts.append(section("Refused", table("Products that were refused", [("reason", "")], listed), "refused"))
     if failed:
         listed = "".join(
             f"<tr><td><code>{escape(id[:200])}</code></td><td>{fold(name)}</td><td>{reference(image)}</td><td>{fold(error)}</td></tr>"

@@ -86,7 +86,7 @@ def duration(seconds: float) -> str:
 
 
 def _rates(points: Points) -> list[tuple[float, float, float]]:
-    """Return (from, to, rows per second) for at most about `_INTERVALS` intervals; points back in time are skipped."""
+    """Return (from, to, rows per second) for at most about `_INTERVALS` intervals; points that go back in time are skipped."""
     onward: list[tuple[float, int]] = []
     for seconds, rows in points:
         if math.isfinite(seconds) and (not onward or (seconds > onward[-1][0] and rows >= onward[-1][1])):
@@ -97,7 +97,7 @@ def _rates(points: Points) -> list[tuple[float, float, float]]:
         if point[0] - thinned[-1][0] >= gap:
             thinned.append(point)
     if len(thinned) > 2 and onward[-1][0] - thinned[-2][0] < 1.6 * (thinned[-2][0] - thinned[-3][0]):
-        thinned.pop()  # the rate of a short last interval is unreliable and may dwarf the others
+        thinned.pop()  # a short last interval has an unreliable rate, which may dwarf the others
     if thinned[-1:] != onward[-1:]:
         thinned.append(onward[-1])
     return [(start, end, (now - before) / (end - start)) for (start, before), (end, now) in pairwise(thinned)]

@@ -39,14 +39,14 @@ def write_comparison(
     facts: Mapping[str, str],
     pairs: Sequence[ComparedPair],
 ) -> None:
-    """Write the page, complete or not at all.
+    """Write the page, completely or not at all.
 
     Args:
         path: The file to write.
         source: The data set.
         models: Names of the two models.
         figures: Rows of figures: name, first, second, difference, interval.
-        facts: Further facts about the comparison.
+        facts: Additional facts about the comparison.
         pairs: Pairs that the models rank most differently.
 
     Raises:

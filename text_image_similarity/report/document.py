@@ -1,4 +1,4 @@
-"""The frame of a page, one HTML file with its style sheet and script, and the building blocks of pages.
+"""The frame of a page, a single HTML file with its style sheet and script, and the building blocks of pages.
 
 All data is written by Python, through `markup`; the script only sorts tables. The content security policy allows only
 our style sheet and our script, by hash, and no network address.

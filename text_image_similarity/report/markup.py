@@ -1,7 +1,7 @@
-"""Conversion of untrusted text to HTML that only shows it.
+"""Converting untrusted text to HTML that only displays it.
 
 All text from a table, a server or a summary passes through here. Characters that hide, reorder or break text are
-spelled out as U+202E and the like; only plain http(s) URLs become links.
+spelled out as U+202E and so on; only plain http(s) URLs become links.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class FoundItem:
         name: Name of the item.
         description: Description of the item.
         image: Reference to its image; None if there is none.
-        similarity: Cosine; None if there is none.
+        similarity: Cosine; None without an image or search terms.
         probability: Probability of a match, 0..1; None if there is no calibration.
         fields: Names and values of the item's fields.
         why: Contributions to its rank, one text each.
@@ -48,7 +48,7 @@ def write_matches(
     facets: Mapping[str, Mapping[str, int]],
     images: Mapping[str, bytes],
 ) -> None:
-    """Write the page, complete or not at all.
+    """Write the page, completely or not at all.
 
     Args:
         path: The file to write.

@@ -21,7 +21,7 @@ from ..errors import ErrorCode
 from ..fetch import strip_invisible
 from ..metrics import Histogram
 
-EXTREMES = 40  # number of lowest rows to keep, and of highest
+EXTREMES = 40  # number of lowest rows to keep, and of highest rows
 FAILED_PER_CODE = 25
 FAILED_SHOWN = 100
 MOST_HOSTS = 10_000
@@ -131,7 +131,7 @@ class Tally:
         self._add_host(row, failed)
 
     def lowest(self) -> list[ReportRow]:
-        """The rows with the lowest scores, lowest first; among equal scores, those that came first.
+        """The rows with the lowest scores, lowest first; among equal scores, the first ones.
 
         In a small table, no row is both among the lowest and among the highest.
         """

@@ -1,4 +1,4 @@
-"""Writing of the report: a finished table is read once, counted, and written as one page."""
+"""Writing the report: a finished table is read once, counted, and written as one page."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def make_report(
 
 
 def report_rows(rows: Iterable[Sequence[Any]]) -> Iterator[ReportRow]:
-    """Yield the rows of a scored table's cells, one for each caption.
+    """Yield report rows from a scored table's cells, one for each caption.
 
     Args:
         rows: For each row, the image or its reference, its captions, and their scores and errors, in any type from a
@@ -70,8 +70,8 @@ def report_rows(rows: Iterable[Sequence[Any]]) -> Iterator[ReportRow]:
                 ]
             except (TypeError, ValueError, RecursionError) as exc:
                 raise TableError(
-                    f"row {number:,} has the score {score!r:.40} and the error {error!r:.40}, which `score` does not write; "
-                    "make the report from the table as it was scored"
+                    f"row {number:,} has the score {score!r:.40} and the error {error!r:.40}, which `score` never writes; "
+                    "make the report from the unchanged scored table"
                 ) from exc
             for caption, similarity, code in pairs:
                 yield ReportRow(number, reference, caption, similarity, code, image)
@@ -89,7 +89,7 @@ def _each(text: Any, score: Any, error: Any) -> Iterator[tuple[Any, Any, Any]]:
 
 
 def _shown(cell: object) -> tuple[str, bytes | None]:
-    """Return a text for a cell's image, and the image itself if the cell holds it."""
+    """Return a text for a cell's image, and the image itself if it is in the cell."""
     if isinstance(cell, RowError):  # the reason why a shard has no image
         return IN_TABLE, None
     found = image_of(cell)
@@ -102,7 +102,7 @@ def _shown(cell: object) -> tuple[str, bytes | None]:
 
 
 def wanted_images(tally: Tally) -> list[str | bytes]:
-    """Return the images that the page shows: references, or files if the table holds them."""
+    """Return the images that the page shows: references, or files if they are in the table."""
     failed = (row for row in tally.failed() if row.code in _IMAGE_IS_FINE)
     return [row.source for row in (*tally.lowest(), *tally.highest(), *failed)]
 
@@ -110,7 +110,7 @@ def wanted_images(tally: Tally) -> list[str | bytes]:
 def write_report(
     path: str | PathLike[str], tally: Tally, summary: Mapping[str, Any], images: Mapping[Any, bytes]
 ) -> None:
-    """Write the page, complete or not at all.
+    """Write the page, completely or not at all.
 
     Args:
         path: The page to write.

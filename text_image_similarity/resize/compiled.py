@@ -1,8 +1,8 @@
 """The two passes of `tables` as machine code, which numba compiles for this processor when this module is imported.
 
-An image is an array (height, width) of 32-bit numbers, each a pixel of four bytes as Pillow keeps it, the last without
-meaning. Both passes add up weighted rows, which processors do many values at a time; the horizontal one turns a few rows
-on their side for it, and its result back.
+An image is an array (height, width) of 32-bit numbers. Each is a pixel of four bytes as Pillow stores it; the last byte has
+no meaning. Both passes add up weighted rows, because processors can do so for many values at a time; the horizontal pass
+transposes a few rows for that, and then transposes the result back.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]  # set from the envir
     raise ImportError("NUMBA_DISABLE_JIT is set")
 
 _HALF = 1 << (BITS - 1)
-_TILE = 48  # rows turned at once, so that they stay in the cache; powers of two compete for the same places in it
+_TILE = 48  # rows transposed at once, so that they stay in the cache; powers of two compete for the same cache lines
 _PIXELS = numba.types.Array(numba.uint32, 2, "C", readonly=True)
 _PASS = numba.uint32[:, ::1](_PIXELS, numba.int64, numba.int64, numba.int32[::1], numba.int32[::1], numba.int32[:, ::1])
 
 
 def _compiled(signature: Any) -> Callable[[Any], Any]:
-    """Return a decorator that compiles a function, and keeps its code on disk if there is a place for it."""
+    """Return a decorator that compiles a function and keeps the code on disk if possible."""
 
     def compile_it(function: Any) -> Any:
         try:
             return numba.njit(signature, nogil=True, cache=True)(function)
-        except (OSError, RuntimeError):  # there is none, or it cannot be written to
+        except (OSError, RuntimeError):  # there is no folder for it, or it cannot be written
             return numba.njit(signature, nogil=True)(function)
 
     return compile_it
@@ -38,7 +38,7 @@ def _compiled(signature: Any) -> Callable[[Any], Any]:
 
 @_compiled(_PASS)
 def vertically(pixels: Any, begin: int, width: int, first: Any, count: Any, weights: Any) -> Any:
-    """Return `width` columns from `begin` on, with as many rows as there are weights for."""
+    """Return `width` columns from `begin` on, with one row for each set of weights."""
     found = np.empty((first.size, width), np.uint32)
     rows, out = pixels.view(np.uint8), found.view(np.uint8)
     sums = np.empty(4 * width, np.int32)
@@ -55,8 +55,8 @@ def vertically(pixels: Any, begin: int, width: int, first: Any, count: Any, weig
 
 @_compiled(_PASS)
 def horizontally(pixels: Any, begin: int, height: int, first: Any, count: Any, weights: Any) -> Any:
-    """Return `height` rows from `begin` on, with as many columns as there are weights for."""
-    left, width = first[0], first[-1] + count[-1] - first[0]  # of the columns that count
+    """Return `height` rows from `begin` on, with one column for each set of weights."""
+    left, width = first[0], first[-1] + count[-1] - first[0]  # range of the columns that have a weight
     found = np.empty((height, first.size), np.uint32)
     before, after = np.empty((width, _TILE), np.uint32), np.empty((first.size, _TILE), np.uint32)
     columns, out = before.view(np.uint8), after.view(np.uint8)

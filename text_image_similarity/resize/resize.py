@@ -1,4 +1,4 @@
-"""Resizing by Pillow, or by compiled code once that has proven that it gives the same bytes."""
+"""Resizing by Pillow, or by compiled code once it has been shown to give the same bytes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ logger = logging.getLogger("text_image_similarity")
 
 Pixels = NDArray[np.uint8]  # (h, w, 3), RGB
 
-_FEW = 500  # images that Pillow resizes in less time than it takes to load compiled code: two seconds
+_FEW = 500  # number of images that Pillow resizes in about the two seconds that loading compiled code takes
 _LIBRARIES = ("numba", "pyarrow")
-# Sizes before and after, for the proof: smaller and larger, both orders, one axis alone, tiles and single pixels.
+# Sizes before and after for the trials: smaller and larger, both orders of passes, one axis only, tiles and single pixels.
 _TRIALS = (
     ((97, 70), (31, 22)),
     ((33, 90), (30, 20)),
@@ -37,13 +37,13 @@ Resizer = Callable[[Image.Image, tuple[int, int], Image.Resampling, Region], Pix
 def resized(
     image: Image.Image, size: tuple[int, int], resample: Image.Resampling, part: Region | None = None
 ) -> Pixels:
-    """Resize an RGB image, and return a part of the result, shape (h, w, 3): the bytes of Pillow's `Image.resize`.
+    """Resize an RGB image, and return a part of the result, shape (h, w, 3), with the bytes of Pillow's `Image.resize`.
 
     Args:
         image: The image.
         size: Width and height of the whole result.
         resample: Pillow's filter.
-        part: The part to return; None returns it all.
+        part: The part to return; None returns all of it.
     """
     part = part or Region(0, 0, *size)
     compiled = _COMPILED.resizer() if image.mode == "RGB" and resample in FILTERS and image.size != size else None
@@ -53,7 +53,7 @@ def resized(
 def _by_pillow(image: Image.Image, size: tuple[int, int], resample: Image.Resampling, part: Region) -> Pixels:
     pixels: Pixels = np.asarray(image.resize(size, resample) if image.size != size else image)
     if part.width * part.height < size[0] * size[1]:
-        # Not `crop`, which checks Image.MAX_IMAGE_PIXELS, a global that other code may have set. Copied, to release the
+        # Not `crop`, which checks Image.MAX_IMAGE_PIXELS, a global that other code may have set. The part is copied to release the
         # rest.
         rows, columns = slice(part.top, part.top + part.height), slice(part.left, part.left + part.width)
         return np.ascontiguousarray(pixels[rows, columns])
@@ -70,11 +70,11 @@ class _Compiled:
         self._lock = Lock()
 
     def resizer(self) -> Resizer | None:
-        """Return the resizer that compiled code offers; None if it has none, or not yet."""
+        """Return the compiled resizer; None if there is none, or not yet."""
         if self._tried:
             return self._resizer
         self._images += 1
-        # One thread loads it, while others go on without.
+        # One thread loads it while the others continue without it.
         if self._images <= _FEW or not self._lock.acquire(blocking=False):
             return None
         try:
@@ -87,7 +87,7 @@ class _Compiled:
 
 
 def load_compiled() -> Resizer | None:
-    """Return the compiled resizer if it gives Pillow's bytes in a few trials, or else None, and say so in the log."""
+    """Return the compiled resizer if it gives Pillow's bytes in a few trials; otherwise, log the reason and return None."""
     try:
         resizer = _by_compiled_code()
         rng = np.random.default_rng(0)
@@ -96,20 +96,20 @@ def load_compiled() -> Resizer | None:
             part = Region(0, after[1] // 3, after[0] - after[0] // 4, after[1] - after[1] // 3)
             for resample in FILTERS:
                 if not np.array_equal(resizer(image, after, resample, part), _by_pillow(image, after, resample, part)):
-                    raise ValueError(f"{before} to {after} gave other pixels than Pillow")
-    except Exception as exc:  # of a library that does not fit this Python, NumPy or processor
-        logger.warning("images are resized by Pillow, because numba cannot do it here: %s: %s", type(exc).__name__, exc)
+                    raise ValueError(f"{before} to {after} gave different pixels from Pillow")
+    except Exception as exc:  # any exception of a library that does not fit this Python, NumPy or processor
+        logger.warning("images are resized by Pillow, because numba cannot do so on this machine: %s: %s", type(exc).__name__, exc)
         return None
     return resizer
 
 
 def _by_compiled_code() -> Resizer:
-    import pyarrow  # both are imported only here, because not everybody needs them and they take long
+    import pyarrow  # both are imported only here, because not everyone needs them and importing takes long
 
     from . import compiled
 
     def words(image: Image.Image) -> NDArray[np.uint32] | None:
-        """Return an image's own memory if it is in one piece; that of images of more than 4 megapixels is not."""
+        """Return an image's memory if it is contiguous, which is not the case for more than 4 megapixels."""
         try:
             flat: Any = pyarrow.array(image).values.to_numpy()
         except ValueError:

@@ -1,7 +1,7 @@
-"""The weights and the order of Pillow's 8-bit resize, from which other code can compute the same bytes.
+"""The weights and the order of passes of Pillow's 8-bit resize, with which other code can compute the same bytes.
 
-Pillow (`src/libImaging/Resample.c`) resizes in two passes, one for each axis. A pass is a weighted sum of the pixels
-around each new one, with weights in fixed point; its results are rounded to bytes, which the other pass then reads.
+Pillow (`src/libImaging/Resample.c`) resizes in two passes, one for each axis. A pass computes weighted sums of the pixels
+around each new pixel, with fixed-point weights; its results are rounded to bytes, which the other pass then reads.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-BITS = 22  # of a weight after its point: 32, without 8 of a value, and 2 because weights may be negative
+BITS = 22  # fractional bits of a weight: 32 minus 8 for the value, and minus 2 because weights may be negative
 # Longest side of images whose weights are kept, in pixels; weights take 16 bytes for each pixel of a side.
 _LONG = 4096
 
@@ -33,8 +33,8 @@ class Weights(NamedTuple):
     """The weights of one pass, for each of `after` new pixels.
 
     Attributes:
-        first: First old pixel that counts, shape (after,).
-        counts: How many count, shape (after,).
+        first: First old pixel with a weight, shape (after,).
+        counts: Number of old pixels with a weight, shape (after,).
         weights: Their weights times 2**22, shape (after, most); beyond `counts` they are zero.
     """
 
@@ -47,12 +47,12 @@ class Weights(NamedTuple):
         return Weights(self.first[begin:end], self.counts[begin:end], self.weights[begin:end])
 
     def moved(self, by: int) -> Weights:
-        """Return the weights for old pixels in another place."""
+        """Return the weights for shifted old pixels."""
         return self._replace(first=self.first + np.int32(by))
 
     @property
     def source(self) -> tuple[int, int]:
-        """The range of old pixels that count for any new one."""
+        """The range of old pixels that have a weight for any new pixel."""
         return int(self.first[0]), int(self.first[-1] + self.counts[-1])
 
 
@@ -60,9 +60,9 @@ class Pass(NamedTuple):
     """One pass of a resize.
 
     Attributes:
-        vertical: Whether it makes new rows; otherwise it makes new columns.
-        begin: First column (of a vertical pass) or row that is needed.
-        length: How many are needed.
+        vertical: Whether it computes new rows; otherwise it computes new columns.
+        begin: First column (in a vertical pass) or row that is needed.
+        length: Number of columns or rows that are needed.
         weights: The weights.
     """
 
@@ -84,7 +84,7 @@ def _bilinear(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 _Filter = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-# Each filter as a function of the distance, with the distance from which on it is zero.
+# Each filter as a function of the distance, with the distance beyond which it is zero.
 FILTERS: dict[Image.Resampling, tuple[_Filter, float]] = {
     Image.Resampling.BICUBIC: (_bicubic, 2.0),
     Image.Resampling.BILINEAR: (_bilinear, 1.0),
@@ -94,7 +94,7 @@ FILTERS: dict[Image.Resampling, tuple[_Filter, float]] = {
 def passes_of(
     before: tuple[int, int], after: tuple[int, int], resample: Image.Resampling, part: Region
 ) -> tuple[Pass, ...]:
-    """Return the passes, in Pillow's order, that resize an image and keep a part of the result.
+    """Return the passes that resize an image and keep a part of the result, in Pillow's order.
 
     Args:
         before: Width and height of the image.
@@ -126,9 +126,9 @@ _known_passes = lru_cache(maxsize=256)(_passes)
 
 
 def weights_of(before: int, after: int, resample: Image.Resampling) -> Weights:
-    """Return the weights that bring a row of `before` pixels to `after` pixels.
+    """Return the weights that resize a row of `before` pixels to `after` pixels.
 
-    Every step is in double precision and in Pillow's order, because each weight must be the same number.
+    Every step uses double precision and Pillow's order, because each weight must be exactly the same number.
     """
     function, reach = FILTERS[resample]
     scale = before / after
@@ -140,7 +140,7 @@ def weights_of(before: int, after: int, resample: Image.Resampling) -> Weights:
     taps = np.arange(math.ceil(support) * 2 + 1)
     weights = function(np.abs((taps + first[:, None] - centre[:, None] + 0.5) * (1.0 / wider)))  # (after, most)
     weights[taps >= count[:, None]] = 0.0
-    total = np.cumsum(weights, axis=1)[:, -1:]  # one after the other; `sum` adds in another order
+    total = np.cumsum(weights, axis=1)[:, -1:]  # adds one after the other; `sum` adds in another order
     weights = np.divide(weights, total, out=weights, where=total != 0.0) * (1 << BITS)
     fixed = np.where(weights < 0.0, weights - 0.5, weights + 0.5).astype(np.int32)
     return Weights(first.astype(np.int32), count.astype(np.int32), fixed)
@@ -149,7 +149,7 @@ def weights_of(before: int, after: int, resample: Image.Resampling) -> Weights:
 def is_vertical_first(before: tuple[int, int], after: tuple[int, int]) -> bool:
     """Tell whether Pillow 13 resizes from one (width, height) to another with its vertical pass first.
 
-    Before Pillow 13 the horizontal pass came first, unless an image was over a hundred times as high as wide.
+    Before Pillow 13 the horizontal pass came first, unless an image was more than a hundred times as high as wide.
     """
     lost = before[1] - after[1]
     return lost > 0 and lost > 2 * (before[0] - after[0])

@@ -1,4 +1,4 @@
-"""Answering of queries: encoding, ranking, totals and facets of one generation."""
+"""Answering queries: encoding, ranking, totals and facets of one generation."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def answer(
 
     Raises:
         UsageError: A query's page cannot be continued.
-        DatabaseError: The generation was dropped meanwhile.
+        DatabaseError: The generation was dropped in the meantime.
     """
     if not asked:
         return []

@@ -168,7 +168,7 @@ class Catalog:
 
         Raises:
             UsageError: There is no such table, or a column is missing.
-            TableError: The table cannot be read, or was changed meanwhile.
+            TableError: The table cannot be read, or was changed in the meantime.
             StoppedError, ModelError, DatabaseError: `stop` returned True, or as from `add`.
         """
         check_calls(progress=progress, stop=stop)

@@ -1,4 +1,4 @@
-"""Adding of products to a catalogue: images go through the pipeline, and the results into the ledger.
+"""Adding products to a catalogue: images go through the pipeline, and the results into the ledger.
 
 The pipeline fetches and decodes ahead across products. An image whose content the live generation already has is
 fetched but not encoded again; one that fails is kept with its error, and the product is found by its name and fields.

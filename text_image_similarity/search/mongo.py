@@ -1,4 +1,4 @@
-"""Reading of products from a MongoDB collection.
+"""Reading products from a MongoDB collection.
 
 Documents are ordered by `_id`, which is the products' id. Changes of a collection cannot be detected, so an interrupted
 run starts over; known images are not encoded again.

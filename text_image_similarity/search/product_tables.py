@@ -1,4 +1,4 @@
-"""Reading of products from tables of any format, a few at a time."""
+"""Reading products from tables of any format, a few at a time."""
 
 from __future__ import annotations
 

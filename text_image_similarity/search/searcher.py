@@ -1,4 +1,4 @@
-"""Answering of queries in steps, for callers that encode elsewhere, such as a service with shared models."""
+"""Answering queries in steps, for callers that encode elsewhere, such as a service with shared models."""
 
 from __future__ import annotations
 

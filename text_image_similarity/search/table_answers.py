@@ -1,4 +1,4 @@
-"""Answering of tables of queries: an engine that finds the best product for each row.
+"""Answering tables of queries: an engine that finds the best product for each row.
 
 A row without a matching product has no product and no error. Products may be added in the meantime; each row is answered from
 the products at that time.

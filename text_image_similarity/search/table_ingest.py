@@ -42,7 +42,7 @@ def add_table(
     Raises:
         StoppedError: `stop` returned True; rows written so far are kept.
         UsageError: A column is missing.
-        TableError: The table cannot be read, or was changed meanwhile.
+        TableError: The table cannot be read, or was changed in the meantime.
         ModelError, DatabaseError: The model or the catalogue fails; rows written so far are kept.
     """
     declared = session.ledger.fields

@@ -1,4 +1,4 @@
-"""Scoring of a Spark DataFrame, or within SQL: Arrow batches in Spark's Python workers, none in the driver."""
+"""Scoring a Spark DataFrame, or within SQL: Arrow batches in Spark's Python workers, none in the driver."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def score_dataframe(df: DataFrame, config: Config, *, col_url: str = "url", col_
 def similarity_udf(config: Config) -> Any:
     """Return a function for SQL and the DataFrame API: `similarity(url, caption)` is a struct.
 
-    The first argument is a string, a binary or a struct of `bytes` and `path`, the second one a string.
+    The first argument is a string, a binary or a struct of `bytes` and `path`, and the second one a string.
 
     It is an iterator pandas UDF, marked as not deterministic, because Spark's optimiser might otherwise score a row
     twice.
@@ -78,7 +78,7 @@ def similarity_udf(config: Config) -> Any:
         config: The settings, as for `score_dataframe`.
 
     Returns:
-        A UDF that returns `struct<similarity: double, error: string>`, one of them null.
+        A UDF that returns `struct<similarity: double, error: string>`, in which one of the two is null.
 
     Raises:
         MissingExtraError: PySpark is not installed.
@@ -105,7 +105,7 @@ def _check(df: DataFrame, columns: tuple[str, str]) -> None:
     from pyspark.sql import types
 
     if not hasattr(df, "mapInArrow"):
-        hint = "spark.createDataFrame makes one" if hasattr(df, "columns") else ""
+        hint = "create one with spark.createDataFrame" if hasattr(df, "columns") else ""
         raise InputTypeError.of("df", "a Spark DataFrame", df, hint)
     fields = df.schema.fields
     check_columns([field.name for field in fields], columns, "the DataFrame")

@@ -16,7 +16,7 @@ from ..pipeline import RunStats, ScoredPart, Tag, TaggedRows, portable, score_co
 from ..records import OUT_COLUMNS, Record, ScoreResult, parts_of
 from .session import open_session
 
-_MOST_PARTS = 256  # most parts in progress; each is held here, and a thread waits for it
+_MOST_PARTS = 256  # maximum number of parts in progress; each is in memory here, and a thread waits for it
 _RESULT = "row int, similarity double, error string, captions_cut int"
 
 
@@ -27,7 +27,7 @@ class SparkEngine:
         conf: Spark's settings, such as `spark.master` or `spark.remote`.
 
     Attributes:
-        at_once: Number of parts in progress, once the engine is started: two for each task that the cluster runs at
+        at_once: Number of parts in progress, once the engine is started: two for each task that the cluster can run at
             once.
 
     Raises:
@@ -49,7 +49,7 @@ class SparkEngine:
         with suppress(Exception):  # a lost session has no jobs to end
             self._end_jobs()
         if self._ours:
-            with suppress(Exception):  # ended by the signal that ends this process
+            with suppress(Exception):  # it may have been ended by the signal that ends this process
                 self._spark.stop()
 
     def _end_jobs(self) -> None:
@@ -149,7 +149,7 @@ def _advice(exc: Exception) -> str:
 
 
 def _reason(exc: Exception) -> str:
-    """Return the line of a long message that says what happened: Java's first cause, or a Python traceback's end."""
+    """Return the line of a long message that says what happened: Java's first cause, or the end of a Python traceback."""
     lines = [line.strip() for line in str(exc).splitlines()]
     lines = [line for line in lines if line and not line.startswith("SQLSTATE")] or [type(exc).__name__]
     causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]

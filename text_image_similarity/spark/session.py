@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 logger = logging.getLogger("text_image_similarity")
-_HERE = "local[*,4]"  # four tries; Spark's plain `local` has one, so a killed worker would end the run
+_HERE = "local[*,4]"  # four tries; Spark's plain `local` has only one, so a killed worker would end the run
 _LOOPBACK = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.host": "127.0.0.1",
@@ -65,7 +65,7 @@ def open_session(conf: Mapping[str, str]) -> tuple[SparkSession, bool]:
 
 
 def _settings(conf: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings of a new session: those given, and our defaults for the rest."""
+    """Return the settings for a new session: those given, with our defaults for the others."""
     defaults = _defaults()
     chosen = {**defaults, **conf}
     if "spark.remote" in chosen or not os.environ.keys().isdisjoint(("SPARK_REMOTE", "PYSPARK_GATEWAY_PORT")):
@@ -90,7 +90,7 @@ def _defaults() -> dict[str, str]:
 
 @contextmanager
 def _python_of_workers(settings: Mapping[str, str]) -> Iterator[None]:
-    """Have local workers run this Python while a session starts; PySpark would use the `python3` in PATH."""
+    """Let local workers run this Python while a session starts; PySpark would use the `python3` in PATH."""
     here = settings.get("spark.master", "").startswith("local")
     python = settings.get("spark.pyspark.python") or (sys.executable if here else None)
     if python is None or "PYSPARK_PYTHON" in os.environ:

@@ -35,7 +35,7 @@ _one_loads = Lock()
 
 
 def score_task(batches: Iterator[pa.RecordBatch], config: Config, columns: tuple[str, str]) -> Iterator[pa.RecordBatch]:
-    """Yield a partition's batches with their scores; a partition without rows does not load the model."""
+    """Yield a partition's batches with their scores; for a partition without rows, the model is not loaded."""
     for first in batches:
         config = placed(config)
         with Scorer(config, encoder=encoder_for(config)) as scorer:
@@ -75,7 +75,7 @@ def score_records(batches: Iterator[pa.RecordBatch], config: Config) -> Iterator
         for batch in batches:
             stats = RunStats()
             results = list(scorer.score_pairs(map(_unpacked, batch.to_pylist()), stats=stats))
-            cut = pa.array([stats.captions_cut, *[0] * (len(results) - 1)][: len(results)], pa.int32())  # of the batch
+            cut = pa.array([stats.captions_cut, *[0] * (len(results) - 1)][: len(results)], pa.int32())  # for the whole batch
             columns = [batch.column("row"), *score_arrays(results), cut]
             yield pa.RecordBatch.from_arrays(columns, ["row", *(field.name for field in SCORE_FIELDS), "captions_cut"])
 
@@ -152,7 +152,7 @@ def _encoder(config: Config, _: tuple[tuple[str, int, int], ...]) -> Encoder:
 
 
 def _images(values: pd.Series[Any] | pd.DataFrame) -> pa.Array:
-    """Return a UDF's first argument in Arrow: texts, bytes or, for structs, which reach pandas as a frame, mappings."""
+    """Return a UDF's first argument in Arrow: texts, bytes, or mappings for structs, which pandas receives as a frame."""
     if isinstance(values, pd.DataFrame):
         return pa.array([{str(k): _present(v) for k, v in row.items()} for row in values.to_dict("records")])
     if any(isinstance(value, (bytes, bytearray)) for value in values):
@@ -165,7 +165,7 @@ def _present(value: Any) -> Any:
 
 
 def _texts(values: pd.Series[Any]) -> pa.Array:
-    """Return a UDF's argument in Arrow, its missing values as nulls.
+    """Return a UDF's argument in Arrow, with missing values as nulls.
 
     Raises:
         UsageError: The values are not texts; whole numbers cannot be accepted, because pandas may have turned them into
@@ -178,7 +178,7 @@ def _texts(values: pd.Series[Any]) -> pa.Array:
         if pd.api.types.is_scalar(value) and pd.isna(value):
             return None
         raise UsageError(
-            "similarity(url, caption) takes strings, for url also a binary or a struct of bytes and path, "
+            "similarity(url, caption) takes strings (url may also be a binary or a struct of bytes and path), "
             f"not {value!r}; use CAST(... AS STRING)"
         )
 

@@ -1,4 +1,4 @@
-"""Training of a dual encoder on images with captions.
+"""Training a dual encoder on images with captions.
 
 Names are imported on first use, so that `train --help` does not load torch.
 """

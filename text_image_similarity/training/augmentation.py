@@ -1,4 +1,4 @@
-"""Augmentation of training images: random crops, mirroring and changes of light."""
+"""Augmenting training images: random crops, mirroring and changes of light."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Checkpoints: the state of a run in one safetensors file, with weights, averaged weights, optimiser and progress.
 
-No random state is saved, because every random choice follows from the seed and the step.
+No random state is saved, because every random choice is determined by the seed and the step.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def load_splits(source: str, config: TrainConfig) -> Splits:
 
     Args:
         source: As for `read_dataset`.
-        config: Settings, of which the columns, the seed, the kind of splits and the folder of relative references are
+        config: Settings; the columns, the seed, the kind of splits and the folder of relative references are
             used.
 
     Raises:
@@ -104,7 +104,7 @@ def batches(
 
     Args:
         images: Training photos; those beyond the last full batch are skipped in this epoch.
-        config: Settings, of which batch size, seed, workers, augmentation and loading are used.
+        config: Settings; batch size, seed, workers, augmentation and loading are used.
         side: Side of the images, in pixels.
         epoch: Number of the epoch, from 0.
         first: Step of the epoch to begin with, from 0.

@@ -101,7 +101,7 @@ def train(
             `read_dataset`.
         out: Folder for the model; afterwards `Config(model=out)` loads it.
         config: The settings of the run.
-        resume: Resume from the folder's checkpoint; start from the beginning if there is none yet.
+        resume: Whether to resume from the folder's checkpoint; without a checkpoint, training starts from the beginning.
         progress: Called after each step.
 
     Raises:
@@ -121,14 +121,14 @@ def train(
 def _train(source: str, folder: Path, config: TrainConfig, resume: bool, progress: OnStep | None) -> TrainResult:
     found = load_checkpoint(folder) if resume else None
     if found is None and (folder / CHECKPOINT).exists():
-        raise UsageError(f"{folder} already holds a run; continue with --resume, or name another folder")
+        raise UsageError(f"{folder} already contains a run; continue with --resume, or name another folder")
     if found is None and (folder / "config.json").exists():
-        raise UsageError(f"{folder} holds a model but no checkpoint to resume from; name another folder")
+        raise UsageError(f"{folder} contains a model but no checkpoint to resume from; name another folder")
     if found is None and (others := [name for name in (*_FILES, *CURVES) if (folder / name).exists()]):
-        raise UsageError(f"{folder} holds {others[0]}, which would be overwritten; name another folder")
+        raise UsageError(f"{folder} contains {others[0]}, which would be overwritten; name another folder")
     if found is None and (photo := next((path for path in folder.iterdir() if is_image(path.name)), None)):
         raise UsageError(
-            f"{folder} holds the image {photo.name}, so a model must not be written there; name a new folder"
+            f"{folder} contains the image {photo.name}, so a model must not be written there; name a new folder"
         )
     fixed: dict[str, Any] = json.loads(json.dumps(config.fixed()))
     if found is not None:
@@ -151,7 +151,7 @@ def _check(config: TrainConfig, *, resumes: bool) -> None:
     """Check the settings before the data is read; a resumed run does not need the weights that it started from.
 
     Raises:
-        ConfigError, UsageError: The device, precision, tower or model to start from is not available, or MLflow is not.
+        ConfigError, UsageError: The device, precision, tower, initial model or MLflow is not available.
     """
     choose_dtype(config, choose_placement(Config(device=config.device)).device)
     if config.init is None:
@@ -179,7 +179,7 @@ def _tracked(run: _Run, parameters: Mapping[str, object], name: str, progress: O
 
 @dataclass(slots=True)
 class _State:
-    """The state of a run besides its tensors, which a checkpoint holds as JSON."""
+    """The state of a run apart from its tensors, which a checkpoint stores as JSON."""
 
     step: int = 0  # step of the whole run, from 0
     loss: float = 0.0  # sum over this epoch's steps
@@ -318,5 +318,5 @@ def _refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, A
     ]
     if changed:
         raise UsageError(
-            f"{folder} holds a run with other settings: {'; '.join(changed)}; resume it with its own settings"
+            f"{folder} contains a run with other settings: {'; '.join(changed)}; resume it with its own settings"
         )

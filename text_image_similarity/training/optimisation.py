@@ -29,7 +29,7 @@ def warmup_cosine(step: int, total: int, warmup: int) -> float:
 def average_into(average: Mapping[str, Tensor], current: Mapping[str, Tensor], *, decay: float, step: int) -> None:
     """Move an exponential moving average of the weights towards the current ones, in place.
 
-    Early on the decay is lower, (1 + step) / (10 + step), so that random first weights are soon forgotten.
+    Early on, the decay is lower, (1 + step) / (10 + step), so that random initial weights are soon forgotten.
 
     Args:
         average: Names to averaged weights.

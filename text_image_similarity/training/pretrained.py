@@ -61,7 +61,7 @@ def load_image_weights(backbone: Backbone, tower: str, weights: str | PathLike[s
 def _fold(features: nn.Module, given: dict[str, Tensor], source: str | PathLike[str]) -> None:
     """Load torchvision's MobileNetV2 into convolutions without batch norm.
 
-    Both name their layers in order of execution, so the n-th convolution here is the n-th there.
+    Both name their layers in order of execution, so the n-th convolutions correspond.
     """
     names = [name.removesuffix(".weight") for name, value in given.items() if value.ndim == 4]
     names.sort(key=lambda name: [int(part) for part in name.split(".") if part.isdigit()])
@@ -80,7 +80,7 @@ def _fold(features: nn.Module, given: dict[str, Tensor], source: str | PathLike[
 
 
 def _download(tower: str) -> dict[str, Tensor]:
-    advice = "give a safetensors file with --image-weights, or --image-weights none to start from random weights"
+    advice = "set --image-weights to a safetensors file, or to none to start from random weights"
     if tower.startswith("timm/"):
         import timm
 

@@ -1,7 +1,7 @@
 """A training step: encode a batch in parts, compare all its pairs, update the weights.
 
 With several parts, the batch is encoded twice: first for the loss and its gradient with respect to the vectors, then
-part by part for the weights. Memory is therefore that of one part, while the loss still sees every pair (GradCache, Gao
+part by part for the weights. Memory is therefore needed for only one part, while the loss still compares every pair (GradCache, Gao
 et al. 2021).
 """
 
@@ -71,7 +71,7 @@ class Stepper:
             ModelError: The loss or its gradient is not finite; the weights are unchanged.
         """
         self._model.train()
-        self._model.backbone.train(self._config.image_lr > 0)  # a frozen tower keeps its statistics too
+        self._model.backbone.train(self._config.image_lr > 0)  # a frozen tower also keeps its statistics
         for group in self.optimiser.param_groups:
             warmup = max(1, round(self._config.warmup * self._steps))
             group["lr"] = group["peak"] * warmup_cosine(number, self._steps, warmup)

@@ -142,11 +142,11 @@ def _alone_in(uri: str) -> Iterator[None]:
         try:
             yield
         finally:
-            lock.unlink(missing_ok=True)  # still held: a process that waits for it finds it gone and creates its own
+            lock.unlink(missing_ok=True)  # removed while it is held; a waiting process finds it gone and creates its own
 
 
 def _printable(text: str) -> str:
-    """Return a text that a database can hold; a path may contain other bytes."""
+    """Return a text that a database can store; a path may contain other bytes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -157,4 +157,4 @@ def require_mlflow() -> None:
         MissingExtraError: MLflow is not installed.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MLflow reads this variable on import
-    require("tracking (which --tracking none turns off)", "mlflow", extra="train")
+    require("tracking (turned off by --tracking none)", "mlflow", extra="train")

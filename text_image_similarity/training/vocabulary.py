@@ -14,7 +14,7 @@ _REDUNDANT = Regex("(?<=i)\u0307|[\ufe00-\ufe0f]")
 
 
 def learn_tokenizer(captions: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Learn a tokenizer in whose vocabulary id 0 is padding and id 1 is the unknown token.
+    """Learn a tokenizer with id 0 for padding and id 1 for unknown tokens.
 
     Args:
         captions: The training captions.

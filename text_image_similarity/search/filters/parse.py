@@ -1,4 +1,4 @@
-"""Parsing of filters from any of their forms, with a check against the fields."""
+"""Parsing filters from any of their forms, with a check against the fields."""
 
 from __future__ import annotations
 

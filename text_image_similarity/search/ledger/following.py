@@ -20,7 +20,7 @@ def read_changes(
     """Yield the changes to products since a version, in batches.
 
     Only the last batch advances the store's version. Without changes, there is no batch; the last one is missing if
-    deletions have been forgotten meanwhile, and the caller must then start over.
+    deletions have been forgotten in the meantime, and the caller must then start over.
 
     Args:
         database: Database of the ledger.

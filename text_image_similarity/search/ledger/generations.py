@@ -74,7 +74,7 @@ class Generations:
         """Mark a generation as having all vectors.
 
         Raises:
-            DatabaseError: The generation was dropped meanwhile.
+            DatabaseError: The generation was dropped in the meantime.
         """
         with self._database.write() as transaction:
             check_there(transaction, number)

@@ -105,7 +105,7 @@ class SqliteFile:
         return self.connect(reads=reads)
 
     def _renew(self) -> None:
-        """Reopen an immutable file that somebody else has changed."""
+        """Reopen an immutable file that someone else has changed."""
         if self._frozen is not None and self._frozen != _state_of(self._path):
             self._close_idle()
             self._idle.append(self.open(reads=True))

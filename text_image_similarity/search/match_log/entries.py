@@ -73,7 +73,7 @@ class LogEntry:
 
 @dataclass(frozen=True, slots=True)
 class LogEvent:
-    """An event: what somebody did with a product of an answer, or a verdict about it.
+    """An event: what someone did with a product of an answer, or a verdict about it.
 
     Args:
         match_id: Id of the entry.

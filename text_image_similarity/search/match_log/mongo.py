@@ -37,7 +37,7 @@ class MongoStorage:
         parts = urlsplit(url)
         database, _, name = parts.path.strip("/").partition("/")
         if not (database and name):
-            raise UsageError("a log in MongoDB must be mongodb://HOST/DATABASE/COLLECTION")
+            raise UsageError("the place of a log in MongoDB must be mongodb://HOST/DATABASE/COLLECTION")
         self._place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # without a password
         with self._failing():
             from pymongo import MongoClient, WriteConcern

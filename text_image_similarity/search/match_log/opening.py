@@ -1,4 +1,4 @@
-"""Opening of match logs by their places."""
+"""Opening match logs by their places."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing of the match log in the background: a thread appends waiting records, many in one transaction."""
+"""Writing the match log in the background: a thread appends waiting records, many in one transaction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batching of searches: those that wait while another one runs become one matrix product. Clients take turns."""
+"""Batching searches: those that wait while another one runs become one matrix product. Clients take turns."""
 
 from __future__ import annotations
 
