@@ -142,8 +142,8 @@ class Config:
         precision: `auto` is fp16 on CUDA and MPS and fp32 on the CPU; `int8`, on the CPU only, is faster but changes
             scores slightly; see docs/performance.md#int8.
         backend: What runs the model: `torch`, `onnx` (ONNX Runtime on the CPU, same scores, needs the `onnx` extra),
-            `openvino` (OpenVINO on the CPU, same scores, needs the `openvino` extra; see docs/performance.md#openvino), or
-            `auto`, the faster one of the first two that is installed.
+            `openvino` (OpenVINO on the CPU, same scores, needs the `openvino` extra; see docs/performance.md#openvino),
+            or `auto`, the faster one of the first two that is installed.
         triton_url: An inference server that runs the towers of an export, such as `http://triton:8000` or `grpc://triton:8001`; see
             docs/triton.md; by default they run in this process.
         preprocess: `exact` equals OpenAI's pipeline; `fast` decodes large JPEGs at a reduced scale, resizes with torch,
@@ -160,8 +160,8 @@ class Config:
             than 8 cores; see docs/scale.md#feeders.
         isolate_decoder: Decode in worker processes with limits on time and memory, so that an image that crashes or
             hangs the decoder fails only its own row; slightly slower; see docs/images.md#what-the-decoder-reads.
-        chunk_size: Rows in a part, which is the most that an interrupted run of a table can lose; batches never span two
-            parts, so use more on a GPU.
+        chunk_size: Rows in a part, which is the most that an interrupted run of a table can lose; batches never span
+            two parts, so use more on a GPU.
         proxy: Proxy for http(s) references: `http://`, `https://`, `socks5://` or `socks5h://` and `host:port` or
             `user:password@host:port`; by default none, whatever the environment says. Except with `socks5h`, host names
             are resolved on this machine where possible, and refused if they resolve to private addresses; see

@@ -126,8 +126,9 @@ def is_installed(name: str) -> bool:
 def package_version() -> str:
     """Return this package's version, which is defined only in pyproject.toml.
 
-    The package that is imported counts, whatever else is installed: in a source tree, the version is in that file; elsewhere, in the
-    metadata of the installation, or of a wheel that is imported as a zip. A copy with neither is `unknown`.
+    The package that is imported counts, whatever else is installed: in a source tree, the version is in that file;
+    elsewhere, in the metadata of the installation, or of a wheel that is imported as a zip. A copy with neither is
+    `unknown`.
     """
     import tomllib  # both take longer to import than this module, and few processes need the version
     from importlib.metadata import distributions

@@ -17,7 +17,8 @@ logger = logging.getLogger("text_image_similarity")
 class ProgressBar:
     """A progress bar with rate and failures on a terminal, or an occasional line in the log.
 
-    It starts with the first call, once the model is loaded. Rows that were finished before do not count towards the rate.
+    It starts with the first call, once the model is loaded. Rows that were finished before do not count towards the
+    rate.
 
     Args:
         unit: The unit of work, such as pairs or images.

@@ -4,8 +4,8 @@
     with ServiceEngine("http://localhost:8000") as engine:
         score_csv("pairs.csv", "scored.csv", Config(), engine=engine)
 
-The output is the same as from `score_csv` with the same model on this machine. A part is split into requests, several of
-which run concurrently; requests that are refused or not answered are sent again.
+The output is the same as from `score_csv` with the same model on this machine. A part is split into requests, several
+of which run concurrently; requests that are refused or not answered are sent again.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ class CircuitBreaker:
 
     Args:
         probe: Function that raises an exception if the resource still fails.
-        tell: Function that is called at each change of state: with the reason when use is stopped, with None when it is allowed again.
+        tell: Function that is called at each change of state: with the reason when use is stopped, with None when it is
+            allowed again.
     """
 
     def __init__(self, probe: Callable[[], object], tell: Callable[[Exception | None], None]) -> None:

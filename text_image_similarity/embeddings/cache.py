@@ -35,7 +35,8 @@ class EmbeddingCache:
     Args:
         path: Path of the file; created if it does not exist.
         embed_dim: Length of an embedding; one of another length counts as missing.
-        max_entries: Maximum number of embeddings to keep, for all models together; the oldest are removed. None keeps all.
+        max_entries: Maximum number of embeddings to keep, for all models together; the oldest are removed. None keeps
+            all.
 
     Raises:
         ConfigError: The file cannot be opened, or is not an embedding cache.

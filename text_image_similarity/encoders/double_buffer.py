@@ -1,7 +1,8 @@
 """Keeps a device busy: while it computes one batch, the next one is being copied to it, and results are read late.
 
-This module does not depend on the device. A `Lane` does the work in one of a few slots, each of which has its own memory
-for one batch; this module decides which slot a batch gets, and reuses a slot only after its result has been read.
+This module does not depend on the device. A `Lane` does the work in one of a few slots, each of which has its own
+memory for one batch; this module decides which slot a batch gets, and reuses a slot only after its result has been
+read.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The last layer of a transformer, computed only for the token that the tower returns: the class token or the end token.
 
 The other tokens affect that token's vector only through their keys and values, so nothing else is computed for them: no
-queries, output projection or feed-forward network, which are five sixths of the layer's work. Results differ only by rounding.
+queries, output projection or feed-forward network, which are five sixths of the layer's work. Results differ only by
+rounding.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Load a model on ONNX Runtime or OpenVINO: export it once, and open the exported form afterwards.
 
-The exported form is in a folder of the user's cache that is named after the fingerprint of the model's files; afterwards
-neither torch nor transformers is loaded for the model. Files in that cache determine scores, so only trusted people may
-write there. `mini` is never exported in float32: its graphs are next to its weights, in the package (`scripts/export_mini.py`).
+The exported form is in a folder of the user's cache that is named after the fingerprint of the model's files;
+afterwards neither torch nor transformers is loaded for the model. Files in that cache determine scores, so only trusted
+people may write there. `mini` is never exported in float32: its graphs are next to its weights, in the package
+(`scripts/export_mini.py`).
 """
 
 from __future__ import annotations
@@ -49,12 +50,12 @@ def load_onnx(
         weights: Fingerprint of the model's files, if they do not have a folder of their own.
 
     Returns:
-        The exported model. With `backend="auto"` in float32, the result of `load_torch` if the model cannot be exported or
-        its exported form cannot be opened.
+        The exported model. With `backend="auto"` in float32, the result of `load_torch` if the model cannot be exported
+        or its exported form cannot be opened.
 
     Raises:
-        ModelError: The model cannot be loaded; or its exported form was requested, but the export fails, is not accurate
-        enough, or cannot be opened.
+        ModelError: The model cannot be loaded; or its exported form was requested, but the export fails, is not
+            accurate enough, or cannot be opened.
         MissingExtraError: The exported form was requested and must be created, but a library for that is missing.
         ConfigError: int8 was requested on OpenVINO, which supports it only for exports.
     """
@@ -94,8 +95,8 @@ def load_onnx(
 def _place(folder: Path | None, weights: str, config: Config) -> Path:
     """Return the folder for a model's exported form: in the cache or, for `mini` and its copies, in this package.
 
-    Graphs in any other folder are not opened, because nothing shows that they compute the same as the model, under whose
-    fingerprint embeddings are cached.
+    Graphs in any other folder are not opened, because nothing shows that they compute the same as the model, under
+    whose fingerprint embeddings are cached.
     """
     if folder and config.precision != "int8" and _named_by(folder) == weights == _named_by(mini_folder()):
         return mini_folder()

@@ -1,7 +1,7 @@
 """Run models with TensorRT, from plans that `build_plans.sh` built on this GPU.
 
-This module is written for the APIs of TensorRT 10 and 11 and of `cuda.bindings`, and tested with substitutes for both; it
-has not been run on a GPU. A plan for another GPU, another version of TensorRT or other graphs is refused before
+This module is written for the APIs of TensorRT 10 and 11 and of `cuda.bindings`, and tested with substitutes for both;
+it has not been run on a GPU. A plan for another GPU, another version of TensorRT or other graphs is refused before
 TensorRT reads it, because reading such a plan can end in anything from an error to a crash.
 """
 

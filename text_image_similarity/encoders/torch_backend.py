@@ -1,13 +1,13 @@
 """torch as a backend, with a device, a precision, and batches that fit in memory.
 
-Images are sent to the device as bytes and converted to numbers there, which is a quarter of the transfer of float32. On a
-GPU there can be a queue in front of each tower (`double_buffer`, `cuda_lane`): a batch is sent while the previous one is
-computed, so a caller that starts the next batch before reading the last result keeps the GPU busy. The queue has not run
-on a GPU yet, so it must be requested.
+Images are sent to the device as bytes and converted to numbers there, which is a quarter of the transfer of float32. On
+a GPU there can be a queue in front of each tower (`double_buffer`, `cuda_lane`): a batch is sent while the previous one
+is computed, so a caller that starts the next batch before reading the last result keeps the GPU busy. The queue has not
+run on a GPU yet, so it must be requested.
 
-All batches have the same number of items, the last one filled up with copies, because the kernels that a library chooses,
-and with them the last digits, depend on the shape. So a vector depends only on its image or caption, as long as the
-device, the number of threads and `batch_size` are the same and memory does not run out.
+All batches have the same number of items, the last one filled up with copies, because the kernels that a library
+chooses, and with them the last digits, depend on the shape. So a vector depends only on its image or caption, as long
+as the device, the number of threads and `batch_size` are the same and memory does not run out.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ class BackendMemory:
 class TorchBackend:
     """Two towers on a device.
 
-    If memory runs out, the batch is halved and finished parts are kept. Rows that overflow in float16 are computed again in
-    float32. If the device itself fails, this call and every later one raise `DeviceLostError`.
+    If memory runs out, the batch is halved and finished parts are kept. Rows that overflow in float16 are computed
+    again in float32. If the device itself fails, this call and every later one raise `DeviceLostError`.
 
     Args:
         placement: Their device and precision.

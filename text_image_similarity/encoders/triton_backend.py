@@ -1,7 +1,8 @@
 """Run models on an inference server such as Triton, which receives pixels and token ids and returns unit vectors.
 
 Images are decoded and captions tokenized on this machine, as the export's folder specifies. Before the first score, the
-server encodes a few generated pairs whose vectors are stored in the folder, so a server with different models is detected.
+server encodes a few generated pairs whose vectors are stored in the folder, so a server with different models is
+detected.
 """
 
 from __future__ import annotations

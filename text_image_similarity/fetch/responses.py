@@ -90,8 +90,8 @@ def check_opt_out(response: httpx.Response) -> None:
 def expanded(chunks: Iterable[bytes], encoding: str, most: int) -> Iterator[bytes]:
     """Yield the decoded content of a body as it arrives; for a bomb, only a little more than `most` bytes.
 
-    Requests ask for uncompressed content. If a server compresses anyway, a single gzip layer is supported; values that do
-    not name a compression, as on mislabelled files in object stores, are ignored.
+    Requests ask for uncompressed content. If a server compresses anyway, a single gzip layer is supported; values that
+    do not name a compression, as on mislabelled files in object stores, are ignored.
 
     Raises:
         RowError: There are too many bytes, received or decompressed, or very many tiny chunks, which take as long as

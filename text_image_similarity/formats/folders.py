@@ -16,8 +16,8 @@ _STATS = re.compile(r"(\d+)_stats\.json")
 def holds_images(folder: Path) -> bool:
     """Tell whether a folder and its subfolders contain images, with or without caption files, but no table of them.
 
-    A table written by img2dataset, such as `00000.parquet` next to the folder `00000`, does not count: it repeats the folder's
-    content.
+    A table written by img2dataset, such as `00000.parquet` next to the folder `00000`, does not count: it repeats the
+    folder's content.
     """
     for entry in folder.iterdir():
         if entry.name.startswith((".", "_")):

@@ -68,8 +68,8 @@ def with_folder(config: Config, folder: str | PathLike[str] | None) -> Config:
 
     Args:
         config: The settings.
-        folder: Folder of the table; None if the table is not local, which may then not name local files unless `base_dir` or
-            `files_under` is set.
+        folder: Folder of the table; None if the table is not local, which may then not name local files unless
+            `base_dir` or `files_under` is set.
     """
     own = path_text(config.base_dir, "base_dir") if config.base_dir else folder
     root = path_text(config.files_under, "files_under") if config.files_under else own

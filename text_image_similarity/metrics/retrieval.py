@@ -1,10 +1,10 @@
 """Retrieval: how well captions find their image among all images, and images find their captions among all captions.
 
 A query's rank is 1 plus the number of wrong candidates that score at least as high as the right one: ties count against
-the model. An image with several captions is found by the best of them, and its other captions are not competitors, as in
-Karpathy and Fei-Fei 2015, "Deep Visual-Semantic Alignments for Generating Image Descriptions", section 4.2. Recall@k is
-the share of queries with a rank of at most k, and MRR is the mean of 1 / rank (Voorhees 1999, "The TREC-8 Question Answering
-Track Report"). A caption that is also the caption of another image still counts only for its own image.
+the model. An image with several captions is found by the best of them, and its other captions are not competitors, as
+in Karpathy and Fei-Fei 2015, "Deep Visual-Semantic Alignments for Generating Image Descriptions", section 4.2. Recall@k
+is the share of queries with a rank of at most k, and MRR is the mean of 1 / rank (Voorhees 1999, "The TREC-8 Question
+Answering Track Report"). A caption that is also the caption of another image still counts only for its own image.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Checking arguments: a value that can mean only one thing is accepted, and any other type is refused at once.
 
-A missing value is data, and fails only its row; a value of the wrong type is a mistake in the program, and raises an error.
+A missing value is data, and fails only its row; a value of the wrong type is a mistake in the program, and raises an
+error.
 """
 
 from __future__ import annotations

@@ -60,7 +60,8 @@ def similarity_matrix(
         transport: Transport for HTTP requests, for tests; None is the network.
 
     Returns:
-        Shape (images, captions), as from `Scorer.similarity_matrix`; for a matrix that does not fit in memory, use `similarity_tiles`.
+        Shape (images, captions), as from `Scorer.similarity_matrix`; for a matrix that does not fit in memory, use
+        `similarity_tiles`.
 
     Raises:
         ConfigError, ModelError: The model cannot be used, or the score kind needs references.

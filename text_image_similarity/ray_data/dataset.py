@@ -48,8 +48,8 @@ def score_dataset(
             must lead to the same files on every node.
         col_url: Column of image references.
         col_text: Column of captions.
-        concurrency: Number of actors, or a pair of minimum and maximum; None starts with one and lets Ray add more while CPUs
-            (or GPUs) are free and rows are waiting.
+        concurrency: Number of actors, or a pair of minimum and maximum; None starts with one and lets Ray add more
+            while CPUs (or GPUs) are free and rows are waiting.
         num_gpus: GPUs of each actor; with a fraction, actors share a GPU. With `config.device="auto"`, an actor uses
             the GPU that it gets.
         **options: Arguments of `map_batches`: `num_cpus` (CPUs and threads of each actor, by default a half),

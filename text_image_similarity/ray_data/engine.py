@@ -35,8 +35,8 @@ _LEAVE_S = 30.0  # wait for parts in progress when the engine is closed
 class RayEngine:
     """Engine that scores the parts of a table on a Ray cluster, for the command line; a context manager.
 
-    Without an address, it starts Ray on this machine, listening only on loopback, and stops it at the end; a Ray instance that
-    this process has already started or joined is used as it is.
+    Without an address, it starts Ray on this machine, listening only on loopback, and stops it at the end; a Ray
+    instance that this process has already started or joined is used as it is.
 
     Args:
         conf: `concurrency` (number of actors, by default as many as fit on the cluster), `actor.num_cpus` (CPUs

@@ -1,8 +1,8 @@
 """The two passes of `tables` as machine code, which numba compiles for this processor when this module is imported.
 
-An image is an array (height, width) of 32-bit numbers. Each is a pixel of four bytes as Pillow stores it; the last byte has
-no meaning. Both passes add up weighted rows, because processors can do so for many values at a time; the horizontal pass
-transposes a few rows for that, and then transposes the result back.
+An image is an array (height, width) of 32-bit numbers. Each is a pixel of four bytes as Pillow stores it; the last byte
+has no meaning. Both passes add up weighted rows, because processors can do so for many values at a time; the horizontal
+pass transposes a few rows for that, and then transposes the result back.
 """
 
 from __future__ import annotations

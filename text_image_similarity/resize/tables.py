@@ -1,7 +1,8 @@
 """The weights and the order of passes of Pillow's 8-bit resize, with which other code can compute the same bytes.
 
-Pillow (`src/libImaging/Resample.c`) resizes in two passes, one for each axis. A pass computes weighted sums of the pixels
-around each new pixel, with fixed-point weights; its results are rounded to bytes, which the other pass then reads.
+Pillow (`src/libImaging/Resample.c`) resizes in two passes, one for each axis. A pass computes weighted sums of the
+pixels around each new pixel, with fixed-point weights; its results are rounded to bytes, which the other pass then
+reads.
 """
 
 from __future__ import annotations

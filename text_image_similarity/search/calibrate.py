@@ -71,8 +71,8 @@ class CatalogCalibration:
 def calibrate(session: Session, judgements: Iterable[Judgement]) -> dict[str, CatalogCalibration]:
     """Fit a calibration to judged pairs, and save it with the live generation.
 
-    The share of matching pairs among the judgements is assumed to hold for future queries, so judge the products that searches
-    find, not only good matches.
+    The share of matching pairs among the judgements is assumed to hold for future queries, so judge the products that
+    searches find, not only good matches.
 
     Returns:
         The calibration of each kind of query that occurs, `text` and `image`.

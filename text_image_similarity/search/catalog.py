@@ -51,9 +51,10 @@ def open_catalog(
     """Open a catalogue, or create one.
 
     Args:
-        place: A folder, `postgresql://...` for a database, or `:memory:` for one that exists only as long as this object.
-        fields: Fields of products in addition to names and images, to create a catalogue that does not exist; an existing one
-            must have the same fields. None only opens an existing catalogue.
+        place: A folder, `postgresql://...` for a database, or `:memory:` for one that exists only as long as this
+            object.
+        fields: Fields of products in addition to names and images, to create a catalogue that does not exist; an
+            existing one must have the same fields. None only opens an existing catalogue.
         store: Store of a new catalogue: `sqlite`, `lancedb`, `lancedb:<URI>`, `qdrant://host:port` or `pgvector`; see
             docs/catalog.md#stores. None means `sqlite` in a folder, and `pgvector` in PostgreSQL.
         model: A hub id, a folder or an alias; for a new catalogue by default the model of `config`, or `mini` without a
@@ -65,7 +66,8 @@ def open_catalog(
         A catalogue, which is safe to share between threads; a context manager.
 
     Raises:
-        UsageError: There is no catalogue and `fields` is missing, its fields or store differ, or a setting is not valid.
+        UsageError: There is no catalogue and `fields` is missing, its fields or store differ, or a setting is not
+            valid.
         DatabaseError: The catalogue cannot be read or written, or the place holds something else.
         ModelError: The model cannot be loaded; for an existing catalogue, this is raised only when the model is needed.
 
@@ -157,8 +159,8 @@ class Catalog:
     ) -> AddReport:
         """Add the products of a table or of a MongoDB collection, one per row, like `add`.
 
-        The same call resumes where an earlier one was interrupted or killed; after one that finished, it processes every
-        row again. Relative references start from `Config.base_dir`, or else from the table's folder.
+        The same call resumes where an earlier one was interrupted or killed; after one that finished, it processes
+        every row again. Relative references start from `Config.base_dir`, or else from the table's folder.
 
         Args:
             table: A table of any format that `score_table` reads, or `mongodb://host/database/collection`.
@@ -315,8 +317,8 @@ class Catalog:
     def calibrate(self, judgements: Iterable[Judgement]) -> dict[str, CatalogCalibration]:
         """Fit a calibration on judged pairs, so that matches have a probability.
 
-        The share of matching pairs among the judgements is assumed to hold for future queries, so judge the products that
-        searches find, not only good matches.
+        The share of matching pairs among the judgements is assumed to hold for future queries, so judge the products
+        that searches find, not only good matches.
 
         Args:
             judgements: Queries of one text or one image, each with a product and whether it matches.

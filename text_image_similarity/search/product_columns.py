@@ -1,7 +1,7 @@
 """Converting rows to products: the roles of columns, and the meaning of cells for each kind of field.
 
-In formats with lists, such as JSON Lines and Parquet, a list is stored as such. In other formats it is a JSON list, as written by
-`catalog export`, or texts separated by `|`.
+In formats with lists, such as JSON Lines and Parquet, a list is stored as such. In other formats it is a JSON list, as
+written by `catalog export`, or texts separated by `|`.
 """
 
 from __future__ import annotations

@@ -74,7 +74,8 @@ class Searcher:
         """Use a loaded encoder for a generation; it must be for the same model.
 
         Raises:
-            DatabaseError: The encoder is for another model, whose vectors cannot be compared with those of the generation.
+            DatabaseError: The encoder is for another model, whose vectors cannot be compared with those of the
+                generation.
         """
         self._session.lend(generation, encoder)
 

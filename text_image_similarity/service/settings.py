@@ -54,8 +54,8 @@ class Settings:
             and decoded once.
         max_wait_s: Longest time that a pair waits for others to share its batch, in seconds.
         max_queue: Maximum number of pairs that may wait for a model; further requests are refused, and a client's
-            requests are refused as soon as its share is used up. One batch keeps the model busy; each further batch adds its time
-            to the wait.
+            requests are refused as soon as its share is used up. One batch keeps the model busy; each further batch
+            adds its time to the wait.
         max_inflight: Maximum number of pairs in progress, including downloads; further requests are refused. A single
             client may have half as many.
         max_pairs: Maximum number of pairs in a request.
@@ -63,8 +63,8 @@ class Settings:
             times as much, and those of one client half of that.
         request_timeout_s: Seconds after which a request is answered, with the error `timeout` for unfinished pairs.
         drain_delay_s: Seconds between SIGTERM and the end of listening, so that load balancers notice.
-        api_keys: API keys, one of which clients must send; if there are none, everyone may score and search, and nobody may
-            write.
+        api_keys: API keys, one of which clients must send; if there are none, everyone may score and search, and nobody
+            may write.
         catalogs: Catalogues to search, by their names in requests, the default first: folders, `postgresql://...`, or
             tables of products, which are read into memory at the start.
         match_log: `queued` writes an entry for each answer soon afterwards; `required` writes it before the answer, and

@@ -59,8 +59,8 @@ class Turns:
 class Patience:
     """Delays of cheap answers, such as refusals and pages, so that they do not take time from clients who are being served.
 
-    While others are served, such answers may use only a twentieth of a client's share of the time. A client on its own does
-    not wait.
+    While others are served, such answers may use only a twentieth of a client's share of the time. A client on its own
+    does not wait.
 
     Args:
         clock: Seconds; for tests.
@@ -137,8 +137,8 @@ class OneByOne:
 class FairQueue:
     """Distributes tasks to threads, so that no client delays the others. Safe to share between threads.
 
-    A task costs its client the time that it takes, so that images are weighted by pixels and bytes, and downloads by waiting
-    time. A client without a name (None) may be many clients, and is not limited.
+    A task costs its client the time that it takes, so that images are weighted by pixels and bytes, and downloads by
+    waiting time. A client without a name (None) may be many clients, and is not limited.
 
     Args:
         submit: Function that runs a client's task on a thread.

@@ -1,7 +1,7 @@
 """Filtering a scored table: keeping the rows whose score is high enough.
 
-The table is read twice: once for its scores, which are written to a file with eight bytes per row, and once for the rows to keep.
-The output appears complete or not at all; a run that is stopped starts again from the first row.
+The table is read twice: once for its scores, which are written to a file with eight bytes per row, and once for the
+rows to keep. The output appears complete or not at all; a run that is stopped starts again from the first row.
 """
 
 from __future__ import annotations
@@ -137,7 +137,8 @@ def filter_table(  # noqa: PLR0913 - paths, one of four rules, and where and how
         The result: how many rows were kept, and the threshold. It is also written as JSON.
 
     Raises:
-        UsageError: The table or the column does not exist; the probability of a score is unknown; the output was not written by a filter.
+        UsageError: The table or the column does not exist; the probability of a score is unknown; the output was not
+            written by a filter.
         ConfigError: Not exactly one rule is given, or it is outside its range.
         TableError: The table cannot be read, a score is not a number, or the output cannot be written.
         BusyError: Another run is writing the output.

@@ -1,8 +1,8 @@
 """Running over a table: check it, score its parts, assemble the output.
 
-The table is read twice: once to check its shape, count its rows and hash it before anything expensive starts, and then part
-by part while it is scored. Finished parts are kept next to the output (`workspace`), so that a run that stops for any
-reason resumes with the same command; at the end they are assembled, and the output appears complete.
+The table is read twice: once to check its shape, count its rows and hash it before anything expensive starts, and then
+part by part while it is scored. Finished parts are kept next to the output (`workspace`), so that a run that stops for
+any reason resumes with the same command; at the end they are assembled, and the output appears complete.
 """
 
 from __future__ import annotations
@@ -61,8 +61,9 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
     as input. Columns keep their types and text. `score_csv` is the same function under a shorter name.
 
     Args:
-        in_path: A file, a folder of files or a pattern such as `pairs/*.parquet` or `shards/{00..31}.tar`, as a path or an fsspec URL;
-            or a folder of images with captions of the same names; or a data set on the hub, `hf:<owner>/<name>[:configuration][@split]`.
+        in_path: A file, a folder of files or a pattern such as `pairs/*.parquet` or `shards/{00..31}.tar`, as a path or
+            an fsspec URL; or a folder of images with captions of the same names; or a data set on the hub,
+            `hf:<owner>/<name>[:configuration][@split]`.
         out_path: The table to write; `<out_path>.summary.json` is written next to it. A folder (one that exists, or a
             name that ends in a slash) gets a file of the same name for each file of the input; tar shards become
             Parquet files.

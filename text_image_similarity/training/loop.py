@@ -101,7 +101,8 @@ def train(
             `read_dataset`.
         out: Folder for the model; afterwards `Config(model=out)` loads it.
         config: The settings of the run.
-        resume: Whether to resume from the folder's checkpoint; without a checkpoint, training starts from the beginning.
+        resume: Whether to resume from the folder's checkpoint; without a checkpoint, training starts from the
+            beginning.
         progress: Called after each step.
 
     Raises:

@@ -1,8 +1,8 @@
 """A training step: encode a batch in parts, compare all its pairs, update the weights.
 
 With several parts, the batch is encoded twice: first for the loss and its gradient with respect to the vectors, then
-part by part for the weights. Memory is therefore needed for only one part, while the loss still compares every pair (GradCache, Gao
-et al. 2021).
+part by part for the weights. Memory is therefore needed for only one part, while the loss still compares every pair
+(GradCache, Gao et al. 2021).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Write an ONNX file one weight after another, so that memory holds only one weight at a time.
 
-`onnx.save` needs the whole file in memory three times. An ONNX file is a protobuf message, in which the graph is a field
-and each weight is a field of the graph; a field is written as its number, its length and its bytes.
+`onnx.save` needs the whole file in memory three times. An ONNX file is a protobuf message, in which the graph is a
+field and each weight is a field of the graph; a field is written as its number, its length and its bytes.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Round an ONNX file to int8, from file to file, so that models beyond 2 GB can be rounded too.
 
-Matrix products are computed with integers, from weights with a scale for each output and activations with a scale for each
-token. A token's scale is its own largest value, so it does not depend on what is encoded together with it, and batches may
-have any size. The graph uses standard operators (QuantizeLinear, DequantizeLinear), which ONNX Runtime runs as integer
-products. All other weights, such as those of convolutions, are only stored as int8.
+Matrix products are computed with integers, from weights with a scale for each output and activations with a scale for
+each token. A token's scale is its own largest value, so it does not depend on what is encoded together with it, and
+batches may have any size. The graph uses standard operators (QuantizeLinear, DequantizeLinear), which ONNX Runtime runs
+as integer products. All other weights, such as those of convolutions, are only stored as int8.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def round_graph(whole: Path, rounded: Path, *, activations: bool) -> None:
     Args:
         whole: The file with the graph in float32; its weights may be in a file next to it.
         rounded: The file to write.
-        activations: Whether to compute matrix products with integers; if not, weights become floats again when the graph is loaded.
+        activations: Whether to compute matrix products with integers; if not, weights become floats again when the
+            graph is loaded.
     """
     model = onnx.load(whole, load_external_data=False)
     rounding = _Rounding(model.graph, whole.parent)

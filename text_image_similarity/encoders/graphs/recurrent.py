@@ -1,8 +1,8 @@
 """A text tower with an LSTM or GRU as an ONNX graph, built by hand because packed sequences cannot be traced.
 
-ONNX's operators take the length of each caption (`sequence_lens`), so padding is never read, and a vector is the same to
-the last bit whether its caption is encoded alone or with longer ones. They order a cell's gates differently from torch: i o f c for an LSTM
-(torch: i f g o) and z r h for a GRU (torch: r z n).
+ONNX's operators take the length of each caption (`sequence_lens`), so padding is never read, and a vector is the same
+to the last bit whether its caption is encoded alone or with longer ones. They order a cell's gates differently from
+torch: i o f c for an LSTM (torch: i f g o) and z r h for a GRU (torch: r z n).
 """
 
 from __future__ import annotations

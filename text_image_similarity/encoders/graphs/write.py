@@ -37,9 +37,11 @@ def write_towers(
     Args:
         encoder: The model, which torch must run on the CPU in float32.
         folder: Folder to write to.
-        precision: `fp32`; `fp16`, with weights and products in half precision and float32 where that would be inaccurate; or `int8`.
-        recipe: For int8, `dynamic` (the default) computes products with integers, from weights and from activations that are rounded
-        token by token; `weights` rounds only weights, which become floats again when the graph is loaded.
+        precision: `fp32`; `fp16`, with weights and products in half precision and float32 where that would be
+            inaccurate; or `int8`.
+        recipe: For int8, `dynamic` (the default) computes products with integers, from weights and from activations
+            that are rounded token by token; `weights` rounds only weights, which become floats again when the graph is
+            loaded.
         opset: Version of ONNX's operators.
 
     Raises:
@@ -68,8 +70,8 @@ def write_towers(
 def drop_weights(encoder: TwoTowerEncoder) -> None:
     """Free the memory of a model's weights after `write_towers`; the model cannot encode any more.
 
-    Deleting the model would not free them: onnxscript's rewrite rules live as long as the process and keep the last graph
-    that they were tried on, and that graph keeps the model's weights and views of them.
+    Deleting the model would not free them: onnxscript's rewrite rules live as long as the process and keep the last
+    graph that they were tried on, and that graph keeps the model's weights and views of them.
     """
     backend = encoder.backend
     assert isinstance(backend, TorchBackend)

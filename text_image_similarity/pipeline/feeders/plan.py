@@ -88,8 +88,8 @@ def plan_feeders(config: Config, encoder: Encoder, *, skips: bool = False) -> Fe
     Args:
         config: The session's settings.
         encoder: The session's encoder.
-        skips: Whether there are embeddings from earlier runs. Feeders cannot see them, and would decode images that this
-            process does not have to decode.
+        skips: Whether there are embeddings from earlier runs. Feeders cannot see them, and would decode images that
+            this process does not have to decode.
 
     Raises:
         ConfigError: `config.feeders` is a number, but the encoder's preprocessing cannot be sent to another process.

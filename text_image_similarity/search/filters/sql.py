@@ -1,7 +1,7 @@
 """Filters as SQL expressions, for any database with a writer for column names and values.
 
-Field names are never passed to the database, and values only through the writer, as parameters or quoted. A row
-for which the expression is NULL does not pass, as if it were false. Leaves are prevented from being NULL only under a NOT,
+Field names are never passed to the database, and values only through the writer, as parameters or quoted. A row for
+which the expression is NULL does not pass, as if it were false. Leaves are prevented from being NULL only under a NOT,
 because this makes a query take twice as long.
 """
 

@@ -1,7 +1,7 @@
 """The authoritative data of a catalogue: products, outcomes of models for their images, and which model is in use.
 
-Each write is one transaction and gets the next version. A product keeps its number for as long as it exists, and numbers
-are never reused, so a store can follow by reading the changes since a version.
+Each write is one transaction and gets the next version. A product keeps its number for as long as it exists, and
+numbers are never reused, so a store can follow by reading the changes since a version.
 """
 
 from __future__ import annotations
@@ -237,7 +237,8 @@ class Ledger:
     def prune(self) -> None:
         """Forget the deletions from before the last call of this method.
 
-        Followers are not registered. One that has not followed since then can tell from `pruned` that it must start over.
+        Followers are not registered. One that has not followed since then can tell from `pruned` that it must start
+        over.
         """
         with self.database.write() as transaction:
             counters: dict[str, int] = dict(transaction.run("SELECT name, value FROM counter"))

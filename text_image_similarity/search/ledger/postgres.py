@@ -1,7 +1,7 @@
 """A ledger in PostgreSQL: a schema of tables in a database that others may share, with any number of writers.
 
-Writers take turns, so that versions appear in order. Words are found with PostgreSQL's text search, which gives rare words
-more weight here, because it does not have BM25.
+Writers take turns, so that versions appear in order. Words are found with PostgreSQL's text search, which gives rare
+words more weight here, because it does not have BM25.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ class LogEntry:
         tenant: Name of the key, or empty.
         status: HTTP status; 499 if the client had left.
         generation: Number of the generation that answered; None if none did.
-        query: The query, with `terms` as mappings of `text`, `image_sha256`, `image_url`, `product` or `vector_sha256`, each
-            with `weight`; and `top_k`, `sort` and so on as given.
+        query: The query, with `terms` as mappings of `text`, `image_sha256`, `image_url`, `product` or `vector_sha256`,
+            each with `weight`; and `top_k`, `sort` and so on as given.
         where: Filter, combined with that of the tenant; None without one.
         results: Products in the answer, best first, as mappings with `id`, `similarity` and `score`.
         total: Total number of products found; None if there was no search.

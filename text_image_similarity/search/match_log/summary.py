@@ -33,7 +33,8 @@ class LogSummary:
         empty: Number of searches without a product.
         empty_queries: The most frequent queries among these, with their counts.
         asked: The most frequent queries of all searches. Queries are compared by their terms, without filter and
-            options: texts ignoring case and repeated spaces, images and vectors by their SHA-256, and all by the first 200
+            options: texts ignoring case and repeated spaces, images and vectors by their SHA-256, and all by the first
+                200
             characters.
         milliseconds_median: Median of `milliseconds["total"]` of all entries without an error; None if no entry has it.
         milliseconds_p99: Their 99th percentile, interpolated linearly as in NumPy.

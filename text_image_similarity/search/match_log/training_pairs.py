@@ -48,10 +48,10 @@ def export_training(
 ) -> TrainingExport:
     """Write search texts with the images of products that were clicked, put into the cart or bought, for `train`.
 
-    Only searches whose single term with a positive weight is a text are used, because images, hashed texts and vectors cannot be
-    captions. A row has the product's first image by reference (`url`), the text (`caption`), the product's id, and the
-    number of searches (`clicks`); texts are compared ignoring case and repeated spaces. A verdict `wrong` excludes a
-    pair of text and product, however often it was clicked.
+    Only searches whose single term with a positive weight is a text are used, because images, hashed texts and vectors
+    cannot be captions. A row has the product's first image by reference (`url`), the text (`caption`), the product's
+    id, and the number of searches (`clicks`); texts are compared ignoring case and repeated spaces. A verdict `wrong`
+    excludes a pair of text and product, however often it was clicked.
 
     Args:
         log: The log.

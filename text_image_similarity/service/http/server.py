@@ -45,7 +45,8 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> N
 
     Raises:
         ConfigError, ModelError: A model cannot be loaded.
-        UsageError, TableError, DatabaseError: The service cannot listen on the address, or a catalogue cannot be opened.
+        UsageError, TableError, DatabaseError: The service cannot listen on the address, or a catalogue cannot be
+            opened.
     """
     listener = _bind(host, port)
     with listener:
