@@ -95,7 +95,7 @@ class BackendMemory:
     """The state of a backend that changes while it runs.
 
     Attributes:
-        pictures, captions: How many images and captions fit in memory.
+        `pictures`, `captions`: How many images and captions fit in memory.
         lost: The device's error message when it failed.
         clock: Context that is entered while a batch is passed to the device, for measurements.
         queues: The queues in front of the towers for images (0) and captions (1); None if memory was too small.
