@@ -21,7 +21,7 @@ NOT_TEXT: list[Any] = [
     (" \t", "is empty or missing"),
     ("\u200b\ufeff\xad\x00\x7f", "is empty or missing"),
     (Decimal("sNaN"), "is missing (sNaN)"),
-    pytest.param(10**5000, "is a number of too many digits", id="many digits"),
+    pytest.param(10**5000, "is a number with too many digits", id="many digits"),
     (math.nan, "is missing (nan)"),
     (np.float32("nan"), "is missing (nan)"),
     (Decimal("NaN"), "is missing (NaN)"),

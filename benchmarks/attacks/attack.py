@@ -36,22 +36,22 @@ _LONGEST_S = 90.0  # of a blow
 
 ATTACKS: dict[str, Attack] = {
     "64 WebPs of 25 megapixels": large_pictures,
-    "one of them, 64 captions": one_large_picture,
+    "one such image with 64 captions": one_large_picture,
     "a batch of the earlier routes": old_batch,
     "hosts that never answer": silent_hosts,
-    "heads without end": long_heads,
-    "host names that take long to tidy": slow_host_names,
+    "endless heads": long_heads,
+    "host names that take long to normalise": slow_host_names,
     "a megabyte in each field": megabytes,
-    "AVIFs that say they are small": lying_avifs,
+    "AVIFs that claim to be small": lying_avifs,
     "bodies of emoji": emoji,
     "gzip bombs": gzip_bombs,
     "long numbers": long_numbers,
     "bodies in tiny pieces": tiny_pieces,
     "wrong keys": wrong_keys,
-    "bodies that drip": slow_bodies,
-    "answers that nobody reads": unread_answers,
+    "bodies that arrive very slowly": slow_bodies,
+    "answers that are not read": unread_answers,
     "idle connections": idle_connections,
-    "requests that are left": left_requests,
+    "abandoned requests": left_requests,
 }
 
 

@@ -15,7 +15,7 @@ from ..scoring import MINI
 
 _SECONDS = 20.0
 _PAUSE_S = 0.05  # between two blows: one client is to harm the service, not to use up the machine itself
-_LOADS = ("nothing", "heads without end", "a megabyte in each field", "answers that nobody reads")
+_LOADS = ("nothing", "endless heads", "a megabyte in each field", "answers that are not read")
 
 
 def measure(load: str) -> dict[str, Any]:

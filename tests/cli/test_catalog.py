@@ -295,7 +295,7 @@ def test_a_table_of_queries_is_answered(filled: Path, tmp_path: Path, capsys: py
     assert command(*asked) == 2
     assert "name the column of texts with --text-col" in capsys.readouterr().err
     assert command(*asked, "--text-col", "q", "--where", "colour = 'red'") == 2
-    assert "error: there is no field 'colour'" in capsys.readouterr().err
+    assert "error: the field 'colour'" in capsys.readouterr().err
     assert command(*asked, "--text-col", "q", "--where", "color = 'red'") == 0
     said = capsys.readouterr().out
     assert "answered               1\nfailed: empty_caption  1\n" in said

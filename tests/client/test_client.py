@@ -301,7 +301,7 @@ def test_a_key_is_shown_and_never_told(folder: Path, service: FakeService) -> No
     through(service, folder, api_key="s3cret")
     assert same(folder)
     for key in ("", "a b\n", "schlüssel", " x"):
-        with pytest.raises(ConfigError, match="the API key is empty, or has"):
+        with pytest.raises(ConfigError, match="the API key is empty, has"):
             engine(service, api_key=key)
 
 

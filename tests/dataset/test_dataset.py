@@ -406,7 +406,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         ("hollow.parquet", TableError, "no image with a caption: row 1 of .*hollow.parquet has no image in 'image': the image is empty or missing", {}),
         ("mute.parquet", TableError, "no image with a caption: row 1 of .*mute.parquet has no text in 'caption_0'", {}),
         ("empty.csv", TableError, "is empty; it needs a header line", {}),
-        ("header.csv", TableError, "holds no image with a caption", {}),
+        ("header.csv", TableError, "contains no image with a caption", {}),
         ("header.csv", UsageError, "column 'link' is missing", {"col_url": "link"}),
         ("ragged.csv", TableError, "row 1 of .* has 3 fields, the header has 2", {}),
         ("twice.csv", UsageError, "twice.csv has two columns named 'url'", {}),

@@ -149,7 +149,7 @@ def test_a_captions_file_away_from_its_images(tmp_path: Path) -> None:
         (b"red.png,red\n", UsageError, "cannot tell the format"),
         (b'image,caption\nred.png,"red\nand more"\n', TableError, "line 2 of .*captions.txt opens a quote"),
         (b"image,caption\nred.png,caf\xe9\n", TableError, "captions.txt is not UTF-8"),
-        (b"", TableError, "holds no image with a caption"),
+        (b"", TableError, "contains no image with a caption"),
     ],
 )
 def test_a_captions_file_of_another_kind_is_named(
@@ -163,11 +163,11 @@ def test_a_captions_file_of_another_kind_is_named(
 def test_folders_that_say_too_little_or_too_much(tmp_path: Path) -> None:
     (tmp_path / "notes.md").write_text("nothing here")
     with pytest.raises(
-        UsageError, match=r"holds no table of captions: no metadata.jsonl or metadata.csv, no captions.txt"
+        UsageError, match=r"contains no table of captions: no metadata.jsonl or metadata.csv, no captions.txt"
     ):
         read_dataset(tmp_path)
     draw(tmp_path)
-    with pytest.raises(UsageError, match=r"holds images without captions; put the caption of each next to it"):
+    with pytest.raises(UsageError, match=r"holds images without captions; put each caption next to its image"):
         read_dataset(tmp_path)
     write_metadata(tmp_path / "metadata.csv")
     write_metadata(tmp_path / "metadata.jsonl")
@@ -201,7 +201,7 @@ def test_a_table_in_the_way_is_named(other: str, tmp_path: Path) -> None:
         assert len(read_dataset(tmp_path)) == 3
     else:
         with pytest.raises(
-            UsageError, match=r"holds files that are not tables, such as .*; name the table itself: .*metadata\.jsonl"
+            UsageError, match=r"contains files that are not tables, such as .*; name the table itself: .*metadata\.jsonl"
         ):
             read_dataset(tmp_path)
 
@@ -216,7 +216,7 @@ def test_a_captions_file_in_another_dialect(tmp_path: Path) -> None:
     )
     with pytest.raises(TableError, match=r"is not UTF-8; name its encoding, e\.g\. --encoding cp1252"):
         read_dataset(place)
-    with pytest.raises(TableError, match=r"line 5 .* does not close it; .* --quoting none"):
+    with pytest.raises(TableError, match=r"line 5 .* that is not closed; .* --quoting none"):
         read_dataset(place, config=Config(dialect=Dialect(encoding="cp1252")))
     found = read_dataset(place, config=Config(dialect=Dialect(encoding="cp1252", quoting="none")))
     assert found[0].captions == ('"café" open',)

@@ -104,7 +104,7 @@ def test_the_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
         other.execute("CREATE TABLE embeddings (id INTEGER)")
     other.close()
     before = path.read_bytes()
-    with pytest.raises(ConfigError, match="database of another program"):
+    with pytest.raises(ConfigError, match="another program's database"):
         EmbeddingCache(path, 7)
     assert path.read_bytes() == before
 

@@ -78,7 +78,7 @@ def test_closing_waits_for_what_is_in_progress() -> None:
     tickets = [queue.submit(name) for name in "ab"]
     queue.close()
     assert not lane.slots
-    with pytest.raises(UsageError, match="takes no more batches"):
+    with pytest.raises(UsageError, match="accepts no more batches"):
         queue.submit("c")
     assert [queue.result(ticket) for ticket in tickets] == ["a", "b"]
 

@@ -27,12 +27,12 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"device": "cuda"}, "device='cuda' needs an NVIDIA or AMD GPU, and this process sees none; use auto or cpu"),
+        ({"device": "cuda"}, "device='cuda' needs an NVIDIA or AMD GPU, and this process finds none; use auto or cpu"),
         ({"device": "cuda:3", "model": "mini"}, "device='cuda:3' needs an NVIDIA or AMD GPU"),
         ({"device": "cuda", "precision": "fp16"}, "device='cuda' needs an NVIDIA or AMD GPU"),
         (
             {"precision": "fp16"},
-            "precision='fp16' needs an NVIDIA or AMD GPU, and this process sees none; use auto or fp32",
+            "precision='fp16' needs an NVIDIA or AMD GPU, and this process finds none; use auto or fp32",
         ),
         ({"device": "mps"}, "device='mps' is Apple's GPU, which this machine does not have"),
     ],
@@ -52,7 +52,7 @@ def test_it_says_so_without_torch() -> None:
         "    try:\n        load_encoder(Config(**given))\n    except ConfigError as exc:\n        print(exc)"
     )
     done = run_without(("torch", "transformers", "huggingface_hub"), code)
-    assert done.stdout.count("this process sees none") == 2, done.stderr
+    assert done.stdout.count("this process finds none") == 2, done.stderr
 
 
 @pytest.mark.parametrize(

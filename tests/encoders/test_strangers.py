@@ -64,7 +64,7 @@ def changed(folder: Path, to: Path, file: str, values: dict[str, Any], part: str
         ("preprocessor_config.json", None, {"image_processor_type": "OneFormerImageProcessor"}, "which this package does not support"),
         ("tokenizer_config.json", None, {"tokenizer_class": "BertJapaneseTokenizer"}, "which this package does not support"),
         ("tokenizer_config.json", None, {"init_inputs": ["/etc/passwd"]}, "has init_inputs"),
-        ("adapter_config.json", None, {"base_model_name_or_path": "o/base"}, "holds a PEFT adapter beside a model"),
+        ("adapter_config.json", None, {"base_model_name_or_path": "o/base"}, "holds a PEFT adapter next to a model"),
         ("model.safetensors.index.json", None, {"weight_map": {"a": "weights.bin"}}, "names 'weights.bin', which is not a .safetensors file"),
         ("model.safetensors.index.json", None, {"weight_map": {"a": "../x.safetensors"}}, "names '../x.safetensors', which is not"),
         ("model.safetensors.index.json", None, {"weight_map": []}, "has no weight_map"),

@@ -328,7 +328,7 @@ def test_wrong_ratings_are_named(rated: Path) -> None:
         evaluate_ratings(rated, Config(), encoder=COLOUR)
     with pytest.raises(UsageError, match="column 'stars' is missing"):
         evaluate_ratings(rated, Config(), "stars", encoder=COLOUR)
-    with pytest.raises(UsageError, match="names no column"):
+    with pytest.raises(UsageError, match="col_rating is empty"):
         evaluate_ratings(rated, Config(), [], encoder=COLOUR)
 
 
@@ -354,7 +354,7 @@ def test_where_a_calibration_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for model in ("mini", "openai/clip-vit-base-patch32"):
         with pytest.raises(UsageError, match="is not a local folder"):
             calibration_folder(Config(model=model))
-    with pytest.raises(UsageError, match="is not a folder that can be written to"):
+    with pytest.raises(UsageError, match="is not a writable folder"):
         calibration_folder(Config(model="mini"), tmp_path / "none")
     (tmp_path / "calibration.json").write_text('{"precious": true}')
     with pytest.raises(UsageError, match=r"calibration\.json was not written by this command; .*--force"):
@@ -430,7 +430,7 @@ def test_the_command_takes_splits_columns_and_ratings(
         (["--split", "test"], 2, "has no split 'test'"),
         (["--caption-col", "text"], 2, "it has the columns: image, caption_0, caption_1"),
         (["--calibrate"], 2, "model mini is not a local folder"),
-        (["--calibrate", "/no/such"], 2, "/no/such is not a folder that can be written to"),
+        (["--calibrate", "/no/such"], 2, "/no/such is not a writable folder"),
         (["--rating-col", "rating"], 2, "columns 'url', 'caption' are missing"),
         (["--rating-col", "rating", "--calibrate"], 2, "cannot be combined with --split or --calibrate"),
         (["--out", "/no/such/report.json"], 2, "the folder /no/such does not exist"),

@@ -220,7 +220,7 @@ def test_a_table_of_the_callers_own_is_compared_too(
         main(["export", str(exported[0]), "--check-only", "--check-data", str(tmp_path / "pairs.csv")])
     assert done.value.code == 0
     drawn, own = capsys.readouterr().out.splitlines()[1:]
-    assert drawn.startswith("128 of drawn pairs")
+    assert drawn.startswith("128 of generated pairs")
     assert drawn.endswith("passed")
     assert own.startswith(f"5 of {tmp_path / 'pairs.csv'}")
     assert own.endswith("passed")

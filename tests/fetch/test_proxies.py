@@ -108,7 +108,7 @@ def test_a_proxy_that_wants_another_password_says_so(server: Server) -> None:
         for url, said in (("http", "http_4xx: 407"), ("https", "connect_error: the proxy says 407")):
             error = failure(fetcher, f"{url}://photos.test/x")
             assert error.startswith(said)
-            assert error.endswith("give proxy=http://USER:PASSWORD@host:port")
+            assert error.endswith("set proxy=http://USER:PASSWORD@host:port")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_server_that_does_not_speak_socks(server: Server) -> None:
         return connection
 
     with Server(answer) as proxy, fetching(f"socks5://127.0.0.1:{proxy.port}") as fetcher:
-        assert "is it a proxy of another kind?" in failure(fetcher, "http://photos.test/x")
+        assert "is it another kind of proxy?" in failure(fetcher, "http://photos.test/x")
 
 
 def test_a_proxy_out_of_reach_is_named() -> None:
@@ -247,7 +247,7 @@ def test_a_proxy_of_the_environment_is_named_where_nothing_is_reached(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "http://me:s3cret@proxy.test:3128")
-    hint = f"; {name} is set and not used: to go through a proxy give --proxy (proxy=...)"
+    hint = f"; {name} is set but not used: to use a proxy, set --proxy (proxy=...)"
     fetcher = Fetcher(Config(retries=0, limits=Limits(allow_private_addresses=True)), resolve=resolve)
     assert failure(fetcher, "https://nowhere.test/x") == f"dns_error: nowhere.test: nowhere.test is not known{hint}"
     error = failure(fetcher, "http://127.0.0.1:1111/x")

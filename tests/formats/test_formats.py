@@ -528,7 +528,7 @@ class TestSeveralFiles:
         ),
         ("in.csv", b"url,caption\na\n", TableError, "row 1 of .*: it has no column 'caption'"),
         ("in.csv", b"url;caption\na;b\n", UsageError, "is it separated by semicolons"),
-        ("in.csv", b"url,cap\0tion\na,b\n", UsageError, "is it UTF-16 without a byte-order mark"),
+        ("in.csv", b"url,cap\0tion\na,b\n", UsageError, "if it is UTF-16 without a byte-order mark"),
         ("in.csv", b"url,caption\na,b\n\xff\xfe,b\n", TableError, "column 'url' in row 2 of .* is not UTF-8"),
         ("in.csv", b"url,capti\xf6n\n", TableError, "column 2 in the header of .* is not UTF-8"),
         (

@@ -302,7 +302,7 @@ def test_a_forked_process_opens_its_own(tmp_path: Path) -> None:
 def test_a_forked_process_cannot_go_on_with_results() -> None:
     def refused(results: Generator[ScoreResult]) -> bool:
         with pytest.raises(
-            UsageError, match="begun before a fork, which copies no threads; begin them in this process"
+            UsageError, match="started before a fork, which does not copy threads; start it in this process"
         ):
             list(results)
         return True
@@ -320,7 +320,7 @@ def test_a_forked_process_cannot_go_on_with_results() -> None:
 def test_a_forked_process_leaves_alone_what_the_threads_of_its_parent_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(results: Generator[ScoreResult]) -> bool:
         monkeypatch.setattr(PendingImage, "cancel", lambda _: os._exit(3))  # may wait for a lock that nobody gives back
-        with pytest.raises(UsageError, match="begun before a fork"):
+        with pytest.raises(UsageError, match="started before a fork"):
             list(results)
         return True
 

@@ -62,5 +62,5 @@ def test_a_picture_elsewhere_needs_leave(tmp_path: Path) -> None:
 
 
 def test_a_column_of_queries_is_needed(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="which column holds the queries"):
+    with pytest.raises(UsageError, match="name the column of queries"):
         list(read_judgements(table(tmp_path / "in.jsonl", [{"product": "a", "match": True}]), (None, None)))

@@ -261,7 +261,7 @@ def test_rows_that_cannot_be_products_are_refused_with_their_numbers(tmp_path: P
         ),
         ("id,name,image,kind,kind", ProductColumns(), "two columns named 'kind'"),
         ("id,name,image,kind", ProductColumns(images=("photo",)), "column 'photo' is missing"),
-        ("id,name,image,kind", ProductColumns(fields={"colour": "kind"}), "there is no field 'colour'"),
+        ("id,name,image,kind", ProductColumns(fields={"colour": "kind"}), "the field 'colour'"),
         ("id,name,image,kind", ProductColumns(id=""), "the column of ids cannot be left out"),
     ],
 )

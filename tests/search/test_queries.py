@@ -345,7 +345,7 @@ def test_awkward_ids_and_values_round_trip() -> None:
     ("make", "message"),
     [
         (lambda: Query(top_k=0), "top_k=0 must be a whole number of at least 1"),
-        (lambda: Query(top_k=1001), "more than 1,000; ask for pages, each with the cursor"),
+        (lambda: Query(top_k=1001), "more than 1,000; request several pages, each with the cursor"),
         (lambda: Query(7), "Query.terms must be a text, a Term"),  # type: ignore[arg-type]
         (lambda: Query(["a", 7]), r"Query.terms\[1\] must be a text or a Term"),  # type: ignore[list-item]
         (lambda: Query(["a"] * 17), "at most 16 terms"),
@@ -389,15 +389,15 @@ def test_queries_that_cannot_be_asked(make: object, message: str) -> None:
     ("query", "message"),
     [
         (Query("a", where="colour = 1"), "colour"),
-        (Query("a", facets=["colour"]), "there is no field 'colour'; the fields are kind, price"),
+        (Query("a", facets=["colour"]), "the field 'colour' does not exist; the fields are kind, price"),
         (Query("a", sort="tags"), "products cannot be sorted by 'tags', which holds lists"),
-        (Query("a", sort="-colour"), "there is no field 'colour'"),
+        (Query("a", sort="-colour"), "the field 'colour'"),
         (Query(Term(product="nobody")), "there is no product 'nobody'"),
         (Query(Term(product="p00")), "product 'p00' has no image with a vector"),
         (Query(Term(vector=np.ones(4))), "has 4 values, but those of the catalogue's model have 3"),
         (Query(Term(vector=np.zeros(3))), "a vector of zeros has no direction"),
         (Query([Term("red"), Term("red", weight=-1)]), "cancel each other out"),
-        (Query("a", after="nonsense"), "after is not a cursor"),
+        (Query("a", after="nonsense"), "after is not a valid cursor"),
         (
             Query("a", after=base64.urlsafe_b64encode(json.dumps(["x", 1, 0.5, "a", 3, "sum"]).encode()).decode()),
             "another query",
@@ -440,7 +440,7 @@ def meddled_with(catalog: Catalog, query: Query, place: int, value: object) -> s
 )
 def test_a_cursor_that_was_meddled_with_is_refused(colours: Catalog, place: int, value: object) -> None:
     query = Query("red", top_k=3)
-    with pytest.raises(UsageError, match="after is not a cursor"):
+    with pytest.raises(UsageError, match="after is not a valid cursor"):
         colours.match(replace(query, after=meddled_with(colours, query, place, value)))
 
 
@@ -456,7 +456,7 @@ def test_a_cursor_with_a_value_that_its_field_cannot_have_is_refused(
         if type(value) is kind or (value is None and sort is not None):
             assert colours.match(made).total > 0
         else:
-            with pytest.raises(UsageError, match="after is not a cursor"):
+            with pytest.raises(UsageError, match="after is not a valid cursor"):
                 colours.match(made)
 
 
@@ -505,9 +505,9 @@ def test_what_is_not_a_query_is_refused(colours: Catalog) -> None:
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        (Query(facets=["colour"]), "there is no field 'colour'"),
+        (Query(facets=["colour"]), "the field 'colour'"),
         (Query(where="price < "), "the filter cannot be read"),
-        (Query("red", after="x"), "after is not a cursor"),
+        (Query("red", after="x"), "after is not a valid cursor"),
         (Query(Term(product="nobody")), "there is no product 'nobody'"),
         (Query(Term(vector=[1, 2])), "Term.vector has 2 values"),  # type: ignore[arg-type]
         (Query([Term("red"), Term("red", weight=-1)]), "the terms of the query cancel each other out"),

@@ -65,7 +65,7 @@ def test_what_cannot_be_written_is_found_and_stays_as_it_is(place: Path, store: 
             catalog.optimize,
             lambda: catalog.reindex("mini"),
         ):
-            with pytest.raises(DatabaseError, match="here it can only be read: its folder, its file or the file"):
+            with pytest.raises(DatabaseError, match="it can only be read here: this user cannot write to its folder, its file or the file"):
                 write()
         assert ids(catalog.match("red")) == ["a", "b"]
     assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == before
@@ -88,7 +88,7 @@ def test_what_others_write_is_seen_by_those_who_cannot(place: Path) -> None:
             assert ids(reader.match("red")) == ["b"]
             with opened(place) as second:  # beside a writer
                 assert ids(second.match("red")) == ["b"]
-                with pytest.raises(DatabaseError, match="here it can only be read"):
+                with pytest.raises(DatabaseError, match="it can only be read here"):
                     second.add(product("c"))
     with opened(place) as writer:
         writer.add(product("c"))
@@ -103,7 +103,7 @@ def test_a_store_that_cannot_follow_answers_all_the_same(place: Path) -> None:
         catalog._session.ledger.delete(["a"])  # as by a process that was killed before its store followed
     with without_rights(place), opened(place) as catalog:
         assert ids(catalog.match("red")) == ["b"]
-        with pytest.raises(DatabaseError, match="here it can only be read"):
+        with pytest.raises(DatabaseError, match="it can only be read here"):
             catalog.delete("b")
     with opened(place) as catalog:
         assert catalog.match("red").total == 1

@@ -107,7 +107,7 @@ def test_probabilities_come_from_the_calibrations_beside_the_models(tmp_path: Pa
     encoder = SeveralEncoders(BOTH.members, tuple(curves.values()))
     (expected,) = score_pairs([Record(inline("green"), "cyan")], MINI, encoder=encoder)
     assert (found["similarity"], tuple(found["by_model"].values())) == (expected.similarity, expected.by_model)
-    assert "which are not a clip_score" in refused["detail"]
+    assert "which cannot be returned as clip_score" in refused["detail"]
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ def test_base64_is_taken_without_padding_and_named_where_a_url_should_be(small: 
     assert scored == [{"id": None, "similarity": scored[0]["similarity"], "error": None}] * 3
     assert raw["error"]["code"] == url["error"]["code"] == "invalid_url"
     assert raw["error"]["detail"].startswith("the reference is base64, not a URL")
-    assert "there is a URL where its base64 should be" in url["error"]["detail"]
+    assert "it has a URL in place of base64" in url["error"]["detail"]
     asked = {"image_input": bare, "text_prompt": "a green field"}
     assert small.post("/evaluator/v1/evaluation/single", json=asked).json()["error"] is None
 
@@ -432,7 +432,7 @@ def test_bodies_are_limited_one_by_one_and_together() -> None:
         while (refused := client.post("/v1/similarity", json={"pairs": [pair]})).status_code == 200:
             assert time.monotonic() < end
         found = problem(refused, 429, "queue_full")
-        assert "leave no room" in found["detail"]
+        assert "leave no memory" in found["detail"]
         assert refused.headers["retry-after"] == "1"
         rejected = [line for line in client.get("/metrics").text.splitlines() if "rejected_total{" in line]
         assert 'tis_queue_rejected_total{reason="body_memory"} 0.0' not in rejected
@@ -461,7 +461,7 @@ def test_a_service_with_keys_wants_one_of_them() -> None:
             refused = client.post("/v1/similarity", json=pair, headers=headers)
             problem(refused, 401, "unauthorized")
             assert refused.headers["www-authenticate"] == "Bearer"
-            assert ("this API key is not known" in refused.text) == (headers == {"x-api-key": "third"})
+            assert ("this API key is unknown" in refused.text) == (headers == {"x-api-key": "third"})
             problem(client.get("/v1/models", headers=headers), 401, "unauthorized")
             problem(client.get("/nothing", headers=headers), 401, "unauthorized")
         for headers in ({"x-api-key": "first"}, {"authorization": "Bearer second"}, {"authorization": "bearer  first"}):

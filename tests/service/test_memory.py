@@ -111,7 +111,7 @@ def test_a_body_is_counted_as_what_its_texts_take() -> None:
         body.client = "one"
     first.count(3000)
     assert (first.held, room.held["one"]) == (3000, 3000)
-    with pytest.raises(ProblemError, match="leave no room") as full:
+    with pytest.raises(ProblemError, match="leave no memory") as full:
         second.count(1500)
     assert full.value.code == "queue_full"
     room.release("one", second.held)

@@ -229,4 +229,4 @@ def test_the_log_names_a_url_that_can_be_used(host: str, said: str) -> None:
         with pytest.raises(UsageError) as caught:
             server._bind(host, port)
         assert str(caught.value).startswith(f"cannot listen on {said % port}: ")
-        assert str(caught.value).endswith("; stop what listens there, or name another port with --port")
+        assert str(caught.value).endswith("; stop the program that listens there, or choose another port with --port")

@@ -43,7 +43,7 @@ LEARNING = 0.25  # of the time, in which threads, pools and caches come to their
 GROWTH = {"mib": 0.1, "files": 0.25, "threads": 0.1} if IS_LONG else {"mib": 0.35, "files": 2.0, "threads": 0.25}
 WINDOWS = 6 if IS_LONG else 2
 # How some of the blows of these end.
-REFUSED = {"heads without end": "431", "wrong keys": "401", "bodies that drip": "408"}
+REFUSED = {"endless heads": "431", "wrong keys": "401", "bodies that arrive very slowly": "408"}
 
 
 @dataclass(frozen=True)

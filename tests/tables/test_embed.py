@@ -75,7 +75,7 @@ def test_images_in_a_folder_need_no_captions(tmp_path: Path) -> None:
     ]
     for call in calls:
         with pytest.raises(
-            UsageError, match=r"photos holds images without captions; put the caption of each next to it"
+            UsageError, match=r"photos holds images without captions; put each caption next to its image"
         ):
             call()
     (photos / "more" / "pairs.csv").write_text("url,caption\nblue.png,blue\n")  # a table, which a pattern can name
@@ -123,7 +123,7 @@ def test_a_matrix_has_a_row_for_each(table: Path) -> None:
         write_matrix(str(out), table.with_name("none") / "out.npy", 6)
     table.write_text("url\nnone.png\n")
     embed_table(table, out, CONFIG, encoder=ENCODER)
-    with pytest.raises(TableError, match="holds no embedding"):
+    with pytest.raises(TableError, match="contains no embedding"):
         write_matrix(str(out), table.with_name("other.npy"), 1)
 
 

@@ -49,10 +49,10 @@ class TestTypes:
                 r"holds (bytes, not text|text stored as bytes).*\(large_binary\)",
             ),
             (pa.array([b"a.jpg"]).dictionary_encode(), "holds (bytes, not text|text stored as bytes)"),
-            (pa.array([[1, 2]]), r"holds several values per row; .* \(list"),
-            (pa.array([{"url": "a.png"}]), r"holds several values per row; .* \(struct"),
-            (pa.array([True]), r"holds neither text nor numbers; cast it to strings \(bool\)"),
-            (pa.array([0], pa.timestamp("s")), r"holds neither text nor numbers"),
+            (pa.array([[1, 2]]), r"has several values per row; .* \(list"),
+            (pa.array([{"url": "a.png"}]), r"has several values per row; .* \(struct"),
+            (pa.array([True]), r"contains neither text nor numbers; cast it to strings \(bool\)"),
+            (pa.array([0], pa.timestamp("s")), r"contains neither text nor numbers"),
         ],
     )
     @pytest.mark.parametrize("name", ["url", "caption"])
@@ -82,7 +82,7 @@ class TestTypes:
 
     def test_a_column_of_json_that_is_true_or_false_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "in.jsonl").write_text('{"url": "a.jpg", "caption": true}\n')
-        with pytest.raises(UsageError, match=r"column 'caption' of .* holds neither text nor numbers"):
+        with pytest.raises(UsageError, match=r"column 'caption' of .* contains neither text nor numbers"):
             score(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
 
 
@@ -117,7 +117,7 @@ class TestWarning:
         assert "{" not in said
 
     def test_a_proxy_that_is_there_is_not_asked_for(self) -> None:
-        for proxy, hint in ((None, "name it with --proxy"), ("http://proxy.example:3128", "are the proxy's address")):
+        for proxy, hint in ((None, "set it with --proxy"), ("http://proxy.example:3128", "are the proxy's address")):
             assert hint in explain_failures({"connect_error": 2}, Config(proxy=proxy), ("url", "caption"))
 
 

@@ -152,7 +152,7 @@ def test_a_probability_goes_through_a_calibration_or_a_column(scored: Path, capl
         filter_table(scored, out, probability=0.7, calibration=scored.parent)
     replace(CURVE, slope=-1.0).save(scored.parent)
     summary.unlink()
-    with pytest.raises(UsageError, match="does not mean a likelier match"):
+    with pytest.raises(UsageError, match="does not mean a more likely match"):
         filter_table(scored, out, probability=0.7, calibration=scored.parent)
     other = scored.with_name("matches.csv")
     other.write_text("id,similarity,probability\n0,0.9,0.1\n1,0.1,0.9\n2,,\n")

@@ -143,7 +143,7 @@ def test_references_that_are_stored_as_bytes_are_refused_before_the_run(tmp_path
     "column", [pa.array([[RED]]), pa.array([[{"bytes": RED, "path": None}]]), pa.array([[]], pa.list_(pa.binary()))]
 )
 def test_a_column_of_several_images_a_row_is_refused(tmp_path: Path, column: pa.Array) -> None:
-    with pytest.raises(UsageError, match=r"column 'image' of .* holds several values per row; write one row for each"):
+    with pytest.raises(UsageError, match=r"column 'image' of .* has several values per row; write one row for each"):
         score(write(tmp_path, column), tmp_path / "out.parquet")
 
 

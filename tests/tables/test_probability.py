@@ -118,9 +118,9 @@ def test_what_cannot_have_probabilities_is_refused_before_a_row_is_scored(
 
 def test_a_calibration_that_falls_and_several_models_are_refused(folder: Path) -> None:
     replace(CURVE, slope=-1.0).save(folder)
-    with pytest.raises(UsageError, match="a higher score does not mean a likelier match"):
+    with pytest.raises(UsageError, match="a higher score does not mean a more likely match"):
         score(folder, "out.csv")
-    with pytest.raises(UsageError, match=r"with several use --ensemble probability \(ensemble='probability'\)"):
+    with pytest.raises(UsageError, match=r"with several models, use --ensemble probability \(ensemble='probability'\)"):
         score_table(
             folder / "in.csv",
             folder / "out.csv",

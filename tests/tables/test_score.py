@@ -153,7 +153,7 @@ def test_relative_paths_start_at_the_table(folder: Path, monkeypatch: pytest.Mon
         (b"url,caption\na,b,c\n", TableError, "row 1 of .* has 3 fields"),
         (b'url,caption\na,"open\n', TableError, "row 1 of .* is not valid"),
         (b"url,caption\na,b\na,caf\xe9\n", TableError, "column 'caption' in row 2 of .* is not UTF-8"),
-        ("url,caption\na,b\n".encode("utf-16-le"), UsageError, "is it UTF-16 without a byte-order mark"),
+        ("url,caption\na,b\n".encode("utf-16-le"), UsageError, "if it is UTF-16 without a byte-order mark"),
     ],
 )
 def test_what_is_no_table_is_refused_before_the_model_loads(

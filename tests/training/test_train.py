@@ -223,9 +223,9 @@ def test_unreachable_weights_say_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     for tower in ("mobilenet_v3_small", "resnet18"):
-        with pytest.raises(ModelUnavailableError, match=r"no route.*--image-weights none"):
+        with pytest.raises(ModelUnavailableError, match=r"no route.*set --image-weights"):
             load_image_weights(build_backbone(tower, 64), tower, "imagenet")
-    with pytest.raises(UsageError, match="--image-weights none"):
+    with pytest.raises(UsageError, match="set --image-weights"):
         load_image_weights(build_backbone("mobilenet_v2", 64), "mobilenet_v2", "imagenet")
 
 
