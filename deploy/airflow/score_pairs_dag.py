@@ -1,11 +1,11 @@
-"""Score every file of a day: one mapped task a file, and a check of all the summaries at the end.
+"""Score every file of a day: one mapped task per file, and a check of all summaries at the end.
 
-The scoring runs in an environment of its own, because its libraries and Airflow's do not fit together:
+Scoring runs in a separate environment, because its libraries conflict with Airflow's:
 
     python -m venv /opt/scoring && /opt/scoring/bin/pip install "$(echo dist/*.whl)[cloud,onnx]"
 
-Every worker needs it; SCORING_PYTHON names its interpreter where it is elsewhere. A task that is tried again goes on from the
-parts that the earlier try finished. Written for Airflow 3.
+Every worker needs this environment; if it is elsewhere, SCORING_PYTHON names its interpreter. A retried task keeps the
+parts that the previous attempt finished. Written for Airflow 3.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from airflow.sdk import CronDataIntervalTimetable, Param, dag, get_current_conte
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 SCORING_PYTHON = os.environ.get("SCORING_PYTHON", "/opt/scoring/bin/python")
-AT_ONCE = 4  # files in progress at a time, of all runs together
+AT_ONCE = 4  # files in progress at a time, across all runs
 
 
 class ScoreOperator(BashOperator):
-    """Runs the command `score`, and fails at once where another try cannot help: exit code 2, wrong usage.
+    """Runs the command `score`, and does not retry after exit code 2, which means wrong usage.
 
-    Airflow ends a task with SIGTERM; the command then finishes its part before it exits.
+    Airflow stops a task with SIGTERM; the command then finishes its current part before it exits.
     """
 
     def execute(self, context: Any) -> Any:
@@ -39,8 +39,8 @@ class ScoreOperator(BashOperator):
 
 
 @dag(
-    # The interval of a run is the day before it, so all files of the day are there. (A plain cron string means, since
-    # Airflow 3, the day that has just begun.)
+    # A run processes the previous day, whose files are complete. (Since Airflow 3, a plain cron string means the
+    # day that has just begun.)
     schedule=CronDataIntervalTimetable("30 2 * * *", timezone="UTC"),
     start_date=datetime(2026, 1, 1),
     catchup=False,
@@ -73,7 +73,7 @@ def score_pairs() -> None:
 
     @task.external_python(python=SCORING_PYTHON, expect_airflow=False, retries=2)
     def list_files(places: dict[str, str]) -> list[dict[str, str]]:
-        """Return what each mapped task is told; no file at all is an error."""
+        """Return the arguments of each mapped task; finding no file is an error."""
         from pathlib import Path
 
         from text_image_similarity.formats import is_url
@@ -103,7 +103,7 @@ def score_pairs() -> None:
 
     @task.external_python(python=SCORING_PYTHON, expect_airflow=False, retries=2)
     def read_summaries(tasks: list[dict[str, str]]) -> dict[str, object]:
-        """Return rows, scored rows and failures of all files together."""
+        """Return the numbers of rows, scored rows and failures over all files."""
         import json
         from collections import Counter
 

@@ -1,14 +1,15 @@
-"""Score many tables with an Indexed Job of Kubernetes: every index takes its share of the files.
+"""Score many tables with an Indexed Job of Kubernetes; each index processes its share of the files.
 
     python shards.py score 's3://lake/pairs/*.parquet' s3://lake/scored --shards 16
     python shards.py split s3://lake/pairs.csv s3://lake/pairs-by-host --shards 16
 
-`score` takes the files number INDEX, INDEX + SHARDS, INDEX + 2 SHARDS ... and passes over those whose output is complete, so
-an index may be run as often as needed. `split` first cuts one table by the hosts of its URLs, so that each host is asked by
-one pod at a time, and the limit of requests to a host holds for the whole Job.
+`score` processes the files numbered INDEX, INDEX + SHARDS, INDEX + 2 SHARDS and so on, and skips those whose output is
+complete, so an index may be run as often as needed. `split` first splits one table by the hosts of its URLs, so that only
+one pod at a time sends requests to a host, and the limit of requests per host holds for the whole Job.
 
-Exit codes, for the Job's podFailurePolicy: 0 done, 1 worth another try, 2 not (a wrong option, a table that cannot be
-scored), 143 ended by SIGTERM. One bad file does not keep the others of its index from being scored.
+Exit codes, for the Job's podFailurePolicy: 0 means done, 1 that a retry may help, 2 that it cannot (a wrong option, a
+table that cannot be scored), and 143 ended by SIGTERM. A bad file does not prevent the other files of its index from being
+scored.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from text_image_similarity.formats.storage import canonical, expand, local_path
 logger = logging.getLogger("shards")
 
 BATCH_ROWS = 10_000
-WAITING_BYTES = 256 * 1024 * 1024  # of split rows in memory; then each shard gets a row group
+WAITING_BYTES = 256 * 1024 * 1024  # of split rows in memory; after that, each shard gets a row group
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return what reads the command line."""
+    """Return the parser of the command line."""
     whole = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
     score = commands.add_parser("score", help="score the files of one index")
@@ -145,7 +146,7 @@ def score_file(
 
 
 def finished(file: str, target: str, config: Config, encoder: Encoder, options: argparse.Namespace) -> bool:
-    """Whether the output is there, of this very input, model and kind of score."""
+    """Whether the output exists, for exactly this input, model and kind of score."""
     try:
         with open_bytes(f"{target}.summary.json") as note:
             summary = json.load(note)
@@ -171,8 +172,10 @@ def finished(file: str, target: str, config: Config, encoder: Encoder, options: 
 
 
 def agreed(files: list[str], note: str) -> list[str]:
-    """Return the listing that the first pod of the Job wrote down; with one of its own, a file that comes or goes while
-    the Job runs would shift the others from pod to pod, and some to none.
+    """Return the listing that the first pod of the Job saved.
+
+    If each pod had its own listing, a file added or removed while the Job runs would assign other files to a different
+    pod, or to none.
     """
     data = json.dumps(files).encode()
     try:
@@ -195,10 +198,10 @@ def agreed(files: list[str], note: str) -> list[str]:
 
 
 def targets_of(files: list[str], source: str, folder: str) -> dict[str, str]:
-    """Return where each file's scores go: what of its name the pattern did not fix, under a folder.
+    """Return the path of each file's scores: the part of its name that the pattern leaves open, in a folder.
 
     Raises:
-        UsageError: Two files would have one target, and the scores of one be lost.
+        UsageError: Two files have the same target, so the scores of one would be lost.
     """
     source = canonical(source) if is_url(source) else str(local_path(source))  # as `expand` spells what it finds
     fixed = re.split(r"[*?\[]", source)[0]
@@ -216,7 +219,7 @@ def targets_of(files: list[str], source: str, folder: str) -> dict[str, str]:
 
 
 def config_from(text: str) -> Config:
-    """Return settings that are written as JSON."""
+    """Return settings given as JSON."""
     try:
         given = json.loads(text)
         return Config(**{**given, "limits": Limits(**given.get("limits", {}))})
@@ -225,7 +228,7 @@ def config_from(text: str) -> Config:
 
 
 def split_by_host(options: argparse.Namespace) -> int:
-    """Write a table's rows as Parquet shards, all rows of a host in one, in the order of the table."""
+    """Write a table's rows as Parquet shards in the table's order, with all rows of a host in the same shard."""
     if options.shards < 1:
         raise UsageError("--shards must be at least 1")
     table = open_table(options.source)
@@ -266,7 +269,7 @@ def split_by_host(options: argparse.Namespace) -> int:
 
 
 def flush(waiting: dict[int, list[pa.RecordBatch]], writers: list[pq.ParquetWriter]) -> None:
-    """Write what waits, a row group a shard."""
+    """Write the waiting rows, as one row group per shard."""
     for shard, batches in waiting.items():
         table = pa.Table.from_batches(batches).unify_dictionaries()
         writers[shard].write_table(table, row_group_size=table.num_rows)
@@ -274,7 +277,7 @@ def flush(waiting: dict[int, list[pa.RecordBatch]], writers: list[pq.ParquetWrit
 
 
 def shard_of(url: object, shards: int) -> int:
-    """Return the shard of a URL's host; references without one, such as paths, are spread over all."""
+    """Return the shard of a URL's host; references without a host, such as paths, are spread over all shards."""
     text = str(url)
     try:
         host = urlsplit(text).hostname or text
@@ -284,7 +287,7 @@ def shard_of(url: object, shards: int) -> int:
 
 
 def check_only(target: str, names: list[str]) -> None:
-    """Refuse a folder with other tables: shards of another number beside these would be scored too."""
+    """Refuse a folder with other tables: shards of an earlier split would be scored too."""
     try:
         found = expand(target)
     except UsageError:

@@ -2,12 +2,12 @@
 
 It takes four kinds of events:
 
-- `{"pairs": [{"url": ..., "caption": ...}, ...]}`, invoked directly: answers `{"results": [...]}`, in order.
-- The same as the body of a request through a function URL or an HTTP API: answers 200 with the results, or 400.
-- Messages of an SQS queue, one pair each: every result is put to `RESULTS/<message id>.json`. A message whose failure may
-  pass, such as a timeout, goes back to the queue; so the event source needs ReportBatchItemFailures.
+- `{"pairs": [{"url": ..., "caption": ...}, ...]}`, invoked directly: returns `{"results": [...]}`, in order.
+- The same as the body of a request through a function URL or an HTTP API: the response is 200 with the results, or 400.
+- Messages of an SQS queue, one pair each: each result is written to `RESULTS/<message id>.json`. A message that failed for
+  a temporary reason, such as a timeout, goes back to the queue, so the event source needs ReportBatchItemFailures.
 - Tables that were put into S3, from the bucket itself or through an SQS queue: each is scored to `TABLES/<bucket>/<key>`.
-  Before the time is up the run stops between two parts and raises; the next try goes on, where it finds WORK_DIR again.
+  Before the time is up, the run stops between two parts and raises; the next attempt resumes if WORK_DIR is still there.
 
 Environment: SCORE_CONFIG (settings as JSON), RESULTS and TABLES (places such as s3://scores/results), WORK_DIR (/tmp/parts).
 """
@@ -41,14 +41,14 @@ logger = logging.getLogger("text_image_similarity")
 logger.setLevel(logging.INFO)
 
 MOST_PAIRS = 1000  # in one request
-RESERVE_MS = 20_000  # to put a table's parts together and upload them
+RESERVE_MS = 20_000  # to join a table's parts and upload them
 
 GIVEN = json.loads(os.environ.get("SCORE_CONFIG", "{}"))
 CONFIG = Config(
     **{
         "model_cache": "/tmp/cache",  # everything else is read-only
-        "isolate_decoder": True,  # an image that crashes the decoder costs its row, not the function
-        "chunk_size": 200,  # rows between two looks at the clock
+        "isolate_decoder": True,  # an image that crashes the decoder fails only its own row
+        "chunk_size": 200,  # rows between two checks of the time
         **GIVEN,
         # A message must not read the container's files.
         "limits": Limits(**{"allow_local_files": False, **GIVEN.get("limits", {})}),
@@ -58,12 +58,12 @@ ENCODER = load_encoder(CONFIG)  # once for all events that this container will s
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """Answer one event.
+    """Handle one event.
 
     Raises:
-        StoppedError: The time ended before the table did.
+        StoppedError: The time ran out before the table was complete.
         TextImageSimilarityError: A table cannot be scored.
-        ValueError: The event is none of those above.
+        ValueError: The event is of none of the kinds above.
     """
     if "pairs" in event:
         return {"results": score(event["pairs"])}
@@ -87,18 +87,18 @@ def score(pairs: Any) -> list[dict[str, Any]]:
 
 
 def results_of(pairs: list[dict[str, Any]]) -> list[ScoreResult]:
-    """Score pairs whatever they hold: what lacks a URL or a caption fails alone."""
+    """Score pairs of any content; a pair without a URL or a caption fails on its own."""
     records = (Record.of(pair.get("url"), pair.get("caption")) for pair in pairs)
     return list(score_pairs(records, CONFIG, encoder=ENCODER))
 
 
 def as_object(result: ScoreResult) -> dict[str, Any]:
-    """Return a result as JSON can hold it."""
+    """Return a result as plain values for JSON."""
     return {"similarity": None if math.isnan(result.similarity) else result.similarity, "error": result.error}
 
 
 def answer(event: dict[str, Any]) -> dict[str, Any]:
-    """Answer a request over HTTP."""
+    """Handle a request over HTTP."""
     try:
         body = event.get("body") or ""
         asked = json.loads(base64.b64decode(body) if event.get("isBase64Encoded") else body)
@@ -110,16 +110,16 @@ def answer(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def score_messages(messages: list[dict[str, Any]], context: Any) -> dict[str, Any]:
-    """Score the messages of a queue, and name those that are to come again."""
+    """Score the messages of a queue, and return those that should be retried."""
     again: list[str] = []
     pairs: dict[str, dict[str, Any]] = {}
     for message in messages:
         body = parsed(message["body"])
-        if "Records" in body or body.get("Event") == "s3:TestEvent":  # from a bucket, by way of the queue
+        if "Records" in body or body.get("Event") == "s3:TestEvent":  # from a bucket, through the queue
             try:
                 for found in body.get("Records", []):
                     score_table(found, context)
-            except Exception:  # comes again, and at last goes to the queue of dead letters, with the others untouched
+            except Exception:  # retried, and finally sent to the dead-letter queue; the others are not affected
                 logger.exception("message %s", message["messageId"])
                 again.append(message["messageId"])
         else:
@@ -134,7 +134,7 @@ def score_messages(messages: list[dict[str, Any]], context: Any) -> dict[str, An
 
 
 def parsed(body: str) -> dict[str, Any]:
-    """Return a message's object; what is none is kept, and will fail as a pair without a URL."""
+    """Return a message's object; anything else is kept and fails later as a pair without a URL."""
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):  # not JSON, or nested too deeply
@@ -143,7 +143,7 @@ def parsed(body: str) -> dict[str, Any]:
 
 
 def keep(results: dict[str, dict[str, Any]]) -> None:
-    """Put results where RESULTS says, one object a message: a message that comes twice overwrites its own."""
+    """Write results under RESULTS, one object per message; a repeated message overwrites its own result."""
     if results:
         system, folder = url_to_fs(os.environ["RESULTS"])
         system.pipe({f"{folder}/{name}.json": json.dumps(result).encode() for name, result in results.items()})
@@ -166,14 +166,14 @@ def score_table(found: dict[str, Any], context: Any) -> dict[str, Any]:
 
 
 def time_is_short(context: Any) -> Callable[[], bool]:
-    """Return what says when another part would not be done in time, by the longest part so far."""
+    """Return a function that tells when the time left is too short for another part, judging by the longest so far."""
     last, longest, parts = context.get_remaining_time_in_millis(), 0, -1
 
     def asked() -> bool:
         nonlocal last, longest, parts
         left = context.get_remaining_time_in_millis()
         parts += 1
-        if parts:  # at first it is asked before any part is done
+        if parts:  # the first call comes before any part is done
             longest = max(longest, last - left)
         last = left
         return bool(left < RESERVE_MS + 1.5 * longest)

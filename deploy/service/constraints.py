@@ -1,4 +1,4 @@
-"""Prints the versions of poetry.lock as constraints for pip, so that an image gets what the tests ran with.
+"""Print the versions of poetry.lock as constraints for pip, so that an image gets the versions that were tested.
 
     python constraints.py poetry.lock > constraints.txt
 
@@ -18,7 +18,7 @@ from pip._vendor.packaging.markers import Marker  # pip's own copy: nothing else
 
 
 def constraints(lock: Path) -> list[str]:
-    """Return `name==version` of every package of a lock file that this Python may install."""
+    """Return `name==version` for each package of a lock file that applies to this Python."""
     packages = tomllib.loads(lock.read_text(encoding="utf-8"))["package"]
     return sorted({f"{package['name']}=={package['version']}" for package in packages if _applies(package)})
 
@@ -30,7 +30,7 @@ def _applies(package: dict[str, Any]) -> bool:
 
 
 def _holds(marker: str) -> bool:
-    """Say whether a marker holds with every extra that it names."""
+    """Tell whether a marker holds if all its extras are chosen."""
     extras = re.findall(r"extra == \"([^\"]+)\"", marker) or [""]
     return any(Marker(marker).evaluate({"extra": extra}) for extra in extras)
 

@@ -6,11 +6,11 @@
 
     select model(clip)!score(url, caption) from pairs;
 
-The version holds the export and this package's code, and asks for a few libraries from PyPI, without torch. References need
-an external access integration that names their hosts; as a service, a compute pool with one.
+The version contains the export and this package's code, and needs a few libraries from PyPI, but not torch. References need
+an external access integration that names their hosts; a service needs a compute pool with such an integration.
 """
 
-# No `from __future__ import annotations`: Snowflake looks at the types themselves.
+# No `from __future__ import annotations`: Snowflake inspects the types at run time.
 import json
 import tempfile
 from collections.abc import Mapping
@@ -24,11 +24,11 @@ from text_image_similarity.export.carried import checked_export, open_carried, p
 
 SETTINGS = "settings.json"
 COLUMNS = {"url": "STRING", "caption": "STRING"}, {"similarity": "DOUBLE", "error": "STRING"}  # in and out
-SNOWFLAKES = ("numpy", "pandas")  # its own library brings them, in versions that it needs
+SNOWFLAKES = ("numpy", "pandas")  # installed by Snowflake's own library in the versions that it needs
 
 
 class PairScores(custom_model.CustomModel):  # type: ignore[misc]  # snowflake-ml-python is not installed with this package
-    """Scores of images and captions, as Snowflake calls them.
+    """Scores images and captions when Snowflake calls it.
 
     Args:
         context: Holds the export's folder as `export`, and a file with settings as `settings`.
@@ -49,7 +49,7 @@ class PairScores(custom_model.CustomModel):  # type: ignore[misc]  # snowflake-m
 
 
 def signature() -> Any:
-    """Return what `score` takes and gives; told and not inferred, for which Snowflake's library needs pandas 2."""
+    """Return the signature of `score`; Snowflake's library would need pandas 2 to infer it."""
     from snowflake.ml.model.model_signature import DataType, FeatureSpec, ModelSignature
 
     given, answer = ([FeatureSpec(name, DataType[kind]) for name, kind in columns.items()] for columns in COLUMNS)
@@ -57,7 +57,7 @@ def signature() -> Any:
 
 
 def libraries() -> list[str]:
-    """Return what the version needs from PyPI."""
+    """Return the packages that the version needs from PyPI."""
     return [line for line in requirements() if line.partition("==")[0] not in SNOWFLAKES]
 
 
@@ -69,8 +69,8 @@ def log_model(
     Args:
         session: A Snowpark session.
         folder: The export.
-        name: Of the model.
-        settings: Settings of `Config` but for `model`, as JSON holds them.
+        name: The model's name.
+        settings: Settings of `Config` except `model`, as plain values for JSON.
         options: For `Registry.log_model`, such as `version_name` or `target_platforms`.
 
     Returns:

@@ -1,7 +1,7 @@
 """Score images and captions inside Snowflake: two vectorised UDFs, and a loop that fills a table with their results.
 
     from score_udf import register, score_table
-    (wheel,) = session.file.put("dist/text_image_similarity-*.whl", "@ml.code", auto_compress=False)  # once, as the next line
+    (wheel,) = session.file.put("dist/text_image_similarity-*.whl", "@ml.code", auto_compress=False)  # once, like the next line
     register(session, "@ml.code", wheel=wheel.target, access=["PICTURES"])
     score_table(session, "pairs", "pairs_scored", key="id")
 
@@ -9,8 +9,8 @@
     select score_staged_file(build_scoped_file_url(@photos, path), caption) from pairs;
 
 Both functions return `{"similarity": 0.31, "error": null}`, or no similarity and the error. `score_pair` needs an external
-access integration that names the hosts of the images, `score_staged_file` nothing. The library comes as its wheel from a
-stage, its dependencies from PyPI through Snowflake's artifact repository.
+access integration that names the hosts of the images, `score_staged_file` needs none. The library's wheel comes from a
+stage, and its dependencies come from PyPI through Snowflake's artifact repository.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from typing import Any
 
 import pandas as pd
 
-# Any setting of Config. A model other than mini: add its folder as model.zip to the wheel's stage, and set "model": "model".
+# Any setting of Config. For a model other than mini, put its folder as model.zip on the wheel's stage and set "model": "model".
 SETTINGS: dict[str, Any] = {"model": "mini", "io_workers": 32}
 LIMITS: dict[str, Any] = {"allow_local_files": False}  # a row must not read the sandbox's files
 
-ROWS = 100  # of a batch. Snowflake ends one after 180 s, and here the slowest takes 100 / 32 * 25 s for its downloads
+ROWS = 100  # per batch; Snowflake stops a batch after 180 s, and the downloads of the slowest take 100 / 32 * 25 s
 RESULT = "SCORE_PAIR_RESULT"  # a column while a table is scored
 WHEELS = "text_image_similarity-*.whl"
 PACKAGES = [
@@ -54,7 +54,7 @@ PACKAGES = [
 
 def score_pair(urls: pd.Series, captions: pd.Series) -> pd.Series:
     """Return a result for each URL and caption."""
-    if not isinstance(urls, pd.Series):  # Snowpark's local testing mode hands over one row at a time
+    if not isinstance(urls, pd.Series):  # Snowpark's local testing mode passes one row at a time
         return score_pair(pd.Series([urls], dtype=object), pd.Series([captions], dtype=object))[0]
     config, encoder = loaded()
     from text_image_similarity import Record, score_pairs
@@ -82,7 +82,7 @@ def score_staged_file(files: pd.Series, captions: pd.Series) -> pd.Series:
 
 
 def content_of(file: Any) -> bytes | str:
-    """Return a staged file's bytes, or why it has none."""
+    """Return a staged file's bytes, or the reason why it cannot be read."""
     from snowflake.snowpark.files import SnowflakeFile
 
     if not isinstance(file, str):
@@ -92,12 +92,12 @@ def content_of(file: Any) -> bytes | str:
         with SnowflakeFile.open(file, "rb", require_scoped_url=scoped) as opened:
             content: bytes = opened.read()
             return content
-    except Exception as exc:  # Snowflake's own; the row fails, its neighbours do not
+    except Exception as exc:  # Snowflake's own errors; only this row fails
         return f"{file}: {type(exc).__name__}: {exc}"
 
 
 def text_of(value: Any) -> Any:
-    """Return a text; SQL's NULL, which pandas may hold as NaN, is none."""
+    """Return a text; None for SQL's NULL (NaN in pandas)."""
     return value if isinstance(value, str) else None
 
 
@@ -109,7 +109,7 @@ def as_series(results: Sequence[Any], like: pd.Series) -> pd.Series:
 
 @functools.cache
 def loaded() -> tuple[Any, Any]:
-    """Return the settings and the model, once in a process."""
+    """Return the settings and the model, which are loaded once per process."""
     folder = unpacked()
     if folder is not None and str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
@@ -123,10 +123,10 @@ def loaded() -> tuple[Any, Any]:
 
 
 def unpacked() -> Path | None:
-    """Unpack the wheel, and model.zip, where this process may write: the library's weights are files, which a zip has none.
+    """Unpack the wheel and model.zip to a writable folder, because the library's weights must be files outside a zip.
 
     Returns:
-        The folder, or None where the library is installed already.
+        The folder, or None if the library is already installed.
     """
     imports = Path(sys._xoptions.get("snowflake_import_directory", ""))
     archives = [*imports.glob(WHEELS), *imports.glob("model.zip")]
@@ -141,18 +141,18 @@ def unpacked() -> Path | None:
                 file.extractall(fresh / "model" if archive.name == "model.zip" else fresh)
         try:
             fresh.rename(place)
-        except OSError:  # another process was quicker
+        except OSError:  # another process was faster
             if not place.is_dir():
                 raise
     return place
 
 
 def register(session: Any, stage: str, *, wheel: str, access: Sequence[str] = (), permanent: bool = True) -> None:
-    """Make `score_pair` and `score_staged_file` known, from this file and what lies on the stage.
+    """Register `score_pair` and `score_staged_file`, from this file and the files on the stage.
 
     Args:
         session: A Snowpark session.
-        stage: Where the wheel is (and model.zip, if there is one), and this file goes to.
+        stage: Stage with the wheel (and model.zip, if used), to which this file is uploaded.
         wheel: The wheel's name there.
         access: External access integrations that name the hosts of the images.
         permanent: Whether the functions outlive the session.
@@ -189,24 +189,24 @@ def score_table(
     columns: tuple[str, str] = ("url", "caption"),
     rows: int = 10_000,
 ) -> int:
-    """Score the rows of a table whose key is not in the target yet, and append them to it, `rows` in a transaction.
+    """Score the rows of a table whose key is not in the target yet, and append them in transactions of `rows` rows.
 
-    However it ends, the same call resumes it. To try failures again that may pass, delete their rows from the target first.
+    After any interruption, the same call resumes. To retry temporary failures, delete their rows from the target first.
 
     Args:
-        session: A Snowpark session, also that of a stored procedure.
+        session: A Snowpark session; a stored procedure's also works.
         source: The table; its columns are kept.
-        target: The table with `similarity` and `error` besides; made, without rows, if it is not there.
+        target: The table with `similarity` and `error` added; created if it does not exist.
         key: A column of the source that is unique and never null.
         columns: The columns of references and of captions.
-        rows: Of one transaction, the most that is lost when something ends it.
+        rows: Rows per transaction, and so the most that an interruption can lose.
 
     Returns:
-        How many rows were scored.
+        The number of rows scored.
 
     Raises:
-        ValueError: The key is null or not unique somewhere, so that a row could be left out; or the source has a column
-            of the target's own.
+        ValueError: The key is sometimes null or not unique, so that a row could be left out; or the source has a column
+            that the target adds.
     """
     from snowflake.snowpark.functions import call_udf, col, lit
 
@@ -220,12 +220,12 @@ def score_table(
         more = (similarity.cast("float").as_("similarity"), error.cast("string").as_("error"))
         scored.select(*pairs.columns, *more).write.save_as_table(target, mode="append")
 
-    append(pairs.limit(0), lit(None), lit(None))  # so that the target is there, and every error below is one
+    append(pairs.limit(0), lit(None), lit(None))  # creates the target, so that all errors below are real errors
     total = 0
     while True:
         todo = pairs.join(session.table(target).select(key), on=key, how="leftanti")
-        todo = todo.limit(rows).cache_result()  # Snowpark's local testing mode mixes up rows that come from a join
-        # The results are kept before they are taken apart; else each of the two fields might call the function again.
+        todo = todo.limit(rows).cache_result()  # Snowpark's local testing mode mixes up rows from a join
+        # The results are stored before their fields are read; otherwise, each of the two fields might call the function again.
         scored = todo.with_column(RESULT, call_udf("score_pair", *map(col, columns))).cache_result()
         if not (count := scored.count()):
             return total

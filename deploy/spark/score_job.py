@@ -1,7 +1,7 @@
 """Score a table on Spark, as a job: `spark-submit score_job.py INPUT OUTPUT`.
 
-INPUT and OUTPUT are what Spark's readers and writers take: paths, s3://, abfss://, gs://, dbfs:/ ... See
-docs/spark.md.
+INPUT and OUTPUT are places that Spark's readers and writers accept: paths, s3://, abfss://, gs://, dbfs:/ and others.
+See docs/spark.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main() -> None:
     )
     parser.add_argument("input")
     parser.add_argument("output")
-    formats = ("parquet", "orc", "json")  # whose files name their columns
+    formats = ("parquet", "orc", "json")  # formats whose files name their columns
     parser.add_argument("--format", default="parquet", choices=formats, help="of both (parquet)")
     parser.add_argument("--url-col", default="url")
     parser.add_argument("--caption-col", default="caption")

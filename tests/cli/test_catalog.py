@@ -85,7 +85,7 @@ def test_a_catalogue_is_made_filled_shown_and_emptied(
     assert re.search(r"^images +/\S+\.jpg$", said, re.MULTILINE)
     (tmp_path / "ids.txt").write_text("runner-red\n\nnobody\n")
     assert command("catalog", "delete", place, "runner-blue", "--from", tmp_path / "ids.txt") == 0
-    assert capsys.readouterr().out == "deleted        2\nnot there      1\nproducts left  4\n"
+    assert capsys.readouterr().out == "deleted        2\nnot found      1\nproducts left  4\n"
     assert command("catalog", "optimize", place) == 0
 
 

@@ -178,7 +178,7 @@ def test_a_job_of_which_nothing_was_scored_is_no_success(table: Path, capsys: py
     table.write_text("url,caption\nnone.png,a red square\n")
     assert command("score", table, table.with_name("out.csv"), "--model", "mini") == 4
     said = capsys.readouterr().err
-    assert "none of the 1 rows has a score, 1 with file_not_found; relative paths start from" in said
+    assert "none of the 1 rows has a score: 1 with file_not_found; relative paths start from" in said
     table.write_text("url,caption\n")
     assert command("score", table, table.with_name("out.csv"), "--model", "mini") == 0
 
@@ -292,7 +292,7 @@ def test_a_stopped_run_goes_on_and_says_what_changed(
     arguments = ["score", table, out, "--model", "mini", "--chunk-size", "4", "--quiet"]
     monkeypatch.setattr(Stopping, "asked", lambda self: len(list(table.parent.glob("*.parts/part-*.csv"))) == 1)
     assert command(*arguments) == 143
-    assert "stopped as asked with 4 of 9 rows kept; the same command resumes" in capsys.readouterr().err
+    assert "stopped on request with 4 of 9 rows kept; the same command resumes" in capsys.readouterr().err
     monkeypatch.undo()
     assert command(*arguments, "--score", "unit") == 2
     assert 'score was "cosine" and is "unit"' in capsys.readouterr().err

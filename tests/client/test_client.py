@@ -367,8 +367,8 @@ def changed(service: FakeService, change: Callable[[dict[str, Any]], object]) ->
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda said: said["results"].pop(), "results for 20 pairs, or in another order|results for .* pairs"),
-        (lambda said: said["results"].reverse(), "in another order"),
+        (lambda said: said["results"].pop(), "results for 20 pairs, or in a different order|results for .* pairs"),
+        (lambda said: said["results"].reverse(), "in a different order"),
         (lambda said: said["results"].append(said["results"][0]), "results for"),
         (lambda said: said.update(model="other"), "scored with 'other'"),
         (lambda said: said.update(score="unit"), "'unit'"),
@@ -519,7 +519,7 @@ def test_a_picture_that_no_request_can_carry_costs_one_row(tmp_path: Path, servi
         summary = score_csv(tmp_path / "in.csv", tmp_path / "out.parquet", CONFIG, engine=used)
     assert summary.failures == {"too_many_bytes": 1}
     rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
-    assert rows[1]["error"] == "too_many_bytes: a request of 40,170 bytes, more than the service accepts"
+    assert rows[1]["error"] == "too_many_bytes: the request has 40,170 bytes, more than the service accepts"
     assert [len(pairs) for pairs in service.asked] == [1, 1]
     assert max(int(head.get("content-length", 0)) for head in service.heads) < 30_000
     # A proxy before the service may take less than the service does: not three pairs, of two only one.
@@ -570,7 +570,7 @@ def test_a_model_that_cannot_be_loaded_is_told(folder: Path, service: FakeServic
         service.loaded = False
         return service(request)
 
-    with pytest.raises(TableError, match="does not say which model colour is"):
+    with pytest.raises(TableError, match="does not describe the model colour"):
         through(never, folder)
 
 
@@ -657,7 +657,7 @@ def test_settings_of_the_service_are_not_the_clients() -> None:
     config = Config(timeout_s=5, device="cpu", batch_size=8, limits=Limits(max_side=9, total_s=60, max_bytes=1))
     assert settings_of_the_service(config) == ["device", "batch_size", "timeout_s", "limits.total_s", "limits.max_side"]
     with pytest.raises(
-        ConfigError, match=r"device, batch_size, timeout_s, limits.total_s, limits.max_side would have no effect here"
+        ConfigError, match=r"device, batch_size, timeout_s, limits.total_s, limits.max_side would have no effect"
     ):
         engine(FakeService()).start(config)
     ours = Config(model="x", score="unit", chunk_size=3, base_dir="/", limits=Limits(allow_local_files=False))

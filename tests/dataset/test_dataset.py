@@ -398,8 +398,8 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     cases: list[tuple[str, type[Exception], str, dict[str, str]]] = [
         ("missing.csv", UsageError, "missing.csv does not exist", {}),
         ("notes.txt", UsageError, "cannot tell the format of .*notes.txt", {}),
-        ("none", UsageError, "none holds no table", {}),
-        ("bad.parquet", TableError, "bad.parquet is a text file; name it .csv", {}),
+        ("none", UsageError, "none contains no table", {}),
+        ("bad.parquet", TableError, "bad.parquet is a text file; give it the extension .csv", {}),
         ("good.parquet", UsageError, "has no split 'train': a single table has no splits", {"split": "train"}),
         ("good.parquet", UsageError, "column 'text' is missing from .* it has the columns: image, caption_0", {"col_text": "text"}),
         ("bare.parquet", UsageError, "column 'caption' is missing", {}),

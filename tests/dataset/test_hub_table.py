@@ -126,7 +126,7 @@ def test_a_set_that_the_hub_does_not_have_is_told_from_a_hub_that_is_away(monkey
         raise RepositoryNotFoundError("404: no such repository", response=httpx.Response(404, request=request))
 
     monkeypatch.setattr(HfApi, "dataset_info", missing)
-    with pytest.raises(UsageError, match="the hub has no data set some/typo that can be read"):
+    with pytest.raises(UsageError, match="the hub has no readable data set some/typo"):
         open_table("hf://datasets/some/typo/x.parquet")
 
 

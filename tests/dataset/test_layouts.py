@@ -75,7 +75,7 @@ def test_one_metadata_file_for_images_in_folders_of_splits(tmp_path: Path) -> No
         assert [image.name for image in read_dataset(tmp_path, split=split)] == [f"{split}/{c}.png" for c in COLOURS]
     assert len(read_dataset(tmp_path / "metadata.csv")) == 6
     write_metadata(tmp_path / "metadata.csv", "train/", "")
-    with pytest.raises(TableError, match=r"row 4 of .*metadata.csv \(red.png\) is in none of the folders test, train"):
+    with pytest.raises(TableError, match=r"row 4 of .*metadata.csv \(red.png\) is not in any of the folders test, train"):
         read_dataset(tmp_path)
 
 

@@ -86,7 +86,7 @@ def test_the_caps_hold_in_the_worker() -> None:
 @pytest.mark.parametrize(
     ("does", "said"),
     [
-        (b"crash", r"decoder_crash: the decoder process died of signal 11 \(Segmentation fault\)"),
+        (b"crash", r"decoder_crash: the decoder process was killed by signal 11 \(Segmentation fault\)"),
         (b"exit", "decoder_crash: the decoder process ended with exit code 3"),
         (b"noise", "decoder_crash: the decoder process sent an invalid answer"),
         (b"claim", "decoder_crash: the decoder process sent an invalid answer"),

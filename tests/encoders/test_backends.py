@@ -240,7 +240,7 @@ def test_an_export_of_another_model_is_refused(tiny_clip: Path, own_cache: Path)
     load_encoder(config)
     facts = next((own_cache / "onnx").glob("*/encoder.json"))
     facts.write_text(facts.read_text().replace(fingerprint(tiny_clip), "0" * 32))
-    with pytest.raises(ModelError, match="of another model"):
+    with pytest.raises(ModelError, match="belongs to another model"):
         load_encoder(config)
 
 

@@ -104,7 +104,7 @@ def test_captions_of_other_lengths_do_not_reach_a_recurrent_tower(cell: str, tmp
 
 
 def test_what_cannot_run_on_openvino_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="runs mini in fp32; for int8 set backend='onnx'"):
+    with pytest.raises(ConfigError, match="runs mini in fp32; for int8, set backend='onnx'"):
         load_encoder(Config(model="mini", backend="openvino", precision="int8", device="cpu"))
     monkeypatch.setattr(system, "find_spec", lambda name: None if name == "openvino" else find_spec(name))
     with pytest.raises(ConfigError, match=r'needs openvino: pip install "\.\[openvino\]"'):

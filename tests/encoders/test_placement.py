@@ -64,7 +64,7 @@ def test_it_says_so_without_torch() -> None:
             0,
             r"device='cuda' is not available: the installed torch, \S+, was built without CUDA; use auto or cpu",
         ),
-        ("cuda", True, 0, "device='cuda' is not available: torch does not find such a device"),
+        ("cuda", True, 0, "device='cuda' is not available: torch finds no such device"),
         ("cuda:2", True, 2, "device='cuda:2' is not available: torch sees 2 such devices, cuda:0 to cuda:1"),
         ("cuda:1", True, 1, "device='cuda:1' is not available: torch sees 1 such device, cuda:0; "),
     ],

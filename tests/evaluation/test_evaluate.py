@@ -396,7 +396,7 @@ def test_the_command_measures_saves_and_reports(
     out = tmp_path / "report.json"
     assert command("evaluate", photos, "--model", model, "--calibrate", "--out", out) == 0
     said = capsys.readouterr()
-    for line in ("images    3\n", "recall@10", "where half of all pairs match", f"report       {out}\n"):
+    for line in ("images    3\n", "recall@10", "if half of all pairs match", f"report       {out}\n"):
         assert line in said.out
     assert f"calibration  {model / 'calibration.json'}\n" in said.out
     assert "3/3" in said.err  # the progress bar

@@ -147,7 +147,7 @@ def test_a_table_is_scored_with_them_and_they_are_written_nowhere(
     [
         ("{'a': 1}", "is not JSON in UTF-8"),
         ("[]", "must hold an object"),
-        ('{"a.test": ["s3cret"]}', "'a.test' must have an object of headers"),
+        ('{"a.test": ["s3cret"]}', "'a.test' must be an object of headers"),
         ('{"a.test": {"Cookie": 7}}', "Cookie of 'a.test' must be text"),
         ('{"a.test": {"Cookie": "s3cret\\n"}}', "Cookie of 'a.test' must be text in ASCII on one line"),
         ('{"a.test": {"Cookie": "a\\r\\nX: s3cret"}}', "must be text in ASCII on one line"),

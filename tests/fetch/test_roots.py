@@ -151,5 +151,5 @@ def test_an_error_does_not_tell_what_exists_elsewhere(table: Path) -> None:
         assert said[0] == said[1]
     for folder in ("dir", "no_dir"):
         assert fetcher.fetch(f"../{folder}/../table/in/near.txt") == SECRET
-    with pytest.raises(RowError, match=r"capital and small letters differ: .*in/near.txt exists"):
+    with pytest.raises(RowError, match=r"upper and lower case differ: .*in/near.txt exists"):
         fetcher.fetch("in/NEAR.txt")

@@ -219,7 +219,7 @@ class TestHints:
             ("in.xlsx", b"", "save the sheet as CSV UTF-8"),
             ("in.csv", b"PK\x03\x04" + bytes(60), "is an Excel workbook or another ZIP archive"),
             ("in.tsv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(60), "is an Excel workbook"),
-            ("in.jsonl", b"PAR1\x15\x04" + bytes(60), "is a Parquet file; name it .parquet"),
+            ("in.jsonl", b"PAR1\x15\x04" + bytes(60), "is a Parquet file; give it the extension .parquet"),
             ("in.csv", gzip.compress(b"url,caption\n", mtime=0), "is compressed with gzip; add .gz to its name"),
             ("in.csv", b"\n<!DOCTYPE html>\n<html>", "is a web page"),
             ("in.parquet", b'{"url": "a"}\n', "is a JSON file; give it the extension .jsonl"),

@@ -415,7 +415,7 @@ class TestSeveralFiles:
         ):
             score(folder / "t", folder / "out.csv")
         pq.write_table(pa.table({"url": ["red.png"], "caption": ["red"], "m": [1]}), folder / "t" / "b.parquet")
-        with pytest.raises(TableError, match=r"b\.parquet has different columns from .*; not both have: 'm', 'n'$"):
+        with pytest.raises(TableError, match=r"b\.parquet has different columns from .*; only one of them has: 'm', 'n'$"):
             score(folder / "t", folder / "out.csv")
         for name, columns in (("a", ["url", "n", "n", "caption"]), ("b", ["url", "n", "caption", "n"])):
             texts = [pa.array(["red"])] * 4
@@ -527,7 +527,7 @@ class TestSeveralFiles:
             "row 1 of .* has 3 fields, the header has 2: it continues with 'c'",
         ),
         ("in.csv", b"url,caption\na\n", TableError, "row 1 of .*: it has no column 'caption'"),
-        ("in.csv", b"url;caption\na;b\n", UsageError, "is it separated by semicolons"),
+        ("in.csv", b"url;caption\na;b\n", UsageError, "if it is separated by semicolons"),
         ("in.csv", b"url,cap\0tion\na,b\n", UsageError, "if it is UTF-16 without a byte-order mark"),
         ("in.csv", b"url,caption\na,b\n\xff\xfe,b\n", TableError, "column 'url' in row 2 of .* is not UTF-8"),
         ("in.csv", b"url,capti\xf6n\n", TableError, "column 2 in the header of .* is not UTF-8"),
@@ -541,10 +541,10 @@ class TestSeveralFiles:
             "in.csv",
             b'url,caption\na,b\n\na,"b\nc\nd\n',
             TableError,
-            r"row 2 of .* \(on lines 4 to 6\) is not valid: unexpected end of data; is a quotation mark open since line 4\? Then close it; if",
+            r"row 2 of .* \(on lines 4 to 6\) is not valid: unexpected end of data; if a quotation mark has been open since line 4, close it; if",
         ),
         ("in.csv", b'url,caption\n"a\nb"\n', TableError, r"row 1 of .* \(on lines 2 to 3\) has 1 fields"),
-        ("in.csv", b"url\tcaption\na\tb\n", UsageError, "is it separated by tabs"),
+        ("in.csv", b"url\tcaption\na\tb\n", UsageError, "if it is separated by tabs"),
         (
             "in.csv",
             b"url, caption\na,b\n",
@@ -574,12 +574,12 @@ class TestSeveralFiles:
         ("in.jsonl", b"\n\n", UsageError, "in.jsonl is empty"),
         ("in.jsonl", b"[" * 100_000, TableError, "row 1 of .* is not valid JSON"),
         ("in.jsonl", b'{"n": ' + b"9" * 5000 + b"}", TableError, "row 1 of .* cannot be read: a number"),
-        ("in.parquet", b"url,caption\n", TableError, "in.parquet is a text file; name it .csv or .tsv"),
+        ("in.parquet", b"url,caption\n", TableError, "in.parquet is a text file; give it the extension .csv or .tsv"),
         ("in.parquet", b"PAR1\0", TableError, "cannot be read as Parquet"),
         ("in.parquet", b"", TableError, "cannot be read as Parquet"),
         ("in.parquet.gz", b"", UsageError, "Parquet files are compressed internally"),
         ("in.txt", b"", UsageError, r"cannot tell the format of .*in.txt; name it .csv or .tsv"),
-        ("in.tab", b"", UsageError, r"cannot tell the format of .*in.tab; give it one of the extensions \.csv"),
+        ("in.tab", b"", UsageError, r"cannot tell the format of .*in.tab; use one of the extensions \.csv"),
     ],
 )
 def test_what_is_no_table_is_refused_with_its_place(
@@ -596,7 +596,7 @@ def test_an_open_quote_ends_before_memory_does(folder: Path, monkeypatch: pytest
     (folder / "in.csv").write_text('url,caption\nred.png,red\nred.png,"red\n' + "red.png,red\n" * 10_000)
     with pytest.raises(
         TableError,
-        match=r"row 2 of .* \(on lines 3 to \d\d\) .*field larger.*; is a quotation mark open since line 3\?",
+        match=r"row 2 of .* \(on lines 3 to \d\d\) .*field larger.*; if a quotation mark has been open since line 3, close it",
     ):
         score(folder / "in.csv", folder / "out.csv")
 
@@ -667,7 +667,7 @@ def test_columns_of_one_name_stay_and_are_refused_in_json(folder: Path) -> None:
     (folder / "in.csv").write_text("a,url,a,caption\n1,red.png,2,red\n")
     score(folder / "in.csv", folder / "out.tsv")
     assert (folder / "out.tsv").read_text().splitlines()[1] == "1\tred.png\t2\tred\t1.0\t"
-    with pytest.raises(UsageError, match="JSON cannot hold two columns named 'a'"):
+    with pytest.raises(UsageError, match="JSON cannot have two columns named 'a'"):
         score(folder / "in.csv", folder / "out.jsonl")
     for source, target in [("in.csv", "once.parquet"), ("once.parquet", "twice.parquet")]:
         score(folder / source, folder / target, options=TableOptions(overwrite_column=True))
@@ -948,7 +948,7 @@ def test_two_colons_alone_make_no_url(folder: Path, monkeypatch: pytest.MonkeyPa
 def test_columns_are_there_once() -> None:
     check_columns(["url", "caption", "x", "x"], ["url", "caption"], "in.csv")
     for columns, message in (
-        ([], "^in.csv is empty: it has no rows, and so no columns$"),
+        ([], "^in.csv is empty: it has neither rows nor columns$"),
         (
             ["url"],
             "^column 'caption' is missing from in.csv; it has the columns: url; name another one with --url-col or --caption-col ",

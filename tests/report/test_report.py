@@ -816,6 +816,6 @@ def test_columns_are_sorted_by_their_buttons(tmp_path: Path) -> None:
 def test_scores_that_no_run_writes_are_refused_with_their_row(score: Any, error: Any) -> None:
     rows = [("a.png", ["red"], ["0.5", ""]), ("a.png", [["red", "blue"]], [score, error])]
     with pytest.raises(
-        TableError, match=r"^row 2 has the score .{3,40} and the error .{1,40}, which `score` does not write; "
+        TableError, match=r"^row 2 has the score .{3,40} and the error .{1,40}, which `score` never writes; "
     ):
         list(report_rows(rows))

@@ -283,7 +283,7 @@ def numbered(path: Path, count: int) -> Path:
 def test_an_interrupted_table_goes_on_where_it_ended(tmp_path: Path) -> None:
     table, encoder, seen = numbered(tmp_path / "in.csv", 1200), CountingEncoder(), []
     with open_catalog(tmp_path / "c", fields=[], encoder=encoder) as catalog:  # type: ignore[arg-type]
-        with pytest.raises(StoppedError, match=r"stopped as asked with [\d,]+ of 1,200 rows of .*in.csv done"):
+        with pytest.raises(StoppedError, match=r"stopped on request with [\d,]+ of 1,200 rows of .*in.csv done"):
             catalog.add_table(table, stop=lambda: len(catalog) > 0)
         kept = len(catalog)
         assert 0 < kept < 1200
@@ -471,4 +471,4 @@ def test_a_column_of_prices_that_becomes_text_is_told(
 ) -> None:
     kind = guess_fields(["price"], [{"price": [value]} for value in values])[0].kind
     assert kind == ("number" if values == ["7", "8.5"] else "text")
-    assert ("column 'price' becomes a text, which has no order, because of values such as" in caplog.text) == warned
+    assert ("column 'price' becomes a text field, which cannot be ordered, because of values such as" in caplog.text) == warned

@@ -84,7 +84,7 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(
         catalog.add(product(f"kept{number}", (255, number, 0)) for number in range(20))
         fill_disk(catalog)
         with pytest.raises(
-            DatabaseError, match=r"disk is full; nothing that was acknowledged is lost: free some space"
+            DatabaseError, match=r"disk is full; no acknowledged change is lost: free some space"
         ):
             catalog.add(
                 (product(f"more{number}", (0, number % 256, number // 256), price=number) for number in range(2000)),

@@ -124,7 +124,7 @@ def test_a_run_that_was_stopped_is_resumed(tmp_path: Path, catalog: Catalog) -> 
     answer(MatchEngine(catalog), table, tmp_path / "whole.csv")
     asked = iter([False, True])
     counting = Counting(catalog)
-    with pytest.raises(StoppedError, match="stopped as asked with 2 of 5 rows kept"):
+    with pytest.raises(StoppedError, match="stopped on request with 2 of 5 rows kept"):
         answer(MatchEngine(counting), table, tmp_path / "out.csv", stop=lambda: next(asked))
     before = counting.answered
     answer(MatchEngine(counting), table, tmp_path / "out.csv")

@@ -473,7 +473,7 @@ def test_readiness_ends_before_the_service_does() -> None:
     with serving(app) as client:
         app.state.draining = True
         found = problem(client.get("/readyz"), 503, "draining")
-        assert found["detail"] == "the service is about to end"
+        assert found["detail"] == "the service is shutting down"
         answer = client.post("/v1/similarity", json={"pairs": [base64_pair(make_png("red"), "red")]})
         assert (answer.status_code, answer.headers["connection"]) == (200, "close")
         assert client.get("/livez").status_code == 200

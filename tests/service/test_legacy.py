@@ -184,7 +184,7 @@ def test_a_batch_of_more_than_a_request_may_have_otherwise(url: str, encoded: li
             assert (result["clip_score"], result["error"]) == (scores[n], None)
     assert results[7]["error"] == "unsupported_scheme: local files are not allowed here"
     assert results[8]["error"] == "empty_caption: the caption is empty or missing"
-    assert results[9]["error"] == "unknown_model: 'huge' is not served here; there are fast, accurate"
+    assert results[9]["error"] == "unknown_model: 'huge' is not served here; the models are fast, accurate"
     assert found["total_processing_time_ms"] >= max(result["processing_time_ms"] for result in results)
 
 
@@ -245,7 +245,7 @@ def test_a_service_that_is_about_to_end_is_unhealthy() -> None:
         app.state.draining = True
         answer = httpx.get(f"{client.base_url}/evaluator/health", trust_env=False)
         assert (answer.status_code, answer.json()["status"]) == (503, "unhealthy")
-        assert answer.json()["error"] == "the service is about to end"
+        assert answer.json()["error"] == "the service is shutting down"
 
 
 @pytest.mark.parametrize("code", ["queue_full", "model_unavailable"])

@@ -201,7 +201,7 @@ def test_too_many_items_are_told_the_cure(client: httpx.Client, path: str, body:
     found = refusal(client.post(path, json=body), 422)
     assert found == (
         f"/{next(iter(body))}: 65 items in one list; the limit is 64 per request: send several requests (LangChain: chunk_size), "
-        "or have the service's --max-pairs raised"
+        "or ask for a higher --max-pairs on the service"
     )
 
 

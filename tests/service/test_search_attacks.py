@@ -577,7 +577,7 @@ async def test_clients_search_in_turn_by_what_their_searches_cost(monkeypatch: p
     await asyncio.wait_for(asyncio.gather(*tasks), HANG_S)
     assert passes == [["a0"], ["x", "y"], ["a1"], ["a2"], ["a3"], ["a4"]]
     await asyncio.to_thread(scans.close)
-    with pytest.raises(ProblemError, match="about to end"):
+    with pytest.raises(ProblemError, match="shutting down"):
         await asyncio.wait_for(search("light", "late", usual), HANG_S)
 
 

@@ -234,7 +234,7 @@ def test_the_keyboard_is_enough(visit: Callable[..., Any]) -> None:
 def test_urls_are_pasted_and_dropped_and_failures_are_told_in_words(visit: Callable[..., Any]) -> None:
     page = visit()
     for kind, url, words in (
-        ("drop", "http://127.0.0.1:9/x.png", "blocked_address the address is not a public one"),
+        ("drop", "http://127.0.0.1:9/x.png", "blocked_address the address is not public"),
         ("paste", data_url(b"no picture at all"), "not_an_image the content is text"),
         ("paste", data_url(b"no picture at all" * 20_000), "not_an_image the content is text"),
     ):

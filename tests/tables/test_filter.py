@@ -215,7 +215,7 @@ def test_a_value_that_is_not_a_score_is_named(scored: Path) -> None:
     scored.write_text("id,similarity\n1,0.5\n2,-inf\n3,Infinity\n4,\n")
     found = filter_table(scored, scored.with_name("out.csv"), drop_failed=True)
     assert (found.kept, found.failed) == (1, 3), "an infinite score is none"
-    with pytest.raises(UsageError, match=r"is 'similarity' meant\? Then name it with --score-col"):
+    with pytest.raises(UsageError, match=r"if you mean 'similarity', name it with --score-col"):
         filter_table(scored, scored.with_name("out.csv"), top=1, col_score="Similarity")
 
 

@@ -259,7 +259,7 @@ def test_a_column_of_arrow_that_cannot_be_scored_is_refused_at_once() -> None:
         pa.table({"url": [["a"]], "caption": ["b"]}),
         pa.table({"url": [["a"]], "caption": ["b"]}).to_reader(),
     ):
-        with pytest.raises(UsageError, match="column 'url' of the frame holds several values per row"):
+        with pytest.raises(UsageError, match="column 'url' of the frame has several values per row"):
             score(frame)
 
 

@@ -133,7 +133,7 @@ def test_bad_cells_fail_alone_and_with_the_codes_of_files(tmp_path: Path) -> Non
 )
 def test_references_that_are_stored_as_bytes_are_refused_before_the_run(tmp_path: Path, text: bytes) -> None:
     with pytest.raises(
-        UsageError, match=r"column 'image' of .*in\.parquet holds text stored as bytes, such as .*cast them to strings"
+        UsageError, match=r"column 'image' of .*in\.parquet contains text stored as bytes, such as .*cast them to strings"
     ):
         score(write(tmp_path, pa.array([None, text, text])), tmp_path / "out.parquet")
     assert score(write(tmp_path, pa.array([None, text, RED])), tmp_path / "out.parquet").scored == 1
@@ -160,7 +160,7 @@ def test_a_struct_in_json_lines_is_read_as_elsewhere(tmp_path: Path) -> None:
     score(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["similarity"] for row in rows] == [1.0, 1.0, 1.0, None, None]
-    assert rows[3]["error"] == "invalid_url: the image is a dict without 'bytes' and without 'path'"
+    assert rows[3]["error"] == "invalid_url: the image is a dict with neither 'bytes' nor 'path'"
     assert rows[4]["error"] == "invalid_url: the image is a list; one row per image is needed"
     assert [row["image"] for row in rows] == cells
 

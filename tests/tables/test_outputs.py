@@ -55,7 +55,7 @@ def test_an_output_of_ours_is_replaced_unless_it_was_changed(source: Path) -> No
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cat.JPG", r"the folder .*out holds images, such as cat\.JPG; name a new folder, or .* --force"),
+        ("cat.JPG", r"the folder .*out contains images, such as cat\.JPG; name a new folder, or .* --force"),
         ("a.csv", r"a\.csv was not written by this command; name another output, or .*--force"),
     ],
 )

@@ -286,7 +286,7 @@ def test_a_second_run_says_who_holds_the_output(folder: Path) -> None:
 
 def test_stopping_keeps_whole_parts(folder: Path) -> None:
     rows = []
-    with pytest.raises(StoppedError, match="stopped as asked with 20 of 95 rows kept; the same command resumes"):
+    with pytest.raises(StoppedError, match="stopped on request with 20 of 95 rows kept; the same command resumes"):
         score(folder, progress=lambda done, *_: rows.append(done), stop=lambda: rows[-1] > 13)
     assert [line["rows"] for line in manifest(folder)[1:]] == [10, 10]
     assert score(folder).rows == ROWS

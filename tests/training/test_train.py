@@ -568,7 +568,7 @@ def test_files_of_others_in_the_folder_are_kept(photos: Path, tmp_path: Path, na
     assert (tmp_path / "model" / name).read_text() == "precious"
     (tmp_path / "model" / name).rename(tmp_path / "model" / "cat.JPG")
     with pytest.raises(
-        UsageError, match=r"model holds the image cat\.JPG, so a model must not be written there; name a new folder"
+        UsageError, match=r"model contains the image cat\.JPG, so a model must not be written there; name a new folder"
     ):
         train(photos, tmp_path / "model", TINY)
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["cat.JPG"]

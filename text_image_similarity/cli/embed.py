@@ -27,17 +27,21 @@ from .options import (
     config_of,
     progress_bar,
 )
-from .parser import add_field
+from .parser import ADVICE, Parser, add_field
 from .stopping import Stopping
 from .terminal import lay_out
 
 _MATRIX = b"\x93NUMPY"
+_COLUMN = "write --col for the column of images or, with --of captions, of captions"
+_ADVICE = {**ADVICE, "--url-col": _COLUMN, "--caption-col": _COLUMN, "--image-col": _COLUMN, "--text-col": _COLUMN}
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
     text = "Encode each row's image or caption and write the table with its vectors, for any vector store."
     command = commands.add_parser("embed", help=text, description=text)
+    if isinstance(command, Parser):
+        command.advice = _ADVICE
     command.add_argument("in_path", metavar="IN", help="a table, as for `score`")
     command.add_argument("out_path", metavar="OUT", help="table to write, such as vectors.parquet")
     add = command.add_argument_group(INPUT).add_argument

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from functools import cache
 from inspect import cleandoc
@@ -46,6 +46,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     reads_environment = False  # whether environment variables may set options
+    advice: Mapping[str, str] = ADVICE
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**{"formatter_class": _HelpFormatter, **given})
@@ -70,8 +71,8 @@ class Parser(argparse.ArgumentParser):
         if unknown and self._subparsers is None:
             known = [name for action in self._actions for name in action.option_strings]
             names = [word.partition("=")[0] for word in unknown if word.startswith("--")]
-            hints = [ADVICE[name] for name in names if name in ADVICE]
-            near = _did_you_mean(closest(name, known) for name in names if name not in ADVICE)
+            hints = [self.advice[name] for name in names if name in self.advice]
+            near = _did_you_mean(closest(name, known) for name in names if name not in self.advice)
             self.error(f"unrecognized arguments: {' '.join(unknown)}{near}{'; '.join(['', *hints])}")
         if self._subparsers is None:
             found.option_names = options_by_name(self._actions)

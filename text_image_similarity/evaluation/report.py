@@ -17,7 +17,7 @@ from ..metrics import Agreement, Calibration, PairStatistics, Retrieval
 
 logger = logging.getLogger("text_image_similarity")
 
-_SHOWN = (("5 % are below", 0.05), ("median", 0.5), ("95 % lie below", 0.95))
+_SHOWN = (("5 % are below", 0.05), ("median", 0.5), ("95 % are below", 0.95))
 
 
 @dataclass(frozen=True, slots=True)

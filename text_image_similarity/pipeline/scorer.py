@@ -147,8 +147,7 @@ class Scorer:
     ) -> Generator[tuple[Tag, ScoreResult]]:
         """Score tagged records part by part; the scores of a part do not depend on other parts.
 
-        A job that keeps its finished parts may therefore resume later and get the same scores as if it had never
-        stopped.
+        A job that keeps its finished parts may therefore resume later and get the same scores.
 
         Args:
             parts: Iterables of rows as for `score_tagged`, one for each part.

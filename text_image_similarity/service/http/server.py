@@ -114,7 +114,8 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         _calm_collector()
         for listener in sockets or []:
-            logger.info("serving on http://%s", _authority(*listener.getsockname()[:2]))
+            address = _authority(*listener.getsockname()[:2])
+            logger.info("serving on http://%s (page: /, API: /docs); models: %s", address, _describe_models(self._app))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, answer connected clients, and finish."""
@@ -179,6 +180,12 @@ def _bind(host: str, port: int) -> socket.socket:
         advice = "; stop the program that listens there, or choose another port with --port" if taken else ""
         raise UsageError(f"cannot listen on {_authority(host, port)}: {exc}{advice}") from exc
     return listener
+
+
+def _describe_models(app: FastAPI) -> str:
+    """Return the names of the models, with the devices of those that are loaded."""
+    models = app.state.pool.models()
+    return ", ".join(name if facts is None else f"{name} on {facts['device']}" for name, facts in models.items())
 
 
 def _authority(host: str, port: int) -> str:
