@@ -1,25 +1,25 @@
 # make score | verify-models | quick | test | extended | rooms | systems | images | check | audit | coverage | wheel | dist | docs | site | mini | baseline | benchmark | endurance
-# Needs Python >= 3.11, make and git; Poetry is fetched into .poetry/, the environment into .venv/, and what only tests need into build/.
+# Needs Python >= 3.11, make and git; Poetry is installed into .poetry/, the environment into .venv/, and tools for tests into build/.
 
 PYTHON ?= python3
-# Tests start hundreds of processes, and each would compile all that it imports (torch alone: 2 s).
+# Tests start hundreds of processes, and each would compile everything it imports (torch alone: 2 s).
 unexport PYTHONDONTWRITEBYTECODE
 POETRY_PACKAGES := poetry==2.5.1 poetry-plugin-pypi-mirror==0.6.5
 RELEASE_PACKAGES := twine==7.0.0 check-wheel-contents==0.6.3
 RUN := .venv/bin/python
 POETRY := .poetry/bin/poetry
-# Poetry would install into an environment that happens to be active.
+# Otherwise, Poetry would install into an environment that happens to be active.
 POETRY_ENV = env -u VIRTUAL_ENV -u CONDA_PREFIX POETRY_PYPI_MIRROR_URL="$$(.poetry/bin/python scripts/index_mirror.py)"
 
-# How many tests run at once: more than cores, because many wait for servers and processes of their own. A file's tests stay together, and so do those that share a Spark session.
+# Number of tests that run at once: more than cores, because many wait for their own servers and processes. Tests of one file, or of one Spark session, stay together.
 JOBS ?= 3
 PYTEST = $(RUN) -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
-# Strictly: a broken link, a page that is not in the menu, or anything that would be loaded from another host fails.
+# Strict: a broken link, a page missing from the menu, or anything loaded from another host is an error.
 SITE = NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 DATA ?= ../shared/data
-# Freed memory is kept instead of given back, which costs training on a CPU half its speed; threads that wait, sleep.
+# Keep freed memory, because returning it halves the speed of training on a CPU; let waiting threads sleep.
 TRAINING_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1 OMP_WAIT_POLICY=passive
 
 .PHONY: score verify-models setup quick test extended rooms systems images check audit coverage lock wheel dist docs site mini baseline benchmark endurance tools recipes clean
@@ -29,11 +29,11 @@ TRAINING_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP
 verify-models: setup
 	$(RUN) -m pytest tests/encoders/test_published.py -m network -rs -s
 
-# What scoring needs: the package and ONNX Runtime.
+# Requirements of scoring: the package and ONNX Runtime.
 score: .venv/scoring
 	$(RUN) execute_text_image_similarity_csv.py
 
-# What development needs: every extra, and the tools in pyproject.toml's group `dev`.
+# Requirements of development: every extra, and the tools in pyproject.toml's group `dev`.
 setup: .venv/everything
 
 .poetry/installed:
@@ -50,21 +50,21 @@ setup: .venv/everything
 	$(POETRY_ENV) $(POETRY) install --no-interaction --all-extras
 	touch $@
 
-# What tests import is compiled once, and not by each of their processes at the same time.
+# Compile the tests' imports once, instead of in each of their processes at the same time.
 .venv/compiled: .venv/everything
 	$(RUN) -m pytest --collect-only -qqq
 	touch $@
 
-# The rooms alone, without Spark, Ray, a browser, other people's servers, and whatever takes seconds.
+# Only the fast tests: no Spark, Ray, browser or third-party servers, and nothing that takes seconds.
 quick: setup
 	$(PYTEST) --ignore tests/doors --ignore tests/system -m "not (slow or extended or spark or ray or browser or server)"
 
-# What must pass before a change is merged. While the tests of systems wait for their processes, others compute.
+# What must pass before a change is merged. While system tests wait for their processes, others compute.
 test: JOBS = 4
 test: .venv/compiled tools
 	$(PYTEST) -m "not extended" $(TEST_OPTIONS)
 
-# The rest, which would take .ci/run as long again: before a release, and every night.
+# The other tests, run every night and before a release, because they would double the time of .ci/run.
 extended: JOBS = 2
 extended: .venv/compiled tools recipes
 	$(PYTEST) -m extended $(TEST_OPTIONS)
@@ -72,12 +72,12 @@ extended: .venv/compiled tools recipes
 rooms: setup tools
 	$(PYTEST) --ignore tests/doors --ignore tests/system $(TEST_OPTIONS)
 
-# Whole processes, clusters and recipes, no more at once than cores: each starts many processes, which must come up in time.
+# Tests with whole processes, clusters and recipes, at most one per core, because each starts many processes that must be ready in time.
 systems: JOBS = 2
 systems: setup tools recipes
 	$(PYTEST) tests/doors tests/system $(TEST_OPTIONS)
 
-# Every image of deploy/ that needs no base from a registry, built and run as root, with its size. Those with torch take 20 GB of disk and half an hour.
+# Builds and runs, as root, every image of deploy/ that needs no base from a registry, and prints its size. Those with torch take 20 GB of disk and half an hour.
 images: IMAGES ?= cpu search models job lambda cuda job-torch ray
 images: setup tools
 	IMAGES="$(IMAGES)" $(RUN) -m pytest -s tests/system/test_images.py
@@ -90,11 +90,11 @@ check: setup
 	$(RUN) -m pytest tests/test_architecture.py
 	$(SITE)
 
-# Needs a network: asks osv.dev, or OSV_URL, what is known of the locked versions and of the lowest ones that pyproject.toml admits.
+# Needs a network: asks osv.dev, or OSV_URL, for known vulnerabilities of the locked versions and of the lowest versions that pyproject.toml allows.
 audit: setup
 	$(RUN) -m scripts.audit
 
-# The fast tests alone, and not in .ci/run: being measured costs them a third more.
+# Only the fast tests, and not in .ci/run, because measuring coverage takes a third more time.
 coverage: TEST_OPTIONS += -m "not (slow or extended)" --cov --cov-report=term-missing:skip-covered
 coverage: rooms
 
@@ -104,7 +104,7 @@ lock: .poetry/installed
 wheel: .poetry/installed
 	$(POETRY) build --clean --format wheel
 
-# What a release publishes, checked: the wheel that pip builds from the archive of the sources is ours to the last byte.
+# Checks the files of a release: the wheel that pip builds from the source archive must be identical to ours.
 dist: .poetry/installed build/release/installed
 	$(POETRY) build --clean
 	build/release/bin/python -m twine check --strict dist/*
@@ -140,13 +140,13 @@ benchmark: setup
 	$(POETRY_ENV) $(POETRY) install --no-interaction --all-extras --with peers
 	$(RUN) -m benchmarks --data $(DATA)
 
-# What `make test` does a few times over, many times: each of these files names its variable where it reads it.
+# Repeats many times what `make test` does a few times; each of these files documents its variable.
 endurance: setup
 	KILLS=100 TERMS=20 SOAK_ROWS=200000 RESTARTS=20 FILTERS=10000 FRAMES=1000 CAPTIONS=10000 HOSTILE_S=3600 ROUNDS=1000 MUTATIONS=20000 RESIZES=5000 LAYERS=12 $(RUN) -m pytest -s \
 		tests/system/test_endurance.py tests/system/test_restarts.py tests/system/test_hostile_load.py tests/system/test_full_size.py tests/search/test_crash.py tests/search/stores/test_contract.py \
 		tests/search/filters/test_sql.py tests/tables/test_frames.py tests/formats/test_formats.py tests/decode/test_corpus.py tests/resize/test_resize.py tests/encoders/test_token_files.py tests/export/test_kill.py tests/pipeline/test_feeders.py
 
-# Airflow and Snowpark, whose pins do not go with ours: 580 MB. What they import is compiled then.
+# Airflow and Snowpark, whose pinned versions conflict with ours: 580 MB. Their imports are compiled as well.
 recipes: build/recipes/airflow/installed build/recipes/snowpark/installed
 
 build/recipes/%/installed: deploy/%/requirements-test.txt
@@ -154,7 +154,7 @@ build/recipes/%/installed: deploy/%/requirements-test.txt
 	build/recipes/$*/bin/python -m pip install --quiet --no-compile -r $<
 	touch $@
 
-# Programs of Debian's that tests start, and a root for images: 800 MB, no root needed. On other systems, install them your own way: buildah, chromium, curl, kubectl, nginx, prometheus, redis-server, shellcheck.
+# Debian programs that tests start, and a root file system for images: 800 MB; root rights are not needed. On other systems, install these yourself: buildah, chromium, curl, kubectl, nginx, prometheus, redis-server, shellcheck.
 tools: build/tools/installed build/axe/axe.min.js build/triton/installed build/web/installed
 
 build/tools/installed: scripts/fetch_tools.sh
@@ -166,7 +166,7 @@ build/triton/installed: scripts/fetch_triton.sh
 	scripts/fetch_triton.sh build/triton
 	touch $@
 
-# What checks the pages' accessibility, from npm: 650 kB.
+# The accessibility checker for the pages, from npm: 650 kB.
 build/axe/axe.min.js: scripts/fetch_axe.sh
 	if command -v npm > /dev/null; then scripts/fetch_axe.sh build/axe; else mkdir -p build/axe; fi
 

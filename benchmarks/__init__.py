@@ -1,4 +1,4 @@
-"""What this package and its peers cost, measured side by side: `python -m benchmarks` (see `benchmarks.__main__`).
+"""Measure the cost of this package and its peers side by side: `python -m benchmarks` (see `benchmarks.__main__`).
 
 inputs      photos, tables and a model, made once
 server      a loopback server that hands the photos out with a set delay

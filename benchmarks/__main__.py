@@ -1,4 +1,4 @@
-"""Measure this package beside its peers: `python -m benchmarks [--only NAME ...] [--render]`.
+"""Measure this package and its peers: `python -m benchmarks [--only NAME ...] [--render]`.
 
 Inputs are made if they are absent. The jobs of a section run one after the other, each in a process of its own, round by
 round, so that a slow minute of the machine strikes all of them. Results are kept in build/benchmarks/results.json, and

@@ -1,4 +1,4 @@
-"""A load balancer that does what a Kubernetes Service does: it forwards connections to replicas that said they are ready.
+"""A load balancer that does what a Kubernetes Service does: it forwards connections to replicas that reported themselves ready.
 
 It knows bytes and connections, no requests: nothing is sent twice, and a connection stays with its replica until one end
 closes it. A replica that refuses a connection has got none of it, so another replica gets it all.
@@ -17,7 +17,7 @@ _CHUNK = 1 << 16
 
 
 class Balancer:
-    """`async with Balancer(addresses) as balancer` forwards what comes to `balancer.address`.
+    """`async with Balancer(addresses) as balancer` forwards connections to `balancer.address`.
 
     Args:
         replicas: Where the replicas are.
@@ -76,7 +76,7 @@ class Balancer:
 
 
 async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    """Pass bytes on until one end closes."""
+    """Forward bytes until one end closes."""
     with suppress(OSError):
         while data := await source.read(_CHUNK):
             target.write(data)

@@ -1,4 +1,4 @@
-"""Catalogues to search over HTTP: many products with drawn vectors, and some with images that another model can encode."""
+"""Catalogues to search over HTTP: many products with random vectors, and some with images that another model can encode."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BLOCK, _SPREAD = 5000, 2.0
 
 
 def drawn_catalog(rows: int) -> Path:
-    """Return a catalogue of `mini` whose vectors are drawn; made if it is not there."""
+    """Return a catalogue of `mini` with random vectors; create it if it does not exist."""
     place = BUILD / f"products-{rows}.catalog"
     if place.exists():
         return place
@@ -38,7 +38,7 @@ def drawn_catalog(rows: int) -> Path:
 
 
 def pictured_catalog(place: Path, rows: int) -> Path:
-    """Make a catalogue of `mini` whose products have images, of a photo each in columns of colour."""
+    """Make a catalogue of `mini` whose products have images."""
     from tests.support.images import inline
 
     rng = np.random.default_rng(3)

@@ -61,7 +61,7 @@ class Row:
 
 
 def make_inputs(data: Path) -> None:
-    """Make what is not there yet; a folder that was not finished is made again."""
+    """Create what does not exist yet; an unfinished folder is created again."""
     make_photos(data)
     make_model()
 

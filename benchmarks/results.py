@@ -76,13 +76,13 @@ class Results:
     failed: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def forget(self, section: str, jobs: Iterable[str]) -> None:
-        """Drop what was found before by jobs that are to run again."""
+        """Drop earlier results of jobs that will run again."""
         for job in jobs:
             self.rounds.get(section, {}).pop(job, None)
             self.failed.get(section, {}).pop(job, None)
 
     def add(self, section: str, job: str, found: dict[str, Any]) -> None:
-        """Keep what a round of a job found, or why it failed."""
+        """Keep the result of a round of a job, or the reason why it failed."""
         if "failed" in found:
             self.failed.setdefault(section, {})[job] = found["failed"]
         else:
@@ -120,7 +120,7 @@ def mid(rounds: list[dict[str, Any]], value: Callable[[dict[str, Any]], float]) 
 
 
 def at(*keys: str) -> Callable[[dict[str, Any]], float]:
-    """Return the function that reads a value by its keys; what is not there is 0."""
+    """Return the function that reads a value by its keys; a missing value is 0."""
 
     def read(found: dict[str, Any]) -> float:
         for key in keys[:-1]:
@@ -131,7 +131,7 @@ def at(*keys: str) -> Callable[[dict[str, Any]], float]:
 
 
 def rate(found: dict[str, Any]) -> float:
-    """Return pairs a second."""
+    """Return pairs per second."""
     return float(found["pairs"] / found["seconds"])
 
 
@@ -143,16 +143,16 @@ def cpu_per_1000(found: dict[str, Any]) -> float:
 def ratios(
     over: list[dict[str, Any]], under: list[dict[str, Any]], value: Callable[[dict[str, Any]], float] = rate
 ) -> list[float]:
-    """Return the ratio of two jobs in each round that both have run."""
+    """Return the ratio of two jobs for each round in which both have run."""
     return [value(a) / value(b) for a, b in zip(over, under, strict=False)]
 
 
 def spread(values: list[float]) -> str:
-    """Write the median with the least and the greatest, as in `1.31 (1.28..1.35)`."""
+    """Format the median with minimum and maximum, as in `1.31 (1.28..1.35)`."""
     return f"{median(values):.2f} ({min(values):.2f}..{max(values):.2f})" if values else "n/a"
 
 
 def markdown(header: list[str], rows: Iterable[list[str]], words: int = 1) -> str:
-    """Lay out a table: the first columns, which hold words, to the left, the others to the right."""
+    """Lay out a table: the first columns, with words, are aligned left, the others right."""
     lines = [header, ["---"] * words + ["---:"] * (len(header) - words), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

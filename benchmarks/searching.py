@@ -1,4 +1,4 @@
-"""Vector stores of this package and libraries at their own defaults, asked the same queries under the same filters."""
+"""Vector stores of this package, and libraries with their defaults, with the same queries and filters."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ _FIELDS = (*BUILT_IN, Field("category"), Field("draw", "number"))
 
 
 class Engine(Protocol):
-    """What is compared."""
+    """A store or library to compare."""
 
     def add(self, rows: Rows) -> None:
-        """Take in some rows."""
+        """Add some rows."""
 
     def finish(self) -> None:
-        """Build what searches need."""
+        """Build the index for searches."""
 
     def find(self, ask: Ask) -> list[int]:
         """Return the numbers of the nearest rows that pass, up to `TOP_K`."""
 
 
 class Ours:
-    """One of this package's stores, with the planner's rule: count, then exact where few pass."""
+    """One of this package's stores, with the planner's rule: count, and search exactly if few rows pass."""
 
     def __init__(self, store: Store, wait: Callable[[], None] | None = None) -> None:
         self._store, self._wait = store, wait
@@ -152,7 +152,7 @@ class RawEdge:
 
 
 class RawFaiss:
-    """faiss' HNSW with ids of what passes."""
+    """faiss' HNSW with the ids of the rows that pass."""
 
     def __init__(self) -> None:
         faiss = import_module("faiss")
@@ -166,7 +166,7 @@ class RawFaiss:
         self._rows.append(Rows(rows.start, rows.vectors[:0], rows.categories, rows.draws))
 
     def finish(self) -> None:
-        """All is there already."""
+        """Nothing needs to be built."""
 
     def find(self, ask: Ask) -> list[int]:
         passing = np.flatnonzero(np.concatenate([ask.passes(rows) for rows in self._rows]))
@@ -217,7 +217,7 @@ def _measure(engine: Engine, asks: list[Ask], truth: list[list[int]]) -> dict[st
 
 
 def _together(engine: Engine, asks: list[Ask]) -> float | None:
-    """Return the milliseconds for each of several queries at once; None where an engine takes one at a time."""
+    """Return the milliseconds for each of several queries at once; None if an engine takes one at a time."""
     if not isinstance(engine, Ours):
         return None
     times = []

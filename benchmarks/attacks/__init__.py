@@ -1,4 +1,4 @@
-"""What a client does that means a service harm: one list for the benchmarks and the tests.
+"""Attacks by a malicious client: one list for the benchmarks and the tests.
 
 Each attack is one blow; whoever uses it repeats it, as fast or as slowly as suits. All stay on this machine, and all are
 bounded by `Target.size`.

@@ -1,4 +1,4 @@
-"""Every way to attack, and how they are repeated."""
+"""All kinds of attack, and how they are repeated."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from .requests import (
 )
 from .target import Target
 
-Attack = Callable[[Target, int], Coroutine[Any, Any, int]]  # a target and the blow's number -> the last status, or 0
+Attack = Callable[[Target, int], Coroutine[Any, Any, int]]  # takes a target and the attempt's number; returns the last status, or 0
 
-_LONGEST_S = 90.0  # of a blow
+_LONGEST_S = 90.0  # for one attempt
 
 
 ATTACKS: dict[str, Attack] = {
@@ -64,7 +64,7 @@ def attack(
     keys: Sequence[str] = (),
     size: int = 64,
 ) -> dict[str, Any]:
-    """Attack a service in many ways at the same time, each a client of its own, and return the statuses of each way's blows.
+    """Attack a service in many ways at the same time, with one client per way, and return the statuses of each way.
 
     Args:
         url: Of the service.
@@ -74,7 +74,7 @@ def attack(
         keys: One for each way.
         size: See `Target`.
     """
-    os.nice(5)  # the service goes first, as it would on a machine of its own
+    os.nice(5)  # the service has priority, as on a machine of its own
     return asyncio.run(_attack_all(address_of(url), seconds, pause_s, names or list(ATTACKS), keys, size))
 
 
@@ -100,12 +100,12 @@ async def _attack_all(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     for task in done:
-        task.result()  # raises what stopped it
+        task.result()  # raises the error that stopped it
     return {name: {str(status): times for status, times in each.items()} for name, each in found.items()}
 
 
 async def strike(attack: Attack, target: Target, number: int) -> int:
-    """Do one blow, and return its last status; 0 where the connection ended without one."""
+    """Run one attempt, and return its last status; 0 if the connection ended without one."""
     try:
         async with asyncio.timeout(_LONGEST_S):
             return await attack(target, number)

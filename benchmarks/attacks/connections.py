@@ -1,4 +1,4 @@
-"""Connections that are used otherwise than they are meant to be."""
+"""Attacks that misuse connections."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from .target import Target, open_raw, push
 
 _MIB = 1 << 20
 _DRIP_S = 1.0
-_UNREAD_S = 40.0  # longer than a service waits for a client that takes nothing
+_UNREAD_S = 40.0  # longer than a service waits for a client that reads nothing
 
 
 async def long_heads(target: Target, number: int) -> int:
-    """Send a head of megabytes, for as long as anybody listens."""
+    """Send megabytes of headers until the service closes the connection."""
     return await push(target, b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-A: ", b"a" * 65536, 75 * target.size, 0.025)
 
 
 async def slow_bodies(target: Target, number: int) -> int:
-    """Send bodies a byte a second."""
+    """Send bodies at a byte per second."""
     start = head("POST", PATH, target.key, Content_Type="application/json", Content_Length=_MIB)
     found = await asyncio.gather(*(push(target, start, b" ", 600, _DRIP_S) for _ in range(target.size)))
     return found[-1]
 
 
 async def unread_answers(target: Target, number: int) -> int:
-    """Ask for long answers and read none of them."""
+    """Request long answers without reading them."""
     asked = [{"image_input": "?" * (4 * _MIB), "text_prompt": f"a {number}", "model_config_name": "none"}]
     request = post({"evaluations": asked}, OLD_BATCH, target.key)
     return max(await asyncio.gather(*(_ignore(target, request) for _ in range(max(2, target.size // 8)))))
 
 
 async def _ignore(target: Target, request: bytes) -> int:
-    """Return the status of the answer, or 0 if the connection has been ended meanwhile."""
+    """Return the status of the answer, or 0 if the connection has ended."""
     reader, writer = await open_raw(target, limit=1024)
     try:
         writer.write(request)
@@ -51,7 +51,7 @@ async def _ignore(target: Target, request: bytes) -> int:
 
 
 async def idle_connections(target: Target, number: int) -> int:
-    """Open connections by the hundred, and say nothing on them, or half of a head."""
+    """Open hundreds of connections, and send nothing or half of a request's headers."""
     opened = []
     try:
         for n in range(8 * target.size):
@@ -67,7 +67,7 @@ async def idle_connections(target: Target, number: int) -> int:
 
 
 async def left_requests(target: Target, number: int) -> int:
-    """Ask for work, and leave."""
+    """Send requests, and close the connection."""
     for n in range(target.size):
         pairs = [{"image_base64": b64encode(picture(n)).decode(), "caption": f"left {number} {n}"}]
         _, writer = await open_raw(target)

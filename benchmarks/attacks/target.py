@@ -1,4 +1,4 @@
-"""What is attacked, and how requests get there."""
+"""The target of an attack, and how requests are sent to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..load import PATH, Address, connect, post
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A service, and what an attacker has.
+    """A service, and the means of an attacker.
 
     Args:
         address: Of the service.
@@ -51,7 +51,7 @@ async def send(target: Target, request: bytes) -> int:
 
 
 async def push(target: Target, start: bytes, piece: bytes, times: int, pause_s: float) -> int:
-    """Send a start and then pieces, until the other side hangs up; return the status that it gave, or 0."""
+    """Send a start and then pieces, until the other side closes the connection; return its status, or 0."""
     reader, writer = await open_raw(target)
     reading = asyncio.create_task(reader.read(100))
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Who takes part: this package and its peers, each at its documented defaults and at its best setting.
+"""The contestants: this package and its peers, each with its documented defaults and with its best settings.
 
 A contestant's module has `load(**options)`, which loads the model and returns a function from rows to their cosines.
 All score the same files with the same random ViT-B/32 in FP32 on the CPU, except where the setting says otherwise.
@@ -60,7 +60,7 @@ class Contestant:
 
     @property
     def ours(self) -> bool:
-        """Whether this package is measured, not a peer."""
+        """Whether this is the package itself, not a peer."""
         return self.module.startswith("ours")
 
 
@@ -92,7 +92,7 @@ def batches(rows: list[Row], size: int) -> list[list[Row]]:
 
 
 def by_length(score: Callable[[list[Row]], list[float]]) -> Score:
-    """Score rows with captions of like length together, and answer in their own order."""
+    """Score rows with captions of similar length together, and return results in the original order."""
 
     def ordered(rows: list[Row]) -> list[float]:
         order = sorted(range(len(rows)), key=lambda i: len(rows[i].caption))

@@ -1,4 +1,4 @@
-"""The field: who takes part, in the order of the table."""
+"""The contestants, in the order of the table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from . import REFERENCE, Contestant
 
-OURS = "ours"  # the one that all ratios are taken of
+OURS = "ours"  # the one that all ratios refer to
 
 _SENTENCE = ("sentence-transformers", "torch", "transformers")
 _OPEN_CLIP = ("open_clip_torch", "torch")

@@ -1,4 +1,4 @@
-"""What is measured: each module has a `SECTION`, with its jobs and its table."""
+"""The measurements: each module has a `SECTION` with its jobs and its table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same photos and captions in each form that people have them in: `score` with mini, as a whole command."""
+"""The same photos and captions in each input format: `score` with mini, as a whole command."""
 
 from __future__ import annotations
 

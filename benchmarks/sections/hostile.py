@@ -1,4 +1,4 @@
-"""One client that means harm beside eight that do not: what the others still get, and how fast."""
+"""One malicious client next to eight normal ones: how many requests the others still get answered, and how fast."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ HONEST = 8
 SIDE = 224
 _SECONDS = 8.0
 _WARM_S = 2.0
-_START_S = 3.0  # until the attacker's process has started, and its first blow has come
+_START_S = 3.0  # until the attacker's process has started, and its first attempt has arrived
 _CONNECTIONS = 8  # of the attacker
 
 
 def _requests() -> list[bytes]:
-    """Return requests for the score of one pair each, no two alike."""
+    """Return different requests for the score of one pair each."""
     found = []
     for number in range(400):
         out = io.BytesIO()
@@ -40,8 +40,8 @@ def _requests() -> list[bytes]:
 
 
 def measure(attack: str, isolated: bool = False) -> dict[str, Any]:
-    """Let eight clients ask, alone and then beside an attacker."""
-    os.nice(5)  # the service goes first, as it would on a machine of its own
+    """Let eight clients send requests, first alone and then next to an attacker."""
+    os.nice(5)  # the service has priority, as on a machine of its own
     more = ["--isolate-decoder"] if isolated else []
     arguments = [*model_arguments(MINI), "--drain-delay", "0", "--limit", "allow_private_addresses=true", *more]
     with replicas(1, *arguments) as (replica,):
@@ -72,7 +72,7 @@ def left_by(found: dict[str, Any]) -> float:
 
 
 def strike_on(url: str, attack: str) -> dict[str, Any]:
-    """Attack over several connections at the same time, until the process is ended: what it takes to attack delays nobody's clock."""
+    """Attack over several connections at the same time, until the process is ended; in a separate process, the attack's own work does not disturb the measurement."""
     os.nice(10)
     return asyncio.run(_strike_on(address_of(url), attack))
 
@@ -119,7 +119,7 @@ async def _client(
 
 
 async def _attack(name: str, target: Target, numbers: Iterator[int]) -> None:
-    """Strike one blow after another."""
+    """Run one attempt after another."""
     for number in numbers:
         status = await strike(ATTACKS[name], target, number)
         await asyncio.sleep(0.05 if status != 200 else 0)

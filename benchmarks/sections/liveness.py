@@ -1,4 +1,4 @@
-"""How soon `/livez` answers while somebody keeps the service from it: the looks come from a process with nothing else to do."""
+"""How soon `/livez` answers during an attack, as seen from a separate idle process."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..results import Options, Rounds, Section, markdown
 from ..scoring import MINI
 
 _SECONDS = 20.0
-_PAUSE_S = 0.05  # between two blows: one client is to harm the service, not to use up the machine itself
+_PAUSE_S = 0.05  # between two attempts, so that the client harms the service instead of using up the machine itself
 _LOADS = ("nothing", "endless heads", "a megabyte in each field", "answers that are not read")
 
 
 def measure(load: str) -> dict[str, Any]:
-    """Look at a service, alone or while one client does a thing over and over."""
+    """Watch a service, alone or while one client repeats an attack."""
     with replicas(1, *model_arguments(MINI), "--drain-delay", "0") as (replica,):
         if load == "nothing":
             return _look(replica.address)

@@ -1,4 +1,4 @@
-"""`/match-text`: how soon one query is answered, how many clients are served together, what the log costs, and a new model."""
+"""`/match-text`: the latency of one query, throughput with many clients, the cost of the log, and a change of model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NICE = 5
 
 
 def queries(count: int, start: int = 0) -> list[bytes]:
-    """Return whole requests, no two alike."""
+    """Return complete requests, all different."""
     return [post({"text": f"a red shoe, number {start + number}"}, "/match-text") for number in range(count)]
 
 
@@ -74,10 +74,10 @@ def log(rows: int) -> dict[str, Any]:
 
 
 def overload(rows: int) -> dict[str, Any]:
-    """Ask for ten times what a service can do; its log has to have an entry for each answer."""
+    """Ask for ten times what a service can do; its log must have an entry for each answer."""
     place, memory = drawn_catalog(rows), list[float]()
     with _service(place) as (replica,):
-        os.nice(_NICE)  # the service goes first, as it would on a machine of its own
+        os.nice(_NICE)  # the service has priority, as on a machine of its own
         asyncio.run(closed(replica.address, queries(64, 10**6), CLIENTS))
         end = time.perf_counter() + 10
         some = takewhile(lambda _: time.perf_counter() < end, cycle(queries(5000, 40_000)))

@@ -1,4 +1,4 @@
-"""Ten times what the service can do, for two minutes: who is served how fast, and how fast the others hear no."""
+"""Ten times the load that the service can handle, for two minutes: how fast it answers, and how fast it refuses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..scoring import config_of
 from ..serving import MAX_WAIT_S, NAMES, encoded, full_batch, read_pairs, requests_of
 
 TIMES = 10
-CLIENTS = 32  # that find out what the service can do
+CLIENTS = 32  # to find the maximum rate of the service
 SIDE = 224  # of the images, so that the clients have cores left for the service
 _PAIRS = 1000
 _CAPACITY_S = 20.0
@@ -39,10 +39,10 @@ def batch(model: str) -> dict[str, Any]:
 
 
 def overload(model: str, seconds: float) -> dict[str, Any]:
-    """Find out what a service can do, then ask for ten times as much, then for little."""
+    """Measure a service's maximum rate, then ask for ten times as much, then for little."""
     requests = requests_of(_PAIRS, side=SIDE)
     with replicas(1, *model_arguments(model), "--drain-delay", "0") as (replica,):
-        os.nice(_NICE)  # the service goes first, as it would on a machine of its own
+        os.nice(_NICE)  # the service has priority, as on a machine of its own
         return asyncio.run(_overload(replica, requests, seconds))
 
 

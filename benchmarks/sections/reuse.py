@@ -1,4 +1,4 @@
-"""What is not computed twice: five captions an image, and a second run over a filled embedding cache."""
+"""Reuse of results: five captions per image, and a second run with a filled embedding cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..scoring import VIT, score
 
 
 def twice(pairs: int) -> dict[str, Any]:
-    """Time a run that fills an embedding cache and a second one that finds all in it."""
+    """Time a run that fills an embedding cache and a second one that finds everything in it."""
     with tempfile.TemporaryDirectory(dir=BUILD) as folder:
         options = {"embedding_cache": str(Path(folder) / "embeddings.db")}
         first, second = (score(model=VIT, pairs=pairs, options=options) for _ in range(2))

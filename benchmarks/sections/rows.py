@@ -1,4 +1,4 @@
-"""What the package itself takes for a row, with an encoder that costs nothing: rows a second and CPU time."""
+"""The cost of the package itself per row, with an encoder that costs nothing: rows per second and CPU time."""
 
 from __future__ import annotations
 

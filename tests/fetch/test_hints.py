@@ -62,8 +62,8 @@ MISSING = {
     "192.0.2.1:8000/x.jpg": "a web address must begin with",
     "http//example.com/x.jpg": "a web address without a colon",
     "![dog](http://example.com/x.jpg)": "a URL begins inside it",
-    '"a.jpg"': 'it stands in " and "; leave them out',
-    "['a.jpg']": "leave them out",
+    '"a.jpg"': 'it is enclosed in " and "; remove them',
+    "['a.jpg']": "remove them",
     "b'\\x89PNG'": "the Python notation of bytes",
     "B\u00fccher/\u00e9.jpg": "in another Unicode form (NFD): ",
     "a\u200b.jpg": "invisible characters in the name: ",
@@ -216,4 +216,4 @@ def test_a_long_reference_is_explained_by_its_start(again: str) -> None:
 
 def test_a_long_reference_in_quotation_marks_is_known_by_its_end() -> None:
     fetcher = Fetcher(Config(limits=Limits(allow_local_files=False)))
-    assert 'it stands in " and "; leave them out' in failure(fetcher, '"' + "a" * 5000 + '"').detail
+    assert 'it is enclosed in " and "; remove them' in failure(fetcher, '"' + "a" * 5000 + '"').detail

@@ -411,7 +411,7 @@ class TestSeveralFiles:
         pq.write_table(pa.table({"url": ["red.png"], "caption": ["red"], "n": ["1"]}), folder / "t" / "b.parquet")
         with pytest.raises(
             TableError,
-            match=r"b\.parquet has columns whose types differ from those in .*a\.parquet: 'n' \(string, there int64\); cast them to one type$",
+            match=r"b\.parquet has columns whose types differ from those in .*a\.parquet: 'n' \(string instead of int64\); cast them to one type$",
         ):
             score(folder / "t", folder / "out.csv")
         pq.write_table(pa.table({"url": ["red.png"], "caption": ["red"], "m": [1]}), folder / "t" / "b.parquet")
@@ -578,7 +578,7 @@ class TestSeveralFiles:
         ("in.parquet", b"PAR1\0", TableError, "cannot be read as Parquet"),
         ("in.parquet", b"", TableError, "cannot be read as Parquet"),
         ("in.parquet.gz", b"", UsageError, "Parquet files are compressed internally"),
-        ("in.txt", b"", UsageError, r"cannot tell the format of .*in.txt; name it .csv or .tsv"),
+        ("in.txt", b"", UsageError, r"cannot tell the format of .*in.txt; give it the extension .csv or .tsv"),
         ("in.tab", b"", UsageError, r"cannot tell the format of .*in.tab; use one of the extensions \.csv"),
     ],
 )
@@ -958,7 +958,7 @@ def test_columns_are_there_once() -> None:
             "^columns 'url', 'caption' are missing from in.csv; it has the columns: img, txt; name another one with --url-col or "
             r"--caption-col \(col_url, col_text\)$",
         ),
-        (["img", "captions"], r"^columns 'url', 'caption' are .*; name another one .*; did you mean 'captions'\?$"),
+        (["img", "captions"], r"^columns 'url', 'caption' are .*name another one .*; did you mean 'captions'\?$"),
         (["url", "caption", "url"], "^in.csv has two columns named 'url'; rename or drop one$"),
         (["caption"] * 3 + ["url"], "^in.csv has 3 columns named 'caption'; rename or drop one$"),
     ):

@@ -163,7 +163,7 @@ def test_a_sample_that_lacks_something_says_so(tmp_path: Path) -> None:
         "fine": len(RED),
         "bare": "invalid_url: the sample bare has no image (jpg, jpeg, png, webp, gif, bmp, tif, tiff, avif)",
         "mute": "empty_caption: the sample has no caption; mute.json is not a JSON object",
-        "listed": "empty_caption: the sample has no caption: that in listed.json is of type list, not text",
+        "listed": "empty_caption: the sample has no caption: the one in listed.json is of type list, not text",
         "large": "too_many_bytes: large.png has 2,000 bytes, more than 1,000",
         "latin": "corrupt: latin.txt is not UTF-8: unexpected end of data",
         "talk": "too_many_bytes: talk.txt has 1,048,577 bytes, more than 1,048,576",
@@ -201,10 +201,10 @@ def _bomb(kind: bytes, size: int) -> bytes:
     [
         (lambda whole: whole[:600], ["a"], "truncated: s.tar ends at byte 600"),
         (lambda whole: whole[:1000], ["a"], "truncated: s.tar ends at byte 1000"),
-        (lambda whole: whole[:2048], ["a", None], "truncated: s.tar ends at byte 2048 without the mark of its end"),
+        (lambda whole: whole[:2048], ["a", None], "truncated: s.tar ends at byte 2048 without an end mark"),
         (lambda whole: whole[:2100], ["a", None], "truncated: s.tar ends at byte 2100"),
         (lambda whole: whole[:2048] + b"\xff" * 512, ["a", None], "corrupt: s.tar has a damaged header at byte 2048"),
-        (lambda _: b"", [None], "truncated: s.tar ends at byte 0 without the mark of its end"),
+        (lambda _: b"", [None], "truncated: s.tar ends at byte 0 without an end mark"),
         (lambda _: b"<!doctype html>" * 99, [None], "corrupt: s.tar has a damaged header at byte 0"),
         (lambda _: _bomb(tarfile.REGTYPE, 1 << 60), ["a"], "truncated: s.tar ends at byte 512"),
         (lambda _: _bomb(tarfile.XHDTYPE, 1 << 40), [None], "corrupt: s.tar has a damaged header at byte 512"),
@@ -320,7 +320,7 @@ def test_a_link_out_of_a_folder_of_pictures_is_not_its_text(tmp_path: Path) -> N
     (_, _, first), (_, _, second), (_, image, third) = rows(table)
     assert (first, second, third) == ("red", "red", None)
     assert (
-        image == "file_not_found: c.txt is a link out of the folder, whose text is not read; put the text itself there"
+        image == "file_not_found: c.txt is a link that leads out of the folder, so its text is not read; put the text itself there"
     )
 
 
@@ -350,7 +350,7 @@ def test_columns_that_may_hold_images_are_named_where_none_is_chosen(tmp_path: P
     }
     pq.write_table(pa.schema(list(columns.items())).empty_table(), tmp_path / "t.parquet")
     with pytest.raises(
-        UsageError, match=r"'url' is missing from .*; photos, more may hold the images: name .* --url-col"
+        UsageError, match=r"'url' is missing from .*; photos, more may contain the images: name .* --url-col"
     ):
         score_csv(tmp_path / "t.parquet", tmp_path / "out.csv", Config())
 

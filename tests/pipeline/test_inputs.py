@@ -142,22 +142,22 @@ def test_a_missing_image_fails_its_row_alone(red: Path) -> None:
 NO_IMAGE = [
     (
         RED * 1.0,
-        "a numpy ndarray of shape (8, 8, 3) and type float64; floats must be from 0 to 1, and these are from 0 to 255",
+        "a numpy ndarray of shape (8, 8, 3) and type float64; floats must be from 0 to 1, but these are from 0 to 255",
     ),
     (
         RED * np.nan,
-        "a numpy ndarray of shape (8, 8, 3) and type float64; floats must be from 0 to 1, and these are from nan",
+        "a numpy ndarray of shape (8, 8, 3) and type float64; floats must be from 0 to 1, but these are from nan",
     ),
-    (RED.astype(int), "a numpy ndarray of shape (8, 8, 3) and type int64; give uint8 from 0 to 255, or floats"),
+    (RED.astype(int), "a numpy ndarray of shape (8, 8, 3) and type int64; use uint8 from 0 to 255, or floats"),
     (RED[..., 0], "a numpy ndarray of shape (8, 8) and type uint8; an RGB image has the shape"),
     (
         np.zeros((3, 8, 3)),
-        "a numpy ndarray of shape (3, 8, 3) and type float64; its shape (3, 8, 3) does not say where",
+        "a numpy ndarray of shape (3, 8, 3) and type float64; its shape (3, 8, 3) does not show which axis",
     ),
     (torch.zeros(4, 8, 8), "a torch Tensor of shape (4, 8, 8) and type torch.float32; an RGB image has the shape"),
     (torch.zeros(3, 8, 8) - 1, "a torch Tensor of shape (3, 8, 8) and type torch.float32; floats must be from 0 to 1"),
     ({"image": make_png()}, "a dict; one that holds an image has 'bytes', an encoded file, or 'path'"),
-    (io.BytesIO(make_png()), "an io BytesIO; give what its read() returns"),
+    (io.BytesIO(make_png()), "an io BytesIO; pass the result of its read()"),
     ([RED], "a list"),
     (5, "an int"),
 ]
@@ -251,7 +251,7 @@ def test_a_bar_shows_how_far_the_work_is(red: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        (("a.png",), r"records\[1\] must be a Record, not a tuple; give Record\(image, text\) or \(image, text\)"),
+        (("a.png",), r"records\[1\] must be a Record, not a tuple; use Record\(image, text\) or \(image, text\)"),
         (
             {"file": "a.png", "text": "red"},
             r"records\[1\] must be a Record, not a dict; its keys must be 'url' and 'text'",

@@ -367,8 +367,8 @@ def test_the_engine_stops_while_parts_are_in_work(ray: Any, server: Server) -> N
         ({"concurrency": "2.5"}, "concurrency=2.5 must be a whole number of at least 1"),
         ({"actor.num_gpus": "-1"}, "actor.num_gpus=-1 must be"),
         ({"actor.num_cpus": "NaN"}, "actor.num_cpus=nan must be a number of at least 0"),
-        ({"actor.num_gpus": "1"}, "Ray has 2 CPUs and 0 GPUs, too little for a worker with 1 CPUs and 1 GPUs"),
-        ({"actor.num_gpus": "1", "concurrency": "1"}, "Ray has 2 CPUs and 0 GPUs, too little for a worker"),
+        ({"actor.num_gpus": "1"}, "Ray has 2 CPUs and 0 GPUs, which is not enough for a worker with 1 CPUs and 1 GPUs"),
+        ({"actor.num_gpus": "1", "concurrency": "1"}, "Ray has 2 CPUs and 0 GPUs, which is not enough for a worker"),
     ],
 )
 def test_wrong_settings_of_the_engine_are_told(ray: Any, conf: dict[str, str], message: str) -> None:

@@ -563,7 +563,7 @@ def test_a_resumed_run_keeps_its_settings(photos: Path, tmp_path: Path) -> None:
 def test_files_of_others_in_the_folder_are_kept(photos: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / name).write_text("precious")
-    with pytest.raises(UsageError, match=f"holds {name}, which would be overwritten; name another folder"):
+    with pytest.raises(UsageError, match=f"contains {name}, which would be overwritten; name another folder"):
         train(photos, tmp_path / "model", TINY)
     assert (tmp_path / "model" / name).read_text() == "precious"
     (tmp_path / "model" / name).rename(tmp_path / "model" / "cat.JPG")

@@ -171,7 +171,7 @@ def check_weights(name: str, files: Collection[str]) -> None:
     """Refuse files whose only weights are pickled, or belong to another framework.
 
     Raises:
-        ModelNameError: There are such weights, and no safetensors.
+        ModelNameError: Such weights exist, but no safetensors file.
     """
     others = sorted(file for file in files if re.fullmatch(_OTHER_WEIGHTS, file))
     if not others or _WEIGHTS & set(files):

@@ -1,4 +1,4 @@
-// The page's two forms: an image with captions, and a table. What they share is in run.js.
+// The page's two forms: an image with captions, and a table. Their common code is in run.js.
 
 import { repr, spell, table, TableProblem } from "./csv.js";
 import { Run } from "./run.js";
@@ -47,7 +47,7 @@ function describe() {
 }
 
 function refused(problem) {
-  if (problem.status === 404) state.info = null; // other models than before: ask for them with the next run
+  if (problem.status === 404) state.info = null; // the models have changed: ask for them at the next run
   if (problem.status === 401) lock();
 }
 
@@ -128,7 +128,7 @@ const many = new Run(document.querySelector("#table-mode form"), {
   },
 });
 
-/** Return the image that was handed over under a reference's file name, if the reference is not a URL. */
+/** Return the uploaded image with a reference's file name, if the reference is not a URL. */
 function handed(url) {
   return /^[a-z][a-z0-9+.-]+:/i.test(url) ? undefined : state.images.get(url.split(/[\\/]/).at(-1));
 }
@@ -202,13 +202,13 @@ document.addEventListener("dragover", (event) => {
 for (const end of ["dragleave", "drop"]) document.addEventListener(end, () => document.body.classList.remove("over"));
 document.addEventListener("drop", (event) => {
   if (event.target.matches("input, textarea") && !event.dataTransfer.files.length) return; // text into a field
-  event.preventDefault(); // or the browser would leave the page for the file
+  event.preventDefault(); // otherwise, the browser would open the file
   receive(event.dataTransfer, event.dataTransfer.getData("text/uri-list") || event.dataTransfer.getData("text/plain"));
 });
 document.addEventListener("paste", (event) => {
   const text = event.clipboardData.getData("text/plain");
   if (text.length > LONG_TEXT) {
-    event.preventDefault(); // a text field would take minutes to lay it out
+    event.preventDefault(); // a text field would take minutes to display it
     if (!byId("table-mode").hidden) takeFiles([new File([text], "the pasted table")]);
     else if (!receive(event.clipboardData, text)) single.fail(new Error("This text is too long for captions. Choose “A table” for one."));
     return;
@@ -234,4 +234,4 @@ document.addEventListener("keydown", (event) => {
 });
 
 choose(document.querySelector("[name=mode]:checked").value); // a reload keeps the choice
-connect().catch(() => {}); // it has said so on the page
+connect().catch(() => {}); // the page already shows the error

@@ -1,4 +1,4 @@
-// CSV as RFC 4180 has it, read as strictly and written as exactly as score_csv does.
+// CSV as in RFC 4180, read as strictly and written as exactly as by score_csv.
 
 export class TableProblem extends Error {}
 
@@ -9,7 +9,7 @@ export function* rows(text, delimiter = ",") {
   for (let number = 0; at < text.length; number++) {
     const fields = [];
     do {
-      if (fields.length) at++; // over the delimiter
+      if (fields.length) at++; // skip the delimiter
       if (text[at] === '"') {
         const start = at + 1;
         do {
@@ -72,7 +72,7 @@ export function spell(lines) {
   }).join("");
 }
 
-/** Return a number as Python's repr has it: 1.0 and 5e-05, not 1 and 0.00005. */
+/** Return a number like Python's repr: 1.0 and 5e-05, not 1 and 0.00005. */
 export function repr(number) {
   if (Number.isInteger(number)) return `${Object.is(number, -0) ? "-" : ""}${number}.0`;
   return Math.abs(number) < 1e-4 ? number.toExponential().replace(/e-(\d)$/, "e-0$1") : String(number);

@@ -25,9 +25,9 @@ export class Run {
     this.part(".download").addEventListener("click", () => this.download());
   }
 
-  /** Score the pairs of the form, or those that are left. */
+  /** Score the pairs of the form, or the remaining ones. */
   async go(restart = false) {
-    if (this.stopper) return; // a second press of Score
+    if (this.stopper) return; // Score was pressed twice
     const { signal } = (this.stopper = new AbortController());
     if (restart) this.clear();
     this.part(".alert").textContent = "";
@@ -110,7 +110,7 @@ export class Run {
     this.failures.get(words).append(el("li", {}, ...origin, fold(pair.caption)));
   }
 
-  /** Return the image of a pair if this page has it; none is loaded from its host. */
+  /** Return the image of a pair if this page has it; images are never loaded from their hosts. */
   image(pair) {
     const none = el("span", { class: "none" }, "not shown");
     const inside = /^data:image\//i.test(pair.url);

@@ -1,4 +1,4 @@
-// The search page: what is asked for is kept in the address, and each change of it asks the service again.
+// The search page: the query is kept in the address, and each change of it starts a new search.
 
 import { Cards, headline } from "./search_cards.js";
 import { Filters, shownValue, titleOf } from "./search_facets.js";
@@ -13,7 +13,7 @@ const PAGE = 24;
 const byId = (id) => document.getElementById(id);
 const names = new Map(); // of products, by id
 let state = readAddress(location.search);
-let served = []; // what there is to search
+let served = []; // the catalogues that can be searched
 let running = null; // stops the requests of the search that is under way
 
 const catalog = () => served.find(({ name }) => name === state.catalog);
@@ -39,7 +39,7 @@ const image = new QueryImage(go, (text) => (byId("alert").textContent = plain(te
 
 // Asking
 
-/** Search for what is asked for now, and note it in the address. */
+/** Run the current query, and keep it in the address. */
 function go() {
   if (!catalog()) return;
   takeWords();
@@ -63,7 +63,7 @@ async function more() {
   }, false);
 }
 
-/** Run requests, the only ones; say in words what fails, and clear what was found before unless that still holds. */
+/** Run requests, cancelling earlier ones; report failures as text, and clear earlier results unless they are still valid. */
 async function guarded(act, clears = true) {
   running?.abort();
   const { signal } = (running = new AbortController());
@@ -108,7 +108,7 @@ async function queryOf() {
   return { query, labels: terms.map(({ label }) => label), fields, ...headline(fields) };
 }
 
-/** Say which filter to loosen: what there would be without each. */
+/** Suggest a filter to loosen: how many products there would be without each. */
 async function explainNothing(options) {
   const found = await loosened(state, catalog(), options);
   results.explain(
@@ -119,7 +119,7 @@ async function explainNothing(options) {
 
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1).replace(/\.?$/, ".");
 
-// Showing what is asked for
+// Showing the query
 
 function show() {
   byId("text").value = state.text;
@@ -148,7 +148,7 @@ function chip(text, remove) {
   return el("li", {}, button);
 }
 
-/** Take something out of what is asked for; the focus goes to what is next to it. */
+/** Remove a part of the query; the focus moves to its neighbour. */
 function drop(remove) {
   const place = [...byId("chips").children].findIndex((each) => each.contains(document.activeElement));
   remove();
@@ -180,7 +180,7 @@ async function begin(options) {
   await enter(options);
 }
 
-/** Show the catalogue of the state, and search in it. */
+/** Show the selected catalogue, and search in it. */
 async function enter(options) {
   if (!catalog()) state.catalog = served.find((each) => each.default)?.name ?? served[0].name;
   byId("catalog").value = state.catalog;
@@ -202,7 +202,7 @@ byId("catalog").addEventListener("change", () => {
   guarded(enter);
 });
 
-// What visitors do
+// Events
 
 byId("search").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -219,7 +219,7 @@ window.addEventListener("popstate", (event) => {
   if (served.length) guarded(enter);
 });
 document.querySelector(".skip").addEventListener("click", (event) => {
-  event.preventDefault(); // the address is for what is asked
+  event.preventDefault(); // the address is for the query
   byId("results").focus();
 });
 document.addEventListener("keydown", (event) => {
@@ -229,7 +229,7 @@ document.addEventListener("keydown", (event) => {
   byId("text").select();
 });
 
-// On a phone the filters are folded away, else they are beside the products.
+// On a phone, the filters are collapsed; otherwise, they are next to the products.
 const narrow = matchMedia("(max-width: 48rem)");
 const arrange = () => (byId("filters").open = !narrow.matches);
 narrow.addEventListener("change", arrange);

@@ -1,4 +1,4 @@
-// What the search page asks of the service: as service.js does, and once again where the service is busy.
+// The search page's requests, sent as in service.js, and repeated once if the service is busy.
 
 import { ask, askImage, pause } from "./service.js";
 
@@ -7,7 +7,7 @@ const LONGEST_WAIT_S = 30;
 const MOST_FIELDS = 32; // of a request for facets
 const under = (catalog, rest) => `v1/catalogs/${encodeURIComponent(catalog)}/${rest}`;
 
-/** `say(text)` is told about a wait. */
+/** `say(text)` is called when a request has to wait. */
 async function askTwice(path, { body, signal, say = () => {} } = {}) {
   try {
     return await ask(path, { body, signal });
@@ -31,7 +31,7 @@ export async function match(catalog, query, options) {
   return results[0];
 }
 
-/** Return {total, facets} of what passes a filter, with at most so many values of each field. */
+/** Return {total, facets} of the products that pass a filter, with a maximum number of values per field. */
 export async function facets(catalog, fields, where, most, options) {
   const asked = new URLSearchParams(fields.slice(0, MOST_FIELDS).map((field) => ["field", field]));
   asked.append("most", most);
@@ -43,7 +43,7 @@ export async function product(catalog, id) {
   return ask(under(catalog, `products/${encodeURIComponent(id)}`));
 }
 
-/** Say that a visitor has looked at a product. A log that has forgotten the match stops nobody. */
+/** Report that a visitor has looked at a product. It does not matter if the log no longer has the match. */
 export function tellClick(matchId, id) {
   const body = JSON.stringify({ kind: "click", product: id });
   ask(`v1/matches/${encodeURIComponent(matchId)}/events`, { body }).catch(() => {});
@@ -55,17 +55,17 @@ export class Images {
     this.known = new Map();
   }
 
-  /** Return an image's address; `path` is one of the service's, from its root. */
+  /** Return an image's address; `path` is a path of the service, from its root. */
   get(path) {
     if (!this.known.has(path)) {
       const found = askImage(path.replace(/^\/+/, "")).then((blob) => URL.createObjectURL(blob));
-      found.catch(() => {}); // told where it is waited for
+      found.catch(() => {}); // reported where it is awaited
       this.known.set(path, found);
     }
     return this.known.get(path);
   }
 
-  /** Forget all images but those. */
+  /** Forget all images except these. */
   keep(paths) {
     const wanted = new Set(paths);
     for (const [path, found] of this.known) {

@@ -1,4 +1,4 @@
-// Products in a grid, and one of them large. What shops wrote is put on the page as text.
+// Products in a grid, and one product enlarged. Texts of shops are put on the page as text.
 
 import { el, fold, plain } from "./show.js";
 import { shownValue, titleOf } from "./search_facets.js";
@@ -37,7 +37,7 @@ export class Cards {
     this.watcher.disconnect();
   }
 
-  /** Return a card; `shown` is {fields, category, price, labels, best, matchId}: fields, and what the terms are called. */
+  /** Return a card; `shown` is {fields, category, price, labels, best, matchId}: fields, and the names of the terms. */
   card(match, shown) {
     const name = el("button", { type: "button", class: "name" }, el("bdi", {}, plain(match.product.name || match.product.id)));
     const shot = this.shot(match.thumbnail);
@@ -67,7 +67,7 @@ export class Cards {
       made.addEventListener("click", () => this.lead(id, name || id, away));
       return made;
     };
-    // Without anything to look for there is nothing to be led away from.
+    // Without a query, "less like this" would have no meaning.
     return el("p", { class: "leads" }, button("More like this", false), ...(found === null ? [] : [button("Not like this", true)]));
   }
 
@@ -95,7 +95,7 @@ export class Cards {
     this.images.get(path).then((address) => (image.src = address), none);
   }
 
-  /** Show a product large. */
+  /** Show an enlarged product. */
   open(match, shown) {
     const { product, thumbnail } = match;
     const shot = el("div", { class: "shot large" }, el("img", { alt: "" }));
@@ -129,7 +129,7 @@ function score(match, { best }) {
   return el("p", { class: "score" }, el("span", { class: "spoken" }, "Score "), number, bar);
 }
 
-/** Return what a score is made of; the contributions add up to it. */
+/** Return the parts of a score; the contributions add up to it. */
 function reasons({ why, score: sum, probability }, { labels }) {
   const lines = why.map(({ term, contribution }, i) =>
     el("li", { class: contribution < 0 ? "away" : "" }, el("bdi", {}, plain((labels[i] ?? term).slice(0, 120))), " ", el("b", {}, signed(contribution))),

@@ -1,11 +1,11 @@
-// The filters beside the products: values with counts to tick, and the ends of number fields.
+// The filters next to the products: checkboxes with counts, and the limits of number fields.
 
 import { el, plain } from "./show.js";
 import { facets } from "./search_api.js";
 import { whereOf } from "./search_state.js";
 
-const MOST_VALUES = 30; // a field with more is not something to tick
-const AT_ONCE = 8; // values, and the rest on request
+const MOST_VALUES = 30; // fields with more values get no checkboxes
+const AT_ONCE = 8; // values; the others are shown on request
 const grouped = (number) => number.toLocaleString("en");
 
 /** Return a field's name as a title: `in_stock` as "In stock". */
@@ -19,7 +19,7 @@ export function shownValue(value) {
 }
 
 export class Filters {
-  /** `changed(change)` is called with a function that changes the state as the visitor has. */
+  /** `changed(change)` is called with a function that applies the visitor's change to the state. */
   constructor(root, changed) {
     Object.assign(this, { root, changed, fields: [], boxes: new Map(), ends: new Map() });
     root.addEventListener("submit", (event) => event.preventDefault());
@@ -72,7 +72,7 @@ export class Filters {
     return [...this.boxes.keys()];
   }
 
-  /** Show what is ticked; counts are those without a field's own ticks, so that each says what one more tick would find. */
+  /** Show what is ticked; a field's counts ignore its own ticks, so each count shows what ticking that value would find. */
   async update(state, counts, options) {
     for (const [name, { least, most }] of this.ends) {
       least.value = state.least.get(name) ?? "";

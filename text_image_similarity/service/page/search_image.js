@@ -9,7 +9,7 @@ const IMAGE_NAME = /\.(avif|bmp|gif|hei[cf]|jfif|jpe?g|png|tiff?|webp)$/i;
 const byId = (id) => document.getElementById(id);
 
 export class QueryImage {
-  /** `changed()` is called when there is another image or none, `failed(text)` when a file cannot be used. */
+  /** `changed()` is called when the image changes or is removed, `failed(text)` when a file cannot be used. */
   constructor(changed, failed) {
     Object.assign(this, { changed, failed, file: null, kept: [] });
     for (const input of [byId("image"), byId("camera")]) {
@@ -23,7 +23,7 @@ export class QueryImage {
       byId("image").focus();
       changed();
     });
-    byId("preview").addEventListener("error", () => (byId("preview").hidden = true)); // HEIC, say
+    byId("preview").addEventListener("error", () => (byId("preview").hidden = true)); // for example HEIC
     this.listen();
   }
 
@@ -37,7 +37,7 @@ export class QueryImage {
     for (const end of ["dragleave", "drop"]) document.addEventListener(end, () => document.body.classList.remove("over"));
     document.addEventListener("drop", (event) => {
       if (intoField(event)) return;
-      event.preventDefault(); // or the browser would leave the page for the file
+      event.preventDefault(); // otherwise, the browser would open the file
       this.take([...event.dataTransfer.files]);
     });
     document.addEventListener("paste", (event) => {
@@ -68,7 +68,7 @@ export class QueryImage {
     byId("image-name").textContent = file ? plain(`${file.name.slice(0, 80)}, ${megabytes(file.size)}`) : "";
   }
 
-  /** What the browser's history keeps of the image: which one of this visit it was. */
+  /** What the browser's history keeps of the image: its number in this visit. */
   get number() {
     return this.kept.indexOf(this.file);
   }
@@ -83,7 +83,7 @@ export class QueryImage {
   }
 }
 
-/** Return a large image smaller, because a photograph of 10 MB says no more to a model. */
+/** Shrink a large image, because a photograph of 10 MB tells a model nothing more. */
 async function small(file) {
   if (file.size <= LARGE_BYTES) return file;
   try {

@@ -1,11 +1,11 @@
-// The answer to a search: products in two grids, how many there are, and what to do where there are none.
+// The answer to a search: products in two grids, their number, and advice if there are none.
 
 import { facets } from "./search_api.js";
 import { filtered, whereOf } from "./search_state.js";
 import { el, plain } from "./show.js";
 
-// A match is weaker if it is less likely than not to be one, as far as the model's calibration knows that (it is for single
-// texts), or if its score is less than this share of the best one's. Models differ too much for one limit of the similarity.
+// A match is weaker if its probability is below one half, where the model's calibration gives one (for single texts), or
+// if its score is less than this share of the best one. Models differ too much for a fixed limit of the similarity.
 const LIKELY = 0.5;
 const SHARE_OF_BEST = 0.6;
 const byId = (id) => document.getElementById(id);
@@ -58,7 +58,7 @@ export class Results {
   }
 
   isWeak({ score, probability }) {
-    if (score === null) return false; // nothing was looked for
+    if (score === null) return false; // the query is empty
     return (probability !== null && probability < LIKELY) || score < SHARE_OF_BEST * this.best || score <= 0;
   }
 
@@ -78,7 +78,7 @@ export class Results {
     return `${grouped(strong + weak)} of ${productsOf(this.total)} shown.`;
   }
 
-  /** Show the next page, and take the focus to it. */
+  /** Show the next page, and move the focus to it. */
   async onward(more) {
     const seen = new Set(document.querySelectorAll(".product"));
     await more();
@@ -89,7 +89,7 @@ export class Results {
     card?.querySelector(".name").focus();
   }
 
-  /** Say why there is nothing, and offer filters to loosen: {text, total, act}. */
+  /** Explain why there are no results, and offer filters to loosen: {text, total, act}. */
   explain(offers, products) {
     const useful = offers.filter(({ total }) => total > 0);
     const buttons = useful.map(({ text, total, act }) => {
@@ -107,7 +107,7 @@ export class Results {
   }
 }
 
-/** Return how many products there would be without each filter: [{field, total}], the most first. */
+/** Return how many products there would be without each filter: [{field, total}], largest first. */
 export async function loosened(state, catalog, options) {
   const counts = filtered(state).map(async (field) => {
     const { total } = await facets(catalog.name, [field], whereOf(state, catalog.fields, field), 1, options);

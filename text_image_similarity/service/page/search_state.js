@@ -1,6 +1,6 @@
-// What a visitor asks for, as the address has it and as the service is asked. The image is not in the address.
+// A visitor's query, in the form of the address and of the service's requests. The image is not in the address.
 
-export const AWAY = -0.75; // as the service weighs "without"
+export const AWAY = -0.75; // the service's weight for "without"
 const PREFIXES = { is: "values", from: "least", to: "most" };
 
 /**
@@ -37,7 +37,7 @@ export function writeAddress(state, { catalogShown }) {
   return said.size ? `?${said}` : location.pathname;
 }
 
-/** Remove what a catalogue without these fields cannot be asked. */
+/** Remove the parts of a query that a catalogue without these fields cannot answer. */
 export function keepKnown(state, fields) {
   const known = new Set(fields.map((field) => field.name));
   for (const part of [state.values, state.least, state.most]) {
@@ -56,7 +56,7 @@ export function whereOf(state, fields, but) {
   return kept.length ? { and: kept } : undefined;
 }
 
-/** Return the fields that are filtered on. */
+/** Return the fields that have filters. */
 export function filtered(state) {
   return [...new Set([...state.values.keys(), ...state.least.keys(), ...state.most.keys()])];
 }
@@ -65,7 +65,7 @@ export function clearFilter(state, field) {
   for (const part of [state.values, state.least, state.most]) part.delete(field);
 }
 
-/** Return the terms to ask for, each with how a person would call it; `image` is in base64, or null. */
+/** Return the terms of the query, each with a readable name; `image` is in base64, or null. */
 export function termsOf(state, image, nameOf) {
   const share = state.text ? state.balance / 50 : 1;
   const terms = [];

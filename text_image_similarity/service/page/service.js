@@ -1,13 +1,13 @@
-// Asks the service: a list of pairs in as many requests as it needs, again where the service is busy or away.
+// Requests to the service: a list of pairs in as many requests as needed, repeated if the service is busy or unreachable.
 
 const TRIES = 6;
 const LONGEST_WAIT_S = 60;
 const ANSWER_MS = 180_000;
 const PASSING = new Set([0, 429, 502, 503, 504]); // 0: no answer at all
-const ABOUT_THE_PAIRS = new Set([400, 408, 413, 422, 500]); // a request is halved until the one at fault stands alone
+const ABOUT_THE_PAIRS = new Set([400, 408, 413, 422, 500]); // the request is split until the pair at fault is alone
 const SLOT = "text-image-similarity-key";
 
-/** A request that was refused or not answered. */
+/** A request that was refused or got no answer. */
 export class Problem extends Error {
   constructor(status, code, detail, waitS = 0) {
     super(detail);
@@ -26,7 +26,7 @@ function kept(act) {
   try {
     return act();
   } catch {
-    return null; // the browser keeps nothing for this page
+    return null; // the browser stores nothing for this page
   }
 }
 
@@ -123,7 +123,7 @@ function batches(pairs, limits) {
 
 function sizeOf(pair) {
   const image = pair.file ? 4 * Math.ceil(pair.file.size / 3) : 3 * pair.url.length;
-  return image + 3 * pair.caption.length + 100; // as JSON, in UTF-8, at the worst but for control characters
+  return image + 3 * pair.caption.length + 100; // as JSON in UTF-8, in the worst case except for control characters
 }
 
 async function spelled(batch, limits) {

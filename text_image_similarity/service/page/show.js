@@ -1,8 +1,8 @@
-// Puts texts of strangers on the page: as text, never as markup.
+// Puts untrusted texts on the page: as text, never as markup.
 
 const SHORT = 140;
 const LONGEST = 2000;
-// Controls, bidi overrides, zero-width and invisible characters, as report/markup.py has them.
+// Controls, bidi overrides, zero-width and invisible characters, as in report/markup.py.
 const HIDDEN =
   /[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff\u{e0000}-\u{e0fff}]|\p{Surrogate}/gu;
 const LINKABLE = /^https?:\/\/([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?([/?#][!-~]*)?$/i;
@@ -19,26 +19,26 @@ export function plain(text) {
   return text.replace(HIDDEN, (found) => `[U+${found.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}]`);
 }
 
-/** Return at most so many characters of a text's start, none of them cut in half. */
+/** Return at most this many characters from a text's start, without cutting one in half. */
 function start(text, most) {
   return text.slice(0, most).replace(/[\ud800-\udbff]$/, "");
 }
 
-/** Return a text whole if it is short, else its start with the rest folded away. */
+/** Return a short text whole, and a long one as its start with the rest collapsed. */
 export function fold(text) {
   if (text.length <= SHORT) return el("bdi", {}, plain(text));
   const rest = el("bdi", { class: "full", tabindex: "0" }, plain(start(text, LONGEST)), text.length > LONGEST ? " …" : "");
   return el("details", {}, el("summary", {}, el("bdi", {}, plain(start(text, SHORT))), " …"), rest);
 }
 
-/** Return a reference: a link if it is a plain http(s) address, else text. */
+/** Return a reference: a link if it is a plain http(s) address, otherwise text. */
 export function reference(url) {
   if (url.length > LONGEST || !LINKABLE.test(url)) return fold(url);
   const shown = url.length > SHORT ? `${url.slice(0, SHORT)} …` : url;
   return el("a", { href: url, rel: "noopener noreferrer nofollow", target: "_blank" }, shown);
 }
 
-/** Return a failure in words. */
+/** Return the text for a failure. */
 export function failure({ code, detail }) {
   return el("div", { class: "why" }, el("code", {}, plain(code)), " ", fold(detail));
 }

@@ -4,13 +4,13 @@ import { setKey } from "./service.js";
 
 const byId = (id) => document.getElementById(id);
 
-/** Show the form, because the service has refused a request for want of a key. */
+/** Show the form, because the service has refused a request without a key. */
 export function lock() {
   byId("unlock").hidden = false;
   byId("key").focus();
 }
 
-/** Let the form take a key: `connect()` asks the service with it, then `done()` goes on. */
+/** Let the form accept a key: `connect()` tries it with the service, then `done()` continues. */
 export function whenUnlocked(connect, done) {
   byId("unlock").addEventListener("submit", (event) => {
     event.preventDefault();
