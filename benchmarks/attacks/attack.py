@@ -29,7 +29,9 @@ from .requests import (
 )
 from .target import Target
 
-Attack = Callable[[Target, int], Coroutine[Any, Any, int]]  # takes a target and the attempt's number; returns the last status, or 0
+Attack = Callable[
+    [Target, int], Coroutine[Any, Any, int]
+]  # takes a target and the attempt's number; returns the last status, or 0
 
 _LONGEST_S = 90.0  # for one attempt
 

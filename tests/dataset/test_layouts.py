@@ -75,7 +75,9 @@ def test_one_metadata_file_for_images_in_folders_of_splits(tmp_path: Path) -> No
         assert [image.name for image in read_dataset(tmp_path, split=split)] == [f"{split}/{c}.png" for c in COLOURS]
     assert len(read_dataset(tmp_path / "metadata.csv")) == 6
     write_metadata(tmp_path / "metadata.csv", "train/", "")
-    with pytest.raises(TableError, match=r"row 4 of .*metadata.csv \(red.png\) is not in any of the folders test, train"):
+    with pytest.raises(
+        TableError, match=r"row 4 of .*metadata.csv \(red.png\) is not in any of the folders test, train"
+    ):
         read_dataset(tmp_path)
 
 
@@ -201,7 +203,8 @@ def test_a_table_in_the_way_is_named(other: str, tmp_path: Path) -> None:
         assert len(read_dataset(tmp_path)) == 3
     else:
         with pytest.raises(
-            UsageError, match=r"contains files that are not tables, such as .*; name the table itself: .*metadata\.jsonl"
+            UsageError,
+            match=r"contains files that are not tables, such as .*; name the table itself: .*metadata\.jsonl",
         ):
             read_dataset(tmp_path)
 

@@ -84,7 +84,9 @@ def test_a_table_that_is_in_no_folder_names_files_only_where_that_is_said(
     if named:
         assert fetcher.fetch("in/near.txt") == SECRET
     else:
-        with pytest.raises(RowError, match=r"--files-under FOLDER .* is named by a table that is not in a folder on this machine"):
+        with pytest.raises(
+            RowError, match=r"--files-under FOLDER .* is named by a table that is not in a folder on this machine"
+        ):
             fetcher.fetch("in/near.txt")
 
 

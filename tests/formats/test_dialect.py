@@ -201,7 +201,7 @@ class TestHints:
             ("in.csv", b"sep=,\nurl,caption\n", "delete the first line"),
             ("in.csv", b"sep=;\nurl;caption\n", "delete the first line"),
             ("in.csv", b'{"url": "a", "caption": "b"}\n', "give it the extension .jsonl"),
-            ("in.csv", b"URL,TEXT\na,b\n", "is 'URL' meant"),
+            ("in.csv", b"URL,TEXT\na,b\n", "if you mean 'URL'"),
             ("in.jsonl", b'[{"url": "a"}]', "the file contains an array.*jq -c"),
             ("in.jsonl", b'[\n{"url": "a"}\n]', "the file contains an array.*jq -c"),
             ("in.jsonl", b'{\n"url": "a"\n}', "each object must be on one line"),

@@ -320,7 +320,8 @@ def test_a_link_out_of_a_folder_of_pictures_is_not_its_text(tmp_path: Path) -> N
     (_, _, first), (_, _, second), (_, image, third) = rows(table)
     assert (first, second, third) == ("red", "red", None)
     assert (
-        image == "file_not_found: c.txt is a link that leads out of the folder, so its text is not read; put the text itself there"
+        image
+        == "file_not_found: c.txt is a link that leads out of the folder, so its text is not read; put the text itself there"
     )
 
 

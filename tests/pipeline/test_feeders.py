@@ -197,7 +197,9 @@ def test_a_picture_that_crashes_its_process_fails_alone(feeders: Callable[[Feede
     for number, each in enumerate(found):
         if number != 7:
             assert pixels_of(each)[0, 0].tolist() == [number, 0, 7]
-    assert str(ending(found[7].result)) == ("decoder_crash: the feeder process was killed by signal 11 (Segmentation fault)")
+    assert str(ending(found[7].result)) == (
+        "decoder_crash: the feeder process was killed by signal 11 (Segmentation fault)"
+    )
 
 
 def test_a_picture_that_hangs_fails_alone(feeders: Callable[[FeederPlan], Feeders]) -> None:

@@ -214,7 +214,10 @@ def test_another_process_sees_what_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"colour": "red"}, r"product 'a': the field 'colour' does not exist; the fields are kind, price, new, added, tags"),
+        (
+            {"colour": "red"},
+            r"product 'a': the field 'colour' does not exist; the fields are kind, price, new, added, tags",
+        ),
         ({"price": "n/a"}, r"product 'a': 'price' must be a number, not 'n/a'"),
         ({"price": float("inf")}, "'price' must be a finite number, not inf"),
         ({"new": "perhaps"}, "'new' must be true or false, not 'perhaps'"),

@@ -65,7 +65,10 @@ def test_what_cannot_be_written_is_found_and_stays_as_it_is(place: Path, store: 
             catalog.optimize,
             lambda: catalog.reindex("mini"),
         ):
-            with pytest.raises(DatabaseError, match="it can only be read here: this user cannot write to its folder, its file or the file"):
+            with pytest.raises(
+                DatabaseError,
+                match="it can only be read here: this user cannot write to its folder, its file or the file",
+            ):
                 write()
         assert ids(catalog.match("red")) == ["a", "b"]
     assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == before

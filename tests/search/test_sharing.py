@@ -83,9 +83,7 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(
     with shop(tmp_path / "c") as catalog:
         catalog.add(product(f"kept{number}", (255, number, 0)) for number in range(20))
         fill_disk(catalog)
-        with pytest.raises(
-            DatabaseError, match=r"disk is full; no acknowledged change is lost: free some space"
-        ):
+        with pytest.raises(DatabaseError, match=r"disk is full; no acknowledged change is lost: free some space"):
             catalog.add(
                 (product(f"more{number}", (0, number % 256, number // 256), price=number) for number in range(2000)),
                 progress=lambda done, failed, total: acknowledged.append(done),

@@ -395,7 +395,10 @@ def test_the_command_lines_texts_are_read() -> None:
             "the service has no argument 'modles'; the arguments are allowed_hosts, api_keys, audit_log, backend, ",
         ),
         ({"lazy": True}, "the service has no argument 'lazy'"),
-        ({"models": {"a": {"replicas": 2}}}, "model a has no argument 'replicas'; the arguments are backend, batch_size, "),
+        (
+            {"models": {"a": {"replicas": 2}}},
+            "model a has no argument 'replicas'; the arguments are backend, batch_size, ",
+        ),
         ({"models": 3}, "models=3 must be a mapping of names to models"),
         ({"models": {"a": 3}}, "model a: 3 must be a model's name, or a mapping"),
         ({"models": {"a": {"min_replicas": 0}}}, "model a: min_replicas=0 must be at least 1"),

@@ -241,7 +241,7 @@ def test_a_table_is_read_from_files_and_says_who_takes_frames() -> None:
 
 @pytest.mark.parametrize("kind", ["pandas", "polars", "arrow", "hub"])
 def test_columns_that_are_missing_or_twice_there_are_named(kind: str) -> None:
-    with pytest.raises(UsageError, match=r"column 'URL' is missing from the frame; .*; is 'url' meant"):
+    with pytest.raises(UsageError, match=r"column 'URL' is missing from the frame; .*; if you mean 'url'"):
         score(FRAMES[kind], "URL")
     with pytest.raises(InputTypeError, match="config must be a Config"):
         score_frame(FRAMES[kind], 7)  # type: ignore[arg-type]

@@ -133,7 +133,8 @@ def test_bad_cells_fail_alone_and_with_the_codes_of_files(tmp_path: Path) -> Non
 )
 def test_references_that_are_stored_as_bytes_are_refused_before_the_run(tmp_path: Path, text: bytes) -> None:
     with pytest.raises(
-        UsageError, match=r"column 'image' of .*in\.parquet contains text stored as bytes, such as .*cast them to strings"
+        UsageError,
+        match=r"column 'image' of .*in\.parquet contains text stored as bytes, such as .*cast them to strings",
     ):
         score(write(tmp_path, pa.array([None, text, text])), tmp_path / "out.parquet")
     assert score(write(tmp_path, pa.array([None, text, RED])), tmp_path / "out.parquet").scored == 1
@@ -169,7 +170,7 @@ class TestDropColumns:
     def test_a_text_format_takes_a_table_of_bytes_without_them(self, tmp_path: Path) -> None:
         source = write(tmp_path, COLUMNS["binary"])
         for name in ("out.csv", "out.jsonl"):
-            with pytest.raises(UsageError, match=r"column 'image' .* holds bytes.*--drop-col image"):
+            with pytest.raises(UsageError, match=r"column 'image' .* contains bytes.*--drop-col image"):
                 score(source, tmp_path / name)
             score(source, tmp_path / name, drop_columns=("image",))
         assert (tmp_path / "out.csv").read_text().splitlines()[:2] == ["id,caption,similarity,error", "0,red,1.0,"]
@@ -232,7 +233,7 @@ class TestDropColumns:
 
     def test_a_name_that_is_not_there_and_one_that_is_no_tuple_are_mistakes(self, tmp_path: Path) -> None:
         source = write(tmp_path, COLUMNS["binary"])
-        with pytest.raises(UsageError, match=r"column 'Image' is missing from .*; is 'image' meant"):
+        with pytest.raises(UsageError, match=r"column 'Image' is missing from .*; if you mean 'image'"):
             score(source, tmp_path / "out.parquet", drop_columns=("Image",))
         with pytest.raises(ConfigError, match="drop_columns='image' must be a tuple"):
             TableOptions(drop_columns="image")  # type: ignore[arg-type]

@@ -26,9 +26,7 @@ def kind_of(options: argparse.Namespace) -> Kind:
     """
     place = options.in_path
     if "-" in (place, options.out_path):
-        raise UsageError(
-            "standard input and output cannot be used, because runs resume from files; name files instead"
-        )
+        raise UsageError("standard input and output cannot be used, because runs resume from files; name files instead")
     if is_image(place):
         if _TABLE.fullmatch(options.out_path):
             raise UsageError(

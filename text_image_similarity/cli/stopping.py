@@ -39,4 +39,6 @@ class Stopping:
             logger.warning("SIGTERM: ending before the first row; the same command starts or resumes the run")
             sys.exit(128 + signal.SIGTERM)  # not an Exception, so no handler of model errors catches it
         self._asked = True
-        logger.warning("SIGTERM: ending after the current part; a second SIGTERM ends the run at once and loses that part")
+        logger.warning(
+            "SIGTERM: ending after the current part; a second SIGTERM ends the run at once and loses that part"
+        )

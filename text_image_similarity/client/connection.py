@@ -242,5 +242,7 @@ def _authorization(api_key: str | None) -> dict[str, str]:
     if api_key is None:
         return {}
     if not (api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key != ""):
-        raise ConfigError("the API key is empty, has spaces around it, or has characters that an HTTP header cannot contain")
+        raise ConfigError(
+            "the API key is empty, has spaces around it, or has characters that an HTTP header cannot contain"
+        )
     return {"Authorization": f"Bearer {api_key}"}

@@ -162,9 +162,7 @@ def capture(tower: nn.Module, there: Tensor, stream: torch.cuda.Stream, pool: An
         finite = expected[expected.isfinite()]
         close = _CLOSE * float(finite.abs().max()) if finite.numel() else 0.0
         if not torch.allclose(replay(), expected, rtol=_CLOSE, atol=close, equal_nan=True):
-            logger.warning(
-                "a tower runs without a CUDA graph, because its graph computed different features"
-            )
+            logger.warning("a tower runs without a CUDA graph, because its graph computed different features")
             return None
     return replay
 

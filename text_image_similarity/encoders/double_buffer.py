@@ -73,7 +73,10 @@ class DoubleBuffer(Generic[Batch, Result]):
             try:
                 self._lane.begin(ticket.slot, batch)
             except Exception as exc:  # raised by `result`, as for a batch that fails later
-                ticket.error, ticket.ready = exc.with_traceback(None), True  # the frames of a traceback keep the batch in memory
+                ticket.error, ticket.ready = (
+                    exc.with_traceback(None),
+                    True,
+                )  # the frames of a traceback keep the batch in memory
                 self._free.append(ticket.slot)
             except BaseException:
                 self._free.append(ticket.slot)

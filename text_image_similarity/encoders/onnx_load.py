@@ -127,7 +127,9 @@ def _export_once(encoder: TwoTowerEncoder, folder: Path, precision: str) -> None
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(folder.name + ".lock")):  # one process exports and the others wait
             if not folder.is_dir():
-                logger.info("exporting %s to ONNX, which takes half a minute and is done only once: %s", encoder.model, folder)
+                logger.info(
+                    "exporting %s to ONNX, which takes half a minute and is done only once: %s", encoder.model, folder
+                )
                 from .graphs import drop_weights
                 from .onnx_export import export
 

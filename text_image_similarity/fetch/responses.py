@@ -99,7 +99,9 @@ def expanded(chunks: Iterable[bytes], encoding: str, most: int) -> Iterator[byte
     """
     names = [name for name in encoding.lower().replace(" ", "").split(",") if name in _COMPRESSIONS]
     if names not in ([], ["gzip"], ["x-gzip"]):
-        raise RowError(ErrorCode.BAD_RESPONSE, f"compressed as {encoding[:40]}, although uncompressed content was requested")
+        raise RowError(
+            ErrorCode.BAD_RESPONSE, f"compressed as {encoding[:40]}, although uncompressed content was requested"
+        )
     unzip = zlib.decompressobj(zlib.MAX_WBITS | 16) if names else None
     received = given = 0
     for pieces, chunk in enumerate(chunks, 1):

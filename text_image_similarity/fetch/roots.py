@@ -30,7 +30,11 @@ def check_under(path: Path, root: str | PathLike[str] | None) -> None:
     """
     if root is None or is_under(path, root):
         return
-    why = f"is not under {root}" if os.fspath(root) != NOWHERE else "is named by a table that is not in a folder on this machine"
+    why = (
+        f"is not under {root}"
+        if os.fspath(root) != NOWHERE
+        else "is named by a table that is not in a folder on this machine"
+    )
     raise RowError(ErrorCode.FILE_NOT_FOUND, f"{REFUSED}: {shorten_path(path)} {why}")
 
 

@@ -52,7 +52,9 @@ def check_columns(
         raise UsageError(f"{place} is empty: it has neither rows nor columns")
     if missing := [name for name in dict.fromkeys(names) if name not in columns]:
         said = f"column {missing[0]!r} is" if len(missing) == 1 else f"columns {', '.join(map(repr, missing))} are"
-        asked = OUT_COLUMNS[:1] if OUT_COLUMNS[0] in missing else missing  # a table that has not been scored has none of the others
+        asked = (
+            OUT_COLUMNS[:1] if OUT_COLUMNS[0] in missing else missing
+        )  # a table that has not been scored has none of the others
         near = [each for name in asked if (each := _same(columns, name) or closest(name, columns))]
         if len(asked) > 1 and len(set(near)) == len(asked):
             hints = [f"; if you mean {' and '.join(map(repr, near))}, name them with {options}"]
@@ -100,7 +102,9 @@ def _why_not_text(kind: pa.DataType, *, holds_images: bool) -> str:
     texts = (types.is_string, types.is_large_string, types.is_string_view, types.is_null)
     numbers = (types.is_integer, types.is_floating, types.is_decimal)
     return (
-        "" if any(test(kind) for test in (*texts, *numbers)) else "contains neither text nor numbers; cast it to strings"
+        ""
+        if any(test(kind) for test in (*texts, *numbers))
+        else "contains neither text nor numbers; cast it to strings"
     )
 
 

@@ -194,7 +194,9 @@ class DelimitedTable:
             if any(value[:1] == '"' for value in row):
                 raise TableError(f"{where} has a field that begins with a quotation mark; {_AMBIGUOUS}")
         elif any('\\"' in value for value in row):
-            raise TableError(f"{where} has a backslash before a quotation mark; {_BACKSLASH}, otherwise add --quoting minimal")
+            raise TableError(
+                f"{where} has a backslash before a quotation mark; {_BACKSLASH}, otherwise add --quoting minimal"
+            )
         else:
             delimiter = self.dialect.delimiter or ""
             lines = [line for line in delimiter.join(row).splitlines() if line.strip()]

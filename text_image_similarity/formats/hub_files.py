@@ -45,9 +45,7 @@ def local_or_url(place: str) -> str:
     except (HfHubHTTPError, HFValidationError) as exc:
         if not isinstance(exc, HFValidationError) and exc.response.status_code not in (401, 403, 404):
             return _cached(name, revision, path, exc)
-        raise UsageError(
-            f"the hub has no readable data set {name}: {str(exc).strip().splitlines()[-1]}"
-        ) from exc
+        raise UsageError(f"the hub has no readable data set {name}: {str(exc).strip().splitlines()[-1]}") from exc
     except Exception as exc:  # any exception of the network
         return _cached(name, revision, path, exc)
 

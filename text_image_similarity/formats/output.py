@@ -135,7 +135,9 @@ def _check(kind: TableKind, columns: Sequence[str]) -> None:
         if kind == "jsonl" and columns.count(name) > 1:
             raise UsageError(f"JSON cannot have two columns named {name!r}; rename one")
         if kind != "jsonl" and not is_whole(name):
-            raise UsageError(f"column {name!r} has a lone surrogate in its name, which only JSON can represent; rename it")
+            raise UsageError(
+                f"column {name!r} has a lone surrogate in its name, which only JSON can represent; rename it"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,9 +142,7 @@ class ParquetTable:
         """Return the columns to read, in order."""
         names = batch.schema.names
         order = [place for place, name in enumerate(names) if name not in self.dropped]
-        if [
-            names[place] for place in order
-        ] != self.schema.names:  # columns in another order, and with unique names
+        if [names[place] for place in order] != self.schema.names:  # columns in another order, and with unique names
             order = [names.index(name) for name in self.schema.names]
         return batch.select(order)
 
@@ -187,11 +185,15 @@ def _common(one: list[pa.Field], other: list[pa.Field], places: tuple[str, str])
         other = sorted(other, key=lambda column: names[0].index(column.name))
     elif names[0] != names[1]:
         apart = [name for name in dict.fromkeys([*names[1], *names[0]]) if names[0].count(name) != names[1].count(name)]
-        found = f"only one of them has: {', '.join(map(repr, apart))}" if apart else "the order of their columns differs"
+        found = (
+            f"only one of them has: {', '.join(map(repr, apart))}" if apart else "the order of their columns differs"
+        )
         raise TableError(f"{places[1]} has different columns from {places[0]}; {found}")
     kinds = [common_type(a.type, b.type) for a, b in zip(one, other, strict=True)]
     apart = [
-        f"{b.name!r} ({b.type} instead of {a.type})" for a, b, kind in zip(one, other, kinds, strict=True) if kind is None
+        f"{b.name!r} ({b.type} instead of {a.type})"
+        for a, b, kind in zip(one, other, kinds, strict=True)
+        if kind is None
     ]
     if apart:
         raise TableError(

@@ -35,7 +35,9 @@ class Loaders:
         self._lock = Lock()
         self._closed = Event()
         self._queue: _Queue = SimpleQueue()
-        work = partial(_work, self._queue, self._closed)  # without `self`, so that an abandoned pool is garbage collected
+        work = partial(
+            _work, self._queue, self._closed
+        )  # without `self`, so that an abandoned pool is garbage collected
         self._threads = [Thread(target=work, name=f"{name}-{i}", daemon=True) for i in range(count)]
         for thread in self._threads:
             thread.start()

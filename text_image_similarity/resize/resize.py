@@ -98,7 +98,9 @@ def load_compiled() -> Resizer | None:
                 if not np.array_equal(resizer(image, after, resample, part), _by_pillow(image, after, resample, part)):
                     raise ValueError(f"{before} to {after} gave different pixels from Pillow")
     except Exception as exc:  # any exception of a library that does not fit this Python, NumPy or processor
-        logger.warning("images are resized by Pillow, because numba cannot do so on this machine: %s: %s", type(exc).__name__, exc)
+        logger.warning(
+            "images are resized by Pillow, because numba cannot do so on this machine: %s: %s", type(exc).__name__, exc
+        )
         return None
     return resizer
 

@@ -81,7 +81,9 @@ class MongoCollection:
     def _reader(self, declared: Sequence[Field]) -> RowReader:
         with self._failing():
             there = {name for document in self._documents().limit(_LOOKED_AT) for name in document}
-        columns = (self._chosen.fields.get(each.name, each.name) for each in declared)  # a member may occur only in later documents
+        columns = (
+            self._chosen.fields.get(each.name, each.name) for each in declared
+        )  # a member may occur only in later documents
         return read_columns(self._chosen, declared, sorted(there.union(filter(None, columns))), self.place)
 
     def _documents(self) -> Any:

@@ -82,7 +82,9 @@ def choose_model(settings: Settings, name: str | None) -> str:
     if (weights := settings.splits.get(name)) is not None:
         return random.choices(list(weights), list(weights.values()))[0]
     if name not in settings.names:
-        raise ProblemError("unknown_model", f"{name[:100]!r} is not served here; the models are {', '.join(settings.names)}")
+        raise ProblemError(
+            "unknown_model", f"{name[:100]!r} is not served here; the models are {', '.join(settings.names)}"
+        )
     return name
 
 

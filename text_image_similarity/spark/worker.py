@@ -75,7 +75,9 @@ def score_records(batches: Iterator[pa.RecordBatch], config: Config) -> Iterator
         for batch in batches:
             stats = RunStats()
             results = list(scorer.score_pairs(map(_unpacked, batch.to_pylist()), stats=stats))
-            cut = pa.array([stats.captions_cut, *[0] * (len(results) - 1)][: len(results)], pa.int32())  # for the whole batch
+            cut = pa.array(
+                [stats.captions_cut, *[0] * (len(results) - 1)][: len(results)], pa.int32()
+            )  # for the whole batch
             columns = [batch.column("row"), *score_arrays(results), cut]
             yield pa.RecordBatch.from_arrays(columns, ["row", *(field.name for field in SCORE_FIELDS), "captions_cut"])
 

@@ -139,7 +139,9 @@ def find_calibration(source: str, folder: str | PathLike[str] | None) -> Calibra
     if found is not None and kind != "cosine":
         if folder is None:
             return None
-        raise UsageError(f"{source} contains scores of kind {kind}, but a calibration is for cosines; use --min instead")
+        raise UsageError(
+            f"{source} contains scores of kind {kind}, but a calibration is for cosines; use --min instead"
+        )
     if folder is not None and found is not None and isinstance(model, str) and not _same(model, found.model):
         logger.warning("the calibration is for %s, but %s was scored with %s", found.model, source, model)
     return found

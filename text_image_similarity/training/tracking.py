@@ -142,7 +142,9 @@ def _alone_in(uri: str) -> Iterator[None]:
         try:
             yield
         finally:
-            lock.unlink(missing_ok=True)  # removed while it is held; a waiting process finds it gone and creates its own
+            lock.unlink(
+                missing_ok=True
+            )  # removed while it is held; a waiting process finds it gone and creates its own
 
 
 def _printable(text: str) -> str:

@@ -203,7 +203,7 @@ def test_what_is_wrong_with_a_text(text: str, message: str) -> None:
         (Compare("sold", "eq", float("nan")), "'sold' must be a date of the years 1 to 9999"),
         ({"sold": True}, "'sold' must be a date"),
         ({"and": []}, "'and' takes a list of at least one filter"),
-        ({"or": {"price": 1}}, "'or' takes a list of filters"),
+        ({"or": {"price": 1}}, "'or' takes a list of at least one filter"),
         ({"or": [{}]}, "'or' must contain a filter"),
         ({"not": []}, "'not' must contain a filter"),
         ({1: 2}, "names fields and operators with strings, not with 1"),

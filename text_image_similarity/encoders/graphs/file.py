@@ -23,7 +23,9 @@ _SMALL = 1024  # weights of at most this many bytes stay in the graph
 _ALIGNED = 4096  # weights in a separate file begin at multiples of this many bytes, so that they can be memory-mapped
 
 Made = Mapping[str, Callable[[], NDArray[Any]]]
-_Weight = tuple[TensorProto, Callable[[], NDArray[Any]]]  # its name, type and shape, and a function that returns its values
+_Weight = tuple[
+    TensorProto, Callable[[], NDArray[Any]]
+]  # its name, type and shape, and a function that returns its values
 
 
 def write_graph(model: ModelProto, path: Path, folder: Path, *, made: Made | None = None, apart: bool = False) -> None:

@@ -103,7 +103,9 @@ class _Halving:
         self.floats = _floats(light)
         self.weights: dict[str, TensorProto] = {}
         self.nodes: list[onnx.NodeProto] = []
-        self.made: dict[str, Callable[[], NDArray[Any]]] = {}  # functions that return half-precision weights when they are written
+        self.made: dict[str, Callable[[], NDArray[Any]]] = (
+            {}
+        )  # functions that return half-precision weights when they are written
         self.kinds: dict[str, int] = {}  # types of values, FLOAT or FLOAT16; other types are left out
 
     def run(self) -> None:

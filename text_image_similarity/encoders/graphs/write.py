@@ -122,7 +122,9 @@ def _save(graph: Any, path: Path, *, apart: bool = False) -> None:
         write_graph(graph, path, path.parent, apart=apart)
         return
     with tempfile.TemporaryDirectory(dir=path.parent) as name:
-        graph.save(whole := Path(name) / path.name, external_data=True)  # writing a single file would take five times the memory
+        graph.save(
+            whole := Path(name) / path.name, external_data=True
+        )  # writing a single file would take five times the memory
         for weight in graph.model.graph.initializers.values():
             weight.const_value = None  # see `drop_weights`
         if apart:

@@ -48,7 +48,9 @@ class LeafMaker:
         if op in ("in", "not_in"):
             return OneOf(name, self._several(field, op, value), negated=op == "not_in")
         if op not in ("eq", "ne") and field.kind not in ("number", "date"):
-            raise UsageError(f"{name!r} cannot be ordered, because its kind is {field.kind}; compare it with eq, ne or in")
+            raise UsageError(
+                f"{name!r} cannot be ordered, because its kind is {field.kind}; compare it with eq, ne or in"
+            )
         return Compare(name, cast(Comparison, op), _comparable(field, value))
 
     def _several(self, field: Field, op: str, given: object) -> tuple[Scalar, ...]:
@@ -84,6 +86,8 @@ def _comparable(field: Field, value: object) -> Scalar:
     """Return the stored value for one value of a field; in a field of lists, for one text."""
     stored = Field(field.name, "text" if field.kind == "texts" else field.kind).stored(value)
     if stored is None:
-        raise UsageError(f"{field.name!r} cannot be compared with {value!r:.100}, which counts as a missing value; use exists")
+        raise UsageError(
+            f"{field.name!r} cannot be compared with {value!r:.100}, which counts as a missing value; use exists"
+        )
     assert not isinstance(stored, tuple)
     return stored

@@ -85,7 +85,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise UsageError(f"the filter has {twice!r:.60} twice in one object; write the conditions as a list under 'and'")
+        raise UsageError(
+            f"the filter has {twice!r:.60} twice in one object; write the conditions as a list under 'and'"
+        )
     return found
 
 

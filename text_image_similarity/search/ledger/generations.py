@@ -99,7 +99,9 @@ class Generations:
         with self._database.write() as transaction:
             found = transaction.run("SELECT state FROM generation WHERE number = ?", (number,))
             if not found or found[0][0] not in ("ready", "kept"):
-                raise DatabaseError(f"generation {number} cannot be used: it {f'is {found[0][0]}' if found else 'does not exist'}")
+                raise DatabaseError(
+                    f"generation {number} cannot be used: it {f'is {found[0][0]}' if found else 'does not exist'}"
+                )
             if transaction.run(f"SELECT 1 FROM product WHERE {UNSEEN} LIMIT 1", (number,)):
                 return False
             transaction.run("UPDATE generation SET state = 'kept' WHERE state = 'live'")

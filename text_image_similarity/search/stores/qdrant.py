@@ -26,9 +26,7 @@ from ..filters.sql import column_names
 from .exact import Block, best_of, ranked
 from .protocol import Alone, Changes, Hits, Rows
 
-_EF = (
-    1024  # lowest effort of an approximate search; with 128, whole clusters of 200,000 images were missed: recall .89, now 1.000
-)
+_EF = 1024  # lowest effort of an approximate search; with 128, whole clusters of 200,000 images were missed: recall .89, now 1.000
 _SPARE = 16  # additional images to request, because Qdrant's order differs in the last bits
 _SLACK = 1e-5
 _POINTS = 500  # points sent or read at a time: 5 MB of JSON with 512 dimensions

@@ -108,7 +108,9 @@ class IncomingBody:
             raise self._no_room()
 
     def _too_long(self) -> ProblemError:
-        return ProblemError("too_many_bytes", f"a request may have at most {self._most:,} bytes; send fewer pairs at a time")
+        return ProblemError(
+            "too_many_bytes", f"a request may have at most {self._most:,} bytes; send fewer pairs at a time"
+        )
 
     def _no_room(self) -> ProblemError:
         detail = f"the requests in progress leave no memory for {max(self._declared, self.held):,} bytes"

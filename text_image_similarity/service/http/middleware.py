@@ -126,7 +126,9 @@ class Gate:
             extra = {"request_id": call.request_id}
             logger.exception("this is a bug in text_image_similarity; please report it", extra=extra)
             await asyncio.sleep(self.patience.pause_s(client, _REFUSAL_S + _BYTE_S * body.sent))
-            await reply.refuse(ProblemError("internal_error", "internal error; see the server's log for this request id"))
+            await reply.refuse(
+                ProblemError("internal_error", "internal error; see the server's log for this request id")
+            )
         finally:
             self.room.release(client, body.held + reply.held)
             if work is not None and 200 <= reply.status < 400:

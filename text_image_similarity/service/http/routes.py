@@ -93,7 +93,9 @@ async def embeddings(asked: EmbeddingsRequest, request: Request) -> Response:
         first = f"input {failed[0]['index']}: {failed[0]['code']}: {failed[0]['detail']}"
         raise ProblemError("invalid_request", first, errors=failed)
     if asked.dimensions not in (None, len(vectors[0])):
-        raise ProblemError("invalid_request", f"/dimensions: the vectors of {answer.model} always have {len(vectors[0])}")
+        raise ProblemError(
+            "invalid_request", f"/dimensions: the vectors of {answer.model} always have {len(vectors[0])}"
+        )
     data = [
         {
             "object": "embedding",
@@ -195,7 +197,9 @@ def parse_image(text: str) -> ImageInput:
     text = strip_invisible(text)
     if is_fetchable(text) or not _BASE64.fullmatch(text[:1000]):
         return text
-    padded = len(text) > 1000 or len("".join(text.split())) % 4 == 0  # /etc/passwd could be base64, except for its length
+    padded = (
+        len(text) > 1000 or len("".join(text.split())) % 4 == 0
+    )  # /etc/passwd could be base64, except for its length
     return decode_base64(text) if padded or is_base64_image(text) else text
 
 

@@ -158,7 +158,9 @@ async def _read_form(form: FormData) -> tuple[MatchImageRequest, bytes]:
         if name == "image" and isinstance(value, UploadFile):
             upload = await value.read()
         elif isinstance(value, UploadFile) or (name in given and name not in _FORM_LISTS):
-            raise ProblemError("invalid_request", f"/{name[:50]}: the form may have only one image, and each field only once")
+            raise ProblemError(
+                "invalid_request", f"/{name[:50]}: the form may have only one image, and each field only once"
+            )
         elif name in _FORM_LISTS:
             given.setdefault(name, []).append(value)
         else:

@@ -159,7 +159,9 @@ class Journal:
                         detail = f"product {product[:100]!r} was not in the answer to match {match_id}"
                         raise ProblemError("invalid_request", detail)
                     if not writer.put(LogEvent(match_id, time.time(), kind, product, key.name)):
-                        raise ProblemError("log_unavailable", "too many entries wait for the match log", retry_after_s=5)
+                        raise ProblemError(
+                            "log_unavailable", "too many entries wait for the match log", retry_after_s=5
+                        )
                     return
         except UsageError as exc:
             raise ProblemError("unknown_match", str(exc)) from None
