@@ -116,6 +116,23 @@ def test_a_frame_with_a_size_of_its_own_counts_as_the_largest_that_it_may_have()
         decode(data, Limits())
 
 
+def test_a_frame_whose_header_is_called_a_copy_counts() -> None:
+    """A decoder takes the copy of a header for the header if it has seen none."""
+    data = saved(LARGE, "AVIF", speed=10)
+    stream = stream_of(data)
+    start = 2 + 2 + stream[3]  # a temporal delimiter, a sequence header
+    copied = stream[:start] + bytes([7 << 3 | 2]) + stream[start + 1 :]
+    assert coded_areas(with_stream(data, copied)) == ([SIDE * SIDE], [])
+
+
+def test_a_track_says_once_where_its_images_are() -> None:
+    """A decoder joins several lists, so that the first image is that of another list than the one that is looked at."""
+    data = saved(LARGE, "AVIF", speed=10, save_all=True, append_images=[LARGE.rotate(90)])
+    assert coded_areas(data)[1] == [SIDE * SIDE]
+    with pytest.raises(ValueError, match="a track says twice where its images are"):
+        coded_areas(data.replace(b"stss", b"stco"))  # whose layout is the same
+
+
 @pytest.mark.parametrize("stream", [b"\x12\0" * 30_000, b"\x0a\x01\xff", b"\x0a" + b"\xff" * 9])
 def test_a_stream_that_makes_no_sense_costs_its_row(stream: bytes) -> None:
     with pytest.raises(RowError, match="corrupt: AVIF"):

@@ -15,9 +15,11 @@ from ..errors import ErrorCode, RowError
 
 _MOST_UNITS = 20_000  # most boxes, items and units of the stream to read; a real file has a few hundred
 _LONGEST_HEADER = 512  # a sequence header is shorter than this even with all optional fields
-_SEQUENCE_HEADER, _FRAME_HEADER, _FRAME = 1, 3, 6
+_SEQUENCE_HEADER = 1
+_FRAMES = frozenset({3, 6, 7})  # a header, a frame with its header, and a copy of a header, which a decoder may take for one
 _SELECT = 2
 _HOLDERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"meta", b"iinf"})
+_ONCE = ((b"stsd",), (b"stsz",), (b"stco", b"co64"))
 _MOST_HELD = 2.5  # times `max_pixels`, to allow for colours, alpha, and a grid's tiles beyond the edge
 # A file may code this many times its declared pixels, for alpha and tiles far beyond the edge; and always this many pixels.
 _MOST_TIMES, _ALWAYS = 8, 1 << 20
@@ -54,7 +56,7 @@ def coded_areas(data: bytes) -> tuple[list[int], list[int]]:
             if kind == b"meta":
                 items += [area for stream in _items(whole, body, budget) for area in _frames(stream, budget)]
             elif kind == b"stbl":
-                table = dict(_boxes(body, budget, deep=False))
+                table = _table(body, budget)
                 tracks += [area for stream in _first_sample(whole, table, budget) for area in _frames(stream, budget)]
     except IndexError as exc:
         raise ValueError("a header ends early") from exc
@@ -168,6 +170,14 @@ def _locations(iloc: memoryview, budget: _Budget) -> Iterator[tuple[int, bool, l
         yield item, inside, extents
 
 
+def _table(body: memoryview, budget: _Budget) -> dict[bytes, memoryview]:
+    """Return the boxes of a track's table by kind; a decoder would join several that say where its images are."""
+    boxes = list(_boxes(body, budget, deep=False))
+    if any(sum(kind in alike for kind, _ in boxes) > 1 for alike in _ONCE):
+        raise ValueError("a track says twice where its images are")
+    return dict(boxes)
+
+
 def _first_sample(data: memoryview, table: dict[bytes, memoryview], budget: _Budget) -> Iterator[memoryview]:
     """Yield the AV1 stream of a track's first image."""
     none = memoryview(b"")
@@ -191,7 +201,7 @@ def _frames(stream: memoryview, budget: _Budget) -> Iterator[int]:
         header = _Bits(stream[at : at + min(size, _LONGEST_HEADER)])
         if kind == _SEQUENCE_HEADER:
             sequence = _sequence(header)
-        elif kind in (_FRAME_HEADER, _FRAME) and sequence is not None:
+        elif kind in _FRAMES and sequence is not None:
             yield _frame_area(header, sequence)
         at += size
 
