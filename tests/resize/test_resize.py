@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from threading import Event, Thread
 from typing import NamedTuple
 
@@ -226,6 +227,18 @@ def test_code_that_is_not_compiled_is_not_used() -> None:
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "None\n"
     assert "NUMBA_DISABLE_JIT" in done.stderr
+
+
+@pytest.mark.skipif(find_spec("numba") is None, reason="the extra fast-cpu is not installed")
+def test_numba_takes_no_settings_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A cache_dir there would be a folder of pickles."""
+    monkeypatch.chdir(tmp_path)
+    assert resize.load_compiled() is not None
+    (tmp_path / ".numba_config.yaml").write_text("cache_dir: photos\n")
+    assert resize.load_compiled() is None
+    assert ".numba_config.yaml in the working folder is not trusted" in caplog.text
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("no locator available"), OSError("read-only file system")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -20,6 +21,7 @@ Pixels = NDArray[np.uint8]  # (h, w, 3), RGB
 
 _FEW = 500  # number of images that Pillow resizes in about the two seconds that loading compiled code takes
 _LIBRARIES = ("numba", "pyarrow")
+_SETTINGS = ".numba_config.yaml"
 # Sizes before and after for the trials: smaller and larger, both orders of passes, one axis only, tiles and single pixels.
 _TRIALS = (
     ((97, 70), (31, 22)),
@@ -106,6 +108,10 @@ def load_compiled() -> Resizer | None:
 
 
 def _by_compiled_code() -> Resizer:
+    if Path(_SETTINGS).exists():
+        # Numba would read settings from this file, among them a folder of compiled code stored as pickles: a folder of images
+        # made by somebody else could run code.
+        raise RuntimeError(f"{_SETTINGS} in the working folder is not trusted; set NUMBA_ variables instead")
     import pyarrow  # both are imported only here, because not everyone needs them and importing takes long
 
     from . import compiled
