@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 MOST_PARTS = 1_000_000  # for a row of a table, where lists of numbers may be long
+MOST_DEPTH = 100  # so that whoever parses a text can also write it, even from deep within other calls
 MOST_DIGITS = 400  # of a whole number: no float has more before its point, and parsing takes quadratic time
 _PART = re.compile(r'[,\[{]|"[^"]*"?')
 
@@ -27,7 +28,6 @@ def parse_json(text: str, *, most_parts: int = MOST_PARTS, most_digits: int = MO
     Raises:
         JsonLimitError: The text exceeds one of the limits.
         ValueError: The text is not JSON.
-        RecursionError: The text is nested too deeply.
     """
     if part_count(text) > most_parts and _has_more_parts(text, most_parts):
         raise JsonLimitError(f"it has more than {most_parts:,} commas and brackets")
@@ -37,7 +37,24 @@ def parse_json(text: str, *, most_parts: int = MOST_PARTS, most_digits: int = MO
             raise JsonLimitError(f"a number in it has more than {most_digits:,} digits; write it as text")
         return int(digits)
 
-    return json.loads(text, parse_int=whole_number, **hooks)
+    try:
+        found = json.loads(text, parse_int=whole_number, **hooks)
+    except RecursionError:
+        found = None
+    else:
+        if text.count("[") + text.count("{") <= MOST_DEPTH or _depth_is_at_most(MOST_DEPTH, found):
+            return found
+    raise JsonLimitError(f"it is nested more than {MOST_DEPTH} deep")
+
+
+def _depth_is_at_most(most: int, found: Any) -> bool:
+    level = [found]
+    for _ in range(most + 1):
+        held = [each for each in level if isinstance(each, (dict, list))]
+        if not held:
+            return True
+        level = [inner for each in held for inner in (each.values() if isinstance(each, dict) else each)]
+    return False
 
 
 def part_count(text: str) -> int:

@@ -147,7 +147,7 @@ def _items(cell: object) -> Sequence[object]:
     if isinstance(cell, str) and cell.lstrip().startswith("["):
         try:
             listed = parse_json(cell)
-        except (ValueError, RecursionError):  # a text that only begins like a list
+        except ValueError:  # a text that only begins like a list
             return [cell]
         return listed if all(isinstance(item, str) or item is None for item in listed) else [cell]
     if hasattr(cell, "tolist"):  # a NumPy array

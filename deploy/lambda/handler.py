@@ -35,6 +35,7 @@ from text_image_similarity import (
     score_csv,
     score_pairs,
 )
+from text_image_similarity.bounded_json import parse_json
 from text_image_similarity.records import Record
 
 logger = logging.getLogger("text_image_similarity")
@@ -136,8 +137,8 @@ def score_messages(messages: list[dict[str, Any]], context: Any) -> dict[str, An
 def parsed(body: str) -> dict[str, Any]:
     """Return a message's object; anything else is kept and fails later as a pair without a URL."""
     try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):  # not JSON, or nested too deeply
+        found = parse_json(body)  # nested no deeper than `keep` can write
+    except ValueError:
         found = body
     return found if isinstance(found, dict) else {"body": body}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import errno
 import io
 import json
 import os
@@ -399,12 +400,15 @@ def test_a_link_to_nothing_fails_alone(tmp_path: Path) -> None:
     (photos / "c.txt").symlink_to("missing.txt")
     (photos / "d.png").write_bytes(RED)
     os.mkfifo(photos / "d.txt")
+    (photos / "e.png").symlink_to("e.png")
+    (photos / "e.txt").symlink_to("e.txt")  # to itself
     score_csv(photos, tmp_path / "out.csv", Config(model="mini"))
-    first, second, third, fourth = pa.csv.read_csv(tmp_path / "out.csv").to_pylist()
+    first, second, third, fourth, fifth = pa.csv.read_csv(tmp_path / "out.csv").to_pylist()
     assert first["similarity"] > 0
     assert second["error"].startswith("file_not_found: ")
     assert third["error"] == "file_not_found: c.txt cannot be read: No such file or directory"
     assert fourth["error"] == "file_not_found: d.txt cannot be read: it is not a regular file"
+    assert fifth["error"] == f"file_not_found: e.txt cannot be read: {os.strerror(errno.ELOOP)}"
 
 
 def test_the_columns_of_shards_are_counted(tmp_path: Path) -> None:

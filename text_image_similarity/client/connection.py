@@ -222,7 +222,7 @@ def path_to(response: httpx.Response) -> str:
 def _answer(response: httpx.Response) -> ServiceReply:
     try:
         body = parse_json(response.content.decode("utf-8-sig"), most_parts=_MOST_PARTS)
-    except (ValueError, RecursionError):
+    except ValueError:
         body = None
     reason = response.reason_phrase or "no reason given"
     return ServiceReply(response.status_code, body if isinstance(body, dict) else None, reason)

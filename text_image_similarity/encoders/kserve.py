@@ -133,7 +133,7 @@ class _Http:
                     return _values(output, None if size is None else answer.content[start : start + size])
                 start += size or 0
             raise KeyError("it is not among the outputs")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise ModelError(
                 f"the inference server {self.url} returned no {wanted!r} for model {model!r}: {exc}"
             ) from exc
@@ -150,7 +150,7 @@ def _values(output: dict[str, Any], content: bytes | None) -> NDArray[np.float32
 def _said(answer: httpx.Response) -> str:
     try:
         return str(parse_json(answer.content.decode())["error"])[:500]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return f"status {answer.status_code}"
 
 

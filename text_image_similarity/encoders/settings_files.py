@@ -33,7 +33,7 @@ _ELSEWHERE = {
     *("quantization_config", "use_kernels"),  # code from further libraries and from the hub
 }
 # Files of a tokenizer, which some versions of transformers open wherever they are.
-_VOCABULARIES = {"vocab_file", "merges_file", "spm_file", "source_spm", "target_spm", "target_vocab_file"}
+_VOCABULARIES = {"vocab_file", "merges_file", "tokenizer_file", "spm_file", "source_spm", "target_spm", "target_vocab_file"}
 _PRETRAINED = "pretrained_cfg"  # timm's, and keys that begin with it
 _NAME = re.compile(r"[\w.-]+")  # of a file in the same folder
 _ATTENTION = re.compile("_?attn_implementation(_internal)?")
@@ -65,13 +65,9 @@ def read_settings(path: Path) -> Any:
         content = file.read(_MOST_BYTES + 1)
     if len(content) > _MOST_BYTES:
         raise JsonLimitError(f"it has more than {_MOST_BYTES >> 20} MiB")
-    try:
-        found = parse_json(content.decode("utf-8"))
-        for depth, _, _ in _members(found):
-            if depth > _MOST_DEPTH:
-                raise RecursionError
-    except RecursionError:
-        raise JsonLimitError(f"it is nested more than {_MOST_DEPTH} deep") from None
+    found = parse_json(content.decode("utf-8"))
+    if any(depth > _MOST_DEPTH for depth, _, _ in _members(found)):
+        raise JsonLimitError(f"it is nested more than {_MOST_DEPTH} deep")
     return found
 
 

@@ -110,7 +110,7 @@ class JsonTable:
             row = parse_json(text)
         except JsonLimitError as exc:
             raise TableError(f"row {number} of {place} cannot be read: {exc}") from exc
-        except (ValueError, RecursionError) as exc:
+        except ValueError as exc:
             raise TableError(f"row {number} of {place} is not valid JSON: {exc}{_hint(text, number, exc)}") from exc
         if not isinstance(row, dict):
             raise TableError(f"row {number} of {place} is not a JSON object but {text[:40]!r}{_hint(text, number)}")

@@ -19,6 +19,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from ..bounded_json import parse_json
 from ..errors import ErrorCode, RowError
 from ..records import is_whole
 from .names import IMAGE_ENDINGS, TEXT_ENDINGS
@@ -166,10 +167,10 @@ def _spoken(value: object) -> str | None:
 def _object(text: str) -> dict[str, Any] | None:
     """Return a JSON object whose texts UTF-8 can encode, or None."""
     try:
-        found = json.loads(text)
+        found = parse_json(text)
         if not is_whole(whole := dump(found)):
             found = json.loads(whole.encode("utf-8", "replace"))
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
     return found if isinstance(found, dict) else None
 
@@ -224,7 +225,7 @@ def _add_file(sample: Sample, ending: str, file: Path, root: Path, digest: blake
         data = b""
     elif size > _MOST_TEXT:
         sample.image, data = _too_large(file.name, size, _MOST_TEXT), b""
-    elif file.is_symlink() and not file.resolve().is_relative_to(root):
+    elif file.is_symlink() and not Path(os.path.realpath(file)).is_relative_to(root):
         said = f"{file.name} is a link that leads out of the folder, so its text is not read; put the text itself there"
         sample.image, data = RowError(ErrorCode.FILE_NOT_FOUND, said), b""
     elif not is_regular:  # a pipe, for example: reading it might never end

@@ -228,7 +228,7 @@ def json_list(text: str) -> list[str] | None:
         return None
     try:
         found = parse_json(text)
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
     return found if isinstance(found, list) and all(isinstance(each, str) for each in found) else None
 
