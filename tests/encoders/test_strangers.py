@@ -60,6 +60,7 @@ def changed(folder: Path, to: Path, file: str, values: dict[str, Any], part: str
         ("config.json", "text_config", {"_attn_implementation": "evil/kernel"}, "has _attn_implementation 'evil/kernel' in its config.json"),
         ("config.json", None, {"attn_implementation": {"": "sdpa", "text_config": "flash_attention_2"}}, "use eager or sdpa"),
         ("tokenizer_config.json", None, {"vocab_file": "/etc/passwd"}, "has vocab_file '/etc/passwd' in its tokenizer_config.json, which is not the name"),
+        ("tokenizer_config.json", None, {"tokenizer_file": "/home/me/tokenizer.json"}, "has tokenizer_file '/home/me/tokenizer.json'"),
         ("tokenizer_config.json", None, {"merges_file": "../merges.txt"}, "has merges_file '../merges.txt'"),
         ("preprocessor_config.json", None, {"image_processor_type": "OneFormerImageProcessor"}, "which this package does not support"),
         ("tokenizer_config.json", None, {"tokenizer_class": "BertJapaneseTokenizer"}, "which this package does not support"),
@@ -167,6 +168,11 @@ def test_a_model_has_regular_files(tiny_clip: Path, tmp_path: Path) -> None:
     (folder / "notes.txt").symlink_to("/dev/zero")
     with pytest.raises(ModelNameError, match=r"notes\.txt in the model folder .* is not a regular file; remove it"):
         load_encoder(Config(model=folder))
+    templates = copy_of(tiny_clip, tmp_path / "templates") / "additional_chat_templates"
+    templates.mkdir()
+    (templates / "a.jinja").symlink_to("/dev/zero")
+    with pytest.raises(ModelNameError, match=r"a\.jinja in the model folder .* is not a regular file; remove it"):
+        load_encoder(Config(model=templates.parent))
     with pytest.raises(ModelError, match=r"notes\.txt cannot be read: it is not a regular file"):
         fingerprint(folder)
     os.mkfifo(folder / "pipe.json")
