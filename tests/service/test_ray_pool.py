@@ -18,6 +18,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.clock import HANG_S
 from tests.support.pages import fenced
 from tests.support.paths import ROOT
 from tests.support.services import mini_settings
@@ -25,6 +26,7 @@ from text_image_similarity.config import Config
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.errors import ConfigError, DeviceLostError, ErrorCode, RowError
 from text_image_similarity.records import ScoreResult
+from text_image_similarity.service.clients import current
 from text_image_similarity.service.inference.local import LocalModelPool
 from text_image_similarity.service.jobs import Answer, Pair
 from text_image_similarity.service.keys import ApiKey
@@ -208,6 +210,29 @@ def test_who_leaves_ends_the_call_and_makes_room() -> None:
     asyncio.run(leave())
 
 
+def test_one_client_has_at_most_half_of_a_gateways_room_and_replicas_are_told_whose_work_it_is() -> None:
+    pool, handle = pool_of(None, ANSWER, max_inflight=2)
+
+    async def ask() -> None:
+        current.set("greedy")
+        task = asyncio.create_task(pool.score("mini", [PAIR], "cosine"))
+        async with asyncio.timeout(HANG_S):
+            while not handle.calls:
+                await asyncio.sleep(0)
+        with pytest.raises(ProblemError) as found:
+            await pool.score("mini", [PAIR], "cosine")
+        assert (found.value.code, found.value.reason) == ("queue_full", "inflight")
+        assert pool.refusal() is not None
+        current.set("honest")
+        assert pool.refusal() is None
+        assert await pool.score("mini", [PAIR], "cosine") is ANSWER
+        assert [call[-1] for call in handle.calls] == ["greedy", "honest"]
+        task.cancel()
+        await asyncio.wait([task])
+
+    asyncio.run(ask())
+
+
 def report(name: str, unready: ProblemError | None = None) -> Report:
     metrics = Metrics()
     metrics.watch("mini", lambda: 3, 64)
@@ -305,23 +330,29 @@ def test_a_replica_whose_model_is_lost_fails_its_check_and_ends(monkeypatch: pyt
     monkeypatch.setattr(os, "_exit", ended.append)
     image = "data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///ywAAAAAAQABAAACAkQBADs="
 
+    async def asking(*_: object, **__: object) -> Any:
+        return current.get()
+
     async def lose() -> None:
         replica = object.__new__(deployment.ModelReplica)
         await deployment.ModelReplica.__init__(replica, mini_settings())
         await replica.check_health()
         assert (await replica.report()).unready is None
-        answer = await replica.score([Pair(image, "red")], "cosine", 30)
+        answer = await replica.score([Pair(image, "red")], "cosine", 30, "shop")
         assert isinstance(answer, Answer)
         assert answer.results == [ScoreResult(1.0)]
-        for embedded in (await replica.embed_images([image], 30), await replica.embed_texts(["red"], 30)):
+        for embedded in (await replica.embed_images([image], 30, "shop"), await replica.embed_texts(["red"], 30, "shop")):
             assert isinstance(embedded, Answer)
             assert np.asarray(embedded.results[0]).tolist() == [1.0, 0.0, 0.0]
         full = ProblemError("queue_full", "full")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(replica._pool, "score", lambda *_, **__: _raise(full))
-            assert await replica.score([PAIR], "cosine", 30) is full
+            assert await replica.score([PAIR], "cosine", 30, "shop") is full
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(replica._pool, "score", asking)
+            assert await replica.score([PAIR], "cosine", 30, "shop") == "shop"
         assert ended == []
-        await replica.score([Pair(image, "the end")], "cosine", 30)
+        await replica.score([Pair(image, "the end")], "cosine", 30, "shop")
         assert ended == [1]
         with pytest.raises(RuntimeError, match="the device is gone"):
             await replica.check_health()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from threading import Lock
 from typing import Any, Protocol
 
 from ..config import Config, ScoreKind
@@ -106,6 +108,48 @@ def find_model(
         ):
             return name
     return None
+
+
+class InFlight:
+    """The pairs in progress, of which one client may have at most half. Safe to share between threads.
+
+    Args:
+        most: Maximum number of pairs, beyond which requests are refused.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._pairs: Counter[str | None] = Counter()  # by client
+        self._lock = Lock()
+
+    def total(self) -> int:
+        """Return the number of pairs of all clients."""
+        return self._pairs.total()
+
+    def problem(self, client: str | None) -> ProblemError | None:
+        """Return why a client may not have more pairs in progress, or None; None is a client that may be many."""
+        pairs, total = self._pairs[client], self._pairs.total()
+        if total < self._most and (client is None or pairs < max(1, self._most // 2)):
+            return None
+        return inflight_problem(total if total >= self._most else pairs)
+
+    def enter(self, client: str | None, pairs: int) -> None:
+        """Reserve room for a whole request.
+
+        Raises:
+            ProblemError: There is none.
+        """
+        with self._lock:
+            if (problem := self.problem(client)) is not None:
+                raise problem
+            self._pairs[client] += pairs
+
+    def leave(self, client: str | None, pairs: int) -> None:
+        """Free the room of some pairs."""
+        with self._lock:
+            self._pairs[client] -= pairs
+            if not self._pairs[client]:
+                del self._pairs[client]
 
 
 def inflight_problem(pairs: int) -> ProblemError:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -21,7 +19,7 @@ from ...records import ScoreResult
 from ...system import return_free_memory
 from ..clients import current
 from ..jobs import Answer, ImageInput, Inputs, Item, Job, Pair, timeout_error
-from ..pool import choose_model, find_model, inflight_problem
+from ..pool import InFlight, choose_model, find_model
 from ..problems import ProblemError
 from ..settings import ENSEMBLE, Settings
 from ..telemetry.metrics import Metrics
@@ -64,9 +62,8 @@ class LocalModelPool:
         self._calibrations: tuple[Calibration, ...] = ()  # calibrations of an ensemble of probabilities
         self._together: SeveralEncoders | None = None  # the ensemble, whose models are loaded before it and stay
         self._unproven: set[str] = set()  # models that were requested at run time and are being loaded
-        self._inflight: Counter[str | None] = Counter()  # pairs, by client
-        self._lock = Lock()
-        metrics.inflight.set_function(lambda: self._inflight.total())
+        self._inflight = InFlight(settings.max_inflight)
+        metrics.inflight.set_function(self._inflight.total)
 
     def load(self) -> None:
         """Load the models that are needed at the start, and wait for them.
@@ -165,7 +162,7 @@ class LocalModelPool:
 
     def refusal(self) -> ProblemError | None:
         """See `ModelPool`: whether every loaded model or the pool as a whole is full."""
-        if (problem := self._inflight_problem(current.get())) is not None:
+        if (problem := self._inflight.problem(current.get())) is not None:
             return problem
         refusals = [self._queue_problem(served) for served in self._models]
         return refusals[0] if refusals and all(refusals) else None
@@ -239,26 +236,13 @@ class LocalModelPool:
             return outcome
         return self._together.unit(outcome)
 
-    def _inflight_problem(self, client: str | None) -> ProblemError | None:
-        """Return why a client may not have more pairs in progress, or None; it may use at most half of the limit."""
-        most, pairs, total = self._settings.max_inflight, self._inflight[client], self._inflight.total()
-        if total >= most:
-            return inflight_problem(total)
-        return inflight_problem(pairs) if client is not None and pairs >= max(1, most // 2) else None
-
     def _enter(self, name: str, client: str | None, pairs: int) -> None:
-        """Reserve places in the queue and a model for a whole request, or refuse it."""
-        with self._lock:
-            if (problem := self._inflight_problem(client)) is not None:
-                raise problem
-            self._inflight[client] += pairs
+        """Reserve places and a model for a whole request, or refuse it."""
+        self._inflight.enter(client, pairs)
         self._models.need(name, pairs)
 
     def _leave(self, name: str, client: str | None, pairs: int) -> None:
-        with self._lock:
-            self._inflight[client] -= pairs
-            if not self._inflight[client]:
-                del self._inflight[client]
+        self._inflight.leave(client, pairs)
         self._models.release(name, pairs)
 
     def _queue_problem(self, served: ServedModel) -> ProblemError | None:

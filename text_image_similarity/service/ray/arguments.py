@@ -31,8 +31,9 @@ class Replicas:
         max_replicas: Maximum number of replicas; None means the same number as `min_replicas`.
         target_ongoing_requests: Requests in progress per replica that Ray aims for by adding and removing replicas;
             None means the batch size for a model, and 64 for the gateway.
-        max_ongoing_requests: Maximum number of concurrent requests of a replica; None means four batches for a model.
-            The gateway accepts as many as `max_inflight` allows.
+        max_ongoing_requests: Maximum number of concurrent requests of a model's replica, beyond which requests wait in
+            the order in which they came, whoever sent them; None means as many as all gateways may have in progress. A
+            gateway accepts as many as `max_inflight` allows.
         max_queued_requests: Maximum number of requests that may wait for a replica in each gateway; further ones get
             429.
 

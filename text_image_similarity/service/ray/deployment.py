@@ -59,12 +59,14 @@ def build(args: dict[str, Any]) -> Application:
 
     plan = read_arguments(args)
     settings = plan.settings
+    # Clients take turns in a replica, but not while they wait for it in Ray's queues.
+    all_pairs = settings.max_inflight * (plan.gateway.max_replicas or plan.gateway.min_replicas)
     models = {}
     for name, replicas in plan.models.items():
         batch = settings.models[name].batch_size
         deployment = serve.deployment(
             name=MODEL.format(name.replace("/", "-")),
-            max_ongoing_requests=replicas.max_ongoing_requests or 4 * batch,
+            max_ongoing_requests=replicas.max_ongoing_requests or all_pairs,
             **_make_options(plan, replicas, batch),
         )
         own = replace(settings, models={name: settings.models[name]}, splits={})
@@ -116,22 +118,28 @@ class ModelReplica:
         await self._pool.start()
 
     async def score(
-        self, pairs: Sequence[Pair], kind: ScoreKind, within_s: float
+        self, pairs: Sequence[Pair], kind: ScoreKind, within_s: float, client: str | None
     ) -> Answer[ScoreResult] | ProblemError:
-        """Score pairs within the remaining time; a refusal is returned, not raised."""
-        return await self._answer(self._pool.score(None, pairs, kind, within_s=within_s))
+        """Score a client's pairs within the remaining time; a refusal is returned, not raised."""
+        return await self._answer(client, self._pool.score(None, pairs, kind, within_s=within_s))
 
-    async def embed_images(self, images: Sequence[ImageInput], within_s: float) -> Answer[Outcome] | ProblemError:
-        """Embed images within the remaining time; a refusal is returned, not raised."""
-        return await self._answer(self._pool.embed_images(None, images, within_s=within_s))
+    async def embed_images(
+        self, images: Sequence[ImageInput], within_s: float, client: str | None
+    ) -> Answer[Outcome] | ProblemError:
+        """Embed a client's images within the remaining time; a refusal is returned, not raised."""
+        return await self._answer(client, self._pool.embed_images(None, images, within_s=within_s))
 
-    async def embed_texts(self, captions: Sequence[str], within_s: float) -> Answer[Outcome] | ProblemError:
-        """Embed captions within the remaining time; a refusal is returned, not raised."""
-        return await self._answer(self._pool.embed_texts(None, captions, within_s=within_s))
+    async def embed_texts(
+        self, captions: Sequence[str], within_s: float, client: str | None
+    ) -> Answer[Outcome] | ProblemError:
+        """Embed a client's captions within the remaining time; a refusal is returned, not raised."""
+        return await self._answer(client, self._pool.embed_texts(None, captions, within_s=within_s))
 
-    async def _answer(self, work: Awaitable[Answer[ResultT]]) -> Answer[ResultT] | ProblemError:
+    async def _answer(self, client: str | None, work: Awaitable[Answer[ResultT]]) -> Answer[ResultT] | ProblemError:
+        from ..clients import current
         from ..problems import ProblemError
 
+        current.set(client)  # who takes turns with others here, as in one process
         try:
             return await work
         except ProblemError as problem:

@@ -19,8 +19,9 @@ from ...encoders import Encoder
 from ...errors import RowError
 from ...pipeline import Outcome
 from ...records import ScoreResult
+from ..clients import current
 from ..jobs import Answer, ImageInput, Pair, ResultT, timeout_error
-from ..pool import choose_model, find_model, inflight_problem
+from ..pool import InFlight, choose_model, find_model
 from ..problems import ProblemError
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
@@ -73,10 +74,10 @@ class RayModelPool:
     ) -> None:
         self._settings, self._metrics = settings, metrics
         self._models, self._peers = models, peers
-        self._inflight = 0
+        self._inflight = InFlight(settings.max_inflight)
         self._known: dict[str, tuple[float, list[Report]]] = {}  # reports by deployment, with the time of arrival
         self._watching: asyncio.Task[None] | None = None
-        metrics.inflight.set_function(lambda: self._inflight)
+        metrics.inflight.set_function(self._inflight.total)
 
     async def start(self) -> None:
         """See `ModelPool`; models start by themselves."""
@@ -107,7 +108,7 @@ class RayModelPool:
 
     def refusal(self) -> ProblemError | None:
         """See `ModelPool`: whether this gateway has room."""
-        return inflight_problem(self._inflight) if self._inflight >= self._settings.max_inflight else None
+        return self._inflight.problem(current.get())
 
     def unready(self) -> ProblemError | None:
         """See `ModelPool`: whether some model has no replica that is ready."""
@@ -141,18 +142,16 @@ class RayModelPool:
         self, model: str | None, fail: Callable[[RowError], ResultT], method: str, items: list[Any], *more: Any
     ) -> Answer[ResultT]:
         """Let a replica answer a request; `fail` returns an item's result for the timeout error."""
-        name = choose_model(self._settings, model)
-        if (refused := self.refusal()) is not None:
-            raise refused
+        name, client = choose_model(self._settings, model), current.get()
         timeout_s = self._settings.request_timeout_s
-        self._inflight += len(items)
+        self._inflight.enter(client, len(items))
         try:
             async with asyncio.timeout(timeout_s + _GRACE_S):
                 answer: Answer[ResultT] | ProblemError = await self._call(name, method, items, *more)
         except TimeoutError:
             return Answer(name, [fail(timeout_error(timeout_s)) for _ in items], [[] for _ in items])
         finally:
-            self._inflight -= len(items)
+            self._inflight.leave(client, len(items))
         if isinstance(answer, ProblemError):
             raise answer
         return answer
@@ -164,7 +163,8 @@ class RayModelPool:
 
         end = time.monotonic() + self._settings.request_timeout_s
         for _ in range(_TRIES):
-            response = getattr(self._models[name], method).remote(*arguments, max(end - time.monotonic(), 0.0))
+            within_s = max(end - time.monotonic(), 0.0)
+            response = getattr(self._models[name], method).remote(*arguments, within_s, current.get())
             try:
                 return await response
             except asyncio.CancelledError:
