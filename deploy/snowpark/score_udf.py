@@ -88,8 +88,8 @@ def content_of(file: Any) -> bytes | str:
     if not isinstance(file, str):
         return "there is no file name"
     try:
-        scoped = file.startswith("https://")
-        with SnowflakeFile.open(file, "rb", require_scoped_url=scoped) as opened:
+        # Only scoped URLs, which Snowflake gives to those who may read the file: the function reads with its owner's rights.
+        with SnowflakeFile.open(file, "rb", require_scoped_url=True) as opened:
             content: bytes = opened.read()
             return content
     except Exception as exc:  # Snowflake's own errors; only this row fails

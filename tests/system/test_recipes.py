@@ -17,7 +17,7 @@ from base64 import b64decode
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
@@ -384,9 +384,12 @@ def test_lambda_sends_back_only_what_may_pass(function: ModuleType, store: Any, 
 
 def test_lambda_takes_deep_json_as_a_message_that_is_no_pair(function: ModuleType, store: Any) -> None:
     deep = "[" * 100_000
-    record = {"eventSource": "aws:sqs", "messageId": "deep", "body": deep}
-    assert function.handler({"Records": [record]}, Context(60_000)) == {"batchItemFailures": []}
-    assert json.loads(store.cat("scores/results/deep.json"))["body"] == deep
+    # Where in the stack it is parsed and where it is written decides which of these could be parsed but not written.
+    bodies = [deep, *('{"a": ' + "[" * levels + "]" * levels + "}" for levels in range(800, 1000))]
+    records = [{"eventSource": "aws:sqs", "messageId": f"deep{at}", "body": body} for at, body in enumerate(bodies)]
+    assert function.handler({"Records": records}, Context(60_000)) == {"batchItemFailures": []}
+    for at, body in enumerate(bodies):
+        assert json.loads(store.cat(f"scores/results/deep{at}.json"))["body"] == body
     assert function.handler({"requestContext": {}, "body": deep}, Context(60_000))["statusCode"] == 400
 
 
@@ -573,6 +576,22 @@ def test_snowpark_runs_the_functions_locally(tmp_path: Path) -> None:
     assert [row["error"] for row in found["batch"]] == [row["ERROR"] for row in found["table"]]
     assert found["batch"][0]["similarity"] == pytest.approx(red, abs=1e-6)
     assert found["index"] == [3, 1, 4, 1, 5]
+
+
+def test_snowpark_reads_only_files_that_the_caller_may_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The function has its owner's rights, and only a scoped URL proves the caller's."""
+    asked: list[tuple[str, bool]] = []
+
+    def opened(place: str, mode: str, *, require_scoped_url: bool = True) -> Any:
+        asked.append((place, require_scoped_url))
+        raise PermissionError(f"{mode}: it is not a scoped URL")
+
+    files = SimpleNamespace(SnowflakeFile=SimpleNamespace(open=opened))
+    monkeypatch.setitem(sys.modules, "snowflake.snowpark.files", files)
+    udf = load(DEPLOY / "snowpark" / "score_udf.py", "score_udf")
+    for place in ("https://account/api/files/1/2", "@hr/payslip.png", "file:///etc/passwd", "/etc/passwd"):
+        assert udf.content_of(place) == f"{place}: PermissionError: rb: it is not a scoped URL"
+    assert {scoped for _, scoped in asked} == {True}
 
 
 def test_the_recipes_name_our_wheel_and_dependencies() -> None:
