@@ -26,7 +26,6 @@ _WEIGHTS = {"model.safetensors", "model.safetensors.index.json"}
 _PREPROCESSING = {"preprocessor_config.json", "processor_config.json"}
 _TOKENIZERS = {"tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model", "vocab.txt"}
 _OTHER_WEIGHTS = r"(?!optimizer|rng_state|scaler|scheduler|training_args).*\.(bin|ckpt|gguf|h5|msgpack|onnx|pth?)"
-_TEMPLATES = "additional_chat_templates"  # the only folder inside that transformers reads
 _POINTER = b"version https://git-lfs"
 _LAYOUT = (
     "this package loads CLIP, SigLIP, MetaCLIP 2, Chinese-CLIP, AltCLIP and ALIGN models saved by transformers, open_clip models, "
@@ -110,8 +109,7 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
 def _names_in(name: str, folder: Path) -> set[str]:
     """Return the names in a model's folder, none of which may be a pipe or a device: reading one may never end."""
     paths = list(folder.iterdir())
-    read = [path for path in paths if path.name[0] != "."] + list((folder / _TEMPLATES).glob("*"))
-    if odd := [path.name for path in read if not (path.is_file() or path.is_dir())]:
+    if odd := [path.name for path in paths if not (path.name[0] == "." or path.is_file() or path.is_dir())]:
         raise ModelNameError(f"{min(odd)} in the model folder {name} is not a regular file; remove it")
     return {path.name for path in paths}
 
