@@ -11,6 +11,7 @@ import json
 import math
 import os
 import tarfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -574,7 +575,7 @@ class TestSeveralFiles:
         ),
         ("in.jsonl", b"", UsageError, "in.jsonl is empty"),
         ("in.jsonl", b"\n\n", UsageError, "in.jsonl is empty"),
-        ("in.jsonl", b"[" * 100_000, TableError, "row 1 of .* is not valid JSON"),
+        ("in.jsonl", b"[" * 100_000, TableError, "row 1 of .* cannot be read: it is nested more than 100 deep"),
         ("in.jsonl", b'{"n": ' + b"9" * 5000 + b"}", TableError, "row 1 of .* cannot be read: a number"),
         ("in.parquet", b"url,caption\n", TableError, "in.parquet is a text file; give it the extension .csv or .tsv"),
         ("in.parquet", b"PAR1\0", TableError, "cannot be read as Parquet"),
@@ -876,6 +877,20 @@ def test_lists_that_take_hardly_any_bytes_of_parquet_are_counted_too(
         TableError, match=r"column 'note' of .*equal.parquet has 20,001 values in \d+ bytes, more than 64 in each"
     ):
         open_table(str(tmp_path / "equal.parquet"))
+
+
+@pytest.mark.parametrize("nested", [pa.list_, lambda kind: pa.struct([("a", kind)])])
+def test_columns_of_parquet_are_nested_so_deep(nested: Callable[[pa.DataType], pa.DataType], tmp_path: Path) -> None:
+    kind = pa.int32()
+    for depth in range(1, 302):
+        kind = nested(kind)
+        if depth in (100, 101, 301):
+            table = pa.table({"url": ["a"], "note": pa.nulls(1, kind)})
+            pq.write_table(table, tmp_path / f"{depth}.parquet", store_schema=False)
+    assert open_table(str(tmp_path / "100.parquet")).columns == ["url", "note"]
+    for name in ("101.parquet", "301.parquet"):
+        with pytest.raises(TableError, match=rf"column 'note' of .*{name} is nested more than 100 deep; write the file"):
+            open_table(str(tmp_path / name))
 
 
 def test_a_table_has_so_many_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

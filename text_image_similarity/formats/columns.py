@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from ..bounded_json import MOST_DEPTH
 from ..errors import TableError, UsageError
 from ..records import OUT_COLUMNS
 from ..system import closest
@@ -28,6 +29,21 @@ def check_count(count: int, place: str) -> None:
     """
     if count > _MOST_COLUMNS:
         raise TableError(f"{place} has more than {_MOST_COLUMNS:,} columns; leave out those that scoring does not need")
+
+
+def check_depth(schema: pa.Schema, place: str) -> None:
+    """Make sure that no column is nested more deeply than JSON may be: each level takes a part of the stack.
+
+    Raises:
+        TableError: A column is.
+    """
+    level = [(column.name, column.type) for column in schema]
+    for _ in range(MOST_DEPTH + 1):
+        level = [(name, kind.field(at).type) for name, kind in level for at in range(kind.num_fields)]
+    if level:
+        raise TableError(
+            f"column {level[0][0]!r} of {place} is nested more than {MOST_DEPTH} deep; write the file without the column"
+        )
 
 
 def check_columns(

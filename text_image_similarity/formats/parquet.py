@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from ..errors import TableError
 from .arrow_types import common_type, dense, dense_size, may_hold_images, stored
-from .columns import check_count
+from .columns import check_count, check_depth
 from .hashing import Hashed, one_digest
 from .parquet_encodings import Encodings
 from .rows import PART_SIZE, ArrowRows
@@ -78,6 +78,7 @@ class ParquetTable:
             self._encodings.learn(file.metadata)
             found = file.schema_arrow
             check_count(len(found), place)
+            check_depth(found, place)
             _check_lists(file.metadata, place)
         return pa.schema([column.with_type(stored(column.type)) for column in found], found.metadata)
 
