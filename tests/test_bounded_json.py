@@ -53,7 +53,9 @@ def test_the_texts_of_a_damaged_text_are_not_counted_without_end() -> None:
         parse_json('""' * 2 + ",,,", most_parts=3)
 
 
-@pytest.mark.parametrize("text", ["[" * 101 + "]" * 101, '{"a":' * 101 + "1" + "}" * 101, "[" * 900 + "]" * 900, "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["[" * 101 + "]" * 101, '{"a":' * 101 + "1" + "}" * 101, "[" * 900 + "]" * 900, "[" * 100_000]
+)
 def test_what_is_parsed_can_be_written_too(text: str) -> None:
     """Which takes more of the stack: 900 levels can be parsed, but perhaps not where they are written."""
     with pytest.raises(JsonLimitError, match="it is nested more than 100 deep"):

@@ -889,7 +889,9 @@ def test_columns_of_parquet_are_nested_so_deep(nested: Callable[[pa.DataType], p
             pq.write_table(table, tmp_path / f"{depth}.parquet", store_schema=False)
     assert open_table(str(tmp_path / "100.parquet")).columns == ["url", "note"]
     for name in ("101.parquet", "301.parquet"):
-        with pytest.raises(TableError, match=rf"column 'note' of .*{name} is nested more than 100 deep; write the file"):
+        with pytest.raises(
+            TableError, match=rf"column 'note' of .*{name} is nested more than 100 deep; write the file"
+        ):
             open_table(str(tmp_path / name))
 
 

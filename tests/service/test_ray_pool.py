@@ -341,7 +341,10 @@ def test_a_replica_whose_model_is_lost_fails_its_check_and_ends(monkeypatch: pyt
         answer = await replica.score([Pair(image, "red")], "cosine", 30, "shop")
         assert isinstance(answer, Answer)
         assert answer.results == [ScoreResult(1.0)]
-        for embedded in (await replica.embed_images([image], 30, "shop"), await replica.embed_texts(["red"], 30, "shop")):
+        for embedded in (
+            await replica.embed_images([image], 30, "shop"),
+            await replica.embed_texts(["red"], 30, "shop"),
+        ):
             assert isinstance(embedded, Answer)
             assert np.asarray(embedded.results[0]).tolist() == [1.0, 0.0, 0.0]
         full = ProblemError("queue_full", "full")

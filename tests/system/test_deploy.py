@@ -292,7 +292,10 @@ def test_everything_that_is_deployed_decodes_in_processes_of_their_own() -> None
         (application,) = serve_config["applications"]
         assert all(model["isolate_decoder"] is True for model in application["args"]["models"].values())
     local = read("ray/serve.yaml")
-    assert (local["http_options"]["host"], local["applications"][0]["args"]["allowed_hosts"]) == ("127.0.0.1", ["localhost"])
+    assert (local["http_options"]["host"], local["applications"][0]["args"]["allowed_hosts"]) == (
+        "127.0.0.1",
+        ["localhost"],
+    )
     scripts = {
         "lambda/handler.py": '"isolate_decoder": True',
         "spark/score_job.py": "isolate_decoder=True",

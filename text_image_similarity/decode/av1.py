@@ -16,7 +16,9 @@ from ..errors import ErrorCode, RowError
 _MOST_UNITS = 20_000  # most boxes, items and units of the stream to read; a real file has a few hundred
 _LONGEST_HEADER = 512  # a sequence header is shorter than this even with all optional fields
 _SEQUENCE_HEADER = 1
-_FRAMES = frozenset({3, 6, 7})  # a header, a frame with its header, and a copy of a header, which a decoder may take for one
+_FRAMES = frozenset(
+    {3, 6, 7}
+)  # a header, a frame with its header, and a copy of a header, which a decoder may take for one
 _SELECT = 2
 _HOLDERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"meta", b"iinf"})
 _ONCE = ((b"stsd",), (b"stsz",), (b"stco", b"co64"))

@@ -33,7 +33,15 @@ _ELSEWHERE = {
     *("quantization_config", "use_kernels"),  # code from further libraries and from the hub
 }
 # Files of a tokenizer, which some versions of transformers open wherever they are.
-_VOCABULARIES = {"vocab_file", "merges_file", "tokenizer_file", "spm_file", "source_spm", "target_spm", "target_vocab_file"}
+_VOCABULARIES = {
+    "vocab_file",
+    "merges_file",
+    "tokenizer_file",
+    "spm_file",
+    "source_spm",
+    "target_spm",
+    "target_vocab_file",
+}
 _PRETRAINED = "pretrained_cfg"  # timm's, and keys that begin with it
 _NAME = re.compile(r"[\w.-]+")  # of a file in the same folder
 _ATTENTION = re.compile("_?attn_implementation(_internal)?")
