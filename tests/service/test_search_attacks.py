@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sqlite3
+import subprocess
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing
@@ -32,6 +34,7 @@ from text_image_similarity import Config, ConfigError, DatabaseError, Limits, Ro
 from text_image_similarity.cli.main import make_parser
 from text_image_similarity.cli.options import config_of
 from text_image_similarity.decode import decode
+from text_image_similarity.decode.isolation import module_path
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.search import Catalog, Field, Match, Product, Query, Term, open_catalog
 from text_image_similarity.search.filters import And, Compare, Filter, Not, OneOf, Or
@@ -715,6 +718,22 @@ async def test_one_reindex_runs_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
     assert [json.loads(each) for each in written] == [upkeep_of.reindex_arguments("c.catalog", "-mini", config)]
     assert upkeep._following is not None
     upkeep._following.cancel()
+
+
+def test_a_reindex_takes_no_code_from_the_working_folder(tmp_path: Path) -> None:
+    for name in ("json", "numpy", "text_image_similarity"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('code of a stranger')")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(module_path())}
+    done = subprocess.run(
+        upkeep_of._COMMAND,
+        cwd=tmp_path,
+        env=environment,
+        input='["--version"]',
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_reindex_has_the_settings_of_the_service() -> None:

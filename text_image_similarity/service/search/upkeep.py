@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ...config import Config, Limits
+from ...decode.isolation import module_path
 from ...search import Product
 from ..problems import ProblemError
 from .catalog import ServedCatalog
@@ -27,7 +28,9 @@ _LONGEST_S = 600.0  # time limit of a request that writes; proxies do not wait l
 _LINES = 20  # output of the process to show when it fails
 _NICENESS = 19
 # The arguments arrive on stdin, because they may contain passwords and every user of the machine can read a command line.
-_COMMAND = "import json, sys; from text_image_similarity.cli.main import main; main(json.load(sys.stdin))"
+_PROGRAM = "import json, sys; from text_image_similarity.cli.main import main; main(json.load(sys.stdin))"
+# Without -P, Python would look for modules in the working folder first, which may be one that others write to.
+_COMMAND = (sys.executable, "-P", "-c", _PROGRAM)
 _OPTIONS = (  # of `catalog reindex`, by the fields of `Config`
     *("device", "precision", "backend", "triton_url", "preprocess", "embedding_cache", "model_cache", "batch_size"),
     *("timeout_s", "retries", "proxy", "ca_file", "headers_file", "base_dir", "files_under", "io_workers"),
@@ -126,7 +129,8 @@ class Upkeep:
                     f"{self._served.name} is a table in memory; create a catalogue from it to reindex",
                 )
             self._process = process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", _COMMAND),
+                *_COMMAND,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(module_path())},
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
