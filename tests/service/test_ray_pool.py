@@ -233,6 +233,19 @@ def test_one_client_has_at_most_half_of_a_gateways_room_and_replicas_are_told_wh
     asyncio.run(ask())
 
 
+def test_all_that_gateways_may_have_in_progress_takes_turns_in_a_replica() -> None:
+    """Ray's own queues have one order for all clients."""
+    from text_image_similarity.service.ray.deployment import build
+
+    args = {"models": {"mini": {}, "own": {"model": "mini", "max_ongoing_requests": 7}}}
+    gateway: Any = build({**args, "max_inflight": 10, "gateway": {"max_replicas": 3}})
+    models = gateway._bound_deployment.init_args[1]
+    assert {name: each._bound_deployment.max_ongoing_requests for name, each in models.items()} == {
+        "mini": 30,
+        "own": 7,
+    }
+
+
 def report(name: str, unready: ProblemError | None = None) -> Report:
     metrics = Metrics()
     metrics.watch("mini", lambda: 3, 64)
@@ -353,7 +366,8 @@ def test_a_replica_whose_model_is_lost_fails_its_check_and_ends(monkeypatch: pyt
             assert await replica.score([PAIR], "cosine", 30, "shop") is full
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(replica._pool, "score", asking)
-            assert await replica.score([PAIR], "cosine", 30, "shop") == "shop"
+            whose: Any = await replica.score([PAIR], "cosine", 30, "shop")
+            assert whose == "shop"
         assert ended == []
         await replica.score([Pair(image, "the end")], "cosine", 30, "shop")
         assert ended == [1]
