@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from ..records import ScoreResult
 Item = TypeVar("Item")
 Tag = TypeVar("Tag")
 Outcome = Vector | RowError
+Batches = Generator[tuple[Sequence[Tag], Sequence[Item]]]  # tags of consecutive rows, and their results, in order
 
 
 # Rows are tuples on their way through a run, and columns in a batch: an object for each takes as long as its score.
@@ -123,15 +124,15 @@ class DeferredErrors(Generic[Item]):
             return None
 
 
-def by_row(batches: Generator[tuple[Sequence[Tag], Sequence[Item]]]) -> Generator[tuple[Tag, Item]]:
+def by_row(batches: Batches[Tag, Item]) -> Generator[tuple[Tag, Item]]:
     """Yield results one by one, with their tags."""
     with closing(batches):
         for tags, results in batches:
             yield from zip(tags, results, strict=True)
 
 
-def untagged(tagged: Iterator[tuple[object, Item]]) -> Generator[Item]:
-    """Yield results without their tags."""
-    with closing(tagged):  # type: ignore[type-var]
-        for _, item in tagged:
-            yield item
+def untagged(batches: Batches[Tag, Item]) -> Generator[Item]:
+    """Yield results one by one, without their tags."""
+    with closing(batches):
+        for _, results in batches:
+            yield from results

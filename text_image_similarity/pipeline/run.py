@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import Enum
@@ -25,7 +25,7 @@ from ..records import ScoreResult, image_of
 from .encoding import one_late
 from .feeders import LazyFeeders, look_ahead_of
 from .loaders import Loaders
-from .rows import DeferredErrors, Item, LoadedImage, Outcome, PendingImage, PendingRow, Row, RowBatch, Tag
+from .rows import Batches, DeferredErrors, Item, LoadedImage, Outcome, PendingImage, PendingRow, Row, RowBatch, Tag
 from .stages import Stages, cut_of, vectors_of
 from .stats import RunStats
 
@@ -84,9 +84,7 @@ class Run(Generic[Item, Tag]):
         self._ahead = 0  # waiting rows that need a score
         self._ahead_bytes = 0  # bytes of these rows: data: URLs and images in memory may be large
 
-    def results(
-        self, parts: Iterable[Iterable[Row[Tag, Item]]]
-    ) -> Generator[tuple[Sequence[Tag], Sequence[ScoreResult]]]:
+    def results(self, parts: Iterable[Iterable[Row[Tag, Item]]]) -> Batches[Tag, ScoreResult]:
         """Yield the tags of consecutive rows and their results, in order; a row that already has a result keeps it."""
         begun = ((batch, self._begin(batch)) for batch in self._batches(self._started(parts)))
         for batch, encoded in one_late(begun, lambda work: work[0].ends_part, late=self._stages.overlaps):
@@ -99,19 +97,16 @@ class Run(Generic[Item, Tag]):
             self._stats.count(new_results, cut=sum(text in cut and result.error is None for text, result in scored))
             yield batch.tags, results
 
-    def embeddings(
-        self, items: Iterable[tuple[Tag, Hashable, Item]]
-    ) -> Generator[tuple[tuple[Tag, bytes | None], Outcome]]:
-        """Yield the vector or the error of each (tag, key, item), in order, with its tag and the key of its content."""
+    def embeddings(self, items: Iterable[tuple[Tag, Hashable, Item]]) -> Batches[tuple[Tag, bytes | None], Outcome]:
+        """Yield the vectors or errors of consecutive (tag, key, item), in order, with their tags and keys of contents."""
         started = ((tag, self._start_image(key, item), "", _size(item), ()) for tag, key, item in items)
         begun = ((batch, self._begin_images(batch.new)) for batch in self._batches(started))
         for batch, wait_for_images in one_late(begun, lambda _: False, late=self._stages.overlaps):
             wait_for_images()
             self._embeddings.save()
-            for tag, image in zip(batch.tags, batch.images, strict=True):
-                assert isinstance(image, PendingImage)
-                assert image.outcome is not None
-                yield (tag, image.key), self._stages.own(image.outcome)
+            images = [image for image in batch.images if isinstance(image, PendingImage)]
+            outcomes = [self._stages.own(image.outcome) for image in images if image.outcome is not None]
+            yield [(tag, image.key) for tag, image in zip(batch.tags, images, strict=True)], outcomes
 
     def _begin(self, batch: RowBatch[Tag]) -> Callable[[], tuple[Mapping[str, Outcome], set[str]]]:
         """Begin to encode a batch, and return the function that waits for its captions and for those that were cut.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import CancelledError
-from contextlib import closing, contextmanager
+from contextlib import closing
 from itertools import islice, repeat
 from threading import Lock, RLock
 from types import TracebackType
@@ -30,7 +30,7 @@ from ..similarity import Embeddings, score_all
 from .feeders import LazyFeeders, plan_feeders
 from .inputs import RecordLike, check_encoder, check_pairs, check_tagged, checked, images_of, records_of, texts_of
 from .loaders import Loaders, close_in, in_one_process
-from .rows import Item, Outcome, Row, Tag, by_row, untagged
+from .rows import Batches, Item, Outcome, Row, Tag, by_row, untagged
 from .run import Run, RunContext
 from .sources import ImageSource, in_parts, key_of, rows_in_memory, rows_of
 from .stages import Stages, open_cache
@@ -126,7 +126,7 @@ class Scorer:
             stats: Counters to update during the call.
         """
         rows = zip(repeat(None), records_of(records))
-        return untagged(self.score_parts(in_parts(rows, self.config.chunk_size), stats=stats))
+        return untagged(self._score_parts(in_parts(rows, self.config.chunk_size), stats))
 
     def score_tagged(
         self, rows: Iterable[tuple[Tag, Record | ScoreResult]], *, stats: RunStats | None = None
@@ -153,13 +153,7 @@ class Scorer:
             parts: Iterables of rows as for `score_tagged`, one for each part.
             stats: Counters to update during the call.
         """
-        stats = stats or RunStats()
-
-        def read(image: str | bytes) -> bytes:
-            with stats.timed("fetch"):
-                return image if isinstance(image, bytes) else self._fetcher.fetch(image)
-
-        return self._score(read, map(rows_of, parts), stats)  # type: ignore[arg-type]  # mypy joins str and bytes
+        return by_row(self._score_parts(parts, stats))
 
     def score_images(self, images: Iterable[ImageSource], texts: Iterable[str]) -> Generator[ScoreResult]:
         """Score images in memory like the function `score_images`.
@@ -182,7 +176,7 @@ class Scorer:
             For each image, in order, its unit vector, (embed_dim,) float32, or a `RowError`, which is not raised.
         """
         given = images_of(images)
-        return untagged(self.embed_tagged((None, image) for image in given))
+        return untagged(self._embed((None, image) for image in given))
 
     def embed_tagged(
         self, images: Iterable[tuple[Tag, ImageSource]]
@@ -191,15 +185,7 @@ class Scorer:
 
         The tag is followed by the key of the image's content; None if it could not be read or is in memory.
         """
-        self._check_open()
-
-        def outcomes() -> Generator[tuple[tuple[Tag, bytes | None], Outcome]]:
-            run: Run[ImageSource, Tag] = Run(self._context, self._read_image, RunStats())
-            keyed = ((tag, key_of(image), image) for tag, image in images)
-            with self._while_open(run.embeddings(keyed)) as found:
-                yield from found
-
-        return outcomes()
+        return by_row(self._embed(images))
 
     def embed_texts(self, texts: Iterable[str]) -> Generator[Outcome]:
         """Encode captions in batches of `config.batch_size`, lazily.
@@ -243,20 +229,30 @@ class Scorer:
         )
         return score_all(rows, columns, kind)
 
+    def _score_parts(
+        self, parts: Iterable[Iterable[tuple[Tag, Record | ScoreResult]]], stats: RunStats | None
+    ) -> Batches[Tag, ScoreResult]:
+        used = stats or RunStats()
+
+        def read(image: str | bytes) -> bytes:
+            with used.timed("fetch"):
+                return image if isinstance(image, bytes) else self._fetcher.fetch(image)
+
+        return self._score(read, map(rows_of, parts), used)  # type: ignore[arg-type]  # mypy joins str and bytes
+
     def _score(
         self,
         read: Callable[[Item], bytes | Image.Image],
         parts: Iterable[Iterable[Row[Tag, Item]]],
         stats: RunStats,
-    ) -> Generator[tuple[Tag, ScoreResult]]:
-        self._check_open()
+    ) -> Batches[Tag, ScoreResult]:
+        return self._while_open(lambda: Run[Item, Tag](self._context, read, stats).results(parts))
 
-        def results() -> Generator[tuple[Tag, ScoreResult]]:
-            run: Run[Item, Tag] = Run(self._context, read, stats)
-            with self._while_open(by_row(run.results(parts))) as found:
-                yield from found
-
-        return results()
+    def _embed(self, images: Iterable[tuple[Tag, ImageSource]]) -> Batches[tuple[Tag, bytes | None], Outcome]:
+        keyed = ((tag, key_of(image), image) for tag, image in images)
+        return self._while_open(
+            lambda: Run[ImageSource, Tag](self._context, self._read_image, RunStats()).embeddings(keyed)
+        )
 
     def _embedded(self, texts: list[str]) -> dict[str, Outcome]:
         """Return the vectors of distinct captions, encoding the unknown ones together."""
@@ -285,21 +281,21 @@ class Scorer:
         if self._closed:
             raise UsageError("this Scorer is closed; create a new one")
 
-    @contextmanager
-    def _while_open(self, results: Generator[Item]) -> Iterator[Iterator[Item]]:
-        """Yield the results of a run until `close` is called; later results would be incomplete."""
+    def _while_open(self, begin: Callable[[], Generator[Item]]) -> Generator[Item]:
+        """Return the batches of a run until `close` is called; later results would be incomplete."""
+        self._check_open()
 
-        def checked() -> Iterator[Item]:
-            for result in in_one_process(results):
-                self._check_open()
-                yield result
+        def batches() -> Generator[Item]:
+            try:
+                with closing(begin()) as found:
+                    for batch in in_one_process(found):
+                        self._check_open()
+                        yield batch
+            except CancelledError:
+                self._check_open()  # otherwise the caller cancelled it
+                raise
 
-        try:
-            with closing(results):
-                yield checked()
-        except CancelledError:
-            self._check_open()  # otherwise the caller cancelled it
-            raise
+        return batches()
 
     @property
     def _stages(self) -> Stages:
