@@ -37,6 +37,20 @@ class Recent(Generic[Key, Value]):
             self._values.popitem(last=False)
         return value
 
+    def get_many(self, keys: Iterable[Key]) -> dict[Key, Value]:
+        """Return the values of those keys that have one, and mark them as the most recently used."""
+        values = self._values
+        found = {key: values[key] for key in keys if key in values}
+        for key in found:
+            values.move_to_end(key)
+        return found
+
+    def put_many(self, values: Mapping[Key, Value]) -> None:
+        """Store values, and drop the least recently used ones if there are too many."""
+        self._values.update(values)
+        for _ in range(len(self._values) - self._capacity):
+            self._values.popitem(last=False)
+
     def clear(self) -> None:
         """Drop all values."""
         self._values.clear()
@@ -67,24 +81,25 @@ class EmbeddingMemory:
         """Return the known embeddings by key; those not in memory are read from the store in one request."""
         keys = list(keys)
         with self._lock:
-            found = {key: vector for key in keys if (vector := self._recent.get(key)) is not None}
+            found = self._recent.get_many(keys)
         if self._known is not None:
             found |= {key: vector for key in keys if key not in found and (vector := self._known(key)) is not None}
         if self._saved is not None and (missing := [key for key in keys if key not in found]):
             saved = self._saved.get_many(missing)
             with self._lock:
-                for key, vector in saved.items():
-                    self._recent.put(key, vector)
+                self._recent.put_many(saved)
             found |= saved
         return found
 
     def put(self, vectors: Mapping[bytes, Vector]) -> None:
         """Store embeddings by key, also between runs if there is a store for that."""
-        with self._lock:
-            for key, vector in vectors.items() if self._entries else ():
-                kept = vector.copy()  # a view of one row would keep the whole batch
-                kept.setflags(write=False)
-                self._recent.put(key, kept)
+        if self._entries:
+            last = list(vectors.items())[-self._entries :]
+            kept = {key: vector.copy() for key, vector in last}  # a view of one row would keep the whole batch
+            for vector in kept.values():
+                vector.setflags(write=False)
+            with self._lock:
+                self._recent.put_many(kept)
         if self._saved is not None:
             self._saved.put(vectors)
 
@@ -118,13 +133,14 @@ class PartEmbeddings:
 
     def get_many(self, keys: Sequence[bytes]) -> dict[bytes, Vector]:
         """Return the known embeddings by key."""
-        made = {key: vector for key in keys if (vector := self._made.get(key)) is not None}
+        made = self._made.get_many(keys)
         return made | self._memory.get_many(key for key in keys if key not in made)
 
-    def put(self, key: bytes, outcome: Vector | RowError) -> None:
-        """Store the outcome of an encoder, unless it is an error."""
-        if not isinstance(outcome, RowError):
-            self._unsaved[key] = self._made.put(key, outcome)
+    def put(self, outcomes: Mapping[bytes, Vector | RowError]) -> None:
+        """Store the outcomes of an encoder, except errors."""
+        vectors = {key: outcome for key, outcome in outcomes.items() if not isinstance(outcome, RowError)}
+        self._made.put_many(vectors)
+        self._unsaved.update(vectors)
 
     def save(self) -> None:
         """Remember the embeddings since the last call."""

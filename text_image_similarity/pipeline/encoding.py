@@ -79,6 +79,8 @@ def encode_each(
                 reason = "the caption contains a lone surrogate (half of a UTF-16 pair); fix the row"
             return [RowError(ErrorCode.ENCODER_ERROR, reason)]
         return [outcome for item in items for outcome in encode_each(encode, [item])]
+    if finite.all():
+        return list(vectors)
     return [
         (vector if is_finite else RowError(ErrorCode.NON_FINITE, "the model returned an embedding that is not finite"))
         for vector, is_finite in zip(vectors, finite.tolist(), strict=True)

@@ -6,6 +6,7 @@ from collections.abc import Generator, Hashable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain, compress
 from typing import Any, Generic, TypeVar
 
 from ..embeddings import Vector
@@ -98,12 +99,9 @@ class RowBatch(Generic[Tag]):
 
     def captions(self) -> dict[str, None]:
         """Return the distinct captions that scores depend on, as far as is known so far."""
-        return dict.fromkeys(
-            caption
-            for image, text, references in zip(self.images, self.texts, self.references, strict=True)
-            if isinstance(image, PendingImage) and not isinstance(image.outcome, RowError)
-            for caption in (text, *references)
-        )
+        scored = [isinstance(image, PendingImage) and not isinstance(image.outcome, RowError) for image in self.images]
+        references = chain.from_iterable(compress(self.references, scored))
+        return dict.fromkeys(chain(compress(self.texts, scored), references))
 
 
 class DeferredErrors(Generic[Item]):

@@ -93,7 +93,7 @@ class Run(Generic[Item, Tag]):
             if batch.ends_part:  # before the last result is yielded: its receiver may stop here
                 self._embeddings.end_part()
             new_results = [result for result, image in zip(results, batch.images, strict=True) if result is not image]
-            scored = zip(batch.texts, results, strict=True)
+            scored = zip(batch.texts, results, strict=True) if cut else ()
             self._stats.count(new_results, cut=sum(text in cut and result.error is None for text, result in scored))
             yield batch.tags, results
 
@@ -237,21 +237,20 @@ class Run(Generic[Item, Tag]):
 
     def _begin_images(self, images: Sequence[list[PendingImage]]) -> Callable[[], None]:
         """Begin to encode images, and return the function that waits for them, and gives each its outcome."""
-        contents = [twins[0].content for twins in images]
         mine: dict[Hashable, list[PendingImage]] = {twins[0].key or id(twins[0]): twins for twins in images}
         self._in_progress |= mine
-        begun = [self._stages.begin_images([content.pixels for content in contents if content])]
+        pixels = [content.pixels for twins in images if (content := twins[0].content)]
+        begun = [self._stages.begin_images(pixels)]
 
         def finish() -> None:
             for key in mine:
                 del self._in_progress[key]
-            outcomes = begun.pop()()  # popped and cleared, so that no pixels stay in memory until the next batch
-            for twins, content, outcome in zip(images, contents, outcomes, strict=True):
-                if content is not None and content.key is not None:
-                    self._embeddings.put(content.key, outcome)
+            outcomes = begun.pop()()  # popped, so that no pixels stay in memory until the next batch
+            for twins, outcome in zip(images, outcomes, strict=True):
                 for image in twins:
                     image.finish(outcome)
-            contents.clear()
+            keyed = zip(mine, outcomes, strict=True)
+            self._embeddings.put({key: outcome for key, outcome in keyed if isinstance(key, bytes)})
 
         return finish
 
@@ -264,8 +263,7 @@ class Run(Generic[Item, Tag]):
 
     def _remembered(self, keys: Mapping[str, bytes], outcomes: Sequence[Outcome]) -> dict[str, Outcome]:
         """Remember captions that were encoded by their keys, and return them with their outcomes."""
-        for key, outcome in zip(keys.values(), outcomes, strict=True):
-            self._embeddings.put(key, outcome)
+        self._embeddings.put(dict(zip(keys.values(), outcomes, strict=True)))
         return dict(zip(keys, outcomes, strict=True))
 
     def _score(self, batch: RowBatch[Tag], captions: Mapping[str, Outcome]) -> list[ScoreResult]:

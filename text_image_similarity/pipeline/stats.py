@@ -50,7 +50,7 @@ class RunStats:
             results: Results of the rows.
             cut: How many of those with a score have a caption that was cut.
         """
-        failed = [result.code.value for result in results if result.code is not None]
+        failed = [result.code.value for result in results if result.error is not None and result.code is not None]
         self.rows += len(results)
         self.scored += len(results) - len(failed)
         self.failures.update(failed)
