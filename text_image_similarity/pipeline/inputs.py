@@ -23,6 +23,7 @@ Check = Callable[[object, str], None]
 RecordLike = Record | tuple[Any, ...] | Mapping[str, Any]
 
 _NAMES = ("url", "image"), ("text", "caption")  # keys of mappings for the two parts of a record
+_CELLS = (str, bytes)  # types of most references and files
 _IMAGES = "a PIL image, an RGB array or tensor, an encoded file's bytes, a path or a URL"
 
 
@@ -95,7 +96,15 @@ def records_of(records: Iterable[RecordLike]) -> Iterable[Record]:
     """Return records to iterate over, checked like `checked`; tuples and mappings that mean records are converted."""
     if isinstance(records, (list, tuple)):
         return checked([as_record(each) for each in records], "records", check_record)
-    return map(as_record, checked(records, "records", lambda each, name: check_record(as_record(each), name)))
+    return _as_records(checked(records, "records"))
+
+
+def _as_records(records: Iterable[RecordLike]) -> Iterator[Record]:
+    for number, each in enumerate(records):
+        record = as_record(each)
+        if not _is_plain(record):
+            check_record(record, f"records[{number}]")
+        yield record
 
 
 def as_record(record: Any) -> Any:
@@ -105,7 +114,7 @@ def as_record(record: Any) -> Any:
         >>> as_record(("a.jpg", "a dog")) == as_record({"image": "a.jpg", "caption": "a dog"}) == Record("a.jpg", "a dog")
         True
     """
-    if hasattr(record, "url") and hasattr(record, "text"):  # such as a named tuple
+    if type(record) is Record or (hasattr(record, "url") and hasattr(record, "text")):  # such as a named tuple
         return record
     if isinstance(record, (tuple, list)) and len(record) in (2, 3):
         return Record(record[0], record[1], tuple(record[2]) if len(record) == 3 else ())
@@ -118,8 +127,8 @@ def as_record(record: Any) -> Any:
 
 def check_record(record: object, name: str) -> None:
     """Raise an `InputTypeError` unless a value is a record that holds a reference or an encoded image."""
-    if type(record) is Record and type(record.url) in (str, bytes) and type(record.text) is str:
-        return  # fast path for most records
+    if _is_plain(record):  # fast path for most records
+        return
     if isinstance(record, type) or not (hasattr(record, "url") and hasattr(record, "text")):
         hint = (
             "its keys must be 'url' and 'text'"
@@ -132,6 +141,10 @@ def check_record(record: object, name: str) -> None:
         raise InputTypeError.of(f"{name}.url", wanted, record.url, "score images in memory with score_images")
     if is_content(record.text) and not isinstance(record.text, EncodedImage):  # bytes may be a table's text
         raise InputTypeError.of(f"{name}.text", "a text", record.text)
+
+
+def _is_plain(record: object) -> bool:
+    return type(record) is Record and type(record.url) in _CELLS and type(record.text) is str
 
 
 def check_tagged(row: object, name: str) -> None:

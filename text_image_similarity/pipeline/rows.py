@@ -122,6 +122,13 @@ class DeferredErrors(Generic[Item]):
             return None
 
 
+def in_a_row(parts: Iterable[Iterable[Item]]) -> Generator[Item | None]:
+    """Yield the items of parts, with None after each part."""
+    for part in parts:
+        yield from part
+        yield None
+
+
 def by_row(batches: Batches[Tag, Item]) -> Generator[tuple[Tag, Item]]:
     """Yield results one by one, with their tags."""
     with closing(batches):

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from enum import Enum
 from functools import partial
 from typing import Generic
 
@@ -25,18 +24,12 @@ from ..records import ScoreResult, image_of
 from .encoding import one_late
 from .feeders import LazyFeeders, look_ahead_of
 from .loaders import Loaders
-from .rows import Batches, DeferredErrors, Item, LoadedImage, Outcome, PendingImage, PendingRow, Row, RowBatch, Tag
+from .rows import Batches, Item, LoadedImage, Outcome, PendingImage, PendingRow, Row, RowBatch, Tag, in_a_row
 from .stages import Stages, cut_of, vectors_of
 from .stats import RunStats
 
 _AHEAD_BYTES = 256 * 1024 * 1024  # bytes that also limit the look-ahead, so that large rows do not fill the memory
 _AHEAD_KNOWN = 64  # times the look-ahead, for rows that already have their result and need no loading
-
-
-class _Mark(Enum):
-    """A marker of the end of a part among its rows."""
-
-    END = "end of a part"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +69,19 @@ class Run(Generic[Item, Tag]):
         self._stages = context.stages.with_stats(stats)
         self._embeddings = PartEmbeddings(context.memory)
         self._look_ahead = self._feeders.look_ahead or look_ahead_of(self._config, self._stages.prepares)
-        self._compares_references = self._config.score == "ref_clipscore"
+        self._compares_references = False
         self._begun = 0  # images
         self._images: Recent[Hashable, PendingImage] = Recent(2 * self._look_ahead)
         self._in_progress: dict[Hashable, list[PendingImage]] = {}  # images that a device is encoding
-        self._waiting: deque[PendingRow[Tag] | _Mark] = deque()
+        self._waiting: deque[PendingRow[Tag] | None] = deque()  # None is the end of a part
+        self._problem: Exception | None = None  # of reading rows
         self._ahead = 0  # waiting rows that need a score
         self._ahead_bytes = 0  # bytes of these rows: data: URLs and images in memory may be large
 
     def results(self, parts: Iterable[Iterable[Row[Tag, Item]]]) -> Batches[Tag, ScoreResult]:
         """Yield the tags of consecutive rows and their results, in order; a row that already has a result keeps it."""
-        begun = ((batch, self._begin(batch)) for batch in self._batches(self._started(parts)))
+        self._compares_references = self._config.score == "ref_clipscore"
+        begun = ((batch, self._begin(batch)) for batch in self._batches(in_a_row(parts)))
         for batch, encoded in one_late(begun, lambda work: work[0].ends_part, late=self._stages.overlaps):
             captions, cut = encoded()
             results = self._score(batch, captions)
@@ -99,8 +94,8 @@ class Run(Generic[Item, Tag]):
 
     def embeddings(self, items: Iterable[tuple[Tag, Hashable, Item]]) -> Batches[tuple[Tag, bytes | None], Outcome]:
         """Yield the vectors or errors of consecutive (tag, key, item), in order, with their tags and keys of contents."""
-        started = ((tag, self._start_image(key, item), "", _size(item), ()) for tag, key, item in items)
-        begun = ((batch, self._begin_images(batch.new)) for batch in self._batches(started))
+        rows = ((tag, key, item, "", ()) for tag, key, item in items)
+        begun = ((batch, self._begin_images(batch.new)) for batch in self._batches(rows))
         for batch, wait_for_images in one_late(begun, lambda _: False, late=self._stages.overlaps):
             wait_for_images()
             self._embeddings.save()
@@ -128,72 +123,74 @@ class Run(Generic[Item, Tag]):
 
         return encoded
 
-    def _started(self, parts: Iterable[Iterable[Row[Tag, Item]]]) -> Iterator[PendingRow[Tag] | _Mark]:
-        """Start loading rows, one after another, and mark the ends of parts."""
-        for part in parts:
-            for tag, key, item, text, references in part:
-                if isinstance(item, (RowError, ScoreResult)):
-                    yield tag, item, "", 0, ()
-                elif not self._compares_references:
-                    yield tag, self._start_image(key, item), text, _size(item) + len(text), ()
-                elif not references:
-                    yield tag, RowError(ErrorCode.EMPTY_CAPTION, "the row has no reference captions"), "", 0, ()
-                else:
-                    size = _size(item) + len(text) + sum(map(len, references))
-                    yield tag, self._start_image(key, item), text, size, references
-            self._images.clear()
-            yield _Mark.END
-
-    def _batches(self, started: Iterable[PendingRow[Tag] | _Mark]) -> Iterator[RowBatch[Tag]]:
-        """Start rows with a bounded look-ahead, and yield them in batches."""
-        source, process = DeferredErrors(started), os.getpid()
+    def _batches(self, rows: Iterator[Row[Tag, Item] | None]) -> Iterator[RowBatch[Tag]]:
+        """Start rows with a bounded look-ahead, and yield them in batches; an exception comes after the earlier rows."""
+        process = os.getpid()
         try:
-            self._refill(source)
+            self._refill(rows)
             while self._waiting:
-                yield self._next_batch(source)
+                yield self._next_batch(rows)
         finally:
             # A fork copies no threads, but the locks that they hold, so cancelling their work there might wait forever.
             for row in self._waiting if process == os.getpid() else ():
-                if row is not _Mark.END and isinstance(row[1], PendingImage):
+                if row is not None and isinstance(row[1], PendingImage):
                     row[1].cancel()
-        if source.problem is not None:
-            raise source.problem
+        if self._problem is not None:
+            raise self._problem
 
-    def _next_batch(self, source: DeferredErrors[PendingRow[Tag] | _Mark]) -> RowBatch[Tag]:
+    def _next_batch(self, to_come: Iterator[Row[Tag, Item] | None]) -> RowBatch[Tag]:
         rows: list[PendingRow[Tag]] = []
         new: dict[Hashable, list[PendingImage]] = {}
         size, scored, waiting, ends_part = self._config.batch_size, 0, self._waiting, False
         while waiting and not ends_part and len(new) < size and scored < 4 * size and len(rows) < _AHEAD_KNOWN * size:
-            row = waiting.popleft()
-            if row is _Mark.END:  # of a part without rows, or whose last row was large
+            if (row := waiting.popleft()) is None:  # the end of a part without rows, or whose last row was large
                 ends_part = True
-            else:
-                rows.append(row)
-                image = row[1]
-                if not isinstance(image, ScoreResult):
-                    scored += 1
-                    self._ahead -= 1
-                self._ahead_bytes -= row[3]
-                if self._ahead + size <= self._look_ahead:  # a batch at a time, so that asking costs little
-                    self._refill(source)
-                if isinstance(image, PendingImage) and image.outcome is None:
-                    self._sort_in(image, new)
-                if waiting and waiting[0] is _Mark.END:
-                    waiting.popleft()
-                    ends_part = True
-        self._refill(source)
+                continue
+            rows.append(row)
+            _, image, _, row_bytes, _ = row
+            self._ahead_bytes -= row_bytes
+            if not isinstance(image, ScoreResult):
+                scored += 1
+                self._ahead -= 1
+            if self._ahead + size <= self._look_ahead:  # a batch at a time, so that asking costs little
+                self._refill(to_come)
+            if isinstance(image, PendingImage) and image.outcome is None:
+                self._sort_in(image, new)
+            if waiting and waiting[0] is None:
+                waiting.popleft()
+                ends_part = True
+        self._refill(to_come)
         return RowBatch(rows, list(new.values()), ends_part)
 
-    def _refill(self, source: DeferredErrors[PendingRow[Tag] | _Mark]) -> None:
+    def _refill(self, rows: Iterator[Row[Tag, Item] | None]) -> None:
         """Start further rows, up to the look-ahead."""
         waiting, most = self._waiting, _AHEAD_KNOWN * self._look_ahead
-        while self._ahead < self._look_ahead and self._ahead_bytes < _AHEAD_BYTES and len(waiting) < most:
-            if (row := source.next()) is None:
-                return
-            waiting.append(row)
-            if row is not _Mark.END:
-                self._ahead += not isinstance(row[1], ScoreResult)
-                self._ahead_bytes += row[3]
+        try:
+            while self._ahead < self._look_ahead and self._ahead_bytes < _AHEAD_BYTES and len(waiting) < most:
+                waiting.append(self._started(next(rows)))
+        except StopIteration:
+            return
+        except Exception as exc:  # raised again once the earlier rows are out
+            self._problem = exc
+
+    def _started(self, row: Row[Tag, Item] | None) -> PendingRow[Tag] | None:
+        """Start loading the image of a row, and count the row; None is the end of a part."""
+        if row is None:
+            self._images.clear()
+            return None
+        tag, key, item, text, references = row
+        if isinstance(item, ScoreResult):
+            return tag, item, "", 0, ()
+        self._ahead += 1
+        if isinstance(item, RowError):
+            return tag, item, "", 0, ()
+        if not self._compares_references:
+            references = ()
+        elif not references:
+            return tag, RowError(ErrorCode.EMPTY_CAPTION, "the row has no reference captions"), "", 0, ()
+        size = _size(item) + len(text) + (sum(map(len, references)) if references else 0)
+        self._ahead_bytes += size
+        return tag, self._start_image(key, item), text, size, references
 
     def _sort_in(self, image: PendingImage, new: dict[Hashable, list[PendingImage]]) -> None:
         """Finish a loaded image whose embedding is known, or add it to those to encode."""
