@@ -24,16 +24,20 @@ RecordLike = Record | tuple[Any, ...] | Mapping[str, Any]
 
 _NAMES = ("url", "image"), ("text", "caption")  # keys of mappings for the two parts of a record
 _CELLS = (str, bytes)  # types of most references and files
+_UINT8 = np.dtype(np.uint8)
 _IMAGES = "a PIL image, an RGB array or tensor, an encoded file's bytes, a path or a URL"
 
 
-def checked(items: Iterable[Item], name: str, check: Check | None = None) -> Iterable[Item]:
+def checked(
+    items: Iterable[Item], name: str, check: Check | None = None, *, plain: type | None = None
+) -> Iterable[Item]:
     """Return the items to iterate over; those of a list are checked now, those of other iterables during iteration.
 
     Args:
         items: Value of the parameter.
         name: Name of the parameter.
         check: Function of an item and its name in messages, which raises an error if the item's type is not supported.
+        plain: Type of items that need no check.
 
     Raises:
         InputTypeError: The value is not iterable, or can only be a mistake: a text, a dictionary, a table.
@@ -52,12 +56,13 @@ def checked(items: Iterable[Item], name: str, check: Check | None = None) -> Ite
         for number, item in enumerate(items):
             check(item, f"{name}[{number}]")
         return items
-    return _as_they_come(items, name, check)
+    return _as_they_come(items, name, check, plain)
 
 
-def _as_they_come(items: Iterable[Item], name: str, check: Check) -> Iterator[Item]:
+def _as_they_come(items: Iterable[Item], name: str, check: Check, plain: type | None) -> Iterator[Item]:
     for number, item in enumerate(items):
-        check(item, f"{name}[{number}]")
+        if type(item) is not plain:
+            check(item, f"{name}[{number}]")
         yield item
 
 
@@ -84,12 +89,12 @@ class _Images(Iterable[Any]):
 
 def _converted(images: Iterable[Any], name: str) -> Iterator[Any]:
     for number, image in enumerate(images):
-        yield as_image(image, f"{name}[{number}]")
+        yield image if _is_rgb(image) else as_image(image, f"{name}[{number}]")
 
 
 def texts_of(texts: Iterable[Item]) -> Iterable[Item]:
     """Return captions to iterate over, checked like `checked`."""
-    return checked(texts, "texts", check_caption)
+    return checked(texts, "texts", check_caption, plain=str)
 
 
 def records_of(records: Iterable[RecordLike]) -> Iterable[Record]:
@@ -169,14 +174,8 @@ def as_image(image: Any, name: str) -> Any:
     Raises:
         InputTypeError: The value has another type, or is an array that could mean several images.
     """
-    if (
-        type(image) is np.ndarray
-        and image.dtype == np.uint8
-        and image.shape[2:] == (3,)
-        and image.shape[0] > 3
-        and image.size
-    ):
-        return image  # fast path: the other checks take longer
+    if _is_rgb(image):  # fast path: the other checks take longer
+        return image
     if is_missing(image) or isinstance(image, str | os.PathLike | Image.Image | EncodedImage):
         return image
     if isinstance(image, Mapping) and ("bytes" in image or "path" in image):
@@ -194,6 +193,13 @@ def as_image(image: Any, name: str) -> Any:
     if array.shape[2] != 3:
         array = np.ascontiguousarray(array.transpose(1, 2, 0))  # (3, h, w) -> (h, w, 3)
     return array if array.dtype == np.uint8 else (array * 255.0).round().astype(np.uint8)
+
+
+def _is_rgb(image: object) -> bool:
+    if type(image) is not np.ndarray or image.dtype != _UINT8 or image.ndim != 3:
+        return False
+    height, width, colours = image.shape
+    return height > 3 and width > 0 and colours == 3
 
 
 def _array_of(image: Any) -> np.ndarray | None:
@@ -258,7 +264,7 @@ def check_pairs(images: Iterable[Item], texts: Iterable[str]) -> tuple[Iterable[
     Raises:
         ConfigError: The numbers of images and captions are known and differ.
     """
-    images, texts = images_of(images), checked(texts, "texts", check_caption)
+    images, texts = images_of(images), checked(texts, "texts", check_caption, plain=str)
     if isinstance(images, Sized) and isinstance(texts, Sized) and len(images) != len(texts):
         raise ConfigError(f"there are {len(images):,} images and {len(texts):,} texts; pass one caption for each image")
     return images, texts

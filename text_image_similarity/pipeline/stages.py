@@ -46,7 +46,7 @@ class Stages:
         self._several = encoder if isinstance(encoder, SeveralEncoders) else None
         self._overlapping = encoder if isinstance(encoder, OverlappingEncoder) and encoder.overlaps else None
         self._fingerprint = encoder.info.fingerprint or ""
-        self._ready_size = _ready_size(encoder, config.limits)
+        self._ready_shape = _ready_shape(encoder, config.limits)
         self._images = PixelLoader(config, self._encoder, self._fingerprint, find, cores=usable_cores())
 
     def with_stats(self, stats: RunStats) -> Stages:
@@ -70,10 +70,9 @@ class Stages:
 
     def ready(self, image: object) -> LoadedImage | None:
         """Return an RGB array of the model's size as a loaded image; None for an image that needs more than that."""
-        if self._ready_size is None or not isinstance(image, np.ndarray):
-            return None
-        is_ready = image.shape == (*self._ready_size, 3) and image.dtype == np.uint8
-        return LoadedImage(None, image) if is_ready else None
+        if isinstance(image, np.ndarray) and image.shape == self._ready_shape and image.dtype == np.uint8:
+            return LoadedImage(None, image)
+        return None
 
     def caption_keys(self, texts: Collection[str]) -> dict[str, bytes]:
         """Return distinct captions with the keys of their embeddings."""
@@ -188,11 +187,12 @@ class Stages:
         return self._encoder.encode_tokens(list(self._encoder.tokenize(texts)))
 
 
-def _ready_size(encoder: Encoder, limits: Limits) -> tuple[int, int] | None:
-    """Return the height and width of the arrays that an encoder takes as they are, or None."""
+def _ready_shape(encoder: Encoder, limits: Limits) -> tuple[int, int, int] | None:
+    """Return the shape (h, w, 3) of the arrays that an encoder takes as they are, or None."""
     preprocess = getattr(encoder, "preprocess", None)
     size = preprocess.unchanged if isinstance(preprocess, Preprocess) else None
-    return size if size and max(size) <= limits.max_side and size[0] * size[1] <= limits.max_pixels else None
+    fits = size and max(size) <= limits.max_side and size[0] * size[1] <= limits.max_pixels
+    return (*size, 3) if size and fits else None
 
 
 def _scores(
