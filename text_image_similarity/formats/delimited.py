@@ -130,27 +130,30 @@ class DelimitedTable:
 
     def _first(self, place: str) -> list[str]:
         with self._open(place) as (file, _):
-            for _, header in self._rows(place, file):
+            for header in self._rows(place, file):
                 check_count(len(header), place)
                 return header
         raise TableError(f"{place} is empty; it needs a header line with the two columns")
 
     def _data(self, place: str, file: Lines) -> Iterator[list[str]]:
         """Yield the rows below the header, each with as many fields as the header."""
-        width = len(self._header)
-        rows = self._rows(place, file)
-        next(rows, None)
-        for number, (lines, row) in enumerate(rows, 1):
-            if len(row) != width:
-                where = (
-                    f"has no column {self._header[len(row)]!r}"
-                    if len(row) < width
-                    else f"continues with {row[width][:40]!r}"
-                )
-                raise TableError(
-                    f"row {number} of {place} ({_lines(*lines)}) has {len(row)} fields, the header has {width}: it {where}; {self._cure(row)}"
-                )
-            yield row
+        return islice(self._rows(place, file), 1, None)
+
+    def _check_row(self, where: tuple[str, int, int, int], row: list[str], width: int) -> None:
+        """Refuse a row that is ambiguous without a known quoting, or has not as many fields as the header."""
+        place, number, first, last = where
+        named = f"{f'row {number}' if number else 'the header'} of {place} ({_lines(first, last)})"
+        if self.dialect.quoting == "auto" and (last > first or self._quoting == "none"):
+            self._check_quotes(named, row)
+        if len(row) != width:
+            reason = (
+                f"has no column {self._header[len(row)]!r}"
+                if len(row) < width
+                else f"continues with {row[width][:40]!r}"
+            )
+            raise TableError(
+                f"{named} has {len(row)} fields, the header has {width}: it {reason}; {self._cure(row)}"
+            )
 
     def _cure(self, row: list[str]) -> str:
         """Return advice for a row with a wrong number of fields."""
@@ -160,20 +163,20 @@ class DelimitedTable:
             return _BACKSLASH
         return f"quote fields that contain {_NAMES.get(self.dialect.delimiter or '', 'the delimiter')}, or fix the row"
 
-    def _rows(self, place: str, file: Lines) -> Iterator[tuple[tuple[int, int], list[str]]]:
-        """Yield (first and last line, fields) of every row, the header first, skipping blank lines."""
+    def _rows(self, place: str, file: Lines) -> Iterator[list[str]]:
+        """Yield the fields of every row, the header first, skipping blank lines."""
         reader = self._reader(file)
-        number, first = 0, 1
-        checked = self.dialect.quoting == "auto"
+        number, first, width = 0, 1, 0
+        has_quotes = self.dialect.quoting == "auto" and self._quoting == "none"  # perhaps, in any row
         try:
             for row in reader:
                 file.spent = 0
                 last = reader.line_num
                 if row:
-                    if checked and (last > first or self._quoting == "none"):
-                        where = f"row {number}" if number else "the header"
-                        self._check_quotes(f"{where} of {place} ({_lines(first, last)})", row)
-                    yield (first, last), row
+                    width = width or len(row)
+                    if len(row) != width or last > first or has_quotes:
+                        self._check_row((place, number, first, last), row, width)
+                    yield row
                     number += 1
                 first = last + 1
         except UnicodeError as exc:

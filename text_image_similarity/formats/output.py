@@ -152,7 +152,7 @@ class DelimitedOutput:
         fields = rows.fields()
         if not added:
             return self._encoded(fields)
-        cells = zip(*(map(_cell, column) for column in added), strict=True)
+        cells = zip(*map(_texts, added), strict=True)
         return self._encoded([[*row, *more] for row, more in zip(fields, cells, strict=True)])
 
     def join(self, parts: Iterable[Path], file: IO[bytes]) -> None:
@@ -236,10 +236,14 @@ def _quoted(value: str) -> str:
     return '"' + value.replace('"', '""') + '"'
 
 
+def _texts(values: Sequence[Any]) -> list[str]:
+    return [repr(value) if type(value) is float else "" if value is None else _cell(value) for value in values]
+
+
 def _cell(value: object) -> str:
     if isinstance(value, list):
         return dump(value)
-    return "" if value is None else value if isinstance(value, str) else repr(value)
+    return value if isinstance(value, str) else repr(value)
 
 
 def _copy(parts: Iterable[Path], out: IO[bytes]) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Hashable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import chain, compress
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from ..embeddings import Vector
 from ..errors import RowError
@@ -27,8 +26,7 @@ Batches = Generator[tuple[Sequence[Tag], Sequence[Item]]]  # tags of consecutive
 Row = tuple[Tag, Hashable, Item | RowError | ScoreResult, str, Sequence[str]]
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedImage:
+class LoadedImage(NamedTuple):
     """An image that has been loaded.
 
     Args:
