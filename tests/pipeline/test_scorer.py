@@ -200,7 +200,7 @@ def test_a_call_that_is_given_up_leaves_no_downloads_behind(own_threads: Callabl
         list(scorer.score_pairs([Record("http://photos.test/0.png", "blue")]))
         # The four threads may each have begun one; the rest of the look-ahead was dropped.
         assert len(asked) <= 2 + config.io_workers
-        assert len(own_threads()) == config.io_workers + 1
+        assert len(own_threads()) == config.io_workers
 
 
 def test_a_closed_session_refuses_and_ends_what_is_under_way() -> None:

@@ -40,7 +40,6 @@ class RunContext:
         stages: The steps of scoring.
         memory: Remembered embeddings.
         loaders: Threads that fetch, decode and resize images.
-        tokenizer: Thread that tokenizes captions while images are encoded.
         feeders: Processes that do the work of `loaders`, if there are any.
     """
 
@@ -48,7 +47,6 @@ class RunContext:
     stages: Stages
     memory: EmbeddingMemory
     loaders: Loaders
-    tokenizer: Loaders
     feeders: LazyFeeders
 
 
@@ -65,7 +63,7 @@ class Run(Generic[Item, Tag]):
 
     def __init__(self, context: RunContext, read: Callable[[Item], bytes | Image.Image], stats: RunStats) -> None:
         self._config, self._read, self._stats = context.config, read, stats
-        self._loaders, self._tokenizer, self._feeders = context.loaders, context.tokenizer, context.feeders
+        self._loaders, self._feeders = context.loaders, context.feeders
         self._stages = context.stages.with_stats(stats)
         self._embeddings = PartEmbeddings(context.memory)
         self._look_ahead = self._feeders.look_ahead or look_ahead_of(self._config, self._stages.prepares)
@@ -106,20 +104,18 @@ class Run(Generic[Item, Tag]):
     def _begin(self, batch: RowBatch[Tag]) -> Callable[[], tuple[Mapping[str, Outcome], set[str]]]:
         """Begin to encode a batch, and return the function that waits for its captions and for those that were cut.
 
-        Only a device that computes beside this process does something before that function is called.
+        Captions are tokenized here, not on a thread of their own: passing them there and back takes longer.
         """
         captions, new = self._known_captions(batch.captions())
         texts = list(new)
-        tokens = self._tokenizer.submit(partial(self._stages.tokens, texts))  # while the images are encoded
-        known = self._tokenizer.submit(partial(self._stages.cut_among, list(captions))) if captions else None
         wait_for_images = self._begin_images(batch.new)
-        begun = self._stages.begin_captions(texts, tokens.result()) if self._stages.overlaps else None
+        tokens = self._stages.tokens(texts)  # while a device that computes beside this process encodes the images
+        wait_for_captions = self._stages.begin_captions(texts, tokens)
+        cut = cut_of(texts, tokens) | self._stages.cut_among(list(captions))
 
         def encoded() -> tuple[Mapping[str, Outcome], set[str]]:
             wait_for_images()
-            found = begun() if begun else self._stages.encode_captions(texts, tokens.result())
-            cut = cut_of(texts, tokens.result()) | (known.result() if known else set())
-            return captions | self._remembered(new, found), cut
+            return captions | self._remembered(new, wait_for_captions()), cut
 
         return encoded
 

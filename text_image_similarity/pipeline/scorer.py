@@ -115,7 +115,6 @@ class Scorer:
         if self._made_context is not None:
             self._made_context.feeders.close()
             self._made_context.loaders.close()
-            self._made_context.tokenizer.close()
         self._memory.close()
 
     def score_pairs(self, records: Iterable[RecordLike], *, stats: RunStats | None = None) -> Generator[ScoreResult]:
@@ -320,7 +319,6 @@ class Scorer:
         self._check_open()
         with self._opening:
             if self._made_context is None:
-                loaders, tokenizer = Loaders(self.config.io_workers), Loaders(1, name="score-tokens")
-                feeders = LazyFeeders(self._plan, self._memory.get)
-                self._made_context = RunContext(self.config, self._stages, self._memory, loaders, tokenizer, feeders)
+                loaders, feeders = Loaders(self.config.io_workers), LazyFeeders(self._plan, self._memory.get)
+                self._made_context = RunContext(self.config, self._stages, self._memory, loaders, feeders)
             return self._made_context
