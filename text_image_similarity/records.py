@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
-from typing import Any
+from typing import Any, TypeGuard
 from unicodedata import category
 
 from .bounded_json import parse_json
@@ -162,7 +162,7 @@ def caption_of(value: object) -> str | RowError:
         >>> caption_of(7), str(caption_of(math.nan))
         ('7', 'empty_caption: the caption is missing (nan)')
     """
-    if type(value) is str and "!" <= value[:1] <= "~":  # fast path for most captions
+    if is_plain(value):  # fast path for most captions
         return value
     text = _text_of(value)
     if isinstance(text, str) and _is_visible(text):
@@ -172,12 +172,17 @@ def caption_of(value: object) -> str | RowError:
 
 def reference_of(value: object) -> str | RowError:
     """Return an image reference as text, or the reason why there is none; a path or a finite number becomes text."""
-    if type(value) is str and "!" <= value[:1] <= "~":  # fast path for most references
+    if is_plain(value):  # fast path for most references
         return value
     text = str(value) if isinstance(value, os.PathLike) else _text_of(value)
     if isinstance(text, str) and _is_visible(text):
         return text
     return RowError(ErrorCode.INVALID_URL, f"the image {_explain(text, 'image')}")
+
+
+def is_plain(value: object) -> TypeGuard[str]:
+    """Tell whether a value is a text that begins with a visible ASCII character, as most captions and references do."""
+    return type(value) is str and "!" <= value[:1] <= "~"
 
 
 def required(found: str | bytes | RowError) -> str | bytes:

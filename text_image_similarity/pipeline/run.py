@@ -145,12 +145,12 @@ class Run(Generic[Item, Tag]):
             rows.append(row)
             _, image, _, row_bytes, _ = row
             self._ahead_bytes -= row_bytes
-            if not isinstance(image, ScoreResult):
+            if (is_pending := isinstance(image, PendingImage)) or not isinstance(image, ScoreResult):
                 scored += 1
                 self._ahead -= 1
             if self._ahead + size <= self._look_ahead:  # a batch at a time, so that asking costs little
                 self._refill(to_come)
-            if isinstance(image, PendingImage) and image.outcome is None:
+            if is_pending and image.outcome is None:
                 self._sort_in(image, new)
             if waiting and waiting[0] is None:
                 waiting.popleft()
@@ -175,16 +175,15 @@ class Run(Generic[Item, Tag]):
             self._images.clear()
             return None
         tag, key, item, text, references = row
-        if isinstance(item, ScoreResult):
+        if not text and isinstance(item, (RowError, ScoreResult)):  # asking for the text takes less time
+            self._ahead += isinstance(item, RowError)
             return tag, item, "", 0, ()
         self._ahead += 1
-        if isinstance(item, RowError):
-            return tag, item, "", 0, ()
         if not self._compares_references:
             references = ()
         elif not references:
             return tag, RowError(ErrorCode.EMPTY_CAPTION, "the row has no reference captions"), "", 0, ()
-        size = _size(item) + len(text) + (sum(map(len, references)) if references else 0)
+        size = len(text) + (len(item) if type(item) is str else _size(item)) + sum(map(len, references))
         self._ahead_bytes += size
         return tag, self._start_image(key, item), text, size, references
 
@@ -264,13 +263,13 @@ class Run(Generic[Item, Tag]):
         for image, text, references in zip(batch.images, batch.texts, batch.references, strict=True):
             outcome = image.outcome if isinstance(image, PendingImage) else image
             assert outcome is not None, "the outcome of a row is known only after its image is encoded"
-            if isinstance(outcome, (RowError, ScoreResult)):  # the caption of a failed image need not be encoded
+            if not isinstance(outcome, np.ndarray):  # the caption of a failed image need not be encoded
                 found.append(outcome)
             elif references:
                 found.append(vectors_of(outcome, captions[text], *map(captions.__getitem__, references)))
             else:
                 caption = captions[text]
-                found.append(caption if isinstance(caption, RowError) else (outcome, caption))
+                found.append((outcome, caption) if isinstance(caption, np.ndarray) else caption)
         return self._stages.score(found, self._config.score)
 
 

@@ -151,7 +151,7 @@ class Stages:
                 or a result that is already known.
             kind: The score kind.
         """
-        good = [vectors for vectors in found if not isinstance(vectors, (RowError, ScoreResult))]
+        good = [vectors for vectors in found if isinstance(vectors, (tuple, list))]
         with self._stats.timed("score"):
             images, texts = (
                 np.concatenate([row[side] for row in good]).reshape(len(good), -1) if good else _NONE for side in (0, 1)
