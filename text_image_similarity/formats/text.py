@@ -45,19 +45,17 @@ class Lines(io.TextIOWrapper):
         if not line:
             raise StopIteration
         self.spent += len(line)
-        if self.spent > _SHORT:
-            self._check(line)
-        return line
-
-    def _check(self, line: str) -> None:
-        """Refuse a row that is too long or has too many delimiters, given its latest line."""
+        if self.spent > _SHORT and self.delimiter:
+            self._count(line)
         if self.spent > _ROW_CHARACTERS:
             raise TableError(
                 f"{self.place} has a row of more than {_ROW_CHARACTERS:,} characters; it begins with {line[:40]!r}. Was a quote left open, or "
                 "is it another kind of file?"
             )
-        if not self.delimiter:
-            return
+        return line
+
+    def _count(self, line: str) -> None:
+        """Count the delimiters of a long row."""
         if self.spent - len(line) <= _SHORT:
             self._delimiters = 0
         self._delimiters += line.count(self.delimiter)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from ..bounded_json import parse_json
 from ..errors import ErrorCode, RowError, TableError
 from ..formats import Rows, Table, list_columns_of
-from ..records import Record, ScoreResult, references_of
+from ..records import Record, ScoreResult, is_plain, references_of
 from .task import R, Task
 
 
@@ -61,7 +61,7 @@ class RowLayout(Generic[R]):
         images = [""] * len(rows) if url is None else rows.column(url)
         references = self._references(rows)
         return [
-            ScoreResult.failed(image) if isinstance(image, RowError) else Record.of(image, text, known)
+            Record(image, text, known) if is_plain(image) and is_plain(text) else _record(image, text, known)
             for image, texts, known in zip(images, self._texts(rows), references, strict=True)
             for text in texts
         ]
@@ -139,6 +139,10 @@ class RowLayout(Generic[R]):
     @staticmethod
     def _cells(rows: Cells, names: Sequence[str]) -> list[tuple[Any, ...]]:
         return list(zip(*map(rows.column, names), strict=True))
+
+
+def _record(image: object, text: object, references: tuple[str, ...]) -> Record | ScoreResult:
+    return ScoreResult.failed(image) if isinstance(image, RowError) else Record.of(image, text, references)
 
 
 def _listed(cells: Sequence[Any], count: int) -> list[Sequence[Any]]:
