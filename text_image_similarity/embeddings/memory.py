@@ -59,6 +59,9 @@ class Recent(Generic[Key, Value]):
 class EmbeddingMemory:
     """A bounded number of embeddings, by content. Safe to share between threads.
 
+    A vector that is a row of a batch keeps the whole batch in memory. Rows of a batch come and go together, so that does
+    no harm until one of them is used again, which then gets a copy of its own.
+
     Args:
         entries: Maximum number of embeddings in memory.
         saved: Store that keeps them between runs; None keeps them in memory only.
@@ -82,6 +85,8 @@ class EmbeddingMemory:
         keys = list(keys)
         with self._lock:
             found = self._recent.get_many(keys)
+            found |= (own := {key: _copy(vector) for key, vector in found.items() if vector.base is not None})
+            self._recent.put_many(own)
         if self._known is not None:
             found |= {key: vector for key in keys if key not in found and (vector := self._known(key)) is not None}
         if self._saved is not None and (missing := [key for key in keys if key not in found]):
@@ -94,12 +99,8 @@ class EmbeddingMemory:
     def put(self, vectors: Mapping[bytes, Vector]) -> None:
         """Store embeddings by key, also between runs if there is a store for that."""
         if self._entries:
-            last = list(vectors.items())[-self._entries :]
-            kept = {key: vector.copy() for key, vector in last}  # a view of one row would keep the whole batch
-            for vector in kept.values():
-                vector.setflags(write=False)
             with self._lock:
-                self._recent.put_many(kept)
+                self._recent.put_many(vectors)
         if self._saved is not None:
             self._saved.put(vectors)
 
@@ -125,29 +126,38 @@ class PartEmbeddings:
         self._unsaved: dict[bytes, Vector] = {}
 
     def get(self, key: bytes, found: Vector | None = None) -> Vector | None:
-        """Return the embedding from this part, or else from earlier ones (`found`, if already looked up)."""
-        vector = self._made.get(key)
+        """Return the embedding from this part, or else the remembered one: `found`, if it was already looked up."""
+        vector = self._unsaved.get(key)
+        if vector is None:
+            vector = self._made.get(key)
         if vector is None:
             vector = found
         return vector if vector is not None else self._memory.get(key)
 
     def get_many(self, keys: Sequence[bytes]) -> dict[bytes, Vector]:
         """Return the known embeddings by key."""
-        made = self._made.get_many(keys)
+        unsaved = self._unsaved
+        made = self._made.get_many(keys) | {key: unsaved[key] for key in keys if key in unsaved}
         return made | self._memory.get_many(key for key in keys if key not in made)
 
     def put(self, outcomes: Mapping[bytes, Vector | RowError]) -> None:
         """Store the outcomes of an encoder, except errors."""
-        vectors = {key: outcome for key, outcome in outcomes.items() if not isinstance(outcome, RowError)}
-        self._made.put_many(vectors)
-        self._unsaved.update(vectors)
+        self._unsaved |= {key: outcome for key, outcome in outcomes.items() if not isinstance(outcome, RowError)}
 
     def save(self) -> None:
         """Remember the embeddings since the last call."""
         self._memory.put(self._unsaved)
+        self._made.put_many(self._unsaved)
         self._unsaved.clear()
 
     def end_part(self) -> None:
         """Remember the embeddings of the part, and begin the next one."""
-        self.save()
+        self._memory.put(self._unsaved)
+        self._unsaved.clear()
         self._made.clear()
+
+
+def _copy(vector: Vector) -> Vector:
+    own = vector.copy()
+    own.setflags(write=False)
+    return own

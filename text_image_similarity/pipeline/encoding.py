@@ -68,6 +68,8 @@ def encode_each(
         return []
     try:
         vectors = encode(items) if begun is None else begun()
+        vectors = np.asarray(vectors).view()
+        vectors.setflags(write=False)  # they are remembered, and shared by rows
         finite = np.isfinite(vectors).all(axis=1)
     except DeviceLostError:  # not the fault of a row: every other row would fail too
         raise
