@@ -27,7 +27,7 @@ from .pixel_loader import PixelLoader
 from .rows import LoadedImage, Outcome
 from .stats import RunStats
 
-_NONE = np.empty((0, 1), np.float32)
+_AT_ONCE = 32  # rows that are scored at once: arrays of more than 128 KiB come from the system, and take far longer to get
 
 
 class Stages:
@@ -153,18 +153,8 @@ class Stages:
         """
         good = [vectors for vectors in found if isinstance(vectors, (tuple, list))]
         with self._stats.timed("score"):
-            images, texts = (
-                np.concatenate([row[side] for row in good]).reshape(len(good), -1) if good else _NONE for side in (0, 1)
-            )  # (n, d)
-            if self._several is None:
-                scores = list(map(ScoreResult, as_floats(_scores(good, (images, texts), kind))))
-            else:
-                parts = self._several.slices
-                cosines = [cosine(images[:, part], texts[:, part]) for part in parts]
-                each = [_scores(good, (images, texts), kind, part) for part in parts]  # (n,) for each model
-                whole, each_floats = as_floats(self._several.combined(cosines, each)), list(map(as_floats, each))
-                rows = zip(whole, zip(*each_floats, strict=True), strict=True)
-                scores = [ScoreResult(one, by_model=row) for one, row in rows]
+            parts = (good[start : start + _AT_ONCE] for start in range(0, len(good), _AT_ONCE))
+            scores = [result for part in parts for result in self._scored(part, kind)]
         if len(scores) == len(found):
             return scores
         rest = iter(scores)
@@ -176,6 +166,17 @@ class Stages:
             )
             for row in found
         ]
+
+    def _scored(self, rows: Sequence[Sequence[Vector]], kind: RowScore) -> list[ScoreResult]:
+        images, texts = (np.concatenate([row[side] for row in rows]).reshape(len(rows), -1) for side in (0, 1))  # (n, d)
+        if self._several is None:
+            return list(map(ScoreResult, as_floats(_scores(rows, (images, texts), kind))))
+        parts = self._several.slices
+        cosines = [cosine(images[:, part], texts[:, part]) for part in parts]
+        each = [_scores(rows, (images, texts), kind, part) for part in parts]  # (n,) for each model
+        whole, each_floats = as_floats(self._several.combined(cosines, each)), list(map(as_floats, each))
+        by_row = zip(whole, zip(*each_floats, strict=True), strict=True)
+        return [ScoreResult(one, by_model=row) for one, row in by_row]
 
     def own(self, outcome: Outcome) -> Outcome:
         """Return a copy of an outcome, with a vector of length 1, that callers may change freely."""
