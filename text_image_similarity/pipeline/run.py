@@ -191,7 +191,10 @@ class Run(Generic[Item, Tag]):
         """Finish a loaded image whose embedding is known, or add it to those to encode."""
         if (content := image.loaded()) is None:
             return
-        key: Hashable = content.key or id(image)
+        if content.key is None:  # it has no copies
+            new[id(image)] = [image]
+            return
+        key = content.key
         if (twins := self._in_progress.get(key)) is not None:  # in the batch before this one
             if image not in twins:
                 twins.append(image)
@@ -199,8 +202,7 @@ class Run(Generic[Item, Tag]):
         if key not in new:  # otherwise it is in this batch, whatever another thread has remembered since
             # Vectors that this part encoded take precedence over remembered ones, so that results do not depend on
             # timing.
-            vector = content.vector if content.key is None else self._embeddings.get(content.key, content.vector)
-            if vector is not None:
+            if (vector := self._embeddings.get(key, content.vector)) is not None:
                 image.finish(vector)
                 return
         twins = new.setdefault(key, [])

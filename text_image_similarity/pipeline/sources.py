@@ -58,11 +58,11 @@ def rows_in_memory(images: Iterable[ImageSource], texts: Iterable[object]) -> It
         ValueError: The numbers of images and captions differ.
     """
     for image, text in zip(images, texts, strict=True):
-        caption = caption_of(text)
-        if isinstance(caption, RowError):
-            yield None, None, caption, "", ()
-        else:
+        caption = text if is_plain(text) else caption_of(text)
+        if isinstance(caption, str):
             yield None, key_of(image), image, caption, ()
+        else:
+            yield None, None, caption, "", ()
 
 
 def key_of(image: ImageSource) -> Hashable:
