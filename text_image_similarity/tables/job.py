@@ -6,10 +6,11 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice, repeat
+from itertools import chain, count, islice, repeat
 from typing import Any, Generic, TypeVar
 
 from ..errors import StoppedError, TableError
@@ -25,6 +26,8 @@ from .task import R, RowResult, TableEngine
 logger = logging.getLogger("text_image_similarity")
 
 T = TypeVar("T")
+
+Commit = Callable[[Part, bytes | memoryview], None]
 
 _UNDER_WAY = 512 * 1024 * 1024  # bytes of rows that an engine has at a time, more than its own look-ahead
 
@@ -76,7 +79,7 @@ class TableJob(Generic[R]):
         begun = -1
         while begun < counter.done < counter.total:  # otherwise no results are left, and `score_table` determines why
             begun = counter.done
-            with closing(engine.score_parts(parts.open(), stats)) as results:
+            with closing(engine.score_parts(parts.open(), stats)) as results, _one_behind(self.work) as commit:
                 kept = -1
                 while kept < counter.done < counter.total:
                     kept = counter.done
@@ -84,7 +87,7 @@ class TableJob(Generic[R]):
                     if stop():
                         raise _stopped(kept, counter.total)
                     try:
-                        if self._score_part(results, stats, counter):
+                        if self._score_part(results, stats, counter, commit):
                             parts.answer()
                     except TableError as exc:  # a signal to this process may have ended the engine's as well
                         if stop():
@@ -92,7 +95,9 @@ class TableJob(Generic[R]):
                         raise
         self.watch.check(counter.failures, counter.done)
 
-    def _score_part(self, results: Generator[tuple[Rows, R]], stats: RunStats, counter: _ProgressCounter) -> bool:
+    def _score_part(
+        self, results: Generator[tuple[Rows, R]], stats: RunStats, counter: _ProgressCounter, commit: Commit
+    ) -> bool:
         """Take the results of the next part and save it; return whether there is one."""
         began, before, cut = time.perf_counter(), stats.spent(), stats.captions_cut
         if (head := next(results, None)) is None:
@@ -108,7 +113,7 @@ class TableJob(Generic[R]):
         seconds = {stage: round(s, 6) for stage, s in (stats.spent() - before).items()}
         failures = _failures(found)
         part = Part(
-            number=len(self.work.parts),
+            number=counter.next_part(),
             rows=len(found),
             digest=digest_of(data),
             scored=len(found) - failures.total(),
@@ -118,7 +123,7 @@ class TableJob(Generic[R]):
             scores=None if score is None else scores.kept(),
         )
         self.watch.look_at(found)
-        self.work.commit(part, data)
+        commit(part, data)
         return True
 
     def _answers(
@@ -188,6 +193,24 @@ class _Window:
         self._sizes.popleft()
 
 
+@contextmanager
+def _one_behind(work: Workspace) -> Iterator[Commit]:
+    """Yield a function that commits parts: each is flushed to the disk on a thread while the next one is scored."""
+    writer, waiting = Loaders(1, name="score-write"), deque[Future[None]]()
+
+    def commit(part: Part, data: bytes | memoryview) -> None:
+        while waiting:
+            waiting.popleft().result()
+        waiting.append(writer.submit(partial(work.commit, part, data)))
+
+    try:
+        yield commit
+    finally:
+        while waiting:
+            waiting.popleft().result()
+        writer.close()
+
+
 def _ahead(parts: Iterator[T]) -> Iterator[T]:
     """Yield the items of an iterator with a look-ahead of one: the next part is read while this one is used.
 
@@ -218,9 +241,14 @@ class _ProgressCounter:
         self.failures: Counter[str] = Counter()
         for part in parts:
             self.failures.update(part.failures)
+        self._parts = count(len(parts))
         self._progress = progress
         self.watched = progress is not None  # if so, every row is reported as soon as it has its result
         self._report()
+
+    def next_part(self) -> int:
+        """Return the number of the next part."""
+        return next(self._parts)
 
     def count(self, results: Sequence[RowResult]) -> None:
         """Count the results of rows."""
