@@ -58,6 +58,7 @@ from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.pipeline import portable
 from text_image_similarity.pipeline import progress as bars
 from text_image_similarity.pipeline.inputs import as_image, check_pairs
+from text_image_similarity.pipeline.sources import rows_of
 
 CONFIG = Config(retries=0)
 RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
@@ -293,6 +294,16 @@ def test_what_is_no_text_raises_at_once(given: Any) -> None:
             with pytest.raises(InputTypeError, match=r"^texts\[1\] must be a text, not "):
                 call()
         assert [type(one).__name__ for one in scorer.embed_texts(["red", None, ["red"]])] == ["ndarray", *["RowError"] * 2]  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("text", ["a dog", " a dog", "\N{SNOWMAN}", "", " ", "\N{HANGUL FILLER}"])
+@pytest.mark.parametrize(
+    "url", ["a.jpg", " a.jpg", "\N{SNOWMAN}.jpg", "", "\t", "x" * 256, "x" * 257, b"GIF89a\0", b"a.jpg"]
+)
+def test_a_plain_record_makes_the_row_that_any_other_makes(url: Any, text: str) -> None:
+    other: Any = SimpleNamespace(url=url, text=text, references=("a pet",))  # takes no shortcut
+    found, expected = (list(rows_of([(7, record)])) for record in (Record(url, text, ("a pet",)), other))
+    assert list(map(repr, found)) == list(map(repr, expected))
 
 
 def test_what_has_a_reference_and_a_text_counts_as_a_record(red: Path) -> None:

@@ -199,12 +199,12 @@ class Run(Generic[Item, Tag]):
             if image not in twins:
                 twins.append(image)
             return
-        if key not in new:  # otherwise it is in this batch, whatever another thread has remembered since
-            # Vectors that this part encoded take precedence over remembered ones, so that results do not depend on
-            # timing.
-            if (vector := self._embeddings.get(key, content.vector)) is not None:
-                image.finish(vector)
-                return
+        # Vectors that this part encoded take precedence over remembered ones, so that results do not depend on timing; an
+        # image of this batch is encoded, whatever another thread has remembered since.
+        vector = None if key in new else self._embeddings.get(key, content.vector)
+        if vector is not None:
+            image.finish(vector)
+            return
         twins = new.setdefault(key, [])
         if image not in twins:
             twins.append(image)

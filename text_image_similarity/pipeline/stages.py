@@ -27,7 +27,9 @@ from .pixel_loader import PixelLoader
 from .rows import LoadedImage, Outcome
 from .stats import RunStats
 
-_AT_ONCE = 32  # rows that are scored at once: arrays of more than 128 KiB come from the system, and take far longer to get
+_AT_ONCE = (
+    32  # rows that are scored at once: arrays of more than 128 KiB come from the system, and take far longer to get
+)
 
 
 class Stages:
@@ -168,7 +170,9 @@ class Stages:
         ]
 
     def _scored(self, rows: Sequence[Sequence[Vector]], kind: RowScore) -> list[ScoreResult]:
-        images, texts = (np.concatenate([row[side] for row in rows]).reshape(len(rows), -1) for side in (0, 1))  # (n, d)
+        images, texts = (
+            np.concatenate([row[side] for row in rows]).reshape(len(rows), -1) for side in (0, 1)
+        )  # (n, d)
         if self._several is None:
             return list(map(ScoreResult, as_floats(_scores(rows, (images, texts), kind))))
         parts = self._several.slices
