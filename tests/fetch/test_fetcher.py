@@ -183,7 +183,7 @@ def test_retry_after_is_waited_for(server: Server, monkeypatch: pytest.MonkeyPat
     fetcher = Fetcher(replace(PATIENT, retries=1))
     clock = stop_fetchers_clock(monkeypatch)
     clock.pass_over(fetcher._closing)
-    clock.pass_over(fetcher._hosts._changed)
+    clock.pass_over(fetcher._hosts._patience)
     assert fetcher.fetch(server.url("/x")) == b"picture"
     assert clock.waits == [9.0]
     fetcher.close()

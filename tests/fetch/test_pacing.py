@@ -63,7 +63,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
 @contextmanager
 def passing_over_waits(clock: FakeClock, config: Config = PATIENT, **given: object) -> Iterator[Fetcher]:
     with fetching(config, **given) as fetcher:
-        clock.pass_over(fetcher._hosts._changed)
+        clock.pass_over(fetcher._hosts._patience)
         yield fetcher
 
 
@@ -123,13 +123,13 @@ def test_patience_ends_with_the_run(server: Server, monkeypatch: pytest.MonkeyPa
     server.routes["/x"] = asking("20")
     with fetching() as fetcher, ThreadPoolExecutor(1) as pool:
         failure(fetcher, server.url("/x?1"))
-        waiting, wait = threading.Event(), fetcher._hosts._changed.wait
+        waiting, wait = threading.Event(), fetcher._hosts._patience.wait
 
         def wait_and_tell(seconds: float) -> bool:
             waiting.set()
             return wait(seconds)
 
-        monkeypatch.setattr(fetcher._hosts._changed, "wait", wait_and_tell)
+        monkeypatch.setattr(fetcher._hosts._patience, "wait", wait_and_tell)
         row = pool.submit(failure, fetcher, server.url("/x?2"))
         assert waiting.wait(HANG_S)
         fetcher.close()
@@ -147,7 +147,6 @@ def test_waiting_for_a_place_costs_no_time_of_the_row(
     config = replace(PATIENT, limits=limits)
     waited_long = threading.Event()
     with fetching(config, resolve=lambda *_: ["127.0.0.1"]) as fetcher, ThreadPoolExecutor(1) as pool:
-        wait = fetcher._hosts._changed.wait
 
         def pass_over(seconds: float) -> bool:
             if clock.now > began + 3 * limits.total_s:
@@ -155,9 +154,11 @@ def test_waiting_for_a_place_costs_no_time_of_the_row(
                 return wait(seconds)
             return clock.wait(seconds)
 
-        monkeypatch.setattr(fetcher._hosts._changed, "wait", pass_over)
         began = clock.now
         with fetcher._hosts.slot("busy.test", pacing.Clock(limits)):
+            freed = fetcher._hosts._known["busy.test"].freed
+            wait = freed.wait
+            monkeypatch.setattr(freed, "wait", pass_over)
             row = pool.submit(fetcher.fetch, f"http://door.test:{server.port}/door")
             assert waited_long.wait(HANG_S)
             assert not row.done()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from threading import Condition, Event
+from threading import Condition, Event, RLock
 
 from ..config import Limits
 from ..errors import ErrorCode, RowError
@@ -50,11 +49,28 @@ class Clock:
 @dataclass(slots=True)
 class _Host:
     retries: float
+    freed: Condition  # one of its places
     busy: int = 0
+    waiting: int = 0  # rows that want a place
     ready_at: dict[Hashable, float] = field(default_factory=dict)  # for each client that received a `Retry-After`
 
     def is_awaited(self) -> bool:
-        return max(self.ready_at.values(), default=0.0) > time.monotonic()
+        return bool(self.ready_at) and max(self.ready_at.values()) > time.monotonic()
+
+
+class _Slot:
+    """One of a host's places, held during a block; as a generator, it would take three times as long."""
+
+    __slots__ = ("_clock", "_host", "_hosts", "_known")
+
+    def __init__(self, hosts: Hosts, host: str, clock: Clock) -> None:
+        self._hosts, self._host, self._clock = hosts, host, clock
+
+    def __enter__(self) -> None:
+        self._known = self._hosts._enter(self._host, self._clock)
+
+    def __exit__(self, *_: object) -> None:
+        self._hosts._leave(self._host, self._known)
 
 
 class Hosts:
@@ -71,28 +87,36 @@ class Hosts:
         self._closing = closing
         self._free = free_retries
         self._known: dict[str, _Host] = {}
-        self._changed = Condition()
+        self._lock = RLock()
+        self._patience = Condition(self._lock)  # of rows that wait for a time; nothing notifies them
 
-    @contextmanager
-    def slot(self, host: str, clock: Clock) -> Iterator[None]:
+    def slot(self, host: str, clock: Clock) -> _Slot:
         """Hold one of a host's places during a block, after waiting until the host accepts requests."""
+        return _Slot(self, host, clock)
+
+    def _enter(self, host: str, clock: Clock) -> _Host:
         clock.host = host
         began = time.monotonic()
-        with self._changed:
+        with self._lock:
             while self._must_wait(self._known.get(host), clock):
                 pass
             clock.stand_since(began)
-            known = self._known.pop(host, _Host(retries=self._free))
+            known = self._known.pop(host, None) or self._new()
             self._known[host] = known  # moved to the end, as the most recently used
             known.busy += 1
             known.retries = min(self._free, known.retries + EARNED)
-        try:
-            yield
-        finally:
-            with self._changed:
-                known.busy -= 1
+        return known
+
+    def _leave(self, host: str, known: _Host) -> None:
+        with self._lock:
+            known.busy -= 1
+            if known.waiting:
+                known.freed.notify()  # one row alone, because each that wakes takes the interpreter from those that work
+            else:
                 self._forget(host, known)
-                self._changed.notify_all()
+
+    def _new(self) -> _Host:
+        return _Host(retries=self._free, freed=Condition(self._lock))
 
     def _must_wait(self, known: _Host | None, clock: Clock) -> bool:
         """Wait for a moment, unless the run is closing; return False if there is nothing to wait for."""
@@ -100,13 +124,16 @@ class Hosts:
             raise RowError(ErrorCode.CONNECT_ERROR, "the run was closed")
         if known is None:
             return False
-        pause = min(known.ready_at.get(clock.client, 0.0) - time.monotonic(), clock.patience)
-        if pause > 0:
-            began = time.monotonic()
-            self._changed.wait(min(pause, 0.1))
+        ready_at = known.ready_at.get(clock.client)
+        if ready_at is not None and (pause := min(ready_at - (began := time.monotonic()), clock.patience)) > 0:
+            self._patience.wait(min(pause, 0.1))
             clock.patience -= time.monotonic() - began
         elif known.busy >= self._per_host:
-            self._changed.wait(0.1)
+            known.waiting += 1
+            try:
+                known.freed.wait(0.1)
+            finally:
+                known.waiting -= 1
         else:
             return False
         return True
@@ -121,16 +148,16 @@ class Hosts:
 
     def be_patient(self, host: str, seconds: float, client: Hashable = None) -> None:
         """Let a client's rows wait for a host, because it sent one of them a `Retry-After`."""
-        with self._changed:
-            known = self._known.setdefault(host, _Host(retries=self._free))
+        with self._lock:
+            known = self._known.setdefault(host, self._new())
             now = time.monotonic()
             known.ready_at = {other: at for other, at in known.ready_at.items() if at > now}
             known.ready_at[client] = max(known.ready_at.get(client, 0.0), now + seconds)
 
     def may_retry(self, host: str) -> bool:
         """Use one of a host's retries, and return whether one was left."""
-        with self._changed:
-            known = self._known.setdefault(host, _Host(retries=self._free))
+        with self._lock:
+            known = self._known.setdefault(host, self._new())
             if known.retries < 1:
                 return False
             known.retries -= 1
