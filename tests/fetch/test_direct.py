@@ -129,7 +129,7 @@ def outcome(read: Callable[[Any, bytes, float], tuple[Any, Any] | None], *pieces
         if found is None:
             return None
         head, rest = found
-        said = (head.status, head.reason, [(name.lower(), value) for name, value in head.headers])
+        said = (head.status, head.reason, [(name.lower(), value) for name, value in head.headers()])
         try:
             while True:
                 body += next(rest)

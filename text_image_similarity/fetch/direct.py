@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from threading import local
@@ -33,6 +32,7 @@ _PLAIN = re.compile(
     rb"HTTP/1\.1 ([2-5]\d\d)(?: ([\t\x20-\x7e]*+))?\r\n((?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t\x20-\x7e]*+\r\n)*+)\r\n"
 )
 _FIELD = re.compile(rb"([^:\r\n]++):([^\r]*+)\r\n")
+_FRAMING = re.compile(rb"^(content-length|content-encoding|transfer-encoding|connection):([^\r]*+)\r\n", re.I | re.M)
 _NO_CONTENT = frozenset({204, 304})
 _MOST_DIGITS = 19
 
@@ -115,8 +115,10 @@ class Direct:
 
     def _ask(self, stream: GuardedStream, origin: Origin, request: bytes, times: Times) -> DirectAnswer:
         try:
-            with suppress(httpcore.WriteError):  # a server may answer and hang up before it has read the whole request
+            try:
                 stream.write(request, times.each)
+            except httpcore.WriteError:
+                pass  # a server may answer and hang up before it has read the whole request
             received = stream.read(HEAD_BYTES, times.each)
             head, body = _plain(stream, received, times.each) or _by_h11(stream, received, times.each)
         except BaseException:
@@ -136,7 +138,7 @@ class Direct:
 class _Head(NamedTuple):
     status: int
     reason: bytes
-    headers: Headers
+    headers: Callable[[], Headers]
     length: int | None = None  # of a body that is framed by its length alone
     whole: bytes | None = None  # such a body, if it came with the head
     keeps: bool = False  # and then the connection can be used again
@@ -175,7 +177,7 @@ class DirectAnswer(httpx.SyncByteStream):
     def as_response(self) -> httpx.Response:
         """Return the answer in httpx's form."""
         head = self._head
-        return httpx.Response(head.status, headers=head.headers, stream=self, extensions={"reason_phrase": head.reason})
+        return httpx.Response(head.status, headers=head.headers(), stream=self, extensions={"reason_phrase": head.reason})
 
 
 def _plain(stream: GuardedStream, received: bytes, timeout: float) -> tuple[_Head, Body] | None:
@@ -184,10 +186,9 @@ def _plain(stream: GuardedStream, received: bytes, timeout: float) -> tuple[_Hea
     if found is None:
         return None
     status = int(found[1])
-    fields = [(name, value.strip(b" \t")) for name, value in _FIELD.findall(found[3])]
     named: dict[bytes, bytes] = {}
-    for name, value in fields:
-        name = name.lower()
+    for name, value in _FRAMING.findall(received, *found.span(3)):
+        name, value = name.lower(), value.strip(b" \t")
         named[name] = named[name] + b"," + value if name in named else value
     length, connection = named.get(b"content-length", b""), named.get(b"connection", b"keep-alive").lower()
     if (
@@ -204,12 +205,16 @@ def _plain(stream: GuardedStream, received: bytes, timeout: float) -> tuple[_Hea
     head = _Head(
         status,
         found[2] or b"",
-        fields,
+        partial(_fields, found[3]),
         None if b"content-encoding" in named else most,
         start if is_whole else None,
         keeps and is_whole,
     )
     return head, _plain_body(stream, start, most, timeout, keeps)
+
+
+def _fields(lines: bytes) -> Headers:
+    return [(name, value.strip(b" \t")) for name, value in _FIELD.findall(lines)]
 
 
 def _plain_body(stream: GuardedStream, start: bytes, length: int, timeout: float, keeps: bool) -> Body:
@@ -242,7 +247,7 @@ def _by_h11(stream: GuardedStream, received: bytes, timeout: float) -> tuple[_He
         event = _next_event(parser, stream, timeout)
         while isinstance(event, h11.InformationalResponse) and event.status_code != 101:
             event = _next_event(parser, stream, timeout)
-    return _Head(event.status_code, event.reason, event.headers.raw_items()), _h11_body(parser, stream, timeout)
+    return _Head(event.status_code, event.reason, event.headers.raw_items), _h11_body(parser, stream, timeout)
 
 
 def _h11_body(parser: h11.Connection, stream: GuardedStream, timeout: float) -> Body:

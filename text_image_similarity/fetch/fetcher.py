@@ -97,12 +97,14 @@ class Fetcher:
         """
         if isinstance(url, bytes):
             return self._checked(url)
+        if target := self._targets.known(url):
+            return self._fetch_http(target, client)
         url = strip_invisible(url)
         if not url:
             raise RowError(ErrorCode.INVALID_URL, "the image is empty or missing")
         match scheme := scheme_of(url):
             case "http" | "https":
-                return self._fetch_http(url, client)
+                return self._fetch_http(self._target(url), client)
             case "data":
                 return self._checked(data_url_bytes(url, self._limits.max_bytes))
             case "file":
@@ -156,11 +158,13 @@ class Fetcher:
             raise RowError(ErrorCode.EMPTY_BODY, "0 bytes")
         return data
 
-    def _fetch_http(self, url: str, client: Hashable) -> bytes:
+    def _target(self, url: str) -> Target:
         try:
-            first = self._targets.find(url)
+            return self._targets.find(url)
         except ValueError as exc:
             raise RowError(ErrorCode.INVALID_URL, f"{url[:200]!r}: {exc}") from exc
+
+    def _fetch_http(self, first: Target, client: Hashable) -> bytes:
         if isinstance(self._transport, GuardedTransport):
             self._transport.prepare()
         clock = Clock(self._limits, client)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import httpx
 
@@ -17,8 +17,7 @@ _SIMPLE = re.compile(
 _REMEMBERED = 4096  # hosts
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """A server, as URLs name it.
 
     Attributes:
@@ -34,8 +33,7 @@ class Origin:
     port: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """A URL to request.
 
     Attributes:
@@ -67,22 +65,27 @@ class Targets:
     def __init__(self) -> None:
         self._known: dict[str, Origin] = {}  # by everything before the path
 
+    def known(self, text: str) -> Target | None:
+        """Return the target of a simple URL, without anything around it, of a host that `find` has seen; or None."""
+        found = _SIMPLE.fullmatch(text)
+        if not found or len(text) > MOST_URL or (origin := self._known.get(found[1])) is None:
+            return None
+        return Target(origin, found[2].encode("ascii"), text)
+
     def find(self, text: str) -> Target:
         """Return the target of a URL.
 
         Raises:
             ValueError: As from `http_url`.
         """
-        found = _SIMPLE.fullmatch(text)
-        if not found or len(text) > MOST_URL:
-            return _target(http_url(text))
-        before, path = found.groups()
-        origin = self._known.get(before)
-        if origin is None:
+        if target := self.known(text):
+            return target
+        target = _target(http_url(text))
+        if found := _SIMPLE.fullmatch(text):
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
-            origin = self._known[before] = _target(http_url(before + "/")).origin
-        return Target(origin, path.encode("ascii"), text)
+            self._known[found[1]] = target.origin
+        return target
 
 
 def _target(url: httpx.URL) -> Target:
