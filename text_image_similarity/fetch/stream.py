@@ -98,6 +98,8 @@ class GuardedStream(httpcore.NetworkStream):
     def __init__(self, connected: socket.socket) -> None:
         connected.setblocking(False)
         self._socket = connected
+        if sys.platform != "win32":
+            self._poll = select.poll()  # select does not support descriptors above 1,023
         self._aborted = False
         self._has_served = False
         self._has_asked = False  # whether a request was sent; before that, there is nothing to read
@@ -179,12 +181,9 @@ class GuardedStream(httpcore.NetworkStream):
         if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
             return True
         try:
-            socket.socket.recv(self._socket, 1, socket.MSG_PEEK)  # on the raw socket, because SSLSocket refuses to peek
-        except BlockingIOError:
-            return False
-        except OSError:
+            return self._is_ready(0.0, to_write=False)
+        except ValueError:  # it is closed
             return True
-        return True
 
     def _in_time(
         self,
@@ -216,9 +215,17 @@ class GuardedStream(httpcore.NetworkStream):
                 except BlockingIOError:
                     pass
             left = end - time.monotonic()
-            if left <= 0 or not _is_ready(self._socket, left, to_write):
+            if left <= 0 or not self._is_ready(left, to_write):
                 raise TimeoutError("timed out")
             waiting = False
+
+    def _is_ready(self, seconds: float, to_write: bool) -> bool:
+        """Wait until the socket can be read or written, and return whether it can."""
+        seconds = min(max(seconds, 0.0), _LONGEST_S)
+        if sys.platform == "win32":
+            return any(select.select(*([], [self._socket]) if to_write else ([self._socket], []), [], seconds))
+        self._poll.register(self._socket, select.POLLOUT if to_write else select.POLLIN)  # in place of the latest one
+        return bool(self._poll.poll(seconds * 1000))
 
     def _check_open(self) -> None:
         if self._aborted:
@@ -234,13 +241,3 @@ class GuardedStream(httpcore.NetworkStream):
             return late(str(problem))
         self._check_open()
         return failed(str(problem))
-
-
-def _is_ready(connected: socket.socket, seconds: float, to_write: bool) -> bool:
-    """Wait until a socket can be read or written, and return whether it can."""
-    seconds = min(max(seconds, 0.0), _LONGEST_S)
-    if sys.platform == "win32":
-        return any(select.select(*([], [connected]) if to_write else ([connected], []), [], seconds))
-    waiting = select.poll()  # select does not support descriptors above 1,023
-    waiting.register(connected, select.POLLOUT if to_write else select.POLLIN)
-    return bool(waiting.poll(seconds * 1000))
