@@ -156,7 +156,7 @@ def test_waiting_for_a_place_costs_no_time_of_the_row(
 
         began = clock.now
         with fetcher._hosts.slot("busy.test", pacing.Clock(limits)):
-            freed = fetcher._hosts._known["busy.test"].freed
+            freed = fetcher._hosts._known["busy.test"].freed = threading.Condition(fetcher._hosts._lock)
             wait = freed.wait
             monkeypatch.setattr(freed, "wait", pass_over)
             row = pool.submit(fetcher.fetch, f"http://door.test:{server.port}/door")

@@ -160,13 +160,14 @@ class Fetcher:
 
     def _target(self, url: str) -> Target:
         try:
-            return self._targets.find(url)
+            found = self._targets.find(url)
         except ValueError as exc:
             raise RowError(ErrorCode.INVALID_URL, f"{url[:200]!r}: {exc}") from exc
-
-    def _fetch_http(self, first: Target, client: Hashable) -> bytes:
         if isinstance(self._transport, GuardedTransport):
             self._transport.prepare()
+        return found
+
+    def _fetch_http(self, first: Target, client: Hashable) -> bytes:
         clock = Clock(self._limits, client)
         for left in range(self._config.retries, -1, -1):
             clock.start_try(self._config.timeout_s)

@@ -49,9 +49,9 @@ class Clock:
 @dataclass(slots=True)
 class _Host:
     retries: float
-    freed: Condition  # one of its places
     busy: int = 0
     waiting: int = 0  # rows that want a place
+    freed: Condition | None = None  # a place; made for the first row that waits
     ready_at: dict[Hashable, float] = field(default_factory=dict)  # for each client that received a `Retry-After`
 
     def is_awaited(self) -> bool:
@@ -101,7 +101,7 @@ class Hosts:
             while self._must_wait(self._known.get(host), clock):
                 pass
             clock.stand_since(began)
-            known = self._known.pop(host, None) or self._new()
+            known = self._known.pop(host, None) or _Host(retries=self._free)
             self._known[host] = known  # moved to the end, as the most recently used
             known.busy += 1
             known.retries = min(self._free, known.retries + EARNED)
@@ -110,13 +110,10 @@ class Hosts:
     def _leave(self, host: str, known: _Host) -> None:
         with self._lock:
             known.busy -= 1
-            if known.waiting:
+            if known.freed is not None and known.waiting:
                 known.freed.notify()  # one row alone, because each that wakes takes the interpreter from those that work
             else:
                 self._forget(host, known)
-
-    def _new(self) -> _Host:
-        return _Host(retries=self._free, freed=Condition(self._lock))
 
     def _must_wait(self, known: _Host | None, clock: Clock) -> bool:
         """Wait for a moment, unless the run is closing; return False if there is nothing to wait for."""
@@ -129,6 +126,7 @@ class Hosts:
             self._patience.wait(min(pause, 0.1))
             clock.patience -= time.monotonic() - began
         elif known.busy >= self._per_host:
+            known.freed = known.freed or Condition(self._lock)
             known.waiting += 1
             try:
                 known.freed.wait(0.1)
@@ -149,7 +147,7 @@ class Hosts:
     def be_patient(self, host: str, seconds: float, client: Hashable = None) -> None:
         """Let a client's rows wait for a host, because it sent one of them a `Retry-After`."""
         with self._lock:
-            known = self._known.setdefault(host, self._new())
+            known = self._known.setdefault(host, _Host(retries=self._free))
             now = time.monotonic()
             known.ready_at = {other: at for other, at in known.ready_at.items() if at > now}
             known.ready_at[client] = max(known.ready_at.get(client, 0.0), now + seconds)
@@ -157,7 +155,7 @@ class Hosts:
     def may_retry(self, host: str) -> bool:
         """Use one of a host's retries, and return whether one was left."""
         with self._lock:
-            known = self._known.setdefault(host, self._new())
+            known = self._known.setdefault(host, _Host(retries=self._free))
             if known.retries < 1:
                 return False
             known.retries -= 1

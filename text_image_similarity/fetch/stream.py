@@ -74,9 +74,9 @@ def head_of_an_answer(read: int = 0) -> Iterator[Head]:
         _head.reset(token)
 
 
-def time_left(timeout: float | None) -> float:
+def time_left(timeout: float | None, now: float | None = None) -> float:
     """Return the seconds that a call may take: those given, but not more than the row has left."""
-    left = _deadline.get() - time.monotonic()
+    left = _deadline.get() - (time.monotonic() if now is None else now)
     if left <= 0:
         raise httpcore.ReadTimeout("the row's time is used up")
     return left if timeout is None else min(left, timeout)
@@ -203,7 +203,8 @@ class GuardedStream(httpcore.NetworkStream):
             to_write: Whether it sends something.
             waiting: Whether the socket is known not to be ready yet.
         """
-        end = time.monotonic() + time_left(timeout)
+        now = time.monotonic()
+        end = now + time_left(timeout, now)
         while True:
             if not waiting:
                 try:
@@ -214,8 +215,8 @@ class GuardedStream(httpcore.NetworkStream):
                     to_write = True
                 except BlockingIOError:
                     pass
-            left = end - time.monotonic()
-            if left <= 0 or not self._is_ready(left, to_write):
+                now = time.monotonic()
+            if now >= end or not self._is_ready(end - now, to_write):
                 raise TimeoutError("timed out")
             waiting = False
 
