@@ -3,48 +3,107 @@
 from __future__ import annotations
 
 import asyncio
+import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from io import BytesIO
+from itertools import cycle, islice
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from ..inputs import PHOTOS, read_rows
 from ..job import Job
 from ..meter import Meter
-from ..results import Options, Rounds, Section, cpu_per_1000, markdown, mid, rate, ratios, spread
+from ..results import Options, Rounds, Section, markdown, mid, rate, ratios, spread
+from ..server import PROCESSOR_TIME
 
 CONNECTIONS = (16, 32, 64)
 DELAYS_MS = (0, 50)
-_CLIENTS = {"ours": "text_image_similarity", "aiohttp": "aiohttp", "pycurl": "pycurl"}
+FILES = 10_000  # without a delay: fewer take too short a time to measure
+WAITS = 40  # one after the other, with a delay
+_CLIENTS = {
+    "ours": "text_image_similarity",
+    "ours in two": "text_image_similarity, two processes",
+    "aiohttp": "aiohttp",
+    "pycurl": "pycurl",
+}
+
+Fetch = Callable[[list[str]], list[int]]
 
 
-def download(client: str, connections: int, server: str) -> dict[str, Any]:
-    """Time the download of all photos; a few that come first open the connections."""
-    rows = read_rows("pairs.csv", PHOTOS)
+def download(client: str, connections: int, files: int, server: str) -> dict[str, Any]:
+    """Time the download of so many files, which are the photos in turns; a few that come first open the connections."""
+    rows = list(islice(cycle(read_rows("pairs.csv", PHOTOS)), files))
     urls = [server + row.url for row in rows]
-    fetch: Callable[[list[str]], list[int]] = {"ours": _ours, "aiohttp": _aiohttp, "pycurl": _pycurl}[client](
-        connections
-    )
-    fetch(urls[:connections])
+    fetch = _fetch_by(client, connections)
+    fetch(urls[: 4 * connections])
+    before = _processor_time(server)
     with Meter() as meter:
         sizes = fetch(urls)
     if sorted(sizes) != sorted(Path(row.path).stat().st_size for row in rows):
         raise RuntimeError("what came back is not what lies there")
-    return {"pairs": len(urls), "seconds": meter.seconds, "cpu_seconds": meter.cpu_seconds}
+    return {
+        "pairs": len(urls),
+        "seconds": meter.seconds,
+        "cpu_seconds": meter.cpu_seconds,
+        "server_cpu_seconds": _processor_time(server) - before,
+    }
 
 
-def _ours(connections: int) -> Callable[[list[str]], list[int]]:
+def _processor_time(server: str) -> float:
+    with urllib.request.urlopen(server.rstrip("/") + PROCESSOR_TIME.decode()) as answer:
+        return float(answer.read())
+
+
+def _fetch_by(client: str, connections: int) -> Fetch:
+    """Return a function that fetches URLs and returns their sizes, in any order."""
+    makers = {"ours": _ours, "ours in two": _ours_in_two, "aiohttp": _aiohttp, "pycurl": _pycurl}
+    return makers[client](connections)
+
+
+def _ours(connections: int) -> Fetch:
     from text_image_similarity import Config, Limits
     from text_image_similarity.fetch import Fetcher
 
     limits = Limits(allow_private_addresses=True, per_host=connections)
     fetcher = Fetcher(Config(io_workers=connections, limits=limits))
     pool = ThreadPoolExecutor(connections)
-    return lambda urls: list(pool.map(lambda url: len(fetcher.fetch(url)), urls))
+
+    def fetch(urls: list[str]) -> list[int]:
+        waiting = iter(urls)
+        threads = [pool.submit(lambda: [len(fetcher.fetch(url)) for url in waiting]) for _ in range(connections)]
+        return [size for thread in threads for size in thread.result()]
+
+    return fetch
 
 
-def _aiohttp(connections: int) -> Callable[[list[str]], list[int]]:
+def _ours_in_two(connections: int) -> Fetch:
+    """Fetch as two feeders do, each with half of the connections."""
+    context = get_context("spawn")
+    pipes = []
+    for _ in range(2):
+        ours, theirs = context.Pipe()
+        context.Process(target=_fetch_for, args=(theirs, connections // 2), daemon=True).start()
+        pipes.append(ours)
+
+    def fetch(urls: list[str]) -> list[int]:
+        for number, pipe in enumerate(pipes):
+            pipe.send(urls[number :: len(pipes)])
+        return [size for pipe in pipes for size in pipe.recv()]
+
+    return fetch
+
+
+def _fetch_for(pipe: Connection, connections: int) -> None:
+    fetch = _ours(connections)
+    while True:
+        pipe.send(fetch(pipe.recv()))
+
+
+def _aiohttp(connections: int) -> Fetch:
     import aiohttp
 
     loop = asyncio.new_event_loop()
@@ -65,7 +124,7 @@ def _aiohttp(connections: int) -> Callable[[list[str]], list[int]]:
     return lambda urls: loop.run_until_complete(every(urls))
 
 
-def _pycurl(connections: int) -> Callable[[list[str]], list[int]]:
+def _pycurl(connections: int) -> Fetch:
     import pycurl
 
     multi, idle = pycurl.CurlMulti(), [pycurl.Curl() for _ in range(connections)]
@@ -104,7 +163,7 @@ def jobs(options: Options) -> list[Job]:
         Job(
             _name(client, connections, delay),
             "benchmarks.sections.downloads:download",
-            {"client": client, "connections": connections},
+            {"client": client, "connections": connections, "files": WAITS * connections if delay else FILES},
             delay_ms=delay,
         )
         for delay in DELAYS_MS
@@ -123,19 +182,26 @@ def table(rounds: Rounds) -> str:
                 cells = (_cells(*pair, client == "ours") for pair in zip(found, ours, strict=True))
                 lines.append([label, str(connections), *(cell for part in cells for cell in part)])
     columns = [
-        f"{what}, {delay} ms" for delay in DELAYS_MS for what in ("files/s", "ours is faster by", "CPU s per 1,000")
+        f"{what}, {delay} ms"
+        for delay in DELAYS_MS
+        for what in ("files/s", "ours is faster by", "CPU µs a file", "the server's")
     ]
     return markdown(["client", "at once", *columns], lines)
 
 
 def _cells(found: list[dict[str, Any]], ours: list[dict[str, Any]], is_ours: bool) -> list[str]:
     if not found:
-        return ["n/a"] * 3
+        return ["n/a"] * 4
     return [
         f"{mid(found, rate):,.0f}",
         "" if is_ours else spread(ratios(ours, found)),
-        f"{mid(found, cpu_per_1000):.2f}",
+        f"{mid(found, partial(_microseconds, 'cpu_seconds')):.0f}",
+        f"{mid(found, partial(_microseconds, 'server_cpu_seconds')):.0f}",
     ]
+
+
+def _microseconds(what: str, found: dict[str, Any]) -> float:
+    return float(1e6 * found[what] / found["pairs"])
 
 
 def _name(client: str, connections: int, delay: int) -> str:

@@ -177,7 +177,9 @@ class DirectAnswer(httpx.SyncByteStream):
     def as_response(self) -> httpx.Response:
         """Return the answer in httpx's form."""
         head = self._head
-        return httpx.Response(head.status, headers=head.headers(), stream=self, extensions={"reason_phrase": head.reason})
+        return httpx.Response(
+            head.status, headers=head.headers(), stream=self, extensions={"reason_phrase": head.reason}
+        )
 
 
 def _plain(stream: GuardedStream, received: bytes, timeout: float) -> tuple[_Head, Body] | None:
