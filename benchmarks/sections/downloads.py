@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -201,7 +202,7 @@ def _cells(found: list[dict[str, Any]], ours: list[dict[str, Any]], is_ours: boo
 
 
 def _microseconds(what: str, found: dict[str, Any]) -> float:
-    return float(1e6 * found[what] / found["pairs"])
+    return float(1e6 * found.get(what, math.nan) / found["pairs"])  # earlier results lack the server's
 
 
 def _name(client: str, connections: int, delay: int) -> str:

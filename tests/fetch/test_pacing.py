@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.clock import HANG_S, FakeClock, stop_fetchers_clock
+from tests.support.clock import HANG_S, FakeClock, stop_fetchers_clock, wait_for
 from tests.support.server import Server, response
 from text_image_similarity import Config, Limits, RowError
 from text_image_similarity.fetch import Fetcher, pacing
@@ -163,6 +163,36 @@ def test_waiting_for_a_place_costs_no_time_of_the_row(
             assert waited_long.wait(HANG_S)
             assert not row.done()
         assert row.result(HANG_S) == b"picture"
+
+
+def test_a_place_that_is_freed_wakes_one_row_of_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They wait as long as it takes here, so that a wake that goes astray would be seen as a hang."""
+    waits: list[float | None] = []
+    woken: list[int] = []
+
+    class Patient(threading.Condition):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout)
+            return super().wait(HANG_S)
+
+        def notify(self, n: int = 1) -> None:
+            woken.append(n)
+            super().notify(n)
+
+    monkeypatch.setattr(pacing, "Condition", Patient)
+    hosts = Hosts(1, threading.Event())
+
+    def hold(host: str) -> None:
+        with hosts.slot(host, pacing.Clock(LOOPBACK)):
+            pass
+
+    with ThreadPoolExecutor(4) as pool:
+        with hosts.slot("one.test", pacing.Clock(LOOPBACK)), hosts.slot("other.test", pacing.Clock(LOOPBACK)):
+            rows = [pool.submit(hold, host) for host in ("one.test", "one.test", "other.test", "one.test")]
+            wait_for(lambda: len(waits) == 4)
+        for row in rows:
+            row.result(HANG_S)
+    assert woken == [1] * 4
 
 
 # The budget of retries

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from threading import local
@@ -115,10 +116,8 @@ class Direct:
 
     def _ask(self, stream: GuardedStream, origin: Origin, request: bytes, times: Times) -> DirectAnswer:
         try:
-            try:
+            with suppress(httpcore.WriteError):  # a server may answer and hang up before it has read the whole request
                 stream.write(request, times.each)
-            except httpcore.WriteError:
-                pass  # a server may answer and hang up before it has read the whole request
             received = stream.read(HEAD_BYTES, times.each)
             head, body = _plain(stream, received, times.each) or _by_h11(stream, received, times.each)
         except BaseException:
