@@ -21,6 +21,7 @@ from text_image_similarity.encoders.graphs.write import TEXT
 from text_image_similarity.encoders.towers import DualEncoder, DualEncoderConfig
 
 CONTEXT = 12
+MEAN = np.array([100, 120, 140])  # of red, green and blue
 
 
 def recurrent(kind: str, *, head_width: int = 0, text_width: int = 32) -> DualEncoder:
@@ -252,6 +253,74 @@ def test_what_onnx_runtime_makes_of_int8(activations: bool, tmp_path: Path) -> N
     tables = [kinds[node.input[0]] for node in graph.node if node.op_type == "Gather"]
     assert onnx.TensorProto.INT8 in tables
     assert sum(np.prod(each.dims) for each in graph.initializer if each.data_type == onnx.TensorProto.INT8) >= 300 * 64
+
+
+def patches_graph(folder: Path, text_of_cut: str = "strides = [8, 8]", patches: int = 24) -> tuple[Path, np.ndarray]:
+    """Write the beginning of a vision transformer, and images to try it on."""
+    text = f"""<ir_version: 10, opset_import: ["": 20]>
+        image (uint8[batch, 32, 48, 3] pixels) => (float[batch, {patches}, 96] values) {{
+            floats = Cast <to = 1> (pixels)
+            channels = Transpose <perm = [0, 3, 1, 2]> (floats)
+            scaled = Mul (channels, scale)
+            normal = Sub (scaled, shift)
+            found = Conv <{text_of_cut}> (normal, kernel, bias)
+            flat = Reshape (found, shape)
+            values = Transpose <perm = [0, 2, 1]> (flat)
+        }}"""
+    model, rng = onnx.parser.parse_model(text), np.random.default_rng(0)
+    scale = (1 / np.array([50, 60, 70], np.float32)).reshape(3, 1, 1)
+    weights = {
+        "scale": scale,
+        "shift": MEAN.astype(np.float32).reshape(3, 1, 1) * scale,
+        "kernel": rng.standard_normal((96, 3, 8, 8), np.float32),
+        "bias": rng.standard_normal(96, np.float32),
+        "shape": np.array([-1, 96, patches]),
+    }
+    weights["kernel"][0] = np.abs(weights["kernel"][0]).max() / scale  # sums that leave 16 bits most easily
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in weights.items())
+    onnx.save(model, folder / "whole.onnx", save_as_external_data=True, location="whole.onnx.data")
+    return folder / "whole.onnx", rng.integers(0, 256, (5, 32, 48, 3), np.uint8)
+
+
+def run_operators(path: Path) -> list[str]:
+    """Return what ONNX Runtime makes of a graph."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(path.with_suffix(".optimized")), 3
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(path.with_suffix(".optimized")).graph.node]
+
+
+def test_bytes_of_patches_are_multiplied_as_they_are(tmp_path: Path) -> None:
+    whole, images = patches_graph(tmp_path)
+    round_graph(whole, rounded := tmp_path / "image.onnx", activations=True)
+    onnx.checker.check_model(onnx.load(rounded), full_check=True)
+    operators = run_operators(rounded)
+    assert operators.count("MatMulIntegerToFloat") == 1
+    assert not {"Conv", "Cast", "QuantizeLinear", "DequantizeLinear"} & set(operators)
+    before, after = run(whole, images), run(rounded, images)
+    assert 1e-3 < np.linalg.norm((after - before)[..., 1:]) / np.linalg.norm(before[..., 1:]) < 0.02
+    np.testing.assert_array_equal(np.concatenate([run(rounded, image[None]) for image in images]), after)
+    white, plain = np.full_like(images, 255), np.broadcast_to(MEAN, images.shape).astype(np.uint8)
+    for extreme in (images, white):  # the first sums are thousands, of even weights: nothing is lost
+        np.testing.assert_allclose(run(rounded, extreme)[..., 0], run(whole, extreme)[..., 0], atol=0.02)
+    # Rounding moves no plain image: what normalising makes zero is zero.
+    np.testing.assert_allclose(run(rounded, plain)[..., 1:], run(whole, plain)[..., 1:], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("cut", "patches"),
+    [
+        ("strides = [4, 4]", 77),
+        ("strides = [8, 8], pads = [0, 0, 8, 0]", 30),
+        ("strides = [8, 8], dilations = [2, 2]", 15),
+    ],
+)
+def test_other_convolutions_stay_floats(cut: str, patches: int, tmp_path: Path) -> None:
+    whole, images = patches_graph(tmp_path, cut, patches)
+    round_graph(whole, rounded := tmp_path / "image.onnx", activations=True)
+    assert "Conv" in run_operators(rounded)
+    before, after = run(whole, images), run(rounded, images)
+    assert np.linalg.norm(after - before) / np.linalg.norm(before) < 0.02
 
 
 def test_half_precision_reads_weights_that_lie_beside_the_file(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from text_image_similarity.encoders.protocols import CutIds
 from text_image_similarity.encoders.token_files import write_tokens
 from text_image_similarity.encoders.weights import arranged, read_weights
 from text_image_similarity.export.folder import describe, facts_of
+from text_image_similarity.export.options import Target
 from text_image_similarity.export.web import write_web
 
 LIBRARY = ROOT / "build" / "web"  # where `make tools` puts it
@@ -212,6 +213,20 @@ def test_an_export_for_browsers_is_scored_and_checked_in_python(models: Models, 
         file.write(" ")
     with pytest.raises(ModelError, match=r"config\.json has .* bytes instead of"):
         load_encoder(Config(model=damaged))
+
+
+@pytest.mark.parametrize("to", ["onnx", "web"])
+def test_int8_multiplies_bytes_only_where_it_is_given_bytes(to: Target, tiny_clip: Path, tmp_path: Path) -> None:
+    options = ExportOptions(to=to, precision="int8", recipe="dynamic", allow_drift=True)
+    export_model(Config(model=tiny_clip), out := tmp_path / to, options)
+    (path,) = (out / "onnx").glob("vision*.onnx") if to == "web" else [out / "image.onnx"]
+    graph = onnx.load(path).graph
+    kind = TensorProto.FLOAT if to == "web" else TensorProto.UINT8
+    assert graph.input[0].type.tensor_type.elem_type == kind
+    assert ("Conv" in {node.op_type for node in graph.node}) == (to == "web")
+    source, export = (load_encoder(Config(model=model, device="cpu")) for model in (tiny_clip, out))
+    images = [image for image, _ in drawn_pairs(4)]
+    assert (source.encode_image(images) * export.encode_image(images)).sum(axis=1).min() > 0.99
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from .zipped import mini_folder
 logger = logging.getLogger("text_image_similarity")
 
 _EXPORTERS = ("torch", "onnx", "onnxscript")
-_LAYOUT = 6  # version of the exported folders; folders with another number are ignored
+_LAYOUT = 7  # version of the exported folders; folders with another number are ignored
 
 
 def load_onnx(

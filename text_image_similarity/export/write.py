@@ -54,7 +54,8 @@ def write_export(
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     opset = options.opset or OPSET
     try:
-        write_towers(source, made, precision=options.precision, recipe=recipe, opset=opset)
+        floats = options.to == "web"  # transformers.js normalises images itself
+        write_towers(source, made, precision=options.precision, recipe=recipe, opset=opset, multiply_bytes=not floats)
     except (ModelError, OSError):
         raise
     except Exception as exc:  # exporters raise their own exceptions

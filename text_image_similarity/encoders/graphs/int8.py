@@ -3,7 +3,8 @@
 Matrix products are computed with integers, from weights with a scale for each output and activations with a scale for
 each token. A token's scale is its own largest value, so it does not depend on what is encoded together with it, and
 batches may have any size. The graph uses standard operators (QuantizeLinear, DequantizeLinear), which ONNX Runtime runs
-as integer products. All other weights, such as those of convolutions, are only stored as int8.
+as integer products. The patches of images are multiplied as bytes, without rounding. All other weights, such as those of
+other convolutions, are only stored as int8.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from .arrays import array_of, largest
 from .file import write_graph
+from .patches import Patches, find_patches
 
 _SMALLEST = 4096  # values; smaller weights gain nothing
 # The axis along which each operator's weights are summed, so that every output has its own scale.
@@ -39,7 +41,7 @@ _CONSTANTS: dict[str, NDArray[Any]] = {
 }
 
 
-def round_graph(whole: Path, rounded: Path, *, activations: bool) -> None:
+def round_graph(whole: Path, rounded: Path, *, activations: bool, multiply_bytes: bool = True) -> None:
     """Round a graph's weights and, if requested, the activations that they are multiplied with.
 
     Args:
@@ -47,10 +49,13 @@ def round_graph(whole: Path, rounded: Path, *, activations: bool) -> None:
         rounded: The file to write.
         activations: Whether to compute matrix products with integers; if not, weights become floats again when the
             graph is loaded.
+        multiply_bytes: Whether integer products take the bytes of images' patches directly, with the normalisation in
+            the weights.
     """
     model = onnx.load(whole, load_external_data=False)
     rounding = _Rounding(model.graph, whole.parent)
-    rounding.run(activations=activations)
+    patches = find_patches(model.graph, whole.parent) if activations and multiply_bytes else None
+    rounding.run(activations=activations, patches=patches)
     write_graph(model, rounded, whole.parent, made=rounding.small)
 
 
@@ -80,9 +85,14 @@ class _Rounding:
             )
         }
 
-    def run(self, *, activations: bool) -> None:
+    def run(self, *, activations: bool, patches: Patches | None) -> None:
         """Round the graph."""
+        done = {node.output[0] for node in patches.nodes} if patches else set()
+        if patches:
+            self._multiply_patches(patches)
         for node in self.graph.node:
+            if node.output[0] in done:
+                continue
             if activations and self._is_product(node):
                 self._multiply(node)
             elif node.op_type == "Gather" and node.input[0] in self.weights and not _given(node).get("axis"):
@@ -92,10 +102,10 @@ class _Rounding:
         if activations:
             self.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in _CONSTANTS.items())
         taken = {name for node in self.nodes for name in node.input}
-        for name, weight in self.weights.items():
-            if name not in taken or name in self.made:
-                self.graph.initializer.remove(weight)
-        del self.graph.node[:]
+        restored = self.made & self.weights.keys()
+        kept = [each for each in self.graph.initializer if each.name in taken and each.name not in restored]
+        del self.graph.initializer[:], self.graph.node[:]
+        self.graph.initializer.extend(kept)
         self.graph.node.extend(self.nodes)
 
     def _is_product(self, node: NodeProto) -> bool:
@@ -118,10 +128,7 @@ class _Rounding:
         matrix = f"{weight}.{'transposed' if transposed else 'matrix'}"
         if f"{matrix}.int8" not in self.made:
             value = array_of(self.weights[weight], self.folder)
-            scale = self._add_rounded(value.T if transposed else value, matrix, axis=1, most=_MULTIPLIED)
-            self.graph.initializer.append(numpy_helper.from_array(scale.reshape(-1), f"{matrix}.scale"))
-            names = f"{matrix}.int8", f"{matrix}.scale"
-            self.nodes.append(helper.make_node("DequantizeLinear", names, [f"{matrix}.restored"], axis=1))
+            self._add_matrix(value.T if transposed else value, matrix)
         scaled = f"{result}.without_bias" if bias else result
         self.nodes += [
             helper.make_node("MatMul", [f"{rows}.restored", f"{matrix}.restored"], [f"{result}.of_rows"]),
@@ -129,6 +136,38 @@ class _Rounding:
         ]
         if bias:
             self.nodes.append(helper.make_node("Add", [scaled, *bias], [result]))
+
+    def _add_matrix(self, value: NDArray[np.float32], matrix: str) -> NDArray[np.float32]:
+        """Add a matrix that is multiplied in integers, and return the scale of each output."""
+        scale = self._add_rounded(value, matrix, axis=1, most=_MULTIPLIED).reshape(-1)
+        self._add_constant(scale, f"{matrix}.scale")
+        names = f"{matrix}.int8", f"{matrix}.scale"
+        self.nodes.append(helper.make_node("DequantizeLinear", names, [f"{matrix}.restored"], axis=1))
+        return scale
+
+    def _multiply_patches(self, patches: Patches) -> None:
+        """Add the product of images' patches, as bytes, with a matrix that normalises them too.
+
+        What normalising takes away is counted with the rounded matrix, so rounding shifts no image as a whole.
+        """
+        scale = self._add_matrix(patches.matrix, "patches.matrix")
+        shift = patches.mean.astype(np.float64) @ self.small["patches.matrix.int8"]() * scale
+        self._add_constant((patches.bias - shift).astype(np.float32), "patches.bias")
+        self._add_constant(np.array(1, np.float32), "patches.step")
+        split, turned, joined = patches.cut
+        self._add_constant(np.array(split), "patches.split")
+        self._add_constant(np.array(joined), "patches.joined")
+        self.nodes += [
+            helper.make_node("Reshape", [self.graph.input[0].name, "patches.split"], ["patches.of_rows"]),
+            helper.make_node("Transpose", ["patches.of_rows"], ["patches.in_turn"], perm=turned),
+            helper.make_node("Reshape", ["patches.in_turn", "patches.joined"], ["patches.uint8"]),
+            helper.make_node("DequantizeLinear", ["patches.uint8", "patches.step"], ["patches.restored"]),
+            helper.make_node("MatMul", ["patches.restored", "patches.matrix.restored"], ["patches.product"]),
+            helper.make_node("Add", ["patches.product", "patches.bias"], patches.nodes[-1].output),
+        ]
+
+    def _add_constant(self, value: NDArray[Any], name: str) -> None:
+        self.graph.initializer.append(numpy_helper.from_array(value, name))
 
     def _rounded_rows(self, value: str, rows: str) -> Iterator[NodeProto]:
         last, tiny, *grid = _CONSTANTS

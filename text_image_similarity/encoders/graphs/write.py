@@ -28,7 +28,13 @@ IMAGE, TEXT = ("pixels", "image_embeds"), ("input_ids", "text_embeds")  # names 
 
 
 def write_towers(
-    encoder: TwoTowerEncoder, folder: Path, *, precision: str = "fp32", recipe: str | None = None, opset: int = OPSET
+    encoder: TwoTowerEncoder,
+    folder: Path,
+    *,
+    precision: str = "fp32",
+    recipe: str | None = None,
+    opset: int = OPSET,
+    multiply_bytes: bool = True,
 ) -> None:
     """Write `image.onnx` and `text.onnx`; if one exceeds 2 GB, its weights are written to a file `.onnx.data` next to it.
 
@@ -43,6 +49,7 @@ def write_towers(
             that are rounded token by token; `weights` rounds only weights, which become floats again when the graph is
             loaded.
         opset: Version of ONNX's operators.
+        multiply_bytes: For `dynamic`, let the bytes of images be multiplied as they are; not if something else is to normalise them.
 
     Raises:
         ModelError: The model cannot be written in this form.
@@ -64,7 +71,7 @@ def write_towers(
             if precision == "fp16":
                 to_half(whole, path, _tried_pixels(encoder) if tower == "image" else _tried_ids(encoder))
                 continue
-            round_graph(whole, path, activations=recipe != "weights")
+            round_graph(whole, path, activations=recipe != "weights", multiply_bytes=multiply_bytes)
 
 
 def drop_weights(encoder: TwoTowerEncoder) -> None:
