@@ -45,9 +45,9 @@ def exports() -> Path:
 def exported(tiny_clip: Path, exports: Path) -> Path:
     """The folder of tiny_clip's export."""
     load_encoder(Config(model=tiny_clip, backend="onnx"))
-    (found,) = (
-        path.parent for path in exports.glob("onnx/*/encoder.json") if fingerprint(tiny_clip) in path.read_text()
-    )
+    mark = fingerprint(tiny_clip)
+    files = exports.glob("onnx/*-fp32-*/encoder.json")
+    (found,) = (path.parent for path in files if mark in path.read_text(encoding="utf-8"))
     return found
 
 
