@@ -119,4 +119,4 @@ def table(rounds: Rounds) -> str:
     return markdown(["an encoder that costs nothing", "rows", "rows/s", "µs of CPU a row", "peak MiB"], lines)
 
 
-SECTION = Section("rows", jobs, table, rounds=3)
+SECTION = Section("rows", jobs, table, rounds=2)

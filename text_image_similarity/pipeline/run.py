@@ -145,12 +145,12 @@ class Run(Generic[Item, Tag]):
             rows.append(row)
             _, image, _, row_bytes, _ = row
             self._ahead_bytes -= row_bytes
-            if (is_pending := isinstance(image, PendingImage)) or not isinstance(image, ScoreResult):
+            if isinstance(image, PendingImage) or not isinstance(image, ScoreResult):  # the first is faster
                 scored += 1
                 self._ahead -= 1
             if self._ahead + size <= self._look_ahead:  # a batch at a time, so that asking costs little
                 self._refill(to_come)
-            if is_pending and image.outcome is None:
+            if isinstance(image, PendingImage) and image.outcome is None:
                 self._sort_in(image, new)
             if waiting and waiting[0] is None:
                 waiting.popleft()
@@ -185,7 +185,7 @@ class Run(Generic[Item, Tag]):
             return tag, RowError(ErrorCode.EMPTY_CAPTION, "the row has no reference captions"), "", 0, ()
         size = len(text) + (len(item) if type(item) is str else _size(item)) + sum(map(len, references))
         self._ahead_bytes += size
-        return tag, self._start_image(key, item), text, size, references
+        return tag, self._start_image(key, item), text, size, references  # type: ignore[arg-type]  # neither error nor result
 
     def _sort_in(self, image: PendingImage, new: dict[Hashable, list[PendingImage]]) -> None:
         """Finish a loaded image whose embedding is known, or add it to those to encode."""
