@@ -234,7 +234,7 @@ def large() -> dict[str, bytes]:
     }  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the address space is limited on Linux alone")
 def test_the_largest_pictures_fit_with_room() -> None:
     decoder = IsolatedDecoder(Limits(decode_memory=800 << 20, decode_s=HANG_S * 10), workers=1)
@@ -299,7 +299,7 @@ def test_a_damaged_length_is_no_early_end() -> None:
 
 
 # More of them: MUTATIONS=20000 python -m pytest tests/decode/test_corpus.py
-MUTATIONS = int(os.environ.get("MUTATIONS", "2000"))
+MUTATIONS = int(os.environ.get("MUTATIONS", "1000"))
 SEEDS = [case.data for case in CASES if len(case.data) < 8000]
 
 

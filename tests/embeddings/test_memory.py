@@ -43,7 +43,7 @@ def test_a_vector_that_is_used_again_does_not_keep_its_batch_in_memory() -> None
 def test_a_part_finds_its_own_vectors_before_and_after_they_are_remembered() -> None:
     memory = EmbeddingMemory(8)
     part = PartEmbeddings(memory)
-    part.put({b"a": np.float32([1, 0])})
+    part.put({b"a": np.array([1, 0], np.float32)})
     assert list(part.get_many([b"a", b"b"])) == [b"a"]
     assert memory.get(b"a") is None
     part.save()

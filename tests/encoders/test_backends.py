@@ -115,6 +115,7 @@ def test_an_exported_model_needs_nothing_that_exported_it(tiny_clip: Path, expor
     assert (done.stdout.strip(), done.stderr) == (f"onnx {exported.tolist()}", "")
 
 
+@pytest.mark.extended
 def test_the_weights_of_an_exported_model_leave_memory(tiny_clip: Path, tmp_path: Path) -> None:
     encoder = load_encoder(Config(model=tiny_clip, device="cpu", backend="torch"))
     assert isinstance(encoder, TwoTowerEncoder)

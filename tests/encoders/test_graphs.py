@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch.nn import functional as F
 
@@ -269,7 +271,7 @@ def patches_graph(folder: Path, text_of_cut: str = "strides = [8, 8]", patches: 
         }}"""
     model, rng = onnx.parser.parse_model(text), np.random.default_rng(0)
     scale = (1 / np.array([50, 60, 70], np.float32)).reshape(3, 1, 1)
-    weights = {
+    weights: dict[str, NDArray[Any]] = {
         "scale": scale,
         "shift": MEAN.astype(np.float32).reshape(3, 1, 1) * scale,
         "kernel": rng.standard_normal((96, 3, 8, 8), np.float32),

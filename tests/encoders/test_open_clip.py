@@ -72,7 +72,7 @@ def test_embeddings_equal_open_clips(
     np.testing.assert_allclose(encoder.encode_text(CAPTIONS), texts, rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize("kind", ["quickgelu", "siglip"])  # an export takes seconds; all kinds pass
 def test_onnx_equals_open_clip(
     kind: str, folders: dict[str, Path], pictures: list[Image.Image], tmp_path: Path

@@ -29,7 +29,7 @@ from text_image_similarity.service.keys import ApiKey
 from text_image_similarity.service.search.upkeep import Upkeep
 from text_image_similarity.service.telemetry.metrics import Metrics
 
-CASES = int(os.environ.get("SCHEMATHESIS_CASES", "400"))
+CASES = int(os.environ.get("SCHEMATHESIS_CASES", "150"))
 WORK = 17  # operations with many requests; each of the others has one that can be made of its description
 KEY = "the-operators"
 AUTH = {"auth": {"openapi": {"bearer": {"bearer": KEY}}}}

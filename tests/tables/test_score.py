@@ -373,7 +373,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_memory_does_not_grow_with_rows(folder: Path) -> None:
     """Every row has its own host, picture and long caption, so keeping any of them would show."""
     peaks = []

@@ -70,7 +70,7 @@ def encode_each(
         vectors = encode(items) if begun is None else begun()
         vectors = np.asarray(vectors).view()
         vectors.setflags(write=False)  # they are remembered, and shared by rows
-        finite = np.isfinite(vectors).all(axis=1)
+        finite = np.all(np.isfinite(vectors), axis=1)
     except DeviceLostError:  # not the fault of a row: every other row would fail too
         raise
     except Exception as exc:  # any exception of a model fails rows, not the run

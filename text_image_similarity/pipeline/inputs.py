@@ -199,7 +199,7 @@ def _is_rgb(image: object) -> bool:
     if type(image) is not np.ndarray or image.dtype != _UINT8 or image.ndim != 3:
         return False
     height, width, colours = image.shape
-    return height > 3 and width > 0 and colours == 3
+    return bool(height > 3 and width > 0 and colours == 3)
 
 
 def _array_of(image: Any) -> np.ndarray | None:

@@ -259,7 +259,7 @@ def search(catalog: Catalog, log: MatchLog, text: str, wanted: str) -> bool:
     return wanted in [match.product.id for match in found[:5]]
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_shop_teaches_its_model_the_words_of_its_customers(tmp_path: Path) -> None:
     """Customers call colours and things by words of their own, which `mini` does not know."""
     words = [
