@@ -160,8 +160,8 @@ class Config:
             than 8 cores; see docs/scale.md#feeders.
         isolate_decoder: Decode in worker processes with limits on time and memory, so that an image that crashes or
             hangs the decoder fails only its own row; slightly slower; see docs/images.md#what-the-decoder-reads.
-        chunk_size: Rows in a part, which is the most that an interrupted run of a table can lose; batches never span
-            two parts, so use more on a GPU.
+        chunk_size: Rows in a part. A run of a table that is killed loses at most the current part and the one that is
+            being saved; batches never span two parts, so use more on a GPU.
         proxy: Proxy for http(s) references: `http://`, `https://`, `socks5://` or `socks5h://` and `host:port` or
             `user:password@host:port`; by default none, whatever the environment says. Except with `socks5h`, host names
             are resolved on this machine where possible, and refused if they resolve to private addresses; see

@@ -132,3 +132,27 @@ def test_graphs_become_openvinos_own_files(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_bytes(b"damaged")
     with pytest.raises(ModelError, match=r"text\.onnx cannot be converted to OpenVINO"):
         write_openvino(tmp_path, tmp_path, "fp32")
+
+
+FIRST_USES = """
+import sys
+from threading import Barrier, Thread
+from text_image_similarity.encoders.openvino_backend import import_openvino
+
+sys.setswitchinterval(1e-6)
+openvino, together = import_openvino(), Barrier(4)
+
+def use():
+    together.wait()
+    openvino.Type.f32.to_dtype()
+
+threads = [Thread(target=use) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_threads_may_use_it_for_the_first_time_together() -> None:
+    subprocess.run([sys.executable, "-c", FIRST_USES], check=True, timeout=60)

@@ -50,7 +50,11 @@ def import_openvino() -> Any:
         if hide:
             sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # how Python says that a module cannot be imported
         try:
-            return import_module("openvino")
+            openvino = import_module("openvino")
+            # Its table of types is built on first use. Two threads that use it first at the same time deadlock: one holds
+            # the table and waits for the interpreter, the other holds the interpreter and waits for the table.
+            openvino.Type.f32.to_dtype()
+            return openvino
         finally:
             if hide:
                 del sys.modules[_TELEMETRY]
