@@ -133,7 +133,7 @@ def documented(page: str) -> str:
         lines.append(f"| {row[0].what} | {size} | {' | '.join(f'{part.most / MIB:,.0f}' for part in row)} |")
     sums = (f"**{sum(part.most for part in column) / MIB:,.0f}**" for column in columns.values())
     limits = (f"{limit / MIB:,.0f}" for _, limit in deployed().values())
-    lines += [f"| **together** | | {' | '.join(sums)} |", f"| the limit | | | {' | '.join(limits)} |"]
+    lines += [f"| **together** | | {' | '.join(sums)} |", f"| the limit of the container | | | {' | '.join(limits)} |"]
     if not MARKED.search(page):
         raise ValueError("the page must have a mark for the sum of memory")
     return MARKED.sub(lambda found: found[1] + "\n".join(lines) + "\n" + found[2], page)

@@ -295,7 +295,7 @@ def test_a_bad_embedding_input_is_named(service: httpx.Client) -> None:
     found = problem(service.post("/v1/embeddings", json={"input": ["a dog", " "]}), 422, "invalid_request")
     assert found["errors"] == [{"index": 1, "code": "empty_caption", "detail": "the caption is empty or missing"}]
     wrong = {"input": "a dog", "dimensions": 3}
-    assert "has 256" in problem(service.post("/v1/embeddings", json=wrong), 422, "invalid_request")["detail"]
+    assert "always have 256" in problem(service.post("/v1/embeddings", json=wrong), 422, "invalid_request")["detail"]
     problem(service.post("/v1/embeddings", json={"input": []}), 422, "invalid_request")
 
 
@@ -324,7 +324,7 @@ def test_what_runs_here_is_told(service: httpx.Client) -> None:
         ({"pairs": [{"image_url": "a", "caption": "a"}], "score": "dot"}, "invalid_request", "/score"),
         ({"pairs": [{"image_url": "a", "caption": "a"}], "modle": "x"}, "invalid_request", "/modle"),
         ({"pairs": [{"image_url": "a", "caption": "a"}] * 65}, "invalid_request", "64"),
-        ({"pairs": [{"image_url": "a", "caption": "a"}], "model": "fast"}, "unknown_model", "there are mini"),
+        ({"pairs": [{"image_url": "a", "caption": "a"}], "model": "fast"}, "unknown_model", "the models are mini"),
     ],
 )
 def test_a_wrong_request_is_refused_with_what_is_wrong(

@@ -500,7 +500,7 @@ def test_the_page_names_every_argument_and_its_examples_are_right() -> None:
     }
     with pytest.raises(ConfigError) as found:
         read_arguments({"none": 1})
-    of_the_service = set(str(found.value).partition("there are ")[2].split(", "))
+    of_the_service = set(str(found.value).partition("the arguments are ")[2].split(", "))
     assert named - {"model", "revision"} == of_the_service
     commands = [line.split() for block in fenced(page, "console") for line in block.splitlines()]
     for words in commands:
