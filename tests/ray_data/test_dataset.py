@@ -168,7 +168,7 @@ def test_images_in_columns_are_scored_like_files(ray: Any) -> None:
 
 
 def test_another_kind_of_table_is_named() -> None:
-    with pytest.raises(InputTypeError, match=r"ds must be a Ray Dataset, not a pyarrow Table; ray.data.from_pandas"):
+    with pytest.raises(InputTypeError, match=r"ds must be a Ray Dataset, not a pyarrow Table; create one with ray.data.from_pandas"):
         score_dataset(pa.table({"url": ["a"], "caption": ["b"]}), MINI)
 
 
