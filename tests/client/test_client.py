@@ -768,7 +768,7 @@ def test_the_client_needs_no_torch(small: Sequence[Path], service: FakeService) 
         (["--engine-conf", "a=b"], "--engine-conf would"),
         (["--service-connections", "0"], "connections=0 must be"),
         (["--service-key-file", "none"], "none cannot be read: No such file"),
-        (["--service-key-file", "in.csv"], "in.csv holds 162 words"),
+        (["--service-key-file", "in.csv"], "in.csv contains 162 words"),
         (["--compare", "out.csv"], "out.csv is used by this run"),
         (["--compare", "none/c.csv"], "none/c.csv cannot be written"),
         (["--compare", "c.html", "--report", "c.html"], "c.html is used by this run"),

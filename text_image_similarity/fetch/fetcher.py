@@ -159,13 +159,12 @@ class Fetcher:
         return data
 
     def _target(self, url: str) -> Target:
+        if isinstance(self._transport, GuardedTransport):
+            self._transport.prepare()  # before the host is known, because rows of a known host come here no more
         try:
-            found = self._targets.find(url)
+            return self._targets.find(url)
         except ValueError as exc:
             raise RowError(ErrorCode.INVALID_URL, f"{url[:200]!r}: {exc}") from exc
-        if isinstance(self._transport, GuardedTransport):
-            self._transport.prepare()
-        return found
 
     def _fetch_http(self, first: Target, client: Hashable) -> bytes:
         clock = Clock(self._limits, client)
