@@ -132,7 +132,14 @@ def actors(name: str) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.parametrize(("blocks", "chunk"), [(1, 1000), (1, 64), (9, 30)])
+@pytest.mark.parametrize(
+    ("blocks", "chunk"),
+    [
+        (9, 30),
+        pytest.param(1, 64, marks=pytest.mark.extended),
+        pytest.param(1, 1000, marks=pytest.mark.extended),
+    ],
+)
 def test_scores_and_columns_are_those_of_score_pairs(ray: Any, blocks: int, chunk: int) -> None:
     given = table(rows())
     ds = ray.data.from_arrow(cut(given, blocks))
@@ -149,6 +156,7 @@ def test_scores_and_columns_are_those_of_score_pairs(ray: Any, blocks: int, chun
         assert block["id"].to_pylist() == sorted(block["id"].to_pylist())
 
 
+@pytest.mark.extended
 def test_images_in_columns_are_scored_like_files(ray: Any) -> None:
     red = make_png("red")
     cells: list[dict[str, Any]] = [
@@ -168,10 +176,13 @@ def test_images_in_columns_are_scored_like_files(ray: Any) -> None:
 
 
 def test_another_kind_of_table_is_named() -> None:
-    with pytest.raises(InputTypeError, match=r"ds must be a Ray Dataset, not a pyarrow Table; create one with ray.data.from_pandas"):
+    with pytest.raises(
+        InputTypeError, match=r"ds must be a Ray Dataset, not a pyarrow Table; create one with ray.data.from_pandas"
+    ):
         score_dataset(pa.table({"url": ["a"], "caption": ["b"]}), MINI)
 
 
+@pytest.mark.extended
 def test_parquet_in_parquet_out(ray: Any, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As `score_csv` scores the table of `tests/doors/test_parity.py`, which has the other doors."""
     (tmp_path / "there").mkdir()
@@ -241,6 +252,7 @@ def limits() -> dict[str, Any]:
     return {name: getattr(LOCAL, name) for name in ("allow_private_addresses", "per_host")}
 
 
+@pytest.mark.extended
 def test_a_model_that_is_not_there_ends_the_run(ray: Any) -> None:
     from ray.exceptions import RayError
 
@@ -258,6 +270,7 @@ def test_wrong_columns_are_refused(ray: Any) -> None:
         score_dataset(ray.data.from_arrow(taken), MINI)
 
 
+@pytest.mark.extended
 def test_a_dataset_without_rows_stays_without(ray: Any) -> None:
     assert score_dataset(ray.data.from_arrow(table([])), MINI).take_all() == []
 
@@ -291,6 +304,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
             call()
 
 
+@pytest.mark.extended
 def test_the_engine_scores_parts_in_order_from_several_threads(ray: Any) -> None:
     red = make_png("red")
     images = (red, {"bytes": red, "path": None}, memoryview(red), b"", b"a.jpg", red[:50])
@@ -383,6 +397,7 @@ def test_workers_without_a_cpu_are_as_many_as_cpus(ray: Any) -> None:
         assert cluster.at_once == 4
 
 
+@pytest.mark.extended
 def test_columns_that_are_known_late_are_refused_late(ray: Any) -> None:
     """The last one with this Ray, which keeps an actor's CPU for 20 seconds after an error."""
     from ray.exceptions import RayTaskError

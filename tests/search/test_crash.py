@@ -15,7 +15,7 @@ from tests.support.paths import ROOT
 from text_image_similarity import Query
 
 # More of them, each at another moment: KILLS=100 python -m pytest tests/search/test_crash.py
-KILLS = int(os.environ.get("KILLS", "3"))
+KILLS = int(os.environ.get("KILLS", "1"))
 
 
 @pytest.mark.slow

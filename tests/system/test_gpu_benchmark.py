@@ -53,7 +53,7 @@ def done(job: Job) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_the_section_runs_on_any_device_and_fills_its_block(
     base: Path, tiny_clip: Path, tiny_siglip: Path, tmp_path: Path
 ) -> None:

@@ -313,6 +313,7 @@ def test_an_address_that_asks_too_much_hears_so(replicas: list[Process], tmp_pat
     assert refused.json()["code"] == "rate_limited"
 
 
+@pytest.mark.extended
 def test_no_request_fails_while_replicas_are_replaced(nginx: Running, replicas: list[Process], shop: Path) -> None:
     failures: list[object] = []
     answered, over = threading.Semaphore(0), threading.Event()

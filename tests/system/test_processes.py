@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -24,6 +25,7 @@ from text_image_similarity import ConfigError, UsageError
 from text_image_similarity.cli.serve import add_service_options, settings_of
 from text_image_similarity.service.keys import ApiKey
 
+URL = re.compile(r"http://[\d.:]+")
 QUICK = ("--model", "mini", "--drain-delay", "0")
 
 
@@ -189,7 +191,7 @@ def test_a_decoder_that_hangs_does_not_keep_the_service_from_ending() -> None:
     popen = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert popen.stderr is not None
     with popen:
-        address = popen.stderr.readline().split()[-1]
+        address = URL.findall(popen.stderr.readline())[0]
         pairs = {"pairs": [base64_pair(make_png("red"), "red")]}
         result = httpx.post(f"{address}/v1/similarity", json=pairs, timeout=30).json()["results"][0]
         assert result["error"]["code"] == "timeout"

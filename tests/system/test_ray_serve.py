@@ -25,6 +25,7 @@ from text_image_similarity import Record, load_encoder, score_pairs
 # Ray's own, when its schemas are made
 pytestmark = [
     pytest.mark.ray,
+    pytest.mark.extended,
     pytest.mark.filterwarnings(
         "ignore:Using extra keyword arguments on `Field`:DeprecationWarning:ray.serve._private.config"
     ),
@@ -121,7 +122,6 @@ def test_embeddings_are_those_of_the_library(service: httpx.Client) -> None:
     assert vector.tolist() == load_encoder(MINI).encode_text(["a red square"])[0].tolist()
 
 
-@pytest.mark.extended
 def test_a_split_shares_its_requests(service: httpx.Client, requests: list[tuple[dict[str, Any], float]]) -> None:
     answers = [service.post("/v1/similarity", json=body | {"model": "canary"}).json() for body, _ in requests[:30]]
     assert {answer["model"] for answer in answers} == {"mini", "org/other"}
@@ -148,7 +148,6 @@ def test_refusals_and_pages_are_the_plain_services(service: httpx.Client) -> Non
     assert "/v1/similarity" in service.get("/openapi.json").json()["paths"]
 
 
-@pytest.mark.extended
 def test_no_room_is_told_at_once_and_who_leaves_makes_room(
     service: httpx.Client, url: str, server: Server, requests: list[tuple[dict[str, Any], float]]
 ) -> None:
@@ -182,7 +181,6 @@ def test_no_room_is_told_at_once_and_who_leaves_makes_room(
     assert total(scraped(service), "queue_full") == 1
 
 
-@pytest.mark.extended
 def test_a_killed_replica_loses_no_request(
     service: httpx.Client, url: str, requests: list[tuple[dict[str, Any], float]]
 ) -> None:
@@ -193,7 +191,6 @@ def test_a_killed_replica_loses_no_request(
     assert load.lost == {}
 
 
-@pytest.mark.extended
 def test_a_model_without_replicas_makes_it_unready(
     service: httpx.Client, requests: list[tuple[dict[str, Any], float]]
 ) -> None:
@@ -208,7 +205,6 @@ def test_a_model_without_replicas_makes_it_unready(
     wait_for(lambda: service.get("/readyz").status_code == 200)
 
 
-@pytest.mark.extended
 def test_a_killed_gateway_loses_what_it_had(
     service: httpx.Client, url: str, requests: list[tuple[dict[str, Any], float]]
 ) -> None:

@@ -48,6 +48,7 @@ def submit(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.extended
 def test_the_job_scores_a_table(tmp_path: Path) -> None:
     zip_package(tmp_path)
     columns = dict(zip(("number", "picture", "text"), zip(*ROWS, strict=True), strict=True))
@@ -134,6 +135,7 @@ def test_the_first_example_prints_what_the_page_says(tmp_path: Path) -> None:
     assert done.stdout == promised
 
 
+@pytest.mark.extended
 def test_the_sql_of_the_page_runs(spark: SparkSession) -> None:
     (program,), (query,) = (blocks("spark.md", "## SQL", kind) for kind in ("python", "sql"))
     exec(program, {"spark": spark, "similarity_udf": similarity_udf, "Config": Config})

@@ -204,7 +204,7 @@ def test_names_of_columns_that_cannot_be(table: Path) -> None:
         (("caption", "caption"), UsageError, "without duplicates"),
         (("caption", 7), InputTypeError, "col_text"),
         (("caption", "gone"), UsageError, "'gone' is missing"),
-        (("url",), UsageError, "holds bytes"),
+        (("url",), UsageError, "contains bytes"),
     ):
         with pytest.raises(kind, match=said):
             score(table, table.with_name("out.parquet"), *captions)

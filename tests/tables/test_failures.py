@@ -43,12 +43,12 @@ class TestTypes:
     @pytest.mark.parametrize(
         ("column", "reason"),
         [
-            (pa.array([b"a.jpg"]), r"holds (bytes, not text|text stored as bytes).*\(binary\)"),
+            (pa.array([b"a.jpg"]), r"contains (bytes, not text|text stored as bytes).*\(binary\)"),
             (
                 pa.array([b"a.jpg"], pa.large_binary()),
-                r"holds (bytes, not text|text stored as bytes).*\(large_binary\)",
+                r"contains (bytes, not text|text stored as bytes).*\(large_binary\)",
             ),
-            (pa.array([b"a.jpg"]).dictionary_encode(), "holds (bytes, not text|text stored as bytes)"),
+            (pa.array([b"a.jpg"]).dictionary_encode(), "contains (bytes, not text|text stored as bytes)"),
             (pa.array([[1, 2]]), r"has several values per row; .* \(list"),
             (pa.array([{"url": "a.png"}]), r"has several values per row; .* \(struct"),
             (pa.array([True]), r"contains neither text nor numbers; cast it to strings \(bool\)"),

@@ -594,7 +594,7 @@ def test_wrong_settings_name_the_right_ones(change: dict[str, Any], message: str
         replace(TINY, **change)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_mlflow_holds_parameters_curves_and_files(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
