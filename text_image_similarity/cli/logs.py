@@ -59,7 +59,7 @@ class _Stderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         stream = self._stream if self._stream is not None and not self._stream.closed else sys.stderr
         try:
-            tqdm.write(self.format(record), file=stream)
+            tqdm.write(f"{self.format(record)}\n", file=stream, end="")  # one write, so that lines never mix
             stream.flush()
         except Exception:
             self.handleError(record)
