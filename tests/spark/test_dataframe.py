@@ -135,7 +135,8 @@ def test_other_columns_pass_as_they_are(spark: SparkSession) -> None:
 
 def test_another_kind_of_frame_is_named() -> None:
     with pytest.raises(
-        InputTypeError, match=r"df must be a Spark DataFrame, not a pyarrow Table; create one with spark.createDataFrame"
+        InputTypeError,
+        match=r"df must be a Spark DataFrame, not a pyarrow Table; create one with spark.createDataFrame",
     ):
         score_dataframe(pa.table({"url": ["a"], "caption": ["b"]}), ALONE)
 
