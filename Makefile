@@ -22,7 +22,7 @@ DATA ?= ../shared/data
 # Keep freed memory, because returning it halves the speed of training on a CPU; let waiting threads sleep.
 TRAINING_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1 OMP_WAIT_POLICY=passive
 
-.PHONY: score verify-models setup quick test extended rooms systems images check audit coverage lock wheel dist docs site mini baseline benchmark endurance tools recipes clean
+.PHONY: score verify-models setup quick test extended rooms systems images check style types architecture audit coverage lock wheel dist docs site mini baseline benchmark endurance tools recipes clean
 .DELETE_ON_ERROR:
 
 # Needs a network: downloads published models, 9 GB, and compares their scores with published figures.
@@ -82,13 +82,19 @@ images: IMAGES ?= cpu search models job lambda cuda job-torch ray
 images: setup tools
 	IMAGES="$(IMAGES)" $(RUN) -m pytest -s tests/system/test_images.py
 
-check: setup
+# Its parts can run at the same time: `make --jobs 3 check`.
+check: style types architecture site
+
+style: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m black --check --quiet .
 	$(RUN) -m codespell_lib
+
+types: setup
 	$(RUN) -m mypy
+
+architecture: setup
 	$(RUN) -m pytest tests/test_architecture.py
-	$(SITE)
 
 # Needs a network: asks osv.dev, or OSV_URL, for known vulnerabilities of the locked versions and of the lowest versions that pyproject.toml allows.
 audit: setup

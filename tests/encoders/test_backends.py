@@ -59,7 +59,7 @@ def own_cache(exported: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["mini", "tiny_clip", "tiny_siglip"])
+@pytest.mark.parametrize("model", ["mini", "tiny_clip", pytest.param("tiny_siglip", marks=pytest.mark.extended)])
 def test_onnx_equals_torch(model: str, exports: Path, request: pytest.FixtureRequest) -> None:
     name = "mini" if model == "mini" else request.getfixturevalue(model)
     torch, onnx = (
@@ -75,18 +75,6 @@ def test_onnx_equals_torch(model: str, exports: Path, request: pytest.FixtureReq
     np.testing.assert_allclose(onnx.encode_image(images), torch.encode_image(images), atol=2e-6)
     np.testing.assert_allclose(onnx.encode_text(texts), torch.encode_text(texts), atol=2e-6)
     assert onnx.encode_image([]).shape == onnx.encode_text([]).shape == (0, onnx.embed_dim)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_neighbours_do_not_move_an_onnx_vector(precision: Precision, exports: Path) -> None:
-    encoder = load_encoder(Config(model="mini", model_cache=exports, backend="onnx", precision=precision))
-    assert encoder.info.precision == precision
-    images, texts = noise(12), captions(12)
-    image, text = encoder.encode_image(images), encoder.encode_text(texts)
-    for i in range(12):
-        np.testing.assert_allclose(encoder.encode_image([images[i]])[0], image[i], atol=2e-6)
-        np.testing.assert_allclose(encoder.encode_text([texts[i]])[0], text[i], atol=2e-6)
 
 
 def test_int8_is_near_and_not_the_same(exports: Path) -> None:

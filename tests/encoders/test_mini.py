@@ -41,7 +41,7 @@ def copy_of_mini(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_the_graphs_in_the_wheel_are_those_of_an_export_of_today(tmp_path: Path) -> None:
     mini = model_folder("mini")
     whole = export_mini.export_whole(mini, tmp_path / "whole")

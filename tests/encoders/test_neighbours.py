@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.models import save_clip, save_siglip
 from text_image_similarity import Config
 from text_image_similarity.encoders import PreparingEncoder, load_encoder
 
@@ -18,11 +17,9 @@ CAPTIONS = [" ".join(["a", "red", "dog", "and", "two", "cats"][: 1 + n % 6] * (1
     scope="module",
     params=["mini onnx", "mini torch", "mini int8", "clip onnx", "clip int8", "clip torch", "siglip torch"],
 )
-def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PreparingEncoder:
+def encoder(request: pytest.FixtureRequest) -> PreparingEncoder:
     model, backend = request.param.split()
-    folder: str | Path = "mini"
-    if model != "mini":
-        folder = {"clip": save_clip, "siglip": save_siglip}[model](tmp_path_factory.mktemp(model))
+    folder = "mini" if model == "mini" else request.getfixturevalue(f"tiny_{model}")
     if backend == "int8":
         return load_encoder(Config(model=folder, precision="int8", device="cpu"))
     return load_encoder(Config(model=folder, backend=backend, device="cpu"))

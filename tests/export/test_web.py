@@ -140,6 +140,7 @@ def captions() -> list[str]:
     return found
 
 
+@pytest.mark.extended
 @pytest.mark.server
 @pytest.mark.parametrize(("name", "bound"), [("tiny", 1e-5), ("half", 1e-3), ("mini", 1e-5), ("siglip", 1e-5)])
 def test_a_browser_gives_the_vectors_of_the_source(
@@ -152,6 +153,7 @@ def test_a_browser_gives_the_vectors_of_the_source(
     assert np.ptp(text, axis=0).max() > 0.05
 
 
+@pytest.mark.extended
 @pytest.mark.server
 @pytest.mark.parametrize("name", ["tiny", "mini"])
 def test_a_browser_reads_captions_as_python_does(models: Models, found: dict[str, dict[str, Any]], name: str) -> None:
@@ -166,6 +168,7 @@ def test_a_browser_reads_captions_as_python_does(models: Models, found: dict[str
     assert theirs == rows
 
 
+@pytest.mark.extended
 @pytest.mark.server
 def test_a_browser_reads_captions_for_siglip_as_its_tokenizer_does(
     models: Models, found: dict[str, dict[str, Any]]
@@ -182,6 +185,7 @@ def test_a_browser_reads_captions_for_siglip_as_its_tokenizer_does(
     assert len(cut) > 50
 
 
+@pytest.mark.extended
 @pytest.mark.server
 def test_a_plain_graph_runs_in_a_browser_too(
     exported: tuple[Path, ExportSummary], found: dict[str, dict[str, Any]]
@@ -191,6 +195,7 @@ def test_a_plain_graph_runs_in_a_browser_too(
     assert np.abs(np.reshape(found["graph"]["image"], expected.shape) - expected).max() <= 1e-6
 
 
+@pytest.mark.extended
 def test_an_export_for_browsers_is_scored_and_checked_in_python(models: Models, tmp_path: Path) -> None:
     source, folder = models["half"]
     image, caption = next(drawn_pairs(1))

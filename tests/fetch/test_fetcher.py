@@ -208,11 +208,11 @@ def test_a_row_has_a_total_deadline(server: Server, monkeypatch: pytest.MonkeyPa
 def test_one_host_gets_a_bounded_number_of_requests(server: Server) -> None:
     full = threading.Event()
 
-    def wait_for_company(connection: socket.socket, _: str) -> None:
+    def wait_for_company(*_: object) -> bytes:
         if server.busiest >= 3:
             full.set()
         full.wait(HANG_S)
-        connection.sendall(response(b"x"))
+        return response(b"x")
 
     server.routes["/x"] = wait_for_company
     fetcher = Fetcher(replace(PATIENT, limits=replace(LOOPBACK, per_host=3)))

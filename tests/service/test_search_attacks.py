@@ -826,7 +826,7 @@ def test_a_database_that_hangs_holds_up_nobody_else(tmp_path: Path, monkeypatch:
             catalog.add(product("r", "red"))
     places = {name: str(tmp_path / name) for name in ("dead", "well")}
     keys = (ApiKey("writer", name="w", role="write"),)
-    app = app_of(mini_settings(catalogs=places, api_keys=keys, request_timeout_s=1.5), ColourEncoder())
+    app = app_of(mini_settings(catalogs=places, api_keys=keys, request_timeout_s=8), ColourEncoder())
     going = Event()
     monkeypatch.setattr(catalog_routes, "_PROBED_S", 0.1)
     monkeypatch.setattr(upkeep_of, "_LONGEST_S", 0.1)

@@ -13,7 +13,7 @@ import httpx
 
 from tests.support.clock import HANG_S
 
-Answer = bytes | Callable[[socket.socket, str], None]
+Answer = bytes | Callable[[socket.socket, str], bytes | None]
 
 
 def response(body: bytes = b"", status: str = "200 OK", **headers: str) -> bytes:
@@ -34,7 +34,7 @@ class Streamed(httpx.SyncByteStream):
 
 
 class Server:
-    """Serves `routes`: path -> bytes to send, or a function that gets the socket and the request's head.
+    """Serves `routes`: path -> bytes to send, or a function that gets the socket and the request's head, and sends or returns them.
 
     Attributes:
         routes: What to answer; an unknown path is answered with 404. A query string is ignored.
@@ -115,6 +115,7 @@ class Server:
 
     def _serve(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError), connection, self._wrapped(connection) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             while head := _read_head(connection):
                 path = head.split(" ")[1]
                 with self._lock:
@@ -127,13 +128,13 @@ class Server:
                     self._asked.notify_all()
                 try:
                     answer = self.routes.get(bare, response(status="404 Not Found"))
-                    if callable(answer):
-                        answer(connection, head)
-                    else:
-                        connection.sendall(answer)
+                    sent = answer(connection, head) if callable(answer) else answer
+                    connection.sendall((sent or b"")[:-1])
                 finally:
                     with self._lock:
                         self._busy[bare] -= 1
+                # Only with the last byte does the client know that it is answered, and may ask again.
+                connection.sendall((sent or b"")[-1:])
         with self._lock:
             self._open.discard(connection)
 

@@ -341,7 +341,7 @@ def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResult
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [1, 8])
+@pytest.mark.parametrize("step", [1, pytest.param(8, marks=pytest.mark.extended)])
 def test_a_killed_run_resumes_to_the_same_weights(photos: Path, whole: TrainResult, tmp_path: Path, step: int) -> None:
     config = STEPWISE
     program = f"""
@@ -629,7 +629,7 @@ def test_mlflow_holds_parameters_curves_and_files(
     }
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_store_that_fails_costs_its_curves_not_the_run(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
