@@ -81,6 +81,7 @@ def test_the_tables_page_prints_what_it_says(tmp_path: Path) -> None:
 
 def test_the_page_about_your_data_runs_and_prints_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     captions = {"farm": "a farm with a cow", "band": "a band on a stage", "none": "a boat"}
+    copy_challenge_set(tmp_path)
     (tmp_path / "photos").mkdir()
     contents = {}
     for name in ("farm", "band"):

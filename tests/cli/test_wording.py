@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from text_image_similarity.cli.main import make_parser
-from text_image_similarity.cli.wording import in_options
+from text_image_similarity.cli.wording import command_line, in_options
 
 SCORE = make_parser()[0].parse_args(["score", "in.csv", "out.csv"]).option_names
 
@@ -45,3 +45,11 @@ def test_parameters_become_options(text: str, said: str) -> None:
 )
 def test_other_words_stay(text: str) -> None:
     assert in_options(text, SCORE) == text
+
+
+def test_a_command_can_be_pasted_into_the_shell_of_its_system() -> None:
+    words = ["text-image-similarity", "match", "C:\\shop.csv", "red", "--where", "price <= 90"]
+    assert command_line(words, windows=False).endswith("red --where 'price <= 90'")
+    # In cmd, single quotes quote nothing, and `<` reads from a file.
+    assert command_line(words, windows=True) == 'text-image-similarity match C:\\shop.csv red --where "price <= 90"'
+    assert command_line(["a<b", 'x = "y"'], windows=True) == '"a<b" "x = \\"y\\""'

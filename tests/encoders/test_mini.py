@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,15 @@ def a_score() -> str:
     (result,) = score_pairs([RECORD], Config(model="mini", device="cpu"))
     assert result.error is None
     return f"{float(result.similarity)!r} None\n"
+
+
+def test_git_does_not_change_line_ends_of_mini() -> None:
+    """Git for Windows would, unless told not to; the graphs would then no longer belong to the files next to them."""
+    files = [str(path) for path in model_folder("mini").iterdir() if path.is_file()]
+    command = ["git", "check-attr", "text", "--", *files]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(found) == len(files)
+    assert all(line.endswith(": text: unset") for line in found)
 
 
 def copy_of_mini(folder: Path) -> Path:

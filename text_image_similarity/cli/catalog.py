@@ -12,11 +12,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config import Config
 from ..errors import UsageError
 from .generations import add_generation_actions
 from .match import as_text
 from .match_log import add_log_action
-from .options import PAGE, add_force, add_log_options, add_model_options, check_output, config_of, progress_bar
+from .options import MODEL, PAGE, add_force, add_log_options, add_runtime_options, check_output, config_of, progress_bar
+from .parser import add_field
 from .products import (
     add_action,
     add_encoding_options,
@@ -80,7 +82,15 @@ def _create(actions: Subparsers) -> None:
         help="where vectors are stored and searched: `sqlite`, `lancedb`, `lancedb:URI`, `qdrant://HOST:PORT/NAME` or `pgvector`; see docs/catalog.md#stores; by "
         "default `sqlite` in a folder and `pgvector` in PostgreSQL",
     )
-    add_model_options(parser)
+    model = parser.add_argument_group(MODEL)
+    model.add_argument(
+        "--model",
+        metavar="MODEL",
+        help="`mini`, the default, which is for trying things out; `fast` (CLIP ViT-B/32), `accurate` (CLIP ViT-L/14), or any other "
+        "model; see docs/models.md",
+    )
+    add_field(model, Config, "revision")
+    add_runtime_options(parser)
     add_table_options(parser)
     add_log_options(parser)
     parser.set_defaults(limits=[])

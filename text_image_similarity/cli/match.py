@@ -18,6 +18,7 @@ from .one_off import is_image
 from .options import PAGE, add_force, check_output, config_of, progress_bar
 from .products import add_encoding_options, add_table_options, columns_of
 from .terminal import lay_out, lay_out_table, shown
+from .wording import command_line
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -213,7 +214,7 @@ def _next_command(options: argparse.Namespace, cursor: str) -> str:
     if options.after is not None:
         place = next(place for place, word in enumerate(given) if word.rpartition("=")[2] == options.after)
         del given[place if given[place].startswith("--") else place - 1 : place + 1]
-    return shlex.join(["text-image-similarity", given[0], f"--after={cursor}", *given[1:]])
+    return command_line(["text-image-similarity", given[0], f"--after={cursor}", *given[1:]])
 
 
 def _decimal(value: float | None) -> str:

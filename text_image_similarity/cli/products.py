@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
@@ -22,6 +21,7 @@ from .options import (
     setting,
 )
 from .terminal import lay_out, shown
+from .wording import command_line
 
 Subparsers = argparse._SubParsersAction  # argparse has no public name for this class
 
@@ -123,7 +123,7 @@ def create_command(place: str, fields: Sequence[Field]) -> str:
         f"{field.name}:{field.kind}" if field.kind != "text" or ":" in field.name else field.name for field in fields
     ]
     words = ["text-image-similarity", "catalog", "create", place]
-    return shlex.join([*words, *(word for name in declared for word in ("--field", name))])
+    return command_line([*words, *(word for name in declared for word in ("--field", name))])
 
 
 def declared_field(text: str) -> Field:

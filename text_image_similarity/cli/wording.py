@@ -7,11 +7,13 @@ Other rooms do not know the command line. If they name an option anyway, the par
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 from collections.abc import Iterable
 
 QUOTES = ("'", '"')
+_PLAIN = re.compile(r"[\w@+=:,./\\-]+")  # needs no quotes, neither in cmd nor in PowerShell
 _PART = r"[^()]*"
 for _ in range(3):  # parentheses in parentheses
     _PART = rf"(?:[^()]|\({_PART}\))*"
@@ -56,3 +58,10 @@ def in_options(text: str, options: dict[str, tuple[str, bool]]) -> str:
         return f"{option} {shlex.quote(value[1:-1]) if value[0] in QUOTES else value}"
 
     return _PARAMETER.sub(name, _ASIDE.sub(r"\1\2", text))
+
+
+def command_line(words: Iterable[str], *, windows: bool = os.name == "nt") -> str:
+    """Return a command that can be pasted into a shell; Windows' `cmd` knows only double quotation marks."""
+    if not windows:
+        return shlex.join(words)
+    return " ".join(word if _PLAIN.fullmatch(word) else '"' + word.replace('"', '\\"') + '"' for word in words)
