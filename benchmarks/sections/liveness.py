@@ -1,4 +1,4 @@
-"""How soon `/livez` answers during an attack, as seen from a separate idle process."""
+"""Measure how soon `/livez` responds during an attack, as seen from a separate idle process."""
 
 from __future__ import annotations
 

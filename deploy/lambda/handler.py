@@ -55,7 +55,7 @@ CONFIG = Config(
         "limits": Limits(**{"allow_local_files": False, **GIVEN.get("limits", {})}),
     }
 )
-ENCODER = load_encoder(CONFIG)  # once for all events that this container will see
+ENCODER = load_encoder(CONFIG)  # once for all events of this container
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     Raises:
         StoppedError: The time ran out before the table was complete.
         TextImageSimilarityError: A table cannot be scored.
-        ValueError: The event is of none of the kinds above.
+        ValueError: The event is not of any of these kinds.
     """
     if "pairs" in event:
         return {"results": score(event["pairs"])}
@@ -72,7 +72,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         return answer(event)
     records = event.get("Records")
     if not isinstance(records, list):
-        raise ValueError(f"an event with {', '.join(event)} is none that this function knows")
+        raise ValueError(f"this function does not support an event with {', '.join(event)}")
     if records and records[0].get("eventSource") == "aws:s3":
         return {"tables": [score_table(found, context) for found in records]}
     return score_messages(records, context)
@@ -88,7 +88,7 @@ def score(pairs: Any) -> list[dict[str, Any]]:
 
 
 def results_of(pairs: list[dict[str, Any]]) -> list[ScoreResult]:
-    """Score pairs of any content; a pair without a URL or a caption fails on its own."""
+    """Score pairs with any content; a pair without a URL or a caption fails without affecting the others."""
     records = (Record.of(pair.get("url"), pair.get("caption")) for pair in pairs)
     return list(score_pairs(records, CONFIG, encoder=ENCODER))
 
@@ -128,7 +128,7 @@ def score_messages(messages: list[dict[str, Any]], context: Any) -> dict[str, An
     results = dict(zip(pairs, results_of(list(pairs.values())), strict=True))
     for name, result in results.items():
         if result.code is not None and result.code.retryable:
-            logger.warning("message %s comes again: %s", name, result.error)
+            logger.warning("message %s will be retried: %s", name, result.error)
             again.append(name)
     keep({name: {**pairs[name], **as_object(result)} for name, result in results.items() if name not in again})
     return {"batchItemFailures": [{"itemIdentifier": name} for name in again]}

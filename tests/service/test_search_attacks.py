@@ -126,7 +126,7 @@ def test_a_filter_that_a_catalogue_cannot_use_lets_nothing_start(place: Path) ->
     keys = (ApiKey("k", name="acme", where='tenant = "acme"', catalogs=("shop",)),)
     with open_catalog(place / "shop.catalog") as catalog:
         served: Any = SimpleNamespace(name="shop", catalog=catalog)
-        with pytest.raises(ConfigError, match=r"'acme', for the catalogue shop: .*'tenant'"):
+        with pytest.raises(ConfigError, match=r"'acme' does not fit the catalogue shop: .*'tenant'"):
             check_keys(keys, served)
         served.name = "second"
         check_keys(keys, served)  # which the key does not see

@@ -237,7 +237,7 @@ def _check_files(options: argparse.Namespace) -> None:
 def _check_several(options: argparse.Namespace) -> None:
     """Refuse options that cannot be combined with several models."""
     if options.service_url is not None or options.engine != "local":
-        raise UsageError("several models can only score in this process; leave out --engine and --service-url")
+        raise UsageError("scoring with several models works only in this process; leave out --engine and --service-url")
     if options.report is not None and options.ensemble != "mean":
         raise UsageError("--report shows one score for each pair; with several models, add --ensemble mean")
 

@@ -20,7 +20,7 @@ _SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class RecallReport:
-    """Recall of a store at its own settings.
+    """Recall of a store with the settings that searches use.
 
     Args:
         queries: Number of queries: half of them vectors of images, the others shifted away from images like vectors of

@@ -139,7 +139,7 @@ class Job:
         self.due = 0.0  # turn of its first item at the model
         self.kind = kind
         self.items = [Item(self, number, image, caption) for number, (image, caption) in enumerate(inputs)]
-        self.gone = False  # whether no request waits for it any more
+        self.gone = False  # whether its request is no longer waiting
         self.timed_out = False  # whether its unfinished items have been answered and counted
         self.problem: ModelError | None = None
         self._wake, self._release = wake, release

@@ -50,7 +50,7 @@ class ApiKey:
             raise ConfigError(f"the catalogues of the API key {self.name!r} must be names")
         object.__setattr__(self, "catalogs", named)
         if self.where is not None and not isinstance(self.where, (str, Mapping)):
-            raise ConfigError(f"where of the API key {self.name!r} must be a filter, as a text or an object")
+            raise ConfigError(f"the filter (where) of the API key {self.name!r} must be a string or an object")
         if self.where is not None and not self.name.strip():
             raise ConfigError(
                 "an API key with a filter (where) needs a name, by which its matches are distinguished in the log"

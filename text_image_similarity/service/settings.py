@@ -62,7 +62,7 @@ class Settings:
         max_body_bytes: Longest body of a request, in bytes; all bodies and answers in progress together may take eight
             times as much, and those of one client half of that.
         request_timeout_s: Seconds after which a request is answered, with the error `timeout` for unfinished pairs.
-        drain_delay_s: Seconds between SIGTERM and the end of listening, so that load balancers notice.
+        drain_delay_s: Seconds to keep accepting connections after SIGTERM, so that load balancers notice.
         api_keys: API keys, one of which clients must send; if there are none, everyone may score and search, and nobody
             may write.
         catalogs: Catalogues to search, by their names in requests, the default first: folders, `postgresql://...`, or

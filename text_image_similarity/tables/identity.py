@@ -96,7 +96,7 @@ def check_replaceable(target: str, placed: str | None, *, by: str = "score") -> 
 
 
 def finished_run(target: str, identity: dict[str, Any]) -> Summary | None:
-    """Return the summary of an output that equals what a run would write, or None.
+    """Return the summary of an existing output if the run would write the same one; otherwise None.
 
     Args:
         target: Output of the run.

@@ -79,7 +79,7 @@ def check_keys(keys: Iterable[ApiKey], catalog: ServedCatalog) -> None:
                 parse_filter(key.where, catalog.catalog.fields)
             except UsageError as exc:
                 raise ConfigError(
-                    f"where of the API key {key.name!r}, for the catalogue {catalog.name}: {exc}"
+                    f"the filter (where) of the API key {key.name!r} does not fit the catalogue {catalog.name}: {exc}"
                 ) from exc
 
 

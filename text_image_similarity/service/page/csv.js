@@ -18,7 +18,7 @@ export function* rows(text, delimiter = ",") {
         } while (text[at] === '"');
         fields.push(text.slice(start, at - 1).replaceAll('""', '"'));
         if (at < text.length && !`${delimiter}\r\n`.includes(text[at])) {
-          throw new TableProblem(`${where(number)} goes on behind a closing quotation mark.`);
+          throw new TableProblem(`${where(number)} has text after a closing quotation mark.`);
         }
       } else {
         plain.lastIndex = at;
@@ -57,7 +57,7 @@ export function table(text, most) {
     const found = header.flatMap((name, i) => (name.trim().toLowerCase() === wanted ? [i] : []));
     if (found.length === 1) return found[0];
     const shown = header.slice(0, 8).map((name) => name.slice(0, 40)).join(", ").slice(0, 200);
-    throw new TableProblem(`The column ${wanted} is ${found.length ? "there more than once" : "missing"}; the header is: ${shown}`);
+    throw new TableProblem(`The column ${wanted} is ${found.length ? "in the table more than once" : "missing"}; the header is: ${shown}`);
   };
   const places = { url: place("url"), caption: place("caption") };
   if (all.length === 1) throw new TableProblem("The table has a header and no rows.");

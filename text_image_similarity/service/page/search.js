@@ -100,7 +100,7 @@ function note(how) {
 async function queryOf() {
   const terms = termsOf(state, await image.read(), nameOf);
   if (terms.length && !terms.some(({ term }) => term.weight > 0)) {
-    throw new Error("Say what to look for as well: “without” and “not like” only lead away from something.");
+    throw new Error("Also say what to look for: “without” and “not like” only steer the results away from something.");
   }
   const { fields } = catalog();
   const where = whereOf(state, fields);
@@ -176,7 +176,7 @@ async function begin(options) {
   byId("which").hidden = served.length < 2;
   byId("catalog").replaceChildren(...served.map(({ name }) => new Option(name, name)));
   byId("search").hidden = !served.length;
-  if (!served.length) throw new Error("This service has no catalogue to search. It is started with the option --catalog.");
+  if (!served.length) throw new Error("This service has no catalogue to search. To serve one, start it with the option --catalog.");
   await enter(options);
 }
 

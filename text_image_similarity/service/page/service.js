@@ -103,7 +103,7 @@ export async function* score(pairs, asked, limits, { signal, say }) {
 const sound = (result) => (result?.error ? typeof result.error.code === "string" : Number.isFinite(result?.similarity));
 
 export function badAnswer() {
-  return new Problem(-1, "bad_answer", "The answer is not one of this service.");
+  return new Problem(-1, "bad_answer", "The response does not come from this service.");
 }
 
 function batches(pairs, limits) {

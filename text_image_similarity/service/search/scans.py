@@ -150,7 +150,7 @@ class Scans:
             if len(scans) == 1:
                 scans[0].done.set_exception(exc)
                 return
-            logger.debug("%d searches are repeated in two parts: %s", len(scans), exc)
+            logger.debug("repeating %d searches in two halves, because they failed together: %s", len(scans), exc)
             middle = len(scans) // 2
             self._search(scans[:middle])
             self._search(scans[middle:])
