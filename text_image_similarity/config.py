@@ -169,7 +169,7 @@ class Config:
         ca_file: File or folder of PEM certificates that https connections trust, in addition to the system's and those
             named by `SSL_CERT_FILE` or `REQUESTS_CA_BUNDLE`; see docs/images.md#certificates.
         headers_file: JSON file with headers for individual hosts, such as `{"images.example.com": {"Authorization":
-            "..."}}`, which are sent to no other host; see docs/images.md#headers-for-single-hosts.
+            "..."}}`, which are sent to no other host; see docs/images.md#headers-for-individual-hosts.
         base_dir: Folder that relative paths start from; by default, the folder of the table, or the working directory
             if there is no table.
         files_under: Folder that local files must be in after `..` and links are resolved; `/` allows every file. By

@@ -51,7 +51,7 @@ ATTACKS: dict[str, Attack] = {
     "bodies in tiny pieces": tiny_pieces,
     "wrong keys": wrong_keys,
     "bodies that arrive very slowly": slow_bodies,
-    "answers that are not read": unread_answers,
+    "responses that are not read": unread_answers,
     "idle connections": idle_connections,
     "abandoned requests": left_requests,
 }

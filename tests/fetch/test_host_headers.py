@@ -1,4 +1,4 @@
-"""Headers for single hosts: who is sent them, and who never is."""
+"""Headers for individual hosts: who is sent them, and who never is."""
 
 from __future__ import annotations
 

@@ -224,8 +224,8 @@ def test_another_process_sees_what_is_written(tmp_path: Path) -> None:
         ({"added": "yesterday"}, "'added' must be a date such as 2026-11-28"),
         ({"kind": "x" * 10_001}, "'kind' is 10,001 characters long"),
         ({"kind": "\ud800"}, "'kind' holds a lone surrogate"),
-        ({"kind": float("inf")}, "'kind' must be a text, not inf"),
-        ({"kind": Decimal("1e9999999")}, "'kind' must be a text, not Decimal"),
+        ({"kind": float("inf")}, "'kind' must be text, not inf"),
+        ({"kind": Decimal("1e9999999")}, "'kind' must be text, not Decimal"),
         ({"price": "1_000"}, "'price' must be a number, not '1_000'"),
         ({"added": 1769817600}, "'added' must be a date such as 2026-11-28"),
         ({"added": "1611121301234"}, "'added' must be a date such as 2026-11-28"),
@@ -257,7 +257,7 @@ def test_a_text_that_was_a_number_is_found_by_any_equal_one(kind: object) -> Non
     ("make", "message"),
     [
         (lambda: Product(""), "Product.id is empty"),
-        (lambda: Product(7), "Product.id must be a text, not an int"),  # type: ignore[arg-type]
+        (lambda: Product(7), "Product.id must be a string, not an int"),  # type: ignore[arg-type]
         (lambda: Product("a", images=[None]), r"Product.images\[0\] must be a path, a URL or an encoded"),  # type: ignore[list-item]
         (lambda: Product("a", images=["x"] * 9), "at most 8 images, not 9"),
         (lambda: Product(" "), "Product.id is empty"),
@@ -269,7 +269,7 @@ def test_a_text_that_was_a_number_is_found_by_any_equal_one(kind: object) -> Non
         (lambda: ProductColumns(name=5), "ProductColumns.name must be the name of a column, or None"),  # type: ignore[arg-type]
         (lambda: ProductColumns(images=5), "ProductColumns.images must be the name of a column, or several"),  # type: ignore[arg-type]
         (lambda: ProductColumns(fields=["a"]), "ProductColumns.fields must be a mapping from fields to columns"),  # type: ignore[arg-type]
-        (lambda: ProductColumns(fields={"a": 5}), r"ProductColumns.fields\[0\] must be a text"),  # type: ignore[dict-item]
+        (lambda: ProductColumns(fields={"a": 5}), r"ProductColumns.fields\[0\] must be a string"),  # type: ignore[dict-item]
         (lambda: Judgement("a", "b", True), "Judgement.term must be a Term of one text or one image"),  # type: ignore[arg-type]
         (lambda: Judgement(Term(product="a"), "b", True), "Judgement.term is a product; judge a text or an image"),
         (lambda: Judgement(Term("a"), 5, True), "Judgement.product must be a product's id"),  # type: ignore[arg-type]

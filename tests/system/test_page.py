@@ -474,7 +474,7 @@ def test_a_service_that_is_gone_ends_the_run_which_goes_on_later(table: Any) -> 
         table.clock.run_for(seconds * 1000)
     wait(table, "table")
     assert asked == [64] * 7
-    assert text_of(table, "#table-mode .alert") == "The service does not answer. (no_answer)"
+    assert text_of(table, "#table-mode .alert") == "The service does not respond. (no_answer)"
     assert text_of(table, "#table-mode .status") == "Stopped after 64 of 150 pairs: 64 scored, 0 failed."
     with table.expect_download() as saved:
         table.click("#table-mode .download")
@@ -548,11 +548,11 @@ def test_a_service_that_starts_late_or_changes_is_asked_again(visit: Callable[..
     page.route("**/v1/models", lambda route: route.fulfill(json=models))
     page.route("**/v1/info", lambda route: route.abort())
     page.reload()
-    page.wait_for_function("() => document.querySelector('#about').textContent === 'The service does not answer.'")
+    page.wait_for_function("() => document.querySelector('#about').textContent === 'The service does not respond.'")
     drop(page, ("a.png", "image/png", make_png()))
     page.fill("#captions", "red")
     run(page)
-    assert text_of(page, "#image-mode .alert") == "The service does not answer. (no_answer)"
+    assert text_of(page, "#image-mode .alert") == "The service does not respond. (no_answer)"
     page.unroute("**/v1/info")
     page.route("**/v1/similarity", answering(problem(404, "unknown_model")))
     run(page)

@@ -63,7 +63,7 @@ def compare_table(
 
     Raises:
         UsageError: Fewer than three rows would go to the service, or a column is missing.
-        TableError: The service does not answer.
+        TableError: The service does not respond.
     """
     config = with_base_dir(config, source)
     engine.start(config)

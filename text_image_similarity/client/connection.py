@@ -150,7 +150,7 @@ class Connection:
             raise TableError(f"the connection to {self.url} was closed")
         raise TableError(
             f"the service at {self.url} did not answer {method} {path} within {self.patience_s:g} s; the last of "
-            f"{tries + 1} tries: {failure}; finished parts are kept; rerun the same command to resume"
+            f"{tries + 1} attempts: {failure}; finished parts are kept; rerun the same command to resume"
         )
 
     def close(self) -> None:
@@ -180,7 +180,7 @@ class Connection:
             if exc.code is not ErrorCode.TOO_MANY_BYTES:
                 raise
             raise TableError(
-                f"the service at {self.url} answered with more than {MOST_ANSWER:,} bytes; is another program listening there?"
+                f"the service at {self.url} sent a response of more than {MOST_ANSWER:,} bytes; is another program listening there?"
             ) from exc
 
     def _understood(self, response: httpx.Response) -> ServiceReply:

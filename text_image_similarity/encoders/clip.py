@@ -58,7 +58,7 @@ def load_clip(
         adapter: Folder of a PEFT adapter to merge into the model.
 
     Raises:
-        ModelUnavailableError: The cache does not hold the complete model, and the hub does not answer.
+        ModelUnavailableError: The complete model is not in the cache, and the hub does not respond.
         ModelError: The model belongs to another family, or its weights cannot be used.
     """
     load = partial(_load, name, config, revision, trusted, adapter)

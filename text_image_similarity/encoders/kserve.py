@@ -110,7 +110,7 @@ class _Http:
                 {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))},
             )
         except (httpx.DecodingError, RowError) as exc:
-            raise ModelError(f"the inference server {self.url} returned an answer that cannot be read: {exc}") from exc
+            raise ModelError(f"the inference server {self.url} returned a response that cannot be read: {exc}") from exc
         except httpx.HTTPError as exc:
             raise _AwayError(f"{type(exc).__name__}: {exc}") from exc
         if answer.status_code in _PASSING:

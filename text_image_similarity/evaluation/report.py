@@ -149,7 +149,7 @@ def count_failure(failures: Counter[str], error: str) -> None:
     """Count a failure by its code, and log the reason of the first failure with each code."""
     code = error.partition(":")[0]
     if code not in failures:
-        logger.warning("left out: %s; further failures with this code are only counted", error)
+        logger.warning("left out: %s; other failures with this code are only counted", error)
     failures[code] += 1
 
 

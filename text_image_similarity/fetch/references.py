@@ -199,5 +199,5 @@ def _unescaped(text: bytes) -> bytes:
 
 def _unescaped_piece(text: bytes) -> bytes:
     if found := _NO_ESCAPE.search(text):
-        raise ValueError(f"{found.group()!r} escapes nothing")
+        raise ValueError(f"{found.group()!r} is not a valid escape")
     return text.replace(b"\\", b"%5c").replace(b"%", b"\\x").decode("unicode_escape").encode("latin-1")

@@ -117,7 +117,7 @@ def expanded(chunks: Iterable[bytes], encoding: str, most: int) -> Iterator[byte
             yield piece
         check_bytes(received, most)
     if unzip is not None and received and not unzip.eof:
-        raise RowError(ErrorCode.BAD_RESPONSE, "the compressed content breaks off")
+        raise RowError(ErrorCode.BAD_RESPONSE, "the compressed content is truncated")
 
 
 def body_of(response: httpx.Response, most: int) -> Iterator[bytes]:

@@ -244,7 +244,7 @@ def _answer(reference: Any, failure: str) -> Any:
     except RayError as exc:
         reason = " ".join(str(exc).split())
         raise TableError(
-            f"{failure}: Ray gave up after {_RETRIES} tries ({reason[:500]}); if images crash the workers, use --isolate-decoder"
+            f"{failure}: Ray gave up after {_RETRIES} attempts ({reason[:500]}); if images crash the workers, use --isolate-decoder"
         ) from exc
 
 

@@ -36,7 +36,7 @@ def texts_of(name: str, given: object, wanted: str) -> tuple[str, ...]:
     texts = (given,) if isinstance(given, str) else tuple(several(name, given, wanted))
     for number, text in enumerate(texts):
         if not isinstance(text, str):
-            raise InputTypeError.of(f"{name}[{number}]", "a text", text)
+            raise InputTypeError.of(f"{name}[{number}]", "a string", text)
     return texts
 
 

@@ -111,9 +111,9 @@ class Field:
             try:
                 value = number_text(value)
             except (ValueError, OverflowError):  # infinite, or with more digits than Python converts
-                raise self._wrong("a text", value) from None
+                raise self._wrong("text", value) from None
         if not isinstance(value, str):
-            raise self._wrong("a text", value)
+            raise self._wrong("text", value)
         if len(value) > _MOST_CHARACTERS:
             raise UsageError(
                 f"{self.name!r} is {len(value):,} characters long, but at most {_MOST_CHARACTERS:,} can be stored"

@@ -153,7 +153,7 @@ def checked_id(given: object, name: str) -> str:
     Raises:
         InputTypeError, UsageError: The value is not a valid id; the message names the argument.
     """
-    check_type(name, given, str, "a product's id, which is a text")
+    check_type(name, given, str, "a product's id, which is a string")
     _check_text(name, given, _MOST_ID)
     return normal_form("NFC", str(given))
 
@@ -199,7 +199,7 @@ def _plain(value: object) -> object:
 
 def _check_text(name: str, value: object, most: int) -> None:
     if not isinstance(value, str):
-        raise InputTypeError.of(name, "a text", value)
+        raise InputTypeError.of(name, "a string", value)
     if len(value) > most:
         raise UsageError(f"{name} is {len(value):,} characters long, but at most {most:,} can be stored")
     if not is_whole(value):

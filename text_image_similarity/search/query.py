@@ -82,7 +82,7 @@ class Term:
 
 
 def _check_words(text: object) -> None:
-    check_type("Term.text", text, str, "a text")
+    check_type("Term.text", text, str, "a string")
     if not 0 < len(str(text).strip()) <= len(str(text)) <= _MOST_TEXT:
         raise UsageError(f"Term.text must say what to look for, in at most {_MOST_TEXT:,} characters")
     if not is_whole(str(text)):
@@ -135,11 +135,11 @@ class Query:
     def __post_init__(self) -> None:
         single = isinstance(self.terms, (str, Term))
         given: Iterable[Any] = (
-            [self.terms] if single else several("Query.terms", self.terms, "a text, a Term, or a list of them")
+            [self.terms] if single else several("Query.terms", self.terms, "a string, a Term, or a list of them")
         )
         terms = tuple(Term(each) if isinstance(each, str) else each for each in given)
         for number, term in enumerate(terms):
-            check_type(f"Query.terms[{number}]", term, Term, "a text or a Term")
+            check_type(f"Query.terms[{number}]", term, Term, "a string or a Term")
         if len(terms) > _MOST_TERMS:
             raise UsageError(f"a query has at most {_MOST_TERMS} terms, not {len(terms)}")
         if terms and all(term.weight < 0 for term in terms):

@@ -120,7 +120,7 @@ class Searcher:
         """See `Catalog.match_many`; `names` are names of the queries in messages."""
         given = [Query(query) if isinstance(query, str) else query for query in queries]
         for name, query in zip(names, given, strict=True):
-            check_type(name or "query", query, Query, "a text or a Query")
+            check_type(name or "query", query, Query, "a string or a Query")
         generation = self.live()
         asked = [self.check(query, generation, name) for name, query in zip(names, given, strict=True)]
         encoded: Sequence[Encoded | RowError] = [Encoded.empty(query) for query in given]

@@ -40,9 +40,9 @@ class ApiKey:
 
     def __post_init__(self) -> None:
         if not isinstance(self.key, str) or not self.key.strip() == self.key != "":
-            raise ConfigError("an API key must be a nonempty text without spaces around it")
+            raise ConfigError("an API key must be a non-empty string without surrounding spaces")
         if not isinstance(self.name, str):
-            raise ConfigError(f"the name of an API key must be a text, not {self.name!r}")
+            raise ConfigError(f"the name of an API key must be a string, not {self.name!r}")
         if self.role not in _ROLES:
             raise ConfigError(f"role={self.role!r} of the API key {self.name!r} is not one of {', '.join(_ROLES)}")
         named = (self.catalogs,) if isinstance(self.catalogs, str) else tuple(self.catalogs)

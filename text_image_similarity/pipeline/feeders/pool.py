@@ -266,7 +266,7 @@ class Feeders:
                 self._fresh.clear()
                 self._suspects.clear()
                 return
-            logger.warning("%s; another one takes its place", said)
+            logger.warning("%s; another one replaces it", said)
             lost = [
                 errand
                 for errand in reversed(errands)

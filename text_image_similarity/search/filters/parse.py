@@ -49,7 +49,7 @@ def parse_filter(given: Filter | Mapping[str, Any] | str | None, fields: Iterabl
         case Compare() | OneOf() | Exists() | And() | Or() | Not():
             found = _checked(given, maker, 0)
         case _:
-            raise InputTypeError.of("where", "a filter, a mapping or a text", given)
+            raise InputTypeError.of("where", "a filter, a mapping or a string", given)
     if found is not None:
         check_level(depth_of(found))
     return found

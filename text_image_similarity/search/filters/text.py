@@ -30,8 +30,8 @@ from .tree import And, Filter, Not, Or
 _SIGNS = {"=": "eq", "==": "eq", "!=": "ne", "<>": "ne", "<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
 _KEYWORDS = ("and", "or", "not", "in", "exists", "true", "false")
 _WANTED = {
-    "text": 'a text in quotes, such as "red",',
-    "texts": 'a text in quotes, such as "red",',
+    "text": 'text in quotes, such as "red",',
+    "texts": 'text in quotes, such as "red",',
     "number": "a number",
     "bool": "true or false",
     "date": 'a date in quotes, such as "2026-01-31",',

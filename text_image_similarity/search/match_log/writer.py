@@ -29,7 +29,7 @@ class LogWriter:
 
     Args:
         log: The log, which the caller must close afterwards.
-        most: Maximum number of waiting records; further ones are dropped and counted.
+        most: Maximum number of waiting records; any more are dropped and counted.
         retry_s: Seconds between two tries while the database fails.
 
     Attributes:
@@ -70,7 +70,7 @@ class LogWriter:
                 first, self._overflowed = not self._overflowed, True
         if not taken and first:
             logger.warning(
-                "the match log is full: %s records are waiting; further ones are dropped and counted", self.depth
+                "the match log is full: %s records are waiting; any more are dropped and counted", self.depth
             )
         return taken
 
@@ -209,7 +209,7 @@ class LogWriter:
             self._settle(len(lost) + sum(future is not None for _, future in group))
         if first:
             logger.warning(
-                "the match log cannot be written: %s; up to %s records wait for it", problem, f"{self._most:,}"
+                "the match log cannot be written: %s; up to %s records will wait for it", problem, f"{self._most:,}"
             )
         if lost:
             logger.warning("the match log was closed with %s records that could not be written", f"{len(lost):,}")

@@ -15,7 +15,7 @@ Where = Annotated[
         examples=['category = "Shoes" and price <= 90'],
     ),
 ]
-TopK = Annotated[StrictInt, Field(ge=1, le=1000, description="Maximum number of products in an answer.")]
+TopK = Annotated[StrictInt, Field(ge=1, le=1000, description="Maximum number of products in a response.")]
 Name = Annotated[str, Field(max_length=201)]  # name of a field, optionally after a sign
 Names = Annotated[list[Name], Field(max_length=32)]
 # The limit is that of a query string, because the cursor grows with each page.
@@ -134,7 +134,7 @@ class FacetCount(BaseModel):
 class MatchAnswer(BaseModel):
     """A page of products, and facts about all products found."""
 
-    match_id: Annotated[str, Field(description="Id for events about this answer.")]
+    match_id: Annotated[str, Field(description="Id for events about these results.")]
     catalog: str
     generation: int
     total: int
@@ -167,7 +167,7 @@ class CatalogFacts(BaseModel):
     generation: int
     model: str
     fields: list[dict[str, str]]
-    logged: Annotated[bool, Field(description="Whether answers are in a match log, and events are accepted.")]
+    logged: Annotated[bool, Field(description="Whether searches are logged, and events are accepted.")]
 
 
 class CatalogDetails(CatalogFacts):

@@ -41,7 +41,7 @@ export async function ask(path, { body, signal } = {}) {
   } catch {} // a proxy's page, say
   if (answer.ok && content) return content;
   const waitS = Number(answer.headers.get("retry-after")) || 0;
-  const detail = content?.detail ?? (answer.ok ? "The answer is not JSON." : answer.statusText);
+  const detail = content?.detail ?? (answer.ok ? "The response is not JSON." : answer.statusText);
   throw new Problem(answer.ok ? 502 : answer.status, content?.code ?? `http_${answer.status}`, String(detail), waitS);
 }
 
@@ -60,7 +60,7 @@ async function fetched(path, sent, signal, read) {
     return [answer, await read(answer)];
   } catch {
     signal?.throwIfAborted();
-    throw new Problem(0, "no_answer", "The service does not answer.");
+    throw new Problem(0, "no_answer", "The service does not respond.");
   }
 }
 
@@ -132,7 +132,7 @@ async function spelled(batch, limits) {
   return Promise.all(
     batch.map(async (pair) => {
       if (sizeOf(pair) + 100 > limits.bytes) {
-        throw new Problem(413, "too_many_bytes", `the service takes ${megabytes(limits.bytes)} in a request, and this pair takes ${megabytes(sizeOf(pair))}`);
+        throw new Problem(413, "too_many_bytes", `a request may take at most ${megabytes(limits.bytes)}, but this pair takes ${megabytes(sizeOf(pair))}`);
       }
       if (!pair.file) return { image_url: pair.url, caption: pair.caption };
       return { image_base64: await read(pair.file), caption: pair.caption };
@@ -147,7 +147,7 @@ export function base64(file) {
       if (file.size) done(reader.result.slice(reader.result.indexOf(",") + 1));
       else fail(new Problem(422, "empty_body", "the file is empty"));
     };
-    reader.onerror = () => fail(new Problem(422, "file_not_found", "the browser cannot read the file any more"));
+    reader.onerror = () => fail(new Problem(422, "file_not_found", "the browser can no longer read the file"));
     reader.readAsDataURL(file);
   });
 }

@@ -160,7 +160,7 @@ class Journal:
                         raise ProblemError("invalid_request", detail)
                     if not writer.put(LogEvent(match_id, time.time(), kind, product, key.name)):
                         raise ProblemError(
-                            "log_unavailable", "too many entries wait for the match log", retry_after_s=5
+                            "log_unavailable", "too many entries are waiting for the match log", retry_after_s=5
                         )
                     return
         except UsageError as exc:

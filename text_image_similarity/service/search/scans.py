@@ -116,7 +116,7 @@ class Scans:
         """
         client = current.get()
         if self._waiting.is_full(client):
-            raise ProblemError("queue_full", f"{self.depth} searches wait", retry_after_s=1, reason="queue_full")
+            raise ProblemError("queue_full", f"{self.depth} searches are waiting", retry_after_s=1, reason="queue_full")
         found: Answers = []
         for scan in _passes(asked, texts, images):  # other requests get a turn between passes
             self._waiting.put(client, scan)
