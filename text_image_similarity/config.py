@@ -17,7 +17,7 @@ from .errors import ConfigError, InputTypeError
 Precision = Literal["auto", "fp32", "fp16", "int8"]
 BackendName = Literal["auto", "torch", "onnx", "openvino"]
 PreprocessMode = Literal["exact", "fast"]
-ScoreKind = Literal["cosine", "unit", "clip_score", "clipscore"]  # kinds of score for an image and a text
+ScoreKind = Literal["cosine", "unit", "clip_score", "clipscore"]  # kinds of score for an image with a text
 RowScore = Literal[ScoreKind, "ref_clipscore"]  # the same, and the one for rows with reference captions
 Feeding = Literal["auto"] | int
 Quoting = Literal["auto", "minimal", "none", "backslash"]
@@ -44,11 +44,12 @@ class Limits:
 
     Args:
         connect_s: Seconds to open a connection.
-        total_s: Seconds for all downloads of a row: tries, redirects and pauses, but not the wait for a busy host.
+        total_s: Seconds for all downloads of a row: attempts, redirects and pauses, but not the wait for a busy host.
         max_bytes: Largest image file, in bytes, after any content decoding.
         max_pixels: Largest image, in pixels.
         max_side: Longest side of an image, in pixels.
-        decode_s: Seconds of processor time to decode one image with `isolate_decoder`; the limit on wall-clock time is three times that.
+        decode_s: Seconds of processor time to decode one image with `isolate_decoder`; the limit on wall-clock time is
+            three times that.
         decode_memory: Bytes of memory to decode one image with `isolate_decoder`.
         per_host: Concurrent requests to one host.
         allow_private_addresses: Let http(s) references reach private and loopback addresses, such as those of your own network; in a
@@ -160,8 +161,8 @@ class Config:
             than 8 cores; see docs/scale.md#feeders.
         isolate_decoder: Decode in worker processes with limits on time and memory, so that an image that crashes or
             hangs the decoder fails only its own row; slightly slower; see docs/images.md#what-the-decoder-reads.
-        chunk_size: Rows in a part. A run that is killed loses at most the current part and the one that is being saved;
-            batches never span two parts, so use more rows on a GPU.
+        chunk_size: Number of rows in a part. A run that is killed loses at most the current part and the one that is
+            being saved; batches never span two parts, so use more rows on a GPU.
         proxy: Proxy for http(s) references: `http://`, `https://`, `socks5://` or `socks5h://` and `host:port` or
             `user:password@host:port`; by default none, even if the environment names one. Except with `socks5h`, host names
             are resolved on this machine where possible, and refused if they resolve to private addresses; see
@@ -208,13 +209,13 @@ class Config:
     feeders: Feeding = "auto"
     isolate_decoder: bool = False
     chunk_size: int = 1000
-    proxy: str | None = field(default=None, repr=False)  # it may hold a password
+    proxy: str | None = field(default=None, repr=False)  # it may contain a password
     ca_file: str | PathLike[str] | None = None
     headers_file: str | PathLike[str] | None = None
     base_dir: str | PathLike[str] | None = None
     files_under: str | PathLike[str] | None = None
     model_cache: str | PathLike[str] | None = None
-    embedding_cache: str | PathLike[str] | None = field(default=None, repr=False)  # it may hold a password
+    embedding_cache: str | PathLike[str] | None = field(default=None, repr=False)  # it may contain a password
     limits: Limits = field(default_factory=Limits)
     dialect: Dialect = field(default_factory=Dialect)
 

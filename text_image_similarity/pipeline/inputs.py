@@ -1,4 +1,4 @@
-"""Checking arguments: a value that can mean only one thing is accepted, and any other type is refused at once.
+"""Check arguments: a value that can mean only one thing is accepted, and any other type is rejected at once.
 
 A missing value is data, and fails only its row; a value of the wrong type is a mistake in the program, and raises an
 error.

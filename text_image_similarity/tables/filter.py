@@ -1,4 +1,4 @@
-"""Filtering a scored table: keeping the rows whose score is high enough.
+"""Filter a scored table: keep the rows whose score is high enough.
 
 The table is read twice: once for its scores, which are written to a file with eight bytes per row, and once for the
 rows to keep. The output appears complete or not at all; a run that is stopped starts again from the first row.

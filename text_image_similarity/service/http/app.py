@@ -55,7 +55,7 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
 
     Args:
         settings: Settings of the service.
-        pool: Pool that answers the requests; None keeps the models in this process.
+        pool: Pool that processes the requests; None keeps the models in this process.
         metrics: Metrics that a given pool records to.
 
     Example:
@@ -153,7 +153,7 @@ async def _start_audit(audit: AuditLog, parts: AsyncExitStack) -> None:
 
 
 async def _start_catalogs(app: FastAPI, parts: AsyncExitStack) -> None:
-    """Start the catalogues, which end before the models, and the match log, which ends after the last answer."""
+    """Start the catalogues, which stop before the models, and the match log, which stops after the last response."""
     catalogs: Mapping[str, ServedCatalog] = app.state.catalogs
     for served in catalogs.values():
         parts.push_async_callback(served.close)

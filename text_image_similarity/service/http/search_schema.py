@@ -1,4 +1,4 @@
-"""Schemas of match requests and their answers."""
+"""Schemas of match requests and responses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Page = Annotated[str, Field(max_length=32_768, description="`next` of the previo
 Similarity = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False, strict=True)]
 Weight = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False, strict=True)]
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
-Reference = Annotated[str, Field(max_length=500_000)]  # clients get these from answers about products
+Reference = Annotated[str, Field(max_length=500_000)]  # clients get these from responses about products
 Scalar = str | bool | float
 _DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"  # one red pixel
 
@@ -145,7 +145,7 @@ class MatchAnswer(BaseModel):
 
 
 class FailedQuery(BaseModel):
-    """The reason why one of several queries has no answer."""
+    """The reason why one of several queries has no results."""
 
     match_id: str
     error: Failure

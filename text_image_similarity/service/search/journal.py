@@ -1,4 +1,4 @@
-"""Writing the match log: one entry for each answer to a query, including refusals and empty answers."""
+"""Write the match log: one entry for each response to a query, including refusals and empty results."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from .threads import Threads
 logger = logging.getLogger("text_image_similarity")
 
 _THREADS = 2
-_MOST_ANSWERED, _MOST_REFUSED = 200_000, 10_000  # most characters of a query, and of its filter, in an entry
+_MOST_ANSWERED, _MOST_REFUSED = 200_000, 10_000  # maximum number of characters of a query, and of its filter, in an entry
 _UNAUTHORIZED = 401  # requests without a valid key must not fill the disk; the metrics count them
 
 
 @dataclass(slots=True)
 class Asked:
-    """The queries and answers of a match request, as far as it has been processed.
+    """The queries and results of a match request, as far as it has been processed.
 
     Args:
         catalog: Name of the catalogue; None if it does not exist.
-        ids: Ids of the answers for events, one for each query.
+        ids: Ids of the matches for events, one for each query.
     """
 
     catalog: str | None
@@ -96,7 +96,7 @@ class Journal:
         return list({id(writer): writer for writer in self._writers.values()}.values())
 
     def keeps(self, catalog: str) -> bool:
-        """Tell whether answers of a catalogue are logged, so that events can refer to them."""
+        """Tell whether searches in a catalogue are logged, so that events can refer to them."""
         return catalog in self._writers
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Batching searches: those that wait while another one runs become one matrix product. Clients take turns."""
+"""Batch searches: those that wait while another one runs become one matrix product. Clients take turns."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..shares import Client, Turns
 logger = logging.getLogger("text_image_similarity")
 
 Answers = list[Matches | RowError]
-_MOST = 64  # typical queries in one pass, or fewer expensive ones
+_MOST = 64  # number of typical queries in one pass, or of fewer expensive ones
 _MOST_WAITING = 256
 
 
@@ -133,7 +133,7 @@ class Scans:
         while taken := self._waiting.take():
             by_generation: dict[int, list[_Scan]] = defaultdict(list)
             for scan in taken:
-                if scan.done.set_running_or_notify_cancel():  # otherwise no request waits for it any more
+                if scan.done.set_running_or_notify_cancel():  # otherwise, no request is waiting for it
                     by_generation[scan.asked[0].generation.number].append(scan)
             for group in by_generation.values():
                 self._search(group)

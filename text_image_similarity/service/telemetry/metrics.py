@@ -164,7 +164,7 @@ class Metrics:
             self._shared_off.labels(model).set(event == "off")
 
     def count_pair(self, model: str, result: ScoreResult, cosine: float | None) -> None:
-        """Count an answered pair."""
+        """Count a finished pair."""
         if result.code is None:
             self._pairs.labels(model, "scored", "").inc()
         else:
