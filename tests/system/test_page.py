@@ -768,7 +768,7 @@ def test_the_markup_says_what_it_is(visit: Callable[..., Any]) -> None:
         "unnamed": [],
         "mute": 0,
         "silent": 0,
-        "progress": "Pairs answered",
+        "progress": "Pairs finished",
         "live": 4,
         "ids": 0,
         "dangling": 0,

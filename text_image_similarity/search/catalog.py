@@ -240,7 +240,7 @@ class Catalog:
         """Answer several queries, if possible with one pass of the model and one pass over the vectors.
 
         Returns:
-            For each query, in order, its answer, or the reason why a term has no vector.
+            For each query, in order, its matches, or the reason why a term has no vector.
 
         Raises:
             UsageError: A query cannot be answered; the message says which one.

@@ -36,7 +36,7 @@ class Product:
             bytes of an encoded file, or a mapping `{"bytes": ..., "path": ...}` that has them, become a `data:` URL, so
             that the catalogue keeps the image itself. A product without images is found only by name, description and
             fields.
-        description: Further text.
+        description: Additional text.
         fields: Values of the catalogue's declared fields; None, NaN and empty values count as missing.
         group: Id shared by the variants of one product, for results that show each group only once.
 
@@ -50,7 +50,7 @@ class Product:
 
     id: str
     name: str = ""
-    images: Sequence[str] = ()  # a tuple, whatever was given
+    images: Sequence[str] = ()  # always a tuple
     description: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)
     group: str | None = None

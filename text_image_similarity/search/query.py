@@ -1,4 +1,4 @@
-"""Queries to a catalogue, and their answers."""
+"""Queries to a catalogue, and their matches."""
 
 from __future__ import annotations
 
@@ -99,13 +99,13 @@ def _is_vector(given: object) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Query:
-    """A query: what to search for, and which part of the answer to return.
+    """A query: what to search for, and which part of the results to return.
 
     Args:
         terms: Words, a term, or several terms; without terms, products are listed by `sort` or else by id.
         where: Filter for products: a mapping, JSON, an expression such as `category = "Footwear" and price <= 90`, or a
             filter tree; see docs/catalog.md#filters.
-        top_k: Maximum number of products in an answer, 1 to 1,000.
+        top_k: Maximum number of products to return, 1 to 1,000.
         min_similarity: Lowest similarity of products, -1..1.
         facets: Fields whose values to count among all products found.
         group: Show only the best product of each group; products without a group are all shown.
@@ -116,7 +116,7 @@ class Query:
             the words of the text terms (reciprocal rank fusion, Cormack et al. 2009), and reaches the first 1,000
             products of each list. None means `sum`, or `rrf` for words if no product that passes the filter has an
             image.
-        after: `Matches.next` of the previous answer, for the next page.
+        after: `Matches.next` of the previous page, for the next page.
 
     Raises:
         UsageError, InputTypeError: A value is not valid.
@@ -239,15 +239,15 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Matches(Sequence[Match]):
-    """The answer to a query: a page of products, and facts about all products found.
+    """The result of a query: a page of products, and facts about all products found.
 
     Args:
         matches: The products, best first.
         total: Number of products on all pages, or of groups if `group` was set.
         facets: For each requested field, the number of all products found with each value, most frequent first; dates
-            are texts, as in filters.
+            are text, as in filters.
         next: Value of `Query.after` for the next page; None on the last page.
-        generation: The generation that answered.
+        generation: The generation that was searched.
         plan: `exact`: compared with every product that passes the filter; `approximate`: through the store's index;
             `list`: without comparing.
     """
@@ -260,7 +260,7 @@ class Matches(Sequence[Match]):
     plan: str = "exact"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the answer as JSON values; a facet is a list, because its values may be numbers."""
+        """Return the result as JSON values; a facet is a list, because its values may be numbers."""
         return {
             "total": self.total,
             "matches": [match.as_dict() for match in self.matches],

@@ -1,4 +1,4 @@
-"""Export of a catalogue's products as a table that `add_table` can read."""
+"""Export a catalogue's products as a table that `add_table` can read."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Turns:
 
 
 class Patience:
-    """Delays of cheap responses, such as refusals and pages, so that they take no time from clients that are being served.
+    """Delays of cheap responses, such as refusals and pages, so that they take no time from clients being served.
 
     While others are served, such responses may use only a twentieth of a client's share of the time. A client on its
     own does not wait.

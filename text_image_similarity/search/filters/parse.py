@@ -1,4 +1,4 @@
-"""Parsing filters from any of their forms, with a check against the fields."""
+"""Parse filters from any of their forms, and check them against the fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Export of a match log as a table with each match's events in its row, as JSON Lines or Parquet.
+"""Export a match log as a table with each match's events in its row, as JSON Lines or Parquet.
 
 In Parquet, `query` and `where` hold JSON, because every query has different members.
 """

@@ -1,4 +1,4 @@
-"""Export of clicked products as captions with images for `train`, so that a shop's log can improve its model."""
+"""Export clicked products as captions with images for `train`, so that a shop's log can improve its model."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def export_training(
 
     Args:
         log: The log.
-        catalog: The catalogue that answered.
+        catalog: The catalogue that was searched.
         out: File to write, in the format that its suffix names.
         since: Time of the first search, in seconds since the epoch; None uses all.
         force: Whether to replace an existing file.

@@ -1,4 +1,4 @@
-"""Writing the match log in the background: a thread appends waiting records, many in one transaction."""
+"""Write the match log in the background: a thread appends waiting records, many in one transaction."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LogWriter:
     Args:
         log: The log, which the caller must close afterwards.
         most: Maximum number of waiting records; any more are dropped and counted.
-        retry_s: Seconds between two tries while the database fails.
+        retry_s: Seconds between two attempts while the database fails.
 
     Attributes:
         written: Number of durable records.
@@ -196,7 +196,7 @@ class LogWriter:
                 future.set_result(None)
 
     def _postpone(self, group: Sequence[_Waiting], problem: DatabaseError) -> None:
-        """Keep records for the next try, or drop them if there will be none."""
+        """Keep records for the next attempt, or drop them if there will be none."""
         with self._lock:
             first, self._failure, self._group = self._failure is None, problem, []  # they wait again, or are dropped
             self._next_try = monotonic() + self._retry_s

@@ -42,7 +42,7 @@ _SPARE = 16  # additional images to request, because the index's order differs i
 _SMALL_PARTS = 20  # applied changes, each a separate file, before they are merged
 _KEPT = timedelta(minutes=5)  # how long other processes may still read replaced data
 _CHUNK = 8192  # numbers in one condition, and rows read at a time
-_SLOTS = 256  # most images of a product
+_SLOTS = 256  # maximum number of images of a product
 _TABLE, _APPLIED, _CATALOG, _ALL = "pictures", "applied", "catalog", "TRUE"
 _FAILURES = (OSError, RuntimeError, ValueError, pa.ArrowException)
 _TYPES: dict[FieldKind, pa.DataType] = {

@@ -114,7 +114,7 @@ def bound(request: Request, catalog: ServedCatalog, where: object = None) -> Fil
 
 
 def check_fields(request: Request, names: Iterable[str]) -> None:
-    """Make sure that a request's key may see the values of some fields, because errors reveal where the shop's images are.
+    """Make sure that a request's key may see the values of some fields; errors reveal where the shop's images are.
 
     Raises:
         ProblemError: `forbidden`.

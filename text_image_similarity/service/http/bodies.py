@@ -156,7 +156,7 @@ class ImageRoute(WorkRoute):
 
 
 async def _read_form(request: Request) -> FormData:
-    """Read a form piece by piece, with one file, and text only in UTF-8, because some codecs take minutes for a megabyte."""
+    """Read a form piece by piece, with one file, and text in UTF-8 only; some codecs take minutes for a megabyte."""
     _, options = parse_options_header(request.headers["content-type"])
     charset = options.get(b"charset", b"utf-8").decode("latin-1")
     if charset.lower() not in ("utf-8", "utf8", "us-ascii"):

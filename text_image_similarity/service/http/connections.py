@@ -1,4 +1,4 @@
-"""Limits on connections: request heads, idle time, pipelined requests, unread responses, number and rate of connections.
+"""Limits on connections: request heads, idle time, pipelined requests, unread responses, their number and rate.
 
 Uvicorn's protocol limits none of these. With these limits, the service is safe without a proxy in front of it.
 """

@@ -1,4 +1,4 @@
-// CSV as in RFC 4180, read as strictly and written as exactly as by score_csv.
+// CSV as in RFC 4180, read as strictly and written exactly as by score_csv.
 
 export class TableProblem extends Error {}
 
@@ -33,7 +33,7 @@ export function* rows(text, delimiter = ",") {
   }
 }
 
-/** Return {header, rows, url, caption}: the rows of a table and the places of its two columns; raise TableProblem. */
+/** Return {header, rows, url, caption}: the rows of a table and the indices of its two columns; raise TableProblem if they cannot be read. */
 export function table(text, most) {
   if (text.includes("\0")) throw new TableProblem("This is not a CSV file: it holds zero bytes.");
   const first = /^[\r\n]*([^\r\n]*)/.exec(text)[1];

@@ -1,4 +1,4 @@
-// The search page: the query is kept in the address, and each change of it starts a new search.
+// The search page: the query is kept in the address, and every change starts a new search.
 
 import { Cards, headline } from "./search_cards.js";
 import { Filters, shownValue, titleOf } from "./search_facets.js";
@@ -14,7 +14,7 @@ const byId = (id) => document.getElementById(id);
 const names = new Map(); // of products, by id
 let state = readAddress(location.search);
 let served = []; // the catalogues that can be searched
-let running = null; // stops the requests of the search that is under way
+let running = null; // stops the requests of the search in progress
 
 const catalog = () => served.find(({ name }) => name === state.catalog);
 const nameOf = (id) => names.get(id) ?? id;
@@ -37,7 +37,7 @@ const filters = new Filters(byId("facets"), (change) => {
 });
 const image = new QueryImage(go, (text) => (byId("alert").textContent = plain(text.slice(0, 200))));
 
-// Asking
+// Searching
 
 /** Run the current query, and keep it in the address. */
 function go() {
@@ -219,7 +219,7 @@ window.addEventListener("popstate", (event) => {
   if (served.length) guarded(enter);
 });
 document.querySelector(".skip").addEventListener("click", (event) => {
-  event.preventDefault(); // the address is for the query
+  event.preventDefault(); // the page's address is for the query
   byId("results").focus();
 });
 document.addEventListener("keydown", (event) => {

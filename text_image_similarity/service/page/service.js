@@ -3,11 +3,11 @@
 const TRIES = 6;
 const LONGEST_WAIT_S = 60;
 const ANSWER_MS = 180_000;
-const PASSING = new Set([0, 429, 502, 503, 504]); // 0: no answer at all
+const PASSING = new Set([0, 429, 502, 503, 504]); // 0: no response at all
 const ABOUT_THE_PAIRS = new Set([400, 408, 413, 422, 500]); // the request is split until the pair at fault is alone
 const SLOT = "text-image-similarity-key";
 
-/** A request that was refused or got no answer. */
+/** A request that was refused or got no response. */
 export class Problem extends Error {
   constructor(status, code, detail, waitS = 0) {
     super(detail);
@@ -38,7 +38,7 @@ export async function ask(path, { body, signal } = {}) {
   let content = null;
   try {
     content = JSON.parse(text);
-  } catch {} // a proxy's page, say
+  } catch {} // for example a proxy's page
   if (answer.ok && content) return content;
   const waitS = Number(answer.headers.get("retry-after")) || 0;
   const detail = content?.detail ?? (answer.ok ? "The response is not JSON." : answer.statusText);
@@ -80,7 +80,7 @@ async function patiently(body, { signal, say }) {
 /**
  * Yield arrays of {pair, similarity, error}, in the order of the pairs.
  *
- * A pair is {caption, url} or {caption, file}; `asked` holds model and score, `limits` most pairs and bytes of a request.
+ * A pair is {caption, url} or {caption, file}; `asked` holds model and score, `limits` the maximum pairs and bytes per request.
  */
 export async function* score(pairs, asked, limits, { signal, say }) {
   const waiting = batches(pairs, limits);
