@@ -62,7 +62,7 @@ def load_clip(
         ModelError: The model belongs to another family, or its weights cannot be used.
     """
     load = partial(_load, name, config, revision, trusted, adapter)
-    # Otherwise transformers contacts a conversion service in the background for weights in PyTorch's format.
+    # Otherwise, transformers contacts a conversion service in the background for weights in PyTorch's format.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     if Path(name).is_dir():
         with _explained(name, ModelError):

@@ -20,7 +20,7 @@ from .names import suggest
 from .open_clip_names import CONFIG
 from .settings_files import SETTINGS
 
-PROBE_S = 4.0  # how long the hub may take to answer
+PROBE_S = 4.0  # seconds that the hub may take to respond
 
 
 def require_model(name: str, revision: str | None) -> list[str]:
@@ -52,7 +52,7 @@ def cached_folder(name: str, revision: str | None) -> Path | None:
 
 
 def require_hub(name: str, revision: str | None) -> list[str]:
-    """Ask the hub whether it has a model. This takes at most `PROBE_S` seconds, whatever the network does.
+    """Ask the hub whether it has a model. This takes at most `PROBE_S` seconds, regardless of the network.
 
     Returns:
         The paths of the model's files.

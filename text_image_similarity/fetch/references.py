@@ -1,4 +1,4 @@
-"""Parsing references: unambiguous http(s) URLs, `data:` URLs and paths.
+"""Parse references: unambiguous http(s) URLs, `data:` URLs and paths.
 
 The raw text is checked before a URL library normalises it, because a check is useless if it reads a URL differently
 from the code that connects. User names, backslashes and control characters are refused, and so are addresses in
@@ -159,7 +159,7 @@ def data_url_bytes(url: str, most: int) -> bytes:
     if len(sent) - 2 * sent.count(b"%") > (2 * most if base64 else most):
         raise RowError(ErrorCode.TOO_MANY_BYTES, f"more than {most:,} bytes")
     if base64 and len(sent) % 4 == 0 and not sent.endswith(b"==="):
-        with suppress(ValueError):  # several times as fast, if there is nothing to forgive
+        with suppress(ValueError):  # several times as fast, if there is nothing to correct
             return b64decode(sent, validate=True)
     try:
         raw = _unescaped(sent)

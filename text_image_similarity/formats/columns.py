@@ -1,4 +1,4 @@
-"""Checking the columns of a table before anything expensive starts."""
+"""Check the columns of a table before anything expensive starts."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def check_count(count: int, place: str) -> None:
 
 
 def check_depth(schema: pa.Schema, place: str) -> None:
-    """Make sure that no column is nested more deeply than JSON may be: each level takes a part of the stack.
+    """Make sure that no column is nested more deeply than JSON may be, because each level takes up stack space.
 
     Raises:
-        TableError: A column is.
+        TableError: A column is nested more deeply.
     """
     level = [(column.name, column.type) for column in schema]
     for _ in range(MOST_DEPTH + 1):

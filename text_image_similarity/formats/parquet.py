@@ -58,7 +58,7 @@ class ParquetTable:
 
     def __post_init__(self) -> None:
         schemas = [self._look_at(place) for place in self.files]
-        if any(self._counts):  # the types in a file without rows do not matter
+        if any(self._counts):  # the types of a file without rows do not matter
             schemas = [
                 schema if count else _untyped(schema) for schema, count in zip(schemas, self._counts, strict=True)
             ]
@@ -143,7 +143,7 @@ class ParquetTable:
         """Return the columns to read, in order."""
         names = batch.schema.names
         order = [place for place, name in enumerate(names) if name not in self.dropped]
-        if [names[place] for place in order] != self.schema.names:  # columns in another order, and with unique names
+        if [names[place] for place in order] != self.schema.names:  # columns in a different order, and with unique names
             order = [names.index(name) for name in self.schema.names]
         return batch.select(order)
 

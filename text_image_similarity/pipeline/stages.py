@@ -123,7 +123,7 @@ class Stages:
 
     @property
     def overlaps(self) -> bool:
-        """Whether batches are computed in parallel with this process, so that one should begin before the last is read."""
+        """Whether batches are computed in parallel with this process; the next should then begin before one is read."""
         return self._overlapping is not None
 
     def begin_images(self, pixels: list[Any]) -> Callable[[], list[Outcome]]:

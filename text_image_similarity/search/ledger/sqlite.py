@@ -1,4 +1,4 @@
-"""A ledger in an SQLite file, which needs no server and no extra: many readers, one writer at a time (write-ahead mode).
+"""A ledger in an SQLite file, which needs no server or extra: many readers, one writer at a time (write-ahead mode).
 
 Do not put the file on a network file system, whose locks SQLite cannot rely on. A catalogue can be read even if nothing
 can be written, not even SQLite's additional files.
