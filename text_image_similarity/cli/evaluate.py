@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     if options.against is not None:
         return _compare(options, config)
-    # Imported here so that `--help` and wrong options are answered without loading torch.
+    # Imported here so that `--help` and wrong options are handled without loading torch.
     from ..evaluation import Evaluation, RatingEvaluation, calibration_folder, evaluate, evaluate_ratings
 
     keep = (

@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     if options.plan == (options.out_path is not None):
         raise UsageError("name OUT, or look at the thresholds first with --plan, which writes nothing")
-    # Imported here so that `--help` and wrong options are answered at once.
+    # Imported here so that `--help` and wrong options are handled at once.
     from ..tables import FilterRule, filter_table, plan_filter
 
     rule = {name: getattr(options, name) for name in ("min_score", "top", "probability", "drop_failed")}

@@ -169,7 +169,7 @@ def run(options: argparse.Namespace) -> int:
         return run_one_off(options)
     _check_files(options)
     config = config_of(options)
-    # Imported here so that `--help` and wrong options are answered without loading torch.
+    # Imported here so that `--help` and wrong options are handled without loading torch.
     from ..tables import TableOptions, explain_failures, is_folder_output, score_table
 
     if options.report is not None and is_folder_output(options.out_path):

@@ -108,7 +108,7 @@ class Connection:
         return self._closing.is_set()
 
     def ask(self, method: str, path: str, content: bytes | None = None, *, insist: bool = True) -> ServiceReply:
-        """Send a request, and repeat it with pauses for up to `patience_s` seconds until it is answered.
+        """Send a request, and repeat it with pauses for up to `patience_s` seconds until there is a response.
 
         Args:
             method: `GET` or `POST`.
@@ -139,7 +139,7 @@ class Connection:
                 failure = _said(exc)
                 if not insist and isinstance(exc, _UNREACHABLE) and not self.closed:
                     raise TableError(f"the service at {self.url} cannot be reached: {failure}; is it running?") from exc
-            except RuntimeError as exc:  # what httpx raises for a closed client
+            except RuntimeError as exc:  # raised by httpx for a closed client
                 if not self.closed:
                     raise
                 failure = str(exc)

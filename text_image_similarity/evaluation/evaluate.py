@@ -1,4 +1,4 @@
-"""Evaluating a model on images with captions: retrieval, matching against mismatching pairs, calibration."""
+"""Evaluate a model on images with captions: retrieval, matching against mismatching pairs, calibration."""
 
 from __future__ import annotations
 

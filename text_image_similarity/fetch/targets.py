@@ -66,7 +66,7 @@ class Targets:
         self._known: dict[str, Origin] = {}  # by everything before the path
 
     def known(self, text: str) -> Target | None:
-        """Return the target of a simple URL, without surrounding characters, if `find` has seen its host; otherwise None."""
+        """Return the target of a simple URL if `find` has seen its host; otherwise None."""
         found = _SIMPLE.fullmatch(text)
         if not found or len(text) > MOST_URL or (origin := self._known.get(found[1])) is None:
             return None

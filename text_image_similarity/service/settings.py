@@ -101,7 +101,7 @@ class Settings:
     max_body_bytes: int = 32 * 1024 * 1024
     request_timeout_s: float = 30.0
     drain_delay_s: float = 5.0
-    api_keys: tuple[str | ApiKey, ...] = field(default=(), repr=False)  # instances of `ApiKey`, whatever was given
+    api_keys: tuple[str | ApiKey, ...] = field(default=(), repr=False)  # always instances of `ApiKey`
     catalogs: Mapping[str, str] = field(default_factory=dict)
     match_log: LogMode = "queued"
     log_queries: LogDetail = "full"

@@ -36,7 +36,7 @@ from .openapi import add_document_route, complete_document
 _ABOUT = """Score how well images match their captions, and embed both.
 
 Errors of whole requests are RFC 9457 problem details with a `code`; the error of a single pair is returned among the other pairs'
-scores. Every answer has an `X-Request-Id`."""
+scores. Every response has an `X-Request-Id`."""
 
 
 _MATCHING = (search_routes.work, search_routes.images, catalog_routes.similar)

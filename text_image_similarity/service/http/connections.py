@@ -175,14 +175,14 @@ class LimitedProtocol(HttpToolsProtocol):
         """Continue with the next request; the rest of one that was refused early has a few seconds to arrive."""
         super().on_response_complete()
         if not self._whole and self._deadline is None and not self.pipeline:
-            said = f"{HEAD_S:g} s after its answer, a request was still being sent"
+            said = f"{HEAD_S:g} s after the response, a request was still being sent"
             self._deadline = self.loop.call_later(HEAD_S, self._abort, "rest_time", said)
 
     def pause_writing(self) -> None:
         """Wait for a limited time until the client reads its response."""
         super().pause_writing()
         if self._sending is None:
-            said = f"the client read nothing of an answer for {SEND_S:g} s"
+            said = f"the client read nothing of a response for {SEND_S:g} s"
             self._sending = self.loop.call_later(SEND_S, self._abort, "send_time", said)
 
     def resume_writing(self) -> None:

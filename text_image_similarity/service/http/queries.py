@@ -93,7 +93,7 @@ def _written(values: Iterable[Any], most: int) -> list[bytes]:
     for value in values:
         found.append(to_json(value, inf_nan_mode="null"))
         if (most := most - len(found[-1])) < 0:
-            detail = "the answer would exceed max_body_bytes"
+            detail = "the response would exceed max_body_bytes"
             raise ProblemError("too_many_bytes", f"{detail}; request a smaller top_k, or fewer facets or queries")
     return found
 

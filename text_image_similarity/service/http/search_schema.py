@@ -62,7 +62,7 @@ class QueryBody(_Strict):
 
 
 class MatchRequest(_Strict):
-    """Queries to answer together."""
+    """Queries that are processed together."""
 
     queries: Annotated[list[QueryBody], Field(min_length=1)]
 

@@ -115,7 +115,7 @@ class RayModelPool:
         for name, handle in self._models.items():
             problems = [report.unready for report in self._reports(handle)]
             if all(problems):
-                return problems[0] if problems else ProblemError("model_unavailable", f"no replica of {name} answers")
+                return problems[0] if problems else ProblemError("model_unavailable", f"no replica of {name} responds")
         return None
 
     def dead(self) -> ProblemError | None:

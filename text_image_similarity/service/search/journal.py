@@ -134,7 +134,7 @@ class Journal:
                 logger.warning(
                     "the match log cannot be written: %s", str(exc) or "it takes too long"
                 )  # only for our log, because it names paths and hosts
-                detail = "the match log cannot be written, and answers require an entry"
+                detail = "the match log cannot be written, and responses require an entry"
                 raise ProblemError("log_unavailable", detail, retry_after_s=5) from exc
             self._metrics.log_entries.labels(name, "written").inc(len(kept))
             return
@@ -156,7 +156,7 @@ class Journal:
                 entry = await self._threads.run(writer.find, match_id)
                 if entry is not None and entry.tenant == key.name and entry.catalog == name:
                     if product not in [found["id"] for found in entry.results]:
-                        detail = f"product {product[:100]!r} was not in the answer to match {match_id}"
+                        detail = f"product {product[:100]!r} was not among the results of match {match_id}"
                         raise ProblemError("invalid_request", detail)
                     if not writer.put(LogEvent(match_id, time.time(), kind, product, key.name)):
                         raise ProblemError(

@@ -36,7 +36,7 @@ class Metrics:
         )
         self.request_seconds = Histogram(
             "tis_request_duration_seconds",
-            "Time from a request's first byte to the last byte of its answer.",
+            "Time from a request's first byte to the last byte of its response.",
             ("route",),
             buckets=SECONDS,
             registry=registry,

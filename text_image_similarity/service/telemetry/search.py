@@ -35,7 +35,7 @@ class SearchMetrics:
         )
         self._results = Counter(
             "tis_result_cache_lookups",
-            "Lookups in the cache of answers.",
+            "Lookups in the cache of results.",
             ("catalog", "result"),
             registry=registry,
         )
