@@ -6,8 +6,8 @@
         output              hash of the output that is being moved into place
         lock, holder.json   held by the current run
 
-A part is written under another name, flushed to disk, renamed, and then entered into the manifest. However a run ends,
-a part is either in the manifest with the hash of its file, or counts as never begun.
+A part is written under another name, flushed to disk, renamed, and then entered into the manifest. No matter how a run
+ends, a part is either in the manifest with the hash of its file, or counts as never begun.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Measure where the time of a run goes: each stage within the run, and alone on all cores at full speed (its wall).
+"""Measure where the time of a run goes: each stage within the run, and alone on all cores at full speed (its limit).
 
-All stages share the cores, so a run that overlaps them perfectly takes the sum of the walls. For ViT-B/32 in FP32, the
-encoder's own wall is the rate of the fastest matrix product measured here, divided by the operations per pair.
+All stages share the cores, so a run that overlaps them perfectly takes the sum of the limits. For ViT-B/32 in FP32, the
+encoder's own limit is the rate of the fastest matrix product measured here, divided by the operations per pair.
 """
 
 from __future__ import annotations
@@ -93,9 +93,9 @@ def _stage_table(name: str, run: list[dict[str, Any]], by_itself: list[dict[str,
         in_run = mid(run, at("stages", stage))
         lines.append([stage, f"{in_run:.2f}", f"{wall:.2f}", f"{pairs / wall:,.0f}"])
     wall_clock = mid(run, at("seconds"))
-    lines.append(["the run; the sum of the walls", f"{wall_clock:.2f}", f"{walls:.2f}", f"{pairs / walls:,.0f}"])
+    lines.append(["the run; the sum of the limits", f"{wall_clock:.2f}", f"{walls:.2f}", f"{pairs / walls:,.0f}"])
     header = [f"{name}, {pairs} pairs", "s in the run, summed over threads", "s alone on all cores", "pairs/s alone"]
-    return markdown(header, lines) + f"\n\nThe run reaches {100 * walls / wall_clock:.0f} % of its walls."
+    return markdown(header, lines) + f"\n\nThe run reaches {100 * walls / wall_clock:.0f} % of its limit."
 
 
 def _product_table(product: list[dict[str, Any]], run: list[dict[str, Any]], by_itself: list[dict[str, Any]]) -> str:

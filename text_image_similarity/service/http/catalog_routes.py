@@ -249,7 +249,7 @@ async def event(match_id: str, asked: EventRequest, request: Request) -> Respons
 
 @health.get("/health", response_model=CatalogHealth, responses={503: {"model": CatalogHealth}})
 async def catalog_health(request: Request) -> Response:
-    """Report whether searches are answered, and by which model."""
+    """Report whether searches work, and with which catalogue and model."""
     problem = unready(request)
     served = next(iter(request.app.state.catalogs.values()), None)
     facts: dict[str, Any] = {}
@@ -257,7 +257,7 @@ async def catalog_health(request: Request) -> Response:
         try:
             facts = await asyncio.wait_for(_facts(request, served), _PROBED_S)
         except (ProblemError, TimeoutError):
-            problem = ProblemError("catalog_unavailable", f"{served.name} does not answer", retry_after_s=1)
+            problem = ProblemError("catalog_unavailable", f"{served.name} does not respond", retry_after_s=1)
     body = {
         "status": "healthy" if problem is None else "unhealthy",
         "catalog": facts.get("name"),
