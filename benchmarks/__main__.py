@@ -78,10 +78,22 @@ def _arguments() -> argparse.Namespace:
         type=int,
         help="rows each job scores (default: 200 with ViT-B/32, 1000 with mini, 2000 with engines and the service, 20000 on a GPU)",
     )
-    add("--rows", type=int, default=1_000_000, help="maximum number of rows of the growing table (default: %(default)s)")
-    add("--vectors", type=int, default=200_000, help="number of vectors in the stores that are searched (default: %(default)s)")
+    add(
+        "--rows", type=int, default=1_000_000, help="maximum number of rows of the growing table (default: %(default)s)"
+    )
+    add(
+        "--vectors",
+        type=int,
+        default=200_000,
+        help="number of vectors in the stores that are searched (default: %(default)s)",
+    )
     add("--overload-seconds", type=float, default=120, help="duration of the overload (default: %(default)s)")
-    add("--restarts", type=int, default=20, help="number of times that replicas are restarted under load (default: %(default)s)")
+    add(
+        "--restarts",
+        type=int,
+        default=20,
+        help="number of times that replicas are restarted under load (default: %(default)s)",
+    )
     add("--only", nargs="+", metavar="NAME", help=f"jobs, contestants or sections ({', '.join(NAMES)})")
     add("--render", action="store_true", help="only write the page, without measuring")
     add(

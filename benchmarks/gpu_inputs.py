@@ -88,7 +88,10 @@ def records(made: Path, source: str, server: str = "") -> Iterator[Record]:
 
 def make_large_models(folder: Path) -> None:
     """Write a ViT-L/14 and a SigLIP base with random weights, unless they exist."""
-    from tests.support.models import save_clip, save_siglip  # imports torch and transformers, which nothing else here needs
+    from tests.support.models import (
+        save_clip,
+        save_siglip,
+    )  # imports torch and transformers, which nothing else here needs
 
     if not (folder / "vitl14").exists():
         save_clip(_emptied(folder / "vitl14.partial"), full_size=True, large=True).rename(folder / "vitl14")

@@ -126,7 +126,9 @@ def _watch(process: subprocess.Popen[bytes]) -> float:
     watcher = Thread(target=sample)
     watcher.start()
     try:
-        with suppress(subprocess.TimeoutExpired):  # a killed process counts as failed, with its last line of output as the reason
+        with suppress(
+            subprocess.TimeoutExpired
+        ):  # a killed process counts as failed, with its last line of output as the reason
             process.wait(LIMIT_S)
     finally:
         if process.poll() is None:

@@ -22,7 +22,10 @@ from typing import Any
 
 PATH = "/v1/similarity"
 SCORED = "scored"
-_ANSWERED = (b'"error":null', b'{"match_id"')  # in the response to a request with one pair, and to a search for products
+_ANSWERED = (
+    b'"error":null',
+    b'{"match_id"',
+)  # in the response to a request with one pair, and to a search for products
 _ASK_S = 10.0
 _PATIENCE_S = 60.0  # for the requests in progress when a schedule ends
 _RETRY_AFTER = re.compile(rb"\r\nretry-after: *(\d+)")

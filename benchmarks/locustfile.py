@@ -26,7 +26,10 @@ SIDE = 96
 
 def add_options(parser: LocustArgumentParser) -> None:
     parser.add_argument(
-        "--max-p95-ms", type=float, default=0.0, help="fail if the 95th percentile of request times exceeds this; 0 means no limit"
+        "--max-p95-ms",
+        type=float,
+        default=0.0,
+        help="fail if the 95th percentile of request times exceeds this; 0 means no limit",
     )
     parser.add_argument("--api-key", default=os.environ.get("TEXT_IMAGE_SIMILARITY_API_KEY", ""), is_secret=True)
 

@@ -72,9 +72,18 @@ def _deploy(args: dict[str, Any], folder: Path) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.ray_kills", description=__doc__.partition(":")[0])
-    parser.add_argument("--kills", type=int, default=10, help="number of replicas to kill for each row (default: %(default)s)")
-    parser.add_argument("--deploys", type=int, default=5, help="number of deployments with changed settings (default: %(default)s)")
-    parser.add_argument("--replicas", type=int, default=1, help="number of replicas of the model, and of gateways (default: %(default)s)")
+    parser.add_argument(
+        "--kills", type=int, default=10, help="number of replicas to kill for each row (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--deploys", type=int, default=5, help="number of deployments with changed settings (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--replicas",
+        type=int,
+        default=1,
+        help="number of replicas of the model, and of gateways (default: %(default)s)",
+    )
     parser.add_argument("--clients", type=int, default=16, help="number of concurrent requests (default: %(default)s)")
     return parser.parse_args()
 

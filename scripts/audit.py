@@ -34,13 +34,13 @@ def main() -> int:
             found = vulnerabilities(client, asked)
     except (httpx.HTTPError, ValueError) as exc:
         print(f"{place} cannot be reached ({type(exc).__name__}: {exc}), so nothing was checked.", file=sys.stderr)
-        print("Run this where it can be reached, or set HTTPS_PROXY to a proxy, or OSV_URL to a mirror.", file=sys.stderr)
+        print(
+            "Run this where it can be reached, or set HTTPS_PROXY to a proxy, or OSV_URL to a mirror.", file=sys.stderr
+        )
         return 2
     for (name, version), known in found.items():
         print(f"{name} {version} ({asked[name, version]}): {', '.join(known)}")
-    print(
-        f"{len(found)} of {len(asked)} versions have known vulnerabilities; see https://osv.dev/vulnerability/ID"
-    )
+    print(f"{len(found)} of {len(asked)} versions have known vulnerabilities; see https://osv.dev/vulnerability/ID")
     return 1 if found else 0
 
 

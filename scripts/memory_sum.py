@@ -69,7 +69,9 @@ def parts(settings: Settings, cores: int) -> list[Part]:
             2 * MOST_BODIES * body,
         ),
         Part(
-            "a body that is being read, or a response that is being written", "5 times `--max-body-mb`, on top of what is counted", 5 * body
+            "a body that is being read, or a response that is being written",
+            "5 times `--max-body-mb`, on top of what is counted",
+            5 * body,
         ),
         Part("`data:` URLs that are being decoded", "per core: 5 times `--max-body-mb`", 5 * cores * body),
         Part(

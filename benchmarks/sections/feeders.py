@@ -103,7 +103,14 @@ def table(rounds: Rounds) -> str:
         of_alone = "" if source == "alone" else share(name, f"alone {count if count != '0' else max(COUNTS)}")
         figures = [f"{mid(found, rate):,.0f}", share(name, f"{source} 1") if count == "2" else "", of_alone]
         lines.append([what, "" if source == "alone" else count, *figures, f"{mid(found, cpu_per_1000):.2f}"])
-    heads = ["512x512 JPEG from", "feeders", "pairs/s", "relative to one", "relative to decoding alone", "CPU s per 1,000"]
+    heads = [
+        "512x512 JPEG from",
+        "feeders",
+        "pairs/s",
+        "relative to one",
+        "relative to decoding alone",
+        "CPU s per 1,000",
+    ]
     return markdown(heads, lines)
 
 

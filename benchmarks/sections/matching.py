@@ -223,7 +223,10 @@ def _overload_lines(found: dict[str, Any]) -> list[list[str]]:
     quarter = max(1, len(memory) // 4)
     early, late = (sum(part) / len(part) for part in (memory[:quarter], memory[-quarter:]))
     return [
-        [f"{TIMES} times the load: responses by kind", ", ".join(f"{n:,} {kind}" for kind, n in found["kinds"].items())],
+        [
+            f"{TIMES} times the load: responses by kind",
+            ", ".join(f"{n:,} {kind}" for kind, n in found["kinds"].items()),
+        ],
         ["log entries, responses", f"{found['entries']:,}, {found['asked']:,}"],
         ["memory, MiB: first quarter, last quarter", f"{early:,.0f}, {late:,.0f}"],
     ]

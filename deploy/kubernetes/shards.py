@@ -81,7 +81,9 @@ def parser() -> argparse.ArgumentParser:
     )
     score.add_argument("--config", default="{}", help='settings as JSON: {"model": "mini", "limits": {"per_host": 4}}')
     score.add_argument("--caption-col", default="caption")
-    score.add_argument("--work-dir", help="folder for finished parts; on a volume that outlives the pod, the next pod resumes")
+    score.add_argument(
+        "--work-dir", help="folder for finished parts; on a volume that outlives the pod, the next pod resumes"
+    )
     split = commands.add_parser("split", help="split one table into shards by the hosts of its URLs")
     split.add_argument("source", metavar="IN", help="a table")
     for command, run in ((score, score_share), (split, split_by_host)):

@@ -29,7 +29,9 @@ def main() -> None:
         "--model", default="fast", help="hub id, a folder that every worker has, fast, accurate or mini"
     )
     parser.add_argument("--score", default="cosine", help="cosine, unit, clip_score or clipscore")
-    parser.add_argument("--partitions", type=int, help="number of tasks to spread the rows over (default: as in the input)")
+    parser.add_argument(
+        "--partitions", type=int, help="number of tasks to spread the rows over (default: as in the input)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     options = parser.parse_args()
 

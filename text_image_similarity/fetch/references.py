@@ -128,7 +128,9 @@ def file_url_path(url: str) -> Path:
     """Return the local path of a `file:` URL."""
     authority = _ABSOLUTE.match(url)
     if len(url) > MOST_URL or (authority and len(authority.group(1)) > _MOST_AUTHORITY):
-        raise RowError(ErrorCode.INVALID_URL, f"the file: URL is too long ({len(url):,} characters), or its host is too long")
+        raise RowError(
+            ErrorCode.INVALID_URL, f"the file: URL is too long ({len(url):,} characters), or its host is too long"
+        )
     try:
         parts = urlsplit(url)
     except ValueError as exc:

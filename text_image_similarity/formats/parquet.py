@@ -143,7 +143,9 @@ class ParquetTable:
         """Return the columns to read, in order."""
         names = batch.schema.names
         order = [place for place, name in enumerate(names) if name not in self.dropped]
-        if [names[place] for place in order] != self.schema.names:  # columns in a different order, and with unique names
+        if [
+            names[place] for place in order
+        ] != self.schema.names:  # columns in a different order, and with unique names
             order = [names.index(name) for name in self.schema.names]
         return batch.select(order)
 

@@ -32,7 +32,9 @@ logger = logging.getLogger("text_image_similarity")
 _AT_ONCE = 16  # orders in a message
 _ROOM = 8  # minimum number of orders that a feeder must have room for before it gets any
 _DEATHS = 3  # an image becomes a suspect when this many feeders have ended while they had it
-_ALONE = 2  # a suspect fails when this many feeders have ended with it alone; not 1, because someone may have killed one
+_ALONE = (
+    2  # a suspect fails when this many feeders have ended with it alone; not 1, because someone may have killed one
+)
 _FAILED = 1 / 3  # a place stays empty after three consecutive failed starts,
 _KILLED = 1 / 12  # or after twelve feeders that someone killed
 

@@ -156,7 +156,9 @@ class OutgoingAnswer:
                     more = start + _PIECE < len(body) or message.get("more_body", False)
                     await self._send({**message, "body": body[start : start + _PIECE], "more_body": more})
         except TimeoutError as exc:
-            self._call.notes.append(Note("limit_hit", "send_time", f"the response was not read within {_SENDING_S:g} s"))
+            self._call.notes.append(
+                Note("limit_hit", "send_time", f"the response was not read within {_SENDING_S:g} s")
+            )
             raise ClientLeftError from exc
 
     async def refuse(self, problem: ProblemError) -> None:

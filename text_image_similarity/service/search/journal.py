@@ -28,7 +28,10 @@ from .threads import Threads
 logger = logging.getLogger("text_image_similarity")
 
 _THREADS = 2
-_MOST_ANSWERED, _MOST_REFUSED = 200_000, 10_000  # maximum number of characters of a query, and of its filter, in an entry
+_MOST_ANSWERED, _MOST_REFUSED = (
+    200_000,
+    10_000,
+)  # maximum number of characters of a query, and of its filter, in an entry
 _UNAUTHORIZED = 401  # requests without a valid key must not fill the disk; the metrics count them
 
 
