@@ -414,7 +414,7 @@ def test_an_answer_has_so_many_bytes(
 def test_an_answer_has_so_many_parts(folder: Path, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as limited:
         limited.setattr("text_image_similarity.client.connection._MOST_PARTS", 3)
-        with pytest.raises((TableError, UsageError), match="answered with"):
+        with pytest.raises((TableError, UsageError), match="info returned"):
             through(service, folder, patience_s=0.0)
     through(service, folder)
     assert same(folder)

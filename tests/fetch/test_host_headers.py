@@ -148,7 +148,7 @@ def test_a_table_is_scored_with_them_and_they_are_written_nowhere(
         ("{'a': 1}", "is not JSON in UTF-8"),
         ("[]", "must hold an object"),
         ('{"a.test": ["s3cret"]}', "the value of 'a.test' must be an object that maps header names"),
-        ('{"a.test": {"Cookie": 7}}', "Cookie of 'a.test' must be text"),
+        ('{"a.test": {"Cookie": 7}}', "the value of Cookie for 'a.test' must be"),
         ('{"a.test": {"Cookie": "s3cret\\n"}}', "the value of Cookie for 'a.test' must be a single line of ASCII text"),
         ('{"a.test": {"Cookie": "a\\r\\nX: s3cret"}}', "must be a single line of ASCII text"),
         ('{"a.test": {"Cookie": "s3cret é"}}', "must be a single line of ASCII text"),
