@@ -324,7 +324,7 @@ def test_what_runs_here_is_told(service: httpx.Client) -> None:
         ({"pairs": [{"image_url": "a", "caption": "a"}], "score": "dot"}, "invalid_request", "/score"),
         ({"pairs": [{"image_url": "a", "caption": "a"}], "modle": "x"}, "invalid_request", "/modle"),
         ({"pairs": [{"image_url": "a", "caption": "a"}] * 65}, "invalid_request", "64"),
-        ({"pairs": [{"image_url": "a", "caption": "a"}], "model": "fast"}, "unknown_model", "the models are mini"),
+        ({"pairs": [{"image_url": "a", "caption": "a"}], "model": "fast"}, "unknown_model", "served models: mini"),
     ],
 )
 def test_a_wrong_request_is_refused_with_what_is_wrong(

@@ -653,7 +653,7 @@ def test_splits_share_requests_by_weight() -> None:
             chosen = [(await running.score("fast", [pair()], "cosine")).model for _ in range(200)]
             assert 20 < chosen.count("new") < 90
             assert {(await running.score("all", [pair()], "cosine")).model for _ in range(20)} == {"new"}
-            with pytest.raises(ProblemError, match="the models are old, new, fast, all") as unknown:
+            with pytest.raises(ProblemError, match="served models: old, new, fast, all") as unknown:
                 await running.score("mini", [pair()], "cosine")
             assert unknown.value.status == 404
 

@@ -184,7 +184,7 @@ def test_a_batch_of_more_than_a_request_may_have_otherwise(url: str, encoded: li
             assert (result["clip_score"], result["error"]) == (scores[n], None)
     assert results[7]["error"] == "unsupported_scheme: local files are not allowed here"
     assert results[8]["error"] == "empty_caption: the caption is empty or missing"
-    assert results[9]["error"] == "unknown_model: 'huge' is not served here; the models are fast, accurate"
+    assert results[9]["error"] == "unknown_model: 'huge' is not served here; served models: fast, accurate"
     assert found["total_processing_time_ms"] >= max(result["processing_time_ms"] for result in results)
 
 

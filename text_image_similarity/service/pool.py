@@ -85,7 +85,7 @@ def choose_model(settings: Settings, name: str | None) -> str:
         return random.choices(list(weights), list(weights.values()))[0]
     if name not in settings.names:
         raise ProblemError(
-            "unknown_model", f"{name[:100]!r} is not served here; the models are {', '.join(settings.names)}"
+            "unknown_model", f"{name[:100]!r} is not served here; served models: {', '.join(settings.names)}"
         )
     return name
 

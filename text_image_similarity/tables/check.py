@@ -72,14 +72,15 @@ def _check_columns(table: Table, task: Task[Any], options: TableOptions, source:
     texts_read = [name for name in (texts, *task.further) if name is not None]
     for_images, for_texts = (_NAMED.get(option, option) for option in task.options)
     if images == _URL and _URL not in table.columns and (found := image_candidates(table)):
-        lacking = [name for name in texts_read if name not in table.columns]
-        too = f", and another one for {', '.join(map(repr, lacking))} with {for_texts}" if lacking else ""
+        others = [name for name in texts_read if name not in table.columns]
+        too = f", and another one for {', '.join(map(repr, others))} with {for_texts}" if others else ""
         raise UsageError(
             f"column {_URL!r} is missing from {source}; {list_columns(found)} may contain the images: name the column with {for_images}{too}"
         )
-    read = (images, texts, *task.further, *task.references)
-    named = " or ".join(dict.fromkeys((for_images, for_texts)))
-    check_columns(table.columns, [name for name in read if name is not None], source, options=named)
+    read = [name for name in (images, *texts_read, *task.references) if name is not None]
+    lacking = [name for name in read if name not in table.columns]
+    of_missing = [for_images] * (images in lacking) + [for_texts] * (lacking != [images])
+    check_columns(table.columns, read, source, options=" or ".join(dict.fromkeys(of_missing)))
     for name in options.drop_columns:
         if name not in table.columns:
             check_columns(table.columns, [name], source)

@@ -55,7 +55,7 @@ def catalog_of(request: Request, name: str | None = None) -> ServedCatalog:
     if found is None:
         names = ", ".join(catalog.name for catalog in seen) or "none; see --catalog"
         raise ProblemError(
-            "unknown_catalog", f"{(name or 'a catalogue')[:100]!r} is not served here; the catalogues are {names}"
+            "unknown_catalog", f"{(name or 'a catalogue')[:100]!r} is not served here; served catalogues: {names}"
         )
     return found
 
