@@ -287,10 +287,10 @@ def test_what_cannot_be_a_product_or_a_field(make: object, message: str) -> None
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda shop: shop.get(5), "id must be a product's id, which is a text, not an int"),
+        (lambda shop: shop.get(5), "id must be a product's id, which is a string, not an int"),
         (lambda shop: shop.get("\ud800"), "id holds a lone surrogate"),
         (lambda shop: shop.delete(5), "ids must be a product's id, or several, not an int"),
-        (lambda shop: shop.delete(["a", None]), r"ids\[1\] must be a product's id, which is a text, not None"),
+        (lambda shop: shop.delete(["a", None]), r"ids\[1\] must be a product's id, which is a string, not None"),
         (lambda shop: shop.check(queries=-1), "queries=-1 must be a whole number of at least 1"),
         (lambda shop: shop.check(filters="price < 3"), "filters must be a list of filters, not a str"),
         (lambda shop: shop.add(5), "products must be a Product, or several, not an int"),
@@ -302,7 +302,7 @@ def test_what_cannot_be_a_product_or_a_field(make: object, message: str) -> None
         (lambda shop: shop.add_table("in.csv", stop=5), "stop must be a function, not an int"),
         (lambda shop: shop.export("out.csv", 5), "columns must be a ProductColumns, not an int"),
         (lambda shop: shop.export("out.csv", force=5), "force must be True or False, not 5"),
-        (lambda shop: shop.export("out.csv", where=5), "where must be a filter, a mapping or a text"),
+        (lambda shop: shop.export("out.csv", where=5), "where must be a filter, a mapping or a string"),
         (lambda shop: shop.reindex("mini", encoder=5), "encoder must be a loaded encoder, .*, not an int"),
         (lambda shop: shop.reindex("mini", stop=5), "stop must be a function, not an int"),
         (lambda shop: shop.reindex("mini", allow_lost=-1), "allow_lost=-1 must be a whole number of at least 0"),

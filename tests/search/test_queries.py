@@ -369,7 +369,7 @@ def test_awkward_ids_and_values_round_trip() -> None:
         (lambda: Term(image=float("nan")), "Term.image is nan, which is not an image"),  # type: ignore[arg-type]
         (lambda: Term("a\ud800"), "Term.text holds a lone surrogate"),
         (lambda: Term(product="a\ud800"), "Term.product holds a lone surrogate"),
-        (lambda: Term(product=5), "Term.product must be a product's id, which is a text, not an int"),  # type: ignore[arg-type]
+        (lambda: Term(product=5), "Term.product must be a product's id, which is a string, not an int"),  # type: ignore[arg-type]
         (lambda: Query({"a": 1}), "Query.terms must be a string, a Term, or a list of them, not a dict"),  # type: ignore[arg-type]
         (lambda: Query(top_k=True), "top_k=True must be a whole number of at least 1"),
         (lambda: Query(sort=5), "Query.sort must be the name of a field, .*, not an int"),  # type: ignore[arg-type]
