@@ -34,7 +34,7 @@ def parse_json(text: str, *, most_parts: int = MOST_PARTS, most_digits: int = MO
 
     def whole_number(digits: str) -> int:
         if len(digits) > most_digits:
-            raise JsonLimitError(f"a number in it has more than {most_digits:,} digits; write it as text")
+            raise JsonLimitError(f"a number in it has more than {most_digits:,} digits; write it as a string")
         return int(digits)
 
     try:
@@ -44,7 +44,7 @@ def parse_json(text: str, *, most_parts: int = MOST_PARTS, most_digits: int = MO
     else:
         if text.count("[") + text.count("{") <= MOST_DEPTH or _depth_is_at_most(MOST_DEPTH, found):
             return found
-    raise JsonLimitError(f"it is nested more than {MOST_DEPTH} deep")
+    raise JsonLimitError(f"it is nested more than {MOST_DEPTH} levels deep")
 
 
 def _depth_is_at_most(most: int, found: Any) -> bool:

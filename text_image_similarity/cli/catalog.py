@@ -263,7 +263,7 @@ def _summary(catalog: Catalog, place: str) -> str:
 
 def _export(actions: Subparsers) -> None:
     parser = _reading(actions, "export", "Write products as a table that `catalog add` can read.", run_export)
-    parser.add_argument("out", metavar="OUT", help="table to write, in the format that its suffix names")
+    parser.add_argument("out", metavar="OUT", help="table to write, in the format given by its suffix")
     parser.add_argument(
         "--where",
         metavar="FILTER",

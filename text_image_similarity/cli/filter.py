@@ -25,7 +25,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "out_path",
         metavar="OUT",
         nargs="?",
-        help="table to write, in the format that its suffix names; not with --plan",
+        help="table to write, in the format given by its suffix; not with --plan",
     )
     rule = command.add_mutually_exclusive_group()
     rule.add_argument("--min", dest="min_score", metavar="X", type=float, help="keep rows with at least this score")

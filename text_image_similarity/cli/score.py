@@ -60,7 +60,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "out_path",
         metavar="OUT|CAPTION",
-        help="table to write, in the format that its suffix names; or a folder, which gets one file for each file of IN. If IN is an image, such as photo.jpg, this is "
+        help="table to write, in the format given by its suffix; or a folder, which gets one file for each file of IN. If IN is an image, such as photo.jpg, this is "
         "its caption, and its score is printed",
     )
     command.add_argument("captions", metavar="CAPTION", nargs="*", default=[], help="more captions of the image IN")

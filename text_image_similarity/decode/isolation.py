@@ -2,7 +2,7 @@
 
 Each image goes to a worker process (`worker`), one at a time, and comes back as pixels, both through shared memory
 (`area`); only a few bytes go through pipes. Workers live as long as the decoder. A worker that dies, sends an invalid
-answer or takes too long is killed and replaced; it holds no other image. Workers are started as separate programs and
+response or takes too long is killed and replaced; it holds no other image. Workers are started as separate programs and
 not forked: a fork copies locks that other threads hold, and `multiprocessing` would run the caller's main module again.
 """
 

@@ -73,7 +73,7 @@ def _patiently(url: str, ask: Callable[[], NDArray[np.float32]]) -> NDArray[np.f
             pause = backoff_s(tries)
             if time.monotonic() + pause > until:
                 raise DeviceLostError(
-                    f"the inference server {url} has not answered for {_PATIENCE_S:.0f} s ({exc}); start again when it is available: "
+                    f"the inference server {url} has not responded for {_PATIENCE_S:.0f} s ({exc}); start again when it is available: "
                     "finished work is kept"
                 ) from exc
             time.sleep(pause)

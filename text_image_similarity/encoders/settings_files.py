@@ -75,7 +75,7 @@ def read_settings(path: Path) -> Any:
         raise JsonLimitError(f"it has more than {_MOST_BYTES >> 20} MiB")
     found = parse_json(content.decode("utf-8"))
     if any(depth > _MOST_DEPTH for depth, _, _ in _members(found)):
-        raise JsonLimitError(f"it is nested more than {_MOST_DEPTH} deep")
+        raise JsonLimitError(f"it is nested more than {_MOST_DEPTH} levels deep")
     return found
 
 

@@ -55,7 +55,7 @@ def dial(addresses: Iterable[IPAddress], port: int, timeout: float, check_open: 
                 check_open()
                 now = time.monotonic()
                 if now >= end:
-                    raise TimeoutError("no address answered in time")
+                    raise TimeoutError("no address responded in time")
                 if waiting and (now >= next_at or not attempts):
                     next_at = now + STAGGER_S
                     try:

@@ -42,7 +42,7 @@ def check_depth(schema: pa.Schema, place: str) -> None:
         level = [(name, kind.field(at).type) for name, kind in level for at in range(kind.num_fields)]
     if level:
         raise TableError(
-            f"column {level[0][0]!r} of {place} is nested more than {MOST_DEPTH} deep; write the file without the column"
+            f"column {level[0][0]!r} of {place} is nested more than {MOST_DEPTH} levels deep; write the file without the column"
         )
 
 

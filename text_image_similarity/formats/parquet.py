@@ -226,12 +226,12 @@ def _check_lists(metadata: pq.FileMetaData, file: str) -> None:
             if column.num_values > max(_PACKED_VALUES, _PACKED * column.total_compressed_size):
                 raise TableError(
                     f"column {name!r} of {file} has {column.num_values:,} values in {column.total_compressed_size:,} bytes, more than "
-                    f"{_PACKED} in each; write the file in smaller row groups, or without the column"
+                    f"{_PACKED} per byte; write the file in smaller row groups, or without the column"
                 )
             if column.num_values > max(_LIST_VALUES, _ROW_VALUES * group.num_rows):
                 raise TableError(
                     f"column {name!r} of {file} has {column.num_values:,} values in {group.num_rows:,} rows, more than {_ROW_VALUES:,} "
-                    "in each; shorten its lists, or write the file without the column"
+                    "per row; shorten its lists, or write the file without the column"
                 )
 
 

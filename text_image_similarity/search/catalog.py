@@ -186,7 +186,7 @@ class Catalog:
         """Write products as a table that `add_table` can read, and return their number.
 
         Args:
-            out: File to write, in the format that its suffix names.
+            out: File to write, in the format given by its suffix.
             columns: Names of its columns.
             where: Filter for products; None means all of them.
             force: Whether to replace an existing file.

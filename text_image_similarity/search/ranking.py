@@ -1,4 +1,4 @@
-"""Ranking products by similarity: how many images to request from a store, and whether to compare all of them.
+"""Rank products by similarity: how many images to request from a store, and whether to compare all of them.
 
 A store finds images; a product is ranked by its best image, and a group by its best product. A page may therefore need
 more images, which are requested until it is full or nothing is left.

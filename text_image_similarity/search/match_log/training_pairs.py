@@ -56,7 +56,7 @@ def export_training(
     Args:
         log: The log.
         catalog: The catalogue that was searched.
-        out: File to write, in the format that its suffix names.
+        out: File to write, in the format given by its suffix.
         since: Time of the first search, in seconds since the epoch; None uses all.
         force: Whether to replace an existing file.
 

@@ -210,7 +210,7 @@ document.addEventListener("paste", (event) => {
   if (text.length > LONG_TEXT) {
     event.preventDefault(); // a text field would take minutes to display it
     if (!byId("table-mode").hidden) takeFiles([new File([text], "the pasted table")]);
-    else if (!receive(event.clipboardData, text)) single.fail(new Error("This text is too long for captions. Choose “A table” for one."));
+    else if (!receive(event.clipboardData, text)) single.fail(new Error("This text is too long for captions. If it is a table, choose “A table”."));
     return;
   }
   if (event.target.matches("input, textarea") && text) return;
