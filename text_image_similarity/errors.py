@@ -150,6 +150,10 @@ class RowError(TextImageSimilarityError):
     def __str__(self) -> str:
         return f"{self.code.value}: {self.detail}"
 
+    def without_address(self) -> RowError:
+        """Return the error for readers who must not learn what internal names resolve to."""
+        return RowError(self.code, "the address is not public") if self.code is ErrorCode.BLOCKED_ADDRESS else self
+
 
 def printable(text: str) -> str:
     r"""Return a text that is safe on a terminal and valid in UTF-8; other characters are escaped as Python does.

@@ -8,7 +8,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO, Any, Literal
 
 from .errors import InputTypeError, TableError
@@ -120,3 +120,8 @@ def move_durably(source: Path, place: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def network_share(path: PurePath) -> str:
+    r"""Return the host and share of a Windows network path, such as `\\host\share`; empty for any other path."""
+    return path.drive if path.drive.startswith("\\\\") else ""

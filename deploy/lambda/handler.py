@@ -6,10 +6,12 @@ It takes four kinds of events:
 - The same as the body of a request through a function URL or an HTTP API: the response is 200 with the results, or 400.
 - Messages of an SQS queue, one pair each: each result is written to `RESULTS/<message id>.json`. A message that failed for
   a temporary reason, such as a timeout, goes back to the queue, so the event source needs ReportBatchItemFailures.
-- Tables that were put into S3, from the bucket itself or through an SQS queue: each is scored to `TABLES/<bucket>/<key>`.
+- Tables that were put into a bucket of BUCKETS, announced by S3 or through an SQS queue: each is scored to
+  `TABLES/<bucket>/<key>`.
   Before the time is up, the run stops between two parts and raises; the next attempt resumes if WORK_DIR is still there.
 
-Environment: SCORE_CONFIG (settings as JSON), RESULTS and TABLES (places such as s3://scores/results), WORK_DIR (/tmp/parts).
+Environment: SCORE_CONFIG (settings as JSON), RESULTS and TABLES (places such as s3://scores/results), BUCKETS (names of
+buckets, separated by spaces), WORK_DIR (/tmp/parts).
 """
 
 from __future__ import annotations
@@ -43,6 +45,8 @@ logger.setLevel(logging.INFO)
 
 MOST_PAIRS = 1000  # in one request
 RESERVE_MS = 20_000  # to join a table's parts and upload them
+# Whoever may write to the queue could otherwise have any table copied that the function's role may read.
+BUCKETS = frozenset(os.environ.get("BUCKETS", "").split())
 
 GIVEN = json.loads(os.environ.get("SCORE_CONFIG", "{}"))
 CONFIG = Config(
@@ -153,6 +157,10 @@ def keep(results: dict[str, dict[str, Any]]) -> None:
 def score_table(found: dict[str, Any], context: Any) -> dict[str, Any]:
     """Score a table that was put into a bucket."""
     bucket, key = found["s3"]["bucket"]["name"], unquote_plus(found["s3"]["object"]["key"])
+    if bucket not in BUCKETS:
+        raise ValueError(f"the bucket {bucket!r} is not in BUCKETS; add it there if its tables should be scored")
+    if set(key) & set("*?[]{}"):
+        raise ValueError(f"the key {key!r} could mean several objects; give it a name without any of *?[]{{}}")
     target = f"{os.environ['TABLES'].rstrip('/')}/{bucket}/{key}"
     options = TableOptions(work_dir=os.environ.get("WORK_DIR", "/tmp/parts"))
     summary = score_csv(

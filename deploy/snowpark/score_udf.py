@@ -15,9 +15,10 @@ stage, and its dependencies come from PyPI through Snowflake's artifact reposito
 
 from __future__ import annotations
 
+import atexit
 import functools
-import hashlib
 import os
+import shutil
 import sys
 import tempfile
 import zipfile
@@ -115,7 +116,7 @@ def loaded() -> tuple[Any, Any]:
         sys.path.insert(0, str(folder))
     from text_image_similarity import Config, Limits, load_encoder
 
-    settings = {"model_cache": str(Path(tempfile.gettempdir()) / "cache"), **SETTINGS}
+    settings = {"model_cache": tempfile.mkdtemp(), **SETTINGS}
     if folder is not None and (folder / settings["model"]).is_dir():
         settings["model"] = str(folder / settings["model"])
     config = Config(**settings, limits=Limits(**LIMITS))
@@ -123,7 +124,7 @@ def loaded() -> tuple[Any, Any]:
 
 
 def unpacked() -> Path | None:
-    """Unpack the wheel and model.zip to a writable folder, because the library's weights must be files outside a zip.
+    """Unpack the wheel and model.zip to a folder of this process, because the library's weights must be files outside a zip.
 
     Returns:
         The folder, or None if the library is already installed.
@@ -132,18 +133,12 @@ def unpacked() -> Path | None:
     archives = [*imports.glob(WHEELS), *imports.glob("model.zip")]
     if not any(path.suffix == ".whl" for path in archives):
         return None
-    content = hashlib.blake2b(b"".join(path.read_bytes() for path in archives), digest_size=8).hexdigest()
-    place = Path(tempfile.gettempdir()) / f"text-image-similarity-{content}"
-    if not place.is_dir():
-        fresh = Path(tempfile.mkdtemp())
-        for archive in archives:
-            with zipfile.ZipFile(archive) as file:
-                file.extractall(fresh / "model" if archive.name == "model.zip" else fresh)
-        try:
-            fresh.rename(place)
-        except OSError:  # another process was faster
-            if not place.is_dir():
-                raise
+    # Not a name that others in the sandbox could guess and fill with code of theirs, which would be imported.
+    place = Path(tempfile.mkdtemp(prefix="text-image-similarity-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    for archive in archives:
+        with zipfile.ZipFile(archive) as file:
+            file.extractall(place / "model" if archive.name == "model.zip" else place)
     return place
 
 

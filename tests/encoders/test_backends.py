@@ -26,7 +26,6 @@ from tests.support.missing import run_without
 from tests.support.models import save_clip
 from tests.support.records import captions
 from text_image_similarity import Config, ConfigError, DeviceLostError, ModelError, load_encoder, system
-from text_image_similarity.config import Precision
 from text_image_similarity.encoders import forks, model_folder, onnx_export
 from text_image_similarity.encoders.fingerprint import fingerprint, unchanged
 from text_image_similarity.encoders.graphs import drop_weights, write_towers

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,8 @@ from text_image_similarity.client.pairs import Pairs
 from text_image_similarity.decode.formats import sniff
 from text_image_similarity.errors import ErrorCode, RowError, UsageError
 from text_image_similarity.fetch import Fetcher
+from text_image_similarity.fetch.roots import is_under
+from text_image_similarity.files import network_share
 from text_image_similarity.formats import with_base_dir
 from text_image_similarity.records import Record, ScoreResult
 from text_image_similarity.tables.failures import FailureWatch
@@ -51,6 +54,14 @@ def test_a_reference_that_leaves_the_tables_folder_is_refused(table: Path, numbe
         fetcher.fetch(references(table)[number])
     assert caught.value.code is ErrorCode.FILE_NOT_FOUND
     assert "secret of" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [r"\\evil\share\x.jpg", "//evil/share/x.jpg", r"\\?\UNC\evil\share\x.jpg"])
+def test_a_host_that_a_table_names_is_not_asked_for_a_file(name: str) -> None:
+    share: Any = PureWindowsPath(name)  # has no files, so that looking for one would raise
+    assert not is_under(share, "C:/tables")
+    assert network_share(share)
+    assert not network_share(PureWindowsPath("C:/tables/x.jpg"))
 
 
 def test_another_root_allows_them_and_the_folder_itself_is_allowed(table: Path) -> None:

@@ -131,6 +131,14 @@ def test_a_product_counts_with_its_best_picture() -> None:
         assert catalog.match("red").total == 2
 
 
+def test_a_catalogue_does_not_tell_what_internal_names_resolve_to(tmp_path: Path) -> None:
+    config = Config(model="mini", retries=0)
+    with open_catalog(tmp_path / "c", fields=[], config=config, encoder=ColourEncoder()) as catalog:
+        catalog.add(Product("p", images=["http://localhost/x.png"]))
+        found = catalog.match(Query(facets=["_error"])).facets
+    assert [list(counts) for counts in found.values()] == [["blocked_address: the address is not public"]]
+
+
 def test_a_picture_that_fails_keeps_its_error_and_its_product(tmp_path: Path) -> None:
     with shop(tmp_path / "c") as catalog:
         late = Product("late", "a late lamp", str(tmp_path / "late.png"), fields={"price": 3})

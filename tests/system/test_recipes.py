@@ -348,6 +348,7 @@ def function(store: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[M
         patch.setenv("SCORE_CONFIG", json.dumps({**settings, "model_cache": str(folder / "cache")}))
         patch.setenv("RESULTS", "s3://scores/results")
         patch.setenv("TABLES", "s3://scores/tables/")
+        patch.setenv("BUCKETS", "lake other")
         patch.setenv("WORK_DIR", str(folder / "parts"))
         yield load(DEPLOY / "lambda" / "handler.py", "handler")
 
@@ -412,6 +413,18 @@ def test_lambda_stops_a_table_in_time_and_goes_on(function: ModuleType, store: A
     (tmp_path / "in.csv").write_bytes(coloured(60))
     score_csv(tmp_path / "in.csv", tmp_path / "out.csv", Config(**MINI))
     assert store.cat(f"scores/tables/lake/{KEY}") == (tmp_path / "out.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"), [("lake", "payroll", "not in BUCKETS"), (".csv", "*.csv", "several objects")]
+)
+def test_lambda_reads_no_table_that_a_message_merely_names(
+    function: ModuleType, store: Any, caplog: pytest.LogCaptureFixture, old: str, new: str, said: str
+) -> None:
+    messages = event("s3_through_sqs", **{old: new})
+    assert function.handler(messages, Context(90_000))["batchItemFailures"]
+    assert said in caplog.text
+    assert not store.exists("scores/tables/payroll")
 
 
 def test_lambda_takes_tables_from_a_queue(function: ModuleType, store: Any) -> None:

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,7 @@ from text_image_similarity import (
 )
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.records import Record
+from text_image_similarity.workspace import Part, Workspace
 
 CONFIG = Config(batch_size=4, io_workers=4, retries=0)
 ENCODER = ColourEncoder()
@@ -245,6 +247,24 @@ def test_a_full_disk_and_a_broken_caller_are_told_apart(folder: Path, monkeypatc
     with pytest.raises(TableError, match=r"out\.csv cannot be written: No space left"):
         score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=LocalEngine(encoder=ENCODER))
     assert sorted(p.name for p in folder.iterdir()) == ["blue.png", "in.csv", "red.png"]
+
+
+def test_a_part_is_saved_while_the_next_one_is_scored(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reported = threading.Event()  # a row of the second part
+    commit = Workspace.commit
+
+    def slow(work: Workspace, part: Part, data: bytes) -> None:
+        assert part.number > 0 or reported.wait(10)
+        commit(work, part, data)
+
+    monkeypatch.setattr(Workspace, "commit", slow)
+
+    def progress(done: int, failed: int, total: int) -> None:
+        if done == 3:
+            reported.set()
+
+    rows = scored(folder, "url,caption\n" + "red.png,red\n" * 6, replace(CONFIG, chunk_size=2), progress=progress)
+    assert rows[1:] == [["red.png", "red", "1.0", ""]] * 6
 
 
 def test_a_run_that_stops_leaves_the_old_output_and_no_litter(folder: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..config import NOWHERE, Config
 from ..errors import ErrorCode, RowError
+from ..files import network_share
 from .hints import shorten_path
 from .references import file_url_path, scheme_of, strip_invisible
 
@@ -42,6 +43,8 @@ def is_under(path: Path, root: str | PathLike[str] | None) -> bool:
     """Tell whether a path is under a folder; None allows any path."""
     if root is None:
         return True
+    if network_share(path) not in ("", network_share(Path(root))):  # merely resolving it would log in to that host
+        return False
     try:
         found = path.resolve()
         return any(found.is_relative_to(folder) for folder in _folders(os.fspath(root)))

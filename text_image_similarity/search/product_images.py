@@ -122,10 +122,13 @@ def encode_images(
 
 
 def outcome_of(content: bytes | None, outcome: Outcome, before: ImageOutcome | None) -> ImageOutcome:
-    """Return the outcome to store for an image; one that fails now keeps its earlier vector."""
+    """Return the outcome to store for an image; one that fails now keeps its earlier vector.
+
+    Errors are stored without addresses, because all who may read the catalogue see them.
+    """
     if not isinstance(outcome, RowError):
         return ImageOutcome(content, outcome)
-    error = str(outcome).encode("utf-8", "backslashreplace").decode("utf-8")
+    error = str(outcome.without_address()).encode("utf-8", "backslashreplace").decode("utf-8")
     return ImageOutcome(error=error) if before is None or before.vector is None else replace(before, error=error)
 
 

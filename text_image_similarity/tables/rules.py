@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..encoders import model_folder
 from ..errors import ConfigError, TableError, UsageError
-from ..files import CALIBRATION
+from ..files import CALIBRATION, network_share
 from ..formats import open_bytes
 from .ranks import ScoreFile
 
@@ -134,7 +134,7 @@ def find_calibration(source: str, folder: str | PathLike[str] | None) -> Calibra
     found = None
     if folder is not None:
         found = Calibration.load(folder)
-    elif isinstance(model, str) and (home := model_folder(model)) and (home / CALIBRATION).is_file():
+    elif isinstance(model, str) and not network_share(home := model_folder(model)) and (home / CALIBRATION).is_file():
         found = Calibration.load(home)
     if found is not None and kind != "cosine":
         if folder is None:

@@ -71,9 +71,7 @@ class ImageWorkers:
         try:
             return self._fetcher.fetch(image, client)
         except RowError as error:
-            if error.code is ErrorCode.BLOCKED_ADDRESS:  # do not reveal what internal names resolve to
-                return RowError(error.code, "the address is not public")
-            return error
+            return error.without_address()
         except Exception as exc:  # an error of one row must not affect others
             logger.debug("an image could not be fetched", exc_info=True)
             return RowError(ErrorCode.BAD_RESPONSE, f"{type(exc).__name__}: {exc}")
