@@ -150,7 +150,7 @@ def earlier_output(
         )
     if content != written:
         raise UsageError(
-            f"{target} was changed after it was written, so its rows cannot be matched; put the original "
-            "back, or start over with --restart --force"
+            f"{target} was changed after it was written, so its rows cannot be matched; restore the original, "
+            "or start over with --restart --force"
         )
     return read(), {"retry_failed": content, "captions_cut": then.get("captions_cut")}
