@@ -1,8 +1,8 @@
 """Measure this package and its peers: `python -m benchmarks [--only NAME ...] [--render]`.
 
-Inputs are made if they are absent. The jobs of a section run one after the other, each in a process of its own, round by
-round, so that a slow minute of the machine strikes all of them. Results are kept in build/benchmarks/results.json, and
-the page's tables and plot are written from there; a job that runs again replaces its earlier results.
+Missing inputs are created. The jobs of a section run one after the other, each in a separate process, round by round,
+so that a slow minute of the machine affects all of them. Results are kept in build/benchmarks/results.json, from which
+the page's tables and plot are written; a job that runs again replaces its earlier results.
 """
 
 from __future__ import annotations
@@ -72,18 +72,30 @@ def _chosen(given: argparse.Namespace) -> list[tuple[Section, list[Job]]]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__.partition(":")[0])
     add = parser.add_argument
-    add("--rounds", type=int, default=3, help="times that every job runs (default: %(default)s)")
+    add("--rounds", type=int, default=3, help="number of times that each job runs (default: %(default)s)")
     add(
         "--pairs",
         type=int,
         help="rows each job scores (default: 200 with ViT-B/32, 1000 with mini, 2000 with engines and the service, 20000 on a GPU)",
     )
-    add("--rows", type=int, default=1_000_000, help="most rows of the growing table (default: %(default)s)")
-    add("--vectors", type=int, default=200_000, help="vectors in the stores that are searched (default: %(default)s)")
-    add("--overload-seconds", type=float, default=120, help="length of the overload (default: %(default)s)")
-    add("--restarts", type=int, default=20, help="restarts of replicas under load (default: %(default)s)")
+    add(
+        "--rows", type=int, default=1_000_000, help="maximum number of rows of the growing table (default: %(default)s)"
+    )
+    add(
+        "--vectors",
+        type=int,
+        default=200_000,
+        help="number of vectors in the stores that are searched (default: %(default)s)",
+    )
+    add("--overload-seconds", type=float, default=120, help="duration of the overload (default: %(default)s)")
+    add(
+        "--restarts",
+        type=int,
+        default=20,
+        help="number of times that replicas are restarted under load (default: %(default)s)",
+    )
     add("--only", nargs="+", metavar="NAME", help=f"jobs, contestants or sections ({', '.join(NAMES)})")
-    add("--render", action="store_true", help="measure nothing, only write the page")
+    add("--render", action="store_true", help="only write the page, without measuring")
     add(
         "--data",
         type=Path,
@@ -91,8 +103,8 @@ def _arguments() -> argparse.Namespace:
         help="folder with flickr8k/train.parquet and flickr8k/validation.parquet",
     )
     add("--page", type=Path, default=ROOT / "docs" / "performance.md", help="page with the markers")
-    add("--infinity-python", metavar="PATH", help="interpreter that has infinity-emb")
-    add("--clip-retrieval-python", metavar="PATH", help="interpreter that has clip-retrieval")
+    add("--infinity-python", metavar="PATH", help="interpreter with infinity-emb")
+    add("--clip-retrieval-python", metavar="PATH", help="interpreter with clip-retrieval")
     return parser.parse_args()
 
 

@@ -1,7 +1,7 @@
-"""A load balancer that does what a Kubernetes Service does: it forwards connections to replicas that reported themselves ready.
+"""A load balancer that works like a Kubernetes Service: it forwards connections to the replicas that report ready.
 
-It knows bytes and connections, no requests: nothing is sent twice, and a connection stays with its replica until one end
-closes it. A replica that refuses a connection has got none of it, so another replica gets it all.
+It forwards bytes without parsing requests: nothing is sent twice, and a connection stays with its replica until one end
+closes it. A replica that refuses a connection has received no bytes, so the connection goes to another one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Balancer:
     """`async with Balancer(addresses) as balancer` forwards connections to `balancer.address`.
 
     Args:
-        replicas: Where the replicas are.
+        replicas: The addresses of the replicas.
     """
 
     address: Address
@@ -43,10 +43,10 @@ class Balancer:
             await self._probing
         self._server.close()
         if self._forwarding:
-            await asyncio.wait(self._forwarding, timeout=5)  # until clients and replicas have closed
+            await asyncio.wait(self._forwarding, timeout=5)  # until clients and replicas have closed their connections
 
     def sends_to(self, address: Address) -> bool:
-        """Whether new connections may go there."""
+        """Tell whether new connections may go to a replica."""
         return address in self._ready
 
     async def _probe_for_ever(self) -> None:
@@ -76,7 +76,7 @@ class Balancer:
 
 
 async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    """Forward bytes until one end closes."""
+    """Forward bytes until one end closes the connection."""
     with suppress(OSError):
         while data := await source.read(_CHUNK):
             target.write(data)

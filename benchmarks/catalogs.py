@@ -38,7 +38,7 @@ def drawn_catalog(rows: int) -> Path:
 
 
 def pictured_catalog(place: Path, rows: int) -> Path:
-    """Make a catalogue of `mini` whose products have images."""
+    """Create a catalogue of `mini` whose products have images."""
     from tests.support.images import inline
 
     rng = np.random.default_rng(3)
@@ -51,7 +51,7 @@ def pictured_catalog(place: Path, rows: int) -> Path:
 
 
 def entries_of(place: Path) -> int:
-    """Return how many entries the log of a catalogue has."""
+    """Return the number of entries in a catalogue's log."""
     with open_match_log(place) as log:
         return sum(1 for _ in log.entries())
 

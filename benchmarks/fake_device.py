@@ -1,6 +1,6 @@
-"""An encoder that stands for a GPU: it takes a set time for each picture, without the GIL, and gives every picture the same vector.
+"""A stand-in for a GPU: an encoder that takes a fixed time per image, without the GIL, and returns a constant vector.
 
-So it shows what feeds an encoder, and how fast, on a machine that has none. Pictures are prepared for it as for CLIP.
+It shows how fast an encoder can be fed on a machine without a GPU. Images are prepared for it as for CLIP.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CLIP = Preprocess(size=224, crop=(224, 224), mean=(0.5,) * 3, std=(0.25,) * 3)
 
 @dataclass(frozen=True, slots=True)
 class ClipPreparer:
-    """Prepares pictures as CLIP ViT-B/32 wants them."""
+    """Prepares images for CLIP ViT-B/32."""
 
     decode_side: int | None = None
 
@@ -34,16 +34,16 @@ class ClipPreparer:
 
 @dataclass(frozen=True, slots=True)
 class FakeDevice:
-    """A `PreparingEncoder` on a device of a set rate.
+    """A `PreparingEncoder` on a device with a fixed rate.
 
     Args:
-        images_per_s: What it encodes; captions take no time.
+        images_per_s: The number of images that it encodes per second; captions take no time.
     """
 
     images_per_s: float
     embed_dim: int = _WIDTH
     decode_side: int | None = None
-    batch_invariant: bool = False  # so that nothing is remembered from one part to the next
+    batch_invariant: bool = False  # so that no result is reused from one part to the next
 
     @property
     def info(self) -> ModelInfo:
@@ -76,7 +76,7 @@ class FakeDevice:
 
 @dataclass(frozen=True, slots=True)
 class FreeEncoder:
-    """A `PreparingEncoder` that costs nothing, so that what is measured is the way to it and from it."""
+    """A `PreparingEncoder` that takes no time, so that only the work around it is measured."""
 
     preprocess: Preprocess = _CLIP
     vectors: Embeddings = field(default_factory=lambda: _alike(4096), repr=False)

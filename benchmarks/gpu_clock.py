@@ -1,6 +1,6 @@
-"""How long a GPU computes: an event before each batch and one after it, on the stream that computes it.
+"""Measure how long a GPU computes, with an event before and after each batch, on the stream that computes it.
 
-Gaps between the kernels of one batch count as computing, so what is left is the time in which there was no batch at all.
+Gaps between the kernels of a batch count as computing, so the rest is the time without any batch.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import torch
 
 
 class DeviceClock:
-    """Times what a device does: `with clock(): ...` around each batch, then `seconds()`.
+    """Times the work of a device: put `with clock(): ...` around each batch, then call `seconds()`.
 
     Args:
-        device: A GPU; anything else computes at once, and is timed by the wall clock.
+        device: A GPU; any other device computes synchronously, and is timed by the wall clock.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -52,7 +52,7 @@ class DeviceClock:
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:
-    """Return how much time spans cover together; those of different streams may overlap.
+    """Return the total time that spans cover; those of different streams may overlap.
 
     Example:
         >>> covered([(4, 5), (0, 2), (1, 3)])
@@ -66,6 +66,6 @@ def covered(spans: Iterable[tuple[float, float]]) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a device has done all that it was given."""
+    """Wait until a device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,7 +1,7 @@
-"""Make what `--only gpu` reads: tables of distinct JPEGs by their side and form, and models of the exact shapes.
+"""Create the inputs of `--only gpu`: tables of distinct JPEGs by size and format, and models of the exact shapes.
 
-A GPU takes ten thousand pairs a second, so the photos of the other sections recur, each time with another comment in the
-file: to this package that is another image, which is decoded and encoded again, and it costs what the first one did.
+A GPU scores ten thousand pairs per second, so the photos of the other sections recur, each time with a different
+comment in the file. To this package that is a different image, which is decoded and encoded again at the same cost.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _COLUMNS = {
 
 
 def make_tables(folder: Path, base: Path, side: int, pairs: int) -> Path:
-    """Write the tables of one side in each form, unless they are there, and return their folder.
+    """Write the tables of one image size in each format, unless they exist, and return their folder.
 
     Args:
-        folder: Where the folders of all sides lie.
-        base: Folder with `pairs5.csv` and its photos.
-        side: Width and height of the images.
-        pairs: Rows.
+        folder: The folder that contains one folder per image size.
+        base: The folder with `pairs5.csv` and its photos.
+        side: The width and height of the images.
+        pairs: The number of rows.
     """
     made = folder / f"{side}-{pairs}"
     if made.exists():
@@ -71,15 +71,15 @@ def make_tables(folder: Path, base: Path, side: int, pairs: int) -> Path:
 
 
 def records(made: Path, source: str, server: str = "") -> Iterator[Record]:
-    """Open a table that `make_tables` wrote, and return its rows, which are read as they are taken.
+    """Open a table that `make_tables` wrote, and return an iterator that reads its rows on demand.
 
     Args:
-        made: Its folder.
-        source: Its form.
-        server: Address that stands before the files of `HTTP`.
+        made: The folder of the table.
+        source: The format of the table.
+        server: The address to prepend to the file names of `HTTP`.
     """
     table = open_table(str(made / _NAMES[source]))
-    table.scan()  # as a run does before it begins
+    table.scan()  # as a run does at its start
     before = server if source == "HTTP" else f"{made}/" if source == "files" else ""
     return (
         Record(before + image if before else image, caption) for image, caption in cells_of(table, _COLUMNS[source])
@@ -87,8 +87,11 @@ def records(made: Path, source: str, server: str = "") -> Iterator[Record]:
 
 
 def make_large_models(folder: Path) -> None:
-    """Write a ViT-L/14 and a SigLIP base with random weights, unless they are there."""
-    from tests.support.models import save_clip, save_siglip  # torch and transformers, which only this needs
+    """Write a ViT-L/14 and a SigLIP base with random weights, unless they exist."""
+    from tests.support.models import (
+        save_clip,
+        save_siglip,
+    )  # imports torch and transformers, which nothing else here needs
 
     if not (folder / "vitl14").exists():
         save_clip(_emptied(folder / "vitl14.partial"), full_size=True, large=True).rename(folder / "vitl14")
@@ -102,7 +105,7 @@ def _emptied(folder: Path) -> Path:
 
 
 def _rows(base: Path, side: int, pairs: int) -> Iterator[tuple[bytes, str]]:
-    """Yield so many images and captions: all photos with their first caption, then all again with the next one."""
+    """Yield `pairs` images with captions: all photos with their first caption, then all of them with the next one."""
     photos = list(_photos(base, side, pairs))
     for number in range(pairs):
         again, place = divmod(number, len(photos))

@@ -1,4 +1,4 @@
-"""Clients that mean no harm: a few requests a second whose scores are known, and patience where the service asks for it."""
+"""Well-behaved clients, which send a few requests per second with known scores, and wait when they are asked to."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ _LEAST_PAUSE_S = 0.1
 
 
 def ask(*, url: str, seconds: float, pause_s: float, keys: Sequence[str], known: Sequence[float]) -> dict[str, Any]:
-    """Let as many clients as there are keys ask, and say what became of their requests.
+    """Run one client for each key, and report the outcomes of their requests.
 
     Args:
-        url: Of the service.
-        seconds: How long.
-        pause_s: Seconds between a client's requests.
-        keys: Of the clients.
-        known: The images' scores, see `learn`.
+        url: The URL of the service.
+        seconds: How long to send requests.
+        pause_s: Seconds between two requests of a client.
+        keys: The clients' API keys.
+        known: The scores of the images; see `learn`.
 
     Returns:
-        `kinds`, how many requests were `scored`, `wrong` (another score than the known one), `failed` (with the status or
-        the pair's error) or `lost` without an answer, and how often the service said `later`; and `latency_s`, from a
-        request's first try to its answer.
+        `kinds`, the number of requests that were `scored`, `wrong` (with a score that differs from the known one),
+        `failed` (with the status or the pair's error) or `lost` without a response, and of responses that said `later`;
+        and `latency_s`, the seconds from a request's first attempt to its response.
     """
     return asyncio.run(_ask(address_of(url), seconds, pause_s, keys, known))
 
 
 def learn(address: Address, key: str = "") -> list[float]:
-    """Return the scores of all images, asked for while nobody else is there."""
+    """Return the scores of all images, requested while the service is otherwise idle."""
     return asyncio.run(_learn(address, key))
 
 
@@ -67,14 +67,14 @@ async def _ask(
 
 @dataclass(slots=True)
 class _Client:
-    """One client.
+    """A single client.
 
     Args:
-        address: Of the service.
-        source: The client's own address.
-        key: Its key.
-        host: Where images are fetched from.
-        known: Their scores.
+        address: The address of the service.
+        source: The address that the client connects from.
+        key: Its API key.
+        host: The server from which the service fetches images.
+        known: The scores of the images.
     """
 
     address: Address
@@ -87,7 +87,7 @@ class _Client:
     _connection: Connection = field(default_factory=Connection)
 
     async def go_on(self, number: int, end: float, pause_s: float) -> None:
-        """Ask about one image that is sent and one that is fetched, over and over."""
+        """Request the scores of one image that is sent and one that is fetched, over and over."""
         while (began := time.perf_counter()) < end:
             sent, fetched = number % PICTURES, (number + 1) % PICTURES
             pairs = [_sent(sent), {"image_url": f"{self.host}/{fetched}?{number}", "caption": _caption(fetched)}]
@@ -100,7 +100,7 @@ class _Client:
             self._connection.close()
 
     async def _ask(self, request: bytes, known: list[float]) -> str:
-        """Ask until there is an answer, and as late as the service wants it."""
+        """Send a request until the service accepts it, waiting as long as it asks for."""
         late = time.perf_counter() + _PATIENCE_S
         while True:
             if not self._connection.usable:
@@ -113,7 +113,7 @@ class _Client:
 
 
 def kind_of(status: int, body: bytes, known: list[float]) -> str:
-    """Say what became of a request, see `ask`."""
+    """Classify the outcome of a request; see `ask`."""
     if not status:
         return "lost"
     if status != 200:

@@ -1,8 +1,8 @@
-"""Make what the benchmark reads: 2,000 JPEG files of 512x512, tables of captions, and a ViT-B/32 with random weights.
+"""Create the inputs of the benchmarks: 2,000 JPEGs of 512x512, tables of captions, and a ViT-B/32 with random weights.
 
-Photos and captions come from Flickr8k where the data folder holds it; elsewhere they are drawn. Photos are enlarged to
-512x512, a usual size of web images, because decoding and resizing are part of the work. Speed does not depend on the
-values of weights, so random ones of the exact shape will do.
+Photos and captions come from Flickr8k if the data folder contains it; otherwise they are drawn. Photos are enlarged to
+512x512, a common size for web images, because decoding and resizing are part of the work. Speed does not depend on the
+values of the weights, so random ones of the exact shape are sufficient.
 """
 
 from __future__ import annotations
@@ -49,25 +49,25 @@ _PLACES = ["on the grass", "by the water", "in front of a house", "on a busy str
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a table: an image, as a path from `INPUTS` or a URL, and its caption."""
+    """One row of a table: an image, as a path relative to `INPUTS` or a URL, and its caption."""
 
     url: str
     caption: str
 
     @property
     def path(self) -> str:
-        """Where the image lies on this machine."""
+        """The path of the image on this machine."""
         return str(INPUTS / self.url)
 
 
 def make_inputs(data: Path) -> None:
-    """Create what does not exist yet; an unfinished folder is created again."""
+    """Create the inputs that do not exist yet; an unfinished folder is created again."""
     make_photos(data)
     make_model()
 
 
 def read_rows(table: str, count: int, skip: int = 0) -> list[Row]:
-    """Read `count` rows of a table in `INPUTS`, below the first `skip`."""
+    """Read `count` rows of a table in `INPUTS`, after the first `skip`."""
     with (INPUTS / table).open(newline="", encoding="utf-8") as file:
         rows = [Row(row["url"], row["caption"]) for row in csv.DictReader(file)]
     return rows[skip : skip + count]
@@ -97,7 +97,7 @@ def make_photos(data: Path) -> None:
 def make_model() -> None:
     if MODEL.exists():
         return
-    from tests.support.models import save_clip  # torch and transformers, which only this needs
+    from tests.support.models import save_clip  # imports torch and transformers, which nothing else here needs
 
     partial = MODEL.with_name("vitb32.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""One measurement in a process of its own: `run_job` starts it, watches its memory and reads what it found.
+"""A measurement in a separate process: `run_job` starts it, watches its memory and reads its result.
 
 The process is `python -m benchmarks.job MODULE:FUNCTION ARGUMENTS FILE`: it calls the function with the arguments, a
-JSON object, and writes the object it returns, with the peak of its own memory, to the file.
+JSON object, and writes the object that it returns to the file, together with its peak memory.
 """
 
 from __future__ import annotations
@@ -23,32 +23,33 @@ from .meter import family_mib, peak_mib
 from .server import serving
 
 LIMIT_S = 7200
-SAMPLE_S = 2.0  # seldom, for the look costs what is measured its time
-# No model hub, no peer that reports home, and exported models beside the results instead of in the user's cache.
+SAMPLE_S = 2.0  # infrequent, because sampling takes time from the measured process
+# No model hub, no telemetry of peers, and exported models next to the results instead of in the user's cache.
 _ENVIRONMENT = {
     "XDG_CACHE_HOME": str(BUILD / "cache"),
     "HF_HUB_OFFLINE": "1",
     "DO_NOT_TRACK": "1",
     "NO_ALBUMENTATIONS_UPDATE": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # loopback alone
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # loopback only
     "WANDB_MODE": "disabled",
 }
-# Everyone may use all cores; some libraries heed these and others do not, so a limit would favour some.
+# All contestants may use all cores; some libraries respect these limits and others do not, so a limit would favour
+# some.
 _THREADS = frozenset({"OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"})
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What one process measures.
+    """A measurement for one process.
 
     Args:
-        name: Unique in its section.
-        function: `module:function` that returns an object for JSON.
-        arguments: Its keyword arguments.
-        delay_ms: If not None, the loopback server answers with this delay, and `arguments` gain its address, `server`.
-        served: The folder whose photos it hands out.
-        python: The interpreter, for peers that live in an environment of their own.
+        name: A name that is unique within its section.
+        function: The function to call, as `module:function`; it must return a JSON object.
+        arguments: Its keyword arguments. delay_ms: If not None, the loopback server responds with this delay, and its
+            address is added to `arguments` as `server`.
+        served: The folder whose photos the server serves.
+        python: The interpreter, for peers that need a separate environment.
     """
 
     name: str
@@ -60,7 +61,7 @@ class Job:
 
 
 def run_job(job: Job) -> dict[str, Any]:
-    """Run a job and return what it found, or `{"failed": reason}`."""
+    """Run a job and return its result, or `{"failed": reason}`."""
     with tempfile.TemporaryDirectory() as folder, serving(job.delay_ms, Path(job.served)) as server:
         out, log = Path(folder) / "found.json", Path(folder) / "log.txt"
         arguments = job.arguments | ({"server": server} if server else {})
@@ -75,10 +76,10 @@ def run_job(job: Job) -> dict[str, Any]:
 
 
 class Beside:
-    """A function that runs in a process of its own, beside what this one does; `with` ends the process.
+    """A function that runs in a separate process, in parallel with this one; `with` ends the process.
 
     Args:
-        function: `module:function` that returns an object for JSON.
+        function: The function to call, as `module:function`; it must return a JSON object.
         arguments: Its keyword arguments.
     """
 
@@ -99,10 +100,10 @@ class Beside:
         self._folder.cleanup()
 
     def found(self, timeout_s: float) -> dict[str, Any]:
-        """Wait for the function's end, and return what it did.
+        """Wait for the function to finish, and return its result.
 
         Raises:
-            RuntimeError: It failed; stderr has said how.
+            RuntimeError: The function failed; the reason is on stderr.
         """
         if self.process.wait(timeout_s):
             raise RuntimeError(f"{self._function} failed")
@@ -115,7 +116,7 @@ def _environment() -> dict[str, str]:
 
 
 def _watch(process: subprocess.Popen[bytes]) -> float:
-    """Wait for a process and return the most memory it was seen to have together with its descendants, in MiB."""
+    """Wait for a process, and return the most memory that it was seen to use together with its descendants, in MiB."""
     peaks, ended = [0.0], Event()
 
     def sample() -> None:
@@ -125,7 +126,9 @@ def _watch(process: subprocess.Popen[bytes]) -> float:
     watcher = Thread(target=sample)
     watcher.start()
     try:
-        with suppress(subprocess.TimeoutExpired):  # what is killed has failed, with the last it said
+        with suppress(
+            subprocess.TimeoutExpired
+        ):  # a killed process counts as failed, with its last line of output as the reason
             process.wait(LIMIT_S)
     finally:
         if process.poll() is None:
@@ -138,7 +141,7 @@ def _watch(process: subprocess.Popen[bytes]) -> float:
 
 def _last_line(log: str) -> str:
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it ended without a word"
+    return lines[-1][:300] if lines else "it ended without a message"
 
 
 def main() -> None:

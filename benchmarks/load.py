@@ -1,8 +1,8 @@
-"""Clients of the service that cost little: prepared requests over kept-alive connections, on one event loop.
+"""Cheap clients of the service: prepared requests over keep-alive connections, on one event loop.
 
-`closed` keeps a number of clients busy, each of which waits for its answer before it asks again. `opened` sends on a
-schedule that knows nothing of answers, and counts time from when a request was due, so that a service which stalls
-cannot make its clients wait unseen. What was sent is never sent again.
+`closed` keeps a number of clients busy, each of which waits for a response before it sends its next request. `opened`
+sends on a schedule that does not depend on responses, and measures time from when a request was due, so that the delays
+of a service that stalls are visible. No request is sent twice.
 """
 
 from __future__ import annotations
@@ -22,22 +22,25 @@ from typing import Any
 
 PATH = "/v1/similarity"
 SCORED = "scored"
-_ANSWERED = (b'"error":null', b'{"match_id"')  # of a request with one pair, and of one for products
+_ANSWERED = (
+    b'"error":null',
+    b'{"match_id"',
+)  # in the response to a request with one pair, and to a search for products
 _ASK_S = 10.0
-_PATIENCE_S = 60.0  # for what is out when a schedule ends
+_PATIENCE_S = 60.0  # for the requests in progress when a schedule ends
 _RETRY_AFTER = re.compile(rb"\r\nretry-after: *(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a request; times are seconds of the machine's clock.
+    """The outcome of a request; times are seconds of the machine's clock.
 
     Args:
-        due: When it should have been sent.
-        sent: When it was.
-        ended: When its answer was whole, or the connection lost.
-        kind: `scored`; `failed` with status 200; a status such as `429`; `refused`, where no connection was made and
-            nothing sent; or `lost`, where the connection ended before the answer.
+        due: When the request should have been sent.
+        sent: When it was sent.
+        ended: When its response was complete, or the connection was lost.
+        kind: `scored`; `failed` with status 200; a status such as `429`; `refused`, if no connection was made and
+            nothing was sent; or `lost`, if the connection ended before the response.
     """
 
     due: float
@@ -47,11 +50,11 @@ class Outcome:
 
     @property
     def seconds(self) -> float:
-        """From when it was due to its answer."""
+        """Seconds from when the request was due to its response."""
         return self.ended - self.due
 
 
-Told = Callable[[int, bytes], None]  # status, or 0 where the connection ended, and body
+Told = Callable[[int, bytes], None]  # status, or 0 if the connection ended, and body
 
 
 class Connection(asyncio.Protocol):
@@ -59,25 +62,25 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._received = b""
-        self._head = -1  # its length, once it is here
+        self._head = -1  # its length, once it has arrived
         self._length = 0
         self._status = 0
         self._told: Told | None = None
         self._closing = False
         self.usable = False
-        self.retry_after_s = 0.0  # what the last answer said
+        self.retry_after_s = 0.0  # as in the last response
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: Any = transport
         self.usable = True
 
     def post(self, request: bytes, told: Told) -> None:
-        """Send a whole request; `told` is called once."""
+        """Send a complete request; `told` is called once."""
         self._told = told
         self._transport.write(request)
 
     async def answer(self, request: bytes) -> tuple[int, bytes]:
-        """Send a whole request and return the answer's status and body, or (0, b"") where the connection ended."""
+        """Send a complete request and return the response's status and body, or (0, b"") if the connection ended."""
         answered: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
 
         def told(status: int, body: bytes) -> None:
@@ -107,7 +110,7 @@ class Connection(asyncio.Protocol):
         self._tell(0, b"")
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self.usable = False
         self._transport.close()
 
@@ -126,7 +129,7 @@ class Connection(asyncio.Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a service listens."""
+    """The address where a service listens."""
 
     host: str
     port: int
@@ -136,36 +139,36 @@ class Address:
 
 
 def address_of(url: str) -> Address:
-    """Return the address in a URL that `str(address)` made."""
+    """Return the address in a URL made by `str(address)`."""
     host, _, port = url.removeprefix("http://").partition(":")
     return Address(host, int(port))
 
 
 def post(body: Any, path: str = PATH, key: str = "") -> bytes:
-    """Return a whole request that posts an object, or bytes as they are; `key` is an API key."""
+    """Return a complete POST request for an object, or for bytes as they are; `key` is an API key."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return head("POST", path, key, Content_Type="application/json", Content_Length=len(content)) + content
 
 
 def post_pair(picture: bytes, caption: str) -> bytes:
-    """Return a whole request for the score of one pair."""
+    """Return a complete request for the score of one pair."""
     return post({"pairs": [{"image_base64": b64encode(picture).decode(), "caption": caption}]})
 
 
 def get(path: str) -> bytes:
-    """Return a whole request that gets something."""
+    """Return a complete GET request for a path."""
     return head("GET", path)
 
 
 def head(method: str, path: str, key: str = "", **headers: object) -> bytes:
-    """Return a request's head with its empty line; `key` is an API key."""
+    """Return a request head, including its empty line; `key` is an API key."""
     named = {"Host": "localhost", **headers, **({"X_API_Key": key} if key else {})}
     lines = (f"{name.replace('_', '-')}: {value}" for name, value in named.items())
     return "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""]).encode()
 
 
 async def ask(address: Address, request: bytes) -> tuple[int, bytes]:
-    """Send one request over a connection of its own and return status and body; (0, b"") where no answer comes."""
+    """Send one request over a new connection and return the status and body; (0, b"") if there is no response."""
     try:
         connection = await connect(address)
     except OSError:
@@ -179,7 +182,7 @@ async def ask(address: Address, request: bytes) -> tuple[int, bytes]:
 
 
 async def closed(address: Address, requests: Iterable[bytes], clients: int) -> list[Outcome]:
-    """Let clients post requests, each its next one after an answer, until there are none left."""
+    """Let clients post requests, each its next one after a response, until none are left."""
     shared, found = iter(requests), list[Outcome]()
     await asyncio.gather(*(_client(address, shared, found) for _ in range(clients)))
     return found
@@ -208,14 +211,15 @@ async def _client(address: Address, requests: Iterator[bytes], found: list[Outco
 async def opened(
     address: Address, requests: Sequence[bytes], rate: float, seconds: float, *, most: int = 512
 ) -> list[Outcome]:
-    """Post requests, over and over, at random moments (a Poisson process) whatever becomes of them.
+    """Post requests repeatedly at random times (a Poisson process), regardless of their outcomes.
 
     Args:
-        address: Of the service.
-        requests: Whole ones.
-        rate: Requests a second, on average.
-        seconds: How long.
-        most: Connections at a time; a request that is due when all are busy waits, and its time runs.
+        address: The address of the service.
+        requests: Complete requests.
+        rate: Requests per second, on average.
+        seconds: How long to post requests.
+        most: The maximum number of connections at a time; a request that is due while all are busy waits, and the wait
+            counts.
 
     Returns:
         One outcome for each request that was due.
@@ -236,7 +240,7 @@ async def opened(
 
 
 class _Crowd:
-    """Connections that requests share: an idle one takes the next, a new one is opened where none is idle."""
+    """A pool of connections: an idle one takes the next request, and a new one is opened if none is idle."""
 
     def __init__(self, address: Address, most: int) -> None:
         self._address, self._most = address, most
@@ -249,7 +253,7 @@ class _Crowd:
         self.found: list[Outcome] = []
 
     def post(self, due: float, request: bytes) -> None:
-        """Send a request as soon as a connection is free."""
+        """Send a request as soon as a connection is free; `due` is when it should be sent."""
         self._out += 1
         self._none_out.clear()
         while self._idle:
@@ -262,7 +266,7 @@ class _Crowd:
         self._open_another()
 
     async def finish(self) -> None:
-        """Wait for what is out, with some patience, and close the connections."""
+        """Wait for the requests in progress, up to a limit, and close the connections."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._none_out.wait(), _PATIENCE_S)
         now = time.perf_counter()
@@ -315,7 +319,7 @@ class _Crowd:
 
 
 async def connect(address: Address, source: str | None = None) -> Connection:
-    """Open a connection, from one of this machine's own addresses such as 127.0.0.9 if one is named."""
+    """Open a connection, from `source`, one of this machine's addresses such as 127.0.0.9, if it is given."""
     loop = asyncio.get_running_loop()
     local = None if source is None else (source, 0)
     _, connection = await loop.create_connection(
@@ -325,9 +329,9 @@ async def connect(address: Address, source: str | None = None) -> Connection:
 
 
 async def probe(address: Address, end: float, every_s: float = 0.05) -> list[float]:
-    """Ask for /livez, each time over a connection of its own, until a moment of `time.perf_counter`; return the seconds.
+    """Request /livez until `time.perf_counter` is `end`, each time over a new connection; return the response times.
 
-    A probe that was not answered counts as the longest that anybody waits.
+    A probe without a response counts as the longest time that a client waits.
     """
     found = []
     while (began := time.perf_counter()) < end:
@@ -349,13 +353,13 @@ def kinds(outcomes: Iterable[Outcome]) -> dict[str, int]:
 
 
 def percentile(values: Iterable[float], percent: float) -> float:
-    """Return the least value that at least so many percent of the values do not exceed; 0 of none."""
+    """Return the smallest value that at least `percent` percent of the values do not exceed; 0 if there are none."""
     there = sorted(values)
     rank = -(-len(there) * percent // 100)
     return there[max(int(rank), 1) - 1] if there else 0.0
 
 
 def percentiles(values: Iterable[float]) -> dict[str, float]:
-    """Return the median, the 99th percentile and the greatest value."""
+    """Return the median, the 99th percentile and the largest value."""
     there = sorted(values)
     return {"p50": percentile(there, 50), "p99": percentile(there, 99), "max": percentile(there, 100)}

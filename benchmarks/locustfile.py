@@ -1,7 +1,7 @@
-"""Load on a running service with Locust, by hand or in CI: `locust --config benchmarks/locust/PROFILE.conf --host URL`.
+"""Load a running service with Locust, by hand or in CI: `locust --config benchmarks/locust/PROFILE.conf --host URL`.
 
-Profiles: `light` (three users), `ci` (short; fails when a request does or the p95 is over its bound) and `web-ui` (Locust's
-own page). Images are drawn for each request, so that the service has seen none of them before.
+The profiles are `light` (three users), `ci` (short; fails if a request fails or the p95 exceeds its limit) and `web-ui`
+(Locust's own page). Images are drawn for each request, so that the service has not seen them before.
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ SIDE = 96
 
 def add_options(parser: LocustArgumentParser) -> None:
     parser.add_argument(
-        "--max-p95-ms", type=float, default=0.0, help="fail when 95 %% of requests take longer; 0 is any time"
+        "--max-p95-ms",
+        type=float,
+        default=0.0,
+        help="fail if the 95th percentile of request times exceeds this; 0 means no limit",
     )
     parser.add_argument("--api-key", default=os.environ.get("TEXT_IMAGE_SIMILARITY_API_KEY", ""), is_secret=True)
 
 
 def judge(environment: Environment, **_: Any) -> None:
-    """Decide the exit code: 1 when a request failed, none was made, or they took too long."""
+    """Set the exit code: 1 if a request failed, none was made, or they took too long."""
     assert environment.parsed_options is not None
     total, bound = environment.stats.total, environment.parsed_options.max_p95_ms
     p95 = total.get_response_time_percentile(0.95) if total.num_requests else 0.0
@@ -51,7 +54,7 @@ events.quitting.add_listener(judge)
 
 
 class Client(FastHttpUser):
-    """Asks mostly about one image at a time, sometimes about eight, and now and then for captions' embeddings."""
+    """Requests scores, mostly for one image and sometimes for eight, and occasionally embeddings of captions."""
 
     wait_time = between(0.1, 0.5)
 
@@ -81,7 +84,7 @@ class Client(FastHttpUser):
                 return
             results = answer.json()["results"]
             if len(results) != count or not all(math.isfinite(result["similarity"] or math.nan) for result in results):
-                answer.failure(f"not all are scored: {results}")
+                answer.failure(f"not all pairs have a score: {results}")
 
     def _post(self, path: str, body: dict[str, Any], name: str) -> Any:
         key = self.environment.parsed_options.api_key
@@ -90,13 +93,13 @@ class Client(FastHttpUser):
 
 
 def why(answer: Any) -> str:
-    """Return what an answer failed with: the same text for the same fault, so that Locust counts them together."""
+    """Return why a response failed, in the same words for the same failure, so that Locust counts them together."""
     found = re.search(r'"code": ?"(\w+)"', answer.text or "")
     return f"{answer.status_code} {found[1] if found else (answer.text or '')[:80]}"
 
 
 def drawn() -> tuple[bytes, str]:
-    """Return a JPEG file of a shape in front of a colour, and a caption that says what it shows."""
+    """Return a JPEG of a shape on a coloured background, and a caption that says what it shows."""
     back, front = random.sample(COLOURS, 2)
     shape, number = random.choice(SHAPES), random.getrandbits(32)
     image = Image.new("RGB", (SIDE, SIDE), back)

@@ -1,4 +1,4 @@
-"""Seconds, CPU seconds and memory of this process and of all it started."""
+"""Measure the seconds, CPU seconds and memory of this process and of all processes that it started."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import psutil
 
 
 class Meter:
-    """Measures a block: `with Meter() as meter: ...`, then read it.
+    """Measures a block of code: use `with Meter() as meter: ...`, then read the attributes.
 
     Attributes:
-        seconds: Wall clock.
-        cpu_seconds: User and system time of this process and its descendants, ended ones included.
+        seconds: Wall-clock time.
+        cpu_seconds: User and system time of this process and its descendants, including those that have ended.
     """
 
     seconds = 0.0
@@ -50,9 +50,9 @@ def cpu_seconds(pid: int) -> float:
 
 
 def family_mib(pid: int) -> float:
-    """Return the memory of a process and its descendants now, pages they share counted once (PSS); 0 if it has none.
+    """Return the current memory of a process and its descendants, with shared pages counted once (PSS); 0 if it ended.
 
-    The kernel takes a while to add that up, so a process alone is spared: `peak_mib` serves there.
+    The kernel takes a while to compute that, so a process without children is skipped: `peak_mib` measures that one.
     """
     total = 0.0
     with suppress(psutil.NoSuchProcess):
@@ -65,12 +65,12 @@ def family_mib(pid: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What a process and its descendants have now.
+    """The resources that a process and its descendants use at present.
 
     Args:
-        mib: Resident memory, in MiB; pages that they share count for each.
-        files: Open files.
-        threads: Threads.
+        mib: Resident memory, in MiB; shared pages are counted once per process.
+        files: The number of open files.
+        threads: The number of threads.
         cpu_s: CPU time that they have used, in seconds.
     """
 
@@ -81,19 +81,19 @@ class Family:
 
 
 def family(pid: int) -> Family:
-    """Look at a process and its descendants."""
+    """Return the resources of a process and its descendants."""
     mib, files, threads, cpu_s = 0.0, 0, 0, 0.0
     for process in _tree(psutil.Process(pid)):
         with suppress(psutil.NoSuchProcess), process.oneshot():
             mib += process.memory_info().rss / 2**20
             files += process.num_fds()
             threads += process.num_threads()
-            cpu_s += sum(process.cpu_times()[:4])  # ended children's as well
+            cpu_s += sum(process.cpu_times()[:4])  # including children that have ended
     return Family(mib, files, threads, cpu_s)
 
 
 def peak_mib() -> float:
-    """Return the most resident memory this process has had; `ru_maxrss` would begin with that of its parent."""
+    """Return the peak resident memory of this process; `ru_maxrss` would include that of its parent."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
     assert found is not None
     return int(found.group(1)) / 1024

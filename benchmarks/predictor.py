@@ -1,7 +1,8 @@
-"""How long the predictor takes to answer: `python benchmarks/predictor.py [--model mini] [--pictures 10000]`.
+"""Measure the predictor's latency: `python benchmarks/predictor.py [--model mini] [--pictures 10000]`.
 
-The database holds random unit vectors, because the time does not depend on what they stand for; model, captions and the
-image read from disk are real. One warm-up, then the times of `--repeats` runs in milliseconds.
+The database holds random unit vectors, because the time does not depend on their values; the model, the captions and
+the image, which is read from disk, are real. After one warm-up run, it prints the times of `--repeats` runs in
+milliseconds.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ QUERY = "two dogs play with a red ball on the green grass in front of a house"
 
 
 def milliseconds(action: Callable[[], object], repeats: int) -> list[float]:
-    """Time an action that has run once before."""
+    """Run an action once to warm up, then time it `repeats` times."""
     action()
     times = []
     for _ in range(repeats):
@@ -36,10 +37,10 @@ def milliseconds(action: Callable[[], object], repeats: int) -> list[float]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure the latencies, and print them."""
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
     parser.add_argument("--model", default="mini")
-    parser.add_argument("--pictures", type=int, default=10_000, help="size of the database")
+    parser.add_argument("--pictures", type=int, default=10_000, help="number of images in the database")
     parser.add_argument("--repeats", type=int, default=100)
     given = parser.parse_args()
 
@@ -60,7 +61,7 @@ def main() -> None:
         "search_captions: read, decode, encode an image and search": partial(
             predictor.search_captions, PICTURE, 10, captions
         ),
-        "rank_images: a text and one cold image": partial(predictor.rank_images, QUERY, PICTURE, 1),
+        "rank_images: a text and one image that is not cached": partial(predictor.rank_images, QUERY, PICTURE, 1),
     }
     for what, action in actions.items():
         times = milliseconds(action, given.repeats)

@@ -1,8 +1,9 @@
-"""What a killed replica costs the service on Ray Serve: `python -m benchmarks.ray_kills [--replicas 2]`.
+"""Measure what a killed replica costs the service on Ray Serve: `python -m benchmarks.ray_kills [--replicas 2]`.
 
-Clients send one pair a request, each the next one when it has its answer, while replicas are killed (SIGKILL) one after the
-other; the next one dies when the last one's successor is up. A request is lost if the client gets no score for it. The last
-line does not kill: it deploys changed settings, which replaces all replicas. It prints lines of docs/ray_serve.md.
+Clients send one pair per request, and the next one after the response, while replicas are killed (SIGKILL) one after
+the other, each once the replacement of the previous one is up. A request is lost if the client gets no score for it.
+The last row of the table kills nothing: it deploys changed settings, which replaces all replicas. The output is the
+table in docs/ray_serve.md.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def main() -> None:
                 wait_for(load.answered(100))
                 _deploy(args | {"max_queue": 65 + number}, Path(folder))
         lines.append([f"all, {given.replicas} of each, by `serve run` with changed settings", given.deploys, load])
-    print("| replaced | times | requests | lost | slowest answer |\n|---|--:|--:|--:|--:|")
+    print("| replaced | times | requests | lost | slowest response |\n|---|--:|--:|--:|--:|")
     for label, times, load in lines:
         lost = sum(load.lost.values())
         print(f"| {label} | {times} | {load.sent:,} | {lost} | {load.slowest:.1f} s |")
@@ -57,7 +58,7 @@ def _args(replicas: int) -> dict[str, Any]:
 
 
 def _deploy(args: dict[str, Any], folder: Path) -> None:
-    """Deploy the service, and wait until it is as the arguments say and all earlier replicas are gone."""
+    """Deploy the service, and wait until it matches the arguments and all earlier replicas are gone."""
     earlier = {*replicas("model-mini"), *replicas("gateway")}
     deploy(args, folder)
     wanted = args["gateway"]["min_replicas"]
@@ -71,10 +72,19 @@ def _deploy(args: dict[str, Any], folder: Path) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.ray_kills", description=__doc__.partition(":")[0])
-    parser.add_argument("--kills", type=int, default=10, help="replicas killed in each line (default: %(default)s)")
-    parser.add_argument("--deploys", type=int, default=5, help="deployments of changes (default: %(default)s)")
-    parser.add_argument("--replicas", type=int, default=1, help="of the model, and gateways (default: %(default)s)")
-    parser.add_argument("--clients", type=int, default=16, help="requests under way (default: %(default)s)")
+    parser.add_argument(
+        "--kills", type=int, default=10, help="number of replicas to kill for each row (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--deploys", type=int, default=5, help="number of deployments with changed settings (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--replicas",
+        type=int,
+        default=1,
+        help="number of replicas of the model, and of gateways (default: %(default)s)",
+    )
+    parser.add_argument("--clients", type=int, default=16, help="number of concurrent requests (default: %(default)s)")
     return parser.parse_args()
 
 

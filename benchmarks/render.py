@@ -1,4 +1,4 @@
-"""Results -> the text between the markers of docs/performance.md and the pages beside it, and a plot.
+"""Render results as the text between the markers of docs/performance*.md, and as a plot.
 
 A marker is `<!-- benchmark:NAME -->` ... `<!-- /benchmark:NAME -->`; NAME is a section, `machine` or `missing`.
 """
@@ -19,11 +19,11 @@ _OURS, _PEER = "#1b6ca8", "#b8bec6"
 
 
 def render(results: Results, page: Path) -> None:
-    """Rewrite what stands between the markers of a page and of those whose names begin like its own, and draw the plot beside it."""
+    """Rewrite the text between the markers of `page` and of pages whose names begin with its name; draw the plot."""
     texts = {
         section.name: section.table(found) for section in all_sections() if (found := results.rounds.get(section.name))
     }
-    if results.rounds.keys() - {"gpu"}:  # which names its own machine
+    if results.rounds.keys() - {"gpu"}:  # the GPU section describes its own machine
         texts |= {"machine": _machine(results), "missing": _missing(results)}
     for path in page.parent.glob(f"{page.stem}*{page.suffix}"):
         text = path.read_text(encoding="utf-8")
@@ -52,7 +52,7 @@ def _missing(results: Results) -> str:
 
 
 def plot(rounds: Rounds, path: Path) -> None:
-    """Draw pairs/s of the contestants as bars, the least and the greatest round as whiskers."""
+    """Draw the contestants' pairs/s as bars, with whiskers from the slowest to the fastest round."""
     mpl.use("Agg")
     from matplotlib import pyplot
 
@@ -69,7 +69,7 @@ def plot(rounds: Rounds, path: Path) -> None:
     colours = [_OURS if c.ours else _PEER for c in there]
     bars = axes.barh(labels, rates, color=colours, xerr=whiskers, error_kw={"elinewidth": 1, "capsize": 2})
     axes.bar_label(bars, fmt="%.1f", padding=6, fontsize=8)
-    axes.set_xlabel("pairs/s with ViT-B/32 from 512x512 JPEG files: median, least and greatest round", fontsize=8)
+    axes.set_xlabel("pairs/s with ViT-B/32 from 512x512 JPEG files: median, slowest and fastest round", fontsize=8)
     axes.margins(y=0.01)
     axes.tick_params(axis="y", labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)

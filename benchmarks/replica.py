@@ -1,4 +1,4 @@
-"""A service in a process of its own, which can be ended and started again at the same address."""
+"""A service in a separate process, which can be stopped and restarted at the same address."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .inputs import MODEL, ROOT
 from .load import Address, ask, get
 from .scoring import VIT
 
-_START_S = 180.0  # the very first start exports the model
+_START_S = 180.0  # the first start exports the model
 _END_S = 60.0
 
 
 class Replica:
-    """One `text-image-similarity serve`.
+    """One process of `text-image-similarity serve`.
 
     Args:
-        arguments: Of the command, besides host and port.
-        log: Where its stderr goes; a file that grows from start to start.
+        arguments: The arguments of the command, except for the host and port.
+        log: The file to which its stderr is appended.
     """
 
     def __init__(self, arguments: Sequence[str], log: Path) -> None:
@@ -38,20 +38,20 @@ class Replica:
 
     @property
     def pid(self) -> int:
-        """The process's number."""
+        """The process id."""
         assert self._process is not None
         return self._process.pid
 
     def start(self) -> None:
-        """Start the process; it is not ready yet."""
+        """Start the process, without waiting until it is ready."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._command, cwd=ROOT, stdout=log, stderr=log)
 
     def wait_until_ready(self) -> None:
-        """Wait until /readyz says yes.
+        """Wait until /readyz reports ready.
 
         Raises:
-            RuntimeError: It does not, with what the process said last.
+            RuntimeError: The process did not become ready; the message contains the end of its log.
         """
         assert self._process is not None
         late = time.monotonic() + _START_S
@@ -62,13 +62,13 @@ class Replica:
             time.sleep(0.02)
 
     def end(self) -> int:
-        """Send SIGTERM, wait for the end, and return the exit code."""
+        """Send SIGTERM, wait for the process to exit, and return its exit code."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
         return self._process.wait(_END_S)
 
     def kill(self) -> None:
-        """End the process if it still runs."""
+        """Kill the process if it is still running."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
@@ -76,7 +76,7 @@ class Replica:
 
 @contextmanager
 def replicas(count: int, *arguments: str) -> Iterator[list[Replica]]:
-    """Run replicas of a service, all ready; their processes are gone afterwards."""
+    """Start replicas of a service, yield them once all are ready, and stop them afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         there = [Replica(arguments, Path(folder) / f"{number}.log") for number in range(count)]
         try:
@@ -91,18 +91,18 @@ def replicas(count: int, *arguments: str) -> Iterator[list[Replica]]:
 
 
 def model_arguments(model: str) -> list[str]:
-    """Return what makes a service serve a benchmark's model on the CPU, and remember nothing."""
+    """Return the arguments to serve a benchmark's model on the CPU without a cache."""
     path = f"{VIT}={MODEL}" if model == VIT else model
     return ["--model", path, "--device", "cpu", "--cache-entries", "1"]
 
 
 def answer_of(address: Address, path: str) -> tuple[int, bytes]:
-    """Get a path and return status and body; (0, b"") where no answer comes."""
+    """Request a path and return the status and body; (0, b"") if there is no response."""
     return asyncio.run(ask(address, get(path)))
 
 
 def free_port() -> int:
-    """Return a port that nobody listened on a moment ago."""
+    """Return a port that was free a moment ago."""
     with socket.socket() as asked:
         asked.bind(("127.0.0.1", 0))
         port: int = asked.getsockname()[1]

@@ -1,4 +1,4 @@
-"""What was found, kept in build/benchmarks/results.json: every round of every job, by section."""
+"""The results of every round of every job, by section, kept in build/benchmarks/results.json."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from .job import Job
 
 RESULTS = BUILD / "results.json"
 
-Rounds = dict[str, list[dict[str, Any]]]  # job -> what each round found
+Rounds = dict[str, list[dict[str, Any]]]  # job -> the result of each round
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line asks for.
+    """The options of the command line.
 
     Args:
-        pairs: Rows scored by the full-size model.
-        mini_pairs: Rows scored by mini.
-        engine_pairs: Rows scored by each engine and by the service, with either model.
-        gpu_pairs: Rows scored on a GPU.
-        rows: Most rows of the growing table.
-        vectors: Vectors in the stores that are searched.
-        overload_s: How long a service is asked for too much, in seconds.
-        restarts: How often replicas are restarted.
-        pythons: Interpreters of peers with an environment of their own, by its name.
-        data: Folder with flickr8k/.
+        pairs: The number of rows that the full-size model scores.
+        mini_pairs: The number of rows that mini scores.
+        engine_pairs: The number of rows that each engine and the service score with each model.
+        gpu_pairs: The number of rows to score on a GPU.
+        rows: The maximum number of rows of the growing table.
+        vectors: The number of vectors in the stores that are searched.
+        overload_s: How long to overload a service, in seconds.
+        restarts: The number of times that replicas are restarted.
+        pythons: The interpreters for peers that need a separate environment, by the environment's name.
+        data: The folder with flickr8k/.
     """
 
     pairs: int
@@ -50,14 +50,14 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One table.
+    """A section of the page, with one table.
 
     Args:
-        name: What `--only` and the markers in the page call it.
-        jobs: What to measure; the jobs of a round run one after the other.
-        table: What was found -> Markdown.
-        rounds: Most rounds, for what takes long and needs no ratio.
-        lacks: Says what this machine lacks to measure it; empty if nothing.
+        name: Its name, for `--only` and in the markers of the page.
+        jobs: Returns the jobs, which run one after the other in each round.
+        table: Renders the results as Markdown.
+        rounds: The maximum number of rounds, for jobs that take long and need no ratio.
+        lacks: Returns what this machine lacks for the measurement; an empty text if nothing.
     """
 
     name: str
@@ -69,20 +69,20 @@ class Section:
 
 @dataclass(slots=True)
 class Results:
-    """All rounds and all failures, and the machine they are from."""
+    """All rounds and all failures, with a description of the machine."""
 
     machine: dict[str, Any] = field(default_factory=dict)
     rounds: dict[str, Rounds] = field(default_factory=dict)
     failed: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def forget(self, section: str, jobs: Iterable[str]) -> None:
-        """Drop earlier results of jobs that will run again."""
+        """Drop the earlier results of jobs that will run again."""
         for job in jobs:
             self.rounds.get(section, {}).pop(job, None)
             self.failed.get(section, {}).pop(job, None)
 
     def add(self, section: str, job: str, found: dict[str, Any]) -> None:
-        """Keep the result of a round of a job, or the reason why it failed."""
+        """Add the result of one round of a job, or the reason why it failed."""
         if "failed" in found:
             self.failed.setdefault(section, {})[job] = found["failed"]
         else:
@@ -96,12 +96,12 @@ class Results:
 
 
 def load_results() -> Results:
-    """Read the results of earlier runs, if there are any."""
+    """Load the results of earlier runs, if there are any."""
     return Results(**json.loads(RESULTS.read_text(encoding="utf-8"))) if RESULTS.exists() else Results()
 
 
 def machine() -> dict[str, Any]:
-    """Describe this machine."""
+    """Return a description of this machine."""
     cpu, memory = Path("/proc/cpuinfo").read_text(encoding="utf-8"), Path("/proc/meminfo").read_text(encoding="utf-8")
     return {
         "cpu": next(
@@ -136,14 +136,14 @@ def rate(found: dict[str, Any]) -> float:
 
 
 def cpu_per_1000(found: dict[str, Any]) -> float:
-    """Return CPU seconds for 1,000 pairs."""
+    """Return CPU seconds per 1,000 pairs."""
     return float(1000 * found["cpu_seconds"] / found["pairs"])
 
 
 def ratios(
     over: list[dict[str, Any]], under: list[dict[str, Any]], value: Callable[[dict[str, Any]], float] = rate
 ) -> list[float]:
-    """Return the ratio of two jobs for each round in which both have run."""
+    """Return the ratio of two jobs for each round in which both ran."""
     return [value(a) / value(b) for a, b in zip(over, under, strict=False)]
 
 
@@ -153,6 +153,6 @@ def spread(values: list[float]) -> str:
 
 
 def markdown(header: list[str], rows: Iterable[list[str]], words: int = 1) -> str:
-    """Lay out a table: the first columns, with words, are aligned left, the others right."""
+    """Format a table whose first `words` columns are left-aligned and the others right-aligned."""
     lines = [header, ["---"] * words + ["---:"] * (len(header) - words), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

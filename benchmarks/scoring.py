@@ -1,4 +1,4 @@
-"""A run of `score_pairs`, for the sections that measure this package alone."""
+"""A run of `score_pairs`, for the sections that measure only this package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VIT, MINI = "vit", "mini"
 
 
 def config_of(model: str, **options: Any) -> Config:
-    """Return the settings of a run: `vit` is the ViT-B/32 of the inputs, `mini` the model that ships."""
+    """Return the settings of a run: `vit` is the ViT-B/32 of the inputs, `mini` the included model."""
     there = {"model": str(MODEL) if model == VIT else model, "base_dir": str(INPUTS)}
     return Config(**{**there, "device": "cpu", **options})
 
@@ -22,7 +22,7 @@ def config_of(model: str, **options: Any) -> Config:
 def score(
     *, model: str, pairs: int, table: str = "pairs.csv", server: str = "", options: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Time a run on `pairs` rows of a table, from local files or from `server`, after a batch of other rows."""
+    """Time a run on `pairs` rows of a table, from local files or from `server`, after warming up with other rows."""
     there: dict[str, Any] = dict(options or {})
     if server:
         there |= {"limits": Limits(allow_private_addresses=True, per_host=64), "io_workers": 32}

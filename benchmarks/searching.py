@@ -1,4 +1,4 @@
-"""Vector stores of this package, and libraries with their defaults, with the same queries and filters."""
+"""Measure this package's vector stores, and libraries with their defaults, with the same queries and filters."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class Engine(Protocol):
     """A store or library to compare."""
 
     def add(self, rows: Rows) -> None:
-        """Add some rows."""
+        """Add rows."""
 
     def finish(self) -> None:
         """Build the index for searches."""
 
     def find(self, ask: Ask) -> list[int]:
-        """Return the numbers of the nearest rows that pass, up to `TOP_K`."""
+        """Return the numbers of the nearest rows that pass the filter, up to `TOP_K`."""
 
 
 class Ours:
-    """One of this package's stores, with the planner's rule: count, and search exactly if few rows pass."""
+    """One of this package's stores, with the planner's rule: count the rows that pass, and search exactly if few do."""
 
     def __init__(self, store: Store, wait: Callable[[], None] | None = None) -> None:
         self._store, self._wait = store, wait
@@ -72,12 +72,12 @@ class Ours:
         return [int(row) for row in hits.rows[:TOP_K]]
 
     def find_together(self, asks: list[Ask]) -> None:
-        """Search without a filter for several queries at once."""
+        """Search for several queries at once, without a filter."""
         self._store.search(np.stack([ask.vector for ask in asks]), None, TOP_K)
 
 
 class RawLance:
-    """LanceDB's IVF_RQ with its own number of probes."""
+    """LanceDB's IVF_RQ with its default number of probes."""
 
     def __init__(self, folder: Path) -> None:
         import lancedb
@@ -113,7 +113,7 @@ class RawLance:
 
 
 class RawEdge:
-    """Qdrant's engine in this process, with its own effort."""
+    """Qdrant's engine in this process, with its default search effort."""
 
     def __init__(self, folder: Path) -> None:
         import qdrant_edge as edge
@@ -152,7 +152,7 @@ class RawEdge:
 
 
 class RawFaiss:
-    """faiss' HNSW with the ids of the rows that pass."""
+    """faiss' HNSW, restricted to the ids of the rows that pass the filter."""
 
     def __init__(self) -> None:
         faiss = import_module("faiss")
@@ -166,7 +166,7 @@ class RawFaiss:
         self._rows.append(Rows(rows.start, rows.vectors[:0], rows.categories, rows.draws))
 
     def finish(self) -> None:
-        """Nothing needs to be built."""
+        """Do nothing: the index is built as rows are added."""
 
     def find(self, ask: Ask) -> list[int]:
         passing = np.flatnonzero(np.concatenate([ask.passes(rows) for rows in self._rows]))
@@ -176,7 +176,7 @@ class RawFaiss:
 
 
 def measure(engine: str, rows: int, queries: int = 200) -> dict[str, Any]:
-    """Fill an engine, and measure recall, short answers and times under each filter."""
+    """Fill an engine, and measure its recall, incomplete results and times under each filter."""
     shop = Shop()
     folder = Path(tempfile.mkdtemp(dir=BUILD))
     try:
@@ -217,7 +217,7 @@ def _measure(engine: Engine, asks: list[Ask], truth: list[list[int]]) -> dict[st
 
 
 def _together(engine: Engine, asks: list[Ask]) -> float | None:
-    """Return the milliseconds for each of several queries at once; None if an engine takes one at a time."""
+    """Return the milliseconds per query for several queries at once; None if the engine takes one at a time."""
     if not isinstance(engine, Ours):
         return None
     times = []

@@ -1,7 +1,7 @@
-"""A loopback server that hands out the photos with a set delay: `python -m benchmarks.server [--delay-ms 50]`.
+"""A loopback server that serves the photos with a fixed delay: `python -m benchmarks.server [--delay-ms 50]`.
 
-It prints its port, keeps connections alive, holds every answer ready in memory and does all waiting on one thread's
-clock, so that it takes little of the machine it shares with what is measured. It knows GET and nothing else.
+It prints its port, keeps connections alive, holds every response in memory and waits on the clock of a single thread,
+so that it takes little time from the process that is measured on the same machine. It supports only GET.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import Any
 
 from .inputs import INPUTS, ROOT
 
-PROCESSOR_TIME = b"/processor-time"  # answered with the seconds that this process has used
+PROCESSOR_TIME = b"/processor-time"  # the response is the CPU seconds that this process has used
 _MISSING = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection: each request is answered `delay` seconds after its head is in.
+    """A connection of a client: each response is sent `delay` seconds after the request head has arrived.
 
     Args:
-        answers: Path, without its query -> the whole answer.
-        delay: Seconds.
+        answers: The complete response for each path (without its query).
+        delay: The delay in seconds.
     """
 
     def __init__(self, answers: dict[bytes, bytes], delay: float) -> None:
@@ -56,7 +56,7 @@ class Connection(asyncio.Protocol):
 
 @asynccontextmanager
 async def answering(answers: dict[bytes, bytes], delay: float = 0.0) -> AsyncIterator[str]:
-    """Serve some answers on this loop and give the address; an empty answer is none."""
+    """Serve responses on this event loop and yield the address; an empty response is never sent."""
     server = await asyncio.get_running_loop().create_server(
         lambda: Connection(answers, delay), "127.0.0.1", 0, backlog=1024
     )
@@ -67,14 +67,14 @@ async def answering(answers: dict[bytes, bytes], delay: float = 0.0) -> AsyncIte
 
 
 def response(body: bytes, status: str = "200 OK", **headers: str) -> bytes:
-    """Spell out an answer."""
+    """Return a complete response."""
     named = {"Content_Length": str(len(body)), **headers}
     lines = (f"{name.replace('_', '-')}: {value}" for name, value in named.items())
     return "\r\n".join([f"HTTP/1.1 {status}", *lines, "", ""]).encode() + body
 
 
 def serving(delay_ms: float | None, folder: Path = INPUTS) -> AbstractContextManager[str]:
-    """Run the server in its own process and give its address; None runs none and gives ""."""
+    """Run the server in a separate process and yield its address; with None, run no server and yield ""."""
     return nullcontext("") if delay_ms is None else _served(delay_ms, folder)
 
 
@@ -104,13 +104,15 @@ def _answers(folder: Path) -> Iterator[tuple[bytes, bytes]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
     parser.add_argument("--delay-ms", type=float, default=50.0)
-    parser.add_argument("--folder", type=Path, default=INPUTS, help="where photos/ lies (default: %(default)s)")
+    parser.add_argument(
+        "--folder", type=Path, default=INPUTS, help="folder that contains photos/ (default: %(default)s)"
+    )
     given = parser.parse_args()
     _run(serve(given.delay_ms / 1000, given.folder))
 
 
 def _run(serving: Coroutine[Any, Any, None]) -> None:
-    """Run the server on uvloop, which takes half of asyncio's time, if it is installed."""
+    """Run the server on uvloop, which takes half as much time as asyncio, if it is installed."""
     try:
         from uvloop import run
     except ImportError:

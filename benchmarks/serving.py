@@ -1,4 +1,4 @@
-"""What the sections about the service share: requests made of the photos, and the time of a full batch."""
+"""Functions that the sections about the service share: requests made from the photos, and the time of a full batch."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from .load import Address, post_pair
 from .replica import answer_of
 from .scoring import MINI, VIT
 
-BATCH = 32  # pairs, of score_pairs and of the service where nobody says otherwise
-MAX_WAIT_S = 0.005  # as serve's --max-wait-ms
+BATCH = 32  # pairs; the default of score_pairs and of the service
+MAX_WAIT_S = 0.005  # the default of serve's --max-wait-ms
 NAMES = {VIT: "ViT-B/32", MINI: "mini"}
-_TIMED = 12  # batches, after two that warm up
+_TIMED = 12  # batches, after two to warm up
 
 
 def read_pairs(count: int, *, side: int | None = None) -> list[tuple[bytes, str]]:
-    """Read photos and captions, no two alike; photos as they lie there, or as JPEGs of `side` by `side`."""
+    """Read distinct photos and captions; photos as they are, or as JPEGs of `side` by `side` pixels."""
     rows = read_rows("pairs.csv", count)
     return [(_photo(row.path, side), f"{row.caption} {number}") for number, row in enumerate(rows)]
 
 
 def requests_of(count: int, *, side: int | None = None) -> list[bytes]:
-    """Return whole requests for the score of one pair each, see `read_pairs`."""
+    """Return complete requests for the score of one pair each; see `read_pairs`."""
     return [post_pair(photo, caption) for photo, caption in read_pairs(count, side=side)]
 
 
 def full_batch(encoder: Encoder, pairs: list[tuple[bytes, str]]) -> float:
-    """Return the median time of encoding a full batch with nothing else going on, in seconds."""
+    """Return the median time to encode a full batch while nothing else runs, in seconds."""
     assert isinstance(encoder, PreparingEncoder)
     pixels = [encoder.prepare(decode(photo, Limits())) for photo, _ in pairs[:BATCH]]
     tokens = encoder.tokenize([caption for _, caption in pairs[:BATCH]])
@@ -53,12 +53,12 @@ def full_batch(encoder: Encoder, pairs: list[tuple[bytes, str]]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What a service has told Prometheus about its batches since it started.
+    """The batches of a service since it started, according to its Prometheus metrics.
 
     Args:
-        seconds: Spent encoding.
-        batches: How many.
-        pairs: In them.
+        seconds: The time spent on encoding.
+        batches: The number of batches.
+        pairs: The number of pairs in them.
     """
 
     seconds: float
@@ -66,12 +66,12 @@ class Encoded:
     pairs: int
 
     def since(self, before: Encoded) -> Encoded:
-        """Return what came after an earlier look."""
+        """Return the difference from an earlier reading."""
         return Encoded(self.seconds - before.seconds, self.batches - before.batches, self.pairs - before.pairs)
 
     @property
     def full_batch_s(self) -> float:
-        """The mean time of as many pairs as a full batch has, in seconds."""
+        """The mean time for as many pairs as a full batch has, in seconds."""
         return BATCH * self.seconds / max(self.pairs, 1)
 
 

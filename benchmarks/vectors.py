@@ -1,6 +1,6 @@
-"""Vectors as a shop's images have them, in clusters of uneven size, and queries like images and like texts.
+"""Vectors like those of a shop's images, in clusters of uneven size, and queries like images and like texts.
 
-Made in blocks, so that a million need no memory, and the same for each number of rows.
+They are generated in blocks, so that a million need little memory, and do not depend on the number of rows.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from text_image_similarity.similarity import Embeddings
 
 WIDTH, BLOCK, CATEGORIES = 512, 8192, 40
 _CLUSTERS, _SPREAD = 1000, 48
-SHARES = (1.0, 0.1, 0.01, 0.001)  # of the rows, that pass a filter on the draw
+SHARES = (1.0, 0.1, 0.01, 0.001)  # the shares of the rows that pass a filter on the draw
 FAR = "another category"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """Some rows.
+    """A block of rows.
 
     Args:
-        start: The number of the first one.
+        start: The number of the first row.
         vectors: Unit vectors, shape (n, WIDTH), float32.
-        categories: Of 0 to CATEGORIES - 1, shape (n,).
-        draws: Uniform in 0..1, shape (n,).
+        categories: Integers from 0 to CATEGORIES - 1, shape (n,).
+        draws: Random numbers, uniform in 0..1, shape (n,).
     """
 
     start: int
@@ -38,13 +38,13 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ask:
-    """A query under a filter.
+    """A query with a filter.
 
     Args:
         vector: A unit vector, shape (WIDTH,).
         kind: `picture` or `text`.
-        below: The draws that pass are below this.
-        category: The category that passes; None for all.
+        below: The filter passes draws below this value.
+        category: The category that the filter passes; None for all.
     """
 
     vector: Embeddings
@@ -59,7 +59,7 @@ class Ask:
 
 
 class Shop:
-    """Where clusters lie: the same for everyone."""
+    """The clusters, which are the same in every run."""
 
     def __init__(self) -> None:
         rng = np.random.default_rng(18)
@@ -72,7 +72,7 @@ class Shop:
         self._shares = sizes / sizes.sum()
 
     def blocks(self, size: int) -> Iterator[Rows]:
-        """Yield so many rows, up to 8,192 at once."""
+        """Yield `size` rows in blocks of up to 8,192."""
         for start in range(0, size, BLOCK):
             rng = np.random.default_rng((18, start))
             number = min(BLOCK, size - start)
@@ -80,7 +80,7 @@ class Shop:
             yield Rows(start, vectors, categories, rng.random(number))
 
     def asks(self, number: int) -> dict[str, list[Ask]]:
-        """Return queries under each filter, half of them like images and half like texts."""
+        """Return queries for each filter, half of them like images and half like texts."""
         rng = np.random.default_rng(19)
         vectors, categories = self._draw(rng, number)
         kinds = ["picture" if place % 2 else "text" for place in range(number)]
@@ -104,7 +104,7 @@ class Shop:
 
 
 def nearest_rows(shop: Shop, size: int, asks: Sequence[Ask], top_k: int) -> list[list[int]]:
-    """Return the row numbers of the exact answers, fewer than `top_k` where fewer pass."""
+    """Return the row numbers of the exact results, fewer than `top_k` if fewer rows pass."""
     queries = np.stack([ask.vector for ask in asks])
     best: list[list[tuple[float, int]]] = [[] for _ in asks]
     for rows in shop.blocks(size):

@@ -1,4 +1,4 @@
-"""Search pictures with words and captions with a picture, offline: `python examples/inference_demo.py "a boat at sea"`."""
+"""Search images by text and captions by image, offline: `python examples/inference_demo.py "a boat at sea"`."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def main() -> None:
     given = parser.parse_args()
     predictor = create_predictor(given.model)
 
-    # A few pictures, once.
+    # A few images, ranked once.
     few = [PICTURES / name for name in ("sailing.jpg", "surf.jpg", "pets.jpg", "fast_food.jpg")]
-    show(f"Four pictures, ranked for {given.query!r}", predictor.rank_images(given.query, few, given.top_k))
+    show(f"Four images, ranked for {given.query!r}", predictor.rank_images(given.query, few, given.top_k))
 
-    # Many pictures, encoded once and searched as often as you like, also by another process.
+    # Many images, encoded once and searched any number of times, also by other processes.
     built = predictor.build_image_database(PICTURES)
-    print(f"\nA database of {len(built)} pictures; not in it:")
+    print(f"\nA database of {len(built)} images; not in it:")
     for path, error in built.failures.items():
         print(f"  {Path(path).name}: {error}")
     with tempfile.TemporaryDirectory() as folder:
@@ -41,7 +41,7 @@ def main() -> None:
         loaded = ImageDatabase.load(Path(folder) / "pictures.safetensors")
     show(f"The database, searched for {given.query!r}", predictor.search_database(given.query, given.top_k, loaded))
 
-    # The reverse.
+    # The other direction: captions for an image.
     with (ROOT / "challenge_set.csv").open(encoding="utf-8", newline="") as table:
         predictor.build_caption_database(row["caption"] for row in csv.DictReader(table))
     show("Captions for pets.jpg", predictor.search_captions(PICTURES / "pets.jpg", given.top_k))

@@ -1,7 +1,8 @@
-"""Ask OSV's database of vulnerabilities about every version of poetry.lock, and about the lowest ones that pyproject.toml admits.
+"""Look up known vulnerabilities of all versions in poetry.lock, and of the lowest that pyproject.toml allows, in OSV.
 
-`python -m scripts.audit` makes one request, to osv.dev, or to the mirror that OSV_URL names, through the environment's proxy if there is one.
-It exits with 0 if nothing is known of any, with 1 if something is, and with 2 if the database is out of reach.
+`python -m scripts.audit` sends one request to osv.dev, or to the mirror named by OSV_URL, through the environment's
+proxy, if there is one. It exits with 0 if there are no known vulnerabilities, with 1 if there are, and with 2 if the
+database cannot be reached.
 """
 
 from __future__ import annotations
@@ -18,33 +19,33 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = "https://api.osv.dev"
-_AT_ONCE = 1000  # queries of one request, as OSV allows
+_AT_ONCE = 1000  # queries per request, OSV's limit
 _WAIT_S = 10.0
 
 Package = tuple[str, str]  # a name and a version
 
 
 def main() -> int:
-    """Print what is known, and return the exit code."""
+    """Print the known vulnerabilities, and return the exit code."""
     place = os.environ.get("OSV_URL", PLACE)
     asked = packages(ROOT)
     try:
         with httpx.Client(base_url=place, timeout=_WAIT_S) as client:
             found = vulnerabilities(client, asked)
     except (httpx.HTTPError, ValueError) as exc:
-        print(f"{place} is out of reach ({type(exc).__name__}: {exc}), so nothing was checked.", file=sys.stderr)
-        print("Run this where that is allowed, name a proxy in HTTPS_PROXY, or a mirror in OSV_URL.", file=sys.stderr)
+        print(f"{place} cannot be reached ({type(exc).__name__}: {exc}), so nothing was checked.", file=sys.stderr)
+        print(
+            "Run this where it can be reached, or set HTTPS_PROXY to a proxy, or OSV_URL to a mirror.", file=sys.stderr
+        )
         return 2
     for (name, version), known in found.items():
         print(f"{name} {version} ({asked[name, version]}): {', '.join(known)}")
-    print(
-        f"{len(found)} of {len(asked)} versions have known vulnerabilities; https://osv.dev/vulnerability/ID tells more"
-    )
+    print(f"{len(found)} of {len(asked)} versions have known vulnerabilities; see https://osv.dev/vulnerability/ID")
     return 1 if found else 0
 
 
 def packages(root: Path) -> dict[Package, str]:
-    """Return which packages to ask about, each with where it is named: locked versions, and lower bounds."""
+    """Return the packages to look up, each with the place that names it: locked versions, and lower bounds."""
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     lock = tomllib.loads((root / "poetry.lock").read_text(encoding="utf-8"))
     extras, groups = project["project"]["optional-dependencies"], project["dependency-groups"]
@@ -57,17 +58,17 @@ def packages(root: Path) -> dict[Package, str]:
 
 
 def lowest(requirement: Requirement) -> Package | None:
-    """Return the lowest version that a requirement admits, or None if it has no lower bound."""
+    """Return the lowest version that a requirement allows, or None if it has no lower bound."""
     found = [each.version for each in requirement.specifier if each.operator in (">=", "==", "~=")]
     return (requirement.name, found[0]) if found else None
 
 
 def vulnerabilities(client: httpx.Client, asked: Iterable[Package]) -> dict[Package, list[str]]:
-    """Return what is known of packages, by their names and versions.
+    """Return the known vulnerabilities of packages, by name and version.
 
     Raises:
-        httpx.HTTPError: The database is out of reach.
-        ValueError: Something else answers there.
+        httpx.HTTPError: The database cannot be reached.
+        ValueError: The response does not come from OSV.
     """
     every, found = list(asked), {}
     for at in range(0, len(every), _AT_ONCE):
@@ -82,7 +83,7 @@ def _ask(client: httpx.Client, some: Sequence[Package]) -> list[dict[str, Any]]:
     queries = [{"package": {"ecosystem": "PyPI", "name": name}, "version": version} for name, version in some]
     answer = client.post("/v1/querybatch", json={"queries": queries}).raise_for_status().json()
     if not isinstance(answer, dict) or not isinstance(results := answer.get("results"), list):
-        raise ValueError("its answer is not OSV's")
+        raise ValueError("its response is not OSV's")
     return results
 
 

@@ -10,7 +10,7 @@ shift 3
 mkdir -p "$state/home/.config/containers"
 state=$(cd "$state" && pwd)
 
-# What pip is told here, in one file. It and what it names are there while the image is built, and stay out of it.
+# The configuration of pip on this machine, in one file. It and the files that it names are available only during the build.
 python3 -m pip config list | awk '
 	BEGIN { print "[global]" }
 	{ key = value = $0; sub(/=.*/, "", key); sub(/.*[.]/, "", key); sub(/^[^=]*=./, "", value); sub(/.$/, "", value) }
@@ -31,7 +31,7 @@ echo '{"default": [{"type": "insecureAcceptAnything"}]}' >"$HOME/.config/contain
 buildah() {
 	command buildah --storage-driver "$driver" --root "$state/storage" --runroot "$state/run" "$@"
 }
-# Layers on top of each other, or, where this machine's files are such layers themselves, copies.
+# Use overlay layers, or copies if the files of this machine are on an overlay themselves.
 driver=overlay
 buildah info >/dev/null 2>&1 || driver=vfs
 
@@ -40,7 +40,7 @@ if ! buildah inspect --type image localhost/base >/dev/null 2>&1; then
 	buildah add --quiet "$container" "$root/build/tools/base.tar" / >/dev/null
 	buildah commit --quiet --rm "$container" localhost/base >/dev/null
 fi
-# Buildah 1.28 does not know this option of HEALTHCHECK, by which Docker learns earlier that a container is ready.
+# Buildah 1.28 lacks this option of HEALTHCHECK, with which Docker notices sooner that a container is ready.
 sed 's/ --start-interval=[0-9]*s//' "$dockerfile" >"$state/Dockerfile"
 [ ! -e "$dockerfile.dockerignore" ] || set -- --ignorefile "$dockerfile.dockerignore" "$@"
 buildah bud --isolation chroot --format docker --build-arg BASE=localhost/base --tag "localhost/$name" --file "$state/Dockerfile" "$@" "$context"

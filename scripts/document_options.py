@@ -1,4 +1,4 @@
-"""Write the tables of options and limits in docs/command_line*.md from the parsers: `make docs`."""
+"""Write the tables of options and limits in docs/command_line*.md from the parsers; `make docs` runs it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ MARKED = re.compile(r"(<!-- ([\w -]+): written by make docs -->\n).*?(<!-- end -
 
 
 def pages() -> dict[Path, str]:
-    """Return the pages about the command line, with their texts."""
+    """Return the pages about the command line, each with its text."""
     return {path: path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("command_line*.md"))}
 
 
 def documented(texts: Mapping[Path, str]) -> dict[Path, str]:
-    """Return pages with the tables of today between their marks."""
+    """Return the pages with up-to-date tables between their marks."""
     tables = {"limits": _limits()} | {name: _options(parser) for name, parser in make_parser()[1].items()}
     if sorted(name for text in texts.values() for _, name, _ in MARKED.findall(text)) != sorted(tables):
         raise ValueError(f"the pages must have one mark for each of {', '.join(tables)}")
@@ -34,7 +34,7 @@ def documented(texts: Mapping[Path, str]) -> dict[Path, str]:
 
 def _options(parser: argparse.ArgumentParser) -> str:
     rows = []
-    for action in parser._actions:  # argparse has no public way to list them
+    for action in parser._actions:  # argparse has no public way to list its actions
         if action.option_strings and action.dest != "help":
             option = " ".join(filter(None, (action.option_strings[-1], _value(action))))
             default = "off" if action.nargs == 0 else default_of(action) and f"`{default_of(action)}`"
@@ -55,7 +55,7 @@ def _limits() -> str:
 
 
 def _limit(value: object) -> str:
-    """Write a limit as `--limit` reads it."""
+    """Return a limit as `--limit` reads it."""
     if isinstance(value, tuple):
         return ",".join(map(str, value)) or "none"
     if isinstance(value, bool) or not isinstance(value, int):
@@ -70,7 +70,7 @@ def _table(kind: str, rows: Iterable[tuple[str, str, str]]) -> str:
 
 
 def _linked(text: str) -> str:
-    """Make links of what a text says to see in the documentation."""
+    """Turn a text's references to the documentation into links."""
 
     def link(found: re.Match[str]) -> str:
         page, heading = found[1], found[2] or ""

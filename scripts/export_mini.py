@@ -1,9 +1,10 @@
-"""Export mini to the two ONNX graphs that the wheel holds: without weights, which stay in `model.safetensors` alone.
+"""Export mini to the two ONNX graphs that the wheel contains, without the weights, which stay in `model.safetensors`.
 
     .venv/bin/python -m scripts.export_mini
 
-The graphs are those of any export (`encoders.graphs`). Their initializers that are weights become external data;
-`encoder.json` says which weight each of them is, and the library hands them to ONNX Runtime when it opens the graphs.
+The graphs are like those of any export (`encoders.graphs`), except that initializers that are weights become external
+data: `encoder.json` says which weight each of them is, and the library passes them to ONNX Runtime when it opens the
+graphs.
 """
 
 from __future__ import annotations
@@ -27,25 +28,25 @@ SMALLEST = 16  # values; constants of the graphs are smaller, weights are not
 
 
 def main() -> None:
-    """Write the graphs and their facts beside mini's weights."""
+    """Write the graphs and `encoder.json` next to mini's weights."""
     mini = model_folder("mini")
     with tempfile.TemporaryDirectory() as folder:
         write_graphs(mini, export_whole(mini, Path(folder) / "whole"), mini)
 
 
 def export_whole(model: Path, out: Path) -> Path:
-    """Export a dual encoder's folder as the library would, and return where that is."""
+    """Export a dual encoder's folder as the library would, and return the folder of the export."""
     export(load_dual_encoder(model, Config(model=model, device="cpu", backend="torch")), out, int8=False)
     return out
 
 
 def write_graphs(model: Path, whole: Path, out: Path) -> None:
-    """Write `image.onnx`, `text.onnx` and `encoder.json` of an exported dual encoder without its weights.
+    """Write the `image.onnx`, `text.onnx` and `encoder.json` of an exported dual encoder, without its weights.
 
     Args:
-        model: The model's folder.
-        whole: Its exported form.
-        out: Where to.
+        model: The folder of the model.
+        whole: The folder of its export.
+        out: The folder to write to.
     """
     weights = read_weights(model / "model.safetensors")
     facts = json.loads((whole / FACTS).read_text(encoding="utf-8"))
@@ -59,10 +60,10 @@ def write_graphs(model: Path, whole: Path, out: Path) -> None:
 
 
 def take_weights_out(graph: onnx.ModelProto, weights: dict[str, NDArray[np.float32]]) -> dict[str, str]:
-    """Make the weights among a graph's initializers external, and return which weight each of them is.
+    """Make the weights among a graph's initializers external data, and return the name of the weight for each of them.
 
     Raises:
-        ValueError: An initializer is as large as a weight and is none.
+        ValueError: An initializer is as large as a weight but is not one.
     """
     names = {}
     for initializer in graph.graph.initializer:
@@ -71,16 +72,16 @@ def take_weights_out(graph: onnx.ModelProto, weights: dict[str, NDArray[np.float
             name = names[initializer.name] = name_of(value, weights)
             initializer.ClearField("raw_data")
             initializer.data_location = onnx.TensorProto.EXTERNAL
-            # A file that is not there, so that nothing but what is handed over can be taken for the weight.
+            # A file that does not exist, so that only the weights that are passed in can be used.
             initializer.external_data.add(key="location", value=name)
     return names
 
 
 def name_of(value: NDArray[np.float32], weights: dict[str, NDArray[np.float32]]) -> str:
-    """Return the name of the weight that a value is, as `weights.arranged` reads it.
+    """Return the name of the weight with a value, as `weights.arranged` reads it.
 
     Raises:
-        ValueError: It is none of them.
+        ValueError: No weight has this value.
     """
     for name, weight in weights.items():
         for suffix in {1: ("",), 2: ("", TRANSPOSED), 4: ("", SHIFTED)}.get(weight.ndim, ()):
@@ -91,7 +92,7 @@ def name_of(value: NDArray[np.float32], weights: dict[str, NDArray[np.float32]])
 
 
 def drop_notes(graph: onnx.ModelProto) -> None:
-    """Drop what the exporter notes of itself and of this machine: versions, stack traces, names of files."""
+    """Drop the exporter's notes on itself and on this machine: versions, stack traces, file names."""
     graph.producer_name = graph.producer_version = ""
     inner = graph.graph
     for noted in (graph, inner, *inner.node, *inner.value_info, *inner.input, *inner.output, *inner.initializer):

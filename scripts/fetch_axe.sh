@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fetch axe-core, which finds what keeps people from using a page, from the registry that npm is configured for. Only tests use it.
+# Fetch axe-core, which finds accessibility problems in pages, from the registry that npm is configured for. Only tests use it.
 # Usage: scripts/fetch_axe.sh FOLDER
 set -eu
 version=4.14.1

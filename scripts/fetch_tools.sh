@@ -11,7 +11,7 @@ apt() {
 	apt-get -qq -o "Dir::State::lists=$folder/packages/lists" -o "Dir::Cache=$folder/packages/cache" "$@"
 }
 
-# Print the packages that are not here yet: "Inst name (version ...". With "[version]" after the name it would only be upgraded.
+# Print the packages that are not installed yet: "Inst name (version ...". With "[version]" after the name, it would only be upgraded.
 missing() {
 	apt -s --no-install-recommends "$@" | sed -n 's/^Inst \([^ ]*\) (.*/\1/p'
 }
@@ -19,13 +19,13 @@ missing() {
 apt update
 packages=$(missing install buildah chromium curl fonts-liberation kubernetes-client nginx patchelf prometheus redis-server shellcheck)
 cd "$folder/packages"
-# What is installed here already is missing from that list, and is run from where it is.
+# Programs that are already installed here are not in that list, and are run from where they are.
 [ -z "$packages" ] || apt download $packages
 for package in *.deb; do
 	[ ! -e "$package" ] || dpkg -x "$package" "$folder"
 done
 
-# For a machine where nothing is installed, that is all of Python and what it stands on, down to the C library. As in slim images there are
+# For a machine where nothing is installed, that is all of Python and its dependencies, down to the C library. As in slim images, there are
 # no manuals and translations; pip is there, and may install for the whole root.
 mkdir base "$folder/base" && cd base
 : >status
@@ -47,12 +47,12 @@ rm -r packages base
 libraries=$folder/usr/lib/$(dpkg-architecture -qDEB_HOST_MULTIARCH 2>/dev/null || gcc -print-multiarch)
 for program in usr/bin/buildah usr/lib/chromium/chromium usr/sbin/nginx usr/bin/curl usr/bin/kubectl usr/bin/prometheus usr/bin/promtool usr/bin/redis-server usr/bin/shellcheck; do
 	[ -x "$program" ] || continue
-	# PulseAudio's library looks for a part of itself where it would be installed.
+	# PulseAudio's library looks for one of its parts in the place where it would be installed.
 	cat >"bin/${program##*/}" <<-END
 		#!/bin/sh
 		LD_LIBRARY_PATH=$libraries:$libraries/pulseaudio\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH} exec $folder/$program "\$@"
 	END
 	chmod +x "bin/${program##*/}"
 done
-# Buildah starts itself again, without the variables that it was started with.
+# Buildah restarts itself without the environment variables that it was started with.
 [ ! -x usr/bin/buildah ] || PATH=$folder/usr/bin:$PATH patchelf --set-rpath "$libraries" usr/bin/buildah

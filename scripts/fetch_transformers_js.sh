@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fetch what a browser loads of transformers.js and ONNX Runtime, from the registry that npm is configured for. Only tests use it; nothing of it is run here.
+# Fetch the files of transformers.js and ONNX Runtime that a browser loads, from the registry that npm is configured for. Only tests use them; none of them is run here.
 # Usage: scripts/fetch_transformers_js.sh FOLDER
 set -eu
 transformers=4.3.2

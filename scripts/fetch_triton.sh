@@ -14,7 +14,7 @@ echo "nvidia-pytriton==0.7.0 --hash=sha256:21f063ff93bb426d0c06b7a55e7eb9efcfe62
 "$python" -m pip download --quiet --no-deps --require-hashes --dest "$folder/wheel" --requirement "$folder/requirements.txt"
 "$python" -m zipfile --extract "$folder"/wheel/nvidia_pytriton-*.whl "$folder/wheel"
 rm "$folder"/wheel/*.whl
-# Its python backend knows NumPy 1 alone; the others have the versions of the lock file, for the same numbers.
+# Its python backend supports only NumPy 1; the other packages have the versions of the lock file, so that the numbers are the same.
 "$python" deploy/service/constraints.py poetry.lock | grep -E '^(onnxruntime|pillow|safetensors|tokenizers)==' >"$folder/requirements.txt"
 "$python" -m pip install --quiet --no-compile "numpy<2" -r "$folder/requirements.txt"
 

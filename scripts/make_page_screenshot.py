@@ -1,7 +1,7 @@
-"""Make docs/service_page.png: the service's web page, photographed in Chromium.
+"""Make docs/service_page.png, a screenshot of the service's web page in Chromium.
 
-The service is real (mini, a process of its own); the pictures are those of the challenge set. One half shows a picture with
-captions, the other a table in the dark scheme.
+The service is real (mini, in a separate process); the images are those of the challenge set. One half shows an image
+with captions, the other a table in the dark colour scheme.
 
     python -m scripts.make_page_screenshot [OUT]
 """
@@ -37,7 +37,7 @@ ROWS = 20
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Make the picture of the service's web page.")
+    parser = argparse.ArgumentParser(description="Make the screenshot of the service's web page.")
     parser.add_argument("out", nargs="?", type=Path, default=ROOT / "docs" / "service_page.png")
     options = parser.parse_args()
     with serving() as url, sync_playwright() as driver:
@@ -53,7 +53,7 @@ def main() -> None:
 
 @contextmanager
 def serving(*options: str) -> Iterator[str]:
-    """Run the service on a free port; yield its address."""
+    """Run the service on a free port, and yield its address."""
     command = [sys.executable, "-m", "text_image_similarity", "serve", "--port", "0", "--model", "mini", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

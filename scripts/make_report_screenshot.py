@@ -1,7 +1,7 @@
-"""Make docs/report.png: a report as a run over the web gives it, photographed in Chromium.
+"""Make docs/report.png, a screenshot in Chromium of the report of a run over the web.
 
-The run is real (mini, score_csv), the web is not: four hosts serve crops of the challenge set's pictures, one
-of them badly, and every fourth caption is another picture's.
+The run is real (mini, score_csv), but the web is not: four hosts serve crops of the challenge set's images, one of them
+unreliably, and every fourth caption belongs to another image.
 
     python -m scripts.make_report_screenshot [--dark] [--width 1200] [--height 1500] [OUT]
 """
@@ -30,7 +30,7 @@ HOSTS = {"img.shop.example": 0.01, "cdn.photos.example": 0.02, "old-blog.example
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Make the picture of a report.")
+    parser = argparse.ArgumentParser(description="Make the screenshot of a report.")
     parser.add_argument("out", nargs="?", type=Path, default=ROOT / "docs" / "report.png")
     parser.add_argument("--dark", action="store_true")
     parser.add_argument("--width", type=int, default=1200)
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def make_page(folder: Path) -> Path:
-    """Score a table of made-up addresses and write its report."""
+    """Score a table of made-up URLs, and write its report."""
     chance = random.Random(7)
     with (ROOT / "challenge_set.csv").open(newline="", encoding="utf-8") as file:
         known = [row for row in csv.DictReader(file) if Image.registered_extensions().get(Path(row["url"]).suffix)][:46]
@@ -74,7 +74,7 @@ def make_page(folder: Path) -> Path:
 
 
 def serve(request: httpx.Request) -> httpx.Response:
-    """Answer as a host does: with a crop of a picture, or badly; always the same for one address."""
+    """Respond as a host would, with a crop of an image or an error; always the same for the same URL."""
     chance = random.Random(str(request.url))
     if chance.random() < HOSTS[request.url.host]:
         trouble = chance.choices(["404", "503", "slow", "page"], (5, 1, 2, 2))[0]

@@ -1,10 +1,10 @@
-"""Make sample_catalog/: a table of 36 products, and a picture of each.
+"""Create sample_catalog/: a table of 36 products, and an image of each.
 
     .venv/bin/python -m scripts.make_sample_catalog
 
-Every product is listed here by hand. What its picture shows is in its columns, so whether an answer to "a red bag", or
-to the picture of the blue bag and "red", is right follows from the table. The pictures are drawn by `products.py` from
-shapes of our own, so they may be shared freely.
+The products are listed here by hand. Their columns say what their images show, so the table decides whether a result
+for "a red bag", or for the image of the blue bag and "red", is right. The images are drawn by `products.py` from our
+own shapes, so they may be shared freely.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FOLDER = ROOT / "sample_catalog"
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """What the variants of one product have in common; a variant is `color pattern price in_stock added`."""
+    """The properties that the variants of a product share; a variant is `color pattern price in_stock added`."""
 
     group: str
     kind: str
@@ -73,7 +73,7 @@ COLUMNS = (
 
 
 def rows() -> list[dict[str, str]]:
-    """Return the table's rows, one a product."""
+    """Return the rows of the table, one per product."""
     found = []
     for design in DESIGNS:
         for variant in design.variants:
@@ -98,7 +98,7 @@ def main(folder: Path = FOLDER) -> None:
         writer.writeheader()
         writer.writerows(table)
     total = sum(path.stat().st_size for path in (folder / "images").iterdir())
-    print(f"{len(table)} products, {total / 1e3:.0f} kB of pictures")
+    print(f"{len(table)} products, {total / 1e3:.0f} kB of images")
 
 
 if __name__ == "__main__":

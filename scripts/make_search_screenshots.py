@@ -1,6 +1,6 @@
-"""Make docs/search_page.webp, search_page_dark.webp and search_page_phone.webp: the search page, photographed in Chromium.
+"""Make docs/search_page.webp, search_page_dark.webp and search_page_phone.webp, screenshots of the search page.
 
-The service is real (mini, a process of its own), and searches the sample catalogue.
+They are taken in Chromium. The service is real (mini, in a separate process), and searches the sample catalogue.
 
     python -m scripts.make_search_screenshots [FOLDER]
 """
@@ -25,7 +25,7 @@ PHONE = {"width": 390, "height": 844}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Make the pictures of the search page.")
+    parser = argparse.ArgumentParser(description="Make the screenshots of the search page.")
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "docs")
     options = parser.parse_args()
     with serving("--catalog", f"sample={SAMPLE / 'products.csv'}") as url, sync_playwright() as driver:
@@ -49,7 +49,7 @@ def of_words(browser: Browser, url: str) -> bytes:
 
 
 def of_a_picture(browser: Browser, url: str) -> bytes:
-    """Photograph a search by words and a picture, away from a product."""
+    """Take a screenshot of a search by words and an image, steered away from a product."""
     address = f"{url}/search?text=something+green&unlike=trail-green&without=a+hat"
     page = opened(browser, address, viewport=WINDOW, color_scheme="dark")
     page.set_input_files("#image", SAMPLE / "images" / "blue_bag.jpg")
@@ -75,7 +75,7 @@ def opened(browser: Browser, address: str, **options: Any) -> Page:
 
 
 def settle(page: Page) -> None:
-    """Wait for the answer, and for the pictures that are in sight."""
+    """Wait for the results, and for the images that are in view."""
     page.wait_for_function(
         """() => !document.querySelector('#results').ariaBusy && [...document.querySelectorAll('.shot img')].every(
             (image) => image.naturalWidth || image.getBoundingClientRect().top > innerHeight || !image.offsetHeight)"""

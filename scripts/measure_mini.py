@@ -1,10 +1,11 @@
-"""Measure `mini`: retrieval on validation photos, matching against mismatching pairs on the challenge set, time a pair.
+"""Measure `mini`: retrieval on validation photos, separation of matching pairs in the challenge set, time per pair.
 
     .venv/bin/python scripts/measure_mini.py ../shared/data/flickr8k/validation.parquet
 
-The figures are those of `text-image-similarity evaluate PHOTOS --model mini`, which shows more of them. The challenge set
-holds a few swapped captions; a caption counts as the first picture's that has it. The time is that of one core, in
-batches of 32, from decoded 224x224 photos and captions to vectors; the least of five rounds, with the file read before.
+The figures are the same as those of `text-image-similarity evaluate PHOTOS --model mini`, which shows more. The
+challenge set contains a few swapped captions; a caption counts as matching the first image that has it. The time is for
+one core, in batches of 32, from decoded 224x224 photos and captions to vectors: the shortest of five rounds, after the
+file has been read.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def challenge_auc() -> float:
-    """Return the area under the ROC curve of matching against all mismatching pairs of the 49 pictures."""
+    """Return the area under the ROC curve for matching and all mismatching pairs of the 49 images."""
     config, encoder = Config(), load_encoder(Config(model="mini"))
     with (ROOT / "challenge_set.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))[:49]  # the last two are broken on purpose
@@ -39,14 +40,14 @@ def challenge_auc() -> float:
 
 
 def milliseconds_a_pair(photos: Path) -> float:
-    """Return the time to encode a photo and one of its captions on one core, resizing and tokenising included."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # ONNX Runtime's workers are counted when the encoder is loaded
+    """Return the milliseconds to encode a photo and a caption on one core, including resizing and tokenising."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when the encoder is loaded, for the number of ONNX Runtime's threads
     torch.set_num_threads(1)
     encoder = load_encoder(Config(model="mini", device="cpu"))
     images = read_dataset(photos)[:32]
     pictures, captions = [load_image(image, Config()) for image in images], [image.captions[0] for image in images]
     rounds = []
-    for _ in range(6):  # the first warms up
+    for _ in range(6):  # the first round warms up
         began = time.perf_counter()
         encoder.encode_image(pictures)
         encoder.encode_text(captions)
@@ -56,7 +57,7 @@ def milliseconds_a_pair(photos: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path, help="Parquet file with the columns of jxie/flickr8k")
+    parser.add_argument("photos", type=Path, help="Parquet file with the same columns as jxie/flickr8k")
     args = parser.parse_args()
     report = evaluate(args.photos, Config(model="mini"))
     found = {

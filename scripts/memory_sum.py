@@ -1,7 +1,7 @@
-"""Write the worst case of the service's memory into docs/operating.md, from its settings: `make docs`.
+"""Write the service's worst-case memory into docs/operating.md, from its settings; `make docs` runs it.
 
-Everything that strangers can make it hold is there, each at its limit at the same moment. Two parts are measured and not limits: the
-process with its model at work, and a decoder's process without an image.
+It covers everything that clients can make the service hold, with every part at its limit at the same time. Two parts
+are measured instead: the process while its model runs, and a decoder process without an image.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from text_image_similarity.service.settings import MOST_BODIES
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "operating.md"
 MARKED = re.compile(r"(<!-- memory: written by make docs -->\n).*?(<!-- end -->\n)", re.DOTALL)
-CORES = 2  # as the deployments give a replica
+CORES = 2  # as many as a replica has in the deployments
 MIB = 1 << 20
 
-_PROCESS = 870 * MIB  # with ViT-B/32 under load, docs/performance.md
+_PROCESS = 870 * MIB  # with ViT-B/32 under load; see docs/performance.md
 _WORKER = 64 * MIB  # Python, Pillow and NumPy
-_PER_PIXEL = 14  # bytes while an image is decoded
-_PIXELS = 4  # bytes of one that is
-_VECTOR = 512 * 4 + 300  # of ViT-B/32, with what finds it again
-_INPUT = 3 * 224 * 224 * 4  # of ViT-B/32, for one image
-_CONNECTION = 128 * 1024  # what has come and is not read, and what is not sent
+_PER_PIXEL = 14  # bytes per pixel while an image is decoded
+_PIXELS = 4  # bytes per pixel of a decoded image
+_VECTOR = 512 * 4 + 300  # of ViT-B/32, with its key
+_INPUT = 3 * 224 * 224 * 4  # one image for ViT-B/32
+_CONNECTION = 128 * 1024  # bytes received but not read, and bytes not sent yet
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of the sum.
+    """One part of the sum.
 
     Args:
         what: What takes the memory.
-        size: How that follows from the settings.
-        most: Bytes at most.
+        size: How the amount follows from the settings.
+        most: The maximum number of bytes.
     """
 
     what: str
@@ -49,53 +49,55 @@ class Part:
 
 
 def parts(settings: Settings, cores: int) -> list[Part]:
-    """Return what a service takes at most, part by part."""
+    """Return the maximum memory of a service, part by part."""
     config = settings.models[settings.default]
     limits, body = config.limits, settings.max_body_bytes
     if config.isolate_decoder:
         decoding = cores * (limits.decode_memory + _WORKER)
-        said = "a core: `decode_memory` and 64 MiB (`--isolate-decoder`)"
+        said = "per core: `decode_memory` and 64 MiB (`--isolate-decoder`)"
     else:
         decoding, said = (
             cores * _PER_PIXEL * limits.max_pixels,
-            f"a core: {_PER_PIXEL} bytes for each of `--max-pixels`",
+            f"per core: {_PER_PIXEL} bytes for each of `--max-pixels`",
         )
     shared = cores * max(limits.max_bytes, 3 * limits.max_pixels) if config.isolate_decoder else 0
     return [
-        Part("the process, its libraries and ViT-B/32 at work", "measured", _PROCESS),
+        Part("the process and its libraries, with ViT-B/32 running", "measured", _PROCESS),
         Part(
-            "bodies and answers, and the images in them",
-            f"{MOST_BODIES} `--max-body-mb`, counted as what their texts take, twice",
+            "request and response bodies, and the images in them",
+            f"{2 * MOST_BODIES} times `--max-body-mb`: twice the memory that the texts of {MOST_BODIES} bodies may take",
             2 * MOST_BODIES * body,
         ),
         Part(
-            "a body that is being read, or an answer written", "5 `--max-body-mb` more than what is counted", 5 * body
+            "a body that is being read, or a response that is being written",
+            "5 times `--max-body-mb`, on top of what is counted",
+            5 * body,
         ),
-        Part("`data:` URLs that are being decoded", "a core: 5 `--max-body-mb`", 5 * cores * body),
+        Part("`data:` URLs that are being decoded", "per core: 5 times `--max-body-mb`", 5 * cores * body),
         Part(
             "downloads, until they are decoded",
-            "a thread of `--io-workers`: `--max-bytes`, twice",
+            "per thread of `--io-workers`: twice `--max-bytes`",
             2 * config.io_workers * limits.max_bytes,
         ),
         Part("decoding", said, decoding),
-        Part("what is shared with the decoders", "a core: 3 bytes a pixel", shared),
+        Part("memory shared with the decoders", "per core: 3 bytes per pixel", shared),
         Part(
-            "images that are decoded",
-            f"a core: two, {_PIXELS} bytes a pixel",
+            "decoded images",
+            f"per core: two images, {_PIXELS} bytes per pixel",
             2 * cores * _PIXELS * limits.max_pixels,
         ),
         Part(
-            "images and captions that wait for the model",
+            "images and captions that are waiting for the model",
             "`--max-inflight`, 0.6 MB each",
             settings.max_inflight * _INPUT,
         ),
-        Part("embeddings that are known", "`--cache-entries`, 2.3 kB each", settings.cache_entries * _VECTOR),
+        Part("cached embeddings", "`--cache-entries`, 2.3 kB each", settings.cache_entries * _VECTOR),
         Part("connections", f"{MOST_CONNECTIONS}, 128 KiB each", MOST_CONNECTIONS * _CONNECTION),
     ]
 
 
 def settings_for(arguments: list[str]) -> Settings:
-    """Return the settings of `serve` with some arguments; keys do not matter."""
+    """Return the settings of `serve` with some arguments, without its API keys, which do not matter."""
     parser = argparse.ArgumentParser()
     serve.add(parser.add_subparsers())
     options = parser.parse_args(["serve", *(word for word in arguments if "api-key" not in word)])
@@ -124,7 +126,7 @@ def deployed() -> dict[str, tuple[list[str], int]]:
 
 
 def documented(page: str) -> str:
-    """Return a page with the sum of today between its marks."""
+    """Return a page with the up-to-date table between its marks."""
     columns = {"the defaults": parts(settings_for([]), CORES)}
     columns |= {name: parts(settings_for(arguments), CORES) for name, (arguments, _) in deployed().items()}
     lines = [f"| MiB, with {CORES} cores | how much | {' | '.join(columns)} |", "|---|---|" + "---|" * len(columns)]
@@ -135,12 +137,12 @@ def documented(page: str) -> str:
     limits = (f"{limit / MIB:,.0f}" for _, limit in deployed().values())
     lines += [f"| **together** | | {' | '.join(sums)} |", f"| the limit of the container | | | {' | '.join(limits)} |"]
     if not MARKED.search(page):
-        raise ValueError("the page must have a mark for the sum of memory")
+        raise ValueError("the page must have a mark for the table of memory")
     return MARKED.sub(lambda found: found[1] + "\n".join(lines) + "\n" + found[2], page)
 
 
 def _bytes(text: str) -> int:
-    """Read a limit of compose or Kubernetes in GiB, which compose calls G."""
+    """Read a memory limit of compose or Kubernetes in GiB, which compose writes as G."""
     return int(text.removesuffix("i").removesuffix("G")) << 30
 
 

@@ -1,8 +1,8 @@
-"""Prepare a checkout for publishing: `python scripts/prepare_release.py https://HOST/OWNER/REPOSITORY v1.2.3`.
+"""Prepare a checkout for a release: `python scripts/prepare_release.py https://HOST/OWNER/REPOSITORY v1.2.3`.
 
-A package index shows README.md without the files beside it, so its links are made to lead to the repository, at the tag. The repository's
-address becomes the project's, in pyproject.toml. build/release_notes.md gets the tag's part of CHANGELOG.md. The workflow
-`.github/workflows/release.yml` runs this in a checkout that it throws away; it needs nothing but Python.
+A package index shows README.md without the files next to it, so its links are rewritten to lead to the repository at
+the tag. pyproject.toml gets the repository's address. build/release_notes.md gets the tag's section of CHANGELOG.md.
+The workflow `.github/workflows/release.yml` runs this in a checkout that it discards afterwards; it needs only Python.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def main(repository: str, tag: str) -> None:
     """Change README.md and pyproject.toml, and write the notes.
 
     Raises:
-        SystemExit: The tag is not that of the version, or CHANGELOG.md has no day of its release.
+        SystemExit: The tag does not match the version, or CHANGELOG.md has no release date for it.
     """
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     version = tomllib.loads(project)["project"]["version"]
@@ -35,7 +35,7 @@ def main(repository: str, tag: str) -> None:
 
 
 def absolute_links(text: str, repository: str, tag: str) -> str:
-    """Return Markdown whose relative links lead to the repository at a tag; images lead to their bytes."""
+    """Return Markdown whose relative links lead to the repository at a tag; those of images lead to the raw files."""
 
     def absolute(link: re.Match[str]) -> str:
         target = link["target"]
@@ -47,7 +47,7 @@ def absolute_links(text: str, repository: str, tag: str) -> str:
 
 
 def with_urls(project: str, repository: str, tag: str) -> str:
-    """Return pyproject.toml with the project's addresses."""
+    """Return pyproject.toml with the project's URLs."""
     lines = [
         "[project.urls]",
         f'Repository = "{repository}"',
@@ -59,17 +59,17 @@ def with_urls(project: str, repository: str, tag: str) -> str:
 
 
 def release_notes(changelog: str, version: str) -> str:
-    """Return what the changelog says of a version.
+    """Return the changelog's section on a version.
 
     Raises:
-        SystemExit: It has no heading `## VERSION - YEAR-MONTH-DAY`.
+        SystemExit: There is no heading `## VERSION - YEAR-MONTH-DAY`.
     """
     part = re.search(
         rf"^## {re.escape(version)} - \d{{4}}-\d\d-\d\d\n(.*?)(?=^## |\Z)", changelog, re.DOTALL | re.MULTILINE
     )
     if part is None:
         raise SystemExit(
-            f"CHANGELOG.md has no heading '## {version} - YEAR-MONTH-DAY'; write the day of the release there"
+            f"CHANGELOG.md has no heading '## {version} - YEAR-MONTH-DAY'; add one with the date of the release"
         )
     return part[1].strip() + "\n"
 

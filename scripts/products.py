@@ -1,7 +1,7 @@
-"""Pictures of products: shoes, bags, lamps and more, in any of six colours, plain, striped or dotted.
+"""Draw product images: shoes, bags, lamps and more, in any of six colours, plain, striped or dotted.
 
-Each kind is a list of shapes on a canvas of 320 by 320, drawn three times as large and scaled down. The shapes are our
-own: no font, no photo and no chance is involved.
+Each kind is a list of shapes on a canvas of 320 by 320 pixels, drawn three times as large and scaled down. The shapes
+are our own: there are no fonts, photos or random numbers.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _FULL = SIDE * _SCALE
 
 Point = tuple[float, float]
 Corners = tuple[float, float, float, float]  # left, top, right, bottom
-Shape = Callable[[ImageDraw.ImageDraw], None]  # paints itself white
-# A shape and its paint: `body` and `light` have the product's colour and pattern, `dark` a deeper shade, `hole` shows
-# what is behind, and anything else is a colour of its own.
+Shape = Callable[[ImageDraw.ImageDraw], None]  # draws itself in white
+# A shape and its paint: `body` and `light` have the product's colour and pattern, `dark` a darker shade, `hole` shows
+# the background, and anything else is a fixed colour.
 Part = tuple[str, Shape]
 
 COLORS = {
@@ -188,11 +188,11 @@ KINDS: dict[str, tuple[Part, ...]] = {
 
 
 def draw_product(kind: str, color: str, pattern: str = "plain") -> Image.Image:
-    """Draw a product as RGB, 320 by 320, in front of a grey wall.
+    """Draw a product in front of a grey wall, as an RGB image of 320 by 320 pixels.
 
     Args:
-        kind: Name of one of `KINDS`.
-        color: Name of one of `COLORS`.
+        kind: The name of one of `KINDS`.
+        color: The name of one of `COLORS`.
         pattern: One of `PATTERNS`.
     """
     art = Image.new("RGB", (_FULL, _FULL))
@@ -238,7 +238,7 @@ def _mix(color: str, other: str, share: float) -> str:
 
 @functools.cache
 def _print(pattern: str) -> Image.Image:
-    """Draw where the second colour of a pattern goes."""
+    """Draw the mask for the second colour of a pattern."""
     mask = Image.new("L", (_FULL, _FULL))
     draw = ImageDraw.Draw(mask)
     step = 26 * _SCALE

@@ -1,4 +1,4 @@
-"""Run examples/quickstart.ipynb and keep what it prints and draws: `make docs`."""
+"""Run examples/quickstart.ipynb and save its outputs; `make docs` runs it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NOTEBOOK = Path(__file__).resolve().parent.parent / "examples" / "quickstart.ipy
 
 
 def run() -> nbformat.NotebookNode:
-    """Return the notebook with the outputs of today, and nothing that differs between two runs or machines."""
+    """Return the notebook with up-to-date outputs, without anything that differs between runs or machines."""
     notebook: nbformat.NotebookNode = nbformat.read(NOTEBOOK, as_version=4)
     metadata = dict(notebook.metadata)
     folder = {"metadata": {"path": str(NOTEBOOK.parent)}}

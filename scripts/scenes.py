@@ -1,6 +1,6 @@
-"""Illustrated scenes: things from the Noto Color Emoji font on a painted background, and the words for them.
+"""Draw illustrated scenes, with things from the Noto Color Emoji font on a painted background, and describe them.
 
-Both the pictures of challenge_set.csv and the scenes that `mini` also learns from are drawn here; each caller brings
+Both the images of challenge_set.csv and the scenes on which `mini` is also trained are drawn here; each caller provides
 its own list or random generator, so no scene is shared. Noto Color Emoji is licensed under the SIL Open Font License
 1.1 (Debian: fonts-noto-color-emoji).
 """
@@ -16,9 +16,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
-FONT_SIZE = 109  # the only size that the bitmap font holds
+FONT_SIZE = 109  # the only size in the bitmap font
 
-# What can stand in a scene: its emoji and the nouns people use for it, the usual one first.
+# The things that a scene can contain: their emoji and the nouns for them, the most common one first.
 THINGS: dict[str, tuple[str, ...]] = {
     "🐶": ("dog", "puppy"), "🐱": ("cat", "kitten"), "🐭": ("mouse",), "🐰": ("rabbit", "bunny"), "🦊": ("fox",),
     "🐻": ("bear",), "🐼": ("panda",), "🐯": ("tiger",), "🦁": ("lion",), "🐮": ("cow",), "🐷": ("pig",),
@@ -66,12 +66,12 @@ THINGS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """A painted place: sky colours from top to horizon, ground colours below it, and the words for it."""
+    """A painted place: the colours of the sky from top to horizon, those of the ground, and the words for the place."""
 
     phrases: tuple[str, ...]
     sky: tuple[str, str]
     ground: tuple[str, str]
-    horizon: float = 0.6  # share of the height
+    horizon: float = 0.6  # as a fraction of the height
 
 
 BACKGROUNDS: dict[str, Background] = {
@@ -92,7 +92,7 @@ BACKGROUNDS: dict[str, Background] = {
 
 @functools.cache
 def sticker(emoji: str) -> Image.Image:
-    """Draw one emoji as RGBA, cropped to what is visible."""
+    """Draw one emoji as an RGBA image, cropped to its visible part."""
     if not FONT.exists():
         raise SystemExit(f"{FONT} is missing: install Debian's fonts-noto-color-emoji")
     canvas = Image.new("RGBA", (200, 200))
@@ -105,7 +105,7 @@ def sticker(emoji: str) -> Image.Image:
 
 @functools.cache
 def paint(name: str, size: tuple[int, int]) -> Image.Image:
-    """Paint a background as RGB: two vertical gradients that meet at the horizon."""
+    """Paint a background as an RGB image: two vertical gradients that meet at the horizon."""
     background = BACKGROUNDS[name]
     width, height = size
     horizon = round(height * background.horizon)
@@ -120,12 +120,12 @@ def paint(name: str, size: tuple[int, int]) -> Image.Image:
 def compose(
     things: Sequence[str], background: str, rng: random.Random, *, size: tuple[int, int] = (480, 400)
 ) -> Image.Image:
-    """Draw a scene as RGB: `things` side by side in loose columns, within the centre square, on a background.
+    """Draw a scene as an RGB image: `things` in loose columns within the centre square, on a background.
 
     Args:
         things: Emoji, drawn from left to right; a repeated emoji is drawn again.
-        background: Name of one of `BACKGROUNDS`.
-        rng: Decides sizes, heights, turns and mirroring.
+        background: The name of one of `BACKGROUNDS`.
+        rng: The random generator for sizes, heights, rotations and mirroring.
         size: Width and height in pixels.
     """
     picture = paint(background, size).copy()
@@ -185,7 +185,7 @@ def _counted(noun: str, count: int) -> str:
 
 
 def describe(things: Sequence[str], background: str, rng: random.Random) -> str:
-    """Say what a scene shows, in one of many wordings: some or all of its things, in any order, perhaps the place."""
+    """Describe a scene in one of many wordings: some or all of its things, in any order, and perhaps the place."""
     counts = {emoji: min(3, things.count(emoji)) for emoji in dict.fromkeys(things)}
     nouns = [_counted(rng.choice(THINGS[emoji]), n) for emoji, n in counts.items()]
     rng.shuffle(nouns)
@@ -204,7 +204,7 @@ def describe(things: Sequence[str], background: str, rng: random.Random) -> str:
 
 
 def random_scene(rng: random.Random) -> tuple[list[str], str]:
-    """Draw the content of a scene by chance: one to five things, sometimes one of them twice or thrice, and a place."""
+    """Choose a random scene: one to five things, sometimes one of them two or three times, and a place."""
     things = rng.sample(sorted(THINGS), rng.choice((1, 2, 3, 3, 4, 4, 5)))
     if rng.random() < 0.2:
         things += [things[0]] * rng.choice((1, 2))

@@ -1,7 +1,7 @@
-"""What mkdocs builds beside docs/*.md: pages of the repository's root, files that pages link to, and the HTTP reference.
+"""Extend the mkdocs site: pages in the repository's root, files that pages link to, and the HTTP reference.
 
-mkdocs calls the functions `on_...` by their names. Pages in docs/ link to files beside docs/ as GitHub resolves such links,
-so those files are published under project/.
+mkdocs calls the functions `on_...` by name. Pages in docs/ link to files outside docs/ with relative paths, as
+GitHub expects, so those files are published under project/.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ LOADED = re.compile(
 )
 HTTP_INTRODUCTION = """# HTTP
 
-What [the service](service.md) answers, written from its OpenAPI document.
-A running service shows the same at `/docs`, with a form for each request.
+The requests and responses of [the service](service.md), generated from its OpenAPI document.
+A running service shows them at `/docs`, with a form for each request.
 """
 
 
@@ -47,17 +47,17 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
-    """Lead links out of docs/ to what is published of the repository."""
+    """Point links out of docs/ to the published files of the repository."""
     if "/" in page.file.src_uri:
         return markdown
     return OUTSIDE.sub(r"](project/\1", README_LINK.sub("](index.md)", markdown))
 
 
 def on_post_page(output: str, *, page: Page, **_: Any) -> str:
-    """Refuse a page that would load something from another host.
+    """Reject a page that would load something from another host.
 
     Raises:
-        PluginError: It would.
+        PluginError: The page would do that.
     """
     if found := LOADED.search(output):
         raise PluginError(f"{page.file.src_uri} loads {found[1]} from another host; publish the file in docs/")
@@ -65,10 +65,10 @@ def on_post_page(output: str, *, page: Page, **_: Any) -> str:
 
 
 def http_page(document: dict[str, Any]) -> str:
-    """Return the reference of a service as Markdown.
+    """Return the HTTP reference of a service as Markdown.
 
     Args:
-        document: Its OpenAPI document.
+        document: The service's OpenAPI document.
     """
     lines = [HTTP_INTRODUCTION, *_rows(("status", "when"), _statuses(document))]
     for path, operations in document["paths"].items():
@@ -102,7 +102,7 @@ def _bodies(operation: dict[str, Any], document: dict[str, Any]) -> Iterator[tup
 
 
 def _statuses(document: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Yield what each status means, over all operations; success needs no words."""
+    """Yield the meaning of each status, over all operations, except for success."""
     operations = (each for operations in document["paths"].values() for each in operations.values())
     answers = {status: answer for each in operations for status, answer in each["responses"].items()}
     for status in sorted(answers):
@@ -121,7 +121,7 @@ def _type(schema: dict[str, Any]) -> str:
 
 
 def _rows(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> list[str]:
-    """Return a table, or nothing if it would have no row."""
+    """Return the lines of a table, or none if it has no rows."""
     found = [
         f"| {' | '.join(cell.replace('|', chr(92) + '|').replace(chr(10), ' ') for cell in row)} |" for row in rows
     ]
@@ -129,13 +129,13 @@ def _rows(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> list[str]:
 
 
 def _linked(files: Files) -> set[str]:
-    """Return the files beside docs/ that its pages link to."""
+    """Return the files outside docs/ that its pages link to."""
     pages = [file.content_string for file in files if file.src_uri.endswith(".md")]
     return {name for page in pages for name in OUTSIDE.findall(page)} - {"README.md"}
 
 
 def _from_project(link: str) -> str:
-    """Return where a link of a page in the repository's root leads from project/."""
+    """Return where a link on a page in the repository's root leads, as seen from project/."""
     if link.startswith("docs/"):
         return f"../{link.removeprefix('docs/')}"
     return "../index.md" if link.startswith("README.md") else link

@@ -1,9 +1,10 @@
-"""Write what the small install needs, with the versions of poetry.lock: `python -m scripts.small_requirements`.
+"""Write the requirements of the small install, with poetry.lock's versions: `python -m scripts.small_requirements`.
 
-`requirements/small.txt` scores; `small-serve.txt` runs the service, too; `small-search.txt` the service with catalogues; `small-cloud.txt`
-reads and writes buckets, too. `torch.txt` is PyTorch with what its wheels need, and `full-*.txt` all else that images with torch have.
-They are for `pip install --no-deps --require-hashes`, so each names every package: pip has no other way
-to leave a dependency out. `deploy/triton/requirements.txt` has what Triton's python models import, in the same way.
+`requirements/small.txt` is enough to score; `small-serve.txt` also to run the service, `small-search.txt` the service
+with catalogues; `small-cloud.txt` also to read and write buckets. `torch.txt` is PyTorch with the requirements of its
+wheels, and `full-*.txt` everything else in container images with torch. They are for `pip install --no-deps
+--require-hashes`, so each lists every package: pip has no other way to leave out a dependency.
+`deploy/triton/requirements.txt` lists the packages that Triton's python models import, in the same way.
 """
 
 from __future__ import annotations
@@ -32,20 +33,22 @@ FULL = {
     "full-ray.txt": ["onnx", "ray", "serve"],
 }
 
-# What comes from PyTorch's own index, where it is asked, with other hashes than the lock's; its wheels for the processor need no more.
+# Packages that PyTorch's own index provides, with hashes that differ from the lock's; its CPU wheels need no CUDA
+# packages.
 _OF_TORCH = re.compile("(torch|torchvision|triton|(cuda|nvidia)-[a-z0-9-]+)==")
 
-# Files that no image with torch installs.
+# Files that container images with torch do not install.
 _ELSEWHERE = re.compile(
     "macosx|win32|win_|musllinux|android|ios_|emscripten|pyodide|pyemscripten|-cp3(10|9|8|7)-cp3|[.]tar[.]gz$|[.]zip$"
 )
 
-# `mini` and exported models are scored without these: they train, export and evaluate, or only make things faster.
+# Scoring with `mini` and exported models does not need these: they are for training, export, evaluation, or speed.
 LEFT_OUT = {"torch", "torchvision", "transformers", "onnx", "onnxscript", "scipy", "pandas", "hf-xet", "uvloop"}
 
 TRITON = ROOT / "deploy" / "triton" / "requirements.txt"
 _TRITON_NEEDS = ["onnxruntime", "pillow", "safetensors", "sentencepiece", "tokenizers"]
-# Triton's python backend knows NumPy 1 alone, which is not in the lock; of its last version the wheels for NVIDIA's images.
+# Triton's python backend supports only NumPy 1, which is not in the lock; these are the wheels for NVIDIA's container
+# images.
 _TRITON_NUMPY = """numpy==1.26.4 \\
     --hash=sha256:666dbfb6ec68962c033a450943ded891bed2d54e6755e35e5835d63f4f6931d5 \\
     --hash=sha256:675d61ffbfa78604709862923189bad94014bef562cc35cf61d3a07bba02a7ed \\
@@ -64,7 +67,7 @@ def main() -> None:
 
 
 def texts() -> dict[str, str]:
-    """Return the content of each file by its name."""
+    """Return the content of each file, by name."""
     lock = tomllib.loads((ROOT / "poetry.lock").read_text(encoding="utf-8"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     found = {name: pins(lock, project, extras) for name, extras in FILES.items()}
@@ -79,7 +82,7 @@ def texts() -> dict[str, str]:
 
 
 def triton_text() -> str:
-    """Return the content of Triton's file; pixels depend on Pillow's version."""
+    """Return the content of Triton's file; it pins Pillow, because pixels depend on its version."""
     lock = tomllib.loads((ROOT / "poetry.lock").read_text(encoding="utf-8"))
     lines = pins(lock, {"dependencies": _TRITON_NEEDS}, [])
     return _HEAD + _TRITON_NUMPY + "".join(f"{line}\n" for line in lines if not line.startswith("numpy=="))
@@ -88,13 +91,13 @@ def triton_text() -> str:
 def pins(
     lock: dict[str, Any], project: dict[str, Any], extras: list[str], left_out: Set[str] = frozenset(LEFT_OUT)
 ) -> list[str]:
-    """Return `name==version` with the hashes of its files, and a marker where it needs one, of all that the project needs.
+    """Return `name==version` with hashes, and a marker if it needs one, for each package that the project needs.
 
     Args:
         lock: The content of poetry.lock.
-        project: The table `project` of pyproject.toml.
-        extras: The project's extras that are wanted.
-        left_out: Packages that are not, nor what they alone need.
+        project: The `project` table of pyproject.toml.
+        extras: The project's extras to include.
+        left_out: Packages to leave out, together with the packages that only they need.
     """
     packages: dict[str, list[dict[str, Any]]] = {}
     for package in lock["package"]:
@@ -115,14 +118,14 @@ def pins(
 
 
 def _asked(packages: dict[str, list[dict[str, Any]]], found: Requirement) -> list[tuple[NormalizedName, str]]:
-    """Return names, each with a marker or "": a requirement's own, and those of the extras that it asks for."""
+    """Return names, each with a marker or "": a requirement's own, and those of its extras."""
     name, marker = canonicalize_name(found.name), str(found.marker or "")
     extras = [line for package in packages[name] for extra in found.extras for line in package["extras"][extra]]
     return [(name, marker), *((canonicalize_name(Requirement(line).name), marker) for line in extras)]
 
 
 def _needs(package: dict[str, Any]) -> list[Requirement]:
-    """Return what a package needs without extras of its own."""
+    """Return the requirements of a package without any of its extras."""
     found = []
     for name, needed in package.get("dependencies", {}).items():
         for choice in needed if isinstance(needed, list) else [needed]:
@@ -138,10 +141,10 @@ def _once(packages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _pin(package: dict[str, Any], markers: set[str]) -> str:
-    """Return one requirement: for a package that is locked once for each Python, its own marker; otherwise that of who asks."""
+    """Return a requirement: with its own marker if a package is locked per Python version, otherwise with `markers`."""
     own = package.get("markers", "")
     own = own["main"] if isinstance(own, dict) else own
-    own = re.sub(r' and extra == "[^"]+"$', "", own)  # which is wanted
+    own = re.sub(r' and extra == "[^"]+"$', "", own)  # the extra is included
     if own and "extra ==" not in own and "python" in own:
         markers = {own}
     marker = "" if "" in markers else " or ".join(sorted(markers))

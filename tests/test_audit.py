@@ -64,6 +64,6 @@ def test_a_database_out_of_reach_is_said(
     monkeypatch.setenv("OSV_URL", place)
     assert audit.main() == 2
     said = capsys.readouterr()
-    assert f"{place} is out of reach" in said.err
+    assert f"{place} cannot be reached" in said.err
     assert "OSV_URL" in said.err
     assert not said.out

@@ -58,7 +58,7 @@ def test_the_texts_of_a_damaged_text_are_not_counted_without_end() -> None:
 )
 def test_what_is_parsed_can_be_written_too(text: str) -> None:
     """Which takes more of the stack: 900 levels can be parsed, but perhaps not where they are written."""
-    with pytest.raises(JsonLimitError, match="it is nested more than 100 deep"):
+    with pytest.raises(JsonLimitError, match="it is nested more than 100 levels deep"):
         parse_json(text)
     assert parse_json("[" * 100 + "]" * 100)
     assert len(parse_json("[" + "[[]]," * 200 + '"[[["]')) == 201

@@ -39,7 +39,7 @@ def test_the_project_has_addresses() -> None:
 def test_notes_are_those_of_the_version() -> None:
     assert release_notes(CHANGELOG, "1.2.0") == "### Added\n\n- A door.\n"
     for version in ("1.3.0", "1.2", "1x2.0"):
-        with pytest.raises(SystemExit, match="write the day of the release"):
+        with pytest.raises(SystemExit, match="add one with the date of the release"):
             release_notes(CHANGELOG, version)
 
 

@@ -57,7 +57,7 @@ def test_the_limits_of_an_image_are_those_of_the_code(served: Settings) -> None:
     expected = {name: (comparable(getattr(Limits(), name)), comparable(getattr(there, name))) for name in names}
     assert ours == expected
     assert [name for name, *_ in rows] == names
-    assert f"`--timeout` ({Config().timeout_s:g} s a try) and `--retries` ({Config().retries})" in PAGE
+    assert f"`--timeout` ({Config().timeout_s:g} s per attempt) and `--retries` ({Config().retries})" in PAGE
     assert served.models[served.default].timeout_s == Config().timeout_s
 
 

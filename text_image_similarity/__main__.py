@@ -1,4 +1,4 @@
-"""Runs the command `text-image-similarity` as `python -m text_image_similarity`."""
+"""Run the command `text-image-similarity` as `python -m text_image_similarity`."""
 
 from .cli import main
 

@@ -1,4 +1,4 @@
-"""Parsing untrusted JSON within limits: a short text may hold very many values, which take far more memory."""
+"""Parse untrusted JSON within limits, because even a short text may contain so many values that memory runs out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 MOST_PARTS = 1_000_000  # for a row of a table, where lists of numbers may be long
-MOST_DEPTH = 100  # so that whoever parses a text can also write it, even from deep within other calls
+MOST_DEPTH = 100  # so that code that parses a text can also write it, even deep in the call stack
 MOST_DIGITS = 400  # of a whole number: no float has more before its point, and parsing takes quadratic time
 _PART = re.compile(r'[,\[{]|"[^"]*"?')
 
@@ -23,7 +23,7 @@ def parse_json(text: str, *, most_parts: int = MOST_PARTS, most_digits: int = MO
         text: The JSON text.
         most_parts: Maximum number of commas and opening brackets outside strings; each takes up to 200 bytes of memory.
         most_digits: Maximum number of characters of a whole number, including its sign.
-        hooks: Further arguments of `json.loads`, except `parse_int`.
+        hooks: Other arguments of `json.loads`, except `parse_int`.
 
     Raises:
         JsonLimitError: The text exceeds one of the limits.
@@ -34,7 +34,7 @@ def parse_json(text: str, *, most_parts: int = MOST_PARTS, most_digits: int = MO
 
     def whole_number(digits: str) -> int:
         if len(digits) > most_digits:
-            raise JsonLimitError(f"a number in it has more than {most_digits:,} digits; write it as text")
+            raise JsonLimitError(f"a number in it has more than {most_digits:,} digits; write it as a string")
         return int(digits)
 
     try:
@@ -44,7 +44,7 @@ def parse_json(text: str, *, most_parts: int = MOST_PARTS, most_digits: int = MO
     else:
         if text.count("[") + text.count("{") <= MOST_DEPTH or _depth_is_at_most(MOST_DEPTH, found):
             return found
-    raise JsonLimitError(f"it is nested more than {MOST_DEPTH} deep")
+    raise JsonLimitError(f"it is nested more than {MOST_DEPTH} levels deep")
 
 
 def _depth_is_at_most(most: int, found: Any) -> bool:

@@ -17,7 +17,7 @@ from .errors import ConfigError, InputTypeError
 Precision = Literal["auto", "fp32", "fp16", "int8"]
 BackendName = Literal["auto", "torch", "onnx", "openvino"]
 PreprocessMode = Literal["exact", "fast"]
-ScoreKind = Literal["cosine", "unit", "clip_score", "clipscore"]  # kinds of score for an image and a text
+ScoreKind = Literal["cosine", "unit", "clip_score", "clipscore"]  # kinds of score for an image with a text
 RowScore = Literal[ScoreKind, "ref_clipscore"]  # the same, and the one for rows with reference captions
 Feeding = Literal["auto"] | int
 Quoting = Literal["auto", "minimal", "none", "backslash"]
@@ -44,11 +44,12 @@ class Limits:
 
     Args:
         connect_s: Seconds to open a connection.
-        total_s: Seconds for all downloads of a row: tries, redirects and pauses, but not the wait for a busy host.
+        total_s: Seconds for all downloads of a row: attempts, redirects and pauses, but not the wait for a busy host.
         max_bytes: Largest image file, in bytes, after any content decoding.
         max_pixels: Largest image, in pixels.
         max_side: Longest side of an image, in pixels.
-        decode_s: Seconds of processor time to decode one image with `isolate_decoder`; by the clock, three times that.
+        decode_s: Seconds of processor time to decode one image with `isolate_decoder`; the limit on wall-clock time is
+            three times that.
         decode_memory: Bytes of memory to decode one image with `isolate_decoder`.
         per_host: Concurrent requests to one host.
         allow_private_addresses: Let http(s) references reach private and loopback addresses, such as those of your own network; in a
@@ -143,7 +144,7 @@ class Config:
             scores slightly; see docs/performance.md#int8.
         backend: What runs the model: `torch`, `onnx` (ONNX Runtime on the CPU, same scores, needs the `onnx` extra),
             `openvino` (OpenVINO on the CPU, same scores, needs the `openvino` extra; see docs/performance.md#openvino),
-            or `auto`, the faster one of the first two that is installed.
+            or `auto`: whichever of `torch` and `onnx` is installed, and the faster one if both are.
         triton_url: An inference server that runs the towers of an export, such as `http://triton:8000` or `grpc://triton:8001`; see
             docs/triton.md; by default they run in this process.
         preprocess: `exact` equals OpenAI's pipeline; `fast` decodes large JPEGs at a reduced scale, resizes with torch,
@@ -152,24 +153,24 @@ class Config:
         score: `cosine` (-1..1), `unit` (`(cos+1)/2`, four decimals), `clip_score` (`100*max(cos,0)`), `clipscore`
             (`2.5*max(cos,0)`, Hessel et al. 2021) or `ref_clipscore` (RefCLIPScore of the same paper, for rows with reference
             captions); see docs/scoring.md.
-        timeout_s: Seconds for one try of a download; the limit `total_s` on all tries together may end it earlier.
-        retries: Further tries of a download after a temporary failure.
+        timeout_s: Seconds for one attempt to download; the limit `total_s` on all attempts together may end it earlier.
+        retries: Number of retries of a download after a temporary failure.
         io_workers: Threads that fetch and decode images; use more for slow or distant hosts.
         feeders: Separate processes that fetch, decode and resize images, at most one for each request that `per_host`
             allows; 0 uses threads of this process only. `auto` starts them in long runs on a machine with a GPU or more
             than 8 cores; see docs/scale.md#feeders.
         isolate_decoder: Decode in worker processes with limits on time and memory, so that an image that crashes or
             hangs the decoder fails only its own row; slightly slower; see docs/images.md#what-the-decoder-reads.
-        chunk_size: Rows in a part. A run of a table that is killed loses at most the current part and the one that is
-            being saved; batches never span two parts, so use more on a GPU.
+        chunk_size: Number of rows in a part. A run that is killed loses at most the current part and the one that is
+            being saved; batches never span two parts, so use more rows on a GPU.
         proxy: Proxy for http(s) references: `http://`, `https://`, `socks5://` or `socks5h://` and `host:port` or
-            `user:password@host:port`; by default none, whatever the environment says. Except with `socks5h`, host names
+            `user:password@host:port`; by default none, even if the environment names one. Except with `socks5h`, host names
             are resolved on this machine where possible, and refused if they resolve to private addresses; see
             docs/images.md#proxies.
         ca_file: File or folder of PEM certificates that https connections trust, in addition to the system's and those
             named by `SSL_CERT_FILE` or `REQUESTS_CA_BUNDLE`; see docs/images.md#certificates.
-        headers_file: JSON file with headers for single hosts, such as `{"images.example.com": {"Authorization":
-            "..."}}`, which are sent to no other host; see docs/images.md#headers-for-single-hosts.
+        headers_file: JSON file with headers for individual hosts, such as `{"images.example.com": {"Authorization":
+            "..."}}`, which are sent to no other host; see docs/images.md#headers-for-individual-hosts.
         base_dir: Folder that relative paths start from; by default, the folder of the table, or the working directory
             if there is no table.
         files_under: Folder that local files must be in after `..` and links are resolved; `/` allows every file. By
@@ -208,13 +209,13 @@ class Config:
     feeders: Feeding = "auto"
     isolate_decoder: bool = False
     chunk_size: int = 1000
-    proxy: str | None = field(default=None, repr=False)  # it may hold a password
+    proxy: str | None = field(default=None, repr=False)  # it may contain a password
     ca_file: str | PathLike[str] | None = None
     headers_file: str | PathLike[str] | None = None
     base_dir: str | PathLike[str] | None = None
     files_under: str | PathLike[str] | None = None
     model_cache: str | PathLike[str] | None = None
-    embedding_cache: str | PathLike[str] | None = field(default=None, repr=False)  # it may hold a password
+    embedding_cache: str | PathLike[str] | None = field(default=None, repr=False)  # it may contain a password
     limits: Limits = field(default_factory=Limits)
     dialect: Dialect = field(default_factory=Dialect)
 
@@ -261,7 +262,7 @@ ConfigLike = Config | str | PathLike[str] | None  # a model's name stands for th
 
 
 def _check_cache(place: str | PathLike[str] | None) -> None:
-    """Raise a `ConfigError` if an embedding cache's place begins like a Redis URL but is not a valid one."""
+    """Raise a `ConfigError` if an embedding cache's place looks like a Redis URL but is not valid."""
     if not is_redis(place):
         return
     address = _REDIS.fullmatch(str(place))

@@ -1,4 +1,4 @@
-"""Writing files completely or not at all, and values that JSON can represent."""
+"""Write files completely or not at all, and make values representable in JSON."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ CALIBRATION = "calibration.json"  # in the folder of a model, but not part of th
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; at the end, its file is flushed to disk and moved to `path`.
 
-    No reader sees half a file, even after a crash. If the block raises, nothing has changed. If `path` is a link, its
-    target is replaced and the link stays.
+    No reader ever sees half a file, even after a crash. If the block raises, nothing changes. If `path` is a link, its
+    target is replaced and the link is kept.
 
     Raises:
         OSError: The file cannot be written.

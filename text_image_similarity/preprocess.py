@@ -1,4 +1,4 @@
-"""Preprocessing of images for a model: resize, centre crop, scale, normalise.
+"""Preprocess images for a model: resize, centre crop, scale, normalise.
 
 This is OpenAI's original Pillow pipeline as `transformers` keeps it in `CLIPImageProcessorPil`, split in two: the part
 that makes 8-bit pixels of the model's size runs on loader threads; the arithmetic runs per batch, with the model.
@@ -24,7 +24,7 @@ _ANTIALIASED = {Image.Resampling.BICUBIC: "bicubic", Image.Resampling.BILINEAR: 
 # A JPEG reduced to this many times the model's size, or more, leaves the ranking of scores unchanged; at the size
 # itself (512 pixels reduced to 256 for a model of 224) the rank correlation falls to 0.998.
 _SPARE = 1.5
-_MAX_ASPECT = 32  # beyond it an image is cropped before it is resized; up to it, results equal the reference
+_MAX_ASPECT = 32  # above this, an image is cropped before it is resized; up to it, results equal the reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,8 @@ class Preprocess:
         fit: How an image is fitted to a (height, width): squeezed to it, scaled to lie `inside` it, or scaled to
             `cover` it. In the last two cases the aspect ratio is kept, and the image is padded or cropped to `crop`.
         fill: Value of the border, 0..255.
-        patches: Side of a patch and the most patches of an image, for models that take images of any shape as patches
-            (NaFlex); `size` and `crop` are then ignored.
+        patches: Side of a patch and maximum number of patches of an image, for models that take images of any shape as
+            patches (NaFlex); `size` and `crop` are then ignored.
         rounded: Whether half a pixel before a crop is rounded to the even pixel, as in torchvision, instead of dropped.
     """
 
@@ -61,8 +61,8 @@ class Preprocess:
     def pixels(self, image: Image.Image) -> Pixels:
         """Resize and crop an RGB image to the model's size, shape (h, w, 3) uint8.
 
-        With `patches`, the shape is (1 + most, side * side, 3): the first row holds how many patches there are down and
-        across, and each further row is a patch.
+        With `patches`, the shape is (1 + most, side * side, 3): the first row contains the numbers of patches down and
+        across, and each of the other rows is a patch.
         """
         if self.patches is not None:
             return _patched(image, *self.patches, self.resample)
@@ -70,7 +70,7 @@ class Preprocess:
         height, width = self.crop or (resized_height, resized_width)
         top, left = self._before(resized_height - height), self._before(resized_width - width)
         if max(image.size) > _MAX_ASPECT * min(image.size) and self.crop and self.fit != "inside":
-            # A very long image would be enlarged to gigabytes before the crop: cut the crop's share out of the source
+            # A very long image would be enlarged to gigabytes before the crop: cut the crop's part out of the source
             # instead.
             y, x = image.height / resized_height, image.width / resized_width  # source pixels per resized pixel
             box = (left * x, top * y, (left + width) * x, (top + height) * y)

@@ -116,7 +116,7 @@ def image_of(value: object) -> str | bytes | RowError:
 
 
 def text_in(content: bytes) -> str:
-    """Return the beginning of bytes that are one line of text, such as a reference in a binary column; otherwise ''.
+    """Return the beginning of bytes if they are a line of text, such as a reference in a binary column; otherwise ''.
 
     No supported image begins like that. Markup, such as an SVG file or a page, does not count as text here.
     """
@@ -147,7 +147,7 @@ def _items(cell: object) -> Sequence[object]:
     if isinstance(cell, str) and cell.lstrip().startswith("["):
         try:
             listed = parse_json(cell)
-        except ValueError:  # a text that only begins like a list
+        except ValueError:  # text that only begins like a list
             return [cell]
         return listed if all(isinstance(item, str) or item is None for item in listed) else [cell]
     if hasattr(cell, "tolist"):  # a NumPy array
@@ -189,7 +189,7 @@ def required(found: str | bytes | RowError) -> str | bytes:
     """Return the value, or raise the error that explains why there is none.
 
     Raises:
-        RowError: There is none.
+        RowError: There is no value.
     """
     if isinstance(found, RowError):
         raise found

@@ -1,4 +1,4 @@
-"""Scores of embeddings: cosine similarity and the score kinds built on it.
+"""Compute scores from embeddings: cosine similarity, and the score kinds based on it.
 
 `clipscore` is CLIPScore with w = 2.5 (Hessel et al. 2021, "CLIPScore: A Reference-free Evaluation Metric for Image
 Captioning", section 3), without the prompt prefix. `ref_clipscore` is RefCLIPScore, section 3.1 there. `clip_score` is

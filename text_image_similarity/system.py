@@ -38,7 +38,7 @@ def settle(future: Future[T], function: Callable[[], T]) -> None:
     """Run a function and set a running future to its result or exception."""
     try:
         future.set_result(function())
-    except BaseException as exc:  # also a panic of a native library; `future.result()` raises it again
+    except BaseException as exc:  # includes panics of native libraries; `future.result()` raises it again
         future.set_exception(exc)
 
 
@@ -81,7 +81,7 @@ def return_free_memory() -> None:
 
 
 def backoff_s(tries: int) -> float:
-    """Return the seconds to wait after failed try number `tries`, counted from 0: full jitter under 0.25 * 2^n, at most 8."""
+    """Return the seconds to wait after `tries` + 1 failed attempts: full jitter under 0.25 * 2^tries, at most 8."""
     pause: float = min(8.0, 0.25 * 2 ** min(tries, 5)) * random.random()
     return pause
 
@@ -126,7 +126,7 @@ def is_installed(name: str) -> bool:
 def package_version() -> str:
     """Return this package's version, which is defined only in pyproject.toml.
 
-    The package that is imported counts, whatever else is installed: in a source tree, the version is in that file;
+    The imported package counts, regardless of what else is installed: in a source tree, the version is in that file;
     elsewhere, in the metadata of the installation, or of a wheel that is imported as a zip. A copy with neither is
     `unknown`.
     """

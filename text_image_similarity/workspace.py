@@ -6,8 +6,8 @@
         output              hash of the output that is being moved into place
         lock, holder.json   held by the current run
 
-A part is written under another name, flushed to disk, renamed, and then entered into the manifest. However a run ends,
-a part is either in the manifest with the hash of its file, or counts as never begun.
+A part is written under another name, flushed to disk, renamed, and then entered into the manifest. No matter how a run
+ends, a part is either in the manifest with the hash of its file, or counts as never begun.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Part:
         number: Number of the part, from 0.
         rows: Number of rows.
         digest: Hash of the part's file.
-        scored: Number of rows with a score.
+        scored: Number of rows that have a score.
         failures: Number of failed rows by error code.
-        captions_cut: Number of captions that were cut, or None if unknown.
+        captions_cut: Number of captions that were truncated, or None if unknown.
         seconds: Seconds by stage, summed over threads; `total` is wall-clock time.
         scores: Histogram of the scores, as `metrics.Histogram.kept` writes it, or None if they are not counted.
     """
@@ -189,7 +189,7 @@ class Workspace:
             logger.warning("%s", warning)
 
     def begun(self) -> tuple[dict[str, Any], bool] | None:
-        """Return the description of the run whose parts are here, and whether all are here; None if there are none."""
+        """Return the description of the run whose parts are here, and whether all are; None if there are no parts."""
         lines = self._read()
         if len(lines) < 2 or "run" not in lines[0]:
             return None
@@ -252,7 +252,7 @@ class Workspace:
                 path.unlink()
 
     def _read(self) -> list[dict[str, Any]]:
-        """Return the manifest's lines, without a last one that was cut off."""
+        """Return the lines of the manifest, except for a last one that was cut off."""
         lines: list[dict[str, Any]] = []
         with suppress(FileNotFoundError), self._manifest.open(encoding="utf-8", errors="replace") as file:
             for line in file:

@@ -1,7 +1,7 @@
 """Attacks by a malicious client: one list for the benchmarks and the tests.
 
-Each attack is one blow; whoever uses it repeats it, as fast or as slowly as suits. All stay on this machine, and all are
-bounded by `Target.size`.
+Each attack is a single attempt, which the caller repeats at any rate. No request leaves this machine, and `Target.size`
+limits them all.
 """
 
 from .attack import ATTACKS, attack, strike

@@ -1,4 +1,4 @@
-"""All kinds of attack, and how they are repeated."""
+"""All attacks, and the loop that repeats them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ ATTACKS: dict[str, Attack] = {
     "bodies in tiny pieces": tiny_pieces,
     "wrong keys": wrong_keys,
     "bodies that arrive very slowly": slow_bodies,
-    "answers that are not read": unread_answers,
+    "responses that are not read": unread_answers,
     "idle connections": idle_connections,
     "abandoned requests": left_requests,
 }
@@ -66,17 +66,17 @@ def attack(
     keys: Sequence[str] = (),
     size: int = 64,
 ) -> dict[str, Any]:
-    """Attack a service in many ways at the same time, with one client per way, and return the statuses of each way.
+    """Attack a service in many ways at the same time, with one client for each, and return the statuses of each attack.
 
     Args:
-        url: Of the service.
-        seconds: How long.
-        pause_s: Seconds between two blows of one way.
-        names: The ways; by default all.
-        keys: One for each way.
+        url: The URL of the service.
+        seconds: How long to attack.
+        pause_s: Seconds between two attempts of the same attack.
+        names: The attacks to run; by default all.
+        keys: One API key for each attack.
         size: See `Target`.
     """
-    os.nice(5)  # the service has priority, as on a machine of its own
+    os.nice(5)  # the service has priority, as if it had the machine to itself
     return asyncio.run(_attack_all(address_of(url), seconds, pause_s, names or list(ATTACKS), keys, size))
 
 
@@ -102,7 +102,7 @@ async def _attack_all(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     for task in done:
-        task.result()  # raises the error that stopped it
+        task.result()  # raises the error that stopped the task
     return {name: {str(status): times for status, times in each.items()} for name, each in found.items()}
 
 

@@ -28,14 +28,14 @@ async def slow_bodies(target: Target, number: int) -> int:
 
 
 async def unread_answers(target: Target, number: int) -> int:
-    """Request long answers without reading them."""
+    """Request long responses without reading them."""
     asked = [{"image_input": "?" * (4 * _MIB), "text_prompt": f"a {number}", "model_config_name": "none"}]
     request = post({"evaluations": asked}, OLD_BATCH, target.key)
     return max(await asyncio.gather(*(_ignore(target, request) for _ in range(max(2, target.size // 8)))))
 
 
 async def _ignore(target: Target, request: bytes) -> int:
-    """Return the status of the answer, or 0 if the connection has ended."""
+    """Send a request, and return the status of the response, or 0 if the connection has ended."""
     reader, writer = await open_raw(target, limit=1024)
     try:
         writer.write(request)
@@ -51,7 +51,7 @@ async def _ignore(target: Target, request: bytes) -> int:
 
 
 async def idle_connections(target: Target, number: int) -> int:
-    """Open hundreds of connections, and send nothing or half of a request's headers."""
+    """Open hundreds of connections, and send nothing or half of the request headers."""
     opened = []
     try:
         for n in range(8 * target.size):
@@ -67,7 +67,7 @@ async def idle_connections(target: Target, number: int) -> int:
 
 
 async def left_requests(target: Target, number: int) -> int:
-    """Send requests, and close the connection."""
+    """Send requests, and close the connection without waiting for the responses."""
     for n in range(target.size):
         pairs = [{"image_base64": b64encode(picture(n)).decode(), "caption": f"left {number} {n}"}]
         _, writer = await open_raw(target)

@@ -1,4 +1,4 @@
-"""Images for attacks: small ones that differ, and some with a false size."""
+"""Images for attacks: distinct small ones, and some that claim a false size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 @cache
 def picture(number: int) -> bytes:
-    """Return a small JPEG, always the same for a number and different for different numbers."""
+    """Return a small JPEG that is always the same for the same number, and different for different numbers."""
     out = io.BytesIO()
     noise = Image.frombytes("RGB", (16, 16), random.Random(number).randbytes(768))
     noise.resize((224, 224)).save(out, "JPEG", quality=85)
@@ -20,7 +20,7 @@ def picture(number: int) -> bytes:
 
 
 def webp(side: int) -> bytes:
-    """Return a WebP of one colour and a few bytes, with a different size in its header (RFC 9649, 3.4)."""
+    """Return a WebP of a few bytes and a single colour, whose header claims a different size (RFC 9649, 3.4)."""
     out = io.BytesIO()
     Image.new("RGB", (8, 8)).save(out, "WEBP", lossless=True)
     made = bytearray(out.getvalue())

@@ -16,14 +16,14 @@ from .pictures import lying_avif, picture, webp
 from .target import Target, score, send
 
 OLD_BATCH = "/evaluator/v1/evaluation/batch"
-WORST = ("\u0315\u0300", ".", '"', "\\", "9", "[", " ", "\u200b")  # characters for texts that are too long
+WORST = ("\u0315\u0300", ".", '"', "\\", "9", "[", " ", "\u200b")  # characters to fill overlong texts with
 _MIB = 1 << 20
-_SIDE = 4990  # of an image of 25 megapixels, the most that a service decodes by default
+_SIDE = 4990  # side of an image of 25 megapixels, the largest that a service decodes by default
 
 
 @asynccontextmanager
 async def hostile_host() -> AsyncIterator[str]:
-    """Run a web server that never answers, sends bombs, and redirects to names that take long to normalise; yield its address."""
+    """Run a web server that never responds, serves bombs, or redirects to slow host names; yield its address."""
     bomb = gzip.compress(bytes(32 * _MIB))
     async with answering(
         {
@@ -54,7 +54,7 @@ def _megabytes(worst: str, key: str) -> list[bytes]:
 
 
 def long_texts(worst: str) -> Iterable[tuple[str, dict[str, Any]]]:
-    """Return a megabyte of some characters in every text that a request may have, as paths and bodies."""
+    """Return requests, as paths and bodies, with a megabyte of one character in every text that they may contain."""
     text = worst * (_MIB // len(worst.encode()))
     good = {"image_base64": b64encode(picture(0)).decode()}
     references = [
@@ -76,7 +76,7 @@ def long_texts(worst: str) -> Iterable[tuple[str, dict[str, Any]]]:
 
 
 async def large_pictures(target: Target, number: int) -> int:
-    """Send different images of a few bytes that decode to 25 megapixels each."""
+    """Send distinct images of a few bytes that decode to 25 megapixels each."""
     pictures = (webp(_SIDE - (number * target.size + n) % 2000) for n in range(target.size))
     return await score(target, pictures, f"a {number}")
 
@@ -88,7 +88,7 @@ async def one_large_picture(target: Target, number: int) -> int:
 
 
 async def old_batch(target: Target, number: int) -> int:
-    """Send the work of 24 requests in one."""
+    """Send the work of 24 requests in a single request."""
     pictures = [b64encode(webp(_SIDE - n)).decode() for n in range(target.size)]
     asked = [
         {"image_input": pictures[n % len(pictures)], "text_prompt": f"a {number} {n}", "model_config_name": name}
@@ -98,7 +98,7 @@ async def old_batch(target: Target, number: int) -> int:
 
 
 def _names() -> Iterable[str | None]:
-    """Return names of models; every third one does not exist."""
+    """Yield names of models, every third of which does not exist."""
     return (f"model {number}" if number % 3 == 0 else None for number in count(1))
 
 
@@ -112,7 +112,7 @@ async def lying_avifs(target: Target, number: int) -> int:
 
 
 async def emoji(target: Target, number: int) -> int:
-    """Send half of the longest body, in characters that need four times as much memory in Python."""
+    """Send a body of half the maximum length, in characters that need four times as much memory in Python."""
     caption = "\N{GRINNING FACE}" * (target.size * _MIB // 16)
     body = f'{{"pairs":[{{"image_url":"{target.host}/silent","caption":"a{caption}"}}]}}'
     return await send(target, post(body.encode(), PATH, target.key))

@@ -1,4 +1,4 @@
-"""The target of an attack, and how requests are sent to it."""
+"""The target of an attack, and functions that send requests to it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..load import PATH, Address, connect, post
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A service, and the means of an attacker.
+    """The service to attack, and what the attacker has at its disposal.
 
     Args:
-        address: Of the service.
-        host: Address of a web server of the attacker's, see `hostile_host`.
-        source: The attacker's own address.
-        key: An API key; without one nothing that needs a key comes far.
-        size: How many pairs a request has; the rest grows with it.
+        address: The address of the service.
+        host: The address of the attacker's web server; see `hostile_host`.
+        source: The address that the attacker connects from.
+        key: An API key; without one, requests that need a key are refused early.
+        size: The number of pairs in a request; everything else grows with it.
     """
 
     address: Address
@@ -51,7 +51,7 @@ async def send(target: Target, request: bytes) -> int:
 
 
 async def push(target: Target, start: bytes, piece: bytes, times: int, pause_s: float) -> int:
-    """Send a start and then pieces, until the other side closes the connection; return its status, or 0."""
+    """Send a start and then pieces, until the service closes the connection; return its status, or 0."""
     reader, writer = await open_raw(target)
     reading = asyncio.create_task(reader.read(100))
     with suppress(OSError):

@@ -1,7 +1,7 @@
-"""The contestants: this package and its peers, each with its documented defaults and with its best settings.
+"""The contestants: this package and its peers, each with both its documented defaults and its best settings.
 
-A contestant's module has `load(**options)`, which loads the model and returns a function from rows to their cosines.
-All score the same files with the same random ViT-B/32 in FP32 on the CPU, except where the setting says otherwise.
+A contestant's module has a function `load(**options)`, which loads the model and returns a function that maps rows to
+cosines. All score the same files with the same random ViT-B/32 in FP32 on the CPU, unless the setting says otherwise.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ REFERENCE = "transformers-pillow"
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """Scores of a contestant that must load or prepare in between, so that it takes its own time.
+    """The scores of a contestant that measures its own time, because it must load or prepare something in between.
 
     Args:
-        scores: One for each row, or a single one, their mean, where a contestant gives no more.
-        seconds, cpu_seconds: As of `Meter`.
+        scores: One for each row; or only their mean, if the contestant returns no more than that.
+        seconds, cpu_seconds: As measured by `Meter`.
     """
 
     scores: list[float]
@@ -38,16 +38,16 @@ class Timed:
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """One line of the table.
+    """One row of the table.
 
     Args:
-        name: What `--only` takes.
-        label: The library.
-        setting: What of it is used.
-        module: The module in this package with its `load`.
-        options: What `load` gets.
-        distributions: Packages whose versions are written down.
-        environment: Which interpreter runs it: "" is this one, else the one of `--<environment>-python`.
+        name: The name for `--only`.
+        label: The name of the library.
+        setting: How the library is used.
+        module: The module in this package that contains its `load`.
+        options: The arguments of `load`.
+        distributions: The packages whose versions are recorded.
+        environment: The interpreter to run it with: this one if empty, otherwise that of `--<environment>-python`.
     """
 
     name: str
@@ -60,12 +60,12 @@ class Contestant:
 
     @property
     def ours(self) -> bool:
-        """Whether this is the package itself, not a peer."""
+        """Whether this is this package, not a peer."""
         return self.module.startswith("ours")
 
 
 def measure(module: str, options: dict[str, Any], distributions: Sequence[str], pairs: int) -> dict[str, Any]:
-    """Load a contestant, warm it with one batch that is not scored again, and time it on `pairs` rows."""
+    """Load a contestant, warm it up with a batch of other rows, and time it on `pairs` rows."""
     rows = read_rows("pairs.csv", pairs)
     spare = read_rows("pairs.csv", BATCH, skip=PHOTOS - BATCH)
     warm([*rows, *spare])
@@ -87,12 +87,12 @@ def measure(module: str, options: dict[str, Any], distributions: Sequence[str], 
 
 
 def batches(rows: list[Row], size: int) -> list[list[Row]]:
-    """Cut rows into batches."""
+    """Split rows into batches."""
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def by_length(score: Callable[[list[Row]], list[float]]) -> Score:
-    """Score rows with captions of similar length together, and return results in the original order."""
+    """Wrap a scorer so that captions of similar length are scored together; results are in the original order."""
 
     def ordered(rows: list[Row]) -> list[float]:
         order = sorted(range(len(rows)), key=lambda i: len(rows[i].caption))

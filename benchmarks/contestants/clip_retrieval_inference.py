@@ -1,10 +1,10 @@
 """clip-retrieval's inference over WebDataset shards, as img2dataset writes them, then the cosine of its embeddings.
 
-Its reader, mapper and writer run as in `clip-retrieval inference`; the command's logger is left out, because the process
-it starts takes longer than a small benchmark. Each reading process has a shard of its own, for it fails otherwise. Writing
-the shards is img2dataset's work and does not count. The model is open_clip's; embeddings are stored in float16. On 2
-cores batches of 16 without a reading process are fastest. It needs NumPy 1, so it lives in an environment of its own
-(`--clip-retrieval-python`).
+The reader, mapper and writer run as in `clip-retrieval inference`; the command's logger is omitted, because the process
+that it starts takes longer than a small benchmark. Each reader process gets its own shard, because it fails otherwise.
+The time to write the shards, which is img2dataset's work, is not counted. The model is open_clip's; embeddings are
+stored in float16. On 2 cores, batches of 16 without a reader process are fastest. It needs NumPy 1, and so a separate
+environment (`--clip-retrieval-python`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .open_clip_loop import NAME, renamed
 
 
 def load(*, batch_size: int, readers: int) -> Score:
-    """Write the weights where open_clip reads them, and load them."""
+    """Write the weights to the place where open_clip reads them, and load them."""
     weights = BUILD / "open_clip.pt"
     torch.save(renamed(load_file(MODEL / "model.safetensors")), weights)
     name = f"open_clip:{NAME}/{weights}"
@@ -61,7 +61,7 @@ def load(*, batch_size: int, readers: int) -> Score:
 
 
 def write_shards(folder: Path, rows: list[Row], count: int) -> list[str]:
-    """Write images and captions to tar files and return their paths."""
+    """Write images and captions to tar files, and return the paths of the files."""
     shards = [folder / f"{shard}.tar" for shard in range(count)]
     for shard, path in enumerate(shards):
         with tarfile.open(path, "w") as tar:
@@ -72,7 +72,7 @@ def write_shards(folder: Path, rows: list[Row], count: int) -> list[str]:
 
 
 def read_scores(folder: Path) -> list[float]:
-    """Read the embeddings of a run and return the cosines in the order of the rows."""
+    """Read the embeddings that a run wrote, and return the cosines in the order of the rows."""
     names = pd.read_parquet(folder / "metadata" / "metadata_0.parquet")["image_path"].str[-6:]
     images = np.load(folder / "img_emb" / "img_emb_0.npy").astype(np.float32)
     texts = np.load(folder / "text_emb" / "text_emb_0.npy").astype(np.float32)

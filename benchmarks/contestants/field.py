@@ -6,7 +6,7 @@ from typing import Any
 
 from . import REFERENCE, Contestant
 
-OURS = "ours"  # the one that all ratios refer to
+OURS = "ours"  # the contestant that all ratios refer to
 
 _SENTENCE = ("sentence-transformers", "torch", "transformers")
 _OPEN_CLIP = ("open_clip_torch", "torch")

@@ -1,7 +1,8 @@
 """infinity-emb's engine in this process: images as bytes and captions go in, unit vectors come out.
 
-It cuts captions at 20 tokens, because it takes transformers' default length of generated text for the model's limit; scores
-of longer ones differ. It needs transformers 4 and NumPy 1, so it lives in an environment of its own (`--infinity-python`).
+It truncates captions to 20 tokens, because it mistakes transformers' default length of generated text for the model's
+limit, so the scores of longer captions differ. It needs transformers 4 and NumPy 1, and so a separate environment
+(`--infinity-python`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from . import Score
 
 
 def load(**options: Any) -> Score:
-    """Start the engine; `options` go to `EngineArgs`."""
+    """Start the engine; `options` are passed to `EngineArgs`."""
     name = str(MODEL)
     engines = SyncEngineArray.from_args([EngineArgs(model_name_or_path=name, device="cpu", **options)])
 

@@ -1,7 +1,7 @@
 """open_clip's ViT-B-32-quickgelu with the same weights, its own preprocessing and tokenizer.
 
-The documented loop opens, transforms and stacks a batch, encodes both sides and normalises. The best on 2 cores: inference
-mode and batches of 16. Its tokenizer pads every caption to 77 tokens.
+The documented loop opens, transforms and stacks a batch, encodes both sides and normalises the vectors. The best
+settings on 2 cores are inference mode and batches of 16. The tokenizer pads every caption to 77 tokens.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _REST = {
     "vision_model.embeddings.class_embedding": "visual.class_embedding",
     "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
     "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
-    "vision_model.pre_layrnorm.weight": "visual.ln_pre.weight",  # so misspelt in transformers
+    "vision_model.pre_layrnorm.weight": "visual.ln_pre.weight",  # transformers misspells the name
     "vision_model.pre_layrnorm.bias": "visual.ln_pre.bias",
     "vision_model.post_layernorm.weight": "visual.ln_post.weight",
     "vision_model.post_layernorm.bias": "visual.ln_post.bias",
@@ -73,7 +73,7 @@ def cosines(model: open_clip.CLIP, images: Tensor, texts: Tensor) -> Tensor:
 
 
 def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a CLIPModel's weights under open_clip's names; q, k and v become one matrix."""
+    """Return a CLIPModel's weights under open_clip's names; q, k and v are joined into one matrix."""
     found = {new: state[old] for old, new in _REST.items()}
     found["visual.proj"] = state["visual_projection.weight"].T.contiguous()
     found["text_projection"] = state["text_projection.weight"].T.contiguous()

@@ -1,4 +1,4 @@
-"""This package with the weights as open_clip has them: `open_clip:ViT-B-32-quickgelu//PATH`."""
+"""This package with weights in open_clip's format: `open_clip:ViT-B-32-quickgelu//PATH`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Ray Data's recipe for batch inference: `map_batches` with actors that load the model once.
 
-Each actor runs the plain transformers loop. The actors start with the dataset's execution, so the time counts from when
-the first of them begins its first batch. CPU time is that of the actors from there on and of the driver; what Ray's own
-daemons take is left out.
+Each actor runs the plain transformers loop. The actors start when the dataset is executed, so the clock starts when the
+first of them begins its first batch. CPU time is that of the actors from then on, plus the driver's; that of Ray's own
+daemons is excluded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from . import BATCH, Score, Timed, transformers_loop
 
 
 class Scorer:
-    """An actor: rows in, their scores out, with its clocks before its first and after this batch."""
+    """An actor, which scores rows and adds its clock readings before the first batch and after the current one."""
 
     def __init__(self) -> None:
         self._score = transformers_loop.load()
@@ -40,7 +40,7 @@ class Scorer:
 
 
 def load(*, actors: int, cpus: int, batch_size: int = BATCH) -> Score:
-    """Start Ray; `cpus` are for each actor, which has as many torch threads."""
+    """Start Ray; each actor gets `cpus` CPUs, and as many torch threads."""
     there = {"env_vars": {"PYTHONPATH": str(ROOT)}}
     ray.init(include_dashboard=False, log_to_driver=False, runtime_env=there, num_cpus=2)
 

@@ -1,7 +1,7 @@
-"""sentence-transformers over a CLIP folder: `encode` the images, `encode` the captions, take the cosine.
+"""sentence-transformers with a CLIP folder: `encode` the images, `encode` the captions, compute the cosine.
 
-It batches by 32 and sorts captions by length itself; the best setting on 2 cores is batches of 16. Its ONNX backend needs
-optimum-onnx, which does not go with transformers 5.
+Its batches have 32 items by default, and it sorts captions by length itself; the best setting on 2 cores is batches of
+16. Its ONNX backend needs optimum-onnx, which is incompatible with transformers 5.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from . import Score
 
 
 def load(*, device: str = "cpu", half: bool = False, **options: Any) -> Score:
-    """Load the model; `options` go to `encode`."""
+    """Load the model; `options` are passed to `encode`."""
     model = SentenceTransformer(str(MODEL), device=device)
     precision = torch.autocast(torch.device(device).type, torch.float16, enabled=half)
 

@@ -1,8 +1,8 @@
-"""torchmetrics' CLIPScore: uint8 tensors in, 100 times the mean cosine out, never below 0.
+"""torchmetrics' CLIPScore, which takes uint8 tensors and returns 100 times the mean cosine, or 0 if that is negative.
 
-A call with one pair gives that pair's score, as its documentation shows; a call with many gives only their mean, which is
-the faster way (batches of 16). It takes model folders through a callable. With transformers 5 it fails, because
-`get_image_features` no longer returns a tensor, so the model it is given here returns one.
+A call with one pair, as in its documentation, returns that pair's score; a call with many returns only their mean, but
+is faster (batches of 16). Model folders are passed as a callable. With transformers 5 it fails, because
+`get_image_features` no longer returns a tensor, so the model that it gets here returns one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from . import Score, batches
 
 
 class TensorCLIP(CLIPModel):
-    """CLIPModel with the return types of transformers 4."""
+    """A CLIPModel with the return types of transformers 4."""
 
     def get_image_features(self, *args: Any, **options: Any) -> Tensor:
         features: Tensor = super().get_image_features(*args, **options).pooler_output
@@ -31,7 +31,7 @@ class TensorCLIP(CLIPModel):
 
 
 def load(*, batch_size: int = 1) -> Score:
-    """Load the metric; with a batch size above 1 there is one score, the mean."""
+    """Load the metric; with a batch size above 1, the only score is the mean."""
     metric = CLIPScore(lambda: (TensorCLIP.from_pretrained(MODEL), CLIPProcessor.from_pretrained(MODEL)))
 
     def each(rows: list[Row]) -> list[float]:

@@ -1,4 +1,4 @@
-"""The measurements: each module has a `SECTION` with its jobs and its table."""
+"""The sections of the benchmark: each module has a `SECTION` with its jobs and its table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our Fetcher against aiohttp and libcurl: the same files from the loopback server, at two latencies."""
+"""Compare our Fetcher with aiohttp and libcurl on the same files from the loopback server, at two latencies."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from ..server import PROCESSOR_TIME
 
 CONNECTIONS = (16, 32, 64)
 DELAYS_MS = (0, 50)
-FILES = 10_000  # without a delay: fewer take too short a time to measure
-WAITS = 40  # one after the other, with a delay
+FILES = 10_000  # without a delay; fewer would take too little time to measure
+WAITS = 40  # number of delays in a row, if there is a delay
 _CLIENTS = {
     "ours": "text_image_similarity",
     "ours in two": "text_image_similarity, two processes",
@@ -36,7 +36,7 @@ Fetch = Callable[[list[str]], list[int]]
 
 
 def download(client: str, connections: int, files: int, server: str) -> dict[str, Any]:
-    """Time the download of so many files, which are the photos in turns; a few that come first open the connections."""
+    """Time the download of `files` files, which are the photos in turn, after a few that open the connections."""
     rows = list(islice(cycle(read_rows("pairs.csv", PHOTOS)), files))
     urls = [server + row.url for row in rows]
     fetch = _fetch_by(client, connections)
@@ -45,7 +45,7 @@ def download(client: str, connections: int, files: int, server: str) -> dict[str
     with Meter() as meter:
         sizes = fetch(urls)
     if sorted(sizes) != sorted(Path(row.path).stat().st_size for row in rows):
-        raise RuntimeError("what came back is not what lies there")
+        raise RuntimeError("the downloaded files differ from those on the server")
     return {
         "pairs": len(urls),
         "seconds": meter.seconds,
@@ -60,7 +60,7 @@ def _processor_time(server: str) -> float:
 
 
 def _fetch_by(client: str, connections: int) -> Fetch:
-    """Return a function that fetches URLs and returns their sizes, in any order."""
+    """Return a function that fetches URLs and returns the sizes of the files, in any order."""
     makers = {"ours": _ours, "ours in two": _ours_in_two, "aiohttp": _aiohttp, "pycurl": _pycurl}
     return makers[client](connections)
 
@@ -82,7 +82,7 @@ def _ours(connections: int) -> Fetch:
 
 
 def _ours_in_two(connections: int) -> Fetch:
-    """Fetch as two feeders do, each with half of the connections."""
+    """Fetch in two processes, as feeders do, each with half of the connections."""
     context = get_context("spawn")
     pipes = []
     for _ in range(2):
@@ -185,9 +185,9 @@ def table(rounds: Rounds) -> str:
     columns = [
         f"{what}, {delay} ms"
         for delay in DELAYS_MS
-        for what in ("files/s", "ours is faster by", "CPU µs a file", "the server's")
+        for what in ("files/s", "our speed-up", "CPU µs per file", "the server's")
     ]
-    return markdown(["client", "at once", *columns], lines)
+    return markdown(["client", "connections", *columns], lines)
 
 
 def _cells(found: list[dict[str, Any]], ours: list[dict[str, Any]], is_ours: bool) -> list[str]:
@@ -202,7 +202,7 @@ def _cells(found: list[dict[str, Any]], ours: list[dict[str, Any]], is_ours: boo
 
 
 def _microseconds(what: str, found: dict[str, Any]) -> float:
-    return float(1e6 * found.get(what, math.nan) / found["pairs"])  # earlier results lack the server's
+    return float(1e6 * found.get(what, math.nan) / found["pairs"])  # earlier results lack the server's time
 
 
 def _name(client: str, connections: int, delay: int) -> str:

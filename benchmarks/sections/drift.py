@@ -1,4 +1,4 @@
-"""How far `preprocess="fast"` and `precision="int8"` move scores, on 1,000 photos that mini was not trained on."""
+"""Measure how much `preprocess="fast"` and `precision="int8"` change scores, on 1,000 photos that are new to mini."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CAPTIONS = 5
 
 
 def fast(data: str, width: int, height: int) -> dict[str, Any]:
-    """Compare mini's scores of photos, enlarged to a size, with both ways to prepare them."""
+    """Compare mini's scores of photos, enlarged to a size, with exact and fast preprocessing."""
     photos, captions = _photos(data)
     encoders = [load_encoder(config_of(MINI, preprocess=mode)) for mode in ("exact", "fast")]
 
@@ -43,7 +43,7 @@ def fast(data: str, width: int, height: int) -> dict[str, Any]:
 
 
 def int8(data: str, model: str, count: int) -> dict[str, Any]:
-    """Compare embeddings in int8 with those in FP32, and mini's scores and recall with them."""
+    """Compare embeddings in int8 with those in FP32, and the scores and recall of mini with both."""
     photos, captions = _photos(data)
     images = [Image.open(io.BytesIO(photo)).convert("RGB") for photo in photos[:count]]
     texts = [text for five in captions[:count] for text in five]
@@ -97,10 +97,10 @@ def table(rounds: Rounds) -> str:
     latest = {name: found[-1] for name, found in rounds.items()}
     parts = []
     if lines := [[n.removeprefix("fast "), *_cells(found)] for n, found in latest.items() if n.startswith("fast")]:
-        parts.append(markdown(["fast, JPEG of", "pairs", "mean move", "greatest move", "rank correlation"], lines))
+        parts.append(markdown(["fast, JPEG of", "pairs", "mean change", "largest change", "rank correlation"], lines))
     if lines := [[n.removeprefix("int8 "), *_cells(found)] for n, found in latest.items() if n.startswith("int8")]:
-        parts.append(markdown(["int8", "pairs", "mean move", "greatest move", "rank correlation"], lines))
-        header = ["int8", "cosine to FP32, images: mean, least", "captions: mean, least"]
+        parts.append(markdown(["int8", "pairs", "mean change", "largest change", "rank correlation"], lines))
+        header = ["int8", "cosine to FP32, images: mean, smallest", "captions: mean, smallest"]
         lines = [[n.removeprefix("int8 "), *_cosines(found)] for n, found in latest.items() if n.startswith("int8")]
         parts.append(markdown(header, lines))
     if mini := latest.get("int8 mini"):

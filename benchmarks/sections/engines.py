@@ -1,7 +1,7 @@
-"""The same images through `score_pairs`, Spark and Ray Data: what an engine on one machine costs.
+"""Score the same images with `score_pairs`, Spark and Ray Data, to measure what an engine costs on one machine.
 
-Engines are warm: their workers are up, with the model loaded, before the time counts. Ray Data starts its actors again
-for every dataset, so there the time counts from when the first actor began its first part.
+Engines are warm: their workers are running, with the model loaded, before the clock starts. Ray Data starts its actors
+again for every dataset, so its clock starts when the first actor begins its first part.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..results import Options, Rounds, Section, at, markdown, mid, rate, ratios,
 from ..scoring import MINI, VIT, config_of
 
 CORES = 2
-PART = 125  # rows: few, so that 2,000 of them are enough parts to keep two workers busy until the end
+PART = 125  # rows per part; few, so that 2,000 rows are enough parts to keep two workers busy until the end
 _NAMES = {VIT: "ViT-B/32", MINI: "mini"}
 _LABELS = {
     "alone": "`score_pairs`",
@@ -43,7 +43,7 @@ def alone(model: str, pairs: int) -> dict[str, Any]:
 
 
 def spark(model: str, pairs: int) -> dict[str, Any]:
-    """Time `score_dataframe` on a local session of two cores."""
+    """Time `score_dataframe` in a local session with two cores."""
     from pyspark.sql import SparkSession
 
     from text_image_similarity.spark import score_dataframe
@@ -86,7 +86,7 @@ def ray(model: str, pairs: int) -> dict[str, Any]:
     score(spare)
     started = time.perf_counter()
     scored = score(rows)
-    # Ray's own clock for the operator: from the first actor's first row to the last actor's last.
+    # Ray's own time for the operator, from the first actor's first row to the last actor's last row.
     seconds = re.search(r"MapBatches\(Scorer\): .*?produced in ([\d.]+)s", scored.stats())
     assert seconds is not None
     errors = [row["error"] for row in scored.take_all()]
@@ -95,7 +95,7 @@ def ray(model: str, pairs: int) -> dict[str, Any]:
 
 
 def _inputs(model: str, pairs: int) -> tuple[list[Row], list[Row], Config]:
-    """Return the rows to score, some to warm up with, and the settings."""
+    """Return the rows to score, some rows to warm up with, and the settings."""
     rows = read_rows("pairs.csv", pairs)
     warm(rows)
     return rows, rows[-2 * PART :], config_of(model, chunk_size=PART)
@@ -131,7 +131,7 @@ def table(rounds: Rounds) -> str:
             if found := rounds.get(f"{engine} with {model}"):
                 ratio = "" if engine == "alone" else spread(ratios(found, plain))
                 lines.append([name, label, f"{mid(found, rate):.1f}", ratio, f"{mid(found, at('startup')):.1f}"])
-    return markdown(["model", "through", "pairs/s", "of `score_pairs`", "start-up, s"], lines, words=2)
+    return markdown(["model", "scored with", "pairs/s", "relative to `score_pairs`", "start-up, s"], lines, words=2)
 
 
 SECTION = Section("engines", jobs, table)

@@ -1,4 +1,4 @@
-"""How fast pictures come to an encoder that takes 25,000 a second, without feeders and with some, and what decoding alone takes."""
+"""Measure how fast images reach an encoder of 25,000 per second, with and without feeders, and decoding alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WARM_UP = 128
 
 
 def feed(source: str, feeders: int, pairs: int, server: str = "") -> dict[str, Any]:
-    """Time a run from a source, after one that starts the feeders."""
+    """Time a run from a source, after another run that starts the feeders."""
     limits = Limits(allow_private_addresses=True, per_host=64)
     options: dict[str, Any] = {"feeders": feeders, "io_workers": 32 if server else 16, "chunk_size": 10_000}
     config = Config(model="mini", base_dir=INPUTS, batch_size=BATCH, limits=limits, **options)
@@ -44,7 +44,7 @@ def feed(source: str, feeders: int, pairs: int, server: str = "") -> dict[str, A
 
 
 def alone(processes: int, pairs: int) -> dict[str, Any]:
-    """Time decoding and resizing of files that are in memory, in so many processes of a thread each."""
+    """Time the decoding and resizing of files in memory, in `processes` processes with one thread each."""
     contents = [Path(row.path).read_bytes() for row in read_rows("pairs.csv", pairs)]
     chunks = [contents[start : start + 20] for start in range(0, pairs, 20)]
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
@@ -65,7 +65,7 @@ def _of_files(rows: list[Row]) -> Iterator[Record]:
 
 
 def _of_bytes(rows: list[Row]) -> Iterator[Record]:
-    """Yield rows as a Parquet column of binary holds them."""
+    """Yield rows whose images are bytes, as in a binary Parquet column."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -103,7 +103,14 @@ def table(rounds: Rounds) -> str:
         of_alone = "" if source == "alone" else share(name, f"alone {count if count != '0' else max(COUNTS)}")
         figures = [f"{mid(found, rate):,.0f}", share(name, f"{source} 1") if count == "2" else "", of_alone]
         lines.append([what, "" if source == "alone" else count, *figures, f"{mid(found, cpu_per_1000):.2f}"])
-    heads = ["512x512 JPEG from", "feeders", "pairs/s", "of the rate with one", "of decoding alone", "CPU s per 1,000"]
+    heads = [
+        "512x512 JPEG from",
+        "feeders",
+        "pairs/s",
+        "relative to one",
+        "relative to decoding alone",
+        "CPU s per 1,000",
+    ]
     return markdown(heads, lines)
 
 

@@ -1,4 +1,4 @@
-"""The same photos and captions in each input format: `score` with mini, as a whole command."""
+"""Time the command `score` with mini on the same photos and captions in each input format."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _LABELS = {
     "dropped": "the same, without the images in the output (`--drop-col`)",
     "struct": "Hugging Face's structs in Parquet",
     "tar": "tar shards",
-    "folder": "a folder with captions beside the photos",
+    "folder": "a folder with captions next to the photos",
     "http": "URLs of a server on this machine, in Parquet",
 }
 _SHARD_ROWS = 500
 
 
 def score(form: str, pairs: int, server: str = "") -> dict[str, Any]:
-    """Time `score` on a table of a form, from the command's start to its end."""
+    """Time `score` on a table in one format, from the start of the command to its end."""
     rows = read_rows("pairs.csv", pairs)
     with tempfile.TemporaryDirectory(dir=BUILD) as folder:
         words = _make(form, rows, Path(folder), server)
@@ -42,12 +42,12 @@ def score(form: str, pairs: int, server: str = "") -> dict[str, Any]:
             )
         scores = pq.read_table(f"{folder}/scored.parquet", columns=["similarity"])["similarity"]
     if scores.null_count or len(scores) != pairs:
-        raise RuntimeError("not every pair was scored")
+        raise RuntimeError("some pairs were not scored")
     return {"pairs": pairs, "seconds": meter.seconds, "cpu_seconds": meter.cpu_seconds, "sum": sum(scores.to_pylist())}
 
 
 def _make(form: str, rows: list[Row], folder: Path, server: str) -> list[str]:
-    """Write the pairs in a form; return its place and the options that it needs."""
+    """Write the pairs in one format, and return its place and the options that it needs."""
     captions = [row.caption for row in rows]
     if form in ("files", "http"):
         urls = [server + row.url if server else row.path for row in rows]
@@ -89,7 +89,7 @@ def jobs(options: Options) -> list[Job]:
 
 def table(rounds: Rounds) -> str:
     if len({round(found["sum"], 9) for each in rounds.values() for found in each}) > 1:
-        raise RuntimeError("the scores of the forms differ")
+        raise RuntimeError("the scores differ between formats")
     lines = (
         [
             _LABELS[form],
@@ -100,7 +100,7 @@ def table(rounds: Rounds) -> str:
         ]
         for form, found in rounds.items()
     )
-    return markdown(["", "pairs/s", "against files", "CPU s per 1,000 pairs", "s in all"], lines)
+    return markdown(["", "pairs/s", "relative to files", "CPU s per 1,000 pairs", "s in total"], lines)
 
 
 SECTION = Section("forms", jobs, table)

@@ -1,7 +1,7 @@
-"""This package on a GPU: its rate by source, size and model, with and without feeders, beside its limit and its peers.
+"""Measure this package on a GPU, by source, size and model, with and without feeders, next to its limit and its peers.
 
-The limit is the encoder alone, on images and captions that are on the device already, in batches of 256. On a machine
-without a GPU nothing is measured. Inputs and jobs are made for any device, so that tests run them on a CPU.
+The limit is the rate of the encoder alone, on images and captions that are already on the device, in batches of 256. On
+a machine without a GPU, nothing is measured. Inputs and jobs work on any device, so that tests can run them on a CPU.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..job import Job
 from ..results import Options, Rounds, Section, machine, markdown, mid, rate, ratios, spread
 
 BATCH = 256
-COMPARED = 256  # scores that are compared with those of a CPU
+COMPARED = 256  # number of scores that are compared with those of a CPU
 _SIDES = (256, 512, 1024)
 _MODELS = {"ViT-B/32": MODEL, "ViT-L/14": GPU_INPUTS / "vitl14", "SigLIP": GPU_INPUTS / "siglip"}
 _USUAL = ("ViT-B/32", "files", 512)
@@ -55,7 +55,7 @@ _PEERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
 
 
 def make(folder: str, base: str, sides: list[int], pairs: int, large: bool) -> dict[str, Any]:
-    """Write what the other jobs read, unless it is there."""
+    """Write the inputs of the other jobs, unless they exist."""
     for side in sides:
         make_tables(Path(folder), Path(base), side, pairs)
     if large:
@@ -64,7 +64,7 @@ def make(folder: str, base: str, sides: list[int], pairs: int, large: bool) -> d
 
 
 def limit(model: str, device: str, batch: int, batches: int) -> dict[str, Any]:
-    """Time the encoder alone: batches of random pixels, and of a caption of usual length, that are on the device."""
+    """Time the encoder alone, on batches of random pixels, and of a caption of typical length, on the device."""
     import time
 
     import torch
@@ -96,7 +96,7 @@ def limit(model: str, device: str, batch: int, batches: int) -> dict[str, Any]:
                     call()
             synchronize(there)
             seconds = time.perf_counter() - began
-            if count != batches and there.type == "cuda":  # as graphs, like the runs
+            if count != batches and there.type == "cuda":  # captured as graphs, as in the runs
                 streams = [(torch.cuda.Stream(there), torch.cuda.graph_pool_handle()) for _ in towers]
                 graphs = [capture(*each, *stream) for each, stream in zip(towers, streams, strict=True)]
                 calls = [graph or call for graph, call in zip(graphs, calls, strict=True)]
@@ -106,16 +106,16 @@ def limit(model: str, device: str, batch: int, batches: int) -> dict[str, Any]:
 def run(  # noqa: PLR0913 - what is measured, by name
     model: str, source: str, made: str, pairs: int, feeders: bool, options: dict[str, Any], server: str = ""
 ) -> dict[str, Any]:
-    """Time `score_pairs` on a table, after a run of a few of its rows that starts everything.
+    """Time `score_pairs` on a table, after a run on a few of its rows that starts everything.
 
     Args:
-        model: The model's folder.
-        source: Form of the table.
-        made: Folder of the tables.
-        pairs: Rows to score.
-        feeders: Whether there are feeders, one for every two cores.
-        options: Settings, with the device.
-        server: Address of the server of the files.
+        model: The folder of the model.
+        source: The format of the table.
+        made: The folder of the tables.
+        pairs: The number of rows to score.
+        feeders: Whether to use feeders, one for every two cores.
+        options: The settings, including the device.
+        server: The address of the file server.
     """
     from text_image_similarity import Config, Limits, Scorer
     from text_image_similarity.encoders.torch_backend import TorchBackend
@@ -163,16 +163,16 @@ def lacks() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured, and on which device.
+    """What to measure, and on which device.
 
     Args:
-        device: Such as `cuda`.
-        models: Folders of the models, by the names in `_MODELS`.
-        folder: Where the tables lie.
-        base: Folder of the photos that they are made of.
-        pairs: Rows of a table.
-        settings: Model, source and side of each run.
-        batches: How many of them the limit is taken of.
+        device: The device, such as `cuda`.
+        models: The folders of the models, by the names in `_MODELS`.
+        folder: The folder of the tables.
+        base: The folder of the photos from which the tables are made.
+        pairs: The number of rows in a table.
+        settings: The model, source and image size of each run.
+        batches: The number of batches for measuring the limit.
     """
 
     device: str
@@ -198,7 +198,7 @@ def jobs(options: Options) -> list[Job]:
 
 
 def jobs_of(plan: Plan) -> list[Job]:
-    """Return the jobs of this package: the inputs, the limits, the reference of each model, and the runs."""
+    """Return the jobs for this package: the inputs, the limits, the reference of each model, and the runs."""
     here = __name__
     sides = sorted({512, *(side for _, _, side in plan.settings)})
     inputs = {"folder": str(plan.folder), "base": str(plan.base), "sides": sides, "pairs": plan.pairs}
@@ -254,23 +254,23 @@ def table(rounds: Rounds) -> str:
         "JPEG of",
         "feeders",
         "pairs/s",
-        "of the GPU's limit",
-        "CPU ms a pair",
-        "difference to FP32 on a CPU",
+        "share of the GPU's limit",
+        "CPU ms per pair",
+        "difference from FP32 on a CPU",
     ]
     parts = [_facts(rounds), markdown([*heads, "GPU idle"], lines, words=3)]
     limits = [[name, f"{mid(found, rate):,.0f}"] for name in _MODELS if (found := rounds.get(f"limit {name}"))]
-    parts.append(markdown(["the encoder alone, 256 at once", "pairs/s"], limits))
+    parts.append(markdown(["the encoder alone, batches of 256", "pairs/s"], limits))
     ours = rounds.get(_name(_USUAL, True), [])
     peers = [name for name in rounds if name in _PEERS or name.startswith("clip-retrieval")]
     if peers:
         heads = [
             "ViT-B/32 from files of 512x512",
             "pairs/s",
-            "of the GPU's limit",
-            "CPU ms a pair",
+            "share of the GPU's limit",
+            "CPU ms per pair",
             heads[-1],
-            "ours is faster by",
+            "our speed-up",
         ]
         of = [[name, *_cells(rounds[name], rounds, "ViT-B/32"), spread(ratios(ours, rounds[name]))] for name in peers]
         parts.append(markdown(heads, of))

@@ -1,4 +1,4 @@
-"""How time and memory grow with the table: `score_csv` with a fake encoder and tiny images, up to a million rows."""
+"""Measure how time and memory grow with the table: `score_csv`, a fake encoder, tiny images, up to a million rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZES = (1_000, 10_000, 100_000, 1_000_000)
 
 
 def grow(rows: int) -> dict[str, Any]:
-    """Time `score_csv` on a table of `rows` rows, no two images alike."""
+    """Time `score_csv` on a table of `rows` rows with distinct images."""
     with tempfile.TemporaryDirectory(dir=BUILD) as folder:
         source, target = Path(folder) / "rows.csv", Path(folder) / "scored.csv"
         _write(source, rows)
@@ -41,7 +41,7 @@ def _write(path: Path, rows: int) -> None:
 
 
 def _gif(number: int) -> bytes:
-    """Return a GIF of one dot in the colour with this number."""
+    """Return a GIF of one pixel in the colour with this number."""
     screen = b"GIF89a" + b"\1\0\1\0" + b"\x80\0\0"
     return screen + number.to_bytes(3, "big") + b"\xff\xff\xff" + b",\0\0\0\0\1\0\1\0\0" + b"\2\2\x44\1\0;"
 

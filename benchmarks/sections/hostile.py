@@ -1,4 +1,4 @@
-"""One malicious client next to eight normal ones: how many requests the others still get answered, and how fast."""
+"""Measure eight normal clients next to a malicious one: how many of their requests are still answered, and how fast."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ SIDE = 224
 _SECONDS = 8.0
 _WARM_S = 2.0
 _START_S = 3.0  # until the attacker's process has started, and its first attempt has arrived
-_CONNECTIONS = 8  # of the attacker
+_CONNECTIONS = 8  # number of connections of the attacker
 
 
 def _requests() -> list[bytes]:
-    """Return different requests for the score of one pair each."""
+    """Return distinct requests for the score of one pair each."""
     found = []
     for number in range(400):
         out = io.BytesIO()
@@ -41,7 +41,7 @@ def _requests() -> list[bytes]:
 
 def measure(attack: str, isolated: bool = False) -> dict[str, Any]:
     """Let eight clients send requests, first alone and then next to an attacker."""
-    os.nice(5)  # the service has priority, as on a machine of its own
+    os.nice(5)  # the service has priority, as if it had the machine to itself
     more = ["--isolate-decoder"] if isolated else []
     arguments = [*model_arguments(MINI), "--drain-delay", "0", "--limit", "allow_private_addresses=true", *more]
     with replicas(1, *arguments) as (replica,):
@@ -61,9 +61,9 @@ async def _measure(address: Address, attack: str) -> dict[str, Any]:
 
 
 def left_by(found: dict[str, Any]) -> float:
-    """Return the others' rate as a multiple of what they would have beside the attacker's own work, had it asked nothing.
+    """Return the others' rate relative to what it would be if the attacker used as much CPU but sent no requests.
 
-    On the network an attacker has cores of its own; here it takes them from the service and the honest clients.
+    On a network, an attacker has its own cores; here it takes them from the service and the honest clients.
     """
     cores = len(os.sched_getaffinity(0))
     rate: float = found["beside"]["rate"] / found["alone"]["rate"]
@@ -72,7 +72,7 @@ def left_by(found: dict[str, Any]) -> float:
 
 
 def strike_on(url: str, attack: str) -> dict[str, Any]:
-    """Attack over several connections at the same time, until the process is ended; in a separate process, the attack's own work does not disturb the measurement."""
+    """Attack over several connections until the process, which must not be the one that measures, is killed."""
     os.nice(10)
     return asyncio.run(_strike_on(address_of(url), attack))
 

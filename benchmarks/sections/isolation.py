@@ -1,4 +1,4 @@
-"""mini on local files, decoded in this process and in worker processes."""
+"""Time mini on local files that are decoded in this process, and in worker processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def table(rounds: Rounds) -> str:
         ]
         for name, found in rounds.items()
     )
-    return markdown(["", "pairs/s", "of the rate in the process", "CPU s per 1,000 pairs", "peak MiB"], lines)
+    return markdown(["", "pairs/s", "relative to in-process", "CPU s per 1,000 pairs", "peak MiB"], lines)
 
 
 SECTION = Section("isolation", jobs, table)

@@ -1,4 +1,4 @@
-"""How soon `/livez` answers during an attack, as seen from a separate idle process."""
+"""Measure how soon `/livez` responds during an attack, as seen from a separate idle process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..scoring import MINI
 
 _SECONDS = 20.0
 _PAUSE_S = 0.05  # between two attempts, so that the client harms the service instead of using up the machine itself
-_LOADS = ("nothing", "endless heads", "a megabyte in each field", "answers that are not read")
+_LOADS = ("nothing", "endless heads", "a megabyte in each field", "responses that are not read")
 
 
 def measure(load: str) -> dict[str, Any]:

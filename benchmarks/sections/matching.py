@@ -1,4 +1,4 @@
-"""`/match-text`: the latency of one query, throughput with many clients, the cost of the log, and a change of model."""
+"""Measure `/match-text`: the latency of a query, throughput with many clients, the log's cost, a change of model."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _NICE = 5
 
 
 def queries(count: int, start: int = 0) -> list[bytes]:
-    """Return complete requests, all different."""
+    """Return complete, distinct requests."""
     return [post({"text": f"a red shoe, number {start + number}"}, "/match-text") for number in range(count)]
 
 
 def answers(rows: int) -> dict[str, Any]:
-    """Time a service's answers: to one client, to many, to the same query, and on a schedule."""
+    """Time a service's responses to one client, to many clients, to a repeated query, and on a schedule."""
     encoder = load_encoder(config_of(MINI))
     times = []
     for number in range(50):
@@ -62,7 +62,7 @@ def answers(rows: int) -> dict[str, Any]:
 
 
 def log(rows: int) -> dict[str, Any]:
-    """Compare the answers of a service that logs with those of one that does not, asked in turns."""
+    """Compare the response times of two services, one with a log and one without, queried in turn."""
     place, found = drawn_catalog(rows), dict[str, list[float]]()
     with _service(place) as (logging,), _service(place, "--match-log", "off") as (silent,):
         for turn in range(21):
@@ -74,10 +74,10 @@ def log(rows: int) -> dict[str, Any]:
 
 
 def overload(rows: int) -> dict[str, Any]:
-    """Ask for ten times what a service can do; its log must have an entry for each answer."""
+    """Send ten times the load that a service can handle; its log must contain an entry for each response."""
     place, memory = drawn_catalog(rows), list[float]()
     with _service(place) as (replica,):
-        os.nice(_NICE)  # the service has priority, as on a machine of its own
+        os.nice(_NICE)  # the service has priority, as if it had the machine to itself
         asyncio.run(closed(replica.address, queries(64, 10**6), CLIENTS))
         end = time.perf_counter() + 10
         some = takewhile(lambda _: time.perf_counter() < end, cycle(queries(5000, 40_000)))
@@ -96,7 +96,7 @@ def overload(rows: int) -> dict[str, Any]:
 
 
 def new_model(rows: int) -> dict[str, Any]:
-    """Build a model of another width while queries come on a schedule, switch to it, and back."""
+    """Build an index for a model of a different width while queries arrive on a schedule, switch to it, and back."""
     from tests.support.models import save_clip
 
     folder = Path(tempfile.mkdtemp(dir=BUILD))
@@ -156,7 +156,7 @@ async def _flood(replica: Replica, rate: float, memory: list[float]) -> Sequence
 
 
 def _settled(place: Path) -> int:
-    """Return how many entries a log has once it has stopped growing."""
+    """Return the number of entries in a log once it has stopped growing."""
     last = -1
     while (now := entries_of(place)) != last:
         last = now
@@ -201,7 +201,7 @@ def table(rounds: Rounds) -> str:
         ]
     if found := rounds.get("log"):
         added = mid(found, lambda one: one["queued"]["p50"] - one["off"]["p50"])
-        lines.append(["what the log adds to the median, ms", f"{1000 * added:.2f}"])
+        lines.append(["added to the median by the log, ms", f"{1000 * added:.2f}"])
     if found := rounds.get("overload"):
         lines += _overload_lines(found[-1])
     if found := rounds.get("new model"):
@@ -209,10 +209,10 @@ def table(rounds: Rounds) -> str:
         before, during = last["before_s"]["p99"], last["during_s"]["p99"]
         lines += [
             [
-                "p99 before, and while a new model is built, ms",
+                "p99 before and while the index for a new model is built, ms",
                 f"{1000 * before:.0f}, {1000 * during:.0f} ({during / before:.1f} times)",
             ],
-            ["failed meanwhile", str(sum(n for kind, n in last["kinds"].items() if kind != SCORED))],
+            ["failed in the meantime", str(sum(n for kind, n in last["kinds"].items() if kind != SCORED))],
             ["switch, rollback, s", ", ".join(f"{last['steps_s'][step]:.2f}" for step in (":switch", ":rollback"))],
         ]
     return markdown(["", "`/match-text`, mini"], lines)
@@ -223,8 +223,11 @@ def _overload_lines(found: dict[str, Any]) -> list[list[str]]:
     quarter = max(1, len(memory) // 4)
     early, late = (sum(part) / len(part) for part in (memory[:quarter], memory[-quarter:]))
     return [
-        [f"{TIMES} times as much: answers by kind", ", ".join(f"{n:,} {kind}" for kind, n in found["kinds"].items())],
-        ["entries in the log, answers", f"{found['entries']:,}, {found['asked']:,}"],
+        [
+            f"{TIMES} times the load: responses by kind",
+            ", ".join(f"{n:,} {kind}" for kind, n in found["kinds"].items()),
+        ],
+        ["log entries, responses", f"{found['entries']:,}, {found['asked']:,}"],
         ["memory, MiB: first quarter, last quarter", f"{early:,.0f}, {late:,.0f}"],
     ]
 

@@ -1,4 +1,4 @@
-"""mini on local files, with exact and with fast preprocessing."""
+"""Time mini on local files, with exact and with fast preprocessing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def table(rounds: Rounds) -> str:
         ]
         for mode, found in rounds.items()
     )
-    return markdown(["", "pairs/s", "faster than exact by", "CPU s per 1,000 pairs", "peak MiB"], lines)
+    return markdown(["", "pairs/s", "speed-up over exact", "CPU s per 1,000 pairs", "peak MiB"], lines)
 
 
 SECTION = Section("mini", jobs, table)

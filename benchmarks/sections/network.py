@@ -1,4 +1,4 @@
-"""Images from a server that answers after 50 ms, against the same images from local files."""
+"""Compare images from a server that responds after 50 ms with the same images from local files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def table(rounds: Rounds) -> str:
         files, network = (rounds.get(f"{model} from {source}") for source in ("files", "network"))
         if files and network:
             lines.append([name, f"{mid(files, rate):.1f}", f"{mid(network, rate):.1f}", spread(ratios(network, files))])
-    return markdown(["model", "pairs/s, local files", f"pairs/s, {DELAY_MS} ms a request", "ratio"], lines)
+    return markdown(["model", "pairs/s, local files", f"pairs/s, {DELAY_MS} ms per request", "ratio"], lines)
 
 
 SECTION = Section("network", jobs, table)

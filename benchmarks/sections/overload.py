@@ -1,4 +1,4 @@
-"""Ten times the load that the service can handle, for two minutes: how fast it answers, and how fast it refuses."""
+"""Send ten times the load that the service can handle for two minutes, and measure how fast it responds and refuses."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from ..scoring import config_of
 from ..serving import MAX_WAIT_S, NAMES, encoded, full_batch, read_pairs, requests_of
 
 TIMES = 10
-CLIENTS = 32  # to find the maximum rate of the service
-SIDE = 224  # of the images, so that the clients have cores left for the service
+CLIENTS = 32  # enough to reach the maximum rate of the service
+SIDE = 224  # side of the images, small enough that the clients leave cores to the service
 _PAIRS = 1000
 _CAPACITY_S = 20.0
 _SINGLES = 20
@@ -34,15 +34,15 @@ _RECOVERY_S = 60.0
 
 
 def batch(model: str) -> dict[str, Any]:
-    """Time the encoder alone on full batches."""
+    """Time only the encoder, on full batches."""
     return {"batch_s": full_batch(load_encoder(config_of(model)), read_pairs(64, side=SIDE))}
 
 
 def overload(model: str, seconds: float) -> dict[str, Any]:
-    """Measure a service's maximum rate, then ask for ten times as much, then for little."""
+    """Measure a service's maximum rate, then send ten times as much, then very little."""
     requests = requests_of(_PAIRS, side=SIDE)
     with replicas(1, *model_arguments(model), "--drain-delay", "0") as (replica,):
-        os.nice(_NICE)  # the service has priority, as on a machine of its own
+        os.nice(_NICE)  # the service has priority, as if it had the machine to itself
         return asyncio.run(_overload(replica, requests, seconds))
 
 
@@ -82,7 +82,7 @@ async def _overload(replica: Replica, requests: Sequence[bytes], seconds: float)
 
 
 async def _capacity(address: Address, requests: Sequence[bytes], seconds: float) -> float:
-    """Return how many pairs a second a service scores when clients ask for no more than it can do."""
+    """Return how many pairs per second a service scores when clients do not overload it."""
     began = time.perf_counter()
     endless = takewhile(lambda _: time.perf_counter() < began + seconds, cycle(requests))
     outcomes = await closed(address, endless, CLIENTS)
@@ -92,7 +92,7 @@ async def _capacity(address: Address, requests: Sequence[bytes], seconds: float)
 
 
 async def watch_memory(pid: int, found: list[float]) -> None:
-    """Note a process's resident memory every second, in MiB."""
+    """Record a process's resident memory every second, in MiB."""
     process = psutil.Process(pid)
     while True:
         found.append(process.memory_info().rss / 2**20)
@@ -100,7 +100,7 @@ async def watch_memory(pid: int, found: list[float]) -> None:
 
 
 async def _recovery(address: Address, request: bytes, normal: float) -> float | None:
-    """Return the seconds until one request takes no longer than it used to and /readyz says yes; None if never."""
+    """Return the seconds until a request takes no longer than before and /readyz reports ready; None if never."""
     end = time.perf_counter()
     while time.perf_counter() < end + _RECOVERY_S:
         (outcome,) = await closed(address, [request], 1)
@@ -134,7 +134,7 @@ def table(rounds: Rounds) -> str:
 
 
 def _facts(found: dict[str, Any], batch_s: float) -> dict[str, str]:
-    """Return a model's column."""
+    """Return the column for a model, by row."""
     ended = dict(found["kinds"])
     asked, served = sum(ended.values()), ended.get(SCORED, 0)
     refused = sum(ended.pop(kind, 0) for kind in _REFUSED)
@@ -144,26 +144,26 @@ def _facts(found: dict[str, Any], batch_s: float) -> dict[str, str]:
     seconds = found["seconds"]
     recovered = found["recovered_s"]
     return {
-        f"capacity, pairs/s of {CLIENTS} clients": f"{found['capacity']:,.1f}",
-        f"asked for, requests/s over {seconds:,.0f} s": f"{asked / seconds:,.0f}",
+        f"capacity, pairs/s with {CLIENTS} clients": f"{found['capacity']:,.1f}",
+        f"sent, requests/s over {seconds:,.0f} s": f"{asked / seconds:,.0f}",
         "scored, pairs/s": f"{served / seconds:,.1f}",
         "refused with 429 or 503": f"{100 * refused / asked:.2f} %",
-        "anything else": others or "none",
+        "other outcomes": others or "none",
         "scored: p50, p99, max, ms": _milliseconds(found["served_s"]),
-        "a full batch in the overload, alone, ms": ", ".join(f"{1000 * one:,.0f}" for one in batches),
-        "p99 / (it + wait)": ", ".join(f"{found['served_s']['p99'] / (one + MAX_WAIT_S):.2f}" for one in batches),
-        "pairs a batch": f"{found['pairs'] / max(found['batches'], 1):.1f}",
-        "refused: p50, p99, max, ms since it was due": _milliseconds(found["refused_s"]),
-        "refused: p50, p99, max, ms since it was sent": _milliseconds(found["refused_since_sent_s"]),
-        "sent after it was due: p50, p99, max, ms": _milliseconds(found["late_s"]),
+        "a full batch, in the overload and alone, ms": ", ".join(f"{1000 * one:,.0f}" for one in batches),
+        "p99 / (batch + wait)": ", ".join(f"{found['served_s']['p99'] / (one + MAX_WAIT_S):.2f}" for one in batches),
+        "pairs per batch": f"{found['pairs'] / max(found['batches'], 1):.1f}",
+        "refused: p50, p99, max, ms since they were due": _milliseconds(found["refused_s"]),
+        "refused: p50, p99, max, ms since they were sent": _milliseconds(found["refused_since_sent_s"]),
+        "delay in sending: p50, p99, max, ms": _milliseconds(found["late_s"]),
         "memory, MiB: first quarter, last quarter": f"{early:,.0f}, {late:,.0f}",
-        "cores the service took": f"{found['service_cores']:.2f}",
-        "back to normal after, s": "never" if recovered is None else f"{recovered:.2f}",
+        "cores used by the service": f"{found['service_cores']:.2f}",
+        "s until back to normal": "never" if recovered is None else f"{recovered:.2f}",
     }
 
 
 def _quarters(memory: list[float]) -> tuple[float, float]:
-    """Return the mean of the first and of the last quarter, without the first tenth, in which queues fill."""
+    """Return the means of the first and the last quarter, without the first tenth, during which queues fill."""
     warm = memory[len(memory) // 10 :]
     count = max(len(warm) // 4, 1)
     return mean(warm[:count]), mean(warm[-count:])

@@ -1,4 +1,4 @@
-"""This package and its peers with ViT-B/32 on local files: pairs/s, CPU time, memory and the difference of their scores."""
+"""Compare this package and its peers with ViT-B/32 on local files: pairs/s, CPU time, memory and score differences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..contestants.field import FIELD, OURS
 from ..job import Job
 from ..results import Options, Rounds, Section, at, cpu_per_1000, markdown, mid, rate, ratios, spread
 
-# torchmetrics gives 0 for a negative cosine.
+# torchmetrics returns 0 for a negative cosine.
 _CLAMPED = "torchmetrics_clip"
 
 
@@ -36,10 +36,10 @@ def table(rounds: Rounds) -> str:
         "contestant",
         "setting",
         "pairs/s",
-        "ours is faster by",
+        "our speed-up",
         "CPU s per 1,000 pairs",
         "peak MiB",
-        "greatest score difference",
+        "largest score difference",
     ]
     there = [contestant for contestant in FIELD if contestant.name in rounds]
     return "\n\n".join([markdown(header, (_line(contestant, rounds) for contestant in there), words=2), _notes(rounds)])

@@ -1,4 +1,4 @@
-"""Rolling restarts under load: two replicas, each ended and started again in turn while clients go on."""
+"""Measure rolling restarts under load: two replicas are restarted in turn while clients continue."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ..scoring import MINI
 from ..serving import requests_of
 
 CLIENTS = 8
-DRAIN_S = 1.0  # several times what the balancer takes to notice
-_WAYS = {"balancer": "a balancer by readiness, as in Kubernetes", "nginx": "nginx"}
+DRAIN_S = 1.0  # several times as long as the balancer takes to notice
+_WAYS = {"balancer": "a readiness-based balancer, as in Kubernetes", "nginx": "nginx"}
 
 NGINX = """
 daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log info;
@@ -49,14 +49,14 @@ async def roll(
     """Restart replicas in turn while clients post requests.
 
     Args:
-        there: The replicas, running.
-        address: What stands before them.
-        requests: What clients post, over and over.
-        times: How many restarts.
-        ready: Whether a replica gets requests again; the next one is not ended before.
+        there: The running replicas.
+        address: The address of the load balancer in front of them.
+        requests: The requests that clients post repeatedly.
+        times: The number of restarts.
+        ready: Tells whether a replica receives requests again; the next one is not stopped before.
 
     Returns:
-        How the requests ended, by kind; the exit codes; the longest time of a request, in seconds.
+        The number of requests by kind of outcome; the exit codes; and the longest time of a request, in seconds.
     """
     going, codes = True, []
     endless = takewhile(lambda _: going, cycle(requests))
@@ -80,20 +80,20 @@ async def roll(
 
 
 def restart(through: str, times: int) -> dict[str, Any]:
-    """Restart two replicas of mini behind one of the two."""
+    """Restart two replicas of mini behind one of the two load balancers."""
     requests = requests_of(200, side=224)
     with replicas(2, *model_arguments(MINI), "--drain-delay", str(DRAIN_S)) as there:
         return asyncio.run({"balancer": behind_balancer, "nginx": _behind_nginx}[through](there, requests, times))
 
 
 async def behind_balancer(there: Sequence[Replica], requests: Sequence[bytes], times: int) -> dict[str, Any]:
-    """Restart replicas behind a balancer that asks /readyz."""
+    """Restart replicas behind a balancer that probes /readyz."""
     async with Balancer([replica.address for replica in there]) as balancer:
         return await roll(there, balancer.address, requests, times, lambda replica: balancer.sends_to(replica.address))
 
 
 async def _behind_nginx(there: Sequence[Replica], requests: Sequence[bytes], times: int) -> dict[str, Any]:
-    """Restart replicas behind nginx, which learns of an ended replica from a refused connection."""
+    """Restart replicas behind nginx, which notices a stopped replica only by a refused connection."""
     async with _nginx([replica.address for replica in there]) as address:
         return await roll(there, address, requests, times, lambda replica: True)
 
@@ -148,7 +148,7 @@ def table(rounds: Rounds) -> str:
         "restarts",
         "exit codes",
         "requests scored",
-        "others",
+        "other outcomes",
         "p50, ms",
         "p99, ms",
         "max, ms",

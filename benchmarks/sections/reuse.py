@@ -1,4 +1,4 @@
-"""Reuse of results: five captions per image, and a second run with a filled embedding cache."""
+"""Measure the reuse of results: five captions per image, and a second run with a filled embedding cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..scoring import VIT, score
 
 
 def twice(pairs: int) -> dict[str, Any]:
-    """Time a run that fills an embedding cache and a second one that finds everything in it."""
+    """Time a run that fills an embedding cache, and a second one that finds everything in it."""
     with tempfile.TemporaryDirectory(dir=BUILD) as folder:
         options = {"embedding_cache": str(Path(folder) / "embeddings.db")}
         first, second = (score(model=VIT, pairs=pairs, options=options) for _ in range(2))
@@ -33,10 +33,10 @@ def table(rounds: Rounds) -> str:
     distinct, five, cache = (rounds.get(name, []) for name in ("distinct", "five captions", "cache"))
     again = [one["again"] for one in cache]
     labels = {
-        "an image and a caption a row": distinct,
-        f"{CAPTIONS} captions an image": five,
+        "one image and one caption per row": distinct,
+        f"{CAPTIONS} captions per image": five,
         "first run, filling an embedding cache": cache,
-        "second run, all in the cache": again,
+        "second run, everything in the cache": again,
     }
     lines = [
         [label, f"{mid(found, rate):,.1f}", "" if found is distinct else spread(ratios(found, distinct))]
@@ -44,7 +44,7 @@ def table(rounds: Rounds) -> str:
         if found
     ]
     note = f"\n\nThe cache takes {again[-1]['cache_mib']:.1f} MiB for {again[-1]['pairs']} pairs." if again else ""
-    return markdown(["ViT-B/32", "pairs/s", "times the first line"], lines) + note
+    return markdown(["ViT-B/32", "pairs/s", "relative to the first row"], lines) + note
 
 
 SECTION = Section("reuse", jobs, table)

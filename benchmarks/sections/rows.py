@@ -1,4 +1,4 @@
-"""The cost of the package itself per row, with an encoder that costs nothing: rows per second and CPU time."""
+"""Measure the cost of the package itself per row, with an encoder that takes no time: rows per second and CPU time."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def table(rounds: Rounds) -> str:
         for job, name in _NAMES.items()
         if (found := rounds.get(job))
     )
-    return markdown(["an encoder that costs nothing", "rows", "rows/s", "µs of CPU a row", "peak MiB"], lines)
+    return markdown(["an encoder that takes no time", "rows", "rows/s", "CPU µs per row", "peak MiB"], lines)
 
 
 SECTION = Section("rows", jobs, table, rounds=2)

@@ -1,4 +1,4 @@
-"""Search in a catalogue's stores under filters: recall, short answers and times, beside libraries at their defaults."""
+"""Compare filtered search in our stores with that of libraries at their defaults: recall, incomplete results, times."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..job import Job
 from ..results import Options, Rounds, Section, at, markdown, mid
 from ..vectors import FAR, SHARES
 
-# The library that each one needs; those that are not installed are left out, and the page says so.
+# The library that each engine needs; engines without their library are left out, and the page says so.
 _ENGINES = {
     "sqlite": "sqlite3",
     "lancedb": "lancedb",
@@ -44,7 +44,7 @@ def table(rounds: Rounds) -> str:
     first = next(iter(rounds.values()))[-1]
     asked = first["queries"] * len(_FILTERS)
     left_out = [engine for engine in _ENGINES if engine not in rounds]
-    header = [f"{first['rows']:,} x 512", *_FILTERS, f"short of {asked:,}", "32 at once", "build s", "MiB"]
+    header = [f"{first['rows']:,} x 512", *_FILTERS, f"incomplete, of {asked:,}", "32 at once", "build s", "MiB"]
     note = (
         "\n\nA cell: p50 in ms / recall@10 (that of the worst query), by the share of the rows that pass the filter. "
         "`32 at once`: ms for each query. `qdrant` runs on qdrant-edge, and no server was run."

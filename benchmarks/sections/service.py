@@ -1,4 +1,4 @@
-"""The service beside `score_pairs`: the same images through HTTP, from many clients that send a pair each."""
+"""Compare the service with `score_pairs` on the same images, sent over HTTP by many clients, one pair per request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLIENTS = 32
 
 
 def alone(model: str, pairs: int) -> dict[str, Any]:
-    """Time `score_pairs` in this process, and then its encoder on full batches."""
+    """Time `score_pairs` in this process, and then only its encoder, on full batches."""
     config = config_of(model)
     encoder = load_encoder(config)
     there = read_pairs(pairs)
@@ -36,7 +36,7 @@ def alone(model: str, pairs: int) -> dict[str, Any]:
 
 
 def served(model: str, pairs: int) -> dict[str, Any]:
-    """Time clients of a service that runs in a process of its own; this process is the clients."""
+    """Time the clients, in this process, of a service in a separate process."""
     requests = requests_of(pairs)
     with replicas(1, *model_arguments(model), "--drain-delay", "0") as (replica,):
         asyncio.run(closed(replica.address, requests[-2 * BATCH :], CLIENTS))  # warms up
@@ -88,12 +88,12 @@ def table(rounds: Rounds) -> str:
         "pairs/s, `score_pairs`",
         "pairs/s, service",
         "ratio",
-        "pairs a batch",
-        "cores the clients took",
+        "pairs per batch",
+        "cores used by the clients",
     ]
     more = ["", "p50, ms", "p99, ms"]
     for where in ("in the service", "alone"):
-        more += [f"a full batch {where}, ms", "p99 / (it + wait)"]
+        more += [f"a full batch {where}, ms", "p99 / (batch + wait)"]
     return markdown(header, rates) + "\n\n" + markdown(more, times)
 
 

@@ -1,7 +1,7 @@
-"""Where the time of a run goes: each stage in the run, and the same stage alone and flat out on all cores (its wall).
+"""Measure where the time of a run goes: each stage within the run, and alone on all cores at full speed (its limit).
 
-All stages share the cores, so a run that overlaps them perfectly takes the sum of the walls. For ViT-B/32 in FP32 the
-encoder's own wall is the fastest matrix product measured here, divided by the operations a pair takes.
+All stages share the cores, so a run that overlaps them perfectly takes the sum of the limits. For ViT-B/32 in FP32, the
+encoder's own limit is the rate of the fastest matrix product measured here, divided by the operations per pair.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from ..scoring import MINI, VIT, config_of
 STAGES = ("fetch", "decode", "tokenize", "encode_image", "encode_text")
 _ENCODERS = ("encode_image", "encode_text")
 _NAMES = {VIT: "ViT-B/32", MINI: "mini"}
-_PRODUCT = (1600, 768, 3072)  # of the feed-forward layers, for 32 images of 50 patches
+_PRODUCT = (1600, 768, 3072)  # shape of the feed-forward layers, for 32 images of 50 patches
 _GFLOP_A_PICTURE = 8.73  # ViT-B/32 at 224x224, multiplications and additions
-_LAYERS, _WIDTH = 12, 512  # of the text tower
+_LAYERS, _WIDTH = 12, 512  # layers and width of the text tower
 
 
 def alone(model: str, pairs: int) -> dict[str, Any]:
-    """Time each stage by itself on the rows of a run."""
+    """Time each stage alone on the rows of a run."""
     config = config_of(model)
     encoder, fetcher, cores = load_encoder(config), Fetcher(config), os.cpu_count() or 1
     rows = read_rows("pairs.csv", pairs)
@@ -59,7 +59,7 @@ def alone(model: str, pairs: int) -> dict[str, Any]:
 
 
 def product(pairs: int) -> dict[str, Any]:
-    """Measure the fastest FP32 matrix product here, and count the operations of a pair."""
+    """Measure the fastest FP32 matrix product on this machine, and count the operations per pair."""
     rates = {"torch.mm": _gflops(_torch_product())}
     if (run := _onnx_product()) is not None:
         rates["ONNX Runtime MatMul"] = _gflops(run)
@@ -93,9 +93,9 @@ def _stage_table(name: str, run: list[dict[str, Any]], by_itself: list[dict[str,
         in_run = mid(run, at("stages", stage))
         lines.append([stage, f"{in_run:.2f}", f"{wall:.2f}", f"{pairs / wall:,.0f}"])
     wall_clock = mid(run, at("seconds"))
-    lines.append(["the run; the walls together", f"{wall_clock:.2f}", f"{walls:.2f}", f"{pairs / walls:,.0f}"])
+    lines.append(["the run; the sum of the limits", f"{wall_clock:.2f}", f"{walls:.2f}", f"{pairs / walls:,.0f}"])
     header = [f"{name}, {pairs} pairs", "s in the run, summed over threads", "s alone on all cores", "pairs/s alone"]
-    return markdown(header, lines) + f"\n\nThe run reaches {100 * walls / wall_clock:.0f} % of its walls."
+    return markdown(header, lines) + f"\n\nThe run reaches {100 * walls / wall_clock:.0f} % of its limit."
 
 
 def _product_table(product: list[dict[str, Any]], run: list[dict[str, Any]], by_itself: list[dict[str, Any]]) -> str:
@@ -105,13 +105,13 @@ def _product_table(product: list[dict[str, Any]], run: list[dict[str, Any]], by_
         [f"{name} of {'x'.join(map(str, _PRODUCT))}, GFLOP/s", f"{max(one['gflops'][name] for one in product):.0f}"]
         for name in product[-1]["gflops"]
     ]
-    lines.append(["GFLOP a pair", f"{product[-1]['gflop_a_pair']:.2f}"])
-    lines.append(["pairs/s if all were that product", f"{ceiling:.1f}"])
+    lines.append(["GFLOP per pair", f"{product[-1]['gflop_a_pair']:.2f}"])
+    lines.append(["pairs/s if all operations ran at that rate", f"{ceiling:.1f}"])
     if by_itself:
         encoders = mid(by_itself, lambda one: one["pairs"] / sum(one["alone"][s] for s in _ENCODERS))
-        lines.append(["of it the encoders alone reach", f"{100 * encoders / ceiling:.0f} %"])
+        lines.append(["share that the encoders alone reach", f"{100 * encoders / ceiling:.0f} %"])
     if run:
-        lines.append(["of it the run reaches", f"{100 * mid(run, rate) / ceiling:.0f} %"])
+        lines.append(["share that the run reaches", f"{100 * mid(run, rate) / ceiling:.0f} %"])
     return markdown(["ViT-B/32, FP32", ""], lines)
 
 
@@ -127,7 +127,7 @@ def _on_threads(work: Callable[[Any], Any], items: list[Any], threads: int) -> l
 
 
 def _gflops(run: Callable[[], object]) -> float:
-    """Return the rate of the fastest of 50 products, 10 of them to warm up."""
+    """Return the rate of the fastest of 50 products, of which the first 10 warm up."""
     times = [_timed(run)[1] for _ in range(50)][10:]
     rows, inner, columns = _PRODUCT
     return 2 * rows * inner * columns / min(times) / 1e9
@@ -142,7 +142,7 @@ def _torch_product() -> Callable[[], object]:
 
 
 def _onnx_product() -> Callable[[], object] | None:
-    """Return a MatMul with constant weights in ONNX Runtime, or None where that or `onnx` is not installed."""
+    """Return a MatMul with constant weights in ONNX Runtime, or None if that or `onnx` is not installed."""
     try:
         import onnx
         import onnxruntime
@@ -165,12 +165,12 @@ def _onnx_product() -> Callable[[], object] | None:
 
 
 def _gflop_a_caption(pairs: int) -> float:
-    """Return the operations of a caption of the inputs in the text tower, padding left out."""
+    """Return the operations in the text tower for an average caption of the inputs, without padding."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     counts = [len(ids) for ids in tokenizer([row.caption for row in read_rows("pairs.csv", pairs)])["input_ids"]]
-    # A token meets 12 d^2 weights a layer, and every token of its caption twice in d values.
+    # In each layer, a token is multiplied by 12 d^2 weights, and twice by d values of every token of its caption.
     flops = [count * _LAYERS * (24 * _WIDTH**2 + 4 * count * _WIDTH) for count in counts]
     return sum(flops) / len(flops) / 1e9
 

@@ -1,4 +1,4 @@
-"""From a command to the first score of mini, which needs no export, and what importing costs."""
+"""Measure the time from a command to the first score of mini, which needs no export, and the cost of imports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..inputs import BUILD, INPUTS, ROOT, read_rows
 from ..job import Job
 from ..results import Options, Rounds, Section, at, markdown, mid
 
-# The clock is the machine's, so a process can say how long after its start it got somewhere.
+# The clock is the machine's, so a process can tell how long after its start it reached a step.
 _STEPS = """
 import sys, time
 began = float(sys.argv[1])
@@ -26,16 +26,16 @@ config = t.Config(model="mini", device="cpu"); encoder = t.load_encoder(config);
 record = t.Record(sys.argv[2], "a dog"); next(t.score_pairs([record], config, encoder=encoder)); at()
 """
 _LABELS = {
-    "python": "Python itself is up",
+    "python": "Python has started",
     "import": "`import text_image_similarity` is done",
     "load": "mini is loaded, with the libraries that run it",
-    "score": "the first score is there",
+    "score": "the first score is available",
 }
 _LIBRARIES = ("text_image_similarity", "numpy", "onnxruntime", "torch", "transformers")
 
 
 def command() -> dict[str, Any]:
-    """Time the command on a table of one row, from start to exit."""
+    """Time the command on a table with one row, from start to exit."""
     with tempfile.TemporaryDirectory(dir=BUILD) as folder:
         source, target = Path(folder) / "one.csv", Path(folder) / "scored.csv"
         row = read_rows("pairs.csv", 1)[0]
@@ -62,7 +62,7 @@ def steps() -> dict[str, Any]:
 
 
 def imports() -> dict[str, Any]:
-    """Time the import of each library that is installed, in a process of its own, without that process's start."""
+    """Time the import of each installed library in a separate process, without the start of that process."""
     found = {}
     for name in filter(find_spec, _LIBRARIES):
         code = f"import time; began = time.perf_counter(); import {name}; print(time.perf_counter() - began)"
@@ -85,7 +85,7 @@ def table(rounds: Rounds) -> str:
     parts = [markdown(["", "s since the start of the process"], lines)]
     if found := rounds.get("imports"):
         each = ([f"`import {name}`", f"{mid(found, at('imports', name)):.2f}"] for name in found[-1]["imports"])
-        parts.append(markdown(["alone, in a fresh process", "s"], each))
+        parts.append(markdown(["alone, in a new process", "s"], each))
     return "\n\n".join(parts)
 
 

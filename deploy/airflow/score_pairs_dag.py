@@ -73,7 +73,7 @@ def score_pairs() -> None:
 
     @task.external_python(python=SCORING_PYTHON, expect_airflow=False, retries=2)
     def list_files(places: dict[str, str]) -> list[dict[str, str]]:
-        """Return the arguments of each mapped task; finding no file is an error."""
+        """Return the arguments of each mapped task, and raise if there are no files."""
         from pathlib import Path
 
         from text_image_similarity.formats import is_url
@@ -82,7 +82,7 @@ def score_pairs() -> None:
         files = expand(places["input"])
         names = [file.rpartition("/")[2] for file in files]
         if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"several files are named {min(twice)}, and their scores would be, too")
+            raise ValueError(f"several files are named {min(twice)}, so their scores would have the same name, too")
         if not is_url(places["output"]):
             Path(places["output"]).mkdir(parents=True, exist_ok=True)
         folder = places["output"].rstrip("/")

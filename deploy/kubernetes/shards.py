@@ -81,8 +81,10 @@ def parser() -> argparse.ArgumentParser:
     )
     score.add_argument("--config", default="{}", help='settings as JSON: {"model": "mini", "limits": {"per_host": 4}}')
     score.add_argument("--caption-col", default="caption")
-    score.add_argument("--work-dir", help="where finished parts are kept; on a volume that outlives the pod it goes on")
-    split = commands.add_parser("split", help="cut one table into shards by the hosts of its URLs")
+    score.add_argument(
+        "--work-dir", help="folder for finished parts; on a volume that outlives the pod, the next pod resumes"
+    )
+    split = commands.add_parser("split", help="split one table into shards by the hosts of its URLs")
     split.add_argument("source", metavar="IN", help="a table")
     for command, run in ((score, score_share), (split, split_by_host)):
         command.add_argument("target", metavar="OUT", help="a folder, as a path or a URL")
@@ -95,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
 def score_share(options: argparse.Namespace) -> int:
     """Score the files of one index, each to the same name under OUT."""
     if not 0 <= options.index < options.shards:
-        raise UsageError(f"--index {options.index} is none of the {options.shards} shards")
+        raise UsageError(f"--index {options.index} is not one of the {options.shards} shards")
     config = config_from(options.config)
     if not is_url(options.target):
         Path(options.target).mkdir(parents=True, exist_ok=True)
@@ -116,7 +118,7 @@ def score_share(options: argparse.Namespace) -> int:
             except UsageError as error:
                 logger.error("%s: %s", file, error)
                 code = code or 2
-            except TableError as error:  # the store may answer next time
+            except TableError as error:  # the store may respond next time
                 logger.error("%s: %s", file, error)
                 code = 1
     return code
@@ -146,7 +148,7 @@ def score_file(
 
 
 def finished(file: str, target: str, config: Config, encoder: Encoder, options: argparse.Namespace) -> bool:
-    """Whether the output exists, for exactly this input, model and kind of score."""
+    """Tell whether the output exists, for exactly this input, model and kind of score."""
     try:
         with open_bytes(f"{target}.summary.json") as note:
             summary = json.load(note)
@@ -203,7 +205,7 @@ def targets_of(files: list[str], source: str, folder: str) -> dict[str, str]:
     Raises:
         UsageError: Two files have the same target, so the scores of one would be lost.
     """
-    source = canonical(source) if is_url(source) else str(local_path(source))  # as `expand` spells what it finds
+    source = canonical(source) if is_url(source) else str(local_path(source))  # spelt as in the results of `expand`
     fixed = re.split(r"[*?\[]", source)[0]
     root = fixed[: fixed.rfind("/") + 1]
     file_of: dict[str, str] = {}
@@ -212,7 +214,7 @@ def targets_of(files: list[str], source: str, folder: str) -> dict[str, str]:
         target = f"{folder.rstrip('/')}/{name}"
         if target in file_of:
             raise UsageError(
-                f"{file_of[target]} and {file} would both be scored to {target}; score each to a folder of its own"
+                f"{file_of[target]} and {file} would both be scored to {target}; score each to a separate folder"
             )
         file_of[target] = file
     return {file: target for target, file in file_of.items()}
@@ -287,13 +289,13 @@ def shard_of(url: object, shards: int) -> int:
 
 
 def check_only(target: str, names: list[str]) -> None:
-    """Refuse a folder with other tables: shards of an earlier split would be scored too."""
+    """Reject a folder with other tables: shards of an earlier split would be scored, too."""
     try:
         found = expand(target)
     except UsageError:
         return
     if others := sorted({Path(file).name for file in found} - set(names)):
-        raise UsageError(f"{target} holds {others[0]} already; name another folder, or remove it")
+        raise UsageError(f"{target} already contains {others[0]}; name another folder, or remove the file")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ It takes four kinds of events:
 - The same as the body of a request through a function URL or an HTTP API: the response is 200 with the results, or 400.
 - Messages of an SQS queue, one pair each: each result is written to `RESULTS/<message id>.json`. A message that failed for
   a temporary reason, such as a timeout, goes back to the queue, so the event source needs ReportBatchItemFailures.
-- Tables that were put into a bucket of BUCKETS, announced by S3 or through an SQS queue: each is scored to
-  `TABLES/<bucket>/<key>`.
-  Before the time is up, the run stops between two parts and raises; the next attempt resumes if WORK_DIR is still there.
+- Tables that were uploaded to a bucket of BUCKETS, announced by S3 or through an SQS queue: each is scored to
+  `TABLES/<bucket>/<key>`. Before the time is up, the run stops between two parts and raises; the next attempt resumes
+  if WORK_DIR is still there.
 
 Environment: SCORE_CONFIG (settings as JSON), RESULTS and TABLES (places such as s3://scores/results), BUCKETS (names of
 buckets, separated by spaces), WORK_DIR (/tmp/parts).
@@ -45,7 +45,7 @@ logger.setLevel(logging.INFO)
 
 MOST_PAIRS = 1000  # in one request
 RESERVE_MS = 20_000  # to join a table's parts and upload them
-# Whoever may write to the queue could otherwise have any table copied that the function's role may read.
+# Otherwise, anyone who may write to the queue could make the function copy any table that its role may read.
 BUCKETS = frozenset(os.environ.get("BUCKETS", "").split())
 
 GIVEN = json.loads(os.environ.get("SCORE_CONFIG", "{}"))
@@ -59,7 +59,7 @@ CONFIG = Config(
         "limits": Limits(**{"allow_local_files": False, **GIVEN.get("limits", {})}),
     }
 )
-ENCODER = load_encoder(CONFIG)  # once for all events that this container will see
+ENCODER = load_encoder(CONFIG)  # once for all events of this container
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     Raises:
         StoppedError: The time ran out before the table was complete.
         TextImageSimilarityError: A table cannot be scored.
-        ValueError: The event is of none of the kinds above.
+        ValueError: The event is not of any of these kinds.
     """
     if "pairs" in event:
         return {"results": score(event["pairs"])}
@@ -76,7 +76,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         return answer(event)
     records = event.get("Records")
     if not isinstance(records, list):
-        raise ValueError(f"an event with {', '.join(event)} is none that this function knows")
+        raise ValueError(f"this function does not support an event with {', '.join(event)}")
     if records and records[0].get("eventSource") == "aws:s3":
         return {"tables": [score_table(found, context) for found in records]}
     return score_messages(records, context)
@@ -92,7 +92,7 @@ def score(pairs: Any) -> list[dict[str, Any]]:
 
 
 def results_of(pairs: list[dict[str, Any]]) -> list[ScoreResult]:
-    """Score pairs of any content; a pair without a URL or a caption fails on its own."""
+    """Score pairs with any content; a pair without a URL or a caption fails without affecting the others."""
     records = (Record.of(pair.get("url"), pair.get("caption")) for pair in pairs)
     return list(score_pairs(records, CONFIG, encoder=ENCODER))
 
@@ -132,7 +132,7 @@ def score_messages(messages: list[dict[str, Any]], context: Any) -> dict[str, An
     results = dict(zip(pairs, results_of(list(pairs.values())), strict=True))
     for name, result in results.items():
         if result.code is not None and result.code.retryable:
-            logger.warning("message %s comes again: %s", name, result.error)
+            logger.warning("message %s will be retried: %s", name, result.error)
             again.append(name)
     keep({name: {**pairs[name], **as_object(result)} for name, result in results.items() if name not in again})
     return {"batchItemFailures": [{"itemIdentifier": name} for name in again]}

@@ -2,8 +2,8 @@
 
     python constraints.py poetry.lock > constraints.txt
 
-Of a package that is locked once for each Python, the version for the Python that runs this is taken. Whether an extra is
-installed stays pip's business.
+If a package is locked separately for each Python version, the constraint is for the Python that runs this. Which extras
+are installed is up to pip.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from text_image_similarity.export.carried import checked_export, open_carried, p
 
 SETTINGS = "settings.json"
 COLUMNS = {"url": "STRING", "caption": "STRING"}, {"similarity": "DOUBLE", "error": "STRING"}  # in and out
-SNOWFLAKES = ("numpy", "pandas")  # installed by Snowflake's own library in the versions that it needs
+SNOWFLAKES = ("numpy", "pandas")  # Snowflake's own library installs the versions that it needs
 
 
 class PairScores(custom_model.CustomModel):  # type: ignore[misc]  # snowflake-ml-python is not installed with this package
@@ -41,7 +41,7 @@ class PairScores(custom_model.CustomModel):  # type: ignore[misc]  # snowflake-m
 
     @custom_model.inference_api  # type: ignore[untyped-decorator]
     def score(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Return `similarity`, NaN where there is none, and `error`, empty where there is none."""
+        """Return `similarity`, NaN if there is none, and `error`, empty if there is none."""
         found = self.model.predict(rows)
         return pd.DataFrame(
             {"similarity": found["similarity"].astype(float), "error": found["error"].fillna("").astype(str)}

@@ -133,7 +133,8 @@ def unpacked() -> Path | None:
     archives = [*imports.glob(WHEELS), *imports.glob("model.zip")]
     if not any(path.suffix == ".whl" for path in archives):
         return None
-    # Not a name that others in the sandbox could guess and fill with code of theirs, which would be imported.
+    # A random name: others in the sandbox could put their own code into a folder with a known name, and it would be
+    # imported.
     place = Path(tempfile.mkdtemp(prefix="text-image-similarity-"))
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     for archive in archives:

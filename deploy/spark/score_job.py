@@ -15,22 +15,24 @@ from text_image_similarity.spark import score_dataframe
 
 
 def main() -> None:
-    """Read, spread, score, write."""
+    """Read a table, spread its rows over tasks, score them, and write the result."""
     parser = argparse.ArgumentParser(
         description="Add similarity and error to a table of (image reference, caption) rows."
     )
     parser.add_argument("input")
     parser.add_argument("output")
     formats = ("parquet", "orc", "json")  # formats whose files name their columns
-    parser.add_argument("--format", default="parquet", choices=formats, help="of both (parquet)")
+    parser.add_argument("--format", default="parquet", choices=formats, help="format of both places (default: parquet)")
     parser.add_argument("--url-col", default="url")
     parser.add_argument("--caption-col", default="caption")
     parser.add_argument(
         "--model", default="fast", help="hub id, a folder that every worker has, fast, accurate or mini"
     )
     parser.add_argument("--score", default="cosine", help="cosine, unit, clip_score or clipscore")
-    parser.add_argument("--partitions", type=int, help="tasks to spread the rows over (those of the input)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
+    parser.add_argument(
+        "--partitions", type=int, help="number of tasks to spread the rows over (default: as in the input)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     options = parser.parse_args()
 
     spark = SparkSession.builder.appName("text-image-similarity").getOrCreate()

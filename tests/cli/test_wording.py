@@ -38,7 +38,7 @@ def test_parameters_become_options(text: str, said: str) -> None:
         "batch_size.csv and data/batch_size are missing",
         "pairs (v=1).csv does not exist",
         "https://a.test/?device=1&precision=2 is unavailable",
-        "the hub is out of reach (ConnectError)",
+        "the hub cannot be reached (ConnectError)",
         "device=phone/p.csv does not exist",
         "'my batch_size' and 'a model=x b' are columns",
     ],

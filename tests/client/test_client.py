@@ -405,7 +405,7 @@ def test_an_answer_has_so_many_bytes(
     body = b'{"results": [' + b" " * 1_000_001
     coded = gzip.compress(body) if encoding == "gzip" else body
     service.faults.append(once(httpx.Response(200, content=coded, headers={"content-encoding": encoding})))
-    with pytest.raises(TableError, match="answered with more than 1,000,000 bytes"):
+    with pytest.raises(TableError, match="sent a response of more than 1,000,000 bytes"):
         through(service, folder)
     through(service, folder)
     assert same(folder)
@@ -414,7 +414,7 @@ def test_an_answer_has_so_many_bytes(
 def test_an_answer_has_so_many_parts(folder: Path, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as limited:
         limited.setattr("text_image_similarity.client.connection._MOST_PARTS", 3)
-        with pytest.raises((TableError, UsageError), match="answered with"):
+        with pytest.raises((TableError, UsageError), match="info returned"):
             through(service, folder, patience_s=0.0)
     through(service, folder)
     assert same(folder)
@@ -428,7 +428,7 @@ def test_a_little_that_is_compressed_is_not_expanded_beyond_what_an_answer_may_h
     body = gzip.compress(bytes(256 * 1024 * 1024), 1)
     body = body if coding == "gzip" else gzip.compress(body)
     service.faults.append(once(httpx.Response(200, stream=Streamed(body), headers={"content-encoding": coding})))
-    expected = "answered with more than 1,000,000 bytes" if coding == "gzip" else "compressed as gzip, gzip"
+    expected = "sent a response of more than 1,000,000 bytes" if coding == "gzip" else "compressed as gzip, gzip"
     tracemalloc.start()
     with pytest.raises(TableError, match=expected):
         through(service, folder, patience_s=0.0)

@@ -129,7 +129,7 @@ def test_a_track_says_once_where_its_images_are() -> None:
     """A decoder joins several lists, so that the first image is that of another list than the one that is looked at."""
     data = saved(LARGE, "AVIF", speed=10, save_all=True, append_images=[LARGE.rotate(90)])
     assert coded_areas(data)[1] == [SIDE * SIDE]
-    with pytest.raises(ValueError, match="a track says twice where its images are"):
+    with pytest.raises(ValueError, match="a track gives the location of its images twice"):
         coded_areas(data.replace(b"stss", b"stco"))  # whose layout is the same
 
 

@@ -88,10 +88,10 @@ def test_the_caps_hold_in_the_worker() -> None:
     [
         (b"crash", r"decoder_crash: the decoder process was killed by signal 11 \(Segmentation fault\)"),
         (b"exit", "decoder_crash: the decoder process ended with exit code 3"),
-        (b"noise", "decoder_crash: the decoder process sent an invalid answer"),
-        (b"claim", "decoder_crash: the decoder process sent an invalid answer"),
-        (b"endless", "decoder_crash: the decoder process sent an invalid answer"),
-        (b"word", "decoder_crash: the decoder process sent an invalid answer"),
+        (b"noise", "decoder_crash: the decoder process sent an invalid response"),
+        (b"claim", "decoder_crash: the decoder process sent an invalid response"),
+        (b"endless", "decoder_crash: the decoder process sent an invalid response"),
+        (b"word", "decoder_crash: the decoder process sent an invalid response"),
     ],
 )
 def test_a_worker_that_fails_costs_one_picture(does: bytes, said: str) -> None:

@@ -103,8 +103,8 @@ def test_folders_of_other_kinds(files: dict[str, Any], said: str, tmp_path: Path
         ("models\\clip-b", "did you mean 'models/clip-b'?"),
         ("./models/clipb", "did you mean 'models/clip-b'?"),
         ("~nobody-of-this-name/clip", "model folder ~nobody-of-this-name/clip does not exist"),
-        ("models/clip-b/config.json", "is a file; models/clip-b is its folder"),
-        ("models/some.pt", "is a file; a model is a folder"),
+        ("models/clip-b/config.json", "is a file; name its folder, models/clip-b"),
+        ("models/some.pt", "is a file; name a folder, with config.json"),
     ],
 )
 def test_names_that_are_not_a_model(

@@ -96,5 +96,5 @@ def test_a_server_that_comes_back_in_time_costs_nothing(monkeypatch: pytest.Monk
 
 def test_a_server_that_stays_away_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kserve, "_PATIENCE_S", -1.0)
-    with pytest.raises(DeviceLostError, match=r"http://127\.0\.0\.1:9 has not answered .*ConnectError: refused"):
+    with pytest.raises(DeviceLostError, match=r"http://127\.0\.0\.1:9 has not responded .*ConnectError: refused"):
         asked(monkeypatch, httpx.ConnectError("refused"))

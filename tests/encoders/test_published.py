@@ -23,7 +23,7 @@ def test_published_figures(model: str) -> None:
     try:
         socket.create_connection(("huggingface.co", 443), timeout=4).close()
     except OSError as exc:
-        pytest.skip(f"the model hub is out of reach: {exc}")
+        pytest.skip(f"the model hub cannot be reached: {exc}")
     environment = {
         name: value for name, value in os.environ.items() if name not in ("HF_HUB_OFFLINE", "XDG_CACHE_HOME")
     }

@@ -200,7 +200,7 @@ def test_what_is_there_stays_unless_it_is_an_export_to_replace(
         export_model(Config(model=tiny_clip), tmp_path / "notes", ExportOptions(force=True))
     with pytest.raises(UsageError, match="--force"):
         export_model(Config(model=tiny_clip), exported[0])
-    with pytest.raises(ConfigError, match=f"is an export already; export its source, {tiny_clip}"):
+    with pytest.raises(ConfigError, match=f"is already an export; export its source, {tiny_clip}"):
         export_model(Config(model=exported[0]), tmp_path / "again")
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
 

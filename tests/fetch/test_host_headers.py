@@ -1,4 +1,4 @@
-"""Headers for single hosts: who is sent them, and who never is."""
+"""Headers for individual hosts: who is sent them, and who never is."""
 
 from __future__ import annotations
 
@@ -147,12 +147,12 @@ def test_a_table_is_scored_with_them_and_they_are_written_nowhere(
     [
         ("{'a': 1}", "is not JSON in UTF-8"),
         ("[]", "must hold an object"),
-        ('{"a.test": ["s3cret"]}', "'a.test' must be an object of headers"),
-        ('{"a.test": {"Cookie": 7}}', "Cookie of 'a.test' must be text"),
-        ('{"a.test": {"Cookie": "s3cret\\n"}}', "Cookie of 'a.test' must be text in ASCII on one line"),
-        ('{"a.test": {"Cookie": "a\\r\\nX: s3cret"}}', "must be text in ASCII on one line"),
-        ('{"a.test": {"Cookie": "s3cret é"}}', "must be text in ASCII"),
-        ('{"a.test": {"Cookie": ""}}', "must be text in ASCII"),
+        ('{"a.test": ["s3cret"]}', "the value of 'a.test' must be an object that maps header names"),
+        ('{"a.test": {"Cookie": 7}}', "the value of Cookie for 'a.test' must be"),
+        ('{"a.test": {"Cookie": "s3cret\\n"}}', "the value of Cookie for 'a.test' must be a single line of ASCII text"),
+        ('{"a.test": {"Cookie": "a\\r\\nX: s3cret"}}', "must be a single line of ASCII text"),
+        ('{"a.test": {"Cookie": "s3cret é"}}', "must be a single line of ASCII text"),
+        ('{"a.test": {"Cookie": ""}}', "must be a single line of ASCII text"),
         ('{"a.test": {"Range": "bytes=0-9"}}', "'Range' of 'a.test' is not a header that can be set"),
         ('{"a.test": {"Host": "b.test"}}', "'Host' of 'a.test' is not a header"),
         ('{"a.test": {"Bad Name": "s3cret"}}', "is not a header"),

@@ -137,7 +137,7 @@ def test_a_service_is_trusted_as_the_environment_says(
     with Server(partial(certificates.server("good").wrap_socket, server_side=True)) as server:
         with (
             ServiceEngine(f"https://127.0.0.1:{server.port}") as engine,
-            pytest.raises(Exception, match="answered with 404"),
+            pytest.raises(Exception, match="returned 404"),
         ):
             engine.start(Config())
         assert server.hits["/v1/info"] == 1

@@ -555,14 +555,14 @@ class TestSeveralFiles:
             "'caption' is missing from .*; it has the columns: url, ' caption'; if you mean ' caption'",
         ),
         ("in.csv", "\ufeffurl,caption\n".encode("utf-32-le"), TableError, "is UTF-32; add --encoding utf-32"),
-        ("in.csv.gz", b"url,caption\n", TableError, "is not compressed with gzip, as its name says"),
+        ("in.csv.gz", b"url,caption\n", TableError, "is not compressed with gzip, although its name says so"),
         (
             "in.csv.gz",
             gzip.compress(b"url,caption\n" + b"a,b\n" * 9999, mtime=0)[:-9],
             TableError,
             "cannot be read: Truncated",
         ),
-        ("in.csv.zst", b"url,caption\n", TableError, "is not compressed with zstd, as its name says"),
+        ("in.csv.zst", b"url,caption\n", TableError, "is not compressed with zstd, although its name says so"),
         ("in.jsonl", b'{"url": "a", "caption": "b"}\n{"url": \n', TableError, "row 2 of .* is not valid JSON"),
         ("in.jsonl", b'{"url": "a", "caption": "b"}\n\n[1]\n', TableError, "row 2 of .* is not a JSON object but"),
         ("in.jsonl", b'{"url": "a", "title": "b"}\n', UsageError, "column 'caption' is missing from .*: url, title"),
@@ -575,7 +575,7 @@ class TestSeveralFiles:
         ),
         ("in.jsonl", b"", UsageError, "in.jsonl is empty"),
         ("in.jsonl", b"\n\n", UsageError, "in.jsonl is empty"),
-        ("in.jsonl", b"[" * 100_000, TableError, "row 1 of .* cannot be read: it is nested more than 100 deep"),
+        ("in.jsonl", b"[" * 100_000, TableError, "row 1 of .* cannot be read: it is nested more than 100 levels deep"),
         ("in.jsonl", b'{"n": ' + b"9" * 5000 + b"}", TableError, "row 1 of .* cannot be read: a number"),
         ("in.parquet", b"url,caption\n", TableError, "in.parquet is a text file; give it the extension .csv or .tsv"),
         ("in.parquet", b"PAR1\0", TableError, "cannot be read as Parquet"),
@@ -861,7 +861,7 @@ def test_lists_of_parquet_are_counted_before_they_are_read(tmp_path: Path, monke
         pq.write_table(pa.table({"url": ["a"] * len(note), "note": note}), tmp_path / f"{name}.parquet")
     assert open_table(str(tmp_path / "fits.parquet")).columns == open_table(str(tmp_path / "few.parquet")).columns
     with pytest.raises(
-        TableError, match=r"column 'note' of .*long.parquet has 161 values in 2 rows, more than 80 in each"
+        TableError, match=r"column 'note' of .*long.parquet has 161 values in 2 rows, more than 80 per row"
     ):
         open_table(str(tmp_path / "long.parquet"))
 
@@ -874,7 +874,7 @@ def test_lists_that_take_hardly_any_bytes_of_parquet_are_counted_too(
         pq.write_table(pa.table({"url": ["a"] * 2, "note": note}), tmp_path / f"{name}.parquet")
     assert open_table(str(tmp_path / "varied.parquet")).columns == open_table(str(tmp_path / "few.parquet")).columns
     with pytest.raises(
-        TableError, match=r"column 'note' of .*equal.parquet has 20,001 values in \d+ bytes, more than 64 in each"
+        TableError, match=r"column 'note' of .*equal.parquet has 20,001 values in \d+ bytes, more than 64 per byte"
     ):
         open_table(str(tmp_path / "equal.parquet"))
 
@@ -890,7 +890,7 @@ def test_columns_of_parquet_are_nested_so_deep(nested: Callable[[pa.DataType], p
     assert open_table(str(tmp_path / "100.parquet")).columns == ["url", "note"]
     for name in ("101.parquet", "301.parquet"):
         with pytest.raises(
-            TableError, match=rf"column 'note' of .*{name} is nested more than 100 deep; write the file"
+            TableError, match=rf"column 'note' of .*{name} is nested more than 100 levels deep; write the file"
         ):
             open_table(str(tmp_path / name))
 

@@ -261,7 +261,7 @@ def test_a_bar_shows_how_far_the_work_is(red: Path, capsys: pytest.CaptureFixtur
         (None, r"records\[1\] must be a Record, not None"),
         (Record(Image.fromarray(RED), "red"), r"records\[1\].url must be a path, a URL or an encoded file's bytes, not a PIL image; score images"),  # type: ignore[arg-type]
         (Record(io.BytesIO(), "red"), r"records\[1\].url must be a path, a URL or an encoded file's bytes, not an io BytesIO"),  # type: ignore[arg-type]
-        (Record("red", Image.fromarray(RED)), r"records\[1\].text must be a text, not a PIL image"),  # type: ignore[arg-type]
+        (Record("red", Image.fromarray(RED)), r"records\[1\].text must be a string, not a PIL image"),  # type: ignore[arg-type]
         (Record(RED, "red"), r"records\[1\].url must be a path, a URL or an encoded file's bytes, not a numpy ndarray of shape \(8, 8, 3\)"),  # type: ignore[arg-type]
         (Record(torch.zeros(3, 8), "red"), r"records\[1\].url must be a path, a URL or an encoded file's bytes, not a torch Tensor"),  # type: ignore[arg-type]
     ],
@@ -291,7 +291,7 @@ def test_what_is_no_text_raises_at_once(given: Any) -> None:
             lambda: scorer.similarity_matrix([RED], ["red", given]),
         ]
         for call in calls:
-            with pytest.raises(InputTypeError, match=r"^texts\[1\] must be a text, not "):
+            with pytest.raises(InputTypeError, match=r"^texts\[1\] must be a string, not "):
                 call()
         assert [type(one).__name__ for one in scorer.embed_texts(["red", None, ["red"]])] == ["ndarray", *["RowError"] * 2]  # type: ignore[list-item]
 
@@ -366,7 +366,7 @@ def test_a_search_takes_references_and_texts_alone(red: Path) -> None:
             with pytest.raises(InputTypeError, match=r"^captions(\[0\])? must be"):
                 predictor.build_caption_database(captions)  # type: ignore[arg-type]
         for query in ([str(red)], 5, Image.fromarray(RED)):
-            with pytest.raises(InputTypeError, match="the query must be a text"):
+            with pytest.raises(InputTypeError, match="the query must be a string"):
                 predictor.rank_images(query, red)  # type: ignore[arg-type]
         with pytest.raises(InputTypeError, match="database must be of type ImageDatabase, not a str"):
             predictor.search_database("red", database="photos.safetensors")  # type: ignore[arg-type]

@@ -232,8 +232,8 @@ def test_another_process_sees_what_is_written(tmp_path: Path) -> None:
         ({"added": "yesterday"}, "'added' must be a date such as 2026-11-28"),
         ({"kind": "x" * 10_001}, "'kind' is 10,001 characters long"),
         ({"kind": "\ud800"}, "'kind' holds a lone surrogate"),
-        ({"kind": float("inf")}, "'kind' must be a text, not inf"),
-        ({"kind": Decimal("1e9999999")}, "'kind' must be a text, not Decimal"),
+        ({"kind": float("inf")}, "'kind' must be text, not inf"),
+        ({"kind": Decimal("1e9999999")}, "'kind' must be text, not Decimal"),
         ({"price": "1_000"}, "'price' must be a number, not '1_000'"),
         ({"added": 1769817600}, "'added' must be a date such as 2026-11-28"),
         ({"added": "1611121301234"}, "'added' must be a date such as 2026-11-28"),
@@ -265,7 +265,7 @@ def test_a_text_that_was_a_number_is_found_by_any_equal_one(kind: object) -> Non
     ("make", "message"),
     [
         (lambda: Product(""), "Product.id is empty"),
-        (lambda: Product(7), "Product.id must be a text, not an int"),  # type: ignore[arg-type]
+        (lambda: Product(7), "Product.id must be a string, not an int"),  # type: ignore[arg-type]
         (lambda: Product("a", images=[None]), r"Product.images\[0\] must be a path, a URL or an encoded"),  # type: ignore[list-item]
         (lambda: Product("a", images=["x"] * 9), "at most 8 images, not 9"),
         (lambda: Product(" "), "Product.id is empty"),
@@ -277,7 +277,7 @@ def test_a_text_that_was_a_number_is_found_by_any_equal_one(kind: object) -> Non
         (lambda: ProductColumns(name=5), "ProductColumns.name must be the name of a column, or None"),  # type: ignore[arg-type]
         (lambda: ProductColumns(images=5), "ProductColumns.images must be the name of a column, or several"),  # type: ignore[arg-type]
         (lambda: ProductColumns(fields=["a"]), "ProductColumns.fields must be a mapping from fields to columns"),  # type: ignore[arg-type]
-        (lambda: ProductColumns(fields={"a": 5}), r"ProductColumns.fields\[0\] must be a text"),  # type: ignore[dict-item]
+        (lambda: ProductColumns(fields={"a": 5}), r"ProductColumns.fields\[0\] must be a string"),  # type: ignore[dict-item]
         (lambda: Judgement("a", "b", True), "Judgement.term must be a Term of one text or one image"),  # type: ignore[arg-type]
         (lambda: Judgement(Term(product="a"), "b", True), "Judgement.term is a product; judge a text or an image"),
         (lambda: Judgement(Term("a"), 5, True), "Judgement.product must be a product's id"),  # type: ignore[arg-type]
@@ -295,10 +295,10 @@ def test_what_cannot_be_a_product_or_a_field(make: object, message: str) -> None
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda shop: shop.get(5), "id must be a product's id, which is a text, not an int"),
+        (lambda shop: shop.get(5), "id must be a product's id, which is a string, not an int"),
         (lambda shop: shop.get("\ud800"), "id holds a lone surrogate"),
         (lambda shop: shop.delete(5), "ids must be a product's id, or several, not an int"),
-        (lambda shop: shop.delete(["a", None]), r"ids\[1\] must be a product's id, which is a text, not None"),
+        (lambda shop: shop.delete(["a", None]), r"ids\[1\] must be a product's id, which is a string, not None"),
         (lambda shop: shop.check(queries=-1), "queries=-1 must be a whole number of at least 1"),
         (lambda shop: shop.check(filters="price < 3"), "filters must be a list of filters, not a str"),
         (lambda shop: shop.add(5), "products must be a Product, or several, not an int"),
@@ -310,7 +310,7 @@ def test_what_cannot_be_a_product_or_a_field(make: object, message: str) -> None
         (lambda shop: shop.add_table("in.csv", stop=5), "stop must be a function, not an int"),
         (lambda shop: shop.export("out.csv", 5), "columns must be a ProductColumns, not an int"),
         (lambda shop: shop.export("out.csv", force=5), "force must be True or False, not 5"),
-        (lambda shop: shop.export("out.csv", where=5), "where must be a filter, a mapping or a text"),
+        (lambda shop: shop.export("out.csv", where=5), "where must be a filter, a mapping or a string"),
         (lambda shop: shop.reindex("mini", encoder=5), "encoder must be a loaded encoder, .*, not an int"),
         (lambda shop: shop.reindex("mini", stop=5), "stop must be a function, not an int"),
         (lambda shop: shop.reindex("mini", allow_lost=-1), "allow_lost=-1 must be a whole number of at least 0"),

@@ -238,7 +238,7 @@ def test_rows_that_cannot_be_products_are_refused_with_their_numbers(tmp_path: P
         "row 5: 'price' must be a finite number, not inf",
         "row 6: 'new' must be true or false, not 'maybe'",
         "row 7: 'added' must be a date such as 2026-11-28 or 2026-11-28T09:30:00+01:00, not 'yesterday'",
-        "row 8: 'tags' must be a text, not {'a': 1}",
+        "row 8: 'tags' must be text, not {'a': 1}",
         "row 9: 'price' must be a number, not '1_000'",
         "row 10: 'added' must be a date such as 2026-11-28 or 2026-11-28T09:30:00+01:00, not '20260101'",
         "row 11: a product has at most 8 images, not 9",

@@ -346,8 +346,8 @@ def test_awkward_ids_and_values_round_trip() -> None:
     [
         (lambda: Query(top_k=0), "top_k=0 must be a whole number of at least 1"),
         (lambda: Query(top_k=1001), "more than 1,000; request several pages, each with the cursor"),
-        (lambda: Query(7), "Query.terms must be a text, a Term"),  # type: ignore[arg-type]
-        (lambda: Query(["a", 7]), r"Query.terms\[1\] must be a text or a Term"),  # type: ignore[list-item]
+        (lambda: Query(7), "Query.terms must be a string, a Term"),  # type: ignore[arg-type]
+        (lambda: Query(["a", 7]), r"Query.terms\[1\] must be a string or a Term"),  # type: ignore[list-item]
         (lambda: Query(["a"] * 17), "at most 16 terms"),
         (lambda: Query(Term("a", weight=-1)), "needs at least one term with a weight above 0"),
         (lambda: Query("a", min_similarity=2), "must be a cosine, -1 to 1"),
@@ -369,12 +369,12 @@ def test_awkward_ids_and_values_round_trip() -> None:
         (lambda: Term(image=float("nan")), "Term.image is nan, which is not an image"),  # type: ignore[arg-type]
         (lambda: Term("a\ud800"), "Term.text holds a lone surrogate"),
         (lambda: Term(product="a\ud800"), "Term.product holds a lone surrogate"),
-        (lambda: Term(product=5), "Term.product must be a product's id, which is a text, not an int"),  # type: ignore[arg-type]
-        (lambda: Query({"a": 1}), "Query.terms must be a text, a Term, or a list of them, not a dict"),  # type: ignore[arg-type]
+        (lambda: Term(product=5), "Term.product must be a product's id, which is a string, not an int"),  # type: ignore[arg-type]
+        (lambda: Query({"a": 1}), "Query.terms must be a string, a Term, or a list of them, not a dict"),  # type: ignore[arg-type]
         (lambda: Query(top_k=True), "top_k=True must be a whole number of at least 1"),
         (lambda: Query(sort=5), "Query.sort must be the name of a field, .*, not an int"),  # type: ignore[arg-type]
         (lambda: Query(facets=5), "Query.facets must be the name of a field, or several, not an int"),  # type: ignore[arg-type]
-        (lambda: Query(facets=["a", 5]), r"Query.facets\[1\] must be a text, not an int"),  # type: ignore[list-item]
+        (lambda: Query(facets=["a", 5]), r"Query.facets\[1\] must be a string, not an int"),  # type: ignore[list-item]
         (lambda: Query(where=5), "Query.where must be an expression, .*, not an int"),  # type: ignore[arg-type]
         (lambda: Query(after=5), "Query.after must be the `next` of the previous page, not an int"),  # type: ignore[arg-type]
         (lambda: Query("a", min_similarity="x"), "min_similarity='x' must be a cosine"),  # type: ignore[arg-type]
@@ -493,12 +493,12 @@ def test_the_length_of_a_vector_does_not_matter(colours: Catalog, scale: float) 
 
 
 def test_what_is_not_a_query_is_refused(colours: Catalog) -> None:
-    with pytest.raises(InputTypeError, match=r"query must be a text or a Query, not an int"):
+    with pytest.raises(InputTypeError, match=r"query must be a string or a Query, not an int"):
         colours.match(7)  # type: ignore[arg-type]
     for given in (7, "red", Query("red")):
         with pytest.raises(InputTypeError, match=r"queries must be a list of texts and Query, not a"):
             colours.match_many(given)  # type: ignore[arg-type]
-    with pytest.raises(InputTypeError, match=r"queries\[1\] must be a text or a Query, not an int"):
+    with pytest.raises(InputTypeError, match=r"queries\[1\] must be a string or a Query, not an int"):
         colours.match_many(["red", 7])  # type: ignore[list-item]
 
 

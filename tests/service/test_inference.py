@@ -526,7 +526,7 @@ def test_a_lazy_model_that_cannot_be_loaded_is_not_tried_for_every_request(monke
     def load(config: Any) -> Encoder:
         if config.batch_size == 2:
             loads.append("second")
-            raise ModelUnavailableError("the hub is out of reach")
+            raise ModelUnavailableError("the hub cannot be reached")
         return Watched()
 
     async def check() -> None:

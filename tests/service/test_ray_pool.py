@@ -274,8 +274,8 @@ def test_it_is_ready_while_each_model_has_a_replica_that_is() -> None:
     assert watched([sick, report("model-mini#b")]).unready() is None
     for reports, detail in (
         ([sick], "mini has encoded nothing for 60 s"),
-        ([], "no replica of mini answers"),
-        ([dead()], "no replica of mini answers"),
+        ([], "no replica of mini responds"),
+        ([dead()], "no replica of mini responds"),
     ):
         pool = watched(reports)
         problem = pool.unready()

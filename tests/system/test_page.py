@@ -320,10 +320,10 @@ WRONG_TABLES = [
     (b"\n\n", "Choose a CSV file or paste its text."),
     (b"url,caption\n", "a header and no rows"),
     (b"link,caption\na,b\n", "The column url is missing; the header is: link, caption"),
-    (b"url,URL ,caption\na,b,c\n", "The column url is there more than once"),
+    (b"url,URL ,caption\na,b,c\n", "The column url is in the table more than once"),
     (b"url,caption\na,b,c\n", "Row 1 has 3 fields, the header has 2."),
     (b'url,caption\na,"b\n', "Row 1 has a quotation mark that is never closed."),
-    (b'url,caption\na,"b"c\n', "Row 1 goes on behind a closing quotation mark."),
+    (b'url,caption\na,"b"c\n', "Row 1 has text after a closing quotation mark."),
     (b"url,caption\n" + b"a,b\n" * 1001, "This page takes 1,000 rows at most"),
     (b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9, "t.csv is not a CSV file in UTF-8."),
     (b"PK\x03\x04" + bytes(999), "it holds zero bytes"),
@@ -474,7 +474,7 @@ def test_a_service_that_is_gone_ends_the_run_which_goes_on_later(table: Any) -> 
         table.clock.run_for(seconds * 1000)
     wait(table, "table")
     assert asked == [64] * 7
-    assert text_of(table, "#table-mode .alert") == "The service does not answer. (no_answer)"
+    assert text_of(table, "#table-mode .alert") == "The service does not respond. (no_answer)"
     assert text_of(table, "#table-mode .status") == "Stopped after 64 of 150 pairs: 64 scored, 0 failed."
     with table.expect_download() as saved:
         table.click("#table-mode .download")
@@ -527,11 +527,11 @@ def test_a_refusal_and_an_answer_of_something_else_are_told(table: Any) -> None:
     for answer, said in (
         (problem(404, "unknown_model"), "because of unknown_model (unknown_model)"),
         ({"status": 403, "body": "<h1>no</h1>"}, "Forbidden (http_403)"),
-        ({"status": 200, "json": {"results": []}}, "The answer is not one of this service. (bad_answer)"),
-        ({"status": 200, "json": []}, "The answer is not one of this service. (bad_answer)"),
+        ({"status": 200, "json": {"results": []}}, "The response does not come from this service. (bad_answer)"),
+        ({"status": 200, "json": []}, "The response does not come from this service. (bad_answer)"),
         (
             {"status": 200, "json": {"results": [{"error": "no"}] * 64}},
-            "The answer is not one of this service. (bad_answer)",
+            "The response does not come from this service. (bad_answer)",
         ),
     ):
         table.route("**/v1/similarity", answering(answer))
@@ -548,11 +548,11 @@ def test_a_service_that_starts_late_or_changes_is_asked_again(visit: Callable[..
     page.route("**/v1/models", lambda route: route.fulfill(json=models))
     page.route("**/v1/info", lambda route: route.abort())
     page.reload()
-    page.wait_for_function("() => document.querySelector('#about').textContent === 'The service does not answer.'")
+    page.wait_for_function("() => document.querySelector('#about').textContent === 'The service does not respond.'")
     drop(page, ("a.png", "image/png", make_png()))
     page.fill("#captions", "red")
     run(page)
-    assert text_of(page, "#image-mode .alert") == "The service does not answer. (no_answer)"
+    assert text_of(page, "#image-mode .alert") == "The service does not respond. (no_answer)"
     page.unroute("**/v1/info")
     page.route("**/v1/similarity", answering(problem(404, "unknown_model")))
     run(page)
@@ -768,11 +768,11 @@ def test_the_markup_says_what_it_is(visit: Callable[..., Any]) -> None:
         "unnamed": [],
         "mute": 0,
         "silent": 0,
-        "progress": "Pairs answered",
+        "progress": "Pairs finished",
         "live": 4,
         "ids": 0,
         "dangling": 0,
     }
     tree = page.locator("main").aria_snapshot()
-    for named in ('textbox "Captions, one a line"', 'textbox "or its URL"', 'combobox "Model"', 'radio "A table"'):
+    for named in ('textbox "Captions, one per line"', 'textbox "or its URL"', 'combobox "Model"', 'radio "A table"'):
         assert named in tree, tree

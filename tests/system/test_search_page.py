@@ -287,7 +287,7 @@ def test_nothing_found_and_failures(visit: Callable[..., Any], service: str) -> 
     page.unroute("**/match")
     page.route("**/match", lambda route: route.abort())
     page.click("#search button >> text=Search")
-    page.wait_for_function("() => document.querySelector('#alert').textContent === 'The service does not answer.'")
+    page.wait_for_function("() => document.querySelector('#alert').textContent === 'The service does not respond.'")
     page.unroute("**/match")
     settle(page, lambda: page.select_option("#catalog", "empty"))
     assert page.locator("#none").inner_text().split("\n")[-1] == "The catalogue is empty."

@@ -273,8 +273,12 @@ def _summary(catalog: Catalog, place: str) -> str:
 
 def _export(actions: Subparsers) -> None:
     parser = _reading(actions, "export", "Write products as a table that `catalog add` can read.", run_export)
-    parser.add_argument("out", metavar="OUT", help="table to write, in the format that its suffix names")
-    parser.add_argument("--where", metavar="FILTER", help="which products, as for `match`")
+    parser.add_argument("out", metavar="OUT", help="table to write, in the format given by its suffix")
+    parser.add_argument(
+        "--where",
+        metavar="FILTER",
+        help="export only the products that pass this filter, as for `match`; by default, all",
+    )
     add_product_columns(parser, images="column for the references to images; by default `images`")
     add_force(parser)
 

@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     if options.against is not None:
         return _compare(options, config)
-    # Imported here so that `--help` and wrong options are answered without loading torch.
+    # Imported here so that `--help` and wrong options are handled without loading torch.
     from ..evaluation import Evaluation, RatingEvaluation, calibration_folder, evaluate, evaluate_ratings
 
     keep = (
@@ -114,7 +114,7 @@ def run(options: argparse.Namespace) -> int:
     if not options.quiet:
         sys.stdout.write("\n\n".join([printable_lines(report.table()), *([lay_out(saved)] if saved else [])]) + "\n")
     if keep is not None and isinstance(report, Evaluation) and report.calibration is None:
-        raise TableError(f"{options.source} has too few pairs, or scores too similar, to fit a calibration")
+        raise TableError(f"{options.source} has too few pairs, or scores that are too similar, to fit a calibration")
     return 0
 
 

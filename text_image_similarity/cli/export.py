@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     if options.check_only == (options.out is not None):
         raise UsageError("name OUT, or check an existing export with --check-only")
-    # Imported here so that `--help` and wrong options are answered at once.
+    # Imported here so that `--help` and wrong options are handled at once.
     from ..export import check_export, export_model
 
     if options.check_only:

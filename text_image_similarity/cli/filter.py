@@ -25,7 +25,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "out_path",
         metavar="OUT",
         nargs="?",
-        help="table to write, in the format that its suffix names; not with --plan",
+        help="table to write, in the format given by its suffix; not with --plan",
     )
     rule = command.add_mutually_exclusive_group()
     rule.add_argument("--min", dest="min_score", metavar="X", type=float, help="keep rows with at least this score")
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     if options.plan == (options.out_path is not None):
         raise UsageError("name OUT, or look at the thresholds first with --plan, which writes nothing")
-    # Imported here so that `--help` and wrong options are answered at once.
+    # Imported here so that `--help` and wrong options are handled at once.
     from ..tables import FilterRule, filter_table, plan_filter
 
     rule = {name: getattr(options, name) for name in ("min_score", "top", "probability", "drop_failed")}

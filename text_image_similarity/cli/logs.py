@@ -25,7 +25,7 @@ _OF_EVERY_RECORD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "
 
 
 def set_up(log_format: LogFormat, *, quiet: bool = False, stream: TextIO | None = None) -> None:
-    """Send this process's log lines to stderr; a further call replaces the earlier setup.
+    """Send this process's log lines to stderr; another call replaces the earlier setup.
 
     Args:
         log_format: `text`, with the time when stderr is not a terminal, or `json`.

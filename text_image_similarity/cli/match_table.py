@@ -25,7 +25,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     option = command.add_argument
     option("catalog", metavar="CATALOG", help="the catalogue: a folder, or `postgresql://...`")
     option("in_path", metavar="IN", help="a table that `score` reads")
-    option("out_path", metavar="OUT", help="table to write, in the format that its suffix names")
+    option("out_path", metavar="OUT", help="table to write, in the format given by its suffix")
     option("--text-col", metavar="COLUMN", help="column of texts to search for")
     option("--image-col", metavar="COLUMN", help="column of paths or URLs of images to search for")
     add_ranking_options(command)

@@ -44,7 +44,7 @@ def kind_of(options: argparse.Namespace) -> Kind:
         )
     if options.captions and _TABLE.fullmatch(options.out_path):
         raise UsageError(
-            f"IN is one table, but {place} and {options.out_path} follow each other; if the shell expanded a pattern, put it in quotes: "
+            f"IN must be one table, but both {place} and {options.out_path} are given; if the shell expanded a pattern, put it in quotes: "
             '"tables/*.csv"'
         )
     if options.captions:

@@ -91,7 +91,7 @@ def add_base_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def folder(text: str) -> Path:
-    """Read the name of a folder that is there."""
+    """Parse the name of an existing folder."""
     found = Path(path_text(text, "base_dir"))
     if not text or not found.is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is not a folder on this machine")

@@ -140,7 +140,7 @@ def add_field(
         kind: The dataclass. Its fields are numbers, texts, literals or flags that are off by default.
         name: The field's name.
         option: The option's name; by default `--batch-size` for `batch_size`, and `--timeout` for `timeout_s`.
-        changes: Further arguments of `add_argument`, which override those of the field.
+        changes: Other arguments of `add_argument`, which override those of the field.
     """
     hint, option = _hints(kind)[name], option or option_of(name)
     given: dict[str, Any] = {"dest": name, "help": _as_help(field_texts(kind).get(name, ""))}

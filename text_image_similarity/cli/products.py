@@ -66,7 +66,7 @@ def add_product_columns(parser: argparse.ArgumentParser, *, images: str) -> None
     add(
         "--description-col",
         metavar="COLUMN",
-        help="column of further text, such as a description; by default `description`; '' for none",
+        help="column of additional text, such as a description; by default `description`; '' for none",
     )
     add(
         "--group-col", metavar="COLUMN", help="column of an id that the variants of a product share; by default `group`"

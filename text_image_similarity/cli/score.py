@@ -60,10 +60,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "out_path",
         metavar="OUT|CAPTION",
-        help="table to write, in the format that its suffix names; or a folder, which gets one file for each file of IN. If IN is an image, such as photo.jpg, this is "
+        help="table to write, in the format given by its suffix; or a folder, which gets one file for each file of IN. If IN is an image, such as photo.jpg, this is "
         "its caption, and its score is printed",
     )
-    command.add_argument("captions", metavar="CAPTION", nargs="*", default=[], help="further captions of the image IN")
+    command.add_argument("captions", metavar="CAPTION", nargs="*", default=[], help="more captions of the image IN")
     add_score_options(command)
 
 
@@ -169,7 +169,7 @@ def run(options: argparse.Namespace) -> int:
         return run_one_off(options)
     _check_files(options)
     config = config_of(options)
-    # Imported here so that `--help` and wrong options are answered without loading torch.
+    # Imported here so that `--help` and wrong options are handled without loading torch.
     from ..tables import TableOptions, explain_failures, is_folder_output, score_table
 
     if options.report is not None and is_folder_output(options.out_path):
@@ -237,7 +237,7 @@ def _check_files(options: argparse.Namespace) -> None:
 def _check_several(options: argparse.Namespace) -> None:
     """Refuse options that cannot be combined with several models."""
     if options.service_url is not None or options.engine != "local":
-        raise UsageError("several models can only score in this process; leave out --engine and --service-url")
+        raise UsageError("scoring with several models works only in this process; leave out --engine and --service-url")
     if options.report is not None and options.ensemble != "mean":
         raise UsageError("--report shows one score for each pair; with several models, add --ensemble mean")
 

@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
         dialect=dialect_of(options),
     )
     config = TrainConfig(**given, loading=loading)
-    # Imported here so that `--help` and wrong options are answered without loading NumPy and torch.
+    # Imported here so that `--help` and wrong options are handled without loading NumPy and torch.
     from ..encoders.placement import check_placement
     from ..system import require
 

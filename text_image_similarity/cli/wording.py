@@ -1,4 +1,4 @@
-"""Rewording errors for the command line: `precision='fp16' needs a GPU` becomes `--precision fp16 needs a GPU`.
+"""Reword errors for the command line: `precision='fp16' needs a GPU` becomes `--precision fp16 needs a GPU`.
 
 Other rooms do not know the command line. If they name an option anyway, the parameter follows in parentheses, as in
 `--force (force=True)`, and is left out here.

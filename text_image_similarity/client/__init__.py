@@ -5,7 +5,7 @@
         score_csv("pairs.csv", "scored.csv", Config(), engine=engine)
 
 The output is the same as from `score_csv` with the same model on this machine. A part is split into requests, several
-of which run concurrently; requests that are refused or not answered are sent again.
+of which run concurrently; requests that are refused or get no response are sent again.
 """
 
 from __future__ import annotations

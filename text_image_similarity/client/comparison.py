@@ -1,6 +1,6 @@
 """Comparison of single requests with batch requests: how much faster a service is with many pairs per request.
 
-The first rows of a table that go to the service are dealt out alternately, one to a single request, the next one to a
+The first rows of a table that go to the service are assigned alternately, one to a single request, the next one to a
 batch, so that no image is sent twice and the service's cache helps neither mode. Blocks of both modes alternate, and so
 does their order, so that a service that warms up or gets busy affects both. Requests are sent one at a time, and
 seconds are measured by this client, including the reading of files and HTTP.
@@ -63,7 +63,7 @@ def compare_table(
 
     Raises:
         UsageError: Fewer than three rows would go to the service, or a column is missing.
-        TableError: The service does not answer.
+        TableError: The service does not respond.
     """
     config = with_base_dir(config, source)
     engine.start(config)

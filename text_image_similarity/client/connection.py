@@ -108,7 +108,7 @@ class Connection:
         return self._closing.is_set()
 
     def ask(self, method: str, path: str, content: bytes | None = None, *, insist: bool = True) -> ServiceReply:
-        """Send a request, and repeat it with pauses for up to `patience_s` seconds until it is answered.
+        """Send a request, and repeat it with pauses for up to `patience_s` seconds until there is a response.
 
         Args:
             method: `GET` or `POST`.
@@ -139,7 +139,7 @@ class Connection:
                 failure = _said(exc)
                 if not insist and isinstance(exc, _UNREACHABLE) and not self.closed:
                     raise TableError(f"the service at {self.url} cannot be reached: {failure}; is it running?") from exc
-            except RuntimeError as exc:  # what httpx raises for a closed client
+            except RuntimeError as exc:  # raised by httpx for a closed client
                 if not self.closed:
                     raise
                 failure = str(exc)
@@ -150,7 +150,7 @@ class Connection:
             raise TableError(f"the connection to {self.url} was closed")
         raise TableError(
             f"the service at {self.url} did not answer {method} {path} within {self.patience_s:g} s; the last of "
-            f"{tries + 1} tries: {failure}; finished parts are kept; rerun the same command to resume"
+            f"{tries + 1} attempts: {failure}; finished parts are kept; rerun the same command to resume"
         )
 
     def close(self) -> None:
@@ -180,7 +180,7 @@ class Connection:
             if exc.code is not ErrorCode.TOO_MANY_BYTES:
                 raise
             raise TableError(
-                f"the service at {self.url} answered with more than {MOST_ANSWER:,} bytes; is another program listening there?"
+                f"the service at {self.url} sent a response of more than {MOST_ANSWER:,} bytes; is another program listening there?"
             ) from exc
 
     def _understood(self, response: httpx.Response) -> ServiceReply:

@@ -44,7 +44,7 @@ class ServiceEngine:
         model: Name of one of the service's models. None uses `config.model` if it is not the default, or else the
             service's default model.
         connections: Number of concurrent requests.
-        patience_s: Seconds for which a request that is refused, not answered or answered with 5xx is repeated.
+        patience_s: Seconds for which a request that is refused, gets no response, or gets a 5xx response is repeated.
         transport: Transport for requests, for tests and for client certificates; None is the network.
 
     Attributes:
@@ -86,7 +86,8 @@ class ServiceEngine:
 
     @property
     def _pairs_of_a_request(self) -> int:
-        # All connections together send twice as many pairs as the service may queue: it is never idle, and requests are seldom refused.
+        # All connections together send twice as many pairs as the service may queue: it is never idle, and requests are
+        # rarely refused.
         return min(self.max_pairs, max(1, 2 * self._max_queue // self._connections))
 
     def start(self, config: Config) -> ModelInfo:
@@ -251,7 +252,7 @@ class ServiceEngine:
         answer = self._service.ask("GET", path, insist=insist)
         if answer.status != 200 or answer.body is None:
             raise UsageError(
-                f"{self._service.url} is not a text-image-similarity service: GET {path} was answered with {answer}"
+                f"{self._service.url} is not a text-image-similarity service: GET {path} returned {answer}"
             )
         return answer.body
 

@@ -1,4 +1,4 @@
-"""Conversion of records to the pairs of a request.
+"""Convert records to the pairs of a request.
 
 http(s) references are sent to the service unchanged. All others, and images in the table itself, are read here with the
 code of a local run, and so with the same errors, because a service never reads local paths. Records that cannot be sent

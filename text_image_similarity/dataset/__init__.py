@@ -2,7 +2,7 @@
 
 Sources are the tables that `formats` reads, folders of tables named after splits, and data sets on the hub. A table has
 either the columns of the data set jxie/flickr8k (`image` with the bytes, `caption_0` ...) or references and captions. A
-photo is one item whatever its source: rows with the same bytes or the same reference are merged with all their
+photo is one item regardless of its source: rows with the same bytes or the same reference are merged with all their
 captions, so that no photo can be in two splits. Copies that differ in even one byte, such as files that were saved
 again, count as two photos.
 """

@@ -142,7 +142,7 @@ def _warn_of_others(folder: str, tables: Mapping[str, SplitTable]) -> None:
     read = {table.name for table in tables.values()}
     for path in [] if is_url(folder) else sorted(local_path(folder).glob("*/metadata.*")):
         if ending_of(path.name) and str(path) not in read:
-            logger.warning("%s is ignored: %s takes its place", path, ", ".join(sorted(read)))
+            logger.warning("%s is ignored, because %s is used instead", path, ", ".join(sorted(read)))
 
 
 def _captions(folder: str, files: Sequence[str], dialect: Dialect | None) -> dict[str, SplitTable]:

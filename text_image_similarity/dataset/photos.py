@@ -1,4 +1,4 @@
-"""Merging the rows of one photo, so that no photo can be in two splits."""
+"""Merge the rows of one photo, so that no photo can be in two splits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading images with captions from a table, from the splits of a folder, or from the hub."""
+"""Read images with captions from a table, from the splits of a folder, or from the hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Splitting a data set into parts for training, validation and test."""
+"""Split a data set into parts for training, validation and test."""
 
 from __future__ import annotations
 

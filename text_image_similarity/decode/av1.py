@@ -176,7 +176,7 @@ def _table(body: memoryview, budget: _Budget) -> dict[bytes, memoryview]:
     """Return the boxes of a track's table by kind; a decoder would join several that say where its images are."""
     boxes = list(_boxes(body, budget, deep=False))
     if any(sum(kind in alike for kind, _ in boxes) > 1 for alike in _ONCE):
-        raise ValueError("a track says twice where its images are")
+        raise ValueError("a track gives the location of its images twice")
     return dict(boxes)
 
 

@@ -1,4 +1,4 @@
-"""Conversion of images of any mode to upright RGB with 8 bits per channel, with little extra memory."""
+"""Convert images of any mode to upright RGB with 8 bits per channel, with little extra memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoding an image file, or an image in memory, to upright RGB pixels within the limits."""
+"""Decode an image file, or an image in memory, to upright RGB pixels within the limits."""
 
 from __future__ import annotations
 

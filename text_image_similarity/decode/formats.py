@@ -1,4 +1,4 @@
-"""Recognising file formats, and files that end early, from their content alone.
+"""Recognise file formats, and files that end early, from their content alone.
 
 Nothing here decodes pixels. Structures are parsed only as far as necessary: TIFF 6.0 and BigTIFF directories, PNG
 chunks, JPEG segments, the boxes of ISO 14496-12.
@@ -165,7 +165,7 @@ def read_directory(data: bytes, tags: Collection[int], *, cut_off: bool = False)
                 (start,) = struct.unpack_from(order + ("Q" if big else "I"), data, start)
             if start + size > len(data):
                 raise struct.error(f"tag {tag} ends at {start + size}, after the end")
-            # Values are read once for each tag, however many entries point at them.
+            # Values are read once for each tag, no matter how many entries point at them.
             if tag in tags and tag not in found and kind in _WHOLE_NUMBERS:
                 found[tag] = struct.unpack_from(f"{order}{min(length, _MOST_VALUES)}{kinds[kind]}", data, start)
     except (struct.error, OverflowError) as exc:

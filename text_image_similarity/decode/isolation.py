@@ -2,7 +2,7 @@
 
 Each image goes to a worker process (`worker`), one at a time, and comes back as pixels, both through shared memory
 (`area`); only a few bytes go through pipes. Workers live as long as the decoder. A worker that dies, sends an invalid
-answer or takes too long is killed and replaced; it holds no other image. Workers are started as separate programs and
+response or takes too long is killed and replaced; it holds no other image. Workers are started as separate programs and
 not forked: a fork copies locks that other threads hold, and `multiprocessing` would run the caller's main module again.
 """
 
@@ -42,8 +42,8 @@ from text_image_similarity.decode.worker import serve
 serve(settings, *sys.argv[2:])
 """
 _START_S = 60.0
-_NONSENSE = "the decoder process sent an invalid answer"
-_CLOCK = 3  # multiple of `decode_s` by the clock, so that rows do not fail on a busy machine
+_NONSENSE = "the decoder process sent an invalid response"
+_CLOCK = 3  # wall-clock limit as a multiple of `decode_s`, so that rows do not fail on a busy machine
 WORKER_ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     # glibc would keep the memory of a large image within a limited address space. It should keep the memory of typical
@@ -154,7 +154,7 @@ class IsolatedDecoder:
 
 
 class _Worker:
-    """A worker process, which is `usable` until it fails to answer."""
+    """A worker process, which is `usable` until it fails to respond."""
 
     def __init__(self, command: Sequence[str], limits: Limits, deadlines: Deadlines) -> None:
         self._limits, self._deadlines = limits, deadlines
@@ -214,11 +214,11 @@ class _Worker:
         self._area.close()
 
     def _within(self, seconds: float, request: bytes = b"") -> tuple[bytes, tuple[int, int], int]:
-        """Send a request and return the answer; the process is killed when the time is up."""
+        """Send a request and return the response; the process is killed when the time is up."""
         requests, answers = self._process.stdin, self._process.stdout
         assert requests is not None
         assert answers is not None
-        self.usable = False  # until its answer is read completely, which an interruption may prevent
+        self.usable = False  # until its response is read completely, which an interruption may prevent
         self._deadlines.begin(self, seconds, self._process.kill)
         broken: Exception | None = None
         answered = False

@@ -149,7 +149,7 @@ def _with_globals(function: FunctionType, names: Mapping[str, Any]) -> FunctionT
 
 
 def _read_app1(jpeg: JpegImagePlugin.JpegImageFile, marker: int) -> None:
-    """Read only the first segments of EXIF or XMP, because Pillow copies all earlier EXIF for each further one."""
+    """Read only the first segments of EXIF or XMP, because Pillow copies all earlier EXIF for each additional one."""
     if len(jpeg.info.get("exif", b"")) < _MOST_EXIF:
         JpegImagePlugin.APP(jpeg, marker)
     else:

@@ -1,4 +1,4 @@
-"""Recognising unsupported content by its first bytes: an image in another format, or not an image.
+"""Recognise unsupported content by its first bytes: an image in another format, or not an image.
 
 Image formats, documents that contain images, and videos are `unsupported_format`; everything else is `not_an_image`.
 Formats without a signature (TGA, PCX) are recognised by headers in which every field is plausible.

@@ -1,7 +1,7 @@
 """The child's side of isolated decoding: decodes images within limits that it cannot raise.
 
 Images and pixels are exchanged at the beginning of shared memory (`area`). A request, through standard input, is
-(shorter side or 0, length) for a file there; an answer, through standard output, is (kind, width, height, length) for
+(shorter side or 0, length) for a file there; a response, through standard output, is (kind, width, height, length) for
 the data that replaced it: the pixels in RGB, or the error as "code detail". The only heavy libraries loaded are Pillow
 and NumPy. The process ends with its parent, when the pipe ends.
 """
@@ -77,7 +77,7 @@ def _failure(area: mmap.mmap, error: RowError) -> tuple[bytes, tuple[int, int], 
 
 
 def begin_process(heif: str | None) -> IO[bytes]:
-    """Set up a process that decodes for another one, and return the stream for its answers.
+    """Set up a process that decodes for another one, and return the stream for its responses.
 
     That stream is the original standard output; what libraries print goes elsewhere.
 

@@ -59,8 +59,8 @@ class Recent(Generic[Key, Value]):
 class EmbeddingMemory:
     """A bounded number of embeddings, by content. Safe to share between threads.
 
-    A vector that is a row of a batch keeps the whole batch in memory. Rows of a batch come and go together, so that does
-    no harm until one of them is used again, which then gets a copy of its own.
+    A vector that is a row of a batch keeps the whole batch in memory. Rows of a batch come and go together, so that
+    does no harm until one of them is used again, which then gets a separate copy.
 
     Args:
         entries: Maximum number of embeddings in memory.

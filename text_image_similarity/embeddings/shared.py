@@ -1,6 +1,6 @@
 """Embeddings in Redis, by content, for all processes and machines that can reach it.
 
-Redis must answer within 50 ms, or the request counts as failed; after three failures, Redis is not used for a while. A
+Redis must respond within 50 ms, or the request counts as failed; after three failures, Redis is not used for a while. A
 value has a checksum over itself and its key, so a value that was damaged, moved or written by another program counts as
 missing. This protects against accidents, not against attackers: anyone who can write to that Redis can change scores.
 """
@@ -114,7 +114,7 @@ class SharedEmbeddings:
             return pipeline.execute()
 
     def _ask(self, ask: Callable[[Any], T], given: object) -> T | None:
-        """Return Redis's answer, or None if there is none."""
+        """Return Redis's response, or None if there is none."""
         if not self._breaker.allows():
             return None
         try:

@@ -58,11 +58,11 @@ def load_clip(
         adapter: Folder of a PEFT adapter to merge into the model.
 
     Raises:
-        ModelUnavailableError: The cache does not hold the complete model, and the hub does not answer.
+        ModelUnavailableError: The complete model is not in the cache, and the hub does not respond.
         ModelError: The model belongs to another family, or its weights cannot be used.
     """
     load = partial(_load, name, config, revision, trusted, adapter)
-    # Otherwise transformers contacts a conversion service in the background for weights in PyTorch's format.
+    # Otherwise, transformers contacts a conversion service in the background for weights in PyTorch's format.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     if Path(name).is_dir():
         with _explained(name, ModelError):

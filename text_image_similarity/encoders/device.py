@@ -1,4 +1,4 @@
-"""Choosing the device on which torch runs a model, and its precision."""
+"""Choose the device on which torch runs a model, and its precision."""
 
 from __future__ import annotations
 

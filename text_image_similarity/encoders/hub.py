@@ -20,7 +20,7 @@ from .names import suggest
 from .open_clip_names import CONFIG
 from .settings_files import SETTINGS
 
-PROBE_S = 4.0  # how long the hub may take to answer
+PROBE_S = 4.0  # seconds that the hub may take to respond
 
 
 def require_model(name: str, revision: str | None) -> list[str]:
@@ -31,7 +31,7 @@ def require_model(name: str, revision: str | None) -> list[str]:
 
     Raises:
         ModelNameError: The name is not a valid hub id, or the hub has no usable model of this name.
-        ModelUnavailableError: The model is not in the cache, and the hub is out of reach.
+        ModelUnavailableError: The model is not in the cache, and the hub cannot be reached.
     """
     try:
         cached = cached_folder(name, revision)
@@ -52,14 +52,14 @@ def cached_folder(name: str, revision: str | None) -> Path | None:
 
 
 def require_hub(name: str, revision: str | None) -> list[str]:
-    """Ask the hub whether it has a model. This takes at most `PROBE_S` seconds, whatever the network does.
+    """Ask the hub whether it has a model. This takes at most `PROBE_S` seconds, regardless of the network.
 
     Returns:
         The paths of the model's files.
 
     Raises:
         ModelNameError: The hub does not have the model, or it is of an unsupported kind.
-        ModelUnavailableError: The hub is out of reach; the message lists the options.
+        ModelUnavailableError: The hub cannot be reached; the message lists the options.
     """
     listed = _listing(name, revision)
     check_listing(name, listed)
@@ -71,7 +71,7 @@ def fetch_file(name: str, files: Sequence[str], revision: str | None) -> Path:
 
     Raises:
         ModelNameError: The model is not on the hub, or has none of these files.
-        ModelUnavailableError: The hub is out of reach.
+        ModelUnavailableError: The hub cannot be reached.
     """
     if (cached := _cached(name, files, revision)) is not None:
         return cached
@@ -91,7 +91,7 @@ def fetch_folder(name: str, signs: Sequence[str], patterns: Sequence[str]) -> Pa
 
     Raises:
         ModelNameError: The model is not on the hub.
-        ModelUnavailableError: The hub is out of reach.
+        ModelUnavailableError: The hub cannot be reached.
     """
     if (cached := _cached(name, signs, None)) is not None:
         return cached.parent
@@ -108,7 +108,7 @@ def fetch_settings(name: str, revision: str | None) -> Path:
 
     Raises:
         ModelNameError: The hub has no such model.
-        ModelUnavailableError: The hub is out of reach.
+        ModelUnavailableError: The hub cannot be reached.
     """
     with _reached(name, revision):
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(SETTINGS)))
@@ -145,7 +145,7 @@ def _reached(name: str, revision: str | None) -> Iterator[None]:
             f"{name} is neither a folder here nor a model available on the hub: {said}{_hint(name)}"
         ) from problem
     raise ModelUnavailableError(
-        f"model {name} is neither a folder here nor in the local cache, and the model hub is out of reach "
+        f"model {name} is neither a folder here nor in the local cache, and the model hub cannot be reached "
         f"({type(problem).__name__}){_hint(name)}\n"
         "Your options:\n"
         "  a local folder:   --model path/to/folder\n"

@@ -15,7 +15,7 @@ from .adapters import base_of
 from .open_clip_names import CONFIG
 from .settings_files import check_settings, read_settings
 
-# Families of transformers. Each builds its own two towers, whatever its settings say, and each is tested.
+# Families of transformers. Each builds its own two towers, regardless of its settings, and each is tested.
 FAMILIES = ("clip", "siglip", "siglip2", "metaclip_2", "chinese_clip", "altclip", "align")
 OWN = "dual_encoder"  # written by `train`
 OPEN_CLIP = "open_clip"

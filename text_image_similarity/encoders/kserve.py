@@ -73,7 +73,7 @@ def _patiently(url: str, ask: Callable[[], NDArray[np.float32]]) -> NDArray[np.f
             pause = backoff_s(tries)
             if time.monotonic() + pause > until:
                 raise DeviceLostError(
-                    f"the inference server {url} has not answered for {_PATIENCE_S:.0f} s ({exc}); start again when it is available: "
+                    f"the inference server {url} has not responded for {_PATIENCE_S:.0f} s ({exc}); start again when it is available: "
                     "finished work is kept"
                 ) from exc
             time.sleep(pause)
@@ -110,7 +110,7 @@ class _Http:
                 {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))},
             )
         except (httpx.DecodingError, RowError) as exc:
-            raise ModelError(f"the inference server {self.url} returned an answer that cannot be read: {exc}") from exc
+            raise ModelError(f"the inference server {self.url} returned a response that cannot be read: {exc}") from exc
         except httpx.HTTPError as exc:
             raise _AwayError(f"{type(exc).__name__}: {exc}") from exc
         if answer.status_code in _PASSING:

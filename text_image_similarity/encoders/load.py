@@ -110,7 +110,7 @@ def load_encoder(config: ConfigLike = None) -> PreparingEncoder:
 
     Raises:
         ModelNameError: The folder or hub model does not exist, or is of an unsupported kind.
-        ModelUnavailableError: The hub is out of reach, and the cache does not hold the model.
+        ModelUnavailableError: The hub cannot be reached, and the model is not in the cache.
         ModelError: The model was found but cannot be used.
         ConfigError: The device, backend or precision is not available on this machine or for this model.
     """

@@ -47,8 +47,8 @@ def check_name(model: str | PathLike[str]) -> None:
         raise ModelNameError(f"model {name!r} has spaces, quotes or invisible characters around it{hint}")
     path = Path(name)
     if _exists(path):
-        parent = f"{path.parent} is its folder" if (path.parent / "config.json").is_file() else "a model is a folder"
-        raise ModelNameError(f"model {name} is a file; {parent}, with config.json, weights and tokenizer files")
+        folder = f"its folder, {path.parent}" if (path.parent / "config.json").is_file() else "a folder"
+        raise ModelNameError(f"model {name} is a file; name {folder}, with config.json, weights and tokenizer files")
     if scheme := re.match(r"([a-z0-9+.-]+)://|(hf|timm):", name, re.IGNORECASE):
         raise ModelNameError(f"model {name} cannot begin with {scheme[0]}: give a hub id or a folder{hint}")
     if re.search(rf"\.({_FILES})$", name, re.IGNORECASE):

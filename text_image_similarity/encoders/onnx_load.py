@@ -79,7 +79,9 @@ def load_onnx(
         weights = loaded.weights
     try:
         if weights is None:
-            raise ModelError(f"the files of {name}, after which its exported form is named, were not found")
+            raise ModelError(
+                f"the files of {name} were not found, and the name of its exported form depends on their content"
+            )
         exported = _place(folder, weights, config)
         if loaded is not None:
             _export_once(loaded, exported, precision)

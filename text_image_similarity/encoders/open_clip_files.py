@@ -72,7 +72,7 @@ def find_open_clip(name: str, parsed: OpenClipName, revision: str | None) -> Ope
 
     Raises:
         ModelNameError: The architecture, tag, file or hub model does not exist, or is of another kind.
-        ModelUnavailableError: The hub is out of reach.
+        ModelUnavailableError: The hub cannot be reached.
         ModelError: The model's settings cannot be used.
     """
     commit, beside = None, None

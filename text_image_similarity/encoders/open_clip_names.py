@@ -59,7 +59,7 @@ def read_open_clip_name(name: str) -> OpenClipName | None:
     if scheme == "local-dir":
         folder = Path(rest).expanduser()
         if not (folder / CONFIG).is_file():
-            raise ModelNameError(f"model {name}: the folder {folder} has no {CONFIG}")
+            raise ModelNameError(f"model {name}: the folder {folder} has no {CONFIG}; name a folder that contains one")
         return OpenClipName(folder=folder)
     if scheme == "hf-hub":
         if rest.count("/") != 1 or not all(rest.split("/")):

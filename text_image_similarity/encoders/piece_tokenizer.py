@@ -22,13 +22,13 @@ def piece_tokenizer(file: PieceFile) -> Tokenizer:
     """Return a tokenizer that reads captions as `piece_tokens` does, and cuts them at the context length.
 
     Raises:
-        ModelError: The sentencepiece model is not a unigram model, as SigLIP's are.
+        ModelError: The sentencepiece model is not a unigram model like SigLIP's.
     """
     from transformers.utils import sentencepiece_model_pb2_new as protobuf  # sentencepiece's own needs a newer protobuf
 
     model, rules = protobuf.ModelProto.FromString(file.model), file.rules  # type: ignore[attr-defined]
     if model.trainer_spec.model_type != model.trainer_spec.UNIGRAM:
-        raise ModelError("its tokenizer is not a unigram model, as SigLIP's are")
+        raise ModelError("its tokenizer must be a unigram model, like SigLIP's")
     scores = [(piece.piece, piece.score) for piece in model.pieces]
     tokenizer = Tokenizer(Unigram(scores, unk_id=model.trainer_spec.unk_id))
     charsmap = model.normalizer_spec.precompiled_charsmap

@@ -17,7 +17,7 @@ _EXPORTED = ("clip", "dual_encoder", "open_clip", "siglip")  # the other familie
 
 
 def check_placement(config: Config) -> None:
-    """Check that this machine has the device, precision and backend that `config` requests, whatever the model.
+    """Check that this machine has the device, precision and backend that `config` requests, regardless of the model.
 
     Raises:
         ConfigError: It does not.

@@ -82,7 +82,7 @@ class PreparingEncoder(Encoder, Protocol):
 
     @property
     def batch_invariant(self) -> bool:
-        """Whether a vector is the same to the last bit whatever else is encoded with it."""
+        """Whether a vector is the same to the last bit regardless of what else is encoded with it."""
 
     @property
     def decode_side(self) -> int | None:

@@ -1,6 +1,6 @@
 """Read the JSON settings next to a model's weights, within limits, and refuse settings that are not safe.
 
-In such files transformers, open_clip, timm and peft find the classes to build, further files to open and code to fetch.
+In such files, transformers, open_clip, timm and peft find classes to build, other files to open and code to fetch.
 Model folders are not trusted, so a setting that refers to anything outside the folder is refused, at any depth.
 """
 
@@ -30,7 +30,7 @@ _ELSEWHERE = {
     ),  # weights, which follow other rules
     *("configuration_files", "fast_tokenizer_files", "init_inputs"),  # settings other than those checked here
     *("class_info_file", "repo_path"),
-    *("quantization_config", "use_kernels"),  # code from further libraries and from the hub
+    *("quantization_config", "use_kernels"),  # code from other libraries and from the hub
 }
 # Files of a tokenizer, which some versions of transformers open wherever they are.
 _VOCABULARIES = {
@@ -75,7 +75,7 @@ def read_settings(path: Path) -> Any:
         raise JsonLimitError(f"it has more than {_MOST_BYTES >> 20} MiB")
     found = parse_json(content.decode("utf-8"))
     if any(depth > _MOST_DEPTH for depth, _, _ in _members(found)):
-        raise JsonLimitError(f"it is nested more than {_MOST_DEPTH} deep")
+        raise JsonLimitError(f"it is nested more than {_MOST_DEPTH} levels deep")
     return found
 
 
@@ -96,7 +96,9 @@ def check_settings(name: str, folder: Path) -> None:
         except (OSError, ValueError) as exc:
             raise ModelNameError(f"the {path.name} of {name} cannot be read: {exc}") from exc
         check_values(name, path.name, found)
-        if path.name == "adapter_config.json":  # transformers would apply it, whatever base and weights it names
+        if (
+            path.name == "adapter_config.json"
+        ):  # transformers would apply it, regardless of the base and weights that it names
             raise ModelNameError(
                 f"{name} holds a PEFT adapter next to a model; move it to a separate folder, and use that"
             )

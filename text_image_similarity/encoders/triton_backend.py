@@ -98,7 +98,7 @@ def open_triton(url: str, folder: Path, tokens: Tokens, preprocess: Preprocess, 
 
     Raises:
         ModelError: The server does not have these models, or has different ones.
-        DeviceLostError: The server does not answer.
+        DeviceLostError: The server does not respond.
     """
     images, captions = zip(*drawn_pairs(_PROBED), strict=True)
     rows = tokens.encode(captions)

@@ -41,7 +41,7 @@ class Backend(Protocol):
 
     @property
     def batch_invariant(self) -> bool:
-        """Whether features are the same to the last bit whatever else is encoded with them."""
+        """Whether features are the same to the last bit regardless of what else is encoded with them."""
 
     @property
     def weight_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""Comparing two models on one data set: the figures of both, how certain the differences are, and disagreements."""
+"""Compare two models on one data set: the figures of both, how certain the differences are, and disagreements."""
 
 from __future__ import annotations
 

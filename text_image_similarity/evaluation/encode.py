@@ -1,4 +1,4 @@
-"""Encoding a data set: every image and every caption once."""
+"""Encode a data set: every image and every caption once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluating a model on images with captions: retrieval, matching against mismatching pairs, calibration."""
+"""Evaluate a model on images with captions: retrieval, matching against mismatching pairs, calibration."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def calibration_folder(config: Config, folder: str | PathLike[str] | None = None
     Args:
         config: Settings whose model is a folder, unless `folder` is given.
         folder: Folder to write to instead of the model's.
-        force: Whether a `calibration.json` that is not a calibration may be replaced.
+        force: Whether to replace an existing `calibration.json` that does not hold a calibration.
 
     Raises:
         UsageError: The model does not have its own folder, the folder cannot be written to, or an existing file must

@@ -1,4 +1,4 @@
-"""Comparing a model's scores with people's ratings of the same pairs."""
+"""Compare a model's scores with people's ratings of the same pairs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def evaluate_ratings(  # noqa: PLR0913 - the table, its columns and what a calle
     Args:
         table: A table of any format that `score_csv` reads, with one pair per row.
         config: Settings of the run, including those for fetching, or a model's name; None means `Config()`. The score
-            is always the cosine, whatever `config.score` says. Relative references start from the table's folder unless
+            is always the cosine, regardless of `config.score`. Relative references start from the table's folder unless
             `base_dir` is set.
         col_rating: One or several columns of ratings, where higher is better. Each rating of a row counts as a separate
             pair, as papers count the three experts of Flickr8k-Expert. Empty cells are left out.

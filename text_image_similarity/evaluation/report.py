@@ -61,7 +61,7 @@ class Evaluation:
         _write(self, path)
 
     def table(self) -> str:
-        """Lay the report out for a person."""
+        """Return the report as readable text."""
         there, back = self.retrieval.text_to_image, self.retrieval.image_to_text
         ways: list[tuple[str, ...]] = [
             ("", "caption to image", "image to caption"),
@@ -121,7 +121,7 @@ class RatingEvaluation:
         _write(self, path)
 
     def table(self) -> str:
-        """Lay the report out for a person."""
+        """Return the report as readable text."""
         found = self.agreement
         figures = [
             ("Kendall tau-b", f"{found.kendall_tau_b:.4f}"),
@@ -149,7 +149,7 @@ def count_failure(failures: Counter[str], error: str) -> None:
     """Count a failure by its code, and log the reason of the first failure with each code."""
     code = error.partition(":")[0]
     if code not in failures:
-        logger.warning("left out: %s; further failures with this code are only counted", error)
+        logger.warning("left out: %s; other failures with this code are only counted", error)
     failures[code] += 1
 
 

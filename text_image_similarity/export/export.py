@@ -135,7 +135,7 @@ def _load_source(config: Config) -> tuple[TwoTowerEncoder, Path | None]:
     folder = model_folder(str(config.model))
     if is_export(folder):
         raise ConfigError(
-            f"{config.model} is an export already; export its source, {read_manifest(folder)['source']['model']}"
+            f"{config.model} is already an export; export its source, {read_manifest(folder)['source']['model']}"
         )
     encoder = load_encoder(replace(config, device="cpu", precision="fp32", backend="torch", preprocess="exact"))
     if not isinstance(encoder, TwoTowerEncoder):

@@ -1,4 +1,4 @@
-"""Write what an export's folder holds besides its graphs: the manifest, and a page that says how to use the export."""
+"""Write an export's other files: the manifest, and a page that explains how to use the export."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ _ROOMS = (
 )
 _FOLDERS = ("decode", "encoders", "resize")
 _VERSION = "1"
-_DELAY_US = 5_000  # how long a batch waits for further requests
-_QUEUE = 1_024  # longest queue; further requests are refused
+_DELAY_US = 5_000  # how long a batch waits for more requests
+_QUEUE = 1_024  # longest queue; any more requests are refused
 _TIMEOUT_US = 30_000_000
 _TYPES = {"uint8": "TYPE_UINT8", "int64": "TYPE_INT64", "float32": "TYPE_FP32", "bytes": "TYPE_STRING"}
 

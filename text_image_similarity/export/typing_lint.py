@@ -16,7 +16,7 @@ from typing import TypeAlias
 import onnx
 from onnx import TensorProto
 
-OPSETS = range(17, 26)  # layer norms are one operator from 17 on; TensorRT 11 reads up to 25
+OPSETS = range(17, 26)  # since opset 17, layer norm is one operator; TensorRT 11 reads opsets up to 25
 _MATRICES = {
     "MatMul": 2,
     "Gemm": 3,

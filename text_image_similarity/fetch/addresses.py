@@ -1,4 +1,4 @@
-"""Checking addresses before connecting, with a table of denied ranges.
+"""Check addresses before connecting, with a table of denied ranges.
 
 The table follows IANA's special-purpose address registries for IPv4 and IPv6 (RFC 6890, as of 2025) and its IPv6 address
 space registry: outside 2000::/3 there are no ordinary unicast addresses. `ipaddress.is_global` is not used, because its
@@ -55,7 +55,7 @@ _DENIED = {
     "fec0::/10": "site-local addresses, deprecated",
     "ff00::/8": "multicast",
 }
-# Always denied, whatever is allowed: at these addresses, the machine or its cloud serves credentials.
+# Always denied, regardless of settings: at these addresses, the machine or its cloud serves credentials.
 _NEVER = {
     "169.254.0.0/16": "a link-local network",
     "fe80::/10": "a link-local network",

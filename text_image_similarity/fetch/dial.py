@@ -1,4 +1,4 @@
-"""Connecting to the first of several addresses that answers (RFC 8305, "Happy Eyeballs").
+"""Connect to the first of several addresses that responds (RFC 8305, "Happy Eyeballs").
 
 Addresses are tried in the resolver's order, alternating between families, a quarter of a second after one another or as
 soon as one fails. Connections are made to checked addresses, never to names.
@@ -42,7 +42,7 @@ def dial(addresses: Iterable[IPAddress], port: int, timeout: float, check_open: 
         check_open: Function that raises an error when the run is closed; called every tenth of a second.
 
     Raises:
-        TimeoutError: No address answered in time.
+        TimeoutError: No address responded in time.
         OSError: All attempts failed; this is the last error.
     """
     waiting = deque(in_turns(addresses)[:_MOST])
@@ -55,7 +55,7 @@ def dial(addresses: Iterable[IPAddress], port: int, timeout: float, check_open: 
                 check_open()
                 now = time.monotonic()
                 if now >= end:
-                    raise TimeoutError("no address answered in time")
+                    raise TimeoutError("no address responded in time")
                 if waiting and (now >= next_at or not attempts):
                     next_at = now + STAGGER_S
                     try:

@@ -1,8 +1,8 @@
-"""GET requests straight to their hosts in HTTP/1.1, over connections that each thread keeps.
+"""Send GET requests directly to their hosts in HTTP/1.1, over persistent connections of each thread.
 
-Almost every answer is plain: a printable head in one piece, with one Content-Length and nothing else that says where
-the content ends. One regular expression, which is stricter than h11, takes such a head apart. All other answers, also
-those that are not HTTP, are h11's from their first byte; so are the reasons for which they are refused.
+Almost every response is plain: a printable head in one piece, with one Content-Length and nothing else that says where
+the content ends. One regular expression, which is stricter than h11, parses such a head. All other responses, even
+those that are not HTTP, are left to h11 from their first byte, and so are the reasons for rejecting them.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from .backend import GuardedBackend
 from .stream import FAILURES, HEAD_BYTES, GuardedStream, as_httpx, head_of_an_answer
 from .targets import Origin, Target
 
-KEPT = 2  # idle connections, and so open files, per thread, for rows that alternate between hosts
+KEPT = 2  # idle connections (and therefore open files) per thread, for rows that alternate between hosts
 
-_AT_ONCE = 64 * 1024  # bytes to read
+_AT_ONCE = 64 * 1024  # bytes to read at a time
 _MOST_INCOMPLETE = 100 * 1024  # bytes of a chunk's head or of trailers, as in httpcore
 # Possessive, so that no head takes more than linear time.
 _PLAIN = re.compile(
@@ -43,7 +43,7 @@ Body = Generator[bytes, None, bool]  # returns whether the connection can be use
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Seconds for the handshake of TLS, and for each read or write."""
+    """Seconds for the TLS handshake, and for each read or write."""
 
     handshake: float
     each: float
@@ -60,7 +60,7 @@ class Direct:
     """Sends GET requests to hosts, without a proxy.
 
     Args:
-        backend: Opens connections.
+        backend: Backend that opens connections.
         ssl_context: Function that returns the SSL context.
     """
 
@@ -72,16 +72,16 @@ class Direct:
         self._closed = False
 
     def get(self, target: Target, headers: bytes, times: Times) -> DirectAnswer:
-        """Send a request and return the answer, of which the head has been read.
+        """Send a request and return the response, of which only the head has been read.
 
         Args:
             target: What to request.
-            headers: All headers, as they are sent, with the empty line at their end.
-            times: Limits for waits.
+            headers: All headers, as they are sent, including the empty line at the end.
+            times: Limits on waits.
 
         Raises:
             RowError: The connection is not allowed, or was closed with the run.
-            httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError: There is no valid answer.
+            httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError: There is no valid response.
         """
         request = b"GET %s HTTP/1.1\r\n%s" % (target.path, headers)
         kept = self._kept().pop(target.origin, None)
@@ -89,13 +89,13 @@ class Direct:
             try:
                 return self._ask(kept, target.origin, request, times)
             except (httpcore.NetworkError, httpcore.RemoteProtocolError):
-                pass  # it may have ended, or hold leftovers of an earlier answer
+                pass  # it may have ended, or contain leftovers of an earlier response
         elif kept is not None:
             kept.close()
         return self._ask(self._connect(target.origin, times), target.origin, request, times)
 
     def close(self) -> None:
-        """Close idle connections; those in use are closed when their answers are."""
+        """Close idle connections; those in use are closed with their responses."""
         self._closed = True
         for idle in self._all:
             for stream in list(idle.values()):
@@ -116,7 +116,9 @@ class Direct:
 
     def _ask(self, stream: GuardedStream, origin: Origin, request: bytes, times: Times) -> DirectAnswer:
         try:
-            with suppress(httpcore.WriteError):  # a server may answer and hang up before it has read the whole request
+            with suppress(
+                httpcore.WriteError
+            ):  # a server may respond and close the connection before it has read the whole request
                 stream.write(request, times.each)
             received = stream.read(HEAD_BYTES, times.each)
             head, body = _plain(stream, received, times.each) or _by_h11(stream, received, times.each)
@@ -138,17 +140,17 @@ class _Head(NamedTuple):
     status: int
     reason: bytes
     headers: Callable[[], Headers]
-    length: int | None = None  # of a body that is framed by its length alone
-    whole: bytes | None = None  # such a body, if it came with the head
-    keeps: bool = False  # and then the connection can be used again
+    length: int | None = None  # of a body that is delimited only by its length
+    whole: bytes | None = None  # such a body, if it arrived with the head
+    keeps: bool = False  # whether the connection can be reused afterwards
 
 
 class DirectAnswer(httpx.SyncByteStream):
-    """An answer whose body is still to be read.
+    """A response whose body has not been read yet.
 
     Attributes:
-        length: Bytes of the body if it is a plain one and the answer is a success, otherwise None.
-        whole: The body, if it came with the head.
+        length: Bytes of the body if it is plain and the response is a success, otherwise None.
+        whole: The body, if it arrived with the head.
     """
 
     def __init__(self, head: _Head, body: Body, put_back: Callable[[], None], hang_up: Callable[[], None]) -> None:
@@ -167,14 +169,14 @@ class DirectAnswer(httpx.SyncByteStream):
             raise as_httpx(exc) from exc.__cause__ or exc
 
     def close(self) -> None:
-        """Keep the connection for the next request if it can be used again, otherwise close it."""
+        """Keep the connection for the next request if it can be reused; otherwise close it."""
         if self._is_over:
             self._put_back()
         else:
             self._hang_up()
 
     def as_response(self) -> httpx.Response:
-        """Return the answer in httpx's form."""
+        """Return the response as an `httpx.Response`."""
         head = self._head
         return httpx.Response(
             head.status, headers=head.headers(), stream=self, extensions={"reason_phrase": head.reason}
@@ -182,7 +184,7 @@ class DirectAnswer(httpx.SyncByteStream):
 
 
 def _plain(stream: GuardedStream, received: bytes, timeout: float) -> tuple[_Head, Body] | None:
-    """Return an answer that is plain, otherwise None."""
+    """Return a response if it is plain, otherwise None."""
     found = _PLAIN.match(received)
     if found is None:
         return None
@@ -235,10 +237,10 @@ def _plain_body(stream: GuardedStream, start: bytes, length: int, timeout: float
 
 
 def _by_h11(stream: GuardedStream, received: bytes, timeout: float) -> tuple[_Head, Body]:
-    """Return an answer that h11 understands.
+    """Return a response that h11 has parsed.
 
     Raises:
-        httpcore.RemoteProtocolError: It is not HTTP.
+        httpcore.RemoteProtocolError: The response is not HTTP.
     """
     parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MOST_INCOMPLETE)
     parser.send(h11.Request(method="GET", target="/", headers=[("Host", "")]))  # as if it had sent the request

@@ -41,7 +41,7 @@ from .trust import create_ssl_context
 
 _MOST_REDIRECTS = 5  # redirects of one image
 _REMEMBERED = 4096  # hosts whose headers are kept
-# What a transport raises, injected ones too.
+# The exceptions that transports raise, including injected ones.
 _PROBLEMS = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError, RuntimeError, zlib.error)
 _HEADERS = {"Connection": "keep-alive", "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
 
@@ -118,7 +118,7 @@ class Fetcher:
                 raise RowError(ErrorCode.UNSUPPORTED_SCHEME, join_hint(said, explain_reference(url)))
 
     def close(self) -> None:
-        """Close the fetcher: fetches in progress fail within moments, waiting ones do not start."""
+        """Close the fetcher: fetches in progress fail within moments, and waiting ones do not start."""
         if sys.is_finalizing():  # a fork has no threads, but the locks that they held stay locked
             return
         self._closing.set()
@@ -160,7 +160,7 @@ class Fetcher:
 
     def _target(self, url: str) -> Target:
         if isinstance(self._transport, GuardedTransport):
-            self._transport.prepare()  # before the host is known, because rows of a known host come here no more
+            self._transport.prepare()  # before the host is known, because rows of a known host no longer get here
         try:
             return self._targets.find(url)
         except ValueError as exc:
@@ -178,7 +178,7 @@ class Fetcher:
         raise AssertionError("the last try returns or raises")
 
     def _wait(self, error: RowError, tries: int, clock: Clock) -> bool:
-        """Wait before the next try; return False if no time or retry is left, or the run is closing."""
+        """Wait before the next attempt; return False if no time or retry is left, or the run is closing."""
         pause = backoff_s(tries)
         if isinstance(error, RefusedError) and error.retry_after is not None:
             if error.retry_after > LONGEST_RETRY_AFTER_S:
@@ -205,7 +205,7 @@ class Fetcher:
         raise RowError(ErrorCode.REDIRECT_ERROR, f"more than {_MOST_REDIRECTS} redirects")
 
     def _ask(self, target: Target, first: Target, clock: Clock) -> bytes | Target:
-        """Send a request and return the body, or where the answer redirects to."""
+        """Send a request and return the body, or the target of a redirect."""
         answer = self._send(target, first)
         try:
             if isinstance(answer, DirectAnswer):
@@ -217,7 +217,7 @@ class Fetcher:
             answer.close()
 
     def _send(self, target: Target, first: Target) -> httpx.Response | DirectAnswer:
-        """Send a request; return its answer only if there is nothing to do but to read its body."""
+        """Send a request; return the response only if all that is left is to read its body."""
         if not (isinstance(self._transport, GuardedTransport) and self._transport.is_direct):
             request = self._request(target, first)
             response = self._transport.handle_request(request)
@@ -252,7 +252,7 @@ class Fetcher:
                 return RowError(ErrorCode.REDIRECT_ERROR, str(exc))
             case httpx.RemoteProtocolError():
                 return RowError(ErrorCode.BAD_RESPONSE, str(exc))
-        if self._closing.is_set():  # and so the client, while this thread uses it
+        if self._closing.is_set():  # which closes the client while this thread uses it
             return RowError(ErrorCode.CONNECT_ERROR, "the run was closed")
         return RowError(ErrorCode.BAD_RESPONSE, str(exc) or type(exc).__name__)
 

@@ -1,4 +1,4 @@
-"""Hints for references that cannot be read: what the writer probably meant, to add to the system's reason.
+"""Hints for references that cannot be read: what the author probably meant, in addition to the system's reason.
 
 These are only hints: no file is read except the one that a row names.
 """
@@ -43,7 +43,7 @@ def is_base64_image(text: str) -> bool:
         return False
     if _IMAGE_IN_BASE64.match(text):
         return True
-    start = text[:200]  # base64 of something else; names made of a hash have only digits and lower-case letters
+    start = text[:200]  # base64 of something else; names that are hashes have only digits and lower-case letters
     return len(text) >= 100 and start.lower() != start != start.upper() and any(c.isdigit() for c in start)
 
 

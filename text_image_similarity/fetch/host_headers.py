@@ -120,10 +120,14 @@ def _read(path: str | os.PathLike[str]) -> list[tuple[str, object]]:
 
 def _checked(host: str, headers: object) -> dict[str, str]:
     if not isinstance(headers, Mapping):
-        raise ConfigError(f"headers_file: {host[:100]!r} must be an object of headers and their values")
+        raise ConfigError(
+            f"headers_file: the value of {host[:100]!r} must be an object that maps header names to values"
+        )
     for name, value in headers.items():
         if not _NAME.fullmatch(name) or name.lower() in _OURS:
             raise ConfigError(f"headers_file: {name[:50]!r} of {host[:100]!r} is not a header that can be set")
         if not isinstance(value, str) or not _VALUE.fullmatch(value):
-            raise ConfigError(f"headers_file: {name} of {host[:100]!r} must be text in ASCII on one line")
+            raise ConfigError(
+                f"headers_file: the value of {name} for {host[:100]!r} must be a single line of ASCII text"
+            )
     return dict(headers)

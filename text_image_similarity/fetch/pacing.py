@@ -17,7 +17,7 @@ _REMEMBERED = 4096  # idle hosts to remember
 
 
 class Clock:
-    """The time spent on a row and on its current try; it pauses while the row waits for a host.
+    """The time spent on a row and on its current attempt; it pauses while the row waits for a host.
 
     Attributes:
         host: The host of the last request.
@@ -37,7 +37,7 @@ class Clock:
         self.end = min(self.row_end, self._began + timeout_s)
 
     def spent(self) -> float:
-        """Return the seconds spent on the current try."""
+        """Return the seconds spent on the current attempt."""
         return time.monotonic() - self._began
 
     def stand_since(self, began: float) -> None:
@@ -50,8 +50,8 @@ class Clock:
 class _Host:
     retries: float
     busy: int = 0
-    waiting: int = 0  # rows that want a place
-    freed: Condition | None = None  # a place; made for the first row that waits
+    waiting: int = 0  # rows that wait for a slot
+    freed: Condition | None = None  # notified when a slot is free; created for the first row that waits
     ready_at: dict[Hashable, float] = field(default_factory=dict)  # for each client that received a `Retry-After`
 
     def is_awaited(self) -> bool:
@@ -59,7 +59,7 @@ class _Host:
 
 
 class _Slot:
-    """One of a host's places, held during a block; as a generator, it would take three times as long."""
+    """One of a host's slots, held during a block; as a generator, it would take three times as long."""
 
     __slots__ = ("_clock", "_host", "_hosts", "_known")
 
@@ -77,7 +77,7 @@ class Hosts:
     """Limits the concurrent requests to each host, and its retries; forgets idle hosts.
 
     Args:
-        per_host: Concurrent requests to a host.
+        per_host: Maximum number of concurrent requests to a host.
         closing: Set when the run ends.
         free_retries: Retries that a host has before it has earned any, 1 or more.
     """
@@ -88,10 +88,10 @@ class Hosts:
         self._free = free_retries
         self._known: dict[str, _Host] = {}
         self._lock = RLock()
-        self._patience = Condition(self._lock)  # of rows that wait for a time; nothing notifies them
+        self._patience = Condition(self._lock)  # for rows that wait until a certain time; nothing notifies them
 
     def slot(self, host: str, clock: Clock) -> _Slot:
-        """Hold one of a host's places during a block, after waiting until the host accepts requests."""
+        """Hold one of a host's slots during a block, after waiting until the host accepts requests."""
         return _Slot(self, host, clock)
 
     def _enter(self, host: str, clock: Clock) -> _Host:
@@ -111,12 +111,12 @@ class Hosts:
         with self._lock:
             known.busy -= 1
             if known.freed is not None and known.waiting:
-                known.freed.notify()  # one row alone, because each that wakes takes the interpreter from those that work
+                known.freed.notify()  # only one row, because each one that wakes takes the interpreter from those that work
             else:
                 self._forget(host, known)
 
     def _must_wait(self, known: _Host | None, clock: Clock) -> bool:
-        """Wait for a moment, unless the run is closing; return False if there is nothing to wait for."""
+        """Wait for a short time, unless the run is closing; return False if there is nothing to wait for."""
         if self._closing.is_set():
             raise RowError(ErrorCode.CONNECT_ERROR, "the run was closed")
         if known is None:

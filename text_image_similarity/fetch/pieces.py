@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_PIECES = 8192  # pieces; if there are more, each must have on average at least this many bytes:
+_PIECES = 8192  # number of pieces; if there are more, they must have on average at least this many bytes:
 _PIECE_BYTES = 64
 
 

@@ -1,4 +1,4 @@
-"""Parsing references: unambiguous http(s) URLs, `data:` URLs and paths.
+"""Parse references: unambiguous http(s) URLs, `data:` URLs and paths.
 
 The raw text is checked before a URL library normalises it, because a check is useless if it reads a URL differently
 from the code that connects. User names, backslashes and control characters are refused, and so are addresses in
@@ -128,7 +128,9 @@ def file_url_path(url: str) -> Path:
     """Return the local path of a `file:` URL."""
     authority = _ABSOLUTE.match(url)
     if len(url) > MOST_URL or (authority and len(authority.group(1)) > _MOST_AUTHORITY):
-        raise RowError(ErrorCode.INVALID_URL, f"a file: URL of {len(url):,} characters is too long, or its host is")
+        raise RowError(
+            ErrorCode.INVALID_URL, f"the file: URL is too long ({len(url):,} characters), or its host is too long"
+        )
     try:
         parts = urlsplit(url)
     except ValueError as exc:
@@ -159,7 +161,7 @@ def data_url_bytes(url: str, most: int) -> bytes:
     if len(sent) - 2 * sent.count(b"%") > (2 * most if base64 else most):
         raise RowError(ErrorCode.TOO_MANY_BYTES, f"more than {most:,} bytes")
     if base64 and len(sent) % 4 == 0 and not sent.endswith(b"==="):
-        with suppress(ValueError):  # several times as fast, if there is nothing to forgive
+        with suppress(ValueError):  # several times as fast, if there is nothing to correct
             return b64decode(sent, validate=True)
     try:
         raw = _unescaped(sent)
@@ -199,5 +201,5 @@ def _unescaped(text: bytes) -> bytes:
 
 def _unescaped_piece(text: bytes) -> bytes:
     if found := _NO_ESCAPE.search(text):
-        raise ValueError(f"{found.group()!r} escapes nothing")
+        raise ValueError(f"{found.group()!r} is not a valid escape")
     return text.replace(b"\\", b"%5c").replace(b"%", b"\\x").decode("unicode_escape").encode("latin-1")

@@ -1,4 +1,4 @@
-"""Reading responses: status, `Retry-After`, opt-out, and body."""
+"""Read responses: status, `Retry-After`, opt-out, and body."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .pieces import are_too_small
 
 _AGENT = "text-image-similarity"
 
-_EXPANDING = Lock()  # otherwise, threads that receive bombs would take every core from those that decode
+_EXPANDING = Lock()  # otherwise, threads that receive bombs would take all cores from those that decode
 _COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"})
 _SMALL = 512  # bytes; after every few smaller pieces, other threads get a turn
 _STEP = 1024 * 1024  # bytes decompressed from a chunk at a time
@@ -55,7 +55,7 @@ def check_status(response: httpx.Response) -> None:
 
 
 def explain_proxy(said: str) -> str:
-    """Return a proxy's answer as a sentence, with advice if it requires a login."""
+    """Return a proxy's response as a sentence, with advice if it requires a login."""
     return f"the proxy says {said}{_wanted_login(said)}"
 
 
@@ -64,7 +64,7 @@ def _wanted_login(said: str) -> str:
 
 
 def retry_after_s(retry_after: str | None) -> float | None:
-    """Return the seconds of a Retry-After header, which holds seconds or a date (RFC 9110, section 10.2.3)."""
+    """Return the seconds of a Retry-After header, which contains seconds or a date (RFC 9110, section 10.2.3)."""
     if retry_after is None:
         return None
     if retry_after.strip().isdecimal():
@@ -117,7 +117,7 @@ def expanded(chunks: Iterable[bytes], encoding: str, most: int) -> Iterator[byte
             yield piece
         check_bytes(received, most)
     if unzip is not None and received and not unzip.eof:
-        raise RowError(ErrorCode.BAD_RESPONSE, "the compressed content breaks off")
+        raise RowError(ErrorCode.BAD_RESPONSE, "the compressed content is truncated")
 
 
 def body_of(response: httpx.Response, most: int) -> Iterator[bytes]:

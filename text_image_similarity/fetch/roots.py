@@ -1,4 +1,4 @@
-"""Checking the local files that a table names, which must be under one folder.
+"""Check the local files that a table names, which must be under one folder.
 
 Paths are checked after `..` and links are resolved. In the hub's cache, where a data set's files are links
 to its folder `blobs`, that folder is allowed as well.

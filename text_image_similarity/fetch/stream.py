@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 HEAD_BYTES = 64 * 1024  # bytes of a response before its content: status line, headers, and interim responses
 
-# What a connection raises.
+# The exceptions that a connection raises.
 FAILURES = (
     httpcore.TimeoutException,
     httpcore.NetworkError,
@@ -34,7 +34,7 @@ FAILURES = (
     httpcore.ProxyError,
     httpcore.UnsupportedProtocol,
 )
-_LONGEST_S = 24 * 3600.0  # longest single wait that the system is asked for
+_LONGEST_S = 24 * 3600.0  # longest single wait to request from the system
 
 _deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
 _head: ContextVar[Head | None] = ContextVar("head", default=None)
@@ -42,7 +42,7 @@ _head: ContextVar[Head | None] = ContextVar("head", default=None)
 
 @dataclass(slots=True)
 class Head:
-    """The state of reading a response's head: the bytes left to it, and whether its connection was used before."""
+    """The state of reading a response head: how many bytes may follow, and whether its connection was used before."""
 
     left: int = HEAD_BYTES
     reused: bool = False
@@ -65,7 +65,7 @@ class row_deadline:  # noqa: N801 - used as a function, which as a generator wou
 
 @contextmanager
 def head_of_an_answer(read: int = 0) -> Iterator[Head]:
-    """Limit what this thread reads during a block to the size of a response's head, of which some bytes are read."""
+    """Limit what this thread reads during a block to the size of a response head, some of which may have been read."""
     head = Head(HEAD_BYTES - read)
     token = _head.set(head)
     try:
@@ -75,7 +75,7 @@ def head_of_an_answer(read: int = 0) -> Iterator[Head]:
 
 
 def time_left(timeout: float | None, now: float | None = None) -> float:
-    """Return the seconds that a call may take: those given, but not more than the row has left."""
+    """Return the seconds that a call may take: the given number, but no more than the row has left."""
     left = _deadline.get() - (time.monotonic() if now is None else now)
     if left <= 0:
         raise httpcore.ReadTimeout("the row's time is used up")
@@ -83,16 +83,16 @@ def time_left(timeout: float | None, now: float | None = None) -> float:
 
 
 def as_httpx(problem: Exception) -> Exception:
-    """Return an exception of httpcore's as httpx's, which has the same name."""
+    """Return an httpcore exception as the httpx exception of the same name."""
     found: Exception = getattr(httpx, type(problem).__name__)(str(problem))
     return found
 
 
 class GuardedStream(httpcore.NetworkStream):
-    """A connected socket, plain or in TLS, that waits only in `_in_time`.
+    """A connected socket, plain or with TLS, that waits only in `_in_time`.
 
-    A timeout of the socket itself would take three system calls for each read, around each of which threads change
-    places.
+    A timeout on the socket itself would take three system calls for each read, and threads would switch around each of
+    them.
     """
 
     def __init__(self, connected: socket.socket) -> None:
@@ -225,7 +225,9 @@ class GuardedStream(httpcore.NetworkStream):
         seconds = min(max(seconds, 0.0), _LONGEST_S)
         if sys.platform == "win32":
             return any(select.select(*([], [self._socket]) if to_write else ([self._socket], []), [], seconds))
-        self._poll.register(self._socket, select.POLLOUT if to_write else select.POLLIN)  # in place of the latest one
+        self._poll.register(
+            self._socket, select.POLLOUT if to_write else select.POLLIN
+        )  # replaces the previous registration
         return bool(self._poll.poll(seconds * 1000))
 
     def _check_open(self) -> None:

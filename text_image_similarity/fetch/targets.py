@@ -1,4 +1,4 @@
-"""Where requests go: the parts of http(s) URLs, of which the part before the path is parsed once for many URLs."""
+"""Targets of requests: the parts of http(s) URLs, whose part before the path is parsed once for many URLs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import httpx
 
 from .references import MOST_URL, http_url
 
-# Paths and queries that httpx.URL leaves as they are; a segment that begins with a dot may be one that it removes.
+# Paths and queries that httpx.URL leaves unchanged; it may remove a segment that begins with a dot.
 _SIMPLE = re.compile(
     r"(https?://[^/?#]+)"
     r"(/(?:[A-Za-z0-9_~!$&'()*+,;=:@/-]++|(?<!/)\.|%[0-9A-Fa-f]{2})*+(?:\?[A-Za-z0-9_~!$&'()*+,;=:@/.?%-]*+)?)"
@@ -18,13 +18,13 @@ _REMEMBERED = 4096  # hosts
 
 
 class Origin(NamedTuple):
-    """A server, as URLs name it.
+    """A server, as named in URLs.
 
     Attributes:
         scheme: `http` or `https`.
-        host: Host name, or an address, as it is shown.
-        ascii_host: The same as it is looked up and compared with certificates.
-        port: Port; None is the scheme's default.
+        host: Host name or address, for display.
+        ascii_host: The same in ASCII, for look-ups and for comparison with certificates.
+        port: Port; None means the scheme's default.
     """
 
     scheme: str
@@ -66,7 +66,7 @@ class Targets:
         self._known: dict[str, Origin] = {}  # by everything before the path
 
     def known(self, text: str) -> Target | None:
-        """Return the target of a simple URL, without anything around it, of a host that `find` has seen; or None."""
+        """Return the target of a simple URL if `find` has seen its host; otherwise None."""
         found = _SIMPLE.fullmatch(text)
         if not found or len(text) > MOST_URL or (origin := self._known.get(found[1])) is None:
             return None

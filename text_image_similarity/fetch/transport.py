@@ -1,7 +1,7 @@
 """The network transport for httpx: it connects only to checked addresses, and enforces a row's deadline on reads.
 
 httpx itself limits each read, not their sum, and resolves a name again after any check of it. Here, every connection,
-also after a redirect, goes to the address that was checked, while Host and SNI keep the name.
+even after a redirect, goes to the address that was checked, while Host and SNI keep the name.
 
 A proxy is used only if it is configured, and is then trusted. Its targets are checked first: literal addresses, and
 names as far as they can be resolved here. A SOCKS proxy then gets the checked address (`socks5`); all others resolve
@@ -32,8 +32,8 @@ from .trust import LOCKS_HANDSHAKES, create_ssl_context
 class GuardedTransport(httpx.BaseTransport):
     """An httpx transport over persistent, guarded connections.
 
-    Every thread has its own small pool: httpcore's pool examines all its connections for each request, some with a
-    system call, so one pool for 32 threads would spend more time on its list than on the network.
+    Every thread has its own small pool, because httpcore's pool examines all its connections for each request, some
+    with a system call; one pool for 32 threads would spend more time on its list than on the network.
 
     Args:
         limits: Limits; `connect_s` and those on addresses and ports are used.
@@ -73,7 +73,7 @@ class GuardedTransport(httpx.BaseTransport):
         return self._proxy is None
 
     def get(self, target: Target, headers: bytes, times: Times) -> DirectAnswer:
-        """Send a GET request to its host and return the answer; see `Direct.get`."""
+        """Send a GET request to its host and return the response; see `Direct.get`."""
         if target.origin.scheme == "https":
             self._own_ssl_context()
             self._check_trusted()

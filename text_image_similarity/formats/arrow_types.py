@@ -1,4 +1,4 @@
-"""Converting Arrow types: dense while rows are cut, with dictionaries when stored, plain values for text and JSON."""
+"""Convert Arrow types: dense while rows are cut, with dictionaries when stored, plain values for text and JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from ..errors import TableError
 
 _AT_ONCE = 64  # values
-_OUT_OF_RANGE = "<value out of range"  # what Arrow writes for a date that it cannot format
+_OUT_OF_RANGE = "<value out of range"  # Arrow's text for a date that it cannot format
 
 
 def dense(kind: pa.DataType) -> pa.DataType:
@@ -34,7 +34,7 @@ def stored(kind: pa.DataType) -> pa.DataType:
 def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     """Return a type that holds the values of both without loss, or None; a null type, at any depth, is replaced by the other type.
 
-    Texts, bytes, integers, floats, decimals of one scale, and times of one zone may differ in width or unit.
+    Text, bytes, integers, floats, decimals of one scale, and times in one zone may differ in width or unit.
     """
     types = pa.types
     if one == other or types.is_null(other):
@@ -236,7 +236,7 @@ def _unspeakable(name: str, kind: pa.DataType, reason: str) -> TableError:
 
 def _holds(kind: pa.DataType, test: Callable[[pa.DataType], bool]) -> bool:
     if isinstance(kind, pa.BaseExtensionType):
-        return kind.extension_name != "arrow.uuid" and _holds(kind.storage_type, test)  # a UUID has a text
+        return kind.extension_name != "arrow.uuid" and _holds(kind.storage_type, test)  # a UUID has a text form
     if pa.types.is_dictionary(kind):
         return _holds(kind.value_type, test)
     if pa.types.is_nested(kind):

@@ -1,4 +1,4 @@
-"""Expanding braces in file names, as in shells: `{00000..00127}` and `{train,test}`."""
+"""Expand braces in file names, as in shells: `{00000..00127}` and `{train,test}`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checking the columns of a table before anything expensive starts."""
+"""Check the columns of a table before anything expensive starts."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def check_count(count: int, place: str) -> None:
 
 
 def check_depth(schema: pa.Schema, place: str) -> None:
-    """Make sure that no column is nested more deeply than JSON may be: each level takes a part of the stack.
+    """Make sure that no column is nested more deeply than JSON may be, because each level takes up stack space.
 
     Raises:
-        TableError: A column is.
+        TableError: A column is nested more deeply.
     """
     level = [(column.name, column.type) for column in schema]
     for _ in range(MOST_DEPTH + 1):
         level = [(name, kind.field(at).type) for name, kind in level for at in range(kind.num_fields)]
     if level:
         raise TableError(
-            f"column {level[0][0]!r} of {place} is nested more than {MOST_DEPTH} deep; write the file without the column"
+            f"column {level[0][0]!r} of {place} is nested more than {MOST_DEPTH} levels deep; write the file without the column"
         )
 
 

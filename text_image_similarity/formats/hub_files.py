@@ -1,6 +1,6 @@
 """Files of data sets on the hub, `hf://datasets/<owner>/<name>[@revision]/<path>`, from the hub or its cache.
 
-The hub is contacted first, with a short timeout. If it answers, fsspec streams the files; otherwise, files that `hf
+The hub is contacted first, with a short timeout. If it responds, fsspec streams the files; otherwise, files that `hf
 download` or `datasets` left in the hub's cache are read.
 """
 

@@ -1,4 +1,4 @@
-"""Removing and adding members in a JSON object's text, without changing the text of other members."""
+"""Remove and add members in a JSON object's text, without changing the text of other members."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing tables with added columns, in parts that are joined at the end.
+"""Write tables with added columns, in parts that are joined at the end.
 
 A part is the output for consecutive rows, without header or footer, so a run that was stopped can keep its parts.
 """

@@ -1,4 +1,4 @@
-"""Making sure that outputs are not inputs: a table must not overwrite itself or become part of the next run's input."""
+"""Make sure that outputs are not inputs: a table must not overwrite itself or become part of the next run's input."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class ParquetTable:
 
     def __post_init__(self) -> None:
         schemas = [self._look_at(place) for place in self.files]
-        if any(self._counts):  # the types in a file without rows do not matter
+        if any(self._counts):  # the types of a file without rows do not matter
             schemas = [
                 schema if count else _untyped(schema) for schema, count in zip(schemas, self._counts, strict=True)
             ]
@@ -143,7 +143,9 @@ class ParquetTable:
         """Return the columns to read, in order."""
         names = batch.schema.names
         order = [place for place, name in enumerate(names) if name not in self.dropped]
-        if [names[place] for place in order] != self.schema.names:  # columns in another order, and with unique names
+        if [
+            names[place] for place in order
+        ] != self.schema.names:  # columns in a different order, and with unique names
             order = [names.index(name) for name in self.schema.names]
         return batch.select(order)
 
@@ -224,12 +226,12 @@ def _check_lists(metadata: pq.FileMetaData, file: str) -> None:
             if column.num_values > max(_PACKED_VALUES, _PACKED * column.total_compressed_size):
                 raise TableError(
                     f"column {name!r} of {file} has {column.num_values:,} values in {column.total_compressed_size:,} bytes, more than "
-                    f"{_PACKED} in each; write the file in smaller row groups, or without the column"
+                    f"{_PACKED} per byte; write the file in smaller row groups, or without the column"
                 )
             if column.num_values > max(_LIST_VALUES, _ROW_VALUES * group.num_rows):
                 raise TableError(
                     f"column {name!r} of {file} has {column.num_values:,} values in {group.num_rows:,} rows, more than {_ROW_VALUES:,} "
-                    "in each; shorten its lists, or write the file without the column"
+                    "per row; shorten its lists, or write the file without the column"
                 )
 
 

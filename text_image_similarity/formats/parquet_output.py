@@ -1,4 +1,4 @@
-"""Writing Parquet. Its parts are Arrow streams, which are written and read without any encoding."""
+"""Write Parquet. Its parts are Arrow streams, which are written and read without any encoding."""
 
 from __future__ import annotations
 

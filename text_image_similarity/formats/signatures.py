@@ -1,4 +1,4 @@
-"""Recognising files by their first bytes, if their name is wrong."""
+"""Recognise files by their first bytes, if their name is wrong."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class Calibration:
             UsageError: The prior is not between 0 and 1.
         """
         if prior is not None and not 0 < prior < 1:
-            raise UsageError(f"prior={prior!r} must be a share between 0 and 1")
+            raise UsageError(f"prior={prior!r} must be a number between 0 and 1")
         shift = 0.0 if prior is None else _logit(prior) - _logit(self.prior)  # Bayes, in log odds
         return _expit(self.slope * np.asarray(scores, np.float64) + self.intercept + shift)
 

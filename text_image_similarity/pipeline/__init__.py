@@ -1,4 +1,4 @@
-"""Scoring and embedding records, images and captions: `Scorer`, and functions for single calls.
+"""Score and embed records, images and captions: `Scorer`, and functions for single calls.
 
 records -> distinct images -> fetch, decode, resize (threads) -> batches -> encode -> score -> ordered results
 """

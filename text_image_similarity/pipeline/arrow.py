@@ -1,4 +1,4 @@
-"""Scoring Arrow batches, for the tasks of Spark and Ray Data."""
+"""Score Arrow batches, for the tasks of Spark and Ray Data."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def score_batches(
         for batch, first in results:
             others = islice(results, batch.num_rows - 1)
             yield _extended(batch, [first, *(result for _, result in others)])
-    yield from (_extended(batch, []) for batch in empty)  # an empty batch may be the only one that has the columns
+    yield from (
+        _extended(batch, []) for batch in empty
+    )  # if all batches are empty, one of them must provide the columns
 
 
 def _extended(batch: pa.RecordBatch, results: list[ScoreResult]) -> pa.RecordBatch:

@@ -25,7 +25,7 @@ from .scorer import Scorer
 from .session import through
 from .sources import ImageSource
 
-# The seven prompts that work as well as all 80, according to OpenAI's notebook "Prompt Engineering for ImageNet".
+# Seven prompts that work as well as all 80, according to OpenAI's notebook "Prompt Engineering for ImageNet".
 CLIP_TEMPLATES = (
     "itap of a {}.",
     "a bad photo of the {}.",
@@ -70,7 +70,7 @@ def classify(  # noqa: PLR0913 - what to classify, among what, how, and what tes
 
     Args:
         images: Images, as for `embed_images`; any number.
-        labels: Labels, at least one; put words that all of them share into `templates`.
+        labels: Labels, at least one; words that they all share belong in `templates`.
         config: The settings of the call, a model's name, or an open `Scorer`; None is `Config()`. The score kind does not matter.
         templates: Prompts with `{}` where the label goes; several are averaged. `pipeline.CLIP_TEMPLATES` holds
             seven of OpenAI's.

@@ -1,4 +1,4 @@
-"""Embedding images and captions, for functions that compare all with all."""
+"""Embed images and captions, for functions that compare all with all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoding batches, and finding the faulty items if that fails."""
+"""Encode batches, and find the faulty items if that fails."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ logger = logging.getLogger("text_image_similarity")
 
 
 def one_late(batches: Iterable[T], is_last: Callable[[T], bool], *, late: bool) -> Iterator[T]:
-    """Yield each batch after the next one has been taken, so that a device can compute that one in the meantime.
+    """Yield each batch after the next one has been taken, so that a device can compute the next one in the meantime.
 
     Args:
-        batches: Batches, which begin as they are taken.
-        is_last: Function that tells whether nothing may begin before this batch has been yielded.
+        batches: Batches, whose encoding begins when they are taken.
+        is_last: Function that tells whether no other batch may begin before this one has been yielded.
         late: Whether to do so; otherwise, batches are yielded as they are taken.
     """
     waiting: list[T] = []

@@ -65,14 +65,16 @@ class LocalEngine:
     def start(self, config: Config) -> ModelInfo:
         """Load the model, or keep the model of an earlier table with the same settings; see `Engine`."""
         encoder = self._encoder
-        if self._sessions is not None:  # session of an earlier table
+        if self._sessions is not None:  # the session of an earlier table
             earlier = self._sessions.latest
             earlier.close()
             encoder = encoder or (earlier.encoder if earlier.config == config else None)
         scorer = Scorer(config, encoder=encoder, transport=self._transport)
         self._sessions = Sessions(scorer, transport=self._transport)
         encoder = scorer.encoder
-        known = encoder.info.fingerprint or type(encoder).__qualname__  # at least its class distinguishes it
+        known = (
+            encoder.info.fingerprint or type(encoder).__qualname__
+        )  # without a fingerprint, at least its class distinguishes it
         return replace(encoder.info, fingerprint=known)
 
     def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:

@@ -1,4 +1,4 @@
-"""Checking arguments: a value that can mean only one thing is accepted, and any other type is refused at once.
+"""Check arguments: a value that can mean only one thing is accepted, and any other type is rejected at once.
 
 A missing value is data, and fails only its row; a value of the wrong type is a mistake in the program, and raises an
 error.
@@ -145,7 +145,7 @@ def check_record(record: object, name: str) -> None:
         wanted = "a path, a URL or an encoded file's bytes"
         raise InputTypeError.of(f"{name}.url", wanted, record.url, "score images in memory with score_images")
     if is_content(record.text) and not isinstance(record.text, EncodedImage):  # bytes may be a table's text
-        raise InputTypeError.of(f"{name}.text", "a text", record.text)
+        raise InputTypeError.of(f"{name}.text", "a string", record.text)
 
 
 def _is_plain(record: object) -> bool:
@@ -161,7 +161,7 @@ def check_tagged(row: object, name: str) -> None:
 def check_caption(text: object, name: str) -> None:
     """Raise an `InputTypeError` for a value that can only be an image or bytes; any other value fails only its row."""
     if type(text) is not str and is_content(text):
-        raise InputTypeError.of(name, "a text", text, "decode it" if isinstance(text, EncodedImage) else "")
+        raise InputTypeError.of(name, "a string", text, "decode it" if isinstance(text, EncodedImage) else "")
 
 
 def as_image(image: Any, name: str) -> Any:
@@ -246,7 +246,7 @@ def check_reference(reference: object, name: str) -> None:
 def check_text(text: object, name: str) -> None:
     """Raise an `InputTypeError` unless a value is a text or missing."""
     if not (is_missing(text) or isinstance(text, str)):
-        raise InputTypeError.of(name, "a text", text)
+        raise InputTypeError.of(name, "a string", text)
 
 
 def check_encoder(encoder: Encoder) -> Encoder:

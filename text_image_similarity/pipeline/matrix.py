@@ -1,4 +1,4 @@
-"""Scores of every image with every caption: the whole matrix, or tile by tile if it does not fit in memory."""
+"""Score every image with every caption: the whole matrix, or tile by tile if it does not fit in memory."""
 
 from __future__ import annotations
 

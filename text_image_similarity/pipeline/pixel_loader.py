@@ -1,4 +1,4 @@
-"""Loading images: from a reference to the encoder's input, by reading, decoding and resizing.
+"""Load images: read, decode and resize them, from a reference to the encoder's input.
 
 The threads of runs, of the service and of feeder processes all use this, so they get the same pixels and errors.
 """

@@ -18,7 +18,8 @@ Outcome = Vector | RowError
 Batches = Generator[tuple[Sequence[Tag], Sequence[Item]]]  # tags of consecutive rows, and their results, in order
 
 
-# Rows are tuples on their way through a run, and columns in a batch: an object for each takes as long as its score.
+# Rows are tuples on their way through a run, and columns in a batch: creating an object for each row would take as long
+# as scoring it.
 
 # A row that enters a run: the caller's tag, the key of its image, the source of the image (or the row's error, or its
 # result if that is known), its caption, and its reference captions. Rows with the same key share one image; None is the
@@ -71,7 +72,7 @@ class PendingImage:
         self.outcome, self.content = outcome, None
 
 
-# A row in the look-ahead: the caller's tag, its image (or the error that fails the row whatever the image is, or a
+# A row in the look-ahead: the caller's tag, its image (or the error that fails the row regardless of the image, or a
 # result that is already known), its caption, the size of its own content in bytes, and its reference captions.
 PendingRow = tuple[Tag, PendingImage | RowError | ScoreResult, str, int, Sequence[str]]
 
@@ -81,7 +82,7 @@ class RowBatch(Generic[Tag]):
 
     Args:
         rows: Rows of one part, of which no image is still loading.
-        new: Images to encode, copies together.
+        new: Images to encode, with copies grouped together.
         ends_part: Whether they are the last rows of their part.
     """
 
@@ -103,7 +104,7 @@ class RowBatch(Generic[Tag]):
 
 
 class DeferredErrors(Generic[Item]):
-    """An iterable whose exception is raised only after the earlier rows have their results."""
+    """Wraps an iterable so that its exception is raised only after the earlier rows have their results."""
 
     def __init__(self, rows: Iterable[Item]) -> None:
         self._rows = iter(rows)

@@ -29,7 +29,7 @@ from .stages import Stages, cut_of, vectors_of
 from .stats import RunStats
 
 _AHEAD_BYTES = 256 * 1024 * 1024  # bytes that also limit the look-ahead, so that large rows do not fill the memory
-_AHEAD_KNOWN = 64  # times the look-ahead, for rows that already have their result and need no loading
+_AHEAD_KNOWN = 64  # multiple of the look-ahead for rows that already have their result and need no loading
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Run(Generic[Item, Tag]):
         self._images: Recent[Hashable, PendingImage] = Recent(2 * self._look_ahead)
         self._in_progress: dict[Hashable, list[PendingImage]] = {}  # images that a device is encoding
         self._waiting: deque[PendingRow[Tag] | None] = deque()  # None is the end of a part
-        self._problem: Exception | None = None  # of reading rows
+        self._problem: Exception | None = None  # that occurred while rows were read
         self._ahead = 0  # waiting rows that need a score
         self._ahead_bytes = 0  # bytes of these rows: data: URLs and images in memory may be large
 
@@ -102,14 +102,16 @@ class Run(Generic[Item, Tag]):
             yield [(tag, image.key) for tag, image in zip(batch.tags, images, strict=True)], outcomes
 
     def _begin(self, batch: RowBatch[Tag]) -> Callable[[], tuple[Mapping[str, Outcome], set[str]]]:
-        """Begin to encode a batch, and return the function that waits for its captions and for those that were cut.
+        """Begin to encode a batch, and return a function that waits for its captions and for those that were cut.
 
-        Captions are tokenized here, not on a thread of their own: passing them there and back takes longer.
+        Captions are tokenized here, not on a separate thread, because passing them there and back would take longer.
         """
         captions, new = self._known_captions(batch.captions())
         texts = list(new)
         wait_for_images = self._begin_images(batch.new)
-        tokens = self._stages.tokens(texts)  # while a device that computes beside this process encodes the images
+        tokens = self._stages.tokens(
+            texts
+        )  # in the meantime, a device that computes in parallel with this process encodes the images
         wait_for_captions = self._stages.begin_captions(texts, tokens)
         cut = cut_of(texts, tokens) | self._stages.cut_among(list(captions))
 
@@ -120,7 +122,7 @@ class Run(Generic[Item, Tag]):
         return encoded
 
     def _batches(self, rows: Iterator[Row[Tag, Item] | None]) -> Iterator[RowBatch[Tag]]:
-        """Start rows with a bounded look-ahead, and yield them in batches; an exception comes after the earlier rows."""
+        """Start rows with a bounded look-ahead, and yield them in batches; exceptions come after the earlier rows."""
         process = os.getpid()
         try:
             self._refill(rows)
@@ -139,7 +141,7 @@ class Run(Generic[Item, Tag]):
         new: dict[Hashable, list[PendingImage]] = {}
         size, scored, waiting, ends_part = self._config.batch_size, 0, self._waiting, False
         while waiting and not ends_part and len(new) < size and scored < 4 * size and len(rows) < _AHEAD_KNOWN * size:
-            if (row := waiting.popleft()) is None:  # the end of a part without rows, or whose last row was large
+            if (row := waiting.popleft()) is None:  # the end of a part that has no rows, or whose last row was large
                 ends_part = True
                 continue
             rows.append(row)
@@ -148,7 +150,7 @@ class Run(Generic[Item, Tag]):
             if isinstance(image, PendingImage) or not isinstance(image, ScoreResult):  # the first is faster
                 scored += 1
                 self._ahead -= 1
-            if self._ahead + size <= self._look_ahead:  # a batch at a time, so that asking costs little
+            if self._ahead + size <= self._look_ahead:  # in whole batches, so that this check costs little
                 self._refill(to_come)
             if isinstance(image, PendingImage) and image.outcome is None:
                 self._sort_in(image, new)
@@ -159,14 +161,14 @@ class Run(Generic[Item, Tag]):
         return RowBatch(rows, list(new.values()), ends_part)
 
     def _refill(self, rows: Iterator[Row[Tag, Item] | None]) -> None:
-        """Start further rows, up to the look-ahead."""
+        """Start more rows, up to the look-ahead."""
         waiting, most = self._waiting, _AHEAD_KNOWN * self._look_ahead
         try:
             while self._ahead < self._look_ahead and self._ahead_bytes < _AHEAD_BYTES and len(waiting) < most:
                 waiting.append(self._started(next(rows)))
         except StopIteration:
             return
-        except Exception as exc:  # raised again once the earlier rows are out
+        except Exception as exc:  # raised again after the earlier rows
             self._problem = exc
 
     def _started(self, row: Row[Tag, Item] | None) -> PendingRow[Tag] | None:
@@ -199,8 +201,8 @@ class Run(Generic[Item, Tag]):
             if image not in twins:
                 twins.append(image)
             return
-        # Vectors that this part encoded take precedence over remembered ones, so that results do not depend on timing; an
-        # image of this batch is encoded, whatever another thread has remembered since.
+        # Vectors that this part encoded take precedence over remembered ones, so that results do not depend on timing;
+        # an image of this batch is encoded even if another thread has remembered it since.
         vector = None if key in new else self._embeddings.get(key, content.vector)
         if vector is not None:
             image.finish(vector)
@@ -230,7 +232,7 @@ class Run(Generic[Item, Tag]):
         return self._stages.load(partial(self._read, item))
 
     def _begin_images(self, images: Sequence[list[PendingImage]]) -> Callable[[], None]:
-        """Begin to encode images, and return the function that waits for them, and gives each its outcome."""
+        """Begin to encode images, and return a function that waits for them and assigns each its outcome."""
         mine: dict[Hashable, list[PendingImage]] = {twins[0].key or id(twins[0]): twins for twins in images}
         self._in_progress |= mine
         pixels = [content.pixels for twins in images if (content := twins[0].content)]

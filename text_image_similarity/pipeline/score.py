@@ -1,4 +1,4 @@
-"""Scoring: `score` returns an array, `score_pairs` takes references, `score_images` takes images in memory.
+"""Score pairs: `score` returns an array, `score_pairs` takes references, `score_images` takes images in memory.
 
 Each call opens its own `Scorer` and closes it at the end; for many calls, keep one open.
 """

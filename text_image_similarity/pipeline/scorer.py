@@ -77,7 +77,7 @@ class Scorer:
         self._begin()
 
     def _begin(self) -> None:
-        """Start with only the file of the embedding cache open."""
+        """Open only the file of the embedding cache; the rest is opened on first use."""
         self._process = os.getpid()
         # If a vector depends on the rest of its batch, a resumed run would find other vectors in memory.
         entries = REMEMBERED if as_preparing(self.encoder).batch_invariant else 0
@@ -291,7 +291,7 @@ class Scorer:
                         self._check_open()
                         yield batch
             except CancelledError:
-                self._check_open()  # otherwise the caller cancelled it
+                self._check_open()  # otherwise, the caller cancelled it
                 raise
 
         return batches()

@@ -1,4 +1,4 @@
-"""Sessions of calls: one that the caller keeps open, one that is opened for a single call, or one after another."""
+"""Sessions for calls: the caller's open one, one that is opened for a single call, or several in succession."""
 
 from __future__ import annotations
 

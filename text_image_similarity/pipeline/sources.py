@@ -1,4 +1,4 @@
-"""Converting arguments to the rows of a run: references, images in memory, rows cut into parts."""
+"""Convert arguments to the rows of a run: references, images in memory, rows cut into parts."""
 
 from __future__ import annotations
 

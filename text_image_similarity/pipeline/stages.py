@@ -28,7 +28,7 @@ from .rows import LoadedImage, Outcome
 from .stats import RunStats
 
 _AT_ONCE = (
-    32  # rows that are scored at once: arrays of more than 128 KiB come from the system, and take far longer to get
+    32  # rows that are scored at once: arrays of more than 128 KiB are allocated by the system, which takes far longer
 )
 
 
@@ -87,7 +87,7 @@ class Stages:
             with self._stats.timed("tokenize"):
                 tokens = list(self._encoder.tokenize(texts))
                 return tokens if len(tokens) == len(texts) else None
-        except Exception:  # reported caption by caption later
+        except Exception:  # later reported for each caption
             return None
 
     def cut_among(self, texts: Sequence[str]) -> set[str]:
@@ -123,7 +123,7 @@ class Stages:
 
     @property
     def overlaps(self) -> bool:
-        """Whether a batch is computed beside this process, so that the next one should begin before its result is read."""
+        """Whether batches are computed in parallel with this process; the next should then begin before one is read."""
         return self._overlapping is not None
 
     def begin_images(self, pixels: list[Any]) -> Callable[[], list[Outcome]]:
@@ -248,7 +248,7 @@ def open_cache(
     """Open the embedding cache that `config` names, if it names one.
 
     Args:
-        max_entries: Most embeddings in a file; Redis has its own limits.
+        max_entries: Maximum number of embeddings in a file; Redis has its own limits.
         watch: Observer of the calls to Redis.
 
     Raises:

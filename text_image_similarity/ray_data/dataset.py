@@ -1,4 +1,4 @@
-"""Scoring a Ray dataset on actors, each of which loads the model once."""
+"""Score a Ray dataset on actors, each of which loads the model once."""
 
 from __future__ import annotations
 

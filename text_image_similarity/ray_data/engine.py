@@ -27,7 +27,7 @@ logger = logging.getLogger("text_image_similarity")
 
 
 CALLS = 2  # parts in progress in one actor
-_RETRIES = 10  # tries of a part whose worker died, before the part is blamed
+_RETRIES = 10  # attempts at a part whose worker died, before the part is blamed
 _RESTARTS = 100  # restarts of one worker, before the machine is blamed
 _LEAVE_S = 30.0  # wait for parts in progress when the engine is closed
 
@@ -59,7 +59,7 @@ class RayEngine:
         self._settings = settings
         self._started = False
         self._actors = 0
-        self._pending: dict[Any, Any] = {}  # an actor's first answer -> the actor
+        self._pending: dict[Any, Any] = {}  # an actor's first response -> the actor
         self._busy: Counter[Any] = Counter()  # a running actor -> its parts in progress
         self._change = Condition()
 
@@ -244,7 +244,7 @@ def _answer(reference: Any, failure: str) -> Any:
     except RayError as exc:
         reason = " ".join(str(exc).split())
         raise TableError(
-            f"{failure}: Ray gave up after {_RETRIES} tries ({reason[:500]}); if images crash the workers, use --isolate-decoder"
+            f"{failure}: Ray gave up after {_RETRIES} attempts ({reason[:500]}); if images crash the workers, use --isolate-decoder"
         ) from exc
 
 

@@ -1,4 +1,4 @@
-"""Converting untrusted text to HTML that only displays it.
+"""Convert untrusted text to HTML that only displays it.
 
 All text from a table, a server or a summary passes through here. Characters that hide, reorder or break text are
 spelled out as U+202E and so on; only plain http(s) URLs become links.

@@ -1,4 +1,4 @@
-"""Writing the report: a finished table is read once, counted, and written as one page."""
+"""Write the report: a finished table is read once, counted, and written as one page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resizing by Pillow, or by compiled code once it has been shown to give the same bytes."""
+"""Resize with Pillow, or by compiled code once it has been shown to give the same bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answering queries: encoding, ranking, totals and facets of one generation."""
+"""Answer queries of one generation: encoding, ranking, totals and facets."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def answer(
     """Answer queries of one generation with their terms' vectors; those with the same filter are searched together.
 
     Returns:
-        For each query, its answer or the reason why a term has no vector.
+        For each query, its matches or the reason why a term has no vector.
 
     Raises:
         UsageError: A query's page cannot be continued.
@@ -192,7 +192,7 @@ def _rank(ask: Ask, first: Hits | None) -> _Ranking:
 
 
 def _page(ask: Ask, ranking: _Ranking, meaning: Meaning) -> Matches:
-    """Assemble an answer."""
+    """Assemble the matches of a query."""
     shown = ranking.candidates[: ask.query.top_k]
     image_outcomes = ask.ledger.image_outcomes(ask.generation.number, [found.number for found in shown])
     matches = []

@@ -36,7 +36,7 @@ def texts_of(name: str, given: object, wanted: str) -> tuple[str, ...]:
     texts = (given,) if isinstance(given, str) else tuple(several(name, given, wanted))
     for number, text in enumerate(texts):
         if not isinstance(text, str):
-            raise InputTypeError.of(f"{name}[{number}]", "a text", text)
+            raise InputTypeError.of(f"{name}[{number}]", "a string", text)
     return texts
 
 
@@ -60,7 +60,7 @@ def check_encoder(encoder: object) -> None:
 
 
 def check_url(name: str, place: str, *, one_host: bool = False) -> None:
-    """Raise a `UsageError` if a place is an invalid URL; the message omits it, because it may hold a password.
+    """Raise a `UsageError` if a place is an invalid URL; the message omits it, because it may contain a password.
 
     Args:
         name: Name of the argument in the message.

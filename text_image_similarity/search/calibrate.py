@@ -1,4 +1,4 @@
-"""Calibration of similarities in a catalogue, from queries whose products have been judged."""
+"""Calibrate similarities in a catalogue with queries whose products have been judged."""
 
 from __future__ import annotations
 

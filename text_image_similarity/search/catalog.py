@@ -186,7 +186,7 @@ class Catalog:
         """Write products as a table that `add_table` can read, and return their number.
 
         Args:
-            out: File to write, in the format that its suffix names.
+            out: File to write, in the format given by its suffix.
             columns: Names of its columns.
             where: Filter for products; None means all of them.
             force: Whether to replace an existing file.
@@ -240,7 +240,7 @@ class Catalog:
         """Answer several queries, if possible with one pass of the model and one pass over the vectors.
 
         Returns:
-            For each query, in order, its answer, or the reason why a term has no vector.
+            For each query, in order, its matches, or the reason why a term has no vector.
 
         Raises:
             UsageError: A query cannot be answered; the message says which one.

@@ -1,4 +1,4 @@
-"""Totals and facets, counted over all products found, whatever the size of a page."""
+"""Totals and facets, counted over all products found, regardless of the page size."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def count_numbers(ledger: Ledger, query: Query, numbers: list[int]) -> tuple[int
 
 
 def written_facets(facets: Facets, fields: Iterable[Field]) -> Facets:
-    """Return facets with values as in filters, where dates are texts."""
+    """Return facets with values as in filters, where dates are text."""
     known = {field.name: field for field in fields}
     return {
         name: {known[name].written(value): count for value, count in counts.items()} for name, counts in facets.items()

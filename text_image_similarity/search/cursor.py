@@ -1,4 +1,4 @@
-"""Cursors: the position of an answer's next page, as a text that is valid only for the same query."""
+"""Cursors: the position of the next page of results, as text that is valid only for the same query."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Cursor:
         key: Score or sort value, and id, of the last product.
         seen: Number of products up to this position.
         fusion: Fusion of the terms.
-        shown: Marks of products and groups that must not be shown again, whatever their current rank.
+        shown: Marks of products and groups that must not be shown again, regardless of their current rank.
     """
 
     generation: int

@@ -31,7 +31,7 @@ from ..similarity import Embeddings, cosine
 
 _FORMAT = "text-image-similarity database 1"
 _Kind = Literal["images", "captions"]
-# With mini, FP16 has 0.99998 against FP32, and weights changed by 0.3 % have 0.96.
+# With mini, FP16 compared with FP32 gives 0.99998, and weights changed by 0.3 % give 0.96.
 _SAME_MODEL = 0.999
 
 
@@ -54,7 +54,7 @@ class ModelIdentity:
 
     @classmethod
     def of(cls, encoder: Encoder) -> ModelIdentity:
-        """Probe a loaded model; takes as long as encoding two captions and two images."""
+        """Probe a loaded model, which takes as long as encoding two captions and two images."""
         yellow_to_blue = np.linspace((250, 220, 0), (0, 30, 250), 64).astype(np.uint8)  # (64, 3)
         stripes = np.tile(yellow_to_blue, (64, 1, 1))  # (64, 64, 3)
         squares = np.kron(np.indices((8, 8)).sum(axis=0) % 2, np.ones((8, 8), np.int64)).astype(np.uint8)  # (64, 64)

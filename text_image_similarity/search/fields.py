@@ -45,8 +45,8 @@ _AMOUNT = re.compile(
 )
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].*)?")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Dates are kept within the years 1 to 9999 of UTC, which Python can write: many systems use the first or the last date of
-# their calendar, in a local time, where a product has none.
+# Dates are limited to the years 1 to 9999 in UTC, which Python can write: for a product without a date, many systems
+# use the first or the last date of their calendar, in local time.
 _FIRST = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH).total_seconds()
 _DAY = 86400.0
 _LAST = (datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC) - _EPOCH).total_seconds()
@@ -111,9 +111,9 @@ class Field:
             try:
                 value = number_text(value)
             except (ValueError, OverflowError):  # infinite, or with more digits than Python converts
-                raise self._wrong("a text", value) from None
+                raise self._wrong("text", value) from None
         if not isinstance(value, str):
-            raise self._wrong("a text", value)
+            raise self._wrong("text", value)
         if len(value) > _MOST_CHARACTERS:
             raise UsageError(
                 f"{self.name!r} is {len(value):,} characters long, but at most {_MOST_CHARACTERS:,} can be stored"

@@ -1,4 +1,4 @@
-"""Guessing a table's fields by the values of its columns."""
+"""Guess a table's fields by the values of its columns."""
 
 from __future__ import annotations
 

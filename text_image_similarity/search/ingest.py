@@ -1,4 +1,4 @@
-"""Adding products to a catalogue: images go through the pipeline, and the results into the ledger.
+"""Add products to a catalogue: images pass through the pipeline, and the results are stored in the ledger.
 
 The pipeline fetches and decodes ahead across products. An image whose content the live generation already has is
 fetched but not encoded again; one that fails is kept with its error, and the product is found by its name and fields.
@@ -38,7 +38,7 @@ from .session import Session
 
 _BATCH = 1000  # products per transaction
 _LONGEST_S = 0.8  # longest time until a product is written, so that others see it within a second
-_TOLD = 20  # refusals that a report contains
+_TOLD = 20  # maximum number of refusals in a report
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Reading judged queries from a table: a query, a product, and whether they match."""
+"""Read judged queries from a table: a query, a product, and whether they match."""
 
 from __future__ import annotations
 

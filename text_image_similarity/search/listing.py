@@ -1,4 +1,4 @@
-"""Listing products ordered by a field: all that pass a filter, or those above a similarity."""
+"""List products ordered by a field: all that pass a filter, or those above a similarity."""
 
 from __future__ import annotations
 

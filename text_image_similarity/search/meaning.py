@@ -1,4 +1,4 @@
-"""Meaning of a similarity: the probability that a product matches."""
+"""The meaning of a similarity: the probability that a product matches."""
 
 from __future__ import annotations
 

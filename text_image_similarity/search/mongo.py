@@ -1,4 +1,4 @@
-"""Reading products from a MongoDB collection.
+"""Read products from a MongoDB collection.
 
 Documents are ordered by `_id`, which is the products' id. Changes of a collection cannot be detected, so an interrupted
 run starts over; known images are not encoded again.
@@ -22,7 +22,7 @@ from .product_columns import ProductColumns, RowReader, read_columns
 from .product_tables import NumberedProduct, product_or_reason
 
 SCHEMES = ("mongodb://", "mongodb+srv://")
-_PATIENCE_MS = 10_000  # timeout for a server that does not answer
+_PATIENCE_MS = 10_000  # timeout for a server that does not respond
 _LOOKED_AT = 1000  # number of documents whose members determine the columns
 
 

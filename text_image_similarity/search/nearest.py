@@ -13,7 +13,7 @@ from ..similarity import Embeddings, Scores, cosine
 # For equal rows, the results of a matrix product may differ in the last bits with their position: by 4e-7 with 4,096
 # dimensions. Candidates within this margin of the cut-off are rescored.
 _SLACK = 1e-5
-_GROUPS = 2048  # number of groups whose maxima give a lower bound, if few of many rows are wanted
+_GROUPS = 2048  # number of groups whose maxima give a lower bound, if few of many rows are requested
 
 Places = NDArray[np.intp]
 
@@ -33,7 +33,7 @@ def nearest(query: Embeddings, rows: Embeddings, top_k: int) -> tuple[Places, Sc
         >>> nearest(np.float32([1, 0]), np.float32([[0, 1], [1, 0], [0.6, 0.8], [1, 0]]), 3)
         (array([1, 3, 2]), array([1. , 1. , 0.6], dtype=float32))
     """
-    with np.errstate(invalid="ignore", over="ignore"):  # a row that is not finite
+    with np.errstate(invalid="ignore", over="ignore"):  # for rows that are not finite
         rough = rows @ query  # (n, d) @ (d,) -> (n,)
     places, cosines = best(query, rows, rough, top_k)
     return places[:top_k], cosines[:top_k]
@@ -69,7 +69,7 @@ def best(
         floor = max(floor, _limit_th(rough, limit) - _SLACK)
     candidates = np.flatnonzero(rough >= floor)
     places = candidates if among is None else among[candidates]
-    # Computed again row by row, as in `score_pairs`: equal rows get equal cosines, whatever the search.
+    # Computed again row by row, as in `score_pairs`: equal rows get equal cosines in every search.
     exact = cosine(query[None, :], rows[places])  # (m,)
     order = np.argsort(-exact, kind="stable")
     order = order[exact[order] >= least]

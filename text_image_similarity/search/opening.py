@@ -1,4 +1,4 @@
-"""Opening and creation of catalogues at their places."""
+"""Open and create catalogues at their places."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Converting rows to products: the roles of columns, and the meaning of cells for each kind of field.
+"""Convert rows to products: the roles of columns, and the meaning of cells for each kind of field.
 
 In formats with lists, such as JSON Lines and Parquet, a list is stored as such. In other formats it is a JSON list, as
 written by `catalog export`, or texts separated by `|`.
@@ -23,7 +23,7 @@ from .arguments import check_type, texts_of
 from .fields import Field, named, number_text
 from .products import Product, fields_as_json
 
-# In a text field these are texts: NA is Namibia, and None may be a name.
+# In a text field, these count as text: NA is Namibia, and None may be a name.
 _BLANK = {"", "-", "--", "?", "n/a", "#n/a", "na", "<na>", "nan", "null", "none"}
 _IMAGES = ("images", "image", "image_url", "url")
 _NAMES = ("name", "title")

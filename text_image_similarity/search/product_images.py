@@ -1,4 +1,4 @@
-"""Encoding products' images, and checks of which image files may be read again.
+"""Encode products' images, and check which image files may be read again.
 
 A table may name only files in one folder. The catalogue stores that folder in its settings, because by the time a file
 is read again (for another model, for a thumbnail, or after a failure), it may have been replaced by a link to another

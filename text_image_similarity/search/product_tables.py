@@ -1,4 +1,4 @@
-"""Reading products from tables of any format, a few at a time."""
+"""Read products from tables of any format, a few at a time."""
 
 from __future__ import annotations
 

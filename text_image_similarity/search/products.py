@@ -36,7 +36,7 @@ class Product:
             bytes of an encoded file, or a mapping `{"bytes": ..., "path": ...}` that has them, become a `data:` URL, so
             that the catalogue keeps the image itself. A product without images is found only by name, description and
             fields.
-        description: Further text.
+        description: Additional text.
         fields: Values of the catalogue's declared fields; None, NaN and empty values count as missing.
         group: Id shared by the variants of one product, for results that show each group only once.
 
@@ -50,7 +50,7 @@ class Product:
 
     id: str
     name: str = ""
-    images: Sequence[str] = ()  # a tuple, whatever was given
+    images: Sequence[str] = ()  # always a tuple
     description: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)
     group: str | None = None
@@ -153,7 +153,7 @@ def checked_id(given: object, name: str) -> str:
     Raises:
         InputTypeError, UsageError: The value is not a valid id; the message names the argument.
     """
-    check_type(name, given, str, "a product's id, which is a text")
+    check_type(name, given, str, "a product's id, which is a string")
     _check_text(name, given, _MOST_ID)
     return normal_form("NFC", str(given))
 
@@ -199,7 +199,7 @@ def _plain(value: object) -> object:
 
 def _check_text(name: str, value: object, most: int) -> None:
     if not isinstance(value, str):
-        raise InputTypeError.of(name, "a text", value)
+        raise InputTypeError.of(name, "a string", value)
     if len(value) > most:
         raise UsageError(f"{name} is {len(value):,} characters long, but at most {most:,} can be stored")
     if not is_whole(value):

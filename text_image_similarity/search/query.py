@@ -1,4 +1,4 @@
-"""Queries to a catalogue, and their answers."""
+"""Queries to a catalogue, and their matches."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Term:
 
 
 def _check_words(text: object) -> None:
-    check_type("Term.text", text, str, "a text")
+    check_type("Term.text", text, str, "a string")
     if not 0 < len(str(text).strip()) <= len(str(text)) <= _MOST_TEXT:
         raise UsageError(f"Term.text must say what to look for, in at most {_MOST_TEXT:,} characters")
     if not is_whole(str(text)):
@@ -99,13 +99,13 @@ def _is_vector(given: object) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Query:
-    """A query: what to search for, and which part of the answer to return.
+    """A query: what to search for, and which part of the results to return.
 
     Args:
         terms: Words, a term, or several terms; without terms, products are listed by `sort` or else by id.
         where: Filter for products: a mapping, JSON, an expression such as `category = "Footwear" and price <= 90`, or a
             filter tree; see docs/catalog.md#filters.
-        top_k: Maximum number of products in an answer, 1 to 1,000.
+        top_k: Maximum number of products to return, 1 to 1,000.
         min_similarity: Lowest similarity of products, -1..1.
         facets: Fields whose values to count among all products found.
         group: Show only the best product of each group; products without a group are all shown.
@@ -116,7 +116,7 @@ class Query:
             the words of the text terms (reciprocal rank fusion, Cormack et al. 2009), and reaches the first 1,000
             products of each list. None means `sum`, or `rrf` for words if no product that passes the filter has an
             image.
-        after: `Matches.next` of the previous answer, for the next page.
+        after: `Matches.next` of the previous page, for the next page.
 
     Raises:
         UsageError, InputTypeError: A value is not valid.
@@ -135,11 +135,11 @@ class Query:
     def __post_init__(self) -> None:
         single = isinstance(self.terms, (str, Term))
         given: Iterable[Any] = (
-            [self.terms] if single else several("Query.terms", self.terms, "a text, a Term, or a list of them")
+            [self.terms] if single else several("Query.terms", self.terms, "a string, a Term, or a list of them")
         )
         terms = tuple(Term(each) if isinstance(each, str) else each for each in given)
         for number, term in enumerate(terms):
-            check_type(f"Query.terms[{number}]", term, Term, "a text or a Term")
+            check_type(f"Query.terms[{number}]", term, Term, "a string or a Term")
         if len(terms) > _MOST_TERMS:
             raise UsageError(f"a query has at most {_MOST_TERMS} terms, not {len(terms)}")
         if terms and all(term.weight < 0 for term in terms):
@@ -239,15 +239,15 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Matches(Sequence[Match]):
-    """The answer to a query: a page of products, and facts about all products found.
+    """The result of a query: a page of products, and facts about all products found.
 
     Args:
         matches: The products, best first.
         total: Number of products on all pages, or of groups if `group` was set.
         facets: For each requested field, the number of all products found with each value, most frequent first; dates
-            are texts, as in filters.
+            are text, as in filters.
         next: Value of `Query.after` for the next page; None on the last page.
-        generation: The generation that answered.
+        generation: The generation that was searched.
         plan: `exact`: compared with every product that passes the filter; `approximate`: through the store's index;
             `list`: without comparing.
     """
@@ -260,7 +260,7 @@ class Matches(Sequence[Match]):
     plan: str = "exact"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the answer as JSON values; a facet is a list, because its values may be numbers."""
+        """Return the result as JSON values; a facet is a list, because its values may be numbers."""
         return {
             "total": self.total,
             "matches": [match.as_dict() for match in self.matches],

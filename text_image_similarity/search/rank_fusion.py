@@ -1,4 +1,4 @@
-"""Reciprocal rank fusion: one list of products for each term and one for its words, joined by their ranks.
+"""Reciprocal rank fusion: one list of products for each term and one for the words, combined by rank.
 
 Cormack, Clarke, Büttcher 2009, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning Methods": a
 product's score is the sum of 1 / (60 + rank) over the lists that it is in, here multiplied by the term's weight. A term

@@ -1,4 +1,4 @@
-"""Ranking products by similarity: how many images to request from a store, and whether to compare all of them.
+"""Rank products by similarity: how many images to request from a store, and whether to compare all of them.
 
 A store finds images; a product is ranked by its best image, and a group by its best product. A page may therefore need
 more images, which are requested until it is full or nothing is left.
@@ -34,7 +34,7 @@ class Ask:
         encoded: The query with its vectors.
         where: Filter of the query.
         cursor: Position where its page begins; None for the first page.
-        generation: Generation that answers.
+        generation: Generation to search.
         store: Store of the generation; None for a query without terms.
         ledger: The products.
         passing: Number of products with an image that pass the filter.
@@ -68,7 +68,7 @@ class Ask:
 
     @property
     def plan(self) -> str:
-        """How the answer is found; see `Matches.plan`."""
+        """How the matches are found; see `Matches.plan`."""
         return "exact" if self.exact else "approximate"
 
     @property
@@ -134,7 +134,7 @@ def rank(ask: Ask, first: Hits | None = None) -> list[Candidate]:
         enough = len(hits.rows) < limit
         if len(found) > ask.query.top_k or (exact and enough):
             return found
-        if enough:  # an index gave up early
+        if enough:  # if an index gave up early
             exact = True
         else:
             limit *= 4

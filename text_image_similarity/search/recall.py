@@ -20,7 +20,7 @@ _SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class RecallReport:
-    """Recall of a store at its own settings.
+    """Recall of a store with the settings that searches use.
 
     Args:
         queries: Number of queries: half of them vectors of images, the others shifted away from images like vectors of
@@ -28,8 +28,8 @@ class RecallReport:
         filters: Number of filters with which each query was run.
         mean: Share of the ten nearest images that were found, 0..1.
         worst: Share for the worst query.
-        short: Number of answers with too few products.
-        exact: Number of answers for which the store compared everything.
+        short: Number of results with too few products.
+        exact: Number of results for which the store compared everything.
         missing: Number of products with vectors that are missing from the store; negative if it has too many.
     """
 

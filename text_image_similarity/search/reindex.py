@@ -1,4 +1,4 @@
-"""Changing the model without downtime: a generation is built while the live one is in use, checked, and switched to.
+"""Change the model without downtime: build a generation while the live one is in use, check it, and switch to it.
 
 Finished vectors are kept, so the same call resumes after a crash. The live generation stays in use, and products
 that are added in the meantime are added to both.

@@ -1,4 +1,4 @@
-"""Answering queries in steps, for callers that encode elsewhere, such as a service with shared models."""
+"""Answer queries in steps, for callers that encode elsewhere, such as a service with shared models."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Searcher:
 
     @property
     def version(self) -> int:
-        """A number that increases with every write; while it is unchanged, the same query has the same answer."""
+        """A number that increases with every write; while it is unchanged, the same query has the same results."""
         return self._session.ledger.version
 
     def live(self) -> Generation:
-        """Return the generation that currently answers."""
+        """Return the generation that is currently in use."""
         return self._session.generations.live()
 
     def has_followed(self, generation: Generation, version: int) -> bool:
@@ -57,7 +57,7 @@ class Searcher:
         return self._session.held - {each.number for each in self._session.generations.all()}
 
     def forget(self, number: int) -> None:
-        """Close a dropped generation that no query uses any more."""
+        """Close a dropped generation that is no longer used by any query."""
         self._session.forget(number)
 
     @contextmanager
@@ -104,7 +104,7 @@ class Searcher:
             images: The same for their images.
 
         Returns:
-            For each query, in order, its answer, or the reason why a term has no vector.
+            For each query, in order, its matches, or the reason why a term has no vector.
 
         Raises:
             UsageError: A query names a product that does not exist, or a cursor that is not valid.
@@ -120,7 +120,7 @@ class Searcher:
         """See `Catalog.match_many`; `names` are names of the queries in messages."""
         given = [Query(query) if isinstance(query, str) else query for query in queries]
         for name, query in zip(names, given, strict=True):
-            check_type(name or "query", query, Query, "a text or a Query")
+            check_type(name or "query", query, Query, "a string or a Query")
         generation = self.live()
         asked = [self.check(query, generation, name) for name, query in zip(names, given, strict=True)]
         encoded: Sequence[Encoded | RowError] = [Encoded.empty(query) for query in given]

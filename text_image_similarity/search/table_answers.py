@@ -1,7 +1,7 @@
-"""Answering tables of queries: an engine that finds the best product for each row.
+"""Answer tables of queries: an engine finds the best product for each row.
 
-A row without a matching product has no product and no error. Products may be added in the meantime; each row is
-answered from the products at that time.
+A row without a matching product has no product and no error. Products may be added in the meantime; each row gets the
+best of the products at that time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Export of a catalogue's products as a table that `add_table` can read."""
+"""Export a catalogue's products as a table that `add_table` can read."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def write_rows(out: str, schema: pa.Schema, parts: Iterable[Rows], *, force: boo
     """Write rows as a table, complete or not at all, and return their number.
 
     Args:
-        out: File to write, in the format that its suffix names.
+        out: File to write, in the format given by its suffix.
         schema: Schema of the rows.
         parts: Batches of rows, as the format represents them.
         force: Whether to replace an existing file.

@@ -1,4 +1,4 @@
-"""Adding tables to a catalogue, resumably: the position is saved in the ledger after each transaction."""
+"""Add tables to a catalogue, resumably: the position is saved in the ledger after each transaction."""
 
 from __future__ import annotations
 

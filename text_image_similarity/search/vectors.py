@@ -1,4 +1,4 @@
-"""Combining a query's terms into one vector, by a weighted sum."""
+"""Combine a query's terms into one vector, by a weighted sum."""
 
 from __future__ import annotations
 

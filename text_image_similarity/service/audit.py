@@ -1,8 +1,8 @@
 """The audit log of refusals and changes, by client. One JSON object per line, for a SIEM.
 
 A line holds no secrets and no content of requests: no key, caption, URL or image. The number of lines is limited for
-each client and for all together; further events are only counted, and so are events that a full disk does not take.
-Lines with the event `left_out` hold these counts, so that the sum over all lines is complete.
+each client and for all together; any more events are only counted, and so are events that do not fit on a full disk.
+Lines with the event `left_out` contain these counts, so that the sum over all lines is complete.
 
 A line is a single write to a file opened for appending, so lines from several processes never mix. A separate thread
 writes them, because a disk may be slow or an NFS server unavailable.
@@ -62,7 +62,7 @@ class Note:
         event: Kind of event.
         reason: Category of the event, such as `queue_full`.
         detail: What was refused or changed, in words.
-        count: Number of occurrences, such as pairs of a request.
+        count: Number of occurrences, such as pairs in a request.
     """
 
     event: Event
@@ -113,7 +113,7 @@ class AuditLog:
         self._thread = None
 
     def record(self, note: Note, client: str = "", **facts: str | int | None) -> None:
-        """Have a line written, or count the event.
+        """Queue a line to be written, or count the event.
 
         Args:
             note: The event.

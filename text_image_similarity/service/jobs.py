@@ -1,4 +1,4 @@
-"""Values that pass through the service: requests, their work, and answers."""
+"""Values that pass through the service: requests, their work, and results."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[ResultT]):
-    """A model's answer to a request.
+    """A model's results for a request.
 
     Args:
         model: Name of the served model.
@@ -65,7 +65,7 @@ class Answer(Generic[ResultT]):
 
 
 class ClientLeftError(Exception):
-    """The client closed its connection before the answer."""
+    """The client closed its connection before the response."""
 
 
 @dataclass(slots=True)
@@ -75,9 +75,9 @@ class Call:
     Args:
         request_id: The client's `X-Request-Id`, or a generated one.
         began: Seconds since the epoch.
-        answers: Answers of models.
+        answers: Results of models.
         pairs: Number of pairs; `failed` is the number of pairs without a score.
-        asked: Queries and answers of a match request, for the match log; see `search.journal`.
+        asked: Queries and results of a match request, for the match log; see `search.journal`.
         notes: Notes for the audit log.
     """
 
@@ -139,7 +139,7 @@ class Job:
         self.due = 0.0  # turn of its first item at the model
         self.kind = kind
         self.items = [Item(self, number, image, caption) for number, (image, caption) in enumerate(inputs)]
-        self.gone = False  # whether no request waits for it any more
+        self.gone = False  # whether its request is no longer waiting
         self.timed_out = False  # whether its unfinished items have been answered and counted
         self.problem: ModelError | None = None
         self._wake, self._release = wake, release

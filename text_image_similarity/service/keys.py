@@ -40,9 +40,9 @@ class ApiKey:
 
     def __post_init__(self) -> None:
         if not isinstance(self.key, str) or not self.key.strip() == self.key != "":
-            raise ConfigError("an API key must be a nonempty text without spaces around it")
+            raise ConfigError("an API key must be a non-empty string without surrounding spaces")
         if not isinstance(self.name, str):
-            raise ConfigError(f"the name of an API key must be a text, not {self.name!r}")
+            raise ConfigError(f"the name of an API key must be a string, not {self.name!r}")
         if self.role not in _ROLES:
             raise ConfigError(f"role={self.role!r} of the API key {self.name!r} is not one of {', '.join(_ROLES)}")
         named = (self.catalogs,) if isinstance(self.catalogs, str) else tuple(self.catalogs)
@@ -50,7 +50,7 @@ class ApiKey:
             raise ConfigError(f"the catalogues of the API key {self.name!r} must be names")
         object.__setattr__(self, "catalogs", named)
         if self.where is not None and not isinstance(self.where, (str, Mapping)):
-            raise ConfigError(f"where of the API key {self.name!r} must be a filter, as a text or an object")
+            raise ConfigError(f"the filter (where) of the API key {self.name!r} must be a string or an object")
         if self.where is not None and not self.name.strip():
             raise ConfigError(
                 "an API key with a filter (where) needs a name, by which its matches are distinguished in the log"

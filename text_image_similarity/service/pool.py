@@ -18,7 +18,7 @@ from .settings import Settings
 
 
 class ModelPool(Protocol):
-    """The protocol of pools of models that answer requests.
+    """The protocol of pools of models that process requests.
 
     `score`, `embed_images` and `embed_texts` take a served model's name, or None for the default, and raise a
     `ProblemError` `unknown_model`, `queue_full` or `model_unavailable`. Cancelling one abandons the request.
@@ -46,7 +46,7 @@ class ModelPool(Protocol):
     async def serve_model(self, config: Config) -> str:
         """Serve another model from now on; this takes as long as loading it; the other models stay in use.
 
-        If a model with the same `model` and `revision` is already served, it is shared, whatever else `config` says.
+        If a model with the same `model` and `revision` is already served, it is shared, regardless of other settings.
 
         Args:
             config: Settings that name the model. Local files are never read as images.
@@ -127,7 +127,7 @@ class InFlight:
         return self._pairs.total()
 
     def problem(self, client: str | None) -> ProblemError | None:
-        """Return why a client may not have more pairs in progress, or None; None is a client that may be many."""
+        """Return why a client may not have more pairs in progress, or None; the client None may be many clients."""
         pairs, total = self._pairs[client], self._pairs.total()
         if total < self._most and (client is None or pairs < max(1, self._most // 2)):
             return None
@@ -137,7 +137,7 @@ class InFlight:
         """Reserve room for a whole request.
 
         Raises:
-            ProblemError: There is none.
+            ProblemError: There is no room.
         """
         with self._lock:
             if (problem := self.problem(client)) is not None:

@@ -37,7 +37,7 @@ STATUS = {
 
 
 class ProblemError(Exception):
-    """An error that is answered with a problem instead of a result.
+    """An error for which the response is a problem instead of a result.
 
     Args:
         code: One of `STATUS`.
@@ -68,7 +68,7 @@ class ProblemError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The answer's headers, without its media type."""
+        """The headers of the response, without its media type."""
         headers = dict(self._headers)
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(min(max(1, ceil(self.retry_after_s)), 60))
@@ -77,7 +77,7 @@ class ProblemError(Exception):
         return headers
 
     def body(self, request_id: str) -> Mapping[str, Any]:
-        """Return the answer's members."""
+        """Return the members of the response."""
         return {
             "type": "about:blank",
             "title": HTTPStatus(self.status).phrase,

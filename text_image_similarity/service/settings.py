@@ -21,7 +21,7 @@ CACHE_VARIABLE = "TEXT_IMAGE_SIMILARITY_EMBEDDING_CACHE"
 KEYS_VARIABLE = "TEXT_IMAGE_SIMILARITY_API_KEYS"
 TRACES_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
-MOST_BODIES = 8  # number of bodies and answers of the maximum length that may be in memory at a time
+MOST_BODIES = 8  # number of request and response bodies of the maximum length that may be in memory at a time
 
 ENSEMBLE = "ensemble"  # the name of all models together
 
@@ -53,22 +53,22 @@ class Settings:
             `probability` the mean of the probabilities that their `calibration.json` files give. An image is fetched
             and decoded once.
         max_wait_s: Longest time that a pair waits for others to share its batch, in seconds.
-        max_queue: Maximum number of pairs that may wait for a model; further requests are refused, and a client's
-            requests are refused as soon as its share is used up. One batch keeps the model busy; each further batch
+        max_queue: Maximum number of pairs that may wait for a model; any more requests are refused, and a client's
+            requests are refused as soon as its share is used up. One batch keeps the model busy; each additional batch
             adds its time to the wait.
-        max_inflight: Maximum number of pairs in progress, including downloads; further requests are refused. A single
+        max_inflight: Maximum number of pairs in progress, including downloads; any more requests are refused. A single
             client may have half as many.
         max_pairs: Maximum number of pairs in a request.
-        max_body_bytes: Longest body of a request, in bytes; all bodies and answers in progress together may take eight
-            times as much, and those of one client half of that.
-        request_timeout_s: Seconds after which a request is answered, with the error `timeout` for unfinished pairs.
-        drain_delay_s: Seconds between SIGTERM and the end of listening, so that load balancers notice.
+        max_body_bytes: Longest request body, in bytes; all request and response bodies in progress together may take
+            eight times as much, and those of one client half of that.
+        request_timeout_s: Seconds after which a response is sent, with the error `timeout` for unfinished pairs.
+        drain_delay_s: Seconds to keep accepting connections after SIGTERM, so that load balancers notice.
         api_keys: API keys, one of which clients must send; if there are none, everyone may score and search, and nobody
             may write.
         catalogs: Catalogues to search, by their names in requests, the default first: folders, `postgresql://...`, or
             tables of products, which are read into memory at the start.
-        match_log: `queued` writes an entry for each answer soon afterwards; `required` writes it before the answer, and
-            refuses the request if that fails; `off` writes none.
+        match_log: `queued` writes an entry for each response soon afterwards; `required` writes it before the response,
+            and refuses the request if that fails; `off` writes none.
         log_queries: How much of a query an entry contains: `full`, `hashed` (without its words), or `off` (nothing).
         log_place: Place of the match log, instead of each catalogue's own log: `postgresql://...`, `mongodb://...` or a
             `.sqlite` file.
@@ -101,7 +101,7 @@ class Settings:
     max_body_bytes: int = 32 * 1024 * 1024
     request_timeout_s: float = 30.0
     drain_delay_s: float = 5.0
-    api_keys: tuple[str | ApiKey, ...] = field(default=(), repr=False)  # instances of `ApiKey`, whatever was given
+    api_keys: tuple[str | ApiKey, ...] = field(default=(), repr=False)  # always instances of `ApiKey`
     catalogs: Mapping[str, str] = field(default_factory=dict)
     match_log: LogMode = "queued"
     log_queries: LogDetail = "full"

@@ -22,7 +22,7 @@ Client = Hashable
 Task = Callable[[], None]
 
 _MOST_KNOWN = 1000  # clients
-_LATELY_S = 1.0  # clients with a task since then share the threads
+_LATELY_S = 1.0  # clients with a task within this time share the threads
 _PAUSE_S = 5.0
 _REFUSED_SHARE = 0.05  # share of the time that refusals may take
 _BURST_S = 1.0  # seconds of refusals without a wait: about a hundred small ones
@@ -57,10 +57,10 @@ class Turns:
 
 
 class Patience:
-    """Delays of cheap answers, such as refusals and pages, so that they do not take time from clients who are being served.
+    """Delays of cheap responses, such as refusals and pages, so that they take no time from clients being served.
 
-    While others are served, such answers may use only a twentieth of a client's share of the time. A client on its own
-    does not wait.
+    While others are served, such responses may use only a twentieth of a client's share of the time. A client on its
+    own does not wait.
 
     Args:
         clock: Seconds; for tests.
@@ -124,7 +124,7 @@ class OneByOne:
             self._let_in()
 
     def _let_in(self) -> None:
-        """Start the next coroutine whose client still waits."""
+        """Start the next coroutine whose client is still waiting."""
         self._busy = False
         while self._waiting:
             entrance = heappop(self._waiting)[2]

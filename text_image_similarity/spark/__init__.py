@@ -1,4 +1,4 @@
-"""Scoring on Spark: a DataFrame, SQL queries, or the parts of a table on a cluster.
+"""Score on Spark: a DataFrame, SQL queries, or the parts of a table on a cluster.
 
 Rows are scored in Spark's Python workers, as Arrow batches, without passing through the driver. Neither RDDs nor the
 JVM are used, so this also works with Spark Connect. The code that runs in the workers is in `worker`, and the command

@@ -1,4 +1,4 @@
-"""Scoring a Spark DataFrame, or within SQL: Arrow batches in Spark's Python workers, none in the driver."""
+"""Score a Spark DataFrame, or within SQL: Arrow batches in Spark's Python workers, none in the driver."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 logger = logging.getLogger("text_image_similarity")
-_HERE = "local[*,4]"  # four tries; Spark's plain `local` has only one, so a killed worker would end the run
+_HERE = "local[*,4]"  # four attempts; Spark's plain `local` has only one, so a killed worker would end the run
 _LOOPBACK = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.host": "127.0.0.1",

@@ -1,4 +1,4 @@
-"""Scoring whole tables, which adds the columns `similarity` and `error`, and filtering scored tables."""
+"""Score whole tables, adding the columns `similarity` and `error`, and filter scored tables."""
 
 from __future__ import annotations
 

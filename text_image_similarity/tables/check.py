@@ -1,4 +1,4 @@
-"""Checking a table before anything expensive starts: its shape, and the columns of a task."""
+"""Check a table before anything expensive starts: its shape, and the columns of a task."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def check_table(source: str, task: Task[R], config: Config, options: TableOption
     if task.columns[1] is not None:
         check_captions(table, source)
     states = [state_of(file) for file in table.files]
-    if table.columns:  # the columns of JSON Lines and shards are known only afterwards
+    if table.columns:  # the columns of JSON Lines and shards are known only after reading
         task = task.of_table(table)
         _check_columns(table, task, options, source)
         if (images := task.columns[0]) is not None:

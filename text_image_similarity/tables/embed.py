@@ -1,4 +1,4 @@
-"""Embedding a table of images or captions, which adds their vectors for any vector store."""
+"""Embed a table of images or captions, adding their vectors for any vector store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Monitoring failures during a run: a warning if most rows fail, and an error if more fail than allowed."""
+"""Monitor failures during a run: warn if most rows fail, and raise an error if more fail than allowed."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def most_failures(limit: int | str | None, rows: int) -> float:
 
 
 def columns_there(columns: Sequence[str], wanted: tuple[str | None, str | None]) -> tuple[str | None, str | None]:
-    """Return the names of columns, with None for those that the table lacks: shards have no column of references."""
+    """Return the names of columns, with None for those that the table lacks, as shards have no column of references."""
     first, second = wanted
     return first if first in columns else None, second if second in columns else None
 

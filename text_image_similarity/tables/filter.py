@@ -1,4 +1,4 @@
-"""Filtering a scored table: keeping the rows whose score is high enough.
+"""Filter a scored table: keep the rows whose score is high enough.
 
 The table is read twice: once for its scores, which are written to a file with eight bytes per row, and once for the
 rows to keep. The output appears complete or not at all; a run that is stopped starts again from the first row.
@@ -119,7 +119,7 @@ def filter_table(  # noqa: PLR0913 - paths, one of four rules, and where and how
 
     Args:
         in_path: A table from `score_table`, or any other table with a column of numbers; formats as for `score_table`.
-        out_path: The table to write, in the format that its suffix names; `<out_path>.summary.json` is written next to
+        out_path: The table to write, in the format given by its suffix; `<out_path>.summary.json` is written next to
             it.
         min_score: Lowest score to keep.
         top: Number of rows with the highest scores to keep, or a share of the rows with a score, such as `30%`, rounded

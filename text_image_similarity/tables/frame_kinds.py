@@ -1,4 +1,4 @@
-"""The kinds of frames that `score_frame` supports: reading columns and adding scores for each library.
+"""The kinds of frames that `score_frame` supports, with functions that read columns and add scores for each library.
 
 Frame libraries are used only if the caller has already loaded them.
 """
@@ -16,7 +16,7 @@ from ..errors import InputTypeError
 from ..formats import SCORE_FIELDS, each_value, score_arrays
 from ..records import ScoreResult
 
-Result = ScoreResult | list[ScoreResult]  # lists for a list of captions
+Result = ScoreResult | list[ScoreResult]  # a list for a list of captions
 
 _FRAMES = "a DataFrame of pandas or polars, or an Arrow table"
 _ROWS = 256  # rows of a data set in memory
@@ -27,7 +27,7 @@ class AnyFrame(Protocol):
 
     @property
     def names(self) -> list[str]:
-        """The names of its columns; names that are not text are given as their `repr`."""
+        """The names of the columns; those that are not text are given as their `repr`."""
 
     @property
     def count(self) -> int:

@@ -1,4 +1,4 @@
-"""Scoring tables in memory: frames of pandas, polars or Arrow get two more columns.
+"""Score tables in memory: pandas, polars or Arrow frames get two more columns.
 
 Frame libraries are used only if the caller has already loaded them. Nothing is written, and a run cannot be resumed;
 use `score_table` for that.
@@ -50,9 +50,9 @@ def score_frame(  # noqa: PLR0913 - columns, and how; settings are in Config
     `df` itself is not changed. Columns keep their types, and a pandas DataFrame keeps its index.
 
     Args:
-        df: A DataFrame of pandas or polars, a `Dataset` of Hugging Face, or a `Table`, `RecordBatch` or `RecordBatchReader` of Arrow;
-            a reader is scored as its result is read. Anything else with `__arrow_c_stream__`, `__arrow_c_array__` or `__dataframe__`
-            comes back as an Arrow `Table`.
+        df: A pandas or polars DataFrame, a Hugging Face `Dataset`, or an Arrow `Table`, `RecordBatch` or
+            `RecordBatchReader`; a reader is scored as its result is read. Any other object with `__arrow_c_stream__`,
+            `__arrow_c_array__` or `__dataframe__` is returned as an Arrow `Table`.
         config: The settings of the run, or a model's name; None is `Config()`. Relative image paths start from the
             working folder unless `base_dir` is set.
         col_url: Column of images: references, the bytes of encoded files, or structs of `bytes` and `path`.

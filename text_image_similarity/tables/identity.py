@@ -1,4 +1,4 @@
-"""The identity of a run: everything that its scores depend on, so that only the same run resumes from its parts."""
+"""The identity of a run, which is everything that its scores depend on, so that only the same run resumes its parts."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def writer_of(job: Mapping[str, Any]) -> str:
 
 
 def check_replaceable(target: str, placed: str | None, *, by: str = "score") -> None:
-    """Refuse to replace an output that this command did not write, or that was changed since.
+    """Refuse to replace an output that this command did not write, or that was changed afterwards.
 
     Args:
         target: Output of the run.
@@ -85,7 +85,9 @@ def check_replaceable(target: str, placed: str | None, *, by: str = "score") -> 
         raise UsageError(
             f"{there[0]} was not written by this command; name another output, or replace it with --force (force=True)"
         ) from None
-    if target in there and not is_url(target) and content_of(target) != written:  # it would have to be downloaded
+    if (
+        target in there and not is_url(target) and content_of(target) != written
+    ):  # a remote output would have to be downloaded
         raise UsageError(
             f"{target} was changed after it was written; name another output, or replace it with --force (force=True)"
         )
@@ -96,7 +98,7 @@ def check_replaceable(target: str, placed: str | None, *, by: str = "score") -> 
 
 
 def finished_run(target: str, identity: dict[str, Any]) -> Summary | None:
-    """Return the summary of an output that equals what a run would write, or None.
+    """Return the summary of an existing output if the run would write the same one; otherwise None.
 
     Args:
         target: Output of the run.
@@ -148,7 +150,7 @@ def earlier_output(
         )
     if content != written:
         raise UsageError(
-            f"{target} was changed after it was written, so its rows cannot be matched; put the original "
-            "back, or start over with --restart --force"
+            f"{target} was changed after it was written, so its rows cannot be matched; restore the original, "
+            "or start over with --restart --force"
         )
     return read(), {"retry_failed": content, "captions_cut": then.get("captions_cut")}

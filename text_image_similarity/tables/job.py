@@ -1,4 +1,4 @@
-"""The job of a table: its rows go through an engine, part by part, into the workspace."""
+"""The job of scoring a table: its rows pass through an engine, part by part, into the workspace."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 Commit = Callable[[Part, bytes | memoryview], None]
 
-_UNDER_WAY = 512 * 1024 * 1024  # bytes of rows that an engine has at a time, more than its own look-ahead
+_UNDER_WAY = 512 * 1024 * 1024  # bytes of rows that an engine may have at a time; more than its own look-ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class TableJob(Generic[R]):
                     try:
                         if self._score_part(results, stats, counter, commit):
                             parts.answer()
-                    except TableError as exc:  # a signal to this process may have ended the engine's as well
+                    except TableError as exc:  # a signal to this process may also have ended the engine's processes
                         if stop():
                             raise _stopped(kept, counter.total) from exc
                         raise
@@ -129,7 +129,7 @@ class TableJob(Generic[R]):
     def _answers(
         self, rows: Rows, counts: Sequence[Sequence[int]], results: Iterator[tuple[Rows, R]], counter: _ProgressCounter
     ) -> tuple[list[R], list[R]]:
-        """Take the results of a part, and return all of them, and one for each row."""
+        """Take the results of a part, and return both all of them and one per row."""
         answers, found = list[R](), list[R]()
         step = 1 if counter.watched else len(rows)
         for at in range(0, len(rows), step):
@@ -171,7 +171,8 @@ class TableJob(Generic[R]):
 class _Window:
     """An iterator of parts that ends when enough of them are waiting for results, and can then be reopened.
 
-    It limits memory: an engine may have any number of rows in progress, and rows may differ in size a thousandfold.
+    This limits memory, because an engine may have any number of rows in progress, and their sizes may differ a
+    thousandfold.
 
     Args:
         parts: Parts with their sizes in bytes.
@@ -182,7 +183,7 @@ class _Window:
         self._sizes: deque[int] = deque()  # of parts that are waiting for results
 
     def open(self) -> Iterator[TaggedRows[Rows]]:
-        """Yield further parts."""
+        """Yield more parts."""
         while sum(self._sizes) < _UNDER_WAY and (found := next(self._parts, None)) is not None:
             size, part = found
             self._sizes.append(size)
@@ -243,7 +244,7 @@ class _ProgressCounter:
             self.failures.update(part.failures)
         self._parts = count(len(parts))
         self._progress = progress
-        self.watched = progress is not None  # if so, every row is reported as soon as it has its result
+        self.watched = progress is not None  # if so, every row is reported as soon as it has a result
         self._report()
 
     def next_part(self) -> int:

@@ -1,4 +1,4 @@
-"""Mapping a table's rows to records, and results to cells, for several captions and lists of captions."""
+"""Map a table's rows to records, and results to cells, for several captions and lists of captions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing a table's vectors as one matrix to a `.npy` file."""
+"""Write a table's vectors as one matrix to a `.npy` file."""
 
 from __future__ import annotations
 

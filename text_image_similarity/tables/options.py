@@ -21,7 +21,7 @@ class TableOptions:
         start: `resume` continues from the finished parts of an earlier run, if there are any; `restart` discards them;
             `retry_failed` rescores the rows of a finished output that failed temporarily.
         force: Whether to replace an output that was not written by an earlier run of the same command, or was changed
-            since; otherwise this is an error.
+            afterwards; otherwise this is an error.
         overwrite_column: Whether to replace columns `similarity` and `error` of the input; otherwise they cause an
             error.
         work_dir: Folder for the parts; None means next to the output, or in the user's cache folder if the output is at

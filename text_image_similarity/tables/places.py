@@ -30,7 +30,7 @@ from ..workspace import Workspace, digest_of
 
 
 def check_places(source: str, target: str, cache: str | PathLike[str] | None = None) -> None:
-    """Refuse places that cannot be written or must not be replaced, before anything starts.
+    """Reject places that cannot be written or must not be replaced, before anything starts.
 
     Args:
         source: Table to read.

@@ -1,4 +1,4 @@
-"""The scores of a table in a file, and the exact k-th highest of them, in constant memory.
+"""Keep the scores of a table in a file, and find the exact k-th highest in constant memory.
 
 This is a radix selection: the bits of float64 values, transformed so that they order like unsigned integers, are
 counted 16 at a time.

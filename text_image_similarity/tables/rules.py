@@ -1,4 +1,4 @@
-"""Rules for the rows of a scored table to keep: a lowest score, a number of the highest, or all with a score."""
+"""Rules for which rows of a scored table to keep: those above a score, a number of the highest, or all with a score."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,12})?)%", re.ASCII)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilterRule:
-    """A rule for the rows to keep; exactly one of the four is given. Rows without a score are never kept.
+    """A rule for the rows to keep, with exactly one of the four settings. Rows without a score are never kept.
 
     Args:
         min_score: Lowest score to keep.

@@ -1,4 +1,4 @@
-"""Reading a scored table, once for the scores and once for the rows to keep."""
+"""Read a scored table, once for the scores and once for the rows to keep."""
 
 from __future__ import annotations
 

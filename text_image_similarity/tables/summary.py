@@ -68,7 +68,7 @@ class Summary:
         return f"<table>{''.join(rows)}</table>"
 
     def _shown(self) -> list[tuple[str, str]]:
-        """Return the facts for a short text about the run."""
+        """Return the facts for a short description of the run."""
         found = [("rows", f"{self.rows:,}"), ("scored", f"{self.scored:,}"), ("model", self.info.model)]
         found += [(name, f"{values['mean']:.4f}") for name, values in (("mean", self.similarity),) if values]
         found += [(f"failed: {code}", f"{count:,}") for code, count in self.failures.items()]

@@ -54,11 +54,11 @@ class Task(Generic[R]):
         cells: Function that turns a result into the values of these columns.
         identity: Everything that results depend on apart from the table, the model and the settings, as JSON values.
         options: Names of the command line's options for the columns.
-        further: Additional columns of captions.
+        further: More columns of captions.
         references: Columns of reference captions.
         choose: Function that finds the columns in a table; None if `columns` are final.
         models: Number of added columns that hold scores of single models; 0 if there is only one model.
-        score: Function that returns the score of a successful result; None if a result has not exactly one.
+        score: Function that returns the score of a successful result; None if results do not have exactly one score.
         derived: Number of added columns that are derived from the score, between it and the error.
     """
 

@@ -1,4 +1,4 @@
-"""Training a dual encoder on images with captions.
+"""Train a dual encoder on images with captions.
 
 Names are imported on first use, so that `train --help` does not load torch.
 """

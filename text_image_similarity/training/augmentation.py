@@ -1,4 +1,4 @@
-"""Augmenting training images: random crops, mirroring and changes of light."""
+"""Augment training images: random crops, mirroring and changes of light."""
 
 from __future__ import annotations
 

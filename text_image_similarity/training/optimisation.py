@@ -13,9 +13,9 @@ def warmup_cosine(step: int, total: int, warmup: int) -> float:
     """Return the share of the peak learning rate at a step: a linear rise, then half a cosine down to zero.
 
     Args:
-        step: From 0.
-        total: Steps of the whole run.
-        warmup: Steps of the rise.
+        step: Number of the step, from 0.
+        total: Number of steps of the whole run.
+        warmup: Number of steps of the rise.
 
     Example:
         >>> [round(warmup_cosine(step, 10, 2), 3) for step in (0, 1, 2, 6, 9)]
@@ -32,10 +32,10 @@ def average_into(average: Mapping[str, Tensor], current: Mapping[str, Tensor], *
     Early on, the decay is lower, (1 + step) / (10 + step), so that random initial weights are soon forgotten.
 
     Args:
-        average: Names to averaged weights.
-        current: The same names to the weights after this step; counters are copied.
+        average: Averaged weights by name.
+        current: Weights after this step, by the same names; counters are copied.
         decay: Weight of the past, 0..1; 0 copies.
-        step: From 0.
+        step: Number of the step, from 0.
     """
     weight = 1 - min(decay, (1 + step) / (10 + step)) if decay else 1.0
     with torch.no_grad():

@@ -39,7 +39,7 @@ def load_image_weights(backbone: Backbone, tower: str, weights: str | PathLike[s
     else:
         path = Path(weights).expanduser()
         if not path.is_file():
-            raise ModelUnavailableError(f"image_weights={path} is neither a file nor imagenet or none")
+            raise ModelUnavailableError(f"image_weights={path} must be a file, imagenet or none")
         try:
             given = load_file(path)
         except (OSError, SafetensorError) as exc:

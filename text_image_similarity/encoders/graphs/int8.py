@@ -148,7 +148,8 @@ class _Rounding:
     def _multiply_patches(self, patches: Patches) -> None:
         """Add the product of images' patches, as bytes, with a matrix that normalises them too.
 
-        What normalising takes away is counted with the rounded matrix, so rounding shifts no image as a whole.
+        The value that normalisation subtracts is computed with the rounded matrix, so rounding shifts no image as a
+        whole.
         """
         scale = self._add_matrix(patches.matrix, "patches.matrix")
         shift = patches.mean.astype(np.float64) @ self.small["patches.matrix.int8"]() * scale

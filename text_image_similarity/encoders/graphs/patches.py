@@ -1,7 +1,7 @@
 """Find where an image tower multiplies patches of an image, so that their bytes can be multiplied as they are.
 
-A vision transformer normalises an image and convolves it in steps as long as the kernel: each patch is multiplied with one
-matrix. Bytes need no rounding, and normalising them is part of the matrix and of what is added to the product.
+A vision transformer normalises an image and convolves it with a stride as long as the kernel, so each patch is
+multiplied by one matrix. Bytes need no rounding, and their normalisation becomes part of the matrix and of the bias.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _STEPS = ("Cast", "Transpose", "Mul", "Sub", "Conv", "Reshape", "Transpose")
 
 @dataclass(frozen=True, slots=True)
 class Patches:
-    """How a graph multiplies the patches of its images.
+    """The part of a graph that multiplies the patches of its images.
 
     Args:
-        nodes: What does so, from bytes (n, h, w, 3) to values (n, patches, width).
+        nodes: Nodes of this part, from bytes (n, h, w, 3) to values (n, patches, width).
         grid: Number of patches down and across.
         side: Height and width of a patch.
-        matrix: What bytes of a patch, less `mean`, are multiplied with, (side * side * 3, width).
-        mean: What normalising takes away from each byte of a patch, (side * side * 3,).
-        bias: What is added to a product, (width,).
+        matrix: Matrix by which the bytes of a patch, minus `mean`, are multiplied, (side * side * 3, width).
+        mean: Value that normalisation subtracts from each byte of a patch, (side * side * 3,).
+        bias: Vector that is added to a product, (width,).
     """
 
     nodes: list[NodeProto]
@@ -42,17 +42,17 @@ class Patches:
 
     @property
     def cut(self) -> tuple[list[int], list[int], list[int]]:
-        """How images are cut into patches: reshaped, transposed so, and reshaped again."""
+        """The operations that cut images into patches: a reshape, a transposition, and another reshape."""
         (down, across), (height, width) = self.grid, self.side
         return [-1, down, height, across, width * 3], [0, 1, 3, 2, 4], [-1, down * across, height * width * 3]
 
 
 def find_patches(graph: onnx.GraphProto, folder: Path) -> Patches | None:
-    """Return how a graph multiplies patches of its images, or None if it does not.
+    """Return the part of a graph that multiplies patches of its images, or None if there is none.
 
     Args:
-        graph: Loaded without its external data.
-        folder: Where that is.
+        graph: The graph, loaded without its external data.
+        folder: Folder of the external data.
     """
     nodes, held = _first_nodes(graph), {each.name: each for each in graph.initializer}
     if nodes is None or any(name not in held for node in nodes for name in node.input[1:]):
@@ -79,7 +79,7 @@ def find_patches(graph: onnx.GraphProto, folder: Path) -> Patches | None:
 
 
 def _first_nodes(graph: onnx.GraphProto) -> list[NodeProto] | None:
-    """Return the nodes that a graph's bytes go through up to the patches' values, or None if they are others."""
+    """Return the nodes from a graph's bytes to the patches' values, or None if there are other nodes in between."""
     if graph.input[0].type.tensor_type.elem_type != TensorProto.UINT8:
         return None
     value, found = graph.input[0].name, []
@@ -93,7 +93,7 @@ def _first_nodes(graph: onnx.GraphProto) -> list[NodeProto] | None:
 
 
 def _is_cut(nodes: list[NodeProto], side: list[int]) -> bool:
-    """Return whether a convolution goes from patch to patch."""
+    """Return whether the stride of a convolution is one patch."""
     turned, convolution, last = (
         {each.name: helper.get_attribute_value(each) for each in nodes[place].attribute} for place in (1, 4, 6)
     )

@@ -49,7 +49,8 @@ def write_towers(
             that are rounded token by token; `weights` rounds only weights, which become floats again when the graph is
             loaded.
         opset: Version of ONNX's operators.
-        multiply_bytes: For `dynamic`, let the bytes of images be multiplied as they are; not if something else is to normalise them.
+        multiply_bytes: For `dynamic`, multiply the bytes of images as they are; not for graphs that take normalised
+            images.
 
     Raises:
         ModelError: The model cannot be written in this form.
@@ -75,7 +76,7 @@ def write_towers(
 
 
 def drop_weights(encoder: TwoTowerEncoder) -> None:
-    """Free the memory of a model's weights after `write_towers`; the model cannot encode any more.
+    """Free the memory of a model's weights after `write_towers`; afterwards, the model cannot encode.
 
     Deleting the model would not free them: onnxscript's rewrite rules live as long as the process and keep the last
     graph that they were tried on, and that graph keeps the model's weights and views of them.

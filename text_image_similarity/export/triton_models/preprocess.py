@@ -41,7 +41,7 @@ class PreprocessModel:
         self.threads = ThreadPoolExecutor(usable_cores())
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer each request separately."""
+        """Process each request separately."""
         return list(self.threads.map(self._answer, requests))
 
     def finalize(self) -> None:

@@ -19,7 +19,7 @@ class SimilarityModel:
     """The model `similarity`, as Triton calls it."""
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer each request separately."""
+        """Process each request separately."""
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:

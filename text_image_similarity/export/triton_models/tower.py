@@ -31,7 +31,7 @@ class TowerModel:
         self.workers = Workers(usable_cores())
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer the requests that Triton has collected, with one batch for each shape."""
+        """Process the requests that Triton has collected, with one batch for each shape."""
         given = [pb_utils.get_input_tensor_by_name(request, self.takes).as_numpy() for request in requests]
         answers: list[Any] = [None] * len(requests)
         for shape in {values.shape[1:] for values in given}:

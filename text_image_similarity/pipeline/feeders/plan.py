@@ -1,4 +1,4 @@
-"""The number of feeders of a session, and the limits of each.
+"""Decide how many feeders a session has, and the limits of each.
 
 Limits apply to all feeders together: threads, concurrent requests to a host, and retries are divided among them.
 """
@@ -22,7 +22,7 @@ from .preparers import Unchanged, preparer_of
 
 _RING_BYTES = 512 << 20  # bytes of pixels in transit; three batches if those are more
 _MANY_CORES = 8  # with more cores than these, one process cannot feed an encoder on the CPU
-_FEW_CORES = 4  # with fewer cores than these, the process that feeds the GPU uses all of them
+_FEW_CORES = 4  # with fewer cores than these, the process that feeds the GPU uses all of them itself
 _LONG_RUN = 512  # images of a run after which `auto` starts feeders: starting takes as long as loading a few hundred
 _AHEAD = 64  # minimum number of images in transit for each feeder
 
@@ -54,7 +54,7 @@ class FeederPlan:
 
     Args:
         settings: Settings of each feeder.
-        after: Number of images that a run loads by itself before it starts the feeders.
+        after: Number of images that a run loads itself before it starts the feeders.
         look_ahead: Maximum number of images of a run in progress at a time.
         slots: Number of images that fit in the shared memory.
         slot_bytes: Bytes for each image; 0 if images are not arrays of one size.
@@ -143,7 +143,7 @@ def _share(whole: int, place: int, count: int) -> int:
 
 
 def _can_be_sent(preparer: Preparer | None) -> bool:
-    if preparer is None or type(preparer).__module__ == "__main__":  # other processes do not have it
+    if preparer is None or type(preparer).__module__ == "__main__":  # other processes lack that module
         return False
     try:
         pickle.dumps(preparer)

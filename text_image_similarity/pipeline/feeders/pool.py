@@ -30,11 +30,13 @@ from .seats import Errand, Seat
 logger = logging.getLogger("text_image_similarity")
 
 _AT_ONCE = 16  # orders in a message
-_ROOM = 8  # number of orders that a feeder must be able to take before it gets some
-_DEATHS = 3  # number of feeders that ended while they had an image, after which it is a suspect too
-_ALONE = 2  # number of feeders that ended with only this image; not 1, because someone may have killed one
-_FAILED = 1 / 3  # a place stays empty after three consecutive starts that fail,
-_KILLED = 1 / 12  # or after twelve feeders that someone ended
+_ROOM = 8  # minimum number of orders that a feeder must have room for before it gets any
+_DEATHS = 3  # an image becomes a suspect when this many feeders have ended while they had it
+_ALONE = (
+    2  # a suspect fails when this many feeders have ended with it alone; not 1, because someone may have killed one
+)
+_FAILED = 1 / 3  # a place stays empty after three consecutive failed starts,
+_KILLED = 1 / 12  # or after twelve feeders that someone killed
 
 
 class Feeders:
@@ -130,7 +132,7 @@ class Feeders:
         self._area.close()
 
     def abandon(self) -> None:
-        """End the processes without locking or waiting, for the garbage collector, which may interrupt any thread."""
+        """End the processes without locking or waiting; for the garbage collector, which may interrupt any thread."""
         self._closing.set()
         for seat in self._seats:
             if (process := seat.process) is not None:
@@ -140,7 +142,7 @@ class Feeders:
         return seat.number not in self._open or (seat.process is not None and seat.process.ready)
 
     def _fill(self, seat: Seat) -> None:
-        """Keep a place occupied, and receive its answers; runs on its own thread."""
+        """Keep a place filled with a feeder, and receive its messages; runs on its own thread."""
         while not self._closing.is_set() and seat.number in self._open:
             try:
                 command = [*self._command, *self._arguments[seat.number]]
@@ -184,11 +186,11 @@ class Feeders:
                 if self._closing.is_set():
                     return
                 errands, process = self._taken(seat), seat.process
-                self._wake_one()  # for the images that it left
+                self._wake_one()  # for the remaining images
             orders = [self._order(errand) for errand in errands]
             if process is not None and orders:
                 process.send(orders)
-            # Drop references, which would otherwise be kept until there is more to load.
+            # Drop references, which would otherwise stay alive until there is more to load.
             del errands, orders
 
     def _can_take(self, seat: Seat) -> bool:
@@ -266,7 +268,7 @@ class Feeders:
                 self._fresh.clear()
                 self._suspects.clear()
                 return
-            logger.warning("%s; another one takes its place", said)
+            logger.warning("%s; another one replaces it", said)
             lost = [
                 errand
                 for errand in reversed(errands)
@@ -285,7 +287,7 @@ class Feeders:
             self._give(errand, RowError(ErrorCode.DECODER_CRASH, said))
 
     def _is_to_be_tried(self, errand: Errand, alone: bool, late: bool, decoded: bool) -> bool:
-        """Queue an image whose feeder ended again, unless it is to blame."""
+        """Requeue an image whose feeder ended, unless the image is to blame."""
         errand.deaths += 1
         errand.alone += alone
         if alone and (late or errand.alone >= _ALONE):

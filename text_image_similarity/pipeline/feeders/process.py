@@ -45,7 +45,7 @@ class FeederProcess:
     """
 
     def __init__(self, command: list[str], inherited: tuple[int, ...], settings: Any) -> None:
-        self.ready = False  # True after its first answer
+        self.ready = False  # True after its first message
         self.killed = False  # True once a signal has ended it
         self.began = time.monotonic()
         self._sending = Lock()
@@ -70,10 +70,10 @@ class FeederProcess:
             send(self._pipe(self._process.stdin), orders)
 
     def receive(self) -> list[Delivery] | None:
-        """Wait for answers; None once the process has ended or sends an invalid message."""
+        """Wait for messages; return None once the process has ended or has sent an invalid message."""
         try:
             found: list[Delivery] | None = receive(self._pipe(self._process.stdout))
-        except Exception:  # any exception of an invalid message
+        except Exception:  # an invalid message may raise any exception
             return None
         self.ready = self.ready or found is not None
         return found

@@ -1,4 +1,4 @@
-"""A feeder: loads the images ordered through standard input, and answers through standard output."""
+"""A feeder, which loads the images that are ordered through standard input, and responds through standard output."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def serve(handle: str, size: str, threads: str, place: str, slot_bytes: str) -> 
         answers = begin_process(settings.heif)
         memory = open_area(handle, int(size))
         Feeder(settings, memory, Board(memory, int(threads), int(place)), int(slot_bytes)).run(requests, answers)
-    # Immediately, because a thread may be in a download, for which the parent no longer waits.
+    # Exit immediately, because a thread may be in a download that the parent no longer waits for.
     os._exit(0)
 
 
@@ -129,7 +129,7 @@ class Feeder:
             self._board.end(self._mine.thread)
 
     def _answer(self, answers: IO[bytes]) -> None:
-        """Send finished images together: each message costs the parent as much time as its contents."""
+        """Send finished images together, because each message costs the parent as much time as its contents."""
         pause = Event()
         while True:
             ready: list[Any] = [self._answers.get()]

@@ -1,7 +1,7 @@
 """Memory that the parent and its feeders share: a slot for each image in transit, and the state of each feeder.
 
 A file's bytes go to the feeder in a slot if they fit, and the pixels come back in it. The parent encodes them in place:
-a slot is free again once nothing refers to its arrays any more. Images that do not fit, or for which no slot is free,
+a slot becomes free again once nothing refers to its arrays. Images that do not fit, or for which no slot is free,
 go through the pipe, so nothing ever waits for a slot.
 """
 

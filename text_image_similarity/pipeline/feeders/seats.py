@@ -37,7 +37,7 @@ class Errand:
 
 @dataclass(slots=True, eq=False)
 class Seat:
-    """The place of a feeder; when a feeder ends, another one takes its place."""
+    """The place of a feeder; when the feeder ends, another one replaces it."""
 
     settings: FeederSettings
     number: int

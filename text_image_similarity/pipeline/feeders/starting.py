@@ -1,4 +1,4 @@
-"""Starting feeders: at once, or when a run turns out to be long."""
+"""Start feeders, immediately or when a run turns out to be long."""
 
 from __future__ import annotations
 

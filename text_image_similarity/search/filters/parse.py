@@ -1,4 +1,4 @@
-"""Parsing filters from any of their forms, with a check against the fields."""
+"""Parse filters from any of their forms, and check them against the fields."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def parse_filter(given: Filter | Mapping[str, Any] | str | None, fields: Iterabl
         case Compare() | OneOf() | Exists() | And() | Or() | Not():
             found = _checked(given, maker, 0)
         case _:
-            raise InputTypeError.of("where", "a filter, a mapping or a text", given)
+            raise InputTypeError.of("where", "a filter, a mapping or a string", given)
     if found is not None:
         check_level(depth_of(found))
     return found

@@ -30,8 +30,8 @@ from .tree import And, Filter, Not, Or
 _SIGNS = {"=": "eq", "==": "eq", "!=": "ne", "<>": "ne", "<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
 _KEYWORDS = ("and", "or", "not", "in", "exists", "true", "false")
 _WANTED = {
-    "text": 'a text in quotes, such as "red",',
-    "texts": 'a text in quotes, such as "red",',
+    "text": 'text in quotes, such as "red",',
+    "texts": 'text in quotes, such as "red",',
     "number": "a number",
     "bool": "true or false",
     "date": 'a date in quotes, such as "2026-01-31",',
@@ -178,7 +178,7 @@ class _Parser:
         if token.kind not in ("text", "number") or (token.kind == "number" and field.kind == "date"):
             self._refuse(_WANTED[field.kind])
         if token.kind == "number" and field.kind in ("text", "texts") and not _is_spelled_once(token.text):
-            self._refuse(f'a text in quotes, such as "{token.text}",')
+            self._refuse(f'text in quotes, such as "{token.text}",')
         self._next += 1
         return self._unescape(token) if token.kind == "text" else token.text
 

@@ -4,8 +4,8 @@ The values in a tree are stored values (see `fields`). `parse_filter` returns tr
 every function with a `Filter` argument expects such a tree.
 
 Logic is two-valued. If a product lacks a field, every condition on the field's value is false, even `ne` and `not_in`;
-only `Exists(field, wanted=False)` is true, and so is a `Not` around a false condition. A list of texts is equal to each
-text in it.
+only `Exists(field, wanted=False)` is true, and so is a `Not` around a false condition. A list of texts equals each text
+in it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Comparison = Literal["eq", "ne", "lt", "lte", "gt", "gte"]
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """A comparison of a field's value with another one; only numbers and dates have an order, texts do not."""
+    """A comparison of a field's value with another one; only numbers and dates have an order, text does not."""
 
     field: str
     op: Comparison

@@ -69,7 +69,7 @@ class Database(Protocol):
 
         Args:
             text: Words.
-            condition: Further condition on products, from `where`.
+            condition: Additional condition on products, from `where`.
             values: Parameters of the condition.
             limit: Maximum number of products to return.
         """

@@ -1,4 +1,4 @@
-"""Changes to products since a version, for stores that follow a ledger."""
+"""Read changes to products since a version, for stores that follow a ledger."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Generations:
             return [_generation(row) for row in self._database.read(query)]
 
     def live(self) -> Generation:
-        """Return the generation that answers."""
+        """Return the generation that is in use."""
         found = next((found for found in self.all() if found.state == "live"), None)
         with intact(self._database):
             if found is None:

@@ -142,7 +142,7 @@ class Ledger:
             }
 
     def known(self, generation: int, content: bytes) -> Embeddings | None:
-        """Return a generation's vector for the content of an image, whichever product it belongs to; None if there is none."""
+        """Return a generation's vector for the content of an image of any product; None if there is none."""
         query = "SELECT vector FROM picture WHERE generation = ? AND content = ? AND vector IS NOT NULL LIMIT 1"
         rows = self.database.read(query, (generation, content))
         with intact(self.database):

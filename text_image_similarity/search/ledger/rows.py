@@ -1,4 +1,4 @@
-"""Conversion of rows of a ledger's tables."""
+"""Convert rows of a ledger's tables."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A ledger in an SQLite file: without a server or an extra, with many readers and one writer at a time (write-ahead mode).
+"""A ledger in an SQLite file, which needs no server or extra: many readers, one writer at a time (write-ahead mode).
 
 Do not put the file on a network file system, whose locks SQLite cannot rely on. A catalogue can be read even if nothing
-can be written, not even SQLite's accompanying files.
+can be written, not even SQLite's additional files.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class SqliteDatabase:
         for _ in range(self._free_pages() // _STEP + 1):
             self._step(f"PRAGMA incremental_vacuum({_STEP})")
         self._step("PRAGMA wal_checkpoint(PASSIVE)")
-        # Little is left to do; if there are readers, it waits until the next time.
+        # Little is left to do; if there are readers, it is postponed until the next time.
         with self._writing, self._failing():
             self._file.execute("PRAGMA busy_timeout = 500")
             try:

@@ -1,4 +1,4 @@
-"""The match log: queries to a catalogue, its answers, and what people did with them."""
+"""The match log: queries to a catalogue, their results, and what people did with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records of the match log: an entry for each answer, and events for what people did with it."""
+"""Records of the match log: an entry for each response, and events for what people did with it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ID = re.compile("[0-9a-f]{32}")
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """An answered match request, including refused ones and those without results.
+    """A match request with its results, or one that was refused or had no results.
 
     Args:
         id: Id of the match, from `new_match_id`; it contains the time by which entries are sorted and selected.
@@ -33,15 +33,15 @@ class LogEntry:
         request_id: Id of the HTTP request, which several matches share if it contained several queries.
         tenant: Name of the key, or empty.
         status: HTTP status; 499 if the client had left.
-        generation: Number of the generation that answered; None if none did.
+        generation: Number of the generation that was searched; None if there was none.
         query: The query, with `terms` as mappings of `text`, `image_sha256`, `image_url`, `product` or `vector_sha256`,
             each with `weight`; and `top_k`, `sort` and so on as given.
         where: Filter, combined with that of the tenant; None without one.
-        results: Products in the answer, best first, as mappings with `id`, `similarity` and `score`.
+        results: Products in the response, best first, as mappings with `id`, `similarity` and `score`.
         total: Total number of products found; None if there was no search.
         plan: How they were found; see `Matches.plan`; None if there was no search.
         milliseconds: Duration of each stage, and of the whole request under `total`.
-        error: `"<code>: <detail>"` if the answer was an error, otherwise None.
+        error: `"<code>: <detail>"` if the response was an error, otherwise None.
 
     Raises:
         UsageError: The id was not made by `new_match_id`.
@@ -73,7 +73,7 @@ class LogEntry:
 
 @dataclass(frozen=True, slots=True)
 class LogEvent:
-    """An event: what someone did with a product of an answer, or a verdict about it.
+    """An event: what someone did with a product in a response, or a verdict on it.
 
     Args:
         match_id: Id of the entry.
@@ -163,7 +163,7 @@ def _dump(members: dict[str, Any]) -> str:
 
 
 def _plain(value: object) -> object:
-    """Replace a value that JSON cannot represent, because a log refuses nothing."""
+    """Replace a value that JSON cannot represent, because a log accepts everything."""
     if isinstance(value, Mapping):
         return without_nan(dict(value))
     if isinstance(value, (np.generic, np.ndarray)):

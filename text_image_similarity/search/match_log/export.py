@@ -1,4 +1,4 @@
-"""Export of a match log as a table with each match's events in its row, as JSON Lines or Parquet.
+"""Export a match log as a table with each match's events in its row, as JSON Lines or Parquet.
 
 In Parquet, `query` and `where` hold JSON, because every query has different members.
 """
@@ -61,7 +61,7 @@ def export_log(log: MatchLog, out: str | PathLike[str], since: float | None = No
     place = path_text(out, "out")
     kind = format_of(place).kind
     if kind not in ("jsonl", "parquet"):
-        raise UsageError(f"{place}: a log has lists in its rows; export it to .jsonl or .parquet")
+        raise UsageError(f"{place}: the rows of a log contain lists; export it to .jsonl or .parquet")
     return write_rows(place, _SCHEMA, _parts(log, since, stored=kind == "parquet"), force=force)
 
 

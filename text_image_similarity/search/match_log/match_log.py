@@ -97,6 +97,6 @@ class MatchLog:
 
 
 def _just_before(prefix: str) -> str:
-    """Return a text that is less than all ids with a prefix, and greater than all ids with a lesser one."""
+    """Return a text that is less than all ids with a prefix, and greater than all ids with a smaller prefix."""
     number = int(prefix, 16)
     return f"{number - 1:0{len(prefix)}x}{_END}" if number else ""

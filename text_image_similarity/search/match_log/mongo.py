@@ -15,8 +15,8 @@ from ...system import require
 from .storage import StoredRow, Table
 
 SCHEMES = ("mongodb://", "mongodb+srv://")
-_PATIENCE_MS = 10_000  # timeout for a server that does not answer
-_IS_THERE = 11000  # MongoDB's code for an id that exists
+_PATIENCE_MS = 10_000  # timeout for a server that does not respond
+_IS_THERE = 11000  # MongoDB's code for an id that already exists
 
 
 class MongoStorage:

@@ -1,4 +1,4 @@
-"""Opening match logs by their places."""
+"""Open match logs by their places."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def masked(entry: LogEntry, queries: LogQueries) -> LogEntry:
             digits, as `text_sha256` and so on; the filter is kept, and for a cursor only the fact that there was one.
             `off` drops the query, except whether it asked for a later page, and the values of the filter: a mapping
             keeps its names, unless it was refused, and an expression is dropped. Both reduce an error to its code,
-            because its detail may quote the query. The products that were found are kept in any case.
+            because its detail may quote the query. The products found are always kept.
     """
     if queries == "full":
         return entry

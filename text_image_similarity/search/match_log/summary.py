@@ -17,7 +17,7 @@ from .match_log import MatchLog
 
 CLICKED_WITHIN = (1, 3, 10)
 _POSITIVE = ("click", "cart", "buy")
-_LISTED = 20  # most queries and products to list
+_LISTED = 20  # maximum number of queries and products to list
 _SHOWN = 200  # characters of a query
 
 
@@ -26,8 +26,8 @@ class LogSummary:
     """Statistics of a match log.
 
     Args:
-        requests: Number of entries, whatever the answer.
-        searches: Number of entries without an error that are not later pages of an answer (`query` has no `after`). All
+        requests: Number of entries, regardless of the response.
+        searches: Number of entries without an error that are not later pages of a result (`query` has no `after`). All
             figures below are about these, except `refused`, `milliseconds_*` and `events`.
         refused: Number of entries with an error, by error code, most frequent first.
         empty: Number of searches without a product.

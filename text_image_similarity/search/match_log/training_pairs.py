@@ -1,4 +1,4 @@
-"""Export of clicked products as captions with images for `train`, so that a shop's log can improve its model."""
+"""Export clicked products as captions with images for `train`, so that a shop's log can improve its model."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def export_training(
 
     Args:
         log: The log.
-        catalog: The catalogue that answered.
-        out: File to write, in the format that its suffix names.
+        catalog: The catalogue that was searched.
+        out: File to write, in the format given by its suffix.
         since: Time of the first search, in seconds since the epoch; None uses all.
         force: Whether to replace an existing file.
 

@@ -1,4 +1,4 @@
-"""Writing the match log in the background: a thread appends waiting records, many in one transaction."""
+"""Write the match log in the background: a thread appends waiting records, many in one transaction."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class LogWriter:
 
     Args:
         log: The log, which the caller must close afterwards.
-        most: Maximum number of waiting records; further ones are dropped and counted.
-        retry_s: Seconds between two tries while the database fails.
+        most: Maximum number of waiting records; any more are dropped and counted.
+        retry_s: Seconds between two attempts while the database fails.
 
     Attributes:
         written: Number of durable records.
@@ -70,7 +70,7 @@ class LogWriter:
                 first, self._overflowed = not self._overflowed, True
         if not taken and first:
             logger.warning(
-                "the match log is full: %s records are waiting; further ones are dropped and counted", self.depth
+                "the match log is full: %s records are waiting; any more are dropped and counted", self.depth
             )
         return taken
 
@@ -196,7 +196,7 @@ class LogWriter:
                 future.set_result(None)
 
     def _postpone(self, group: Sequence[_Waiting], problem: DatabaseError) -> None:
-        """Keep records for the next try, or drop them if there will be none."""
+        """Keep records for the next attempt, or drop them if there will be none."""
         with self._lock:
             first, self._failure, self._group = self._failure is None, problem, []  # they wait again, or are dropped
             self._next_try = monotonic() + self._retry_s
@@ -209,7 +209,7 @@ class LogWriter:
             self._settle(len(lost) + sum(future is not None for _, future in group))
         if first:
             logger.warning(
-                "the match log cannot be written: %s; up to %s records wait for it", problem, f"{self._most:,}"
+                "the match log cannot be written: %s; up to %s records will wait for it", problem, f"{self._most:,}"
             )
         if lost:
             logger.warning("the match log was closed with %s records that could not be written", f"{len(lost):,}")

@@ -30,7 +30,7 @@ class Growing:
     """An array that grows at its end.
 
     Args:
-        like: An empty array with the dtype and further dimensions of the rows.
+        like: An empty array with the dtype and the other dimensions of the rows.
     """
 
     def __init__(self, like: NDArray[Any]) -> None:

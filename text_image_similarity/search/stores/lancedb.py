@@ -35,14 +35,14 @@ INDEXED = 100_000
 # Measured on 200,000 x 512: with one bit per number, LanceDB's default, recall@10 fell to .84 if a filter excludes the images
 # near the query; with four bits it was 1.000. With a million, 100 of 244 partitions found .98; all of them took a tenth longer.
 _BITS, _PARTITIONS, _REFINED = 4, 400, 5
-# With 200,000 x 512, comparing 1,000 / 2,000 / 5,000 / 20,000 images that pass took 18 / 52 / 97 / 326 ms of CPU; the index took
-# 18 to 21 ms and found all of the ten nearest.
+# With 200,000 x 512, comparing 1,000 / 2,000 / 5,000 / 20,000 images that pass took 18 / 52 / 97 / 326 ms of CPU; the
+# index took 18 to 21 ms and found all ten nearest images.
 _EXACT_UP_TO = 2000
 _SPARE = 16  # additional images to request, because the index's order differs in the last bits
 _SMALL_PARTS = 20  # applied changes, each a separate file, before they are merged
 _KEPT = timedelta(minutes=5)  # how long other processes may still read replaced data
 _CHUNK = 8192  # numbers in one condition, and rows read at a time
-_SLOTS = 256  # most images of a product
+_SLOTS = 256  # maximum number of images of a product
 _TABLE, _APPLIED, _CATALOG, _ALL = "pictures", "applied", "catalog", "TRUE"
 _FAILURES = (OSError, RuntimeError, ValueError, pa.ArrowException)
 _TYPES: dict[FieldKind, pa.DataType] = {

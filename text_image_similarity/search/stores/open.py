@@ -1,4 +1,4 @@
-"""Opening stores; the library for each kind is imported only on demand."""
+"""Open stores; the library for each kind is imported only on demand."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check_named(kind: str, place: str, given: str | None) -> None:
     Args:
         kind: Kind of store in the catalogue.
         place: Place of the catalogue.
-        given: Kind of store from the caller; `TEXT_IMAGE_SIMILARITY_STORES` may name further ones, separated by spaces.
+        given: Kind of store from the caller; `TEXT_IMAGE_SIMILARITY_STORES` may name others, separated by spaces.
 
     Raises:
         UsageError: Only the catalogue names it.

@@ -22,7 +22,7 @@ from ..postgres import TYPES, Connections, PostgresTransaction, plain
 from .exact import Block, ranked
 from .protocol import Alone, Changes, Hits
 
-_MOST_DIMENSIONS = 2000  # most dimensions that pgvector's indexes support
+_MOST_DIMENSIONS = 2000  # maximum number of dimensions that pgvector's indexes support
 _SLACK = 1e-5  # largest difference between PostgreSQL's sums and ours
 _EXACT_UP_TO = (
     50_000  # images that pass a filter: comparing all of them takes no longer than using the graph at the same recall

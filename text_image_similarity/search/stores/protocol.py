@@ -66,8 +66,8 @@ class Hits:
 class Store(Protocol):
     """The vectors of one generation, which can be searched with filters.
 
-    One writer at a time calls `apply` (the catalogue ensures this); any number of threads and processes may read
-    meanwhile. Only products with at least one image with a vector are counted.
+    One writer at a time calls `apply` (the catalogue ensures this); any number of threads and processes may read in the
+    meantime. Only products with at least one image with a vector are counted.
     """
 
     @property
@@ -104,7 +104,7 @@ class Store(Protocol):
             limit: Number of images for each query; more are returned if several tie for the last place, as far as the
                 store can tell. None returns all that reach `least`.
             least: Lowest cosine to return.
-            exact: Whether to compare every image that passes, whatever the cost; a store may always do this.
+            exact: Whether to compare every image that passes, regardless of the cost; a store may always do this.
 
         Returns:
             For each query, the images, best first; with `exact`, never fewer than `limit` if that many pass.

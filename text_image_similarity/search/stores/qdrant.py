@@ -30,7 +30,7 @@ _EF = 1024  # lowest effort of an approximate search; with 128, whole clusters o
 _SPARE = 16  # additional images to request, because Qdrant's order differs in the last bits
 _SLACK = 1e-5
 _POINTS = 500  # points sent or read at a time: 5 MB of JSON with 512 dimensions
-_SLOTS = 256  # most images of a product
+_SLOTS = 256  # maximum number of images of a product
 _MOST_VALUES = 10_000_000
 _PATIENCE_S = 60
 _FIRST, _NUMBER = "first", "number"
@@ -82,7 +82,7 @@ class QdrantStore:
         identity: Token of the catalogue.
 
     Raises:
-        DatabaseError: Qdrant does not answer, or the collection cannot be created or belongs to another catalogue.
+        DatabaseError: Qdrant does not respond, or the collection cannot be created or belongs to another catalogue.
     """
 
     def __init__(

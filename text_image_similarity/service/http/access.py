@@ -79,7 +79,7 @@ def check_keys(keys: Iterable[ApiKey], catalog: ServedCatalog) -> None:
                 parse_filter(key.where, catalog.catalog.fields)
             except UsageError as exc:
                 raise ConfigError(
-                    f"where of the API key {key.name!r}, for the catalogue {catalog.name}: {exc}"
+                    f"the filter (where) of the API key {key.name!r} does not fit the catalogue {catalog.name}: {exc}"
                 ) from exc
 
 
@@ -114,7 +114,7 @@ def bound(request: Request, catalog: ServedCatalog, where: object = None) -> Fil
 
 
 def check_fields(request: Request, names: Iterable[str]) -> None:
-    """Make sure that a request's key may see the values of some fields: errors reveal where the shop's images are.
+    """Make sure that a request's key may see the values of some fields; errors reveal where the shop's images are.
 
     Raises:
         ProblemError: `forbidden`.

@@ -36,7 +36,7 @@ from .openapi import add_document_route, complete_document
 _ABOUT = """Score how well images match their captions, and embed both.
 
 Errors of whole requests are RFC 9457 problem details with a `code`; the error of a single pair is returned among the other pairs'
-scores. Every answer has an `X-Request-Id`."""
+scores. Every response has an `X-Request-Id`."""
 
 
 _MATCHING = (search_routes.work, search_routes.images, catalog_routes.similar)
@@ -55,7 +55,7 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
 
     Args:
         settings: Settings of the service.
-        pool: Pool that answers the requests; None keeps the models in this process.
+        pool: Pool that processes the requests; None keeps the models in this process.
         metrics: Metrics that a given pool records to.
 
     Example:
@@ -153,7 +153,7 @@ async def _start_audit(audit: AuditLog, parts: AsyncExitStack) -> None:
 
 
 async def _start_catalogs(app: FastAPI, parts: AsyncExitStack) -> None:
-    """Start the catalogues, which end before the models, and the match log, which ends after the last answer."""
+    """Start the catalogues, which stop before the models, and the match log, which stops after the last response."""
     catalogs: Mapping[str, ServedCatalog] = app.state.catalogs
     for served in catalogs.values():
         parts.push_async_callback(served.close)

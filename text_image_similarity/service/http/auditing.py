@@ -1,4 +1,4 @@
-"""Audit log entries for requests: refusals from problems, blocked addresses from answers, changes from routes."""
+"""Audit log entries for requests: refusals from problems, blocked addresses from results, changes from routes."""
 
 from __future__ import annotations
 

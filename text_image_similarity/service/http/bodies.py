@@ -1,4 +1,4 @@
-"""Functions that routes share: reading bodies, waiting for answers, and stopping when the client leaves."""
+"""Functions that routes share: reading bodies, waiting for results, and stopping when the client leaves."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class _WorkRequest(Request):
         return self.asked
 
     async def read_json(self) -> Any:
-        """Read JSON and drop the body, which from then on is counted as the memory that its texts take.
+        """Read JSON and drop the body, which from then on counts as the memory that its texts take.
 
         Long bodies are read one at a time, in steps between which other requests get a turn.
         """
@@ -130,7 +130,7 @@ class FormRoute(WorkRoute):
     media_types = (FORM,)
 
     async def read(self, request: _WorkRequest) -> None:
-        """Read the form piece by piece, and refuse duplicate fields; the framework then gets the same form."""
+        """Read the form piece by piece, and refuse duplicate fields; the framework then receives the same form."""
         form = await _read_form(request)
         for name in ("image", "caption", "model", "score"):
             if (count := len(form.getlist(name))) > 1:
@@ -156,7 +156,7 @@ class ImageRoute(WorkRoute):
 
 
 async def _read_form(request: Request) -> FormData:
-    """Read a form piece by piece, with one file and texts only in UTF-8, because some codecs take minutes for a megabyte."""
+    """Read a form piece by piece, with one file, and text in UTF-8 only; some codecs take minutes for a megabyte."""
     _, options = parse_options_header(request.headers["content-type"])
     charset = options.get(b"charset", b"utf-8").decode("latin-1")
     if charset.lower() not in ("utf-8", "utf8", "us-ascii"):
@@ -192,11 +192,11 @@ def _check_size(asked: Any, most: int) -> None:
 async def ask(
     request: Request, work: Coroutine[Any, Any, Answer[ResultT]], images: Sequence[ImageInput] = ()
 ) -> Answer[ResultT]:
-    """Wait for a pool's answer, and stop when the client leaves.
+    """Wait for a pool's result, and stop when the client leaves.
 
     Args:
         request: The request.
-        work: The pool's answer.
+        work: The pool's coroutine.
         images: References that the results are for, for the audit log.
 
     Raises:

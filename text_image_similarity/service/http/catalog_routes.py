@@ -58,7 +58,7 @@ _PROBED_S = 5.0  # time limit of health checks, which must be quick
 
 
 class ProductRoute(APIRoute):
-    """A route to a product or a part of it: `/x%2Fimage` is a product, and `/x/image` the image of another product."""
+    """A route to a product or to part of it: `/x%2Fimage` is a product, and `/x/image` the image of another product."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Match a request by its path as it was sent."""
@@ -200,7 +200,7 @@ async def put_product(catalog: str, id: Id, asked: ProductBody, request: Request
 
 @products.delete("/v1/catalogs/{catalog}/products/{id:path}", status_code=204)
 async def delete_product(catalog: str, id: Id, request: Request) -> Response:
-    """Remove a product, which nobody can find afterwards."""
+    """Remove a product, which can no longer be found afterwards."""
     require_role(request, "write")
     served = catalog_of(request, catalog)
     note_change(request, "products", f"{served.name}: 1 to delete")
@@ -249,7 +249,7 @@ async def event(match_id: str, asked: EventRequest, request: Request) -> Respons
 
 @health.get("/health", response_model=CatalogHealth, responses={503: {"model": CatalogHealth}})
 async def catalog_health(request: Request) -> Response:
-    """Report whether searches are answered, and by which model."""
+    """Report whether searches work, and with which catalogue and model."""
     problem = unready(request)
     served = next(iter(request.app.state.catalogs.values()), None)
     facts: dict[str, Any] = {}
@@ -257,7 +257,7 @@ async def catalog_health(request: Request) -> Response:
         try:
             facts = await asyncio.wait_for(_facts(request, served), _PROBED_S)
         except (ProblemError, TimeoutError):
-            problem = ProblemError("catalog_unavailable", f"{served.name} does not answer", retry_after_s=1)
+            problem = ProblemError("catalog_unavailable", f"{served.name} does not respond", retry_after_s=1)
     body = {
         "status": "healthy" if problem is None else "unhealthy",
         "catalog": facts.get("name"),

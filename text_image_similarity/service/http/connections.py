@@ -1,4 +1,4 @@
-"""Limits on connections: request heads, idle time, pipelined requests, unread answers, number of connections, and rate.
+"""Limits on connections: request heads, idle time, pipelined requests, unread responses, their number and rate.
 
 Uvicorn's protocol limits none of these. With these limits, the service is safe without a proxy in front of it.
 """
@@ -172,17 +172,17 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Continue with the next request; the rest of one that was refused early has some seconds to arrive."""
+        """Continue with the next request; the rest of one that was refused early has a few seconds to arrive."""
         super().on_response_complete()
         if not self._whole and self._deadline is None and not self.pipeline:
-            said = f"{HEAD_S:g} s after its answer, a request was still being sent"
+            said = f"{HEAD_S:g} s after the response, a request was still being sent"
             self._deadline = self.loop.call_later(HEAD_S, self._abort, "rest_time", said)
 
     def pause_writing(self) -> None:
-        """Wait a limited time for the client to read its answer."""
+        """Wait for a limited time until the client reads its response."""
         super().pause_writing()
         if self._sending is None:
-            said = f"the client read nothing of an answer for {SEND_S:g} s"
+            said = f"the client read nothing of a response for {SEND_S:g} s"
             self._sending = self.loop.call_later(SEND_S, self._abort, "send_time", said)
 
     def resume_writing(self) -> None:
@@ -215,7 +215,7 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def _refuse(self) -> None:
-        raise ValueError("too much")  # `send_400_response` has written the answer, and the parser ends the connection
+        raise ValueError("too much")  # `send_400_response` has written the response, and the parser ends the connection
 
     def _stop_waiting(self) -> None:
         if self._deadline is not None:

@@ -1,4 +1,4 @@
-"""Receiving a request's body and sending its answer, within limits on the memory for both."""
+"""Receive request bodies and send responses, within limits on the memory for both."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 Log = Callable[[int, ProblemError | None], Awaitable[None]]
 
-_PIECE = 1 << 16  # bytes of an answer that are given to the connection at a time
-_SENDING_S = 60.0  # time to send a whole answer
+_PIECE = 1 << 16  # bytes of a response that are given to the connection at a time
+_SENDING_S = 60.0  # time to send a whole response
 
 
 class Room:
-    """The memory for bodies and answers of clients, with its limits.
+    """The memory for request and response bodies of clients, with its limits.
 
     Args:
         most_bytes: Longest body, in bytes.
@@ -75,7 +75,7 @@ class IncomingBody:
             raise self._no_room()
 
     async def receive(self) -> Message:
-        """Receive the next message, within a time limit for the whole body."""
+        """Receive the next message, within the time limit for the whole body."""
         if self._whole:
             return await self._receive()
         loop = asyncio.get_running_loop()
@@ -118,14 +118,14 @@ class IncomingBody:
 
 
 class OutgoingAnswer:
-    """The answer to a request while it is sent.
+    """The response to a request while it is sent.
 
     Args:
-        room: Memory of answers that are not yet sent.
+        room: Memory of responses that are not yet sent.
         send: ASGI callable that sends its messages.
-        call: The call that it answers.
+        call: The call that it responds to.
         closing: Whether the client is asked to close the connection.
-        log: Function that writes the log entry of the answer before it is sent; None for requests without one.
+        log: Function that writes the log entry of the response before it is sent; None for requests without one.
     """
 
     def __init__(self, room: Room, send: Send, call: Call, *, closing: bool, log: Log | None) -> None:
@@ -136,7 +136,7 @@ class OutgoingAnswer:
             (b"cross-origin-resource-policy", b"same-origin"),  # so that no page of another origin can embed it
             *([(b"connection", b"close")] if closing else []),
         ]
-        self.status = 0  # 0 until the answer has begun
+        self.status = 0  # 0 until the response has begun
 
     async def send(self, message: Message) -> None:
         """Pass a message on."""
@@ -156,11 +156,13 @@ class OutgoingAnswer:
                     more = start + _PIECE < len(body) or message.get("more_body", False)
                     await self._send({**message, "body": body[start : start + _PIECE], "more_body": more})
         except TimeoutError as exc:
-            self._call.notes.append(Note("limit_hit", "send_time", f"the answer was not read within {_SENDING_S:g} s"))
+            self._call.notes.append(
+                Note("limit_hit", "send_time", f"the response was not read within {_SENDING_S:g} s")
+            )
             raise ClientLeftError from exc
 
     async def refuse(self, problem: ProblemError) -> None:
-        """Answer with a problem, unless an answer has already begun."""
+        """Respond with a problem, unless a response has already begun."""
         if self.status:
             return
         try:
@@ -174,13 +176,13 @@ class OutgoingAnswer:
         await self.send({"type": "http.response.body", "body": body})
 
     async def leave(self) -> None:
-        """Note that the client has left before its answer."""
+        """Record that the client left before the response."""
         if not self.status:
             await self._write_entry(CLIENT_LEFT, ProblemError("client_left", "the client closed its connection"))
         self.status = CLIENT_LEFT
 
     async def _write_entry(self, status: int, problem: ProblemError | None) -> None:
-        """Write the log entry of the answer before it is sent, only once.
+        """Write the log entry of the response, once, before it is sent.
 
         Raises:
             ProblemError: The entry is required, and cannot be written.

@@ -1,7 +1,8 @@
-"""Reading and writing of JSON as bytes, without decoding the whole text and without blocking other requests.
+"""Read and write JSON as bytes, without decoding the whole text and without blocking other requests.
 
 A single character outside the Basic Multilingual Plane, such as an emoji, makes a Python string four bytes wide
-throughout. Because of one such character, a decoded body would take four times its length, and its parts as much again.
+throughout. With one such character, a decoded body would take four times its length in memory, and its parts as much
+again.
 
 A body is counted as it arrives and examined piece by piece, so that other requests get a turn in between. Only the
 parser processes it in one go, and anything that would make the parser slow is limited first.
@@ -34,7 +35,7 @@ _PIECE = 1 << 16
 _DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
 _WIDEST = 4  # bytes per character in a string with an emoji
 
-Steps = Generator[None, None, Any]  # yields where other requests may get a turn, and returns a value
+Steps = Generator[None, None, Any]  # yields when other requests may get a turn, and returns a value
 
 
 class JsonAnswer(Response):
@@ -106,7 +107,7 @@ class JsonBody:
 
 
 def finish(steps: Steps) -> Any:
-    """Run steps at once, and return their value."""
+    """Run all steps at once, and return their value."""
     while True:
         try:
             next(steps)

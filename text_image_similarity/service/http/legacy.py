@@ -30,7 +30,7 @@ from .schema import (
     LegacyEvaluationResult,
 )
 
-_TIMEOUTS = 10  # time limit of a request, for a whole batch
+_TIMEOUTS = 10  # time limit of a whole batch, in request timeouts
 _PREFIX = "/evaluator/v1/evaluation"
 
 

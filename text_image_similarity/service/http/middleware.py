@@ -58,7 +58,7 @@ class Gate:
         metrics, tracing: Recorders of requests.
         work_routes: Routes whose requests need a model.
         open_routes: Routes that need no key. All others need one, and so do unknown paths.
-        match_routes: Routes whose answers are in the match log.
+        match_routes: Routes whose responses are logged in the match log.
         journal: The match log.
         auditor: Writer of the audit log.
     """
@@ -196,5 +196,5 @@ class Gate:
 
 
 def _find_route(routes: Sequence[BaseRoute], scope: Scope) -> BaseRoute | None:
-    """Return the route for a request's path, whatever its method; None if it is not among these."""
+    """Return the route for a request's path, regardless of its method; None if it is not among these routes."""
     return next((route for route in routes if route.matches(scope)[0] is not Match.NONE), None)

@@ -1,4 +1,4 @@
-"""Conversion of requests to queries, and of answers to JSON."""
+"""Convert requests to queries, and results to JSON."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def image_term(url: str | None, base64: str | None, weight: float = 1.0) -> Term
 
 
 def write_matches(catalog: ServedCatalog, match_id: str, found: Matches, most: int) -> bytes:
-    """Return an answer as JSON; its parts are written one by one, and their sizes counted.
+    """Return results as JSON; their parts are written one by one, and the sizes are counted.
 
     Args:
         catalog: Name of the catalogue.
-        match_id: Id of the answer, for events.
-        found: The answer.
+        match_id: Id of the match, for events.
+        found: The results.
         most: Maximum number of bytes that it may have.
 
     Raises:
@@ -93,7 +93,7 @@ def _written(values: Iterable[Any], most: int) -> list[bytes]:
     for value in values:
         found.append(to_json(value, inf_nan_mode="null"))
         if (most := most - len(found[-1])) < 0:
-            detail = "the answer would exceed max_body_bytes"
+            detail = "the response would exceed max_body_bytes"
             raise ProblemError("too_many_bytes", f"{detail}; request a smaller top_k, or fewer facets or queries")
     return found
 

@@ -204,7 +204,7 @@ def parse_image(text: str) -> ImageInput:
 
 
 def _members(request: Request, model: str) -> list[str]:
-    """Return the names of the models that answered together; empty if only one did."""
+    """Return the names of the models that scored together; empty if there was only one."""
     settings = request.app.state.settings
     return list(settings.models) if settings.ensemble and model == ENSEMBLE else []
 

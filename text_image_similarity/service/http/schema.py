@@ -1,4 +1,4 @@
-"""Schemas of requests and answers, from which the OpenAPI document is generated."""
+"""Schemas of requests and responses, from which the OpenAPI document is generated."""
 
 from __future__ import annotations
 
@@ -262,5 +262,5 @@ class Health(BaseModel):
 
 
 def failure_of(error: RowError) -> dict[str, str]:
-    """Return a row's error as a member of an answer."""
+    """Return a row's error as a member of a response."""
     return {"code": error.code.value, "detail": error.detail}

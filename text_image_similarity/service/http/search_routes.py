@@ -1,4 +1,4 @@
-"""The routes for searching: short ones, and one for the full query language."""
+"""The search routes: short ones, and one for the full query language."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ async def answer(
     """Answer queries, and record them for the match log.
 
     Returns:
-        For each query, the id for events and the answer.
+        For each query, the id for events and the results.
 
     Raises:
         ProblemError: The request is refused.
@@ -131,7 +131,7 @@ async def answer_one(request: Request, catalog: ServedCatalog, query: Query) -> 
     """Answer one query.
 
     Raises:
-        ProblemError: The request is refused, an image or text cannot be encoded, or the answer is too long.
+        ProblemError: The request is refused, an image or text cannot be encoded, or the response is too long.
     """
     (entry,), (found,) = await answer(request, catalog, [query])
     if isinstance(found.answer, RowError):

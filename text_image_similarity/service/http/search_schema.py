@@ -1,4 +1,4 @@
-"""Schemas of match requests and their answers."""
+"""Schemas of match requests and responses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Where = Annotated[
         examples=['category = "Shoes" and price <= 90'],
     ),
 ]
-TopK = Annotated[StrictInt, Field(ge=1, le=1000, description="Maximum number of products in an answer.")]
+TopK = Annotated[StrictInt, Field(ge=1, le=1000, description="Maximum number of products in a response.")]
 Name = Annotated[str, Field(max_length=201)]  # name of a field, optionally after a sign
 Names = Annotated[list[Name], Field(max_length=32)]
 # The limit is that of a query string, because the cursor grows with each page.
@@ -23,7 +23,7 @@ Page = Annotated[str, Field(max_length=32_768, description="`next` of the previo
 Similarity = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False, strict=True)]
 Weight = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False, strict=True)]
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
-Reference = Annotated[str, Field(max_length=500_000)]  # clients get these from answers about products
+Reference = Annotated[str, Field(max_length=500_000)]  # clients get these from responses about products
 Scalar = str | bool | float
 _DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"  # one red pixel
 
@@ -62,7 +62,7 @@ class QueryBody(_Strict):
 
 
 class MatchRequest(_Strict):
-    """Queries to answer together."""
+    """Queries that are processed together."""
 
     queries: Annotated[list[QueryBody], Field(min_length=1)]
 
@@ -134,7 +134,7 @@ class FacetCount(BaseModel):
 class MatchAnswer(BaseModel):
     """A page of products, and facts about all products found."""
 
-    match_id: Annotated[str, Field(description="Id for events about this answer.")]
+    match_id: Annotated[str, Field(description="Id for events about these results.")]
     catalog: str
     generation: int
     total: int
@@ -145,7 +145,7 @@ class MatchAnswer(BaseModel):
 
 
 class FailedQuery(BaseModel):
-    """The reason why one of several queries has no answer."""
+    """The reason why one of several queries has no results."""
 
     match_id: str
     error: Failure
@@ -167,7 +167,7 @@ class CatalogFacts(BaseModel):
     generation: int
     model: str
     fields: list[dict[str, str]]
-    logged: Annotated[bool, Field(description="Whether answers are in a match log, and events are accepted.")]
+    logged: Annotated[bool, Field(description="Whether searches are logged, and events are accepted.")]
 
 
 class CatalogDetails(CatalogFacts):

@@ -35,7 +35,7 @@ _GRACE_S = 1.0  # for the first request of a connection that was opened just bef
 def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> None:
     """Load the models, listen, and return after SIGTERM or SIGINT once all accepted requests are answered.
 
-    On the first signal, /readyz fails and answers ask clients to close their connections; after `drain_delay_s`,
+    On the first signal, /readyz fails and responses ask clients to close their connections; after `drain_delay_s`,
     listening stops. A second signal ends the delay, and a third one ends the process.
 
     Args:
@@ -72,7 +72,7 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> N
             timeout_graceful_shutdown=max(1, round(2 * settings.request_timeout_s)),
         )
         _Server(config, app, settings.drain_delay_s).run(sockets=[listener])
-        gc.unfreeze()  # otherwise libraries complain at exit
+        gc.unfreeze()  # otherwise, libraries complain at exit
 
 
 class _Server(uvicorn.Server):
@@ -118,7 +118,7 @@ class _Server(uvicorn.Server):
             logger.info("serving on http://%s (page: /, API: /docs); models: %s", address, _describe_models(self._app))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop listening, answer connected clients, and finish."""
+        """Stop listening, respond to connected clients, and finish."""
         queues = [listener.dup() for listener in sockets or []]
         for server in self.servers:
             server.close()

@@ -1,4 +1,4 @@
-"""Grouping items into batches, from each client in turn and oldest first, as soon as the model is free.
+"""Group items into batches, from each client in turn and oldest first, as soon as the model is free.
 
 While a batch is encoded, the next one is collected, so that batches grow with the load. A batch that is not full waits
 for items that are being decoded, up to a limit; if there are none, it starts at once.

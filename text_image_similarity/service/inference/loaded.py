@@ -1,6 +1,6 @@
 """The models in memory: loaded on demand and, beyond a budget, unloaded, least recently used first.
 
-Only models that no request needs are unloaded, so no request fails or waits because of that; while requests need more
+Only models that no request needs are unloaded, so no request fails or waits because of that; if requests need more
 models than fit in the budget, it is exceeded. Only weights are counted.
 """
 
@@ -112,7 +112,7 @@ class LoadedModels:
         return self._loaded[name]
 
     def forget_failure(self, name: str) -> None:
-        """Let the next request try again to load a model."""
+        """Let the next request retry loading a model."""
         self._failed.pop(name, None)
 
     def clear(self) -> None:
@@ -130,7 +130,7 @@ class LoadedModels:
         try:
             await asyncio.gather(*map(asyncio.wrap_future, closing), return_exceptions=True)
             self._add(name, await on_daemon(lambda: self._load(name)))
-        except Exception as exc:  # also a full disk: do not try again at once
+        except Exception as exc:  # also a full disk; do not retry immediately
             logger.error("%s cannot be loaded: %s", name, exc)
             self._failed[name] = (time.monotonic(), exc)
             return exc

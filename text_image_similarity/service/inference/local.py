@@ -96,7 +96,7 @@ class LocalModelPool:
     async def score(
         self, model: str | None, pairs: Sequence[Pair], kind: ScoreKind, *, within_s: float | None = None
     ) -> Answer[ScoreResult]:
-        """See `ModelPool`; `within_s` is what is left of `request_timeout_s`, if some of it has been used."""
+        """See `ModelPool`; `within_s` is the remainder of `request_timeout_s`, if some of it has been used."""
         name, items = await self._run(model, [(pair.image, pair.caption) for pair in pairs], kind, within_s)
         late = ScoreResult.failed(timeout_error(self._settings.request_timeout_s))
         results = [late if item.score is None else item.score for item in items]
@@ -146,7 +146,7 @@ class LocalModelPool:
         try:
             async with asyncio.timeout_at(end):
                 await done
-        except TimeoutError:  # items that are finished are answered
+        except TimeoutError:  # finished items still get their results
             job.timed_out = True
         finally:
             job.gone = True

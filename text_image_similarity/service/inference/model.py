@@ -186,7 +186,7 @@ class ServedModel:
                     item.tokens = self._stages.tokens([item.caption])
 
     def _encode(self, batch: list[Item]) -> None:
-        """Encode a batch and answer its items; runs on the batcher's thread."""
+        """Encode a batch and finish its items; runs on the batcher's thread."""
         items = [item for item in batch if not item.job.gone]
         self._drop(item for item in batch if item.job.gone)
         try:

@@ -36,7 +36,7 @@ async function connect() {
 function offerSearch() {
   ask("v1/catalogs").then(
     ({ data }) => (byId("searching").hidden = !data?.length),
-    () => {}, // the page goes without the link
+    () => {}, // without it, the page has no link
   );
 }
 
@@ -47,7 +47,7 @@ function describe() {
 }
 
 function refused(problem) {
-  if (problem.status === 404) state.info = null; // the models have changed: ask for them at the next run
+  if (problem.status === 404) state.info = null; // the models have changed: request them again for the next run
   if (problem.status === 401) lock();
 }
 
@@ -201,7 +201,7 @@ document.addEventListener("dragover", (event) => {
 });
 for (const end of ["dragleave", "drop"]) document.addEventListener(end, () => document.body.classList.remove("over"));
 document.addEventListener("drop", (event) => {
-  if (event.target.matches("input, textarea") && !event.dataTransfer.files.length) return; // text into a field
+  if (event.target.matches("input, textarea") && !event.dataTransfer.files.length) return; // text dropped into a field
   event.preventDefault(); // otherwise, the browser would open the file
   receive(event.dataTransfer, event.dataTransfer.getData("text/uri-list") || event.dataTransfer.getData("text/plain"));
 });
@@ -210,7 +210,7 @@ document.addEventListener("paste", (event) => {
   if (text.length > LONG_TEXT) {
     event.preventDefault(); // a text field would take minutes to display it
     if (!byId("table-mode").hidden) takeFiles([new File([text], "the pasted table")]);
-    else if (!receive(event.clipboardData, text)) single.fail(new Error("This text is too long for captions. Choose “A table” for one."));
+    else if (!receive(event.clipboardData, text)) single.fail(new Error("This text is too long for captions. If it is a table, choose “A table”."));
     return;
   }
   if (event.target.matches("input, textarea") && text) return;

@@ -1,4 +1,4 @@
-// CSV as in RFC 4180, read as strictly and written as exactly as by score_csv.
+// CSV as in RFC 4180, read as strictly and written exactly as by score_csv.
 
 export class TableProblem extends Error {}
 
@@ -18,7 +18,7 @@ export function* rows(text, delimiter = ",") {
         } while (text[at] === '"');
         fields.push(text.slice(start, at - 1).replaceAll('""', '"'));
         if (at < text.length && !`${delimiter}\r\n`.includes(text[at])) {
-          throw new TableProblem(`${where(number)} goes on behind a closing quotation mark.`);
+          throw new TableProblem(`${where(number)} has text after a closing quotation mark.`);
         }
       } else {
         plain.lastIndex = at;
@@ -33,7 +33,7 @@ export function* rows(text, delimiter = ",") {
   }
 }
 
-/** Return {header, rows, url, caption}: the rows of a table and the places of its two columns; raise TableProblem. */
+/** Return {header, rows, url, caption}: the rows of a table and the indices of its two columns; raise TableProblem if they cannot be read. */
 export function table(text, most) {
   if (text.includes("\0")) throw new TableProblem("This is not a CSV file: it holds zero bytes.");
   const first = /^[\r\n]*([^\r\n]*)/.exec(text)[1];
@@ -57,7 +57,7 @@ export function table(text, most) {
     const found = header.flatMap((name, i) => (name.trim().toLowerCase() === wanted ? [i] : []));
     if (found.length === 1) return found[0];
     const shown = header.slice(0, 8).map((name) => name.slice(0, 40)).join(", ").slice(0, 200);
-    throw new TableProblem(`The column ${wanted} is ${found.length ? "there more than once" : "missing"}; the header is: ${shown}`);
+    throw new TableProblem(`The column ${wanted} is ${found.length ? "in the table more than once" : "missing"}; the header is: ${shown}`);
   };
   const places = { url: place("url"), caption: place("caption") };
   if (all.length === 1) throw new TableProblem("The table has a header and no rows.");

@@ -1,4 +1,4 @@
-// One run: the pairs of a form go to the service, and its panel shows progress, scores and failures.
+// One run: the pairs of a form are sent to the service, and its panel shows progress, scores and failures.
 
 import { Problem, score } from "./service.js";
 import { el, failure, fold, plain, reference, Scores } from "./show.js";
@@ -77,7 +77,7 @@ export class Run {
     const [done, all] = [this.results.size, this.pairs.length];
     const bar = this.part("progress");
     [bar.max, bar.value] = [all, done];
-    this.say(`${grouped(done)} of ${pairsOf(all)} answered.`);
+    this.say(`${grouped(done)} of ${pairsOf(all)} finished.`);
   }
 
   finish() {

@@ -1,4 +1,4 @@
-// The search page: the query is kept in the address, and each change of it starts a new search.
+// The search page: the query is kept in the address, and every change starts a new search.
 
 import { Cards, headline } from "./search_cards.js";
 import { Filters, shownValue, titleOf } from "./search_facets.js";
@@ -14,7 +14,7 @@ const byId = (id) => document.getElementById(id);
 const names = new Map(); // of products, by id
 let state = readAddress(location.search);
 let served = []; // the catalogues that can be searched
-let running = null; // stops the requests of the search that is under way
+let running = null; // stops the requests of the search in progress
 
 const catalog = () => served.find(({ name }) => name === state.catalog);
 const nameOf = (id) => names.get(id) ?? id;
@@ -37,7 +37,7 @@ const filters = new Filters(byId("facets"), (change) => {
 });
 const image = new QueryImage(go, (text) => (byId("alert").textContent = plain(text.slice(0, 200))));
 
-// Asking
+// Searching
 
 /** Run the current query, and keep it in the address. */
 function go() {
@@ -100,7 +100,7 @@ function note(how) {
 async function queryOf() {
   const terms = termsOf(state, await image.read(), nameOf);
   if (terms.length && !terms.some(({ term }) => term.weight > 0)) {
-    throw new Error("Say what to look for as well: “without” and “not like” only lead away from something.");
+    throw new Error("Also say what to look for: “without” and “not like” only steer the results away from something.");
   }
   const { fields } = catalog();
   const where = whereOf(state, fields);
@@ -176,7 +176,7 @@ async function begin(options) {
   byId("which").hidden = served.length < 2;
   byId("catalog").replaceChildren(...served.map(({ name }) => new Option(name, name)));
   byId("search").hidden = !served.length;
-  if (!served.length) throw new Error("This service has no catalogue to search. It is started with the option --catalog.");
+  if (!served.length) throw new Error("This service has no catalogue to search. To serve one, start it with the option --catalog.");
   await enter(options);
 }
 
@@ -219,7 +219,7 @@ window.addEventListener("popstate", (event) => {
   if (served.length) guarded(enter);
 });
 document.querySelector(".skip").addEventListener("click", (event) => {
-  event.preventDefault(); // the address is for the query
+  event.preventDefault(); // the page's address is for the query
   byId("results").focus();
 });
 document.addEventListener("keydown", (event) => {

@@ -4,7 +4,7 @@ import { ask, askImage, pause } from "./service.js";
 
 const BUSY = new Set([429, 503]);
 const LONGEST_WAIT_S = 30;
-const MOST_FIELDS = 32; // of a request for facets
+const MOST_FIELDS = 32; // in a request for facets
 const under = (catalog, rest) => `v1/catalogs/${encodeURIComponent(catalog)}/${rest}`;
 
 /** `say(text)` is called when a request has to wait. */
@@ -24,7 +24,7 @@ export async function catalogs(options) {
   return (await askTwice("v1/catalogs", options)).data;
 }
 
-/** Ask one query; a query that fails by itself is raised like a request that fails. */
+/** Send one query; if only the query fails, the error is raised as for a failed request. */
 export async function match(catalog, query, options) {
   const { results } = await askTwice(under(catalog, "match"), { ...options, body: JSON.stringify({ queries: [query] }) });
   if (results[0].error) throw Object.assign(new Error(results[0].error.detail), results[0].error);

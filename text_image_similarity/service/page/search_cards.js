@@ -1,4 +1,4 @@
-// Products in a grid, and one product enlarged. Texts of shops are put on the page as text.
+// Products in a grid, and one product enlarged. The shop's texts are put on the page as text, never as markup.
 
 import { el, fold, plain } from "./show.js";
 import { shownValue, titleOf } from "./search_facets.js";

@@ -67,7 +67,7 @@ export class Filters {
     return el("fieldset", {}, el("legend", {}, titleOf(name)), el("div", { class: "ends" }, low, el("span", { "aria-hidden": "true" }, "to"), high));
   }
 
-  /** Fields whose values an answer should count. */
+  /** Fields whose values a response should count. */
   get counted() {
     return [...this.boxes.keys()];
   }

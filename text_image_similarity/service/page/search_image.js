@@ -68,7 +68,7 @@ export class QueryImage {
     byId("image-name").textContent = file ? plain(`${file.name.slice(0, 80)}, ${megabytes(file.size)}`) : "";
   }
 
-  /** What the browser's history keeps of the image: its number in this visit. */
+  /** The part of the image that the browser's history keeps: its number in this visit. */
   get number() {
     return this.kept.indexOf(this.file);
   }
@@ -83,7 +83,7 @@ export class QueryImage {
   }
 }
 
-/** Shrink a large image, because a photograph of 10 MB tells a model nothing more. */
+/** Shrink a large image, because a 10 MB photograph tells a model nothing more. */
 async function small(file) {
   if (file.size <= LARGE_BYTES) return file;
   try {

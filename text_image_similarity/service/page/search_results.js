@@ -1,11 +1,11 @@
-// The answer to a search: products in two grids, their number, and advice if there are none.
+// The results of a search: products in two grids, their number, and advice if there are none.
 
 import { facets } from "./search_api.js";
 import { filtered, whereOf } from "./search_state.js";
 import { el, plain } from "./show.js";
 
 // A match is weaker if its probability is below one half, where the model's calibration gives one (for single texts), or
-// if its score is less than this share of the best one. Models differ too much for a fixed limit of the similarity.
+// if its score is less than this share of the best one. Models differ too much for a fixed limit on the similarity.
 const LIKELY = 0.5;
 const SHARE_OF_BEST = 0.6;
 const byId = (id) => document.getElementById(id);
@@ -38,7 +38,7 @@ export class Results {
     byId("count").textContent = text;
   }
 
-  /** Show the first page of an answer. */
+  /** Show the first page of results. */
   start(asked, found) {
     this.clear();
     Object.assign(this, { asked, total: found.total, best: found.matches[0]?.score ?? 0 });

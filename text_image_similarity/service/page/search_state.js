@@ -4,8 +4,8 @@ export const AWAY = -0.75; // the service's weight for "without"
 const PREFIXES = { is: "values", from: "least", to: "most" };
 
 /**
- * What is asked for: `products` are {id, away}; `values` holds the ticked values of a field as texts; `least` and `most` are a
- * number field's ends; `balance` is the image's share of a query of words and image, in percent.
+ * The query: `products` are {id, away}; `values` holds the ticked values of a field as text; `least` and `most` are a
+ * number field's limits; `balance` is the image's share of a query of words and image, in percent.
  */
 export function nothing(catalog = "") {
   return { catalog, text: "", without: "", products: [], values: new Map(), least: new Map(), most: new Map(), balance: 50 };
@@ -37,7 +37,7 @@ export function writeAddress(state, { catalogShown }) {
   return said.size ? `?${said}` : location.pathname;
 }
 
-/** Remove the parts of a query that a catalogue without these fields cannot answer. */
+/** Remove the parts of a query that a catalogue with only these fields cannot process. */
 export function keepKnown(state, fields) {
   const known = new Set(fields.map((field) => field.name));
   for (const part of [state.values, state.least, state.most]) {

@@ -3,11 +3,11 @@
 const TRIES = 6;
 const LONGEST_WAIT_S = 60;
 const ANSWER_MS = 180_000;
-const PASSING = new Set([0, 429, 502, 503, 504]); // 0: no answer at all
+const PASSING = new Set([0, 429, 502, 503, 504]); // 0: no response at all
 const ABOUT_THE_PAIRS = new Set([400, 408, 413, 422, 500]); // the request is split until the pair at fault is alone
 const SLOT = "text-image-similarity-key";
 
-/** A request that was refused or got no answer. */
+/** A request that was refused or got no response. */
 export class Problem extends Error {
   constructor(status, code, detail, waitS = 0) {
     super(detail);
@@ -38,10 +38,10 @@ export async function ask(path, { body, signal } = {}) {
   let content = null;
   try {
     content = JSON.parse(text);
-  } catch {} // a proxy's page, say
+  } catch {} // for example a proxy's page
   if (answer.ok && content) return content;
   const waitS = Number(answer.headers.get("retry-after")) || 0;
-  const detail = content?.detail ?? (answer.ok ? "The answer is not JSON." : answer.statusText);
+  const detail = content?.detail ?? (answer.ok ? "The response is not JSON." : answer.statusText);
   throw new Problem(answer.ok ? 502 : answer.status, content?.code ?? `http_${answer.status}`, String(detail), waitS);
 }
 
@@ -60,7 +60,7 @@ async function fetched(path, sent, signal, read) {
     return [answer, await read(answer)];
   } catch {
     signal?.throwIfAborted();
-    throw new Problem(0, "no_answer", "The service does not answer.");
+    throw new Problem(0, "no_answer", "The service does not respond.");
   }
 }
 
@@ -80,7 +80,7 @@ async function patiently(body, { signal, say }) {
 /**
  * Yield arrays of {pair, similarity, error}, in the order of the pairs.
  *
- * A pair is {caption, url} or {caption, file}; `asked` holds model and score, `limits` most pairs and bytes of a request.
+ * A pair is {caption, url} or {caption, file}; `asked` holds model and score, `limits` the maximum pairs and bytes per request.
  */
 export async function* score(pairs, asked, limits, { signal, say }) {
   const waiting = batches(pairs, limits);
@@ -103,7 +103,7 @@ export async function* score(pairs, asked, limits, { signal, say }) {
 const sound = (result) => (result?.error ? typeof result.error.code === "string" : Number.isFinite(result?.similarity));
 
 export function badAnswer() {
-  return new Problem(-1, "bad_answer", "The answer is not one of this service.");
+  return new Problem(-1, "bad_answer", "The response does not come from this service.");
 }
 
 function batches(pairs, limits) {
@@ -132,7 +132,7 @@ async function spelled(batch, limits) {
   return Promise.all(
     batch.map(async (pair) => {
       if (sizeOf(pair) + 100 > limits.bytes) {
-        throw new Problem(413, "too_many_bytes", `the service takes ${megabytes(limits.bytes)} in a request, and this pair takes ${megabytes(sizeOf(pair))}`);
+        throw new Problem(413, "too_many_bytes", `a request may take at most ${megabytes(limits.bytes)}, but this pair takes ${megabytes(sizeOf(pair))}`);
       }
       if (!pair.file) return { image_url: pair.url, caption: pair.caption };
       return { image_base64: await read(pair.file), caption: pair.caption };
@@ -147,7 +147,7 @@ export function base64(file) {
       if (file.size) done(reader.result.slice(reader.result.indexOf(",") + 1));
       else fail(new Problem(422, "empty_body", "the file is empty"));
     };
-    reader.onerror = () => fail(new Problem(422, "file_not_found", "the browser cannot read the file any more"));
+    reader.onerror = () => fail(new Problem(422, "file_not_found", "the browser can no longer read the file"));
     reader.readAsDataURL(file);
   });
 }

@@ -1,4 +1,4 @@
-// Puts untrusted texts on the page: as text, never as markup.
+// Puts untrusted text on the page, never as markup.
 
 const SHORT = 140;
 const LONGEST = 2000;

@@ -42,7 +42,7 @@ HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of a page, shared by all answers."""
+    """A file of a page, shared by all responses."""
 
     content: bytes
     media_type: str

@@ -17,7 +17,7 @@ export function whenUnlocked(connect, done) {
     const key = byId("key").value.trim();
     const note = byId("key-note");
     if (!/^[!-~]+$/.test(key)) {
-      note.textContent = "An API key is made of letters, digits and signs of ASCII, without spaces.";
+      note.textContent = "An API key consists of ASCII letters, digits and symbols, without spaces.";
       return;
     }
     setKey(key);

@@ -32,10 +32,9 @@ class Replicas:
         target_ongoing_requests: Requests in progress per replica that Ray aims for by adding and removing replicas;
             None means the batch size for a model, and 64 for the gateway.
         max_ongoing_requests: Maximum number of concurrent requests of a model's replica, beyond which requests wait in
-            the order in which they came, whoever sent them; None means as many as all gateways may have in progress. A
-            gateway accepts as many as `max_inflight` allows.
-        max_queued_requests: Maximum number of requests that may wait for a replica in each gateway; further ones get
-            429.
+            the order in which they arrived, regardless of the client; None means as many as all gateways may have in
+            progress. A gateway accepts as many as `max_inflight` allows.
+        max_queued_requests: Maximum number of requests that may wait for a replica in each gateway; any more get 429.
 
     Raises:
         ConfigError: A value is outside its range.
@@ -140,7 +139,7 @@ def apply_environment(settings: Settings, environment: Mapping[str, str]) -> Set
 
 
 def _parse_value(name: str, value: Any) -> Any:
-    """Parse a string that holds JSON."""
+    """Parse a string that contains JSON."""
     if not isinstance(value, str) or not value.startswith(("{", "[")):
         return value
     try:

@@ -35,7 +35,7 @@ logger = logging.getLogger("text_image_similarity")
 GATEWAY = "gateway"  # names of deployments
 MODEL = "model-{}"
 _HEALTH_EVERY_S = 5.0
-_HEALTH_S = 15.0  # for the answer
+_HEALTH_S = 15.0  # for the response
 _REFUSED = 256  # requests at a gateway in addition to those in progress: probes, and requests that are being refused
 
 
@@ -139,12 +139,12 @@ class ModelReplica:
         from ..clients import current
         from ..problems import ProblemError
 
-        current.set(client)  # who takes turns with others here, as in one process
+        current.set(client)  # clients take turns here, as in one process
         try:
             return await work
         except ProblemError as problem:
             if self._pool.dead() is not None:
-                # It would refuse requests faster than others answer, and so attract all of them until Ray considers it
+                # It would refuse requests faster than others respond, and so attract all of them until Ray considers it
                 # unhealthy. Once it is gone, the gateways send its requests to other replicas.
                 logger.critical("%s ends: %s", self._name, problem.detail)
                 logging.shutdown()
@@ -209,7 +209,7 @@ class Gateway:
 
 
 class _OneRequestId:
-    """Leaves `X-Request-Id` to Ray's proxy, which adds it to every answer, and to the request if the client did not.
+    """Leaves `X-Request-Id` to Ray's proxy, which adds it to every response, and to the request if the client did not.
 
     Args:
         app: The application of the service.

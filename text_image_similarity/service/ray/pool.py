@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("text_image_similarity")
 
-_TRIES = 3  # replicas that may be lost with a request before the request is blamed
-_GRACE_S = 1.0  # extra time for a replica's answer after a request's timeout, with the results so far
+_TRIES = 3  # number of replicas that may be lost with a request before the request is blamed
+_GRACE_S = 1.0  # extra time for a replica's response after a request's timeout, with the results so far
 _LOOK_EVERY_S = 1.0
 _LOOK_S = 5.0  # for all replicas of a deployment to report
 _FRESH_S = 15.0  # how long a report is valid
@@ -115,7 +115,7 @@ class RayModelPool:
         for name, handle in self._models.items():
             problems = [report.unready for report in self._reports(handle)]
             if all(problems):
-                return problems[0] if problems else ProblemError("model_unavailable", f"no replica of {name} answers")
+                return problems[0] if problems else ProblemError("model_unavailable", f"no replica of {name} responds")
         return None
 
     def dead(self) -> ProblemError | None:
@@ -141,7 +141,7 @@ class RayModelPool:
     async def _answer(
         self, model: str | None, fail: Callable[[RowError], ResultT], method: str, items: list[Any], *more: Any
     ) -> Answer[ResultT]:
-        """Let a replica answer a request; `fail` returns an item's result for the timeout error."""
+        """Let a replica process a request; `fail` returns an item's result for the timeout error."""
         name, client = choose_model(self._settings, model), current.get()
         timeout_s = self._settings.request_timeout_s
         self._inflight.enter(client, len(items))
@@ -186,7 +186,7 @@ class RayModelPool:
         return reports if time.monotonic() - learned < _FRESH_S else []
 
     async def _watch(self) -> None:
-        """Collect reports, again and again."""
+        """Collect reports periodically."""
         handles = [*self._models.values(), self._peers]
         while True:
             await asyncio.gather(*map(self._update_reports, handles))

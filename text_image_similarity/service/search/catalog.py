@@ -1,4 +1,4 @@
-"""Catalogues that answer requests; their queries are encoded by the service's models, in shared batches."""
+"""Catalogues that are served; their queries are encoded by the service's models, in shared batches."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from .thumbnails import Thumbnails
 logger = logging.getLogger("text_image_similarity")
 
 _THREADS = 4
-_LOOK_EVERY_S = 2.0  # time to prepare a generation that will soon be used
+_LOOK_EVERY_S = 2.0  # interval for preparing generations that will soon be used
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The answer to a query.
+    """The results of a query.
 
     Args:
         answer: The products, or the reason why a term cannot be encoded.
         generation: The generation that answered.
-        milliseconds: Duration of each stage, `encode` and `search`, or only `cache` if the answer was remembered.
-        work: Answers of the models, for traces.
+        milliseconds: Duration of each stage, `encode` and `search`, or only `cache` if the results were cached.
+        work: Results of the models, for traces.
     """
 
     answer: Matches | RowError
@@ -200,7 +200,7 @@ class ServedCatalog:
 
     def _check(self, queries: Sequence[Query]) -> tuple[Generation, int, list[Checked]]:
         searcher = self.catalog.searcher
-        version = searcher.version  # read first: later writes make the answer newer than its key
+        version = searcher.version  # read first: later writes make the results newer than their key
         generation = searcher.live()
         names = [f"/queries/{number}" for number in range(len(queries))] if len(queries) > 1 else [""]
         asked = [searcher.check(query, generation, name) for query, name in zip(queries, names, strict=True)]
@@ -252,7 +252,7 @@ class ServedCatalog:
         await asyncio.to_thread(self.catalog.searcher.open, generation)
 
     async def _watch(self) -> None:
-        """Prepare generations that may soon be used, and close dropped ones, whichever process changes them."""
+        """Prepare generations that may soon be used, and close dropped ones, no matter which process changes them."""
         prepared: set[int] = set()
         gone: dict[int, float] = {}  # the time since which each has been gone
         while True:

@@ -1,4 +1,4 @@
-"""Conversion of the library's errors into problems; the databases' own messages, which contain paths and hosts, are only logged."""
+"""Convert the library's errors into problems; the databases' messages, which name paths and hosts, are only logged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing the match log: one entry for each answer to a query, including refusals and empty answers."""
+"""Write the match log: one entry for each response to a query, including refusals and empty results."""
 
 from __future__ import annotations
 
@@ -28,17 +28,20 @@ from .threads import Threads
 logger = logging.getLogger("text_image_similarity")
 
 _THREADS = 2
-_MOST_ANSWERED, _MOST_REFUSED = 200_000, 10_000  # most characters of a query, and of its filter, in an entry
+_MOST_ANSWERED, _MOST_REFUSED = (
+    200_000,
+    10_000,
+)  # maximum number of characters of a query, and of its filter, in an entry
 _UNAUTHORIZED = 401  # requests without a valid key must not fill the disk; the metrics count them
 
 
 @dataclass(slots=True)
 class Asked:
-    """The queries and answers of a match request, as far as it has been processed.
+    """The queries and results of a match request, as far as it has been processed.
 
     Args:
         catalog: Name of the catalogue; None if it does not exist.
-        ids: Ids of the answers for events, one for each query.
+        ids: Ids of the matches for events, one for each query.
     """
 
     catalog: str | None
@@ -96,7 +99,7 @@ class Journal:
         return list({id(writer): writer for writer in self._writers.values()}.values())
 
     def keeps(self, catalog: str) -> bool:
-        """Tell whether answers of a catalogue are logged, so that events can refer to them."""
+        """Tell whether searches in a catalogue are logged, so that events can refer to them."""
         return catalog in self._writers
 
     def close(self) -> None:
@@ -134,7 +137,7 @@ class Journal:
                 logger.warning(
                     "the match log cannot be written: %s", str(exc) or "it takes too long"
                 )  # only for our log, because it names paths and hosts
-                detail = "the match log cannot be written, and answers require an entry"
+                detail = "the match log cannot be written, and responses require an entry"
                 raise ProblemError("log_unavailable", detail, retry_after_s=5) from exc
             self._metrics.log_entries.labels(name, "written").inc(len(kept))
             return
@@ -156,11 +159,11 @@ class Journal:
                 entry = await self._threads.run(writer.find, match_id)
                 if entry is not None and entry.tenant == key.name and entry.catalog == name:
                     if product not in [found["id"] for found in entry.results]:
-                        detail = f"product {product[:100]!r} was not in the answer to match {match_id}"
+                        detail = f"product {product[:100]!r} was not among the results of match {match_id}"
                         raise ProblemError("invalid_request", detail)
                     if not writer.put(LogEvent(match_id, time.time(), kind, product, key.name)):
                         raise ProblemError(
-                            "log_unavailable", "too many entries wait for the match log", retry_after_s=5
+                            "log_unavailable", "too many entries are waiting for the match log", retry_after_s=5
                         )
                     return
         except UsageError as exc:

@@ -1,4 +1,4 @@
-"""A cache of answers: the same query has the same answer until something is written."""
+"""A cache of results: the same query has the same results until something is written."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from threading import Lock
 from ...search import Matches, Query
 from ...search.cursor import digest_of
 
-_MOST_PRODUCTS = 50_000  # products in all cached answers
+_MOST_PRODUCTS = 50_000  # products in all cached results
 _CHARACTERS = 2000  # characters of a typical product
 Key = tuple[int, int, str, int, bytes]
 
 
 def key_of(query: Query, generation: int, version: int) -> Key:
-    """Return the key of an answer: the query with its page, the model, and the version of the data."""
+    """Return the key of results: the query with its page, the model, and the version of the data."""
     return generation, version, digest_of(query), query.top_k, sha256((query.after or "").encode()).digest()
 
 
 class Results:
-    """The most recently used answers, in memory. Safe to share between threads."""
+    """The most recently used results, in memory. Safe to share between threads."""
 
     def __init__(self, most_products: int = _MOST_PRODUCTS) -> None:
         self._most, self._held = most_products, 0
@@ -28,7 +28,7 @@ class Results:
         self._lock = Lock()
 
     def get(self, key: Key) -> Matches | None:
-        """Return a cached answer, or None."""
+        """Return cached results, or None."""
         with self._lock:
             found = self._found.get(key)
             if found is not None:
@@ -36,7 +36,7 @@ class Results:
             return found
 
     def put(self, key: Key, matches: Matches) -> None:
-        """Store an answer, replacing the least recently used ones."""
+        """Store results, replacing the least recently used ones."""
         with self._lock:
             if key in self._found:
                 return
@@ -48,7 +48,7 @@ class Results:
 
 
 def _size_of(matches: Matches) -> int:
-    """Return the size of an answer in typical products; a facet's value counts as a tenth of one."""
+    """Return the size of results in typical products; a facet's value counts as a tenth of one."""
     values = [value for counts in matches.facets.values() for value in counts]
     texts = [matches.next or "", *(value for value in values if isinstance(value, str))]
     for match in matches:

@@ -1,4 +1,4 @@
-"""Batching searches: those that wait while another one runs become one matrix product. Clients take turns."""
+"""Batch searches: those that wait while another one runs become one matrix product. Clients take turns."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..shares import Client, Turns
 logger = logging.getLogger("text_image_similarity")
 
 Answers = list[Matches | RowError]
-_MOST = 64  # typical queries in one pass, or fewer expensive ones
+_MOST = 64  # number of typical queries in one pass, or of fewer expensive ones
 _MOST_WAITING = 256
 
 
@@ -116,7 +116,7 @@ class Scans:
         """
         client = current.get()
         if self._waiting.is_full(client):
-            raise ProblemError("queue_full", f"{self.depth} searches wait", retry_after_s=1, reason="queue_full")
+            raise ProblemError("queue_full", f"{self.depth} searches are waiting", retry_after_s=1, reason="queue_full")
         found: Answers = []
         for scan in _passes(asked, texts, images):  # other requests get a turn between passes
             self._waiting.put(client, scan)
@@ -133,7 +133,7 @@ class Scans:
         while taken := self._waiting.take():
             by_generation: dict[int, list[_Scan]] = defaultdict(list)
             for scan in taken:
-                if scan.done.set_running_or_notify_cancel():  # otherwise no request waits for it any more
+                if scan.done.set_running_or_notify_cancel():  # otherwise, no request is waiting for it
                     by_generation[scan.asked[0].generation.number].append(scan)
             for group in by_generation.values():
                 self._search(group)
@@ -150,7 +150,7 @@ class Scans:
             if len(scans) == 1:
                 scans[0].done.set_exception(exc)
                 return
-            logger.debug("%d searches are repeated in two parts: %s", len(scans), exc)
+            logger.debug("repeating %d searches in two halves, because they failed together: %s", len(scans), exc)
             middle = len(scans) // 2
             self._search(scans[:middle])
             self._search(scans[middle:])

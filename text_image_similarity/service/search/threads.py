@@ -1,4 +1,4 @@
-"""Threads for one catalogue or log, so that a database that does not answer delays only its own requests."""
+"""Threads for one catalogue or log, so that a database that does not respond delays only its own requests."""
 
 from __future__ import annotations
 
@@ -57,5 +57,5 @@ class Threads:
 
 
 def _run(done: Future[T], work: Callable[[], T]) -> None:
-    if done.set_running_or_notify_cancel():  # otherwise no request waits for it any more
+    if done.set_running_or_notify_cancel():  # otherwise, no request is waiting for it
         settle(done, work)

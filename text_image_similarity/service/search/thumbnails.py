@@ -1,4 +1,4 @@
-"""Thumbnails of products: fetched and decoded within the service's limits, and encoded again."""
+"""Thumbnails of product images, which are fetched and decoded within the service's limits, and encoded again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..problems import ProblemError
 from ..shares import FairQueue
 
 _AT_ONCE = 4
-_AT_ONCE_OF_ONE = 2  # of one client
+_AT_ONCE_OF_ONE = 2  # for one client
 _DECODERS = 3  # processes; the images of one client always leave one for the others
 _MOST_BYTES = 64 << 20
 _MOST_WAITING = 256
@@ -138,7 +138,7 @@ class Thumbnails:
             while len(self._failed) > 10_000:
                 self._failed.popitem(last=False)
             return None
-        except TimeoutError:  # no request waited any more
+        except TimeoutError:  # no request was waiting
             return None
         finally:
             del self._making[making.client, key]
@@ -156,7 +156,7 @@ class Thumbnails:
         def load() -> bytes:
             known = self._made.get(making.key)
             if not making.waiting:
-                raise TimeoutError  # no request waits for it any more
+                raise TimeoutError  # no request is waiting for it
             return self._load(making.reference, making.key[1]) if known is None else known.content
 
         if done.set_running_or_notify_cancel():

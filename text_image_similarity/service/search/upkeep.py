@@ -25,7 +25,7 @@ logger = logging.getLogger("text_image_similarity")
 
 _MOST_WAITING = 16  # waiting requests that write
 _LONGEST_S = 600.0  # time limit of a request that writes; proxies do not wait longer
-_LINES = 20  # output of the process to show when it fails
+_LINES = 20  # lines of the process's output to show when it fails
 _NICENESS = 19
 # The arguments arrive on stdin, because they may contain passwords and every user of the machine can read a command line.
 _PROGRAM = "import json, sys; from text_image_similarity.cli.main import main; main(json.load(sys.stdin))"

@@ -36,7 +36,7 @@ class Metrics:
         )
         self.request_seconds = Histogram(
             "tis_request_duration_seconds",
-            "Time from a request's first byte to the last byte of its answer.",
+            "Time from a request's first byte to the last byte of its response.",
             ("route",),
             buckets=SECONDS,
             registry=registry,
@@ -164,7 +164,7 @@ class Metrics:
             self._shared_off.labels(model).set(event == "off")
 
     def count_pair(self, model: str, result: ScoreResult, cosine: float | None) -> None:
-        """Count an answered pair."""
+        """Count a finished pair."""
         if result.code is None:
             self._pairs.labels(model, "scored", "").inc()
         else:

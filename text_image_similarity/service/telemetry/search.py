@@ -1,4 +1,4 @@
-"""Prometheus metrics of catalogues: searches, cached answers, and the match log."""
+"""Prometheus metrics of catalogues: searches, cached results, and the match log."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SearchMetrics:
         )
         self._results = Counter(
             "tis_result_cache_lookups",
-            "Lookups in the cache of answers.",
+            "Lookups in the cache of results.",
             ("catalog", "result"),
             registry=registry,
         )
@@ -70,5 +70,5 @@ class SearchMetrics:
         self._searches.labels(stage, catalog).observe(max(seconds, 0.0))
 
     def count_result(self, catalog: str, *, found: bool) -> None:
-        """Count a lookup in the cache of answers."""
+        """Count a lookup in the cache of results."""
         self._results.labels(catalog, "hit" if found else "miss").inc()

@@ -77,7 +77,7 @@ class Tracing:
         return f"{span.get_span_context().trace_id:032x}"
 
     def close(self) -> None:
-        """Send the last spans within a time limit, so that a dead collector does not keep the service from ending."""
+        """Send the last spans within a time limit, so that a dead collector does not keep the service from exiting."""
         if self._provider is not None:
             try:
                 call_within(_LAST_S, self._provider.shutdown, name="last-spans")
