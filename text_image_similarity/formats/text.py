@@ -117,7 +117,9 @@ def _expanded(place: str, raw: Hashed) -> io.BufferedReader:
     if codec is None:
         return buffered
     if (head := buffered.peek(4)) and not head.startswith(_MAGIC[codec]):
-        raise TableError(f"{place} is not compressed with {codec}, although its name says so; remove the suffix from its name")
+        raise TableError(
+            f"{place} is not compressed with {codec}, although its name says so; remove the suffix from its name"
+        )
     from pyarrow import CompressedInputStream
 
     return io.BufferedReader(cast(io.RawIOBase, CompressedInputStream(cast(IO[bytes], buffered), codec)), 1 << 16)
