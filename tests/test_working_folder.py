@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from text_image_similarity.errors import UsageError
+from text_image_similarity.ray_data import RayEngine
 from text_image_similarity.system import refuse_planted_driver
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the search path is that of a Linux wheel")
@@ -50,6 +52,22 @@ except SystemExit:
     resource_tracker.ensure_running()  # as the lock of a progress bar does on macOS, and with Python 3.14
     resource_tracker._resource_tracker._stop()
 """
+SPARK = """
+import sys
+from pyspark import java_gateway
+from text_image_similarity import ConfigError
+from text_image_similarity.spark.session import open_session
+
+def start(command, *, env, **_):
+    print(command[0], env["PYTHONSAFEPATH"], sep="\\n")
+    raise OSError("that is enough")
+
+java_gateway.Popen = start
+try:
+    open_session({})
+except ConfigError:
+    pass
+"""
 
 
 @LINUX
@@ -61,7 +79,9 @@ def test_no_driver_from_the_working_folder_is_loaded_with_torch(tmp_path: Path) 
     *refusals, loaded = done.stdout.splitlines()
     assert len(refusals) == 7
     for refusal in refusals:
-        assert re.match("UsageError libcuda.so.1 in the working folder would run as code .*; remove it, or run", refusal)
+        assert re.match(
+            "UsageError libcuda.so.1 in the working folder would run as code .*; remove it, or run", refusal
+        )
     assert loaded == "False"
 
 
@@ -72,7 +92,12 @@ def test_every_place_is_refused_where_the_dynamic_linker_looks(tmp_path: Path, m
     command = [sys.executable, "-P", "-c", "import torch"]
     done = subprocess.run(command, env={**os.environ, "LD_DEBUG": "libs"}, capture_output=True, text=True, check=True)
     tried = set(re.findall(r"trying file=([^/\n].*)", done.stderr))
-    for file in {"libcuda.so.1", "glibc-hwcaps/x86-64-v4/libcuda.so.1", "tls/haswell/avx512_1/x86_64/libcuda.so.1", *tried}:
+    for file in {
+        "libcuda.so.1",
+        "glibc-hwcaps/x86-64-v4/libcuda.so.1",
+        "tls/haswell/avx512_1/x86_64/libcuda.so.1",
+        *tried,
+    }:
         refuse_planted_driver()
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         Path(file).symlink_to("elsewhere")
@@ -86,3 +111,52 @@ def test_processes_that_libraries_start_find_no_modules_in_the_working_folder(tm
     (tmp_path / "multiprocessing" / "__init__.py").write_text("open('ran', 'w')")
     subprocess.run([sys.executable, "-c", STARTED], cwd=tmp_path, capture_output=True, check=True)
     assert not (tmp_path / "ran").exists()
+
+
+def test_spark_starts_from_its_package_and_its_workers_look_only_there(tmp_path: Path) -> None:
+    pyspark = pytest.importorskip("pyspark", reason="the extra spark is not installed")
+    for name in ("photos", "bin", "jars"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "bin" / "spark-submit").touch()
+    environment = {name: value for name, value in os.environ.items() if name not in ("SPARK_HOME", "PYTHONSAFEPATH")}
+    command = [sys.executable, "-P", "-c", SPARK]
+    options = {"capture_output": True, "text": True, "check": True}
+    done = subprocess.run(command, cwd=tmp_path / "photos", env=environment, **options)
+    home, safe = done.stdout.splitlines()
+    assert Path(home).resolve() == Path(pyspark.__path__[0], "bin", "spark-submit").resolve()
+    assert safe == "1"
+
+
+@pytest.mark.parametrize("address", [{}, {"address": ""}, {"address": "local"}])
+def test_a_ray_that_is_started_joins_nothing_and_its_workers_do_not_look_here(
+    address: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray would join what any user of this machine wrote into a file, and put this folder first for its workers."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    given = _arguments_of_ray(monkeypatch, address)
+    assert given["address"] == "local"
+    assert given["folder"] == []
+    assert given["runtime_env"]["working_dir"] != str(Path.cwd())
+
+
+def test_a_ray_that_is_joined_is_the_one_that_was_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _arguments_of_ray(monkeypatch, {"address": "auto"}).get("address") == "auto"
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
+    assert "address" not in _arguments_of_ray(monkeypatch, {})
+
+
+def _arguments_of_ray(monkeypatch: pytest.MonkeyPatch, conf: dict[str, str]) -> dict[str, Any]:
+    """Return the arguments with which the engine starts Ray, and what is in its folder."""
+    ray = pytest.importorskip("ray", reason="the extra ray is not installed")
+    given: dict[str, Any] = {}
+
+    def init(address: str | None = None, **arguments: Any) -> None:
+        given.update(arguments if address is None else {"address": address, **arguments})
+        if "runtime_env" in arguments:
+            given["folder"] = [*Path(arguments["runtime_env"]["working_dir"]).iterdir()]
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with RayEngine(conf):
+        return given
