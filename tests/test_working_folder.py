@@ -14,6 +14,7 @@ import pytest
 from text_image_similarity.errors import UsageError
 from text_image_similarity.ray_data import RayEngine
 from text_image_similarity.system import refuse_planted_driver
+from text_image_similarity.training.curves import draw_curves
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the search path is that of a Linux wheel")
 DOORS = """
@@ -111,6 +112,18 @@ def test_processes_that_libraries_start_find_no_modules_in_the_working_folder(tm
     (tmp_path / "multiprocessing" / "__init__.py").write_text("open('ran', 'w')")
     subprocess.run([sys.executable, "-c", STARTED], cwd=tmp_path, capture_output=True, check=True)
     assert not (tmp_path / "ran").exists()
+
+
+def test_matplotlib_takes_no_settings_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Older versions evaluate a setting's text as Python."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "matplotlib", raising=False)
+    (tmp_path / "matplotlibrc").touch()
+    assert draw_curves([{"epoch": 1, "loss": 1.0}], tmp_path) == []
+    assert "matplotlibrc in the working folder is not trusted" in caplog.text
+    assert "matplotlib" not in sys.modules
 
 
 def test_spark_starts_from_its_package_and_its_workers_look_only_there(tmp_path: Path) -> None:
