@@ -278,6 +278,50 @@ def test_libraries_stay_in_their_rooms(path: Path) -> None:
         assert room(path) in DOORS[name], f"{name} belongs to {DOORS[name]}"
 
 
+def _at_the_top(path: Path) -> ast.Module:
+    """Return a file's statements outside functions, without imports for types alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree.body = [node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.If)]
+    return tree
+
+
+def _imported(tree: ast.AST, path: Path) -> set[tuple[str, ...]]:
+    """Return the files that a tree of a file imports; torch is `("torch",)`."""
+    package, found = parts_of(path)[:-1], set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = (*package[: len(package) - node.level + 1], *filter(None, (node.module or "").split(".")))
+            found |= {name for alias in node.names if (name := _file(base, alias.name)) is not None}
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            named = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            found |= {("torch",) for name in named if name.partition(".")[0] == "torch"}
+    return found
+
+
+def test_torch_is_imported_only_after_the_working_folder_was_checked() -> None:
+    at_the_top = {parts_of(path): _imported(_at_the_top(path), path) for path in MODULES}
+    heavy: set[tuple[str, ...]] = {("torch",)}
+    while more := {name for name, found in at_the_top.items() if found & heavy and name not in heavy}:
+        heavy |= more
+    doors = {}
+    for path in MODULES:
+        for node in _functions_at_the_top(path) if parts_of(path) not in heavy else ():
+            if _imported(node, path) & heavy:
+                called = {ast.unparse(each.func) for each in ast.walk(node) if isinstance(each, ast.Call)}
+                checks = called & {"require", "_require_torch", "refuse_planted_driver"}
+                doors["/".join((*parts_of(path), node.name))] = bool(checks)
+    assert len(doors) > 8
+    assert [name for name, checked in doors.items() if not checked] == [
+        "encoders/onnx_load/_export_once"
+    ], "that one gets a loaded model"
+
+
+def _functions_at_the_top(path: Path) -> list[ast.FunctionDef]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    return [node for each in (tree, *classes) for node in each.body if isinstance(node, ast.FunctionDef)]
+
+
 def test_only_decode_opens_images() -> None:
     opening = re.compile(r"Image\.open\(|Image\.OPEN|ImagePlugin")
     openers = {room(path) for path in MODULES if opening.search(path.read_text(encoding="utf-8"))}

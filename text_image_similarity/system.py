@@ -18,7 +18,7 @@ from threading import Thread
 from types import MappingProxyType
 from typing import TypeVar
 
-from .errors import MissingExtraError
+from .errors import MissingExtraError, UsageError
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ def closest(name: str, known: Iterable[str]) -> str | None:
 
 
 def require(purpose: str, *names: str, extra: str = "") -> None:
-    """Make sure that libraries are installed, without importing them.
+    """Make sure that libraries are installed, without importing them, and that torch can be imported safely.
 
     Args:
         purpose: What needs the libraries, as the subject of a sentence: "scoring on Spark".
@@ -103,9 +103,42 @@ def require(purpose: str, *names: str, extra: str = "") -> None:
 
     Raises:
         MissingExtraError: A library is missing; the message names the pip command.
+        UsageError: See `refuse_planted_driver`.
     """
     if missing := [name for name in names if not is_installed(name)]:
         raise MissingExtraError(f"{purpose} needs {', '.join(missing)}: {install_command(extra)}")
+    if not _IMPORT_TORCH.isdisjoint(names):
+        refuse_planted_driver()
+
+
+_IMPORT_TORCH = {"torch", "open_clip"}
+_DRIVER = "libcuda.so.1"
+_TIERS = ("tls", "haswell", "xeon_phi", "avx512_1", "sse2", "x86_64", "atomics", "aarch64")
+_MOST_TIERS = 4  # folders in each other, in which older versions of glibc look
+
+
+def refuse_planted_driver() -> None:
+    """Make sure, before torch is imported, that importing it runs no code from the working folder.
+
+    cuSPARSELt, which torch loads, has an empty entry in its search path for NVIDIA's driver, and the dynamic linker takes
+    that for the working folder. It is refused rather than left for the time of the import, because it belongs to the whole
+    process: other threads would open their relative paths elsewhere.
+
+    Raises:
+        UsageError: The working folder holds a file that would be loaded as the driver.
+    """
+    if sys.platform != "linux" or "torch" in sys.modules:
+        return
+    folders = [Path()]
+    for folder in folders:  # grows
+        for each in (folder, *(folder / "glibc-hwcaps" / f"x86-64-v{level}" for level in (2, 3, 4))):
+            if os.path.lexists(each / _DRIVER):
+                raise UsageError(
+                    f"{each / _DRIVER} in the working folder would run as code when torch is loaded; remove it, or run from "
+                    "another folder"
+                )
+        if len(folder.parts) < _MOST_TIERS:
+            folders += [folder / name for name in _TIERS if (folder / name).is_dir()]
 
 
 def install_command(extra: str = "") -> str:
@@ -145,6 +178,8 @@ def lazy_names(
     package: str,
     homes: Mapping[str, tuple[str, ...]],
     values: Mapping[str, Callable[[], object]] = MappingProxyType({}),
+    *,
+    before: Callable[[], object] = lambda: None,
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """Return `__getattr__` and `__dir__` of a package whose names are imported on first use (PEP 562).
 
@@ -152,6 +187,7 @@ def lazy_names(
         package: The package's `__name__`.
         homes: The names that each module of the package defines.
         values: A function for each name whose value is computed.
+        before: A function to call before a module is imported.
     """
     home = {name: module for module, names in homes.items() for name in names}
 
@@ -159,6 +195,7 @@ def lazy_names(
         if name in values:
             value = values[name]()
         elif name in home:
+            before()
             value = getattr(import_module(f".{home[name]}", package), name)
         else:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")

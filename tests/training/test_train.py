@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -673,6 +674,7 @@ class FakeStore:
 
     seen: ClassVar[list[str]] = []
     found: SimpleNamespace | None = None
+    place = "/files"
 
     def __init__(self, tracking_uri: str) -> None:
         path = tracking_uri.removeprefix("sqlite:///")
@@ -690,6 +692,9 @@ class FakeStore:
         self.seen.append(home)
         return SimpleNamespace(info=SimpleNamespace(run_id="run"))
 
+    def get_run(self, run_id: str) -> SimpleNamespace:
+        return SimpleNamespace(info=SimpleNamespace(artifact_uri=self.place))
+
     def log_param(self, run_id: str, key: str, value: object) -> None:
         raise RuntimeError("(sqlite3.OperationalError) the disk is full\n[SQL: ...]")
 
@@ -706,6 +711,34 @@ def test_runs_that_begin_at_once_share_a_database(tmp_path: Path, monkeypatch: p
     ):
         MlflowTracker(uri, experiment="e", name="n", parameters={"seed": 0}, run_id=None)
     assert list(tmp_path.iterdir()) == []  # the lock is gone
+
+
+@pytest.mark.parametrize("place", ["file:///files", "files", "C:\\files"])
+def test_a_database_may_keep_files_on_this_machine(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    monkeypatch.setattr(mlflow, "MlflowClient", FakeStore)
+    monkeypatch.setattr(FakeStore, "place", place)
+    uri = f"sqlite:///{tmp_path}/runs.db"
+    assert MlflowTracker(uri, experiment="e", name="n", parameters={}, run_id=None).run_id == "run"
+
+
+@pytest.mark.parametrize(
+    "place", ["http://x.example/7", "s3://x/7", "mlflow-artifacts:/7", "file://x.example/7", r"\\x\7"]
+)
+def test_a_database_does_not_choose_a_server_for_the_model(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An mlflow.db may have come with the images."""
+    import mlflow
+
+    monkeypatch.setattr(mlflow, "MlflowClient", FakeStore)
+    monkeypatch.setattr(FakeStore, "place", place)
+    uri = f"sqlite:///{tmp_path}/runs.db"
+    with pytest.raises(
+        UsageError, match=f"^experiment=e in tracking={uri} sends files to {re.escape(place)}; use another"
+    ):
+        MlflowTracker(uri, experiment="e", name="n", parameters={}, run_id=None)
 
 
 @pytest.mark.slow

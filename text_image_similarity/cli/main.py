@@ -73,6 +73,8 @@ def run_script(in_path: Path, out_path: Path, arguments: Sequence[str] | None = 
 
 
 def _run_and_exit(options: argparse.Namespace) -> None:
+    # Python's own helper processes, and those of libraries, would look for modules in the working folder first.
+    os.environ["PYTHONSAFEPATH"] = "1"
     if options.log_format == "json":
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     with relayed_stderr() if options.log_format == "json" else nullcontext() as stream:

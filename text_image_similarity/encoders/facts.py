@@ -10,6 +10,7 @@ from PIL import Image
 
 from ..errors import ModelError
 from ..preprocess import Preprocess
+from ..system import refuse_planted_driver
 from .two_tower import TwoTowerEncoder
 
 
@@ -48,6 +49,7 @@ def preprocess_from(facts: Mapping[str, Any], *, fast: bool) -> Preprocess:
         fast: Whether to use the fast preprocessing.
     """
     if fast:
+        refuse_planted_driver()
         import torch  # noqa: F401 - resizes the images; imported here so that the first image does not wait for it
     size, crop, patches = facts["size"], facts["crop"], facts["patches"]
     return Preprocess(

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..config import Config
 from ..errors import ConfigError
-from ..system import is_installed, require
+from ..system import is_installed, refuse_planted_driver, require
 
 # Files of NVIDIA's driver, Jetson boards, AMD's driver, and Windows GPUs in WSL.
 _GPU_FILES = ("/dev/nvidiactl", "/dev/nvmap", "/dev/nvgpu", "/dev/kfd", "/dev/dxg")
@@ -77,6 +77,7 @@ def _no_gpu() -> bool:
         return True
     if not is_installed("torch"):
         return True  # nothing else would use a GPU
+    refuse_planted_driver()
     import torch
 
     return not (torch.cuda.is_available() or torch.backends.mps.is_available())

@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from inspect import Parameter, signature
+from tempfile import TemporaryDirectory
 from threading import Condition, current_thread, main_thread
 from types import TracebackType
 from typing import Any
@@ -55,7 +56,7 @@ class RayEngine:
         self._concurrency = _number(settings, "concurrency", None, (int,), least=1)
         self._cpus = _number(settings, "actor.num_cpus", 1, (int, float), least=0)
         self._gpus = _number(settings, "actor.num_gpus", 0, (int, float), least=0)
-        self._joins = settings.get("address", os.environ.get("RAY_ADDRESS")) not in (None, "local")
+        self._joins = (settings.get("address") or os.environ.get("RAY_ADDRESS") or "local") != "local"
         self._settings = settings
         self._started = False
         self._actors = 0
@@ -64,10 +65,12 @@ class RayEngine:
         self._change = Condition()
 
     def __enter__(self) -> RayEngine:
-        # Read when Ray is imported or started: no usage reports, and listening only on loopback.
+        # Read when Ray is imported or started: no usage reports, and, if it is ours, listening only on loopback and no copies
+        # of the working folder for workers below `uv run`.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if not self._joins:
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+            os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         import ray
 
         known = [name for name, p in signature(ray.init).parameters.items() if p.kind is not Parameter.VAR_KEYWORD]
@@ -78,11 +81,9 @@ class RayEngine:
                     f"{name!r} is not a Ray setting; use one of {own}, or of the arguments of ray.init: {', '.join(known)}"
                 )
         if not ray.is_initialized():
-            quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-            local = {} if self._joins else {"include_dashboard": False}
             try:
-                with _same_sigterm():
-                    ray.init(**{**quiet, **local, **self._settings})
+                with _same_sigterm(), TemporaryDirectory() as empty:
+                    ray.init(**self._arguments(empty))
             except Exception as exc:  # ray.init also asserts
                 raise UsageError(f"Ray cannot be started or joined with these settings: {exc}") from exc
             self._started = True
@@ -96,6 +97,15 @@ class RayEngine:
             self._change.wait_for(lambda: not self._busy.total(), _LEAVE_S)
         if self._started:
             ray.shutdown()
+
+    def _arguments(self, empty: str) -> dict[str, Any]:
+        """Return the arguments of `ray.init`; `empty` is an empty folder."""
+        given = {"log_to_driver": False, "logging_level": "ERROR", **self._settings}
+        if self._joins:
+            return given
+        # Otherwise, Ray joins what a file in /tmp names, and its workers look for modules in this working folder first.
+        environment = {"working_dir": empty, **(self._settings.get("runtime_env") or {})}
+        return {"include_dashboard": False, **given, "address": "local", "runtime_env": environment}
 
     @property
     def at_once(self) -> int:

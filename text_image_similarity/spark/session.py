@@ -57,7 +57,7 @@ def open_session(conf: Mapping[str, str]) -> tuple[SparkSession, bool]:
     for name, value in settings.items():
         builder = builder.config(name, value)
     try:
-        with _python_of_workers(settings):
+        with _environment(settings):
             return builder.getOrCreate(), True
     except Exception as exc:  # exceptions of the JVM, py4j and gRPC, and a missing java
         said = str(exc).strip().partition("\n")[0] or type(exc).__name__
@@ -89,15 +89,24 @@ def _defaults() -> dict[str, str]:
 
 
 @contextmanager
-def _python_of_workers(settings: Mapping[str, str]) -> Iterator[None]:
-    """Let local workers run this Python while a session starts; PySpark would use the `python3` in PATH."""
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Set the variables with which a session starts, for PySpark, its JVM and local workers; those already set stay.
+
+    PySpark would look for Spark in the folder above the working folder, and its workers for modules in the working
+    folder; local workers would run the `python3` in PATH.
+    """
+    import pyspark
+
+    package = Path(pyspark.__path__[0])
+    homes = (package / "spark-distribution", package, package.parent.parent)
+    home = next((str(home) for home in homes if (home / "bin" / "spark-submit").is_file()), None)
     here = settings.get("spark.master", "").startswith("local")
     python = settings.get("spark.pyspark.python") or (sys.executable if here else None)
-    if python is None or "PYSPARK_PYTHON" in os.environ:
-        yield
-        return
-    os.environ["PYSPARK_PYTHON"] = python
+    wanted = {"SPARK_HOME": home, "PYTHONSAFEPATH": "1", "PYSPARK_PYTHON": python}
+    added = {name: value for name, value in wanted.items() if value and name not in os.environ}
+    os.environ.update(added)
     try:
         yield
     finally:
-        del os.environ["PYSPARK_PYTHON"]
+        for name in added:
+            del os.environ[name]

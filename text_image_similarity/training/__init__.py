@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..system import lazy_names
+from ..system import lazy_names, refuse_planted_driver
 
 if TYPE_CHECKING:
     from .config import TrainConfig
@@ -16,5 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["TrainConfig", "TrainProgress", "TrainResult", "train"]
 
 __getattr__, __dir__ = lazy_names(
-    __name__, {"config": ("TrainConfig",), "loop": ("TrainProgress", "TrainResult", "train")}
+    __name__,
+    {"config": ("TrainConfig",), "loop": ("TrainProgress", "TrainResult", "train")},
+    before=refuse_planted_driver,  # loop imports torch
 )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..files import whole_file
 
+logger = logging.getLogger("text_image_similarity")
 CURVES = ("loss.png", "recall.png")
 
 
 def draw_curves(history: Sequence[Mapping[str, float]], folder: Path) -> list[Path]:
-    """Draw `loss.png` and `recall.png` from the metrics of each epoch, if matplotlib is installed.
+    """Draw `loss.png` and `recall.png` from the metrics of each epoch, if matplotlib is installed and safe to import.
 
     Args:
         history: One mapping per epoch, with `epoch` (from 1), `loss` and `..._recall@k` (0..1).
@@ -20,6 +23,10 @@ def draw_curves(history: Sequence[Mapping[str, float]], folder: Path) -> list[Pa
     Returns:
         Paths of the images.
     """
+    if Path("matplotlibrc").exists() and "matplotlib" not in sys.modules:
+        # matplotlib reads settings from this file, and versions before 3.11 evaluate one of them as Python.
+        logger.warning("no curves are drawn, because matplotlibrc in the working folder is not trusted")
+        return []
     try:
         from matplotlib.figure import Figure
     except ImportError:

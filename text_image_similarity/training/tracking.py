@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from filelock import FileLock
 
@@ -82,9 +83,16 @@ class MlflowTracker:
                     self.run_id = self._client.create_run(home, run_name=_printable(name)).info.run_id
                     for key, value in parameters.items():
                         self._client.log_param(self.run_id, key, _printable(str(value)))
+                place = self._client.get_run(self.run_id).info.artifact_uri
         except Exception as exc:  # stores raise what their database or server raises
             reason = str(getattr(exc, "message", None) or exc).partition("\n")[0]
             raise UsageError(f"MLflow cannot use tracking={uri}: {reason}") from exc
+        # Whoever made a file may not choose which server gets the model and MLflow's token.
+        if (uri.startswith("sqlite") or _is_local(uri)) and not _is_local(place):
+            raise UsageError(
+                f"experiment={experiment} in tracking={uri} sends files to {place}; use another experiment, or the server's "
+                "address as tracking"
+            )
 
     def _experiment(self, name: str) -> str:
         """Return the id of an experiment, which another run may create at the same time."""
@@ -145,6 +153,12 @@ def _alone_in(uri: str) -> Iterator[None]:
             lock.unlink(
                 missing_ok=True
             )  # removed while it is held; a waiting process finds it gone and creates its own
+
+
+def _is_local(place: str) -> bool:
+    """Tell whether a place is a path, which may begin with a drive, or a `file:` URI on this machine."""
+    parts = urlsplit(place)
+    return (len(parts.scheme) < 2 or parts.scheme == "file") and not (parts.netloc or place.startswith("\\\\"))
 
 
 def _printable(text: str) -> str:
