@@ -133,6 +133,62 @@ def test_a_track_says_once_where_its_images_are() -> None:
         coded_areas(data.replace(b"stss", b"stco"))  # whose layout is the same
 
 
+def box(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I4s", 8 + len(body), kind) + body
+
+
+def iloc(*extents: tuple[int, int], inside: bool = False) -> bytes:
+    """Say where the pieces of the one item are: in the file, or in the box `idat`."""
+    head = struct.pack(">IBBHHHHH", 1 << 24, 0x44, 0, 1, 1, inside, 0, len(extents))
+    return box(b"iloc", head + b"".join(struct.pack(">II", *extent) for extent in extents))
+
+
+def located(avif: bytes, where: bytes, in_meta: bytes = b"", behind: bytes = b"") -> bytes:
+    """Replace the box `iloc` of an AVIF, and add boxes at the end of its box `meta` and of the file."""
+    at, meta = avif.index(b"iloc") - 4, avif.index(b"meta") - 4
+    after, end = (start + int.from_bytes(avif[start : start + 4]) for start in (at, meta))
+    body = avif[meta + 8 : at] + where + avif[after:end] + in_meta
+    return avif[:meta] + box(b"meta", body) + avif[end:] + behind
+
+
+def test_the_bytes_of_an_item_are_those_that_a_decoder_takes() -> None:
+    """It takes only the `idat` directly in `meta`, and no bytes for an extent of length 0."""
+    data = claiming(saved(LARGE, "AVIF", speed=10))
+    stream, small = stream_of(data), stream_of(saved(gradient(CLAIM, CLAIM), "AVIF", speed=10))
+    decoy, own = box(b"moov", box(b"idat", small)), box(b"idat", stream)
+    hidden = located(data, iloc((0, len(stream)), inside=True), decoy + own)
+    assert coded_areas(hidden) == ([SIDE * SIDE], [])
+    with pytest.raises(RowError, match="too_many_pixels: 64 x 64 is coded as 1,440,000 pixels"):
+        decode(hidden, LIMITS)
+    start = len(located(data, iloc((0, 0), (0, 0)))) + 8
+    pad = b"\x7a\xff\xff\xff\x7f"  # a unit of 256 MiB, which would hide what follows
+    where = iloc((start, 0), (start + len(pad), len(stream)))
+    assert coded_areas(located(data, where, behind=box(b"mdat", pad + stream))) == ([SIDE * SIDE], [])
+    honest = saved(gradient(64, 32), "AVIF", speed=10)
+    stream = stream_of(honest)
+    in_two = iloc((0, 9), (0, 0), (9, len(stream) - 9), inside=True)
+    assert decode(located(honest, in_two, box(b"idat", stream)), LIMITS).size == (64, 32)
+
+
+@pytest.mark.parametrize(
+    ("extents", "more", "said"),
+    [
+        ([(0, 2)], box(b"idat", b"\x12\0") * 2, "it says twice where its images are"),
+        ([(0, 2)], box(b"idat", b"\x12\0") + iloc((0, 2)), "it says twice where its images are"),
+        ([(0, 2)], box(b"idat", b"\x12\0"), "an image in it has no size"),
+        ([(0, 0)], box(b"idat", b"\x12\0"), "it has no image"),
+    ],
+)
+def test_an_avif_whose_coded_size_cannot_be_told_is_refused(
+    extents: list[tuple[int, int]], more: bytes, said: str
+) -> None:
+    data = located(saved(gradient(64, 32), "AVIF", speed=10), iloc(*extents, inside=True), more)
+    with pytest.raises(ValueError, match=said):
+        coded_areas(data)
+    with pytest.raises(RowError, match="corrupt: AVIF"):
+        decode(data, Limits())
+
+
 @pytest.mark.parametrize("stream", [b"\x12\0" * 30_000, b"\x0a\x01\xff", b"\x0a" + b"\xff" * 9])
 def test_a_stream_that_makes_no_sense_costs_its_row(stream: bytes) -> None:
     with pytest.raises(RowError, match="corrupt: AVIF"):

@@ -187,7 +187,7 @@ COMMENT = b"\xff\xfe\x00\x04\xff\xd9"  # whose text looks like the end
 def test_scans_are_counted_up_to_the_end_of_a_jpeg(
     between: bytes, behind: bytes, refused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("text_image_similarity.decode.readers._MOST_SCANNED", 15 * 4096)
+    monkeypatch.setattr("text_image_similarity.decode.scans._MOST_SCANNED", 15 * 4096)
     content = saved(Image.effect_noise((40, 40), 40).convert("RGB"), "JPEG", progressive=True)
     last = content[content.rindex(b"\xff\xda") : -2]
     data = content[:-2] + between.replace(b"more", 10 * last) + b"\xff\xd9" + behind

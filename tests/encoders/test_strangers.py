@@ -15,6 +15,7 @@ from transformers import CONFIG_MAPPING, AutoConfig
 from tests.encoders.test_load import copy_of
 from text_image_similarity import Config, ConfigError, ModelError, ModelNameError, load_encoder
 from text_image_similarity.encoders import clip, hub, open_clip_files
+from text_image_similarity.encoders.adapter_patterns import check_patterns
 from text_image_similarity.encoders.adapters import base_of
 from text_image_similarity.encoders.clip import load_clip
 from text_image_similarity.encoders.fingerprint import fingerprint
@@ -62,6 +63,11 @@ def changed(folder: Path, to: Path, file: str, values: dict[str, Any], part: str
         ("tokenizer_config.json", None, {"vocab_file": "/etc/passwd"}, "has vocab_file '/etc/passwd' in its tokenizer_config.json, which is not the name"),
         ("tokenizer_config.json", None, {"tokenizer_file": "/home/me/tokenizer.json"}, "has tokenizer_file '/home/me/tokenizer.json'"),
         ("tokenizer_config.json", None, {"merges_file": "../merges.txt"}, "has merges_file '../merges.txt'"),
+        ("tokenizer_config.json", None, {"merges_file": ".."}, "has merges_file '..'"),
+        ("tokenizer_config.json", None, {"sp_model_kwargs": {"model_file": "/etc/passwd"}}, "has model_file in its tokenizer_config.json, with which"),
+        ("tokenizer_config.json", None, {"sp_model_kwargs": {"model_file": "x.model"}}, "has model_file in its tokenizer_config.json, with which"),
+        ("tokenizer_config.json", None, {"vocab": "/etc/passwd"}, "has vocab in its tokenizer_config.json, with which"),
+        ("tokenizer_config.json", None, {"merges": "merges.txt"}, "has merges in its tokenizer_config.json, with which"),
         ("preprocessor_config.json", None, {"image_processor_type": "OneFormerImageProcessor"}, "which this package does not support"),
         ("tokenizer_config.json", None, {"tokenizer_class": "BertJapaneseTokenizer"}, "which this package does not support"),
         ("tokenizer_config.json", None, {"init_inputs": ["/etc/passwd"]}, "has init_inputs"),
@@ -84,7 +90,15 @@ def test_settings_name_nothing_outside_of_their_folder(
 
 
 def test_settings_that_say_nothing_of_it_are_read(tiny_clip: Path, tmp_path: Path) -> None:
-    harmless = {"backbone": None, "use_timm_backbone": False, "attn_implementation": "sdpa"}
+    harmless = {
+        "backbone": None,
+        "use_timm_backbone": False,
+        "attn_implementation": "sdpa",
+        "vocab": {"a": 0},
+        "merges": [["a", "b"]],
+        "sp_model_kwargs": {"enable_sampling": False},
+        "vocab_file": "..vocab.txt",
+    }
     load_encoder(
         Config(model=changed(tiny_clip, tmp_path / "a", "config.json", harmless), device="cpu", backend="torch")
     )
@@ -190,6 +204,57 @@ def test_an_adapter_is_of_a_type_that_reads_nothing_else(settings: dict[str, obj
     (tmp_path / "adapter_model.safetensors").touch()
     with pytest.raises(ModelNameError, match="this package accepts: LORA, "):
         base_of("theirs", tmp_path)
+
+
+PARTS, LAYERS = (
+    "self_attn|attention|attn|mlp|feed_forward|ffn|dense",
+    "q_proj|k_proj|v_proj|o_proj|fc1|fc2|qkv|out_proj",
+)
+
+
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        {"target_modules": ["q_proj", "v_proj", "text_model.encoder.layers.0.mlp.fc1"] * 200},
+        {"target_modules": "all-linear", "exclude_modules": None, "layers_pattern": "layers"},
+        {"target_modules": r".*(q_proj|v_proj)", "exclude_modules": r"vision_model\..*", "modules_to_save": ["visual"]},
+        {"target_modules": r".*\.(q|v)_proj", "feedforward_modules": r".*\.fc2"},
+        {"target_modules": r"^(?!.*vision)(.*\.)?(encoder|decoder)\..*(?:q_proj|k_proj).*$"},
+        {"target_modules": rf"(?:.*?(?:language|text).*?(?:{PARTS}).*?(?:{LAYERS}).*?)|(?:\blayers\.[\d]{{1,}}\.(?:{LAYERS}))"},
+        {"rank_pattern": {rf"^text_model\.encoder\.layers\.{i}\..*\.\w+_proj": 4 for i in range(48)}, "alpha_pattern": {}},
+        {"target_modules": r"(?:ab|cd)*(?:[0-9]|1[0-9])?\.self_attn\.[qkvo]_proj"},
+    ],
+)  # fmt: skip
+def test_the_patterns_of_honest_adapters_are_accepted(patterns: dict[str, Any]) -> None:
+    check_patterns("theirs", "adapter_config.json", {"bias": "(none", **patterns})
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"([a-z_]+)*!", r"(([a-z_0-9]|\.)+)+!", r"(\w?)*!", "(?:.{0,40}){0,40}!", "(?=(a+)+$)a", "(?>(a+)+)b", "(a+)++b",
+        "(a|a)*b", "(?:a|ab)*c", "(?i)(?:ab|AB)*c", "(?(1)a+|b)*c", ".*" * 5 + "x", "a?" * 30 + "a" * 30,
+        "(?:ab|ab.)" * 30 + "x", "a+)+(b", "*a", "(" * 5000 + ")" * 5000, "a" * 30_000,
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "key", ["target_modules", "exclude_modules", "modules_to_save", "rank_pattern", "alpha_pattern", "layers_pattern"]
+)
+def test_a_pattern_that_could_take_forever_is_refused(key: str, pattern: str, tmp_path: Path) -> None:
+    base = {"base_model_name_or_path": "o/base", "peft_type": "LORA"}
+    (tmp_path / "adapter_model.safetensors").touch()
+    for value in ({pattern: 4},) if key in ("rank_pattern", "alpha_pattern") else (pattern, [pattern]):
+        (tmp_path / "adapter_config.json").write_text(json.dumps(base | {key: value}))
+        with pytest.raises(
+            ModelNameError, match=f"theirs has {key} .* not valid as a regular expression or may take too"
+        ):
+            base_of("theirs", tmp_path)
+
+
+def test_patterns_are_limited_together() -> None:
+    patterns = {f"layers.{i}" + ".*" * 3: 4 for i in range(1000)}
+    with pytest.raises(ModelNameError, match="may take too long"):
+        check_patterns("theirs", "adapter_config.json", {"rank_pattern": patterns})
 
 
 def test_what_a_model_says_of_itself_does_nothing_to_a_terminal() -> None:

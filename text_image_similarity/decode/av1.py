@@ -20,7 +20,8 @@ _FRAMES = frozenset(
     {3, 6, 7}
 )  # a header, a frame with its header, and a copy of a header, which a decoder may take for one
 _SELECT = 2
-_HOLDERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"meta", b"iinf"})
+_HOLDERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"meta"})
+_ONCE_IN_META = (b"idat", b"iinf", b"iloc")
 _ONCE = ((b"stsd",), (b"stsz",), (b"stco", b"co64"))
 _MOST_HELD = 2.5  # times `max_pixels`, to allow for colours, alpha, and a grid's tiles beyond the edge
 # A file may code this many times its declared pixels, for alpha and tiles far beyond the edge; and always this many pixels.
@@ -56,12 +57,14 @@ def coded_areas(data: bytes) -> tuple[list[int], list[int]]:
     try:
         for kind, body in _boxes(whole, budget):
             if kind == b"meta":
-                items += [area for stream in _items(whole, body, budget) for area in _frames(stream, budget)]
+                items += [area for stream in _items(whole, body, budget) for area in _areas(stream, budget)]
             elif kind == b"stbl":
                 table = _table(body, budget)
-                tracks += [area for stream in _first_sample(whole, table, budget) for area in _frames(stream, budget)]
+                tracks += [area for stream in _first_sample(whole, table, budget) for area in _areas(stream, budget)]
     except IndexError as exc:
         raise ValueError("a header ends early") from exc
+    if not items and not tracks:
+        raise ValueError("it has no image")
     return items, tracks
 
 
@@ -125,22 +128,34 @@ def _boxes(data: memoryview, budget: _Budget, *, deep: bool = True) -> Iterator[
         kind, body = bytes(data[at + 4 : at + 8]), data[at + head : end]
         yield kind, body
         if deep and kind in _HOLDERS:
-            before = 4 if kind == b"meta" else 0 if kind != b"iinf" else 8 if body[0] else 6
-            yield from _boxes(body[before:], budget)
+            yield from _boxes(body[_before(kind, body) :], budget)
         at = end
 
 
+def _before(kind: bytes, body: memoryview) -> int:
+    """Return the length of the fields before the boxes in a box."""
+    return 4 if kind == b"meta" else 0 if kind != b"iinf" else 8 if body[0] else 6
+
+
 def _items(data: memoryview, meta: memoryview, budget: _Budget) -> Iterator[memoryview]:
-    """Yield the AV1 streams of all items."""
-    boxes = list(_boxes(meta[4:], budget))
-    own = next((body for kind, body in boxes if kind == b"idat"), memoryview(b""))
-    coded = {_coded_item(body) for kind, body in boxes if kind == b"infe"}
-    for body in (body for kind, body in boxes if kind == b"iloc"):
-        for item, inside, extents in _locations(body, budget):
-            if item in coded:
-                source = own if inside else data
-                parts = [source[start : start + size if size else None] for start, size in extents]
-                budget.spend(sum(map(len, parts)))
+    """Yield the AV1 streams of all items.
+
+    As a decoder does, this looks only at the boxes directly in `meta`; a decoder refuses more than one of each.
+    """
+    boxes = list(_boxes(meta[4:], budget, deep=False))
+    if any(sum(kind == only for kind, _ in boxes) > 1 for only in _ONCE_IN_META):
+        raise ValueError("it says twice where its images are")
+    found = dict(boxes)
+    none = memoryview(b"")
+    own, infos, locations = (found.get(kind, none) for kind in _ONCE_IN_META)
+    entries = _boxes(infos[_before(b"iinf", infos) :], budget, deep=False) if infos else ()
+    coded = {_coded_item(body) for kind, body in entries if kind == b"infe"}
+    for item, inside, extents in _locations(locations, budget) if locations else ():
+        if item in coded:
+            source = own if inside else data
+            parts = [source[start : start + size] for start, size in extents]
+            budget.spend(sum(map(len, parts)))
+            if any(parts):
                 yield memoryview(b"".join(parts))
 
 
@@ -190,6 +205,14 @@ def _first_sample(data: memoryview, table: dict[bytes, memoryview], budget: _Bud
         start = int.from_bytes(starts[8 : 8 + wide])
         budget.spend(min(size, len(data)))
         yield data[start : start + size]
+
+
+def _areas(stream: memoryview, budget: _Budget) -> list[int]:
+    """Return the pixels of each frame of a stream, which must have one."""
+    areas = list(_frames(stream, budget))
+    if not any(areas):
+        raise ValueError("an image in it has no size")
+    return areas
 
 
 def _frames(stream: memoryview, budget: _Budget) -> Iterator[int]:

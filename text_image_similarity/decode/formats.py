@@ -7,7 +7,7 @@ chunks, JPEG segments, the boxes of ISO 14496-12.
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from PIL import Image
 
@@ -27,7 +27,8 @@ _MAGIC = (
 _BMP_HEADERS = frozenset(size.to_bytes(4, "little") for size in (12, 16, 40, 52, 56, 64, 108, 124))
 # Tags of TIFF and EXIF.
 BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANES, SAMPLE_FORMAT = 258, 259, 262, 277, 284, 339
-ORIENTATION, STRIPS, STRIP_BYTES, TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES = 274, 273, 279, 322, 323, 324, 325
+ORIENTATION, STRIPS, STRIP_ROWS, STRIP_BYTES = 274, 273, 278, 279
+TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES = 322, 323, 324, 325
 _MOST_VALUES = 125_000  # values of a tag that are read; images with more strips or tiles are refused
 _WHOLE_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # TIFF types -> struct formats
 _OTHER_TYPES = {2: "s", 5: "Q", 6: "b", 7: "s", 8: "h", 9: "i", 10: "q", 11: "f", 12: "d", 13: "I", 17: "q", 18: "Q"}
@@ -144,24 +145,15 @@ def read_directory(data: bytes, tags: Collection[int], *, cut_off: bool = False)
         tags: Tags to read; if a tag is repeated, the first one counts; only the first 125,000 values are read.
         cut_off: Raise EOFError if any value, even of another tag, lies beyond the end, instead of leaving it out.
     """
-    order = {b"II": "<", b"MM": ">"}.get(data[:2])
-    if order is None:
-        return {}
-    data = data.ljust(16, b"\xff") if len(data) < 16 else data  # so that its target is beyond the end
-    big = struct.unpack(order + "H", data[2:4])[0] == 43
-    head, entry, number, inline = ("Q", 20, "HHQ", 8) if big else ("H", 12, "HHI", 4)
-    (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
     found: dict[int, tuple[int, ...]] = {}
+    kinds = _WHOLE_NUMBERS | _OTHER_TYPES if cut_off else _WHOLE_NUMBERS
+    order, big = _tiff_form(data)
     try:
-        (count,) = struct.unpack_from(order + head, data, at)
-        at += struct.calcsize(head)
-        for place in range(at, at + min(count, 65_535) * entry, entry):
-            tag, kind, length = struct.unpack_from(order + number, data, place)
-            kinds = _WHOLE_NUMBERS | _OTHER_TYPES if cut_off else _WHOLE_NUMBERS
+        for tag, kind, length, start in entries(data):
             if kind not in kinds or not (cut_off or tag in tags):
                 continue
-            size, start = length * struct.calcsize(order + kinds[kind]), place + entry - inline
-            if size > inline:
+            size = length * struct.calcsize(order + kinds[kind])
+            if size > (8 if big else 4):
                 (start,) = struct.unpack_from(order + ("Q" if big else "I"), data, start)
             if start + size > len(data):
                 raise struct.error(f"tag {tag} ends at {start + size}, after the end")
@@ -172,6 +164,34 @@ def read_directory(data: bytes, tags: Collection[int], *, cut_off: bool = False)
         if cut_off:
             raise EOFError from exc
     return found
+
+
+def entries(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Yield the entries of the first directory of a TIFF structure; none for any other data.
+
+    Each is its tag, its type, its number of values, and the offset of its last field, which holds either the values or
+    their offset. Only the first 65,535 are read.
+
+    Raises:
+        struct.error: The directory ends early.
+        OverflowError: It would be beyond the end.
+    """
+    order, big = _tiff_form(data)
+    if not order:
+        return
+    head, entry, number = ("Q", 20, "HHQ") if big else ("H", 12, "HHI")
+    content = data.ljust(16, b"\xff") if len(data) < 16 else data  # so that its target is beyond the end
+    (at,) = struct.unpack_from(order + ("Q" if big else "I"), content, 8 if big else 4)
+    (count,) = struct.unpack_from(order + head, content, at)
+    at += struct.calcsize(head)
+    for place in range(at, at + min(count, 65_535) * entry, entry):
+        yield *struct.unpack_from(order + number, content, place), place + struct.calcsize(order + number)
+
+
+def _tiff_form(data: bytes) -> tuple[str, bool]:
+    """Return the byte order of a TIFF structure for `struct`, or "", and whether it is a BigTIFF."""
+    order = {b"II": "<", b"MM": ">"}.get(data[:2], "")
+    return order, data[2:4] == struct.pack(f"{order}H", 43)
 
 
 def _boxes_end(data: bytes) -> int:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import abc
 import io
-import re
 import struct
 import zlib
 from collections.abc import Callable, Mapping
@@ -33,39 +32,21 @@ from PIL import (
 
 from ..config import Limits
 from ..errors import ErrorCode, RowError
-from .formats import (
-    BITS,
-    ORIENTATION,
-    PHOTOMETRIC,
-    PLANES,
-    SAMPLE_FORMAT,
-    STRIPS,
-    TILE_HEIGHT,
-    TILE_WIDTH,
-    TILES,
-    exif_orientation,
-)
-from .variants import variant_error
+from .formats import ORIENTATION, exif_orientation
+from .scans import check_scans, later_scans
+from .tiff import Tiff
 
 Reader = Callable[[IO[bytes], str], ImageFile.ImageFile]
 
 _MOST_READS = 1_000_000  # reads of one file, which take about a second; real images take a few thousand
 # A separate limit for a run-length BMP, which Pillow unpacks slowly in Python.
 _RLE_READS, _RLE_PIXELS = 3_000_000, 16_000_000
-_MOST_SCANNED = 2_500_000_000  # scans of a JPEG times its pixels: 50 scans of the largest image; programs write 10
-# Markers of a JPEG that are followed by a segment, and its end marker. libjpeg skips other markers within a scan.
-_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
-_SCAN, _END = b"\xda", b"\xd9"
-_MOST_SEGMENTS = 10_000  # segments examined between scans; cameras write a few hundred
-_SCAN_COST = 4096  # lowest cost of a scan, in pixels
 _MOST_TEXTS = 32  # text chunks of a PNG to unpack, up to 1 MiB each; they may hold the orientation
 _ANCILLARY = 0x20  # bit of a chunk's first letter that marks it as not critical (PNG 1.2, section 3.3)
 _APP1 = 0xFFE1
 _MOST_EXIF = 1 << 16  # bytes joined from the segments of a JPEG; one holds 64 KiB, and the orientation comes first
 _TEXTS = frozenset({b"iTXt", b"tEXt", b"zTXt"})
 _ANIMATION = frozenset({b"acTL", b"fcTL", b"fdAT"})
-_MOST_PIECES = 125_000  # strips or tiles of a TIFF: 50 megapixels in tiles of 32 x 32 are 50,000
-_SPARE_TILE = 1 << 24  # pixels that the tiles of a TIFF may have beyond those of the image
 _QUIET = SimpleNamespace(**dict.fromkeys(("warn", "debug", "error", "warning", "info"), lambda *_, **__: None))
 
 
@@ -123,7 +104,7 @@ def readers_within(limits: Limits) -> Mapping[str, Reader]:
         "PNG": (_copied(PngImagePlugin.PngImageFile, names, base),),
         "GIF": (_copied(GifImagePlugin.GifImageFile, names, base),),
         "BMP": (_Bmp, _copied(BmpImagePlugin.BmpImageFile, names, base)),
-        "TIFF": (_Tiff, _copied(TiffImagePlugin.TiffImageFile, names, base)),
+        "TIFF": (Tiff, _copied(TiffImagePlugin.TiffImageFile, names, base)),
     }
     if WebPImagePlugin.SUPPORTED:
         own["WEBP"] = (_WebP, _copied(WebPImagePlugin.WebPImageFile, names, base))
@@ -162,30 +143,10 @@ class _Jpeg(JpegImagePlugin.JpegImageFile):
     def _open(self) -> None:
         super()._open()
         assert isinstance(self.fp, Source)
-        scans = 1 + _later_scans(self.fp.getvalue(), self.fp.tell())
-        if scans * max(self.width * self.height, _SCAN_COST) > _MOST_SCANNED:
-            detail = f"{scans:,} scans of {self.width} x {self.height} pixels are too many"
-            raise RowError(ErrorCode.TOO_MANY_PIXELS, detail)
+        check_scans(1 + later_scans(self.fp.getvalue(), self.fp.tell()), self.size)
 
     def _read_dpi_from_exif(self) -> None:
         """Do nothing: the resolution is not needed, and broken EXIF would cause a warning."""
-
-
-def _later_scans(content: bytes, start: int) -> int:
-    """Count the scans of a JPEG after its first one, as libjpeg finds them, ignoring data after its end, such as a video.
-
-    Args:
-        content: The file.
-        start: Offset of the first scan's data.
-    """
-    scans = 0
-    for _ in range(_MOST_SEGMENTS):
-        found = _MARKER.search(content, start)
-        if found is None or found[1] == _END:
-            return scans
-        scans += found[1] == _SCAN
-        start = found.end() + int.from_bytes(content[found.end() : found.end() + 2])  # the segment's length
-    return scans + content.count(b"\xff" + _SCAN, start)
 
 
 class _Chunks(PngImagePlugin.PngStream):
@@ -239,45 +200,6 @@ class _Bmp(BmpImagePlugin.BmpImageFile):
                 raise RowError(ErrorCode.TOO_MANY_PIXELS, detail)
             assert isinstance(self.fp, Source)
             self.fp.reads_left += _RLE_READS
-
-
-class _Tiff(TiffImagePlugin.TiffImageFile):
-    """A TIFF whose pieces are limited before they are listed; its orientation is applied later, as in other formats."""
-
-    def _setup(self) -> None:
-        pieces = max(len(self.tag.tagdata.get(tag, b"")) for tag in (STRIPS, TILES)) // 2
-        if pieces > _MOST_PIECES * 4:  # values of up to 8 bytes each
-            raise RowError(ErrorCode.CORRUPT, f"the image has more than {_MOST_PIECES:,} strips or tiles")
-        super()._setup()
-        if variant := self._misread_variant():
-            raise variant_error("TIFF", variant)
-        self._check_tiles()
-
-    def _check_tiles(self) -> None:
-        """Refuse tiles with far more pixels than the image: even tiles that share their bytes take time one by one."""
-        width, height = (self.tag_v2.get(tag, 0) for tag in (TILE_WIDTH, TILE_HEIGHT))
-        if width > 0 and height > 0:
-            across, down = -(-self._tile_size[0] // width), -(-self._tile_size[1] // height)
-            if across * down * width * height > self.width * self.height + _SPARE_TILE:
-                detail = f"tiles of {width} x {height} in an image of {self.size}, {across * down:,} of them"
-                raise RowError(ErrorCode.TOO_MANY_PIXELS, detail)
-
-    def _misread_variant(self) -> str:
-        """Describe a variant that Pillow would misread, with wrong pixels; return "" for any other."""
-        deep, packed = self.mode in ("I", "I;16", "I;16B", "F"), self.info["compression"] != "raw"
-        if deep and self.tag_v2.get(PHOTOMETRIC) == 0:
-            return "16 bits or more per sample, with white as zero"
-        if deep and packed and self.tag_v2.prefix == b"MM" and (self.tag_v2.get(SAMPLE_FORMAT) or (1,))[0] != 1:
-            return "compressed big-endian numbers that are signed or float"
-        if self.tag_v2.get(PLANES) == 2:
-            if not packed and max(self.tag_v2.get(BITS) or (1,)) > 8:
-                return "16 bits per sample in separate planes"
-            if self.mode == "LA":
-                return "grey and alpha in separate planes"
-        return ""
-
-    def load_end(self) -> None:
-        self._size = self._tile_size
 
 
 class _WebP(WebPImagePlugin.WebPImageFile):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, ModelNameError
+from .adapter_patterns import check_patterns
 from .settings_files import check_values, read_settings
 
 SETTINGS = "adapter_config.json"
@@ -18,8 +19,8 @@ def base_of(name: str, folder: Path) -> str:
     """Return the folder or hub id of the model that an adapter was trained for.
 
     Raises:
-        ModelNameError: The adapter does not name its base model, requires code to be run, or its weights are missing or
-            pickled.
+        ModelNameError: The adapter does not name its base model, requires code to be run, has regular expressions that
+            may take too long, or its weights are missing or pickled.
     """
     try:
         settings = read_settings(folder / SETTINGS)
@@ -37,6 +38,7 @@ def base_of(name: str, folder: Path) -> str:
         raise ModelNameError(
             f"{name} holds a PEFT adapter with megatron_config in its {SETTINGS}, which runs code from a module named there; remove it"
         )
+    check_patterns(name, SETTINGS, settings)
     if not (folder / WEIGHTS).is_file():
         raise ModelNameError(
             f"{name} holds a PEFT adapter for {base} without {WEIGHTS}; save it with save_pretrained (pickles are not loaded)"

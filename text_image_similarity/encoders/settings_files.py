@@ -30,6 +30,7 @@ _ELSEWHERE = {
     ),  # weights, which follow other rules
     *("configuration_files", "fast_tokenizer_files", "init_inputs"),  # settings other than those checked here
     *("class_info_file", "repo_path"),
+    "model_file",  # SentencePiece's, in `sp_model_kwargs`
     *("quantization_config", "use_kernels"),  # code from other libraries and from the hub
 }
 # Files of a tokenizer, which some versions of transformers open wherever they are.
@@ -42,8 +43,9 @@ _VOCABULARIES = {
     "target_spm",
     "target_vocab_file",
 }
+_CONTENTS = ("vocab", "merges")  # of a tokenizer; a text is the path of a file
 _PRETRAINED = "pretrained_cfg"  # timm's, and keys that begin with it
-_NAME = re.compile(r"[\w.-]+")  # of a file in the same folder
+_NAME = re.compile(r"(?!\.\.?$)[\w.-]+")  # of a file in the same folder
 _ATTENTION = re.compile("_?attn_implementation(_internal)?")
 _ATTENTIONS = (None, "eager", "sdpa")  # others come from the hub if a library is missing
 _PROCESSORS = re.compile(
@@ -125,7 +127,7 @@ def check_values(name: str, file: str, found: Any) -> None:
                 f"{name} has {key} in its {file}, which names code that comes with the model, and such code is never run here "
                 f"(trust_remote_code is off); if the model does not need it, remove {key} from the file"
             )
-        if key in _ELSEWHERE or key.startswith(_PRETRAINED):
+        if key in _ELSEWHERE or key.startswith(_PRETRAINED) or (key in _CONTENTS and isinstance(value, str)):
             raise ModelNameError(
                 f"{name} has {key:.100} in its {file}, with which a library opens files or runs code from elsewhere; a model is read "
                 "only from its own folder, so remove it if the model does not need it"

@@ -1,0 +1,105 @@
+"""Check the regular expressions of a PEFT adapter, which could take forever to match the names of a model's modules.
+
+Python's `re` tries one way to match after the other, so this counts the ways that an expression allows at most: those of
+its parts are multiplied, those of alternatives added unless their first letters exclude each other. A repetition of
+something that itself has several ways has exponentially many.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from re import _parser  # type: ignore[attr-defined]
+from typing import Any
+
+from ..errors import ModelNameError
+
+# Settings that hold such expressions, or names that peft puts into one.
+_PATTERNS = re.compile(r"(\w+_)?modules(_to_save)?|\w+_pattern|target_parameters")
+_REPEATED = 32  # ways of a repetition, about the letters of a name that it can take
+_MOST_WAYS = 2 * _REPEATED**4  # for a name, in all expressions together
+_LONGEST = 20_000  # letters of an expression
+
+
+def check_patterns(name: str, file: str, settings: dict[str, Any]) -> None:
+    """Check that an adapter's regular expressions can be matched in a short time.
+
+    Args:
+        name: The adapter's name as the user gave it, for messages.
+        file: The name of its file of settings.
+        settings: The contents of that file.
+
+    Raises:
+        ModelNameError: An expression is not valid, is too long or repeats a repetition, or all together have too many
+            repetitions.
+    """
+    ways = 0.0
+    for key in filter(_PATTERNS.fullmatch, settings):
+        for pattern in _expressions(settings[key]):
+            ways += _ways_of(pattern)
+            if ways > _MOST_WAYS:
+                raise ModelNameError(
+                    f"{name} has {key} {pattern!r:.100} in its {file}, which is not valid as a regular expression or may take too long; "
+                    "list the names of the modules instead"
+                )
+
+
+def _expressions(value: Any) -> Iterator[str]:
+    for each in [value] if isinstance(value, str) else value if isinstance(value, (list, dict)) else ():
+        if isinstance(each, str):
+            yield each
+
+
+def _ways_of(pattern: str) -> float:
+    """Return in how many ways an expression may match, at most.
+
+    There is no limit for one that is not valid, as it could become so within those of peft.
+    """
+    if len(pattern) > _LONGEST:
+        return math.inf
+    try:
+        return _ways(_parser.parse(pattern))
+    except (re.error, RecursionError, OverflowError):
+        return math.inf
+
+
+def _ways(parts: Iterable[tuple[Any, Any]]) -> float:
+    ways = 1.0
+    for kind, content in parts:
+        match str(kind):
+            case "BRANCH":
+                found = list(map(_ways, content[1]))
+                ways *= max(found) if _exclude_each_other(content[1]) else sum(found)
+            case "MAX_REPEAT" | "MIN_REPEAT" | "POSSESSIVE_REPEAT":
+                ways *= _ways_repeated(*content)
+            case "SUBPATTERN" | "ASSERT" | "ASSERT_NOT":
+                ways *= _ways(content[-1])
+            case "ATOMIC_GROUP":
+                ways *= _ways(content)
+            case "GROUPREF_EXISTS":
+                ways *= _ways(content[1]) + _ways(content[2] or ())
+    return ways
+
+
+def _ways_repeated(least: int, most: int, inner: Iterable[tuple[Any, Any]]) -> float:
+    once = _ways(inner)
+    if most <= 1:
+        return once + (1 - least)
+    return min(most - least + 1, _REPEATED) if once == 1 else math.inf
+
+
+def _exclude_each_other(options: Iterable[Iterable[tuple[Any, Any]]]) -> bool:
+    """Tell whether at most one of several alternatives can match, as none begins with the first letters of another."""
+    firsts = sorted(map(_first_letters, options))
+    return not any(after.startswith(before) for before, after in pairwise(firsts))
+
+
+def _first_letters(parts: Iterable[tuple[Any, Any]]) -> str:
+    letters = ""
+    for kind, content in parts:
+        if str(kind) != "LITERAL":
+            break
+        letters += chr(content).casefold()
+    return letters
