@@ -29,6 +29,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from .bounded_json import parse_json
 from .errors import BusyError, TableError, UsageError
 from .files import move_durably, open_own
 
@@ -112,9 +113,9 @@ class FolderLock:
 
     def _holder(self) -> str:
         try:
-            found = json.loads(self._note.read_text(encoding="utf-8"))
+            found = parse_json(self._note.read_text(encoding="utf-8"))
             return f"process {found['pid']} on {found['host']} since {found['since']} ({found['command']})"
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError):
             return "another process"
 
 
@@ -257,7 +258,7 @@ class Workspace:
         with suppress(FileNotFoundError), self._manifest.open(encoding="utf-8", errors="replace") as file:
             for line in file:
                 try:
-                    lines.append(dict(json.loads(line)))
+                    lines.append(dict(parse_json(line)))
                 except (ValueError, TypeError):
                     break
         return lines

@@ -998,3 +998,31 @@ def test_columns_to_add_are_not_there() -> None:
 def test_json_has_no_nan() -> None:
     value = {1: math.nan, "a": [math.inf, (1.5, -math.inf)], "b": {"c": math.nan}, "d": True}
     assert without_nan(value) == {"1": None, "a": [None, [1.5, None]], "b": {"c": None}, "d": True}
+
+
+@pytest.mark.parametrize("dictionary", [["a.b"], False])
+def test_dropped_columns_of_parquet_are_not_read(folder: Path, dictionary: list[str] | bool) -> None:
+    """Their pages are overwritten here, which only reading them would show."""
+    rows = {
+        "url": ["data:,x"] * 3,
+        "a.b": ["secret"] * 3,
+        "s": [{"b": "secret"}] * 3,
+        "n": [1, 2, 3],
+        "caption": ["red"] * 3,
+    }
+    source = folder / "dropped.parquet"
+    pq.write_table(pa.table(rows), source, compression="none", use_dictionary=dictionary, write_statistics=False)
+    data = bytearray(source.read_bytes())
+    group = pq.ParquetFile(source).metadata.row_group(0)
+    for chunk in (
+        group.column(i) for i in range(group.num_columns) if group.column(i).path_in_schema in ("a.b", "s.b")
+    ):
+        start = chunk.dictionary_page_offset or chunk.data_page_offset
+        data[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    source.write_bytes(data)
+    table = open_table(str(source), dropped=frozenset({"a.b", "s"}))
+    assert [list(part.arrow().to_pydict().values()) for part in table.read(0, 9)] == [
+        [*map(rows.get, ("url", "n", "caption"))]
+    ]
+    with pytest.raises(TableError):
+        list(open_table(str(source)).read(0, 9))

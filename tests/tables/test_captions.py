@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from text_image_similarity import (
     score_table,
 )
 from text_image_similarity.encoders.testing import ColourEncoder
+from text_image_similarity.formats.captions import read_captions
 
 HALF = 0.70710677
 PNG = make_png("red")
@@ -250,3 +252,19 @@ def test_a_frame_gets_columns_for_each_column_of_captions(kind: str) -> None:
     assert list(again.columns if kind != "arrow" else again.column_names)[-4:] == names
     with pytest.raises(UsageError, match="similarity_caption"):
         score_frame(scored, CONFIG, col_text=["caption", "machine"], encoder=encoder)
+
+
+@pytest.mark.parametrize("piece", ["a", '""', 'a""'])
+def test_a_long_quoted_caption_takes_memory_for_its_letters_only(piece: str, tmp_path: Path) -> None:
+    path = tmp_path / "captions.txt"
+    text = piece * (1 << 20)
+    path.write_text(f'image,caption\n"{text}",a cat\na.jpg,"{text}"\n')
+    tracemalloc.start()
+    try:
+        found = [row for _, row in read_captions(str(path))]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    letters = text.replace('""', '"')
+    assert found == [(letters, "a cat"), ("a.jpg", letters)]
+    assert peak < 20 * len(text)

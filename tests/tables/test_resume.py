@@ -424,6 +424,23 @@ def test_retrying_needs_the_same_run(folder: Path) -> None:
         score(folder, options=retry)
 
 
+DEEP = "[" * 200_000
+
+
+def test_deep_json_in_a_shared_folder_is_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    score(folder)
+    (folder / "out.csv.summary.json").write_text(DEEP)
+    with pytest.raises(UsageError, match=r"out\.csv was not written by this command"):
+        score(folder)
+    with pytest.raises(UsageError, match=r"no finished run of .* it is nested more than 100 deep"):
+        score(folder, options=TableOptions(start="retry_failed"))
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, "other.csv", progress=stop_after(45))
+    (folder / "other.csv.parts" / "manifest.jsonl").write_text(DEEP)
+    assert score(folder, "other.csv").rows == ROWS
+    assert "cannot be read; all its parts are scored again" in caplog.text
+
+
 @pytest.mark.parametrize("edit", ["sorted", "longer", "other score"])
 def test_an_output_that_was_edited_is_not_retried(folder: Path, edit: str) -> None:
     score(folder)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator
+from importlib import import_module
 from itertools import pairwise
-from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
 from ..errors import ModelNameError
@@ -60,7 +60,7 @@ def _ways_of(pattern: str) -> float:
     if len(pattern) > _LONGEST:
         return math.inf
     try:
-        return _ways(_parser.parse(pattern))
+        return _ways(import_module("re._parser").parse(pattern))  # which has no public name
     except (re.error, RecursionError, OverflowError):
         return math.inf
 

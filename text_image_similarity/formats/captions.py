@@ -20,7 +20,7 @@ from .text import Lines
 _IMAGE_NAMES = ("image", "image_name", "file_name", "filename")
 _CAPTION_NAMES = ("caption", "comment", "text")
 _TAGGED = re.compile(r"[^\t]+\.[A-Za-z0-9]{3,5}(#\d+)?\t")
-_QUOTED = re.compile(r'"((?:[^"]|"")*)"')
+_QUOTED = re.compile(r'"((?:[^"]++|"")*+)"')  # without going back, for which each step would be remembered
 _QUOTED_NAME = re.compile(_QUOTED.pattern + r"\s*(?=,)")
 _PLACEHOLDER = "name"
 _NUMBER = re.compile(r"#\d+$")

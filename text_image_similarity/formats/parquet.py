@@ -75,7 +75,7 @@ class ParquetTable:
         with _opened(place) as file:
             self._counts.append(file.metadata.num_rows)
             self._fitting = min(self._fitting, _fitting(file.metadata))
-            self._encodings.learn(file.metadata)
+            self._encodings.learn(file.metadata, self.dropped)
             found = file.schema_arrow
             check_count(len(found), place)
             check_depth(found, place)
@@ -132,7 +132,8 @@ class ParquetTable:
                         number += rows
                         continue
                     at_once = min(most, self._encodings.at_once(first, group))
-                    for stored_batch in file.iter_batches(at_once, row_groups=[group]):
+                    names = self.schema.names if self.dropped else None
+                    for stored_batch in file.iter_batches(at_once, row_groups=[group], columns=names):
                         for piece in _pieces(self._kept(stored_batch), place, number):
                             batch = self._dense(piece, place)
                             yield batch.slice(start), max(1, batch.nbytes // max(1, batch.num_rows))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import pyarrow.parquet as pq
@@ -32,13 +32,13 @@ class Encodings:
     repeated: list[str] = field(default_factory=list)
     _few: set[str] = field(default_factory=set)
 
-    def learn(self, metadata: pq.FileMetaData) -> None:
-        """Add the encodings of a file."""
+    def learn(self, metadata: pq.FileMetaData, dropped: Collection[str]) -> None:
+        """Add the encodings of a file, except those of columns that will not be read."""
         encodings: dict[str, set[str]] = {}
         lists: set[str] = set()
         for place in range(metadata.num_columns):
             column = metadata.schema.column(place)
-            if column.physical_type == "BYTE_ARRAY":
+            if column.physical_type == "BYTE_ARRAY" and column.path not in dropped:
                 found = encodings.setdefault(column.path, set())
                 for group in range(metadata.num_row_groups):
                     found.update(metadata.row_group(group).column(place).encodings)

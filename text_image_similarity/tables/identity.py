@@ -10,9 +10,10 @@ from typing import Any
 from ..config import Config
 from ..encoders import ModelInfo
 from ..errors import UsageError
-from ..formats import Table, content_of, has_content, is_url, open_bytes
+from ..formats import Table, content_of, has_content, is_url
 from ..workspace import changes
 from .summary import Summary
+from .summary_file import read_summary
 
 # Settings that affect how long rows take and whether they fail, but not scores; a run may resume with other values.
 _UNSCORED_SETTINGS = {
@@ -78,8 +79,7 @@ def check_replaceable(target: str, placed: str | None, *, by: str = "score") -> 
     if not there or (placed is not None and target in there and content_of(target) == placed):
         return
     try:
-        with open_bytes(note) as file:
-            found = dict(json.load(file))
+        found = read_summary(target)
         written, writer = str(found["output_content"]), writer_of(dict(found["job"]))
     except (UsageError, ValueError, KeyError, TypeError):
         raise UsageError(
@@ -105,8 +105,7 @@ def finished_run(target: str, identity: dict[str, Any]) -> Summary | None:
         identity: Identity of the run.
     """
     try:
-        with open_bytes(f"{target}.summary.json") as file:
-            then: dict[str, Any] = dict(json.load(file))
+        then = read_summary(target)
         if changes(dict(then["job"]), identity) or content_of(target) != then["output_content"]:
             return None
         about: dict[str, Any] = {each.name: then.get(each.name) for each in fields(ModelInfo)}
@@ -133,8 +132,7 @@ def earlier_output(
         is None if a run that retried failures has already replaced it.
     """
     try:
-        with open_bytes(f"{target}.summary.json") as file:
-            then = dict(json.load(file))
+        then = read_summary(target)
         job, written = dict(then["job"]), str(then["output_content"])
         content = content_of(target)
     except (UsageError, ValueError, KeyError, TypeError) as exc:

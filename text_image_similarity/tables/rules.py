@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING
 from ..encoders import model_folder
 from ..errors import ConfigError, TableError, UsageError
 from ..files import CALIBRATION, network_share
-from ..formats import open_bytes
 from .ranks import ScoreFile
+from .summary_file import read_summary
 
 if TYPE_CHECKING:
     from ..metrics import Calibration
@@ -154,8 +153,7 @@ def _same(one: str, other: str) -> bool:
 def _summary_of(source: str) -> dict[str, object]:
     """Return the summary that `score` wrote next to a table, if there is one."""
     try:
-        with open_bytes(f"{source}.summary.json") as file:
-            return dict(json.load(file))
+        return read_summary(source)
     except (UsageError, TableError, ValueError, TypeError):
         return {}
 
