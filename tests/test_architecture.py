@@ -318,8 +318,8 @@ def test_torch_is_imported_only_after_the_working_folder_was_checked() -> None:
 
 def _functions_at_the_top(path: Path) -> list[ast.FunctionDef]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-    return [node for each in (tree, *classes) for node in each.body if isinstance(node, ast.FunctionDef)]
+    bodies = [tree.body, *(node.body for node in tree.body if isinstance(node, ast.ClassDef))]
+    return [node for body in bodies for node in body if isinstance(node, ast.FunctionDef)]
 
 
 def test_only_decode_opens_images() -> None:

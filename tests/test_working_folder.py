@@ -133,8 +133,8 @@ def test_spark_starts_from_its_package_and_its_workers_look_only_there(tmp_path:
     (tmp_path / "bin" / "spark-submit").touch()
     environment = {name: value for name, value in os.environ.items() if name not in ("SPARK_HOME", "PYTHONSAFEPATH")}
     command = [sys.executable, "-P", "-c", SPARK]
-    options = {"capture_output": True, "text": True, "check": True}
-    done = subprocess.run(command, cwd=tmp_path / "photos", env=environment, **options)
+    here = tmp_path / "photos"
+    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=True)
     home, safe = done.stdout.splitlines()
     assert Path(home).resolve() == Path(pyspark.__path__[0], "bin", "spark-submit").resolve()
     assert safe == "1"

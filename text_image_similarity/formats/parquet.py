@@ -166,12 +166,8 @@ class ParquetTable:
     def _rows(self, part: list[pa.RecordBatch]) -> ArrowRows:
         """Return a part as one batch; unordered dictionaries are reduced to the values of the part."""
         table = pa.Table.from_batches(part)
-        return ArrowRows(
-            pa.record_batch(
-                [_whole(column, kind.type) for column, kind in zip(table.columns, self.schema, strict=True)],
-                schema=self.schema,
-            )
-        )
+        columns = [_whole(column, kind.type) for column, kind in zip(table.columns, self.schema, strict=True)]
+        return ArrowRows(pa.record_batch(columns, schema=self.schema))
 
 
 def _untyped(schema: pa.Schema) -> pa.Schema:
