@@ -216,6 +216,13 @@ def exported(tiny_clip: Path, made_once: Callable[[str, Callable[[Path], object]
     return place / "tiny", pickle.loads((place / "summary.pickle").read_bytes())
 
 
+@pytest.fixture(autouse=True)
+def _unsafe_path() -> Iterator[None]:
+    """Let the next test's own programs import modules from the repository, which `main` keeps its processes from."""
+    yield
+    os.environ.pop("PYTHONSAFEPATH", None)
+
+
 @pytest.fixture
 def logging_as_before() -> Iterator[None]:
     """Undo what a command that runs in this process does to logging."""
