@@ -1026,3 +1026,12 @@ def test_dropped_columns_of_parquet_are_not_read(folder: Path, dictionary: list[
     ]
     with pytest.raises(TableError):
         list(open_table(str(source)).read(0, 9))
+
+
+def test_columns_whose_names_begin_alike_are_read_once(folder: Path) -> None:
+    rows = {"a.b": ["1"], "url": ["data:,x"], "a": [{"b": "2"}], "caption": ["red"], "note": ["x"]}
+    source = folder / "alike.parquet"
+    pq.write_table(pa.table(rows), source)
+    for dropped in ("note", "a", "a.b"):
+        (part,) = open_table(str(source), dropped=frozenset({dropped})).read(0, 9)
+        assert part.arrow().to_pydict() == {name: cells for name, cells in rows.items() if name != dropped}

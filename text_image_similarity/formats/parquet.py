@@ -14,7 +14,7 @@ from ..errors import TableError
 from .arrow_types import common_type, dense, dense_size, may_hold_images, stored
 from .columns import check_count, check_depth
 from .hashing import Hashed, one_digest
-from .parquet_encodings import Encodings
+from .parquet_encodings import Encodings, columns_to_read
 from .rows import PART_SIZE, ArrowRows
 from .signatures import LONGEST, text_format
 from .storage import open_bytes, reading
@@ -132,7 +132,7 @@ class ParquetTable:
                         number += rows
                         continue
                     at_once = min(most, self._encodings.at_once(first, group))
-                    names = self.schema.names if self.dropped else None
+                    names = columns_to_read(self.schema.names, self.dropped)
                     for stored_batch in file.iter_batches(at_once, row_groups=[group], columns=names):
                         for piece in _pieces(self._kept(stored_batch), place, number):
                             batch = self._dense(piece, place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pyarrow.parquet as pq
 
@@ -13,6 +14,16 @@ from .rows import PART_SIZE
 _READ_ROWS = 64  # maximum number of rows to read at once
 _FEW_ROWS = 4  # if the length of texts is unknown, as when they are stored as differences
 _LOOKED_AT = 1024 * 1024  # largest dictionary in the file, in bytes, that is searched for the longest text
+
+
+def columns_to_read(names: list[str], dropped: Collection[str]) -> list[str] | None:
+    """Return the columns to ask pyarrow for, or None for all.
+
+    It takes the name "a" for each column of this name, and for "a.b" too, and would return some of them twice.
+    """
+    ordered = sorted(name.replace(".", "\0") for name in names)
+    unclear = any(one == other or other.startswith(one + "\0") for one, other in pairwise(ordered))
+    return names if dropped and not unclear else None
 
 
 @dataclass(slots=True)
