@@ -432,7 +432,7 @@ def test_deep_json_in_a_shared_folder_is_told(folder: Path, caplog: pytest.LogCa
     (folder / "out.csv.summary.json").write_text(DEEP)
     with pytest.raises(UsageError, match=r"out\.csv was not written by this command"):
         score(folder)
-    with pytest.raises(UsageError, match=r"no finished run of .* it is nested more than 100 deep"):
+    with pytest.raises(UsageError, match=r"no finished run of .* it is nested more than 100 levels deep"):
         score(folder, options=TableOptions(start="retry_failed"))
     with pytest.raises(KeyboardInterrupt):
         score(folder, "other.csv", progress=stop_after(45))
