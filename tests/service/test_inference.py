@@ -533,7 +533,7 @@ def test_a_lazy_model_that_cannot_be_loaded_is_not_tried_for_every_request(monke
         running = LocalModelPool(given, Metrics(), load=load)
         await running.start()
         for _ in range(3):
-            with pytest.raises(ProblemError, match="out of reach") as problem:
+            with pytest.raises(ProblemError, match="cannot be reached") as problem:
                 await running.score("second", [pair()], "cosine")
             assert (problem.value.status, problem.value.headers["Retry-After"]) == (503, "30")
         assert loads == ["second"]
