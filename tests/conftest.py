@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from text_image_similarity import ExportSummary
 
+# An example may take long on a busy machine.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 # Before transformers is imported anywhere: nothing under test may ask a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"

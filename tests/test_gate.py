@@ -60,7 +60,7 @@ def test_is_here(number):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize("cluster", ["spark", "ray_data"])
 def test_a_file_stays_in_one_process_and_so_does_a_cluster(tmp_path: Path, cluster: str) -> None:
     (tmp_path / "tests" / cluster).mkdir(parents=True)

@@ -58,7 +58,14 @@ def own_cache(exported: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["mini", "tiny_clip", pytest.param("tiny_siglip", marks=pytest.mark.extended)])
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param("mini", marks=pytest.mark.extended),
+        "tiny_clip",
+        pytest.param("tiny_siglip", marks=pytest.mark.extended),
+    ],
+)
 def test_onnx_equals_torch(model: str, exports: Path, request: pytest.FixtureRequest) -> None:
     name = "mini" if model == "mini" else request.getfixturevalue(model)
     torch, onnx = (
@@ -76,6 +83,7 @@ def test_onnx_equals_torch(model: str, exports: Path, request: pytest.FixtureReq
     assert onnx.encode_image([]).shape == onnx.encode_text([]).shape == (0, onnx.embed_dim)
 
 
+@pytest.mark.extended
 def test_int8_is_near_and_not_the_same(exports: Path) -> None:
     exact = load_encoder(Config(model="mini", model_cache=exports, backend="onnx"))
     rounded = load_encoder(Config(model="mini", model_cache=exports, precision="int8"))

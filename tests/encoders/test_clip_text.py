@@ -101,7 +101,7 @@ def test_clip_is_read_at_the_end_token(tokens: dict[str, Any], tiny_clip: Path, 
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_an_exported_clip_is_read_there_too(tiny_clip: Path, tmp_path: Path) -> None:
     folder = add_tokens(tiny_clip, tmp_path / "model", {"additional_special_tokens": ["<img>"]})
     set_eos(folder, 2)

@@ -13,7 +13,13 @@ CAPTIONS = [" ".join(["a", "red", "dog", "and", "two", "cats"][: 1 + n % 6] * (1
 
 @pytest.fixture(
     scope="module",
-    params=["mini onnx", "mini torch", "mini int8", "clip onnx", "clip int8", "clip torch", "siglip torch"],
+    params=[
+        *("mini onnx", "mini int8", "clip onnx"),
+        *(
+            pytest.param(name, marks=pytest.mark.extended)
+            for name in ("mini torch", "clip int8", "clip torch", "siglip torch")
+        ),
+    ],
 )
 def encoder(request: pytest.FixtureRequest) -> PreparingEncoder:
     model, backend = request.param.split()

@@ -172,6 +172,7 @@ def test_a_calibration_beside_an_export_may_change(exported: Export, tmp_path: P
     assert load_encoder(Config(model=folder)).info.export == load_encoder(Config(model=exported[0])).info.export
 
 
+@pytest.mark.extended
 def test_an_export_that_strays_leaves_no_folder(
     tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

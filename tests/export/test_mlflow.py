@@ -25,6 +25,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.extended
 def test_an_mlflow_model_gives_our_scores_and_needs_no_torch(exported: Export, place: Path) -> None:
     import mlflow
 

@@ -52,7 +52,7 @@ def test_a_model_of_open_clip_by_architecture_and_weights_is_exported(tmp_path: 
     assert np.ptp(before) > 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_an_export_for_openvino_runs_on_openvino(tiny_clip: Path, tmp_path: Path) -> None:
     export_model(Config(model=tiny_clip), tmp_path / "out", ExportOptions(to="openvino"))
     assert load_encoder(Config(model=tmp_path / "out")).info.backend == "openvino"
@@ -61,7 +61,7 @@ def test_an_export_for_openvino_runs_on_openvino(tiny_clip: Path, tmp_path: Path
     assert np.abs(np.subtract(before, after)).max() <= 1e-6
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_an_export_for_tensorrt_has_typed_graphs_and_the_script(tiny_clip: Path, tmp_path: Path) -> None:
     summary = export_model(
         Config(model=tiny_clip),

@@ -132,14 +132,8 @@ def actors(name: str) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("blocks", "chunk"),
-    [
-        (9, 30),
-        pytest.param(1, 64, marks=pytest.mark.extended),
-        pytest.param(1, 1000, marks=pytest.mark.extended),
-    ],
-)
+@pytest.mark.extended
+@pytest.mark.parametrize(("blocks", "chunk"), [(9, 30), (1, 64), (1, 1000)])
 def test_scores_and_columns_are_those_of_score_pairs(ray: Any, blocks: int, chunk: int) -> None:
     given = table(rows())
     ds = ray.data.from_arrow(cut(given, blocks))

@@ -40,7 +40,7 @@ KEYS = ["first-key", "schlüssel"]
 def running() -> Iterator[Process]:
     """A service that any client may use, and that gives up a request after some seconds."""
     options = ["--model", "mini", "--limit", "allow_private_addresses=true", "--retries", "0", "--timeout", "1"]
-    with process(*options, "--request-timeout", "3", "--drain-delay", "0", "--max-bytes", "20971520") as found:
+    with process(*options, "--request-timeout", "8", "--drain-delay", "0", "--max-bytes", "20971520") as found:
         yield found
         assert found.end() == 0
         assert "Traceback" not in "".join(found.lines)

@@ -389,6 +389,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.extended
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems' C libraries return memory by themselves, or never")
 def test_the_system_gets_the_memory_back() -> None:
     done = subprocess.run([sys.executable, "-c", UNLOADING], cwd=ROOT, capture_output=True, text=True, check=True)

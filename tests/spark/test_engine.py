@@ -76,6 +76,7 @@ def test_a_model_of_another_family_is_a_model_error(engine: SparkEngine, tmp_pat
     assert str(there.value) == str(here.value)
 
 
+@pytest.mark.extended
 def test_parts_from_several_threads_get_the_scores_of_score_pairs(engine: SparkEngine) -> None:
     odd = [
         Record(RECORDS[0].url, "half a character \ud800"),
@@ -106,6 +107,7 @@ def test_captions_that_were_cut_are_counted_with_their_part(engine: SparkEngine)
     assert found == [(0, 1)] * 3 + [(1, 1)] + [(2, 3)] * 2
 
 
+@pytest.mark.extended
 def test_what_spark_cannot_get_over_ends_the_run_with_its_reason(engine: SparkEngine, tmp_path: Path) -> None:
     engine.start(Config(model="mini", embedding_cache=tmp_path))  # a folder, which nobody opened yet
     with pytest.raises(

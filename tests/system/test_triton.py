@@ -32,7 +32,7 @@ from text_image_similarity import (
 from text_image_similarity.encoders.drawn import drawn_pairs
 from text_image_similarity.records import Record
 
-pytestmark = [pytest.mark.server, pytest.mark.slow]
+pytestmark = [pytest.mark.server, pytest.mark.extended]
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,6 @@ def test_the_library_can_use_the_towers_of_a_server(
     assert (info.backend, info.device) == ("triton", "remote")
 
 
-@pytest.mark.extended
 def test_towers_of_another_model_are_refused(server: tuple[Running, int], exported: tuple[Path, ExportSummary]) -> None:
     with pytest.raises(ModelError, match=r"refuses model 'image'|instead of"):
         load_encoder(Config(model=exported[0], triton_url=server[0].url("")))

@@ -283,7 +283,7 @@ def test_a_learned_vocabulary_reads_a_word_alike_in_every_spelling(word: str, ot
     assert tokenizer.token_to_id("[UNK]") not in tokenizer.encode(word).ids
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_training_learns_and_the_folder_loads_at_once(photos: Path, tmp_path: Path) -> None:
     config = replace(
         TINY, image_tower="timm/resnet10t", epochs=20, lr=3e-3, image_lr=1e-3, patience=0, augment=False, ema=0.5
