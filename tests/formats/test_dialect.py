@@ -216,7 +216,7 @@ class TestHints:
             ("in.csv", b"\xff\xd8\xff\xe0" + bytes(60), "is a JPEG image"),
             ("in.jsonl", b"url,caption\na,b\n", "if it is a CSV or TSV file"),
             ("in.json", b'{"url": "a"}\n', "give it the extension .jsonl"),
-            ("in.xlsx", b"", "save the sheet as CSV UTF-8"),
+            ("in.xlsx", b"", "use CSV instead, and save sheets as CSV UTF-8"),
             ("in.csv", b"PK\x03\x04" + bytes(60), "is an Excel workbook or another ZIP archive"),
             ("in.tsv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(60), "is an Excel workbook"),
             ("in.jsonl", b"PAR1\x15\x04" + bytes(60), "is a Parquet file; give it the extension .parquet"),

@@ -167,15 +167,15 @@ def _check_meant(model: str | PathLike[str]) -> None:
         return
     if is_pinned(name):  # libraries would use the folder
         raise ModelNameError(
-            f"the folder {name} here is not the pinned {name}; write ./{name} for the folder, or run elsewhere"
+            f"the folder {name} here is not the pinned {name}; write ./{name} for the folder, or run in another directory"
         )
     if is_installed("huggingface_hub"):
         from .hub import cached_folder
 
         if cached_folder(name, None) is not None:
             raise ModelNameError(
-                f"model {name} is a folder here and a hub model in the cache; write ./{name} for the folder, or run elsewhere for the "
-                "hub model"
+                f"model {name} is a folder here and a hub model in the cache; write ./{name} for the folder, "
+                "or run in another directory for the hub model"
             )
     logger.warning(
         "model %s is the folder ./%s here, not the hub model %s; write ./%s to be clear", name, name, name, name

@@ -226,7 +226,7 @@ def _checked(folder: Path, tower: str, gpu: str, version: str) -> list[Profile]:
         profiles = [Profile(tuple(profile["shape"]), profile["batch"]) for profile in facts["profiles"]]
         content = _hash(plan)
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as exc:
-        raise ModelError(f"{plan} or its manifest cannot be read; {build}: {exc}") from exc
+        raise ModelError(f"{plan} or its manifest cannot be read: {exc}; {build}") from exc
     if made_on != gpu:
         raise ModelError(f"{plan} was built on {made_on}, but this is {gpu}; {build}")
     if made_by.split(".")[:3] != version.split(".")[:3]:

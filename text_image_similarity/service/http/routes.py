@@ -94,7 +94,8 @@ async def embeddings(asked: EmbeddingsRequest, request: Request) -> Response:
         raise ProblemError("invalid_request", first, errors=failed)
     if asked.dimensions not in (None, len(vectors[0])):
         raise ProblemError(
-            "invalid_request", f"/dimensions: the vectors of {answer.model} always have {len(vectors[0])}"
+            "invalid_request",
+            f"/dimensions: the vectors of {answer.model} always have {len(vectors[0])} dimensions; leave the field out",
         )
     data = [
         {

@@ -208,7 +208,10 @@ class Problem(BaseModel):
     detail: str
     code: Annotated[str, Field(description="Error code, stable across releases.")]
     request_id: str
-    errors: Annotated[list[dict[str, Any]] | None, Field(description="The places or items with errors.")] = None
+    errors: Annotated[
+        list[dict[str, Any]] | None,
+        Field(description="The fields (as JSON pointers) or items (by index) that are wrong, each with its error."),
+    ] = None
 
 
 class LegacyEvaluation(BaseModel):
