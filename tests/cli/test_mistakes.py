@@ -15,6 +15,7 @@ from tests.support.images import make_png
 
 # A command, and what its answer must say: the cause, and the cure.
 MISTAKES = {
+    "train nothere out": "nothere does not exist in",
     "score": "required: IN, OUT|CAPTION; usage: text-image-similarity score IN OUT|CAPTION [CAPTION ...] [options]",
     "scor in.csv out.csv": "did you mean score?",
     "score in.csv out.csv --modl mini": "--modl mini; did you mean --model?",

@@ -81,8 +81,11 @@ def run(options: argparse.Namespace) -> int:
     )
     config = TrainConfig(**given, loading=loading)
     # Imported here so that `--help` and wrong options are handled without loading NumPy and torch.
+    from ..dataset import own_splits
     from ..encoders.placement import check_placement
     from ..system import require
+
+    own_splits(options.source, loading.dialect)  # raises at once if there is no such data set
 
     require("training", "torch", extra="train")
 
