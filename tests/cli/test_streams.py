@@ -74,7 +74,8 @@ def test_the_closing_table_of_a_training_is_escaped(tmp_path: Path, monkeypatch:
     result = TrainResult(tmp_path / CAT, 1, [{"text_to_image_recall@10": 0.5}], {}, stopped_early=False)
     monkeypatch.setattr("text_image_similarity.training.loop.train", lambda *_, **__: result)
     console = Console(monkeypatch, "cp1252")
-    assert command("train", "pairs.csv", tmp_path / "out") == 0
+    (tmp_path / "pairs.csv").write_text("url,caption\n")
+    assert command("train", tmp_path / "pairs.csv", tmp_path / "out") == 0
     assert "\\u732b" in console.text("stdout")
 
 

@@ -657,10 +657,12 @@ def test_one_run_at_a_time_writes_into_a_folder(tmp_path: Path, capsys: pytest.C
             BusyError, match=rf"{out} is being written by process {os.getpid()} on .*; wait for it or stop"
         ):
             train(tmp_path / "none.csv", out, TINY, resume=resume)
+    (tmp_path / "some.csv").write_text("url,caption\n")
     with pytest.raises(SystemExit) as caught:
-        main(["train", str(tmp_path / "none.csv"), str(out), "--tracking", "none", "--image-weights", "none"])
+        main(["train", str(tmp_path / "some.csv"), str(out), "--tracking", "none", "--image-weights", "none"])
     assert caught.value.code == 3
     assert "is being written by" in capsys.readouterr().err
+    (tmp_path / "some.csv").unlink()
     lock.remove()
     lock.release()
     for folder in (out, tmp_path / "other"):  # one that was there, and one that was not
