@@ -88,10 +88,8 @@ def records(made: Path, source: str, server: str = "") -> Iterator[Record]:
 
 def make_large_models(folder: Path) -> None:
     """Write a ViT-L/14 and a SigLIP base with random weights, unless they exist."""
-    from tests.support.models import (
-        save_clip,
-        save_siglip,
-    )  # imports torch and transformers, which nothing else here needs
+    # Imported here, because it loads torch and transformers, which nothing else here needs.
+    from tests.support.models import save_clip, save_siglip
 
     if not (folder / "vitl14").exists():
         save_clip(_emptied(folder / "vitl14.partial"), full_size=True, large=True).rename(folder / "vitl14")

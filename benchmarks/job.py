@@ -126,9 +126,8 @@ def _watch(process: subprocess.Popen[bytes]) -> float:
     watcher = Thread(target=sample)
     watcher.start()
     try:
-        with suppress(
-            subprocess.TimeoutExpired
-        ):  # a killed process counts as failed, with its last line of output as the reason
+        # A killed process counts as failed, with its last line of output as the reason.
+        with suppress(subprocess.TimeoutExpired):
             process.wait(LIMIT_S)
     finally:
         if process.poll() is None:

@@ -32,7 +32,7 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(0, 9))
 def test_clip_equals_the_reference(width: int, height: int, seed: int) -> None:
     if max(width, height) > 32 * min(width, height):
@@ -75,7 +75,7 @@ def test_the_ribbon_shortcut_sees_the_same_middle() -> None:
     assert np.abs(shortcut - np.asarray(whole.crop((left, 0, left + 224, 224)))).max() <= 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(0, 9))
 def test_the_fast_resampler_is_near(width: int, height: int, seed: int) -> None:
     if max(width, height) > 32 * min(width, height):

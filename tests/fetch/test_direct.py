@@ -174,7 +174,7 @@ def test_which_answers_are_plain() -> None:
     ),
     cut=st.integers(1, 200),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_a_plain_answer_is_what_h11_reads_whatever_is_changed(
     name: str, at: int, gone: int, put: bytes, cut: int
 ) -> None:
@@ -352,7 +352,7 @@ def test_a_target_is_what_the_url_says(start: str, end: str) -> None:
 
 
 @given(st.text(st.sampled_from("ab/.%2eE?#&=:@'[]|~ ;"), max_size=12))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_target_is_what_any_url_says(end: str) -> None:
     same_target("http://example.org/" + end)
 

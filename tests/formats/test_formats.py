@@ -38,7 +38,7 @@ ENCODER = ColourEncoder()
 DOT = "data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///ywAAAAAAQABAAACAkQBADs="
 # More of them: ROUNDS=1000 python -m pytest tests/formats/test_formats.py
 ROUNDS = int(os.environ.get("ROUNDS", "50"))
-ROUND = settings(max_examples=ROUNDS, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+ROUND = settings(max_examples=ROUNDS, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture

@@ -127,7 +127,7 @@ def test_retrieval_equals_torchmetrics(seed: int) -> None:
                 assert recall == pytest.approx(float(RetrievalRecall(top_k=k)(*given)), abs=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(1, 12),

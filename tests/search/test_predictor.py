@@ -172,7 +172,7 @@ def test_ties_keep_their_order_at_the_edge(predictor: Predictor, tmp_path: Path)
     assert names(predictor.search_database("red", 28)) == [*reds, "00", "03"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 60), st.integers(1, 70), st.integers(0, 2**32 - 1))
 def test_the_search_is_exact(count: int, top_k: int, seed: int) -> None:
     """Against a sort of every row, over rows that repeat and rows that are not finite."""

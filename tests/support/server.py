@@ -128,13 +128,13 @@ class Server:
                     self._asked.notify_all()
                 try:
                     answer = self.routes.get(bare, response(status="404 Not Found"))
-                    sent = answer(connection, head) if callable(answer) else answer
-                    connection.sendall((sent or b"")[:-1])
+                    sent = (answer(connection, head) if callable(answer) else answer) or b""
+                    connection.sendall(sent[:-1])
                 finally:
                     with self._lock:
                         self._busy[bare] -= 1
                 # Only with the last byte does the client know that it is answered, and may ask again.
-                connection.sendall((sent or b"")[-1:])
+                connection.sendall(sent[-1:])
         with self._lock:
             self._open.discard(connection)
 

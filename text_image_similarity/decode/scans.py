@@ -26,7 +26,7 @@ def check_scans(scans: int, size: tuple[int, int]) -> None:
     Raises:
         RowError: `too_many_pixels`.
     """
-    if scans * max(size[0] * size[1], _SCAN_COST) > _MOST_SCANNED:
+    if _are_too_many(scans, size[0] * size[1]):
         raise RowError(ErrorCode.TOO_MANY_PIXELS, f"{scans:,} scans of {size[0]} x {size[1]} pixels are too many")
 
 
@@ -48,7 +48,7 @@ def check_pieces(content: bytes, starts: Iterable[int], size: tuple[int, int]) -
         markers_left -= markers
         bytes_left -= max(0, end - start)
         scans += times * max(1, found)
-        if min(markers_left, bytes_left) <= 0 or scans * max(width * height, _SCAN_COST) > _MOST_SCANNED:
+        if min(markers_left, bytes_left) <= 0 or _are_too_many(scans, width * height):
             detail = f"the strips or tiles of {size[0]} x {size[1]} pixels have too many scans or segments"
             raise RowError(ErrorCode.TOO_MANY_PIXELS, detail)
 
@@ -62,6 +62,10 @@ def later_scans(content: bytes, start: int) -> int:
     """
     scans, markers, end = _walk(content, start, _MOST_SEGMENTS)
     return scans if markers < _MOST_SEGMENTS else scans + content.count(b"\xff" + _SCAN, end)
+
+
+def _are_too_many(scans: int, pixels: int) -> bool:
+    return scans * max(pixels, _SCAN_COST) > _MOST_SCANNED
 
 
 def _walk(content: bytes, start: int, most: int) -> tuple[int, int, int]:

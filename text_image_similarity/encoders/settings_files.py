@@ -98,9 +98,8 @@ def check_settings(name: str, folder: Path) -> None:
         except (OSError, ValueError) as exc:
             raise ModelNameError(f"the {path.name} of {name} cannot be read: {exc}") from exc
         check_values(name, path.name, found)
-        if (
-            path.name == "adapter_config.json"
-        ):  # transformers would apply it, regardless of the base and weights that it names
+        # Transformers would apply it, regardless of the base and weights that it names.
+        if path.name == "adapter_config.json":
             raise ModelNameError(
                 f"{name} holds a PEFT adapter next to a model; move it to a separate folder, and use that"
             )

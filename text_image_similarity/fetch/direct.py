@@ -116,9 +116,8 @@ class Direct:
 
     def _ask(self, stream: GuardedStream, origin: Origin, request: bytes, times: Times) -> DirectAnswer:
         try:
-            with suppress(
-                httpcore.WriteError
-            ):  # a server may respond and close the connection before it has read the whole request
+            # A server may respond and close the connection before it has read the whole request.
+            with suppress(httpcore.WriteError):
                 stream.write(request, times.each)
             received = stream.read(HEAD_BYTES, times.each)
             head, body = _plain(stream, received, times.each) or _by_h11(stream, received, times.each)

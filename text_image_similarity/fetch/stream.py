@@ -225,9 +225,8 @@ class GuardedStream(httpcore.NetworkStream):
         seconds = min(max(seconds, 0.0), _LONGEST_S)
         if sys.platform == "win32":
             return any(select.select(*([], [self._socket]) if to_write else ([self._socket], []), [], seconds))
-        self._poll.register(
-            self._socket, select.POLLOUT if to_write else select.POLLIN
-        )  # replaces the previous registration
+        # Replaces the previous registration.
+        self._poll.register(self._socket, select.POLLOUT if to_write else select.POLLIN)
         return bool(self._poll.poll(seconds * 1000))
 
     def _check_open(self) -> None:

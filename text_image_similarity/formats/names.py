@@ -26,9 +26,7 @@ TEXT_ENDINGS = ("txt", "caption", "json")  # suffixes of caption files next to i
 _OTHERS = {
     ".json": "if it has one object per line, give it the extension .jsonl; if it contains an array, first write one object per line, for example with jq -c '.[]'",
     ".txt": "give it the extension .csv or .tsv, depending on its delimiter",
-    ".xlsx": "use CSV instead, and save sheets as CSV UTF-8",
-    ".xls": "save the sheet as CSV UTF-8",
-    ".ods": "save the sheet as CSV UTF-8",
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "use CSV instead, and save sheets as CSV UTF-8"),
     ".bz2": "decompress it, or compress it with gzip or zstd",
     ".xz": "decompress it, or compress it with gzip or zstd",
     ".zip": "unpack it",

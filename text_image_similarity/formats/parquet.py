@@ -117,6 +117,7 @@ class ParquetTable:
 
         Each row group is read separately from its beginning, so the batches do not depend on `start`.
         """
+        names = columns_to_read(self.schema.names, self.dropped)
         for place, count in zip(self.files, self._counts, strict=True):
             if start >= count:
                 start -= count
@@ -132,7 +133,6 @@ class ParquetTable:
                         number += rows
                         continue
                     at_once = min(most, self._encodings.at_once(first, group))
-                    names = columns_to_read(self.schema.names, self.dropped)
                     for stored_batch in file.iter_batches(at_once, row_groups=[group], columns=names):
                         for piece in _pieces(self._kept(stored_batch), place, number):
                             batch = self._dense(piece, place)
@@ -144,9 +144,7 @@ class ParquetTable:
         """Return the columns to read, in order."""
         names = batch.schema.names
         order = [place for place, name in enumerate(names) if name not in self.dropped]
-        if [
-            names[place] for place in order
-        ] != self.schema.names:  # columns in a different order, and with unique names
+        if [names[place] for place in order] != self.schema.names:  # in a different order, and with unique names
             order = [names.index(name) for name in self.schema.names]
         return batch.select(order)
 

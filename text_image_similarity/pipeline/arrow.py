@@ -40,9 +40,8 @@ def score_batches(
         for batch, first in results:
             others = islice(results, batch.num_rows - 1)
             yield _extended(batch, [first, *(result for _, result in others)])
-    yield from (
-        _extended(batch, []) for batch in empty
-    )  # if all batches are empty, one of them must provide the columns
+    # If all batches are empty, one of them must provide the columns.
+    yield from (_extended(batch, []) for batch in empty)
 
 
 def _extended(batch: pa.RecordBatch, results: list[ScoreResult]) -> pa.RecordBatch:

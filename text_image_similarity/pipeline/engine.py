@@ -72,9 +72,8 @@ class LocalEngine:
         scorer = Scorer(config, encoder=encoder, transport=self._transport)
         self._sessions = Sessions(scorer, transport=self._transport)
         encoder = scorer.encoder
-        known = (
-            encoder.info.fingerprint or type(encoder).__qualname__
-        )  # without a fingerprint, at least its class distinguishes it
+        # Without a fingerprint, at least its class distinguishes it.
+        known = encoder.info.fingerprint or type(encoder).__qualname__
         return replace(encoder.info, fingerprint=known)
 
     def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:

@@ -109,9 +109,8 @@ class Run(Generic[Item, Tag]):
         captions, new = self._known_captions(batch.captions())
         texts = list(new)
         wait_for_images = self._begin_images(batch.new)
-        tokens = self._stages.tokens(
-            texts
-        )  # in the meantime, a device that computes in parallel with this process encodes the images
+        # In the meantime, a device that computes in parallel with this process encodes the images.
+        tokens = self._stages.tokens(texts)
         wait_for_captions = self._stages.begin_captions(texts, tokens)
         cut = cut_of(texts, tokens) | self._stages.cut_among(list(captions))
 

@@ -85,9 +85,8 @@ def check_replaceable(target: str, placed: str | None, *, by: str = "score") -> 
         raise UsageError(
             f"{there[0]} was not written by this command; name another output, or replace it with --force (force=True)"
         ) from None
-    if (
-        target in there and not is_url(target) and content_of(target) != written
-    ):  # a remote output would have to be downloaded
+    # A remote output would have to be downloaded.
+    if target in there and not is_url(target) and content_of(target) != written:
         raise UsageError(
             f"{target} was changed after it was written; name another output, or replace it with --force (force=True)"
         )
