@@ -168,7 +168,7 @@ def head(method: str, path: str, key: str = "", **headers: object) -> bytes:
 
 
 async def ask(address: Address, request: bytes) -> tuple[int, bytes]:
-    """Send one request over a new connection and return the status and body; (0, b"") if there is no response."""
+    """Send one request over a new connection; return its status and body, or (0, b"") if nothing comes back."""
     try:
         connection = await connect(address)
     except OSError:
@@ -353,7 +353,7 @@ def kinds(outcomes: Iterable[Outcome]) -> dict[str, int]:
 
 
 def percentile(values: Iterable[float], percent: float) -> float:
-    """Return the smallest value that at least `percent` percent of the values do not exceed; 0 if there are none."""
+    """Return the smallest value that at least `percent` percent of the values do not exceed; 0 for an empty list."""
     there = sorted(values)
     rank = -(-len(there) * percent // 100)
     return there[max(int(rank), 1) - 1] if there else 0.0

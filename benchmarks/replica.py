@@ -97,7 +97,7 @@ def model_arguments(model: str) -> list[str]:
 
 
 def answer_of(address: Address, path: str) -> tuple[int, bytes]:
-    """Request a path and return the status and body; (0, b"") if there is no response."""
+    """Request a path; return the status and body, or (0, b"") if nothing comes back."""
     return asyncio.run(ask(address, get(path)))
 
 

@@ -96,7 +96,7 @@ class Results:
 
 
 def load_results() -> Results:
-    """Load the results of earlier runs, if there are any."""
+    """Load the results of any earlier runs."""
     return Results(**json.loads(RESULTS.read_text(encoding="utf-8"))) if RESULTS.exists() else Results()
 
 

@@ -62,7 +62,7 @@ def release_notes(changelog: str, version: str) -> str:
     """Return the changelog's section on a version.
 
     Raises:
-        SystemExit: There is no heading `## VERSION - YEAR-MONTH-DAY`.
+        SystemExit: The heading `## VERSION - YEAR-MONTH-DAY` is missing.
     """
     part = re.search(
         rf"^## {re.escape(version)} - \d{{4}}-\d\d-\d\d\n(.*?)(?=^## |\Z)", changelog, re.DOTALL | re.MULTILINE

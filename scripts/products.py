@@ -1,7 +1,7 @@
 """Draw product images: shoes, bags, lamps and more, in any of six colours, plain, striped or dotted.
 
 Each kind is a list of shapes on a canvas of 320 by 320 pixels, drawn three times as large and scaled down. The shapes
-are our own: there are no fonts, photos or random numbers.
+are our own; no fonts, photos or random numbers are used.
 """
 
 from __future__ import annotations

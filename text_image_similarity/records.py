@@ -189,7 +189,7 @@ def required(found: str | bytes | RowError) -> str | bytes:
     """Return the value, or raise the error that explains why there is none.
 
     Raises:
-        RowError: There is no value.
+        RowError: The value is missing.
     """
     if isinstance(found, RowError):
         raise found

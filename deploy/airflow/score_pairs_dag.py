@@ -73,7 +73,7 @@ def score_pairs() -> None:
 
     @task.external_python(python=SCORING_PYTHON, expect_airflow=False, retries=2)
     def list_files(places: dict[str, str]) -> list[dict[str, str]]:
-        """Return the arguments of each mapped task, and raise if there are no files."""
+        """Return the arguments of each mapped task; raise an error if no file matches."""
         from pathlib import Path
 
         from text_image_similarity.formats import is_url

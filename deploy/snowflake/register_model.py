@@ -41,7 +41,7 @@ class PairScores(custom_model.CustomModel):  # type: ignore[misc]  # snowflake-m
 
     @custom_model.inference_api  # type: ignore[untyped-decorator]
     def score(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Return `similarity`, NaN if there is none, and `error`, empty if there is none."""
+        """Return `similarity`, which is NaN for a failed row, and `error`, which is empty for a scored one."""
         found = self.model.predict(rows)
         return pd.DataFrame(
             {"similarity": found["similarity"].astype(float), "error": found["error"].fillna("").astype(str)}

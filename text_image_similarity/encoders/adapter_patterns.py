@@ -55,7 +55,7 @@ def _expressions(value: Any) -> Iterator[str]:
 def _ways_of(pattern: str) -> float:
     """Return in how many ways an expression may match, at most.
 
-    There is no limit for one that is not valid, as it could become so within those of peft.
+    An invalid one counts as unlimited, because it could become valid inside the expressions of peft.
     """
     if len(pattern) > _LONGEST:
         return math.inf

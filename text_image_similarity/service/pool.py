@@ -137,7 +137,7 @@ class InFlight:
         """Reserve room for a whole request.
 
         Raises:
-            ProblemError: There is no room.
+            ProblemError: Too many pairs are in progress.
         """
         with self._lock:
             if (problem := self.problem(client)) is not None:

@@ -1,4 +1,4 @@
-"""Reading the summary that a run wrote next to its output, within limits: anyone may write to a shared folder."""
+"""Read the summary that a run wrote next to its output, within limits: anyone may write to a shared folder."""
 
 from __future__ import annotations
 
