@@ -18,7 +18,7 @@ from ..inputs import MODEL, Row
 from . import Score, batches
 
 
-class TensorCLIP(CLIPModel):
+class TensorCLIP(CLIPModel):  # type: ignore[misc]  # its types are not read
     """A CLIPModel with the return types of transformers 4."""
 
     def get_image_features(self, *args: Any, **options: Any) -> Tensor:

@@ -27,7 +27,7 @@ def load(
     """Load the model for the loop; `backend="pil"` selects the Pillow processor."""
     dtype = torch.float16 if half else torch.float32
     model, processor = CLIPModel.from_pretrained(MODEL, dtype=dtype), AutoProcessor.from_pretrained(MODEL, **options)
-    model.to(device)  # type: ignore[arg-type]  # its stubs take a model here
+    model.to(device)
 
     @torch.inference_mode(sort)
     def score(rows: list[Row]) -> list[float]:

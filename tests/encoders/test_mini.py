@@ -155,11 +155,13 @@ def test_damaged_graphs_leave_torch(
     assert "runs on torch" in caplog.text
 
 
-def test_what_people_rate_and_training_name_the_library_that_is_missing() -> None:
+def test_what_people_rate_and_training_name_the_library_that_is_missing(tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("url,caption\n")
     code = (
         "from text_image_similarity import MissingExtraError, cli\nfrom text_image_similarity.metrics import agreement\n"
         "try:\n    agreement([1, 2], [1, 2])\nexcept MissingExtraError as exc:\n    print(exc)\n"
-        "cli.main(['train', 'none', 'none'])"
+        f"cli.main(['train', {str(pairs)!r}, 'none'])"
     )
     done = run_without(("torch", "scipy"), code)
     assert done.stdout.startswith('agreement with people needs scipy: pip install "."')

@@ -72,6 +72,6 @@ def test_a_folder_called_like_a_hub_model_is_said(
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text(snapshot.name)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(ModelNameError, match=rf"write \./{name} for the folder, or run elsewhere"):
+    with pytest.raises(ModelNameError, match=rf"write \./{name} for the folder, or run in another directory"):
         load_encoder(Config(model=name))
     load_encoder(Config(model=f"./{name}"))

@@ -46,7 +46,7 @@ def save_clip(folder: Path, *, full_size: bool = False, large: bool = False, lay
     """Save a CLIP with random weights: a tiny one with a letter vocabulary, or ViT-B/32, with so many layers and its own, or ViT-L/14."""
     vocab, merges = _clip_vocabulary() if full_size else _letter_vocabulary()
     # Its annotation wants texts; what it hands them to takes pairs alone.
-    tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)  # type: ignore[arg-type]
+    tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)
     special = {"bos_token_id": vocab[START], "eos_token_id": vocab[END], "pad_token_id": vocab[END]}
     text: dict[str, int] = {"vocab_size": len(vocab), **special}
     vision: dict[str, int] = {}

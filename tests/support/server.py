@@ -129,12 +129,10 @@ class Server:
                 try:
                     answer = self.routes.get(bare, response(status="404 Not Found"))
                     sent = (answer(connection, head) if callable(answer) else answer) or b""
-                    connection.sendall(sent[:-1])
                 finally:
                     with self._lock:
                         self._busy[bare] -= 1
-                # Only with the last byte does the client know that it is answered, and may ask again.
-                connection.sendall(sent[-1:])
+                connection.sendall(sent)  # its place is free before the client can ask again
         with self._lock:
             self._open.discard(connection)
 

@@ -26,7 +26,7 @@ def piece_tokenizer(file: PieceFile) -> Tokenizer:
     """
     from transformers.utils import sentencepiece_model_pb2_new as protobuf  # sentencepiece's own needs a newer protobuf
 
-    model, rules = protobuf.ModelProto.FromString(file.model), file.rules  # type: ignore[attr-defined]
+    model, rules = protobuf.ModelProto.FromString(file.model), file.rules
     if model.trainer_spec.model_type != model.trainer_spec.UNIGRAM:
         raise ModelError("its tokenizer must be a unigram model, like SigLIP's")
     scores = [(piece.piece, piece.score) for piece in model.pieces]

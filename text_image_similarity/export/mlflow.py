@@ -95,7 +95,7 @@ def _arguments(
     manifest = checked_export(place)
     carried_config(place, settings)
     # Not `binary`: MLflow would refuse a whole request if one of its rows has no image.
-    image = ColSpec(AnyType(), "image", required=False)  # type: ignore[no-untyped-call]
+    image = ColSpec(AnyType(), "image", required=False)
     signature = ModelSignature(
         Schema([ColSpec("string", "url", required=False), image, ColSpec("string", "caption", required=False)]),
         Schema([ColSpec("double", "similarity", required=False), ColSpec("string", "error", required=False)]),

@@ -177,8 +177,8 @@ def _timm(name: str, image_size: int) -> Backbone:
     return Backbone(
         network,
         _width(network, name, image_size),
-        mean=cast(Mean, tuple(data["mean"])),  # type: ignore[index]
-        std=cast(Mean, tuple(data["std"])),  # type: ignore[index]
+        mean=cast(Mean, tuple(data["mean"])),
+        std=cast(Mean, tuple(data["std"])),
     )
 
 
