@@ -151,7 +151,7 @@ def test_threads_share_an_onnx_encoder(tiny_clip: Path, exports: Path) -> None:
     np.testing.assert_allclose(np.concatenate([one for _, one in found]), text, atol=2e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_model_is_exported_once_for_its_content(
     tiny_clip: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

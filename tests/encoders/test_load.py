@@ -292,7 +292,7 @@ def test_incomplete_folders_are_refused(tiny_clip: Path, tmp_path: Path) -> None
         load_encoder(Config(model=folder))
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_model_that_resizes_beyond_its_crop(tiny_clip: Path, tmp_path: Path) -> None:
     folder = copy_of(tiny_clip, tmp_path / "a")
     CLIPImageProcessorPil(size={"shortest_edge": 40}, crop_size=32).save_pretrained(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.support.images import noise
 from tests.support.missing import run_without
@@ -12,6 +13,7 @@ from tests.support.records import captions
 from text_image_similarity import Config, ExportOptions, export_model, load_encoder
 
 
+@pytest.mark.extended
 def test_an_export_for_openvino_keeps_its_weights_in_int8(tiny_clip: Path, tmp_path: Path) -> None:
     out = tmp_path / "export"
     summary = export_model(Config(model=tiny_clip), out, ExportOptions(to="openvino", precision="int8"))

@@ -220,7 +220,8 @@ def test_an_export_for_browsers_is_scored_and_checked_in_python(models: Models, 
         load_encoder(Config(model=damaged))
 
 
-@pytest.mark.parametrize("to", ["onnx", pytest.param("web", marks=pytest.mark.extended)])
+@pytest.mark.extended
+@pytest.mark.parametrize("to", ["onnx", "web"])
 def test_int8_multiplies_bytes_only_where_it_is_given_bytes(to: Target, tiny_clip: Path, tmp_path: Path) -> None:
     options = ExportOptions(to=to, precision="int8", recipe="dynamic", allow_drift=True)
     export_model(Config(model=tiny_clip), out := tmp_path / to, options)

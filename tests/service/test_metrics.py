@@ -269,6 +269,7 @@ def test_the_log_s_bound_in_the_alerts_is_that_of_the_writer() -> None:
     assert f"more than {most:,} are lost" in rule["annotations"]["summary"]
 
 
+@pytest.mark.extended
 def test_the_alerts_go_off_when_they_should_and_only_then() -> None:
     for command in (["check", "config", "prometheus.yml"], ["test", "rules", "alerts.test.yml"]):
         done = subprocess.run(

@@ -163,7 +163,10 @@ def test_round_trips(where: Filter) -> None:
         ),
         ("price <= 'much'", r"'price' must be a number, not 'much' \(at character 1 of the filter\)"),
         ("price <= 1e999", "'price' must be a finite number"),
-        ("category < 'b'", "'category' cannot be ordered, because its kind is text; compare it with eq, ne or in"),
+        (
+            "category < 'b'",
+            r"'category' cannot be ordered, because its kind is text; compare it with = \(eq\), != \(ne\) or in",
+        ),
         ("in_stock >= true", "'in_stock' cannot be ordered"),
         ("color > 'a'", "'color' cannot be ordered"),
         ("category = ''", "'category' cannot be compared with '', which counts as a missing value; use exists"),

@@ -49,7 +49,7 @@ class LeafMaker:
             return OneOf(name, self._several(field, op, value), negated=op == "not_in")
         if op not in ("eq", "ne") and field.kind not in ("number", "date"):
             raise UsageError(
-                f"{name!r} cannot be ordered, because its kind is {field.kind}; compare it with eq, ne or in"
+                f"{name!r} cannot be ordered, because its kind is {field.kind}; compare it with = (eq), != (ne) or in"
             )
         return Compare(name, cast(Comparison, op), _comparable(field, value))
 
