@@ -1,7 +1,7 @@
 """Make docs/service_page.png, a screenshot of the service's web page in Chromium.
 
 The service is real (mini, in a separate process); the images are those of the challenge set. One half shows an image
-with captions, the other a table in the dark colour scheme.
+with captions, the other a table in dark mode.
 
     python -m scripts.make_page_screenshot [OUT]
 """

@@ -70,7 +70,7 @@ def parts(settings: Settings, cores: int) -> list[Part]:
         ),
         Part(
             "a body that is being read, or a response that is being written",
-            "5 times `--max-body-mb`, on top of what is counted",
+            "5 times `--max-body-mb`, in addition to the row above",
             5 * body,
         ),
         Part("`data:` URLs that are being decoded", "per core: 5 times `--max-body-mb`", 5 * cores * body),

@@ -75,7 +75,7 @@ def networks_of(name: str, given: object) -> tuple[str, ...]:
     try:
         return tuple(str(ip_network(network)) for network in _several(name, given))
     except ValueError as exc:
-        raise ConfigError(f"{name} must be networks, such as 10.1.0.0/16: {exc}") from exc
+        raise ConfigError(f"{name} must be a list of networks, such as 10.1.0.0/16: {exc}") from exc
 
 
 def ports_of(name: str, given: object) -> tuple[int, ...]:

@@ -174,8 +174,8 @@ class Config:
         base_dir: Folder that relative paths start from; by default, the folder of the table, or the working directory
             if there is no table.
         files_under: Folder that local files must be in after `..` and links are resolved; `/` allows every file. By
-            default, the folder that a table's relative paths start from; for a table at a URL or in a database, no
-            local file is allowed, and for images outside a table every file is; see
+            default, this is the folder that a table's relative paths start from; a table at a URL or in a database may
+            name no local file, and images that no table names may be anywhere; see
             docs/your-data.md#which-files-a-table-may-name.
         model_cache: Folder for exported models, which only people you trust should be able to write to; by default, a
             folder in the user's cache folder.

@@ -38,7 +38,7 @@ _LONGEST_S = 90.0  # for one attempt
 
 ATTACKS: dict[str, Attack] = {
     "64 WebPs of 25 megapixels": large_pictures,
-    "one such image with 64 captions": one_large_picture,
+    "one WebP of 25 megapixels with 64 captions": one_large_picture,
     "a batch of the earlier routes": old_batch,
     "hosts that never answer": silent_hosts,
     "endless heads": long_heads,

@@ -138,7 +138,7 @@ def _facts(found: dict[str, Any], batch_s: float) -> dict[str, str]:
     ended = dict(found["kinds"])
     asked, served = sum(ended.values()), ended.get(SCORED, 0)
     refused = sum(ended.pop(kind, 0) for kind in _REFUSED)
-    others = ", ".join(f"{count} {kind}" for kind, count in ended.items() if kind != SCORED)
+    others = ", ".join(f"{count} x {kind}" for kind, count in ended.items() if kind != SCORED)
     batches = (found["batch_s"], batch_s)
     early, late = _quarters(found["memory_mib"])
     seconds = found["seconds"]

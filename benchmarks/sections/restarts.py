@@ -132,7 +132,7 @@ def table(rounds: Rounds) -> str:
     for through, label in _WAYS.items():
         for found in rounds.get(f"restarts, {through}", [])[-1:]:
             ended = dict(found["kinds"])
-            rest = ", ".join(f"{count} {kind}" for kind, count in ended.items() if kind != SCORED)
+            rest = ", ".join(f"{count} x {kind}" for kind, count in ended.items() if kind != SCORED)
             lines.append(
                 [
                     label,

@@ -408,7 +408,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         ("empty.csv", TableError, "is empty; it needs a header line", {}),
         ("header.csv", TableError, "contains no image with a caption", {}),
         ("header.csv", UsageError, "column 'link' is missing", {"col_url": "link"}),
-        ("ragged.csv", TableError, "row 1 of .* has 3 fields, the header has 2", {}),
+        ("ragged.csv", TableError, "row 1 of .* has 3 fields, but the header has 2", {}),
         ("twice.csv", UsageError, "twice.csv has two columns named 'url'", {}),
         ("latin.csv", TableError, "column 'caption' in row 1 of .*latin.csv is not UTF-8", {}),
     ]  # fmt: skip

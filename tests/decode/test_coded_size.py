@@ -173,8 +173,8 @@ def test_the_bytes_of_an_item_are_those_that_a_decoder_takes() -> None:
 @pytest.mark.parametrize(
     ("extents", "more", "said"),
     [
-        ([(0, 2)], box(b"idat", b"\x12\0") * 2, "it says twice where its images are"),
-        ([(0, 2)], box(b"idat", b"\x12\0") + iloc((0, 2)), "it says twice where its images are"),
+        ([(0, 2)], box(b"idat", b"\x12\0") * 2, "it gives the location of its images twice"),
+        ([(0, 2)], box(b"idat", b"\x12\0") + iloc((0, 2)), "it gives the location of its images twice"),
         ([(0, 2)], box(b"idat", b"\x12\0"), "an image in it has no size"),
         ([(0, 0)], box(b"idat", b"\x12\0"), "it has no image"),
     ],

@@ -137,7 +137,7 @@ ENDS = {
     "webp canvas": "too_many_pixels: 16777216 x 16777216 is over",
     "tiff tile": "too_many_pixels: tiles of 30000 x 10000",
     "tiff raw tile": "too_many_pixels: tiles of 30000 x 10000",
-    "tiff shared tiles": "too_many_pixels: tiles of 16 x 65536 in an image of (1600, 16), 100 of them",
+    "tiff shared tiles": "too_many_pixels: 100 tiles of 16 x 65536 in an image of 1600 x 16",
     "tiff few shared tiles": (1600, 16),
     "tiff strips": "corrupt: the image has more than 125,000 strips or tiles",
     "bmp runs": "too_many_pixels: a run-length BMP of 7000 x 7000",

@@ -527,7 +527,7 @@ class TestSeveralFiles:
             "in.tsv",
             b"url\tcaption\na\tb\tc\n",
             TableError,
-            "row 1 of .* has 3 fields, the header has 2: it continues with 'c'",
+            "row 1 of .* has 3 fields, but the header has 2: it continues with 'c'",
         ),
         ("in.csv", b"url,caption\na\n", TableError, "row 1 of .*: it has no column 'caption'"),
         ("in.csv", b"url;caption\na;b\n", UsageError, "if it is separated by semicolons"),

@@ -115,7 +115,7 @@ def test_every_kind_of_missing_value_fails_its_row_alone(red: Path, missing: Any
 
 
 def test_a_class_or_an_empty_array_is_a_mistake(red: Path) -> None:
-    with pytest.raises(InputTypeError, match=r"it has no pixels, its shape is \(0, 8, 3\)"):
+    with pytest.raises(InputTypeError, match=r"it has no pixels: its shape is \(0, 8, 3\)"):
         images([np.zeros((0, 8, 3), np.uint8)], ["red"])
     with pytest.raises(InputTypeError, match=r"records\[0\] must be a Record"):
         list(pairs([Record]))

@@ -151,7 +151,7 @@ def test_relative_paths_start_at_the_table(folder: Path, monkeypatch: pytest.Mon
         (b"url,text\na,b\n", UsageError, "column 'caption' is missing from .*; it has the columns: url, text"),
         (b"url,caption,url\na,b,c\n", UsageError, "has two columns named 'url'"),
         (b"url,caption,error\na,b,c\n", UsageError, "already has a column 'error'"),
-        (b"url,caption\na,b\nc\n", TableError, "row 2 of .* line 3.* has 1 fields, the header has 2"),
+        (b"url,caption\na,b\nc\n", TableError, "row 2 of .* line 3.* has 1 fields, but the header has 2"),
         (b"url,caption\na,b,c\n", TableError, "row 1 of .* has 3 fields"),
         (b'url,caption\na,"open\n', TableError, "row 1 of .* is not valid"),
         (b"url,caption\na,b\na,caf\xe9\n", TableError, "column 'caption' in row 2 of .* is not UTF-8"),

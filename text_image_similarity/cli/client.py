@@ -21,7 +21,7 @@ _KEY = "TEXT_IMAGE_SIMILARITY_API_KEY"
 
 
 def add_client_options(parser: argparse.ArgumentParser) -> None:
-    """Add these options to a parser."""
+    """Add the options for a running service to a parser."""
     add = parser.add_argument_group("a running service").add_argument
     add(
         "--service-url",

@@ -54,7 +54,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="ID",
         action="append",
         default=[],
-        help="id of a product to which similar ones are wanted; may be repeated",
+        help="id of a product; similar products are searched for; may be repeated",
     )
     add_ranking_options(command)
     option("--top-k", metavar="N", type=int, default=10, help="products to show, 1 to 1,000")

@@ -150,8 +150,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         dest="models",
         metavar="[NAME=]MODEL[@REVISION]",
         action="append",
-        help="hub id, folder or alias of a model, with the name that requests use for it; may be repeated; the first is the "
-        "default. By default, `fast` is loaded at the start and `accurate` on its first request",
+        help="hub id, folder or alias of a model; NAME is what requests call it; may be repeated; the first is the default. "
+        "By default, `fast` is loaded at the start and `accurate` on its first request",
     )
     add("--lazy", action="store_true", help="load models other than the first on their first request")
     add_field(group, Settings, "model_memory", metavar="SIZE", type=_memory)
@@ -176,8 +176,8 @@ def _add_catalog_options(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]PLACE",
         action="append",
         default=[],
-        help="catalogue to search, a folder or `postgresql://...`, or a table of products, which is read into memory, with "
-        "the name that requests use for it; may be repeated; the first is the default",
+        help="catalogue to search: a folder, `postgresql://...`, or a table of products, which is read into memory; "
+        "NAME is what requests call it; may be repeated; the first is the default",
     )
     add_field(group, Config, "files_under", metavar="FOLDER", type=folder)
     add_field(group, Settings, "match_log")

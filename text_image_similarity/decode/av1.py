@@ -144,7 +144,7 @@ def _items(data: memoryview, meta: memoryview, budget: _Budget) -> Iterator[memo
     """
     boxes = list(_boxes(meta[4:], budget, deep=False))
     if any(sum(kind == only for kind, _ in boxes) > 1 for only in _ONCE_IN_META):
-        raise ValueError("it says twice where its images are")
+        raise ValueError("it gives the location of its images twice")
     found = dict(boxes)
     none = memoryview(b"")
     own, infos, locations = (found.get(kind, none) for kind in _ONCE_IN_META)

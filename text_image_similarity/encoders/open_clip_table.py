@@ -71,14 +71,14 @@ def twin_problem(architecture: str, weights: Path) -> str | None:
     published = {str(known.get("url", "")).rpartition("/")[2].casefold() for known in _quick_weights()} - {""}
     if not any(word in where for word in _QUICK_WORDS) and weights.name.casefold() not in published:
         return None
-    return quick_advice(architecture, f"{weights} has the name of weights")
+    return quick_advice(architecture, f"{weights} is named like weights") + ", or rename the file if it holds others"
 
 
 def quick_advice(architecture: str, found: str) -> str:
     """Return the message for weights that need the other activation."""
     return (
-        f"{found} that were trained with QuickGELU, but {architecture} computes GELU, which would give other embeddings; use "
-        f"open_clip:{architecture}{_QUICK}//..., or rename the file if they were not"
+        f"{found} that were trained with QuickGELU, but {architecture} computes GELU, which would give different embeddings; use "
+        f"open_clip:{architecture}{_QUICK}//..."
     )
 
 

@@ -1,8 +1,8 @@
 """Convert SigLIP 1's sentencepiece model and its rules to a tokenizer of `tokenizers`, the only kind for browsers.
 
 The rules are those of `pieces`, each expressed as a normalizer: captions are lower-cased, punctuation is removed,
-spaces are joined, and a caption begins with a space. There is one difference: after the text of a special token in a
-caption there is a space that `pieces` does not insert.
+runs of spaces are collapsed, and a caption begins with a space. There is one difference: after the text of a special
+token in a caption there is a space that `pieces` does not insert.
 """
 
 from __future__ import annotations

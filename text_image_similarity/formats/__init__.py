@@ -1,4 +1,4 @@
-"""Table files: CSV, TSV, JSON Lines and Parquet, local or at any fsspec URL, read in parts of rows.
+"""Table files: CSV, TSV, JSON Lines and Parquet, local or at any fsspec URL, read some rows at a time.
 
 `open_table` reads a file, a folder or a pattern as one table; `output_for` writes the format that a suffix names.
 """

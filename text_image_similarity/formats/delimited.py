@@ -151,7 +151,9 @@ class DelimitedTable:
                 if len(row) < width
                 else f"continues with {row[width][:40]!r}"
             )
-            raise TableError(f"{named} has {len(row)} fields, the header has {width}: it {reason}; {self._cure(row)}")
+            raise TableError(
+                f"{named} has {len(row)} fields, but the header has {width}: it {reason}; {self._cure(row)}"
+            )
 
     def _cure(self, row: list[str]) -> str:
         """Return advice for a row with a wrong number of fields."""

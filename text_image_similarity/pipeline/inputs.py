@@ -219,7 +219,7 @@ def _array_hint(array: np.ndarray) -> str:
     if array.dtype == object:
         return "pass its items as a list"
     if array.size == 0:
-        return f"it has no pixels, its shape is {array.shape}"
+        return f"it has no pixels: its shape is {array.shape}"
     if array.ndim != 3 or 3 not in (array.shape[0], array.shape[2]):
         return (
             "an RGB image has the shape (h, w, 3) or (3, h, w), and Image.fromarray(array) reads grey and RGBA arrays"

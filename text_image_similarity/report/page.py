@@ -125,7 +125,8 @@ def _failures(tally: Tally) -> str:
     notes = [f"The {_HOSTS_SHOWN} worst of {failing:,} hosts with failures."] if failing > _HOSTS_SHOWN else []
     if tally.other_hosts.rows:
         notes.append(
-            f"Counts are lower bounds: {tally.other_hosts.rows:,} rows, {tally.other_hosts.failed:,} of them failed, belong to hosts that were too many to count one by one."
+            f"Counts are lower bounds: {tally.other_hosts.rows:,} rows ({tally.other_hosts.failed:,} of them failed) "
+            "belong to hosts that are not counted one by one, because there are too many."
         )
     note = f'<p class="note">{" ".join(notes)}</p>' if notes else ""
     by_host = table("Failed rows by host", heads, hosts) + note

@@ -162,8 +162,8 @@ class Session:
             scorer = Scorer(config, encoder=encoder, known=partial(self.ledger.known, generation.number))
         except ModelNameError as exc:
             raise ModelNameError(
-                "the catalogue's model was not found; if it has moved, run: text-image-similarity catalog set-model CATALOG "
-                f"MODEL: {exc}"
+                f"the catalogue's model was not found ({exc}); if it has moved, run: "
+                "text-image-similarity catalog set-model CATALOG MODEL"
             ) from exc
         found = found or ModelIdentity.of(scorer.encoder)
         if not identity.same_as(found):

@@ -102,7 +102,7 @@ class AuditLog:
         self._thread.start()
 
     def close(self) -> None:
-        """Write pending lines and close the file, giving up after some seconds."""
+        """Write pending lines and close the file, giving up after a few seconds."""
         if self._file is None or self._thread is None:
             return
         with suppress(Full):  # if the disk does not accept writes
@@ -191,7 +191,7 @@ class AuditLog:
 
 
 class _AppendedFile:
-    """A file that lines are appended to, or stderr; a file that was moved away, as by logrotate, is created again."""
+    """A file that lines are appended to, or stderr; a file that was moved away, for example by logrotate, is created again."""
 
     def __init__(self, place: str) -> None:
         self._path = None if place == STDERR else Path(place).absolute()

@@ -132,7 +132,7 @@ def _index(address: str) -> int:
         return visible.index(address)
     if not address.isdecimal():
         raise ConfigError(
-            f"Spark gave the GPU {address!r} to this task, which is not a number; fix the discovery script"
+            f"Spark assigned this task the GPU {address!r}, which is not a number; fix the discovery script"
         )
     return int(address)
 

@@ -153,7 +153,7 @@ def _torchvision(name: str, image_size: int) -> Backbone:
             f"image_tower={name!r} is not one of {known}, a classification model of torchvision, or timm/NAME"
         )
     if name in ("googlenet", "inception_v3"):
-        raise ConfigError(f"image_tower={name!r} has side outputs in training; choose another network")
+        raise ConfigError(f"image_tower={name!r} has auxiliary outputs in training; choose another network")
     network = models.get_model(name, weights=None)
     for head in ("classifier", "fc", "heads", "head"):
         if hasattr(network, head):

@@ -105,7 +105,10 @@ class PostgresDatabase:
         self._connections = Connections(url)
         try:
             if (layout := _layout(self._connections)) != _LAYOUT:
-                made = f"was made by another version of this package (layout {layout}, not {_LAYOUT}); export its products with it"
+                made = (
+                    f"was made by another version of this package (layout {layout}, not {_LAYOUT}); "
+                    "export its products with that version"
+                )
                 raise DatabaseError(f"{self._connections} {made if layout else 'is not there'}")
         except BaseException:
             self._connections.close()

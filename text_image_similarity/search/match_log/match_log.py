@@ -16,7 +16,7 @@ _END = "g"  # greater than every id
 class MatchLog:
     """An append-only match log; `open_match_log` opens one. Safe to share between threads.
 
-    Times are those in the matches' ids, to the millisecond, also for events: a match is always selected together with
+    Times are those in the matches' ids, to the millisecond, for events too: a match is always selected together with
     its events.
 
     Args:

@@ -270,5 +270,5 @@ class QdrantStore:
         except (ApiException, OSError, RuntimeError, ValueError) as exc:
             raise DatabaseError(
                 f"Qdrant's collection {self._name} cannot be {doing}: {exc!s:.500}; check that the server is running and "
-                "QDRANT_API_KEY is right; if both are, delete the collection, and it is rebuilt from the catalogue"
+                "QDRANT_API_KEY is right; if so, delete the collection, and it will be rebuilt from the catalogue"
             ) from exc

@@ -235,7 +235,7 @@ def _explain(said: str, body: bytes | bytearray) -> Steps:
         return "it is empty"
     place = yield from _not_utf8(body)
     if place is not None:
-        return f"it is not UTF-8, at byte {place:,}"
+        return f"it is not valid UTF-8 at byte {place:,}"
     if "recursion" in said:
         return "it is nested too deeply"
     if "out of range" in said:

@@ -155,7 +155,7 @@ def _read_models(given: Any) -> dict[str, dict[str, Any]]:
     if isinstance(given, list):
         given = {str(name).strip(): {} for name in given}
     if not isinstance(given, Mapping):
-        raise ConfigError(f"models={given!r} must be a mapping of names to models, or some names")
+        raise ConfigError(f"models={given!r} must be a mapping of names to models, or a list of names")
     found = {}
     for name, own in given.items():
         own = {} if own is None else {"model": own} if isinstance(own, str) else own

@@ -176,9 +176,9 @@ class RayModelPool:
             except DeploymentUnavailableError as exc:
                 return ProblemError("model_unavailable", f"{name}: {exc.message}", retry_after_s=30)
             except (RayActorError, ObjectLostError) as exc:
-                logger.warning("a replica of %s was lost with a request: %s", name, type(exc).__name__)
+                logger.warning("a replica of %s died while it handled a request: %s", name, type(exc).__name__)
         return ProblemError(
-            "model_unavailable", f"{_TRIES} replicas of {name} were lost with this request", retry_after_s=5
+            "model_unavailable", f"{_TRIES} replicas of {name} died while they handled this request", retry_after_s=5
         )
 
     def _reports(self, handle: DeploymentHandle[Any]) -> list[Report]:

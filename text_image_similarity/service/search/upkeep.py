@@ -80,7 +80,10 @@ class Upkeep:
         try:  # a write that has begun continues, and the next one waits for it
             return await asyncio.wait_for(asyncio.shield(task), _LONGEST_S)
         except TimeoutError as exc:
-            detail = f"{self._served.name}: not written within {_LONGEST_S:g} s, but it may still be; send the same request again"
+            detail = (
+                f"{self._served.name}: not written within {_LONGEST_S:g} s, but the write may still finish; "
+                "send the same request again"
+            )
             raise ProblemError("catalog_unavailable", detail, retry_after_s=5) from exc
 
     async def _write_in_turn(
