@@ -51,7 +51,7 @@ FLOORS = {
     "__init__": 9,  # only names what the others hold
     "__main__": 9,
 }
-# The same inside the rooms that are as large as all others of their floor together.
+# The same inside the largest rooms.
 FLOORS_WITHIN = {
     "search": {
         "arguments": 0,

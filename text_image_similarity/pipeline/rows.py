@@ -18,8 +18,8 @@ Outcome = Vector | RowError
 Batches = Generator[tuple[Sequence[Tag], Sequence[Item]]]  # tags of consecutive rows, and their results, in order
 
 
-# Rows are tuples on their way through a run, and columns in a batch: creating an object for each row would take as long
-# as scoring it.
+# Rows are tuples on their way through a run, and columns in a batch: an object for each row in each step would take
+# longer than the rest of the work around a fast encoder.
 
 # A row that enters a run: the caller's tag, the key of its image, the source of the image (or the row's error, or its
 # result if that is known), its caption, and its reference captions. Rows with the same key share one image; None is the

@@ -49,14 +49,14 @@ class Settings:
             default, all models stay loaded.
         splits: Names whose requests are split between several models by weight, such as `{"fast": {"old": 95, "new":
             5}}`.
-        ensemble: Serves all models together under an additional name, `ensemble`: the `mean` of their scores, or with
-            `probability` the mean of the probabilities that their `calibration.json` files give. An image is fetched
-            and decoded once.
+        ensemble: Serve all models together under an additional name, `ensemble`: the `mean` of their scores, or with
+            `probability` the mean of the probabilities that their `calibration.json` files give. Each image is
+            fetched and decoded once.
         max_wait_s: Longest time that a pair waits for others to share its batch, in seconds.
-        max_queue: Maximum number of pairs that may wait for a model; any more requests are refused, and a client's
+        max_queue: Maximum number of pairs that may wait for a model; requests beyond it are refused, and a client's
             requests are refused as soon as its share is used up. One batch keeps the model busy; each additional batch
             adds its time to the wait.
-        max_inflight: Maximum number of pairs in progress, including downloads; any more requests are refused. A single
+        max_inflight: Maximum number of pairs in progress, including downloads; requests beyond it are refused. A single
             client may have half as many.
         max_pairs: Maximum number of pairs in a request.
         max_body_bytes: Longest request body, in bytes; all request and response bodies in progress together may take
@@ -72,8 +72,8 @@ class Settings:
         log_queries: How much of a query an entry contains: `full`, `hashed` (without its words), or `off` (nothing).
         log_place: Place of the match log, instead of each catalogue's own log: `postgresql://...`, `mongodb://...` or a
             `.sqlite` file.
-        cache_entries: Number of embeddings kept in memory for each model. A file in `embedding_cache` keeps the newest
-            million.
+        cache_entries: Number of embeddings kept in memory for each model. A file named by `embedding_cache` keeps
+            the newest million.
         allowed_hosts: Names that requests may use in their Host header, such as `scores.example.com` or
             `*.example.com`; `*` allows any. IP addresses are always allowed.
         audit_log: File to which a JSON line is appended for each refused key, blocked address, exceeded limit and
