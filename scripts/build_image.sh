@@ -1,6 +1,6 @@
 #!/bin/sh
-# Build one Dockerfile with Debian's Buildah, which needs root, and neither a daemon nor a registry: in place of the BASE that the Dockerfile
-# takes from one it gets build/tools/base.tar, Debian 12 with Python 3.11. Images are kept in build/images, or where IMAGE_STORE says.
+# Build one Dockerfile with Debian's Buildah, which needs root, but neither a daemon nor a registry: instead of a BASE from a registry, the
+# Dockerfile gets build/tools/base.tar, Debian 12 with Python 3.11. Images are kept in build/images, or in the folder IMAGE_STORE.
 # Usage, after `make wheel tools`: scripts/build_image.sh DOCKERFILE NAME CONTEXT [OPTION OF buildah bud]...
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)

@@ -25,8 +25,8 @@ for package in *.deb; do
 	[ ! -e "$package" ] || dpkg -x "$package" "$folder"
 done
 
-# For a machine where nothing is installed, that is all of Python and its dependencies, down to the C library. As in slim images, there are
-# no manuals and translations; pip is there, and may install for the whole root.
+# These are the packages that a machine without any would need: Python and all its dependencies, down to the C library. As in slim images,
+# there are no manuals or translations; pip is there, and may install packages for the whole system.
 mkdir base "$folder/base" && cd base
 : >status
 apt download $(missing -o "Dir::State::status=$PWD/status" install base-files base-passwd bash ca-certificates coreutils dash findutils grep gzip libc-bin libstdc++6 passwd python3 python3-pip-whl sed tar usr-is-merged)

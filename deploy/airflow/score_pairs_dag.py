@@ -55,7 +55,9 @@ class ScoreOperator(BashOperator):
         "work_dir": Param(
             None, type=["null", "string"], description="for parts, shared by the workers, if OUT is a URL"
         ),
-        "max_failure_share": Param(0.05, type="number", minimum=0, maximum=1, description="of all rows of the day"),
+        "max_failure_share": Param(
+            0.05, type="number", minimum=0, maximum=1, description="largest share of the day's rows that may fail"
+        ),
     },
     tags=["text-image-similarity"],
 )
@@ -64,7 +66,7 @@ def score_pairs() -> None:
 
     @task
     def places() -> dict[str, Any]:
-        """Return the run's pattern of input and folder of output."""
+        """Return the run's input pattern and output folder, with its model and work folder."""
         context = get_current_context()
         params = context["params"]
         day = params["day"] or context["data_interval_start"].strftime("%Y-%m-%d")

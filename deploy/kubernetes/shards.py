@@ -7,9 +7,9 @@
 complete, so an index may be run as often as needed. `split` first splits one table by the hosts of its URLs, so that only
 one pod at a time sends requests to a host, and the limit of requests per host holds for the whole Job.
 
-Exit codes, for the Job's podFailurePolicy: 0 means done, 1 that a retry may help, 2 that it cannot (a wrong option, a
-table that cannot be scored), and 143 ended by SIGTERM. A bad file does not prevent the other files of its index from being
-scored.
+Exit codes, for the Job's podFailurePolicy: 0 means that everything is done, 1 that a retry may help, 2 that it cannot
+(a wrong option, a table that cannot be scored), and 143 that SIGTERM ended the run. A bad file does not prevent the
+other files of its index from being scored.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     score.add_argument("--config", default="{}", help='settings as JSON: {"model": "mini", "limits": {"per_host": 4}}')
     score.add_argument("--caption-col", default="caption")
     score.add_argument(
-        "--work-dir", help="folder for finished parts; on a volume that outlives the pod, the next pod resumes"
+        "--work-dir", help="folder for finished parts; if its volume outlives the pod, the next pod resumes"
     )
     split = commands.add_parser("split", help="split one table into shards by the hosts of its URLs")
     split.add_argument("source", metavar="IN", help="a table")

@@ -7,8 +7,8 @@ It takes four kinds of events:
 - Messages of an SQS queue, one pair each: each result is written to `RESULTS/<message id>.json`. A message that failed for
   a temporary reason, such as a timeout, goes back to the queue, so the event source needs ReportBatchItemFailures.
 - Tables that were uploaded to a bucket of BUCKETS, announced by S3 or through an SQS queue: each is scored to
-  `TABLES/<bucket>/<key>`. Before the time is up, the run stops between two parts and raises; the next attempt resumes
-  if WORK_DIR is still there.
+  `TABLES/<bucket>/<key>`. Before the time is up, the run stops between two parts and raises an error; the next attempt
+  resumes if WORK_DIR is still there.
 
 Environment: SCORE_CONFIG (settings as JSON), RESULTS and TABLES (places such as s3://scores/results), BUCKETS (names of
 buckets, separated by spaces), WORK_DIR (/tmp/parts).
@@ -45,7 +45,7 @@ logger.setLevel(logging.INFO)
 
 MOST_PAIRS = 1000  # in one request
 RESERVE_MS = 20_000  # to join a table's parts and upload them
-# Otherwise, anyone who may write to the queue could make the function copy any table that its role may read.
+# Without this list, anyone who may write to the queue could make the function copy any table that its role may read.
 BUCKETS = frozenset(os.environ.get("BUCKETS", "").split())
 
 GIVEN = json.loads(os.environ.get("SCORE_CONFIG", "{}"))

@@ -32,7 +32,7 @@ import pandas as pd
 SETTINGS: dict[str, Any] = {"model": "mini", "io_workers": 32}
 LIMITS: dict[str, Any] = {"allow_local_files": False}  # a row must not read the sandbox's files
 
-ROWS = 100  # per batch; Snowflake stops a batch after 180 s, and the downloads of the slowest take 100 / 32 * 25 s
+ROWS = 100  # per batch; Snowflake stops a batch after 180 s, and the slowest downloads take 100 / 32 * 25 s
 RESULT = "SCORE_PAIR_RESULT"  # a column while a table is scored
 WHEELS = "text_image_similarity-*.whl"
 PACKAGES = [
@@ -210,7 +210,7 @@ def score_table(
     if taken := {"SIMILARITY", "ERROR", RESULT}.intersection(name.strip('"').upper() for name in pairs.columns):
         raise ValueError(f"{source} has a column {min(taken)} already; rename it, or score a view without it")
     if pairs.count() != pairs.filter(col(key).is_not_null()).select(key).distinct().count():
-        raise ValueError(f"{key} is null or there twice in {source}, so it cannot tell which rows are done")
+        raise ValueError(f"{key} has nulls or duplicates in {source}, so it cannot show which rows are done")
 
     def append(scored: Any, similarity: Any, error: Any) -> None:
         more = (similarity.cast("float").as_("similarity"), error.cast("string").as_("error"))

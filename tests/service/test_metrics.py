@@ -266,7 +266,7 @@ def test_the_log_s_bound_in_the_alerts_is_that_of_the_writer() -> None:
     most = inspect.signature(LogWriter).parameters["most"].default
     (rule,) = [rule for rule in RULES if rule["alert"] == "LogQueueGrows"]
     assert re.fullmatch(r".* > (\d+)", rule["expr"])[1] == str(most // 2)  # type: ignore[index]
-    assert f"more than {most:,} are lost" in rule["annotations"]["summary"]
+    assert f"any beyond {most:,} will be lost" in rule["annotations"]["summary"]
 
 
 @pytest.mark.extended
