@@ -20,7 +20,7 @@ def settings_in_config(function: F) -> F:
     def call(*given: Any, **named: Any) -> Any:
         if wrong := {name: named[name] for name in SETTINGS if name in named}:
             what = ", ".join(f"{name}={value!r}" for name, value in wrong.items())
-            short = f", or short config={wrong['model']!r}" if list(wrong) == ["model"] else ""
+            short = f" or, for short, config={wrong['model']!r}" if list(wrong) == ["model"] else ""
             name = function.__qualname__.removesuffix(".__init__")
             raise InputTypeError(f"{name}() takes settings as config: write config=Config({what}){short}")
         return function(*given, **named)

@@ -52,8 +52,9 @@ class Limits:
             three times that.
         decode_memory: Bytes of memory to decode one image with `isolate_decoder`.
         per_host: Concurrent requests to one host.
-        allow_private_addresses: Let http(s) references reach private and loopback addresses, such as those of your own network; in a
-            service only if you trust its clients. Link-local addresses and cloud metadata services are always refused.
+        allow_private_addresses: Let http(s) references reach private and loopback addresses, such as those on your
+            own network; in a service, set it only if you trust its clients. Link-local addresses and cloud metadata
+            services are always refused.
         allow_networks: Private networks that references may reach even without `allow_private_addresses`, such as
             `10.1.0.0/16`.
         allow_ports: Ports below 1024, besides 80 and 443, that references may reach.

@@ -76,9 +76,10 @@ def path_text(path: object, name: str) -> str:
         InputTypeError: The value has another type; the message names the parameter.
     """
     if not isinstance(path, (str, os.PathLike)) or not isinstance(text := os.fspath(path), str):
-        hint = "write it to a file first, such as df.to_parquet('pairs.parquet')" if hasattr(path, "columns") else ""
+        how = "write it to a file first, for example with df.to_parquet('pairs.parquet')"
+        hint = how if hasattr(path, "columns") else ""
         if hint and name == "in_path":
-            hint = f"score_frame takes it as it is; or {hint}"
+            hint = f"pass it to score_frame, or {hint}"
         raise InputTypeError.of(name, "a path or a URL", path, hint)
     return os.path.expanduser(text)  # noqa: PTH111 - a Path would break a URL
 

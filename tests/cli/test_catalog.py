@@ -124,7 +124,7 @@ def test_a_field_is_declared_by_name_and_kind() -> None:
     words = shlex.split(create_command("c", fields))
     assert [declared_field(word) for word in words[5::2]] == fields
     assert declared_field("size:large:text") == Field("size:large")
-    with pytest.raises(UsageError, match="'money' is not a kind: text, number, bool, date, texts"):
+    with pytest.raises(UsageError, match="'money' is not one of the kinds text, number, bool, date, texts"):
         declared_field("price:money")
 
 

@@ -98,7 +98,7 @@ def test_a_log_is_exported_and_taught(run: Run, tmp_path: Path) -> None:
         "output": str(tmp_path / "clicks.csv"),
     }
     assert (tmp_path / "clicks.csv").read_text("utf-8").splitlines()[1].endswith(",a blue hat,blue,1")
-    assert "left out: no image" in run("--train", tmp_path / "more.csv")
+    assert "left out: removed or no image" in run("--train", tmp_path / "more.csv")
 
 
 def test_old_entries_are_removed(run: Run) -> None:

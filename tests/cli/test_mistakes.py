@@ -59,7 +59,7 @@ MISTAKES = {
     "score in.csv out.csv --precision fp16 --device cpu": "--precision fp16 needs a GPU; with --device cpu use auto or fp32",
     "score tables others": "the folder others contains images, such as cat.jpg; name a new folder",
     "embed in.csv others": "others is a folder; name a file to write, such as vectors.parquet",
-    "embed in.csv out.parquet --of captions --caption-col text": "--caption-col text; write --col for the column of images",
+    "embed in.csv out.parquet --of captions --caption-col text": "--caption-col text; name the column of images with --col",
     "embed in.csv out.parquet --col image": "it has the columns: url, caption; name another one with --col",
     "embed red.png out.parquet": "red.png is one image; name its folder, or a table with the column url",
     "embed others out.parquet --of captions": "others holds images without captions; put each caption next to its image",

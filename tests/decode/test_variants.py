@@ -87,7 +87,7 @@ def test_an_image_in_another_format_is_named(name: str) -> None:
         (b"PAR1" + bytes(60), "is a Parquet file"),
         (b"a.jpg" + bytes(252) + b"ustar", "is a tar archive"),
         (b"RIFF\0\0\0\0WAVEfmt ", "is a WAV file"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a pointer of Git LFS"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer"),
         (ISO + b"M4A \0\0\0\0" + bytes(60), "is an audio file"),
         (b"<html><body><svg></svg></body></html>", "is an HTML page"),
         (b"it says <svg", "is text"),

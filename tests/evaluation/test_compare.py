@@ -137,7 +137,7 @@ def test_the_command_writes_json_and_a_page(pairs: Path, capsys: pytest.CaptureF
     assert "recall@1, caption to image" in capsys.readouterr().out
     text = page.read_text()
     assert "recall@1, caption to image" in text
-    assert "They rank all pairs alike." in text
+    assert "The models rank all pairs alike." in text
     assert command(*given) == 0  # may replace its own
     for wrong in (("--report", page), ("--against", "mini", "--calibrate"), ("--against", "mini", "--rating-col", "r")):
         assert command("evaluate", pairs, "--model", "mini", *wrong) == 2

@@ -501,7 +501,7 @@ def test_the_deadline_holds_for_an_injected_stream_too(monkeypatch: pytest.Monke
     transport = httpx.MockTransport(lambda request: httpx.Response(200, content=drops()))
     fetcher = Fetcher(replace(PATIENT, timeout_s=9.0), transport=transport)
     error = failure(fetcher, "http://photos.test/a.jpg")
-    assert str(error) == "timeout: only 5 bytes within 10.0 s"
+    assert str(error) == "timeout: only 5 bytes arrived within 10.0 s"
 
 
 def test_a_call_has_the_time_that_the_row_has_left(monkeypatch: pytest.MonkeyPatch) -> None:

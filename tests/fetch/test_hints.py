@@ -169,9 +169,9 @@ def test_bits_that_are_left_over_do_not_matter(fetcher: Fetcher) -> None:
     ("text", "said"),
     [
         ("YWJjZ", "it is one character too long or too short"),
-        ("YWI==", "2 = too many or too few"),
-        ("YQ=", "1 = too many or too few"),
-        ("YWJj====", "4 = too many"),
+        ("YWI==", "ends with 2 =, which is too many or too few"),
+        ("YQ=", "ends with 1 =, which is too many or too few"),
+        ("YWJj====", "ends with 4 =, which is too many"),
         ("YW=Jj", "character 3 of its base64 is '='"),
         ("YW-_", "in URL-safe base64; write + for -"),
         ("YW?j", "character 3 of its base64 is '?'"),

@@ -157,7 +157,7 @@ NO_IMAGE = [
     ),
     (torch.zeros(4, 8, 8), "a torch Tensor of shape (4, 8, 8) and type torch.float32; an RGB image has the shape"),
     (torch.zeros(3, 8, 8) - 1, "a torch Tensor of shape (3, 8, 8) and type torch.float32; floats must be from 0 to 1"),
-    ({"image": make_png()}, "a dict; one that holds an image has 'bytes', an encoded file, or 'path'"),
+    ({"image": make_png()}, "a dict; a dict that holds an image has the key 'bytes' (an encoded file) or 'path'"),
     (io.BytesIO(make_png()), "an io BytesIO; pass the result of its read()"),
     ([RED], "a list"),
     (5, "an int"),
@@ -390,7 +390,7 @@ def test_a_search_takes_references_and_texts_alone(red: Path) -> None:
     ],
 )
 def test_a_setting_that_is_given_to_a_function_is_told_where_it_goes(call: Callable[..., object]) -> None:
-    said = rf"{call.__name__}\(\) takes settings as config: write config=Config\(model='mini'\), or short config='mini'"
+    said = rf"{call.__name__}\(\) takes settings as config: write config=Config\(model='mini'\) or, for short, config='mini'"
     with pytest.raises(InputTypeError, match=said):
         call(model="mini")
     with pytest.raises(InputTypeError, match=r"write config=Config\(model='mini', device='cuda'\)$"):
@@ -411,8 +411,8 @@ CALLS: list[tuple[Callable[[], object], str]] = [
     (lambda: create_predictor(config=7), "config must be a Config"),  # type: ignore[arg-type]
     (lambda: portable({}), "config must be a Config"),  # type: ignore[arg-type]
     (lambda: train("a.csv", "b", CONFIG), "config must be a TrainConfig"),  # type: ignore[arg-type]
-    (lambda: score_pairs([], CONFIG, encoder="mini"), "encoder must be an Encoder, as load_encoder"),  # type: ignore[arg-type]
-    (lambda: score_table(TABLE, "b.csv", CONFIG), "in_path must be a path or a URL, not a pandas DataFrame; score_frame takes it"),  # type: ignore[arg-type]
+    (lambda: score_pairs([], CONFIG, encoder="mini"), "encoder must be an Encoder, such as one from load_encoder"),  # type: ignore[arg-type]
+    (lambda: score_table(TABLE, "b.csv", CONFIG), "in_path must be a path or a URL, not a pandas DataFrame; pass it to score_frame"),  # type: ignore[arg-type]
     (lambda: score_table(b"a.csv", "b.csv", CONFIG), "in_path must be a path or a URL, not bytes"),  # type: ignore[arg-type]
     (lambda: score_table("a.csv", None, CONFIG), "out_path must be a path or a URL, not None"),  # type: ignore[arg-type]
     (lambda: score_table("a.csv", "b.csv", CONFIG, engine="spark"), "engine must be an engine"),  # type: ignore[arg-type]

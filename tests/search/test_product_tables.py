@@ -452,7 +452,9 @@ def test_all_columns_of_other_names_are_told_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("price", ["$1,299.00", "1.299,00 €", "20,50", "1,299", "USD 20", "1 299,00", "-£5"])
 def test_prices_as_people_write_them_are_told_what_to_write(price: str) -> None:
-    with pytest.raises(UsageError, match=r"^'price' must be a number such as 1299\.00, without currency and thousands"):
+    with pytest.raises(
+        UsageError, match=r"^'price' must be a number such as 1299\.00, without a currency or thousands"
+    ):
         Field("price", "number").stored(price)
 
 

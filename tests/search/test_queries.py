@@ -397,7 +397,7 @@ def test_queries_that_cannot_be_asked(make: object, message: str) -> None:
         (Query(Term(vector=np.ones(4))), "has 4 values, but those of the catalogue's model have 3"),
         (Query(Term(vector=np.zeros(3))), "a vector of zeros has no direction"),
         (Query([Term("red"), Term("red", weight=-1)]), "cancel each other out"),
-        (Query("a", after="nonsense"), "after is not a valid cursor"),
+        (Query("a", after="nonsense"), "the cursor in `after` is not valid"),
         (
             Query("a", after=base64.urlsafe_b64encode(json.dumps(["x", 1, 0.5, "a", 3, "sum"]).encode()).decode()),
             "another query",
@@ -412,7 +412,7 @@ def test_queries_that_this_catalogue_cannot_answer(colours: Catalog, query: Quer
 def test_a_cursor_belongs_to_its_query(colours: Catalog) -> None:
     after = colours.match(Query("red", top_k=3)).next
     assert after is not None
-    with pytest.raises(UsageError, match="after belongs to another query"):
+    with pytest.raises(UsageError, match="the cursor in `after` belongs to another query"):
         colours.match(Query("blue", top_k=3, after=after))
     assert colours.match(Query("red", top_k=5, after=after)).matches[0].rank == 4
 
@@ -420,7 +420,7 @@ def test_a_cursor_belongs_to_its_query(colours: Catalog) -> None:
 def test_cursors_tell_queries_apart_by_all_of_their_terms(colours: Catalog) -> None:
     start = "red " + "x" * 300
     after = colours.match(Query(start + "a", top_k=3)).next
-    with pytest.raises(UsageError, match="after belongs to another query"):
+    with pytest.raises(UsageError, match="the cursor in `after` belongs to another query"):
         colours.match(Query(start + "b", top_k=3, after=after))
 
 
@@ -440,7 +440,7 @@ def meddled_with(catalog: Catalog, query: Query, place: int, value: object) -> s
 )
 def test_a_cursor_that_was_meddled_with_is_refused(colours: Catalog, place: int, value: object) -> None:
     query = Query("red", top_k=3)
-    with pytest.raises(UsageError, match="after is not a valid cursor"):
+    with pytest.raises(UsageError, match="the cursor in `after` is not valid"):
         colours.match(replace(query, after=meddled_with(colours, query, place, value)))
 
 
@@ -456,7 +456,7 @@ def test_a_cursor_with_a_value_that_its_field_cannot_have_is_refused(
         if type(value) is kind or (value is None and sort is not None):
             assert colours.match(made).total > 0
         else:
-            with pytest.raises(UsageError, match="after is not a valid cursor"):
+            with pytest.raises(UsageError, match="the cursor in `after` is not valid"):
                 colours.match(made)
 
 
@@ -507,7 +507,7 @@ def test_what_is_not_a_query_is_refused(colours: Catalog) -> None:
     [
         (Query(facets=["colour"]), "the field 'colour'"),
         (Query(where="price < "), "the filter cannot be read"),
-        (Query("red", after="x"), "after is not a valid cursor"),
+        (Query("red", after="x"), "the cursor in `after` is not valid"),
         (Query(Term(product="nobody")), "there is no product 'nobody'"),
         (Query(Term(vector=[1, 2])), "Term.vector has 2 values"),  # type: ignore[arg-type]
         (Query([Term("red"), Term("red", weight=-1)]), "the terms of the query cancel each other out"),

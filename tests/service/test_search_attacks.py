@@ -454,7 +454,7 @@ async def test_an_image_that_takes_too_long_is_a_problem_and_dropped_where_it_ha
     small = Thumbnails(Config(), 0.05, str)
     current.set("somebody")
     try:
-        late = ("catalog_unavailable", "the image was not read within the service's 0.05 s")
+        late = ("catalog_unavailable", "the image was not read within the service's limit of 0.05 s")
         assert set(await asyncio.gather(*map(get, "abc"))) == {late}
         small._timeout_s = HANG_S
         waits = asyncio.create_task(small.get("d", 64))

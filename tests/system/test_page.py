@@ -577,7 +577,7 @@ def test_a_key_is_asked_for_and_kept_in_this_tab(visit: Callable[..., Any], serv
     page.reload()
     page.wait_for_selector("#unlock", state="visible")
     assert page.evaluate("document.activeElement.id") == "key"
-    for key, note in (("wrong", "does not know this key"), ("schlüssel", "ASCII"), ("", "ASCII")):
+    for key, note in (("wrong", "does not accept this key"), ("schlüssel", "ASCII"), ("", "ASCII")):
         page.fill("#key", key)
         page.keyboard.press("Enter")
         page.wait_for_function("(n) => document.querySelector('#key-note').textContent.includes(n)", arg=note)

@@ -235,7 +235,7 @@ def test_what_is_no_frame_is_named(given: Any, said: str) -> None:
 
 
 def test_a_table_is_read_from_files_and_says_who_takes_frames() -> None:
-    with pytest.raises(InputTypeError, match=r"in_path must be a path or a URL, .*; score_frame takes it as it is"):
+    with pytest.raises(InputTypeError, match=r"in_path must be a path or a URL, .*; pass it to score_frame"):
         score_table(FRAMES["pandas"], "out.csv", CONFIG)
 
 

@@ -787,7 +787,7 @@ def test_the_command_loads_images_within_the_limits(
     assert ended.value.code == 1
     said = capsys.readouterr().err
     assert "photos could not be read: too_many_pixels" in said  # of the batches
-    assert "validation photos 0 can be used" in said
+    assert "validation photos can be used, but at least 2" in said
 
 
 @pytest.mark.slow

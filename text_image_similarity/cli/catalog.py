@@ -68,13 +68,14 @@ def _create(actions: Subparsers) -> None:
         metavar="NAME[:KIND]",
         action="append",
         default=[],
-        help="declare a field that products have in addition to a name and images, of kind `text` (the default), `number`, `bool`, `date`, "
-        "or `texts` for lists; may be repeated",
+        help="declare a field that products have in addition to a name and images; its kind is `text` (the default), "
+        "`number`, `bool`, `date`, or `texts` for lists; may be repeated",
     )
     parser.add_argument(
         "--fields-from",
         metavar="TABLE",
-        help="declare the other columns of a table as fields, with kinds that fit their values",
+        help="declare all columns of a table as fields, except those of ids, names, descriptions, groups and images; "
+        "each field's kind fits the values",
     )
     parser.add_argument(
         "--store",
@@ -124,7 +125,7 @@ def _guessed(options: argparse.Namespace) -> list[Any]:
 
 
 def _add(actions: Subparsers) -> None:
-    text = "Add the products of a table, or replace those with the same ids; if it is interrupted, the same command resumes."
+    text = "Add a table's products, or replace those with the same ids; an interrupted run resumes when it is repeated."
     parser = add_action(actions, "add", text, run_add)
     parser.add_argument("table", metavar="TABLE", nargs="?", help=_TABLE)
     parser.add_argument(
@@ -139,7 +140,7 @@ def _add(actions: Subparsers) -> None:
         "--report",
         metavar="PAGE",
         type=Path,
-        help="HTML page to write, with the products that were added and refused and the images that failed",
+        help="HTML page to write, with counts, the products that were refused, and the images that failed",
     )
     add_force(parser)
     add_table_options(parser)

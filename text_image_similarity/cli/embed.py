@@ -32,7 +32,7 @@ from .stopping import Stopping
 from .terminal import lay_out
 
 _MATRIX = b"\x93NUMPY"
-_COLUMN = "write --col for the column of images or, with --of captions, of captions"
+_COLUMN = "name the column of images with --col, or with --of captions the column of captions"
 _ADVICE = {**ADVICE, "--url-col": _COLUMN, "--caption-col": _COLUMN, "--image-col": _COLUMN, "--text-col": _COLUMN}
 
 
@@ -45,7 +45,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command.add_argument("in_path", metavar="IN", help="a table, as for `score`")
     command.add_argument("out_path", metavar="OUT", help="table to write, such as vectors.parquet")
     add = command.add_argument_group(INPUT).add_argument
-    add("--of", choices=("images", "captions"), default="images", help="what is encoded")
+    add("--of", choices=("images", "captions"), default="images", help="what to encode")
     add("--col", metavar="COLUMN", help="column of images or captions; by default the one that `score` would use")
     add_dialect(command)
     add_base_dir(command)

@@ -76,7 +76,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--report",
         metavar="PAGE",
         type=Path,
-        help="HTML page to write that compares the two models, with the images of pairs",
+        help="HTML page to write that compares the two models and shows the pairs that they rank most differently",
     )
     add_force(command)
     add_log_options(command)

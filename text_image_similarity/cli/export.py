@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    text = "Export a model to a folder that runs elsewhere, and check that it gives the same scores."
+    text = "Export a model to a folder, to run it elsewhere, and check that it gives the same scores."
     command = commands.add_parser("export", help=text, description=text)
     option = command.add_argument
     option("model", metavar="MODEL", help="hub id, local folder or alias of the model; with --check-only, the export")
@@ -54,7 +54,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     if options.check_only == (options.out is not None):
-        raise UsageError("name OUT, or check an existing export with --check-only")
+        raise UsageError("give either OUT, or --check-only to check an existing export")
     # Imported here so that `--help` and wrong options are handled at once.
     from ..export import check_export, export_model
 
@@ -106,7 +106,7 @@ def parity_table(parities: Sequence[Parity]) -> str:
                 ""
                 if parity.recall_source is None or parity.recall_export is None
                 else f"{parity.recall_export:.3f} (source: {parity.recall_source:.3f}"
-                + (")" if parity.recall_counts else ", chance)")
+                + (")" if parity.recall_counts else ", no better than chance)")
             ),
             "passed" if parity.passed else "; ".join(parity.failures),
         ]

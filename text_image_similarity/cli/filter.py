@@ -60,7 +60,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     if options.plan == (options.out_path is not None):
-        raise UsageError("name OUT, or look at the thresholds first with --plan, which writes nothing")
+        raise UsageError("give either OUT or --plan, which shows thresholds and writes nothing")
     # Imported here so that `--help` and wrong options are handled at once.
     from ..tables import FilterRule, filter_table, plan_filter
 
@@ -83,7 +83,7 @@ def closing_table(found: FilterSummary) -> str:
     if found.failed == found.rows:
         least = "no row has a score"
     else:
-        least = "every score" if found.threshold is None else f"{found.threshold:g}"
+        least = "no limit" if found.threshold is None else f"{found.threshold:g}"
     return lay_out(
         [
             ("rows", f"{found.rows:,}"),

@@ -18,7 +18,10 @@ Subparsers = argparse._SubParsersAction  # argparse has no public name for this 
 
 def add_generation_actions(actions: Subparsers[argparse.ArgumentParser]) -> None:
     """Add these actions to the `catalog` command."""
-    text = "Build another model's vectors while the current ones stay in use; if it is interrupted, the same command resumes."
+    text = (
+        "Build another model's vectors while the current ones stay in use; an interrupted run resumes when it is "
+        "repeated."
+    )
     parser = add_action(actions, "reindex", text, run_reindex)
     parser.add_argument("--model", metavar="MODEL", required=True, help="hub id, folder or alias of the other model")
     parser.add_argument(
@@ -38,7 +41,7 @@ def add_generation_actions(actions: Subparsers[argparse.ArgumentParser]) -> None
     add_log_options(parser)
     parser.set_defaults(limits=[])
     for name, text in (
-        ("switch", "Switch every process to the model that `reindex` has built, between one query and the next."),
+        ("switch", "Switch every process to the vectors that `reindex` has built, between one query and the next."),
         ("rollback", "Go back to the model that was in use before the last `switch`."),
     ):
         add_reading_options(add_action(actions, name, text, run_switch)).set_defaults(action=name)
@@ -107,7 +110,7 @@ def run_switch(options: argparse.Namespace) -> int:
     with open_existing(options) as catalog:
         live = catalog.switch() if options.action == "switch" else catalog.rollback()
     if not options.quiet:
-        sys.stdout.write(lay_out([("answers", f"generation {live.number}, {live.identity.model}")]) + "\n")
+        sys.stdout.write(lay_out([("in use", f"generation {live.number}, {live.identity.model}")]) + "\n")
     return 0
 
 
@@ -131,8 +134,8 @@ def run_check(options: argparse.Namespace) -> int:
                 ("filters", f"{found.filters:,}"),
                 ("recall@10, mean", f"{found.mean:.4f}"),
                 ("recall@10, worst", f"{found.worst:.4f}"),
-                ("answers too short", f"{found.short:,}"),
-                ("answered exactly", f"{found.exact:,}"),
+                ("results too short", f"{found.short:,}"),
+                ("searched exactly", f"{found.exact:,}"),
                 ("products missing", f"{found.missing:,}"),
             ]
         )

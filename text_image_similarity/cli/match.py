@@ -31,7 +31,7 @@ _MOST_FIELDS = 3  # in a table on a terminal
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    text = "Find the products that fit words, images, or both, under filters on their fields."
+    text = "Find the products that fit words, images, or both, with filters on their fields."
     command = commands.add_parser("match", help=text, description=text)
     option = command.add_argument
     option("catalog", metavar="CATALOG", help="a catalogue, or a table of products, which is then read into memory")
@@ -54,7 +54,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="ID",
         action="append",
         default=[],
-        help="id of a product; similar products are searched for; may be repeated",
+        help="search for products similar to the one with this id; may be repeated",
     )
     add_ranking_options(command)
     option("--top-k", metavar="N", type=int, default=10, help="products to show, 1 to 1,000")

@@ -109,8 +109,8 @@ def _train(log: MatchLog, options: argparse.Namespace) -> _Answer:
         ("pairs", f"{found.pairs:,}"),
         ("products", f"{found.products:,}"),
         ("searches", f"{found.clicks:,}"),
-        ("left out: wrong", f"{found.wrong:,}"),
-        ("left out: no image", f"{found.missing:,}"),
+        ("left out: marked wrong", f"{found.wrong:,}"),
+        ("left out: removed or no image", f"{found.missing:,}"),
         ("output", options.train),
     ]
     counts = {name: getattr(found, name) for name in ("pairs", "products", "clicks", "wrong", "missing")}

@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
         for model in found
     ]
     table = lay_out_table(heads, rows, numbers=2)
-    sys.stdout.write(f"{table}\n\nfor other models on the hub, in folders or of open_clip, see docs/models.md\n")
+    sys.stdout.write(f"{table}\n\nfor other models, on the hub, in folders or from open_clip, see docs/models.md\n")
     return 0
 
 

@@ -82,7 +82,10 @@ def is_single_image(place: str) -> bool:
 def run_one_off(options: argparse.Namespace) -> int:
     """Print the score of each caption, and return the exit code: 1 if any caption has none."""
     if options.service_url is not None or options.engine != "local" or len(again(options.model)) > 1:
-        raise UsageError("a single image is scored in this process by one model; leave out --engine and --service-url")
+        raise UsageError(
+            "a single image is scored in this process by one model; leave out --engine and --service-url, and name "
+            "one model"
+        )
     config = config_of(options)
     # Imported here so that wrong options are reported without loading torch.
     from ..pipeline import score_pairs

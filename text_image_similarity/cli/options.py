@@ -38,7 +38,8 @@ def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False)
     group = parser.add_argument_group(MODEL)
     if several:
         text = field_texts(Config).get("model", "").removesuffix(".")
-        text = f"{text[:1].lower()}{text[1:]}; may be repeated, and each then has its own column, such as `similarity_mini`"
+        text = f"{text[:1].lower()}{text[1:]}; may be repeated: each model then has its own column, such as "
+        text += "`similarity_mini`"
         group.add_argument("--model", action=_Again, metavar="MODEL", help=text)
         group.add_argument(
             "--ensemble",
@@ -166,7 +167,7 @@ def add_column_options(parser: argparse.ArgumentParser, *, several: bool = False
     )
     text = "column of captions; by default `caption`"
     if several:
-        text += "; may be repeated, and each then has its own columns `similarity_COLUMN` and `error_COLUMN`"
+        text += "; may be repeated: each then has its own output columns, `similarity_COLUMN` and `error_COLUMN`"
         add("--caption-col", metavar="COLUMN", action=_Again, help=text)
         add(
             "--references-col",

@@ -28,13 +28,13 @@ ADVICE = {
     "--min-score": "`filter --min` keeps the rows with at least a given score",
     "--output": "OUT is not an option; write it after IN",
     "--model-engine": "--backend chooses the engine that runs the model",
-    "--gpu": "write --device cuda",
-    "--fp16": "write --precision fp16",
-    "--url-list": "write a table that also has a column of captions",
+    "--gpu": "use --device cuda",
+    "--fp16": "use --precision fp16",
+    "--url-list": "use a table that also has a column of captions",
     "--input-format": "the format is determined by the file's suffix",
     "--output-format": "the format is determined by the file's suffix",
-    "--num-workers": "write --io-workers",
-    "--workers": "write --io-workers",
+    "--num-workers": "use --io-workers",
+    "--workers": "use --io-workers",
 }
 
 

@@ -133,7 +133,7 @@ def declared_field(text: str) -> Field:
     name, _, kind = text.rpartition(":")
     found = next((each for each in _KINDS if each == kind and name), None)
     if found is None and name and kind.isidentifier():
-        raise UsageError(f"--field {text}: {kind!r} is not a kind: {', '.join(_KINDS)}")
+        raise UsageError(f"--field {text}: {kind!r} is not one of the kinds {', '.join(_KINDS)}")
     return Field(text) if found is None else Field(name, found)
 
 

@@ -61,7 +61,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "out_path",
         metavar="OUT|CAPTION",
         help="table to write, in the format given by its suffix; or a folder, which gets one file for each file of IN. If IN is an image, such as photo.jpg, this is "
-        "its caption, and its score is printed",
+        "its caption, and the score is printed",
     )
     command.add_argument("captions", metavar="CAPTION", nargs="*", default=[], help="more captions of the image IN")
     add_score_options(command)
@@ -129,7 +129,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         dest="start",
         action="store_const",
         const="retry_failed",
-        help="rescore rows of a finished OUT that failed for a temporary reason, such as timeouts",
+        help="rescore rows of a finished OUT that failed for a temporary reason, such as a timeout",
     )
     text = "replace the columns `similarity` and `error` if IN already has them"
     parser.add_argument_group(OUTPUT).add_argument("--overwrite-column", action="store_true", help=text)

@@ -37,7 +37,7 @@ _UNITS = {"GiB": 1 << 30, "MiB": 1 << 20, "GB": 10**9, "MB": 10**6}
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    description = "Score pairs on request, as an HTTP service."
+    description = "Score pairs and search catalogues on request, as an HTTP service."
     command = commands.add_parser("serve", help=description, description=description)
     if isinstance(command, Parser):  # a program that embeds this command may bring an argparse.ArgumentParser
         command.reads_environment = True
@@ -161,7 +161,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=MODEL:WEIGHT,MODEL:WEIGHT",
         action="append",
         default=[],
-        help="model name whose requests are split between models, for canaries; may be repeated",
+        help="model name whose requests are split between models, for canary releases; may be repeated",
     )
     add_field(group, Settings, "ensemble", choices=("mean", "probability"), metavar=None)
 

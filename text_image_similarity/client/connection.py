@@ -150,7 +150,7 @@ class Connection:
             raise TableError(f"the connection to {self.url} was closed")
         raise TableError(
             f"the service at {self.url} did not answer {method} {path} within {self.patience_s:g} s; the last of "
-            f"{tries + 1} attempts: {failure}; finished parts are kept; rerun the same command to resume"
+            f"{tries + 1} attempts failed with: {failure}; finished parts are kept; rerun the same command to resume"
         )
 
     def close(self) -> None:

@@ -208,7 +208,7 @@ class ServiceEngine:
         with self._understood("POST /v1/similarity"):
             said = answer.body or {}
             if (said["model"], said["score"]) != (self._name, self._config.score):
-                raise ValueError(f"it scored with {said['model']!r}, {said['score']!r}")
+                raise ValueError(f"it scored with model {said['model']!r} and score {said['score']!r}")
             if [result["id"] for result in said["results"]] != [place for place, _ in waiting]:
                 raise ValueError(f"{len(said['results'])} results for {len(waiting)} pairs, or in a different order")
             limits = score_range(pair_score(self._config, "a service"))

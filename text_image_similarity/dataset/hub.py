@@ -119,7 +119,7 @@ def _require_cached(name: str, cache: Path, problem: Exception) -> None:
         f"data set {name} is not in the local cache and the hub cannot be reached ({type(problem).__name__}).\n"
         "Your options:\n"
         "  local files:      a folder with train.parquet, validation.parquet and test.parquet, or one such file\n"
-        "  a filled cache:   load the set with the library `datasets` on a machine with network,\n"
+        "  a filled cache:   load the set with the library `datasets` on a machine with network access,\n"
         "                    then copy its HF_HOME here\n"
         "  your own table:   a CSV with the columns url and caption"
     ) from problem

@@ -108,7 +108,8 @@ def _read_splits(
     tables = _open_tables(source, config.dialect)
     for name in names:
         if split_name(name) not in tables:
-            has = f"it has {', '.join(tables)}" if "" not in tables else "a single table has no splits; leave it out"
+            single = "a single table has no splits; leave the split out"
+            has = single if "" in tables else f"it has {', '.join(tables)}"
             raise UsageError(f"{source} has no split {name!r}: {has}")
     wanted = {split_name(name): name for name in names}
     read = [name for name in tables if name in wanted]

@@ -156,7 +156,7 @@ def read_directory(data: bytes, tags: Collection[int], *, cut_off: bool = False)
             if size > (8 if big else 4):
                 (start,) = struct.unpack_from(order + ("Q" if big else "I"), data, start)
             if start + size > len(data):
-                raise struct.error(f"tag {tag} ends at {start + size}, after the end")
+                raise struct.error(f"tag {tag} ends at byte {start + size}, after the end of the data")
             # Values are read once for each tag, no matter how many entries point at them.
             if tag in tags and tag not in found and kind in _WHOLE_NUMBERS:
                 found[tag] = struct.unpack_from(f"{order}{min(length, _MOST_VALUES)}{kinds[kind]}", data, start)

@@ -88,7 +88,7 @@ _OTHERS = (
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Office document"),
     (b"ID3", "an MP3 file"),
     (b"fLaC", "a FLAC file"),
-    (b"version https://git-lfs.github.com/spec/", "a pointer of Git LFS; fetch the file itself with git lfs pull"),
+    (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer; fetch the file itself with git lfs pull"),
 )
 _DIB_DEPTHS = tuple(bytes((bits, 0)) for bits in (1, 4, 8, 16, 24, 32))
 _IMAGE_BRANDS = {

@@ -15,7 +15,7 @@ from .formats import BITS, COMPRESSION, PHOTOMETRIC, SAMPLE_FORMAT, SAMPLES, rea
 
 # TIFF compressions that Pillow does not support, or that its libtiff may be built without.
 _TIFF_COMPRESSIONS = {
-    2: "CCITT run lengths", 6: "JPEG as of TIFF 6.0", 9: "JBIG", 10: "JBIG", 262: "Kodak's", 32766: "NeXT's",
+    2: "CCITT run lengths", 6: "JPEG as in TIFF 6.0", 9: "JBIG", 10: "JBIG", 262: "Kodak's", 32766: "NeXT's",
     32767: "Sony's", 32769: "packed raw", 32770: "Samsung's", 32809: "ThunderScan", 32867: "Kodak's", 33003: "JPEG 2000",
     33004: "JPEG 2000", 33005: "JPEG 2000", 34661: "JBIG", 34676: "LogLuv", 34677: "LogLuv", 34712: "JPEG 2000",
     34713: "Nikon's", 34718: "Microsoft's", 34719: "Microsoft's", 34720: "Microsoft's", 34887: "LERC", 34892: "lossy JPEG",

@@ -178,9 +178,7 @@ def _image_features(network: Any, pixels: Tensor) -> Tensor:
 def _preprocess(processor: Any, *, fast: bool) -> Preprocess:
     """Return the preprocessing that an image processor describes."""
     if not (processor.do_resize and processor.do_normalize):
-        raise ModelError(
-            "the model's image processor does not both resize and normalise images, which is not supported"
-        )
+        raise ModelError("the model's image processor must both resize and normalise images, but this one does not")
     if most := getattr(processor, "max_num_patches", None):
         return Preprocess(
             size=0,

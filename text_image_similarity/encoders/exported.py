@@ -205,12 +205,13 @@ def _check_config(name: str, manifest: Mapping[str, Any], config: Config) -> Non
     backend = _RUN_BY.get(made, made)
     if config.backend not in ("auto", backend):
         raise ConfigError(
-            f"{name} is an export for backend={backend!r}; set that or auto, or run its source, {source}, with "
+            f"{name} is an export for backend={backend!r}; use that backend or auto, or run its source, {source}, with "
             f"backend={config.backend!r}"
         )
     if config.precision not in ("auto", manifest["precision"]):
         raise ConfigError(
-            f"{name} is an export in {manifest['precision']}; set that or auto, or export {source} in {config.precision}"
+            f"{name} is an export in {manifest['precision']}; use that precision or auto, or export {source} in "
+            f"{config.precision}"
         )
     if _on_gpu(config) and PLANS_SCRIPT in manifest["files"]:
         return

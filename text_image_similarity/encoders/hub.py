@@ -150,7 +150,7 @@ def _reached(name: str, revision: str | None) -> Iterator[None]:
         "Your options:\n"
         "  a local folder:   --model path/to/folder\n"
         f"  a filled cache:   hf download {name}{f' --revision {revision}' if revision else ''}\n"
-        "                    on a machine with network, then copy its HF_HOME here\n"
+        "                    on a machine with network access, then copy its HF_HOME here\n"
         "  the small model:  --model mini         (ships with this package, needs no download)"
     ) from problem
 

@@ -246,7 +246,7 @@ def _inside(name: str, folder: Path) -> str | None:
         return None
     else:
         return f"is not a model folder: it has no config.json; did you mean {str(Path(name) / chosen)!r}?"
-    return f"{kind}; the model is in {Path(name) / chosen}, use that"
+    return f"{kind}; the model is in {Path(name) / chosen}; use that folder"
 
 
 def _other_kind(files: Collection[str]) -> str:

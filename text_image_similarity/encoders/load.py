@@ -51,7 +51,7 @@ def model_folder(name: str | PathLike[str]) -> Path:
         return mini_folder()
     if isinstance(name, str) and is_pinned(name):
         if _is_dir(Path(name)):
-            logger.warning("model %s is the pinned one; to use the folder here, write ./%s", name, name)
+            logger.warning("model %s is the pinned model; to use the folder of this name, write ./%s", name, name)
         return Path(os.devnull, name)
     try:
         return Path(name).expanduser()
@@ -167,7 +167,8 @@ def _check_meant(model: str | PathLike[str]) -> None:
         return
     if is_pinned(name):  # libraries would use the folder
         raise ModelNameError(
-            f"the folder {name} here is not the pinned {name}; write ./{name} for the folder, or run in another directory"
+            f"the folder {name} here is not the pinned {name}; write ./{name} for the folder, or run in another "
+            "directory for the pinned model"
         )
     if is_installed("huggingface_hub"):
         from .hub import cached_folder

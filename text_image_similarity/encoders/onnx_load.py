@@ -80,7 +80,7 @@ def load_onnx(
     try:
         if weights is None:
             raise ModelError(
-                f"the files of {name} were not found, and the name of its exported form depends on their content"
+                f"the files of {name} were not found, and its exported form is stored under a hash of their content"
             )
         exported = _place(folder, weights, config)
         if loaded is not None:
@@ -130,7 +130,7 @@ def _export_once(encoder: TwoTowerEncoder, folder: Path, precision: str) -> None
         with FileLock(folder.with_name(folder.name + ".lock")):  # one process exports and the others wait
             if not folder.is_dir():
                 logger.info(
-                    "exporting %s to ONNX, which takes half a minute and is done only once: %s", encoder.model, folder
+                    "exporting %s to ONNX in %s, which takes half a minute and is done only once", encoder.model, folder
                 )
                 from .graphs import drop_weights
                 from .onnx_export import export

@@ -95,6 +95,6 @@ def check_alike(encoder: TwoTowerEncoder, network: Any, processor: Any, tokenize
         difference = float(np.abs(ours - unit_rows(features.float().cpu().numpy())).max())
         if not difference <= _TOLERANCES[encoder.backend.precision]:
             raise ModelError(
-                f"{encoder.model} cannot be used: its vectors for {what} differ from those of its own processor (by {difference:.1e}), "
-                "so it prepares them in a way that this package does not support"
+                f"{encoder.model} cannot be used: its own processor and tokenizer prepare {what} in a way that this "
+                f"package does not support, so that vectors differ by {difference:.1e}"
             )

@@ -116,7 +116,8 @@ def calibration_folder(config: Config, folder: str | PathLike[str] | None = None
     path = Path(str(config.model) if folder is None else folder).expanduser()
     if folder is None and (str(config.model) == "mini" or not path.is_dir()):
         raise UsageError(
-            f"model {config.model} is not a local folder, where a calibration could be saved; name a folder for calibration.json"
+            f"model {config.model} is not a local folder, so a calibration cannot be saved in it; name a folder for "
+            "calibration.json"
         )
     if not path.is_dir() or not os.access(path, os.W_OK):
         raise UsageError(f"{path} is not a writable folder; name another one for calibration.json")

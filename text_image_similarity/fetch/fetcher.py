@@ -281,7 +281,8 @@ class Fetcher:
         for piece in pieces:
             found.append(piece)
             if time.monotonic() > clock.end:
-                raise RowError(ErrorCode.TIMEOUT, f"only {sum(map(len, found)):,} bytes within {clock.spent():.1f} s")
+                count = sum(map(len, found))
+                raise RowError(ErrorCode.TIMEOUT, f"only {count:,} bytes arrived within {clock.spent():.1f} s")
             if self._closing.is_set():
                 raise RowError(ErrorCode.CONNECT_ERROR, "the run was closed")
         return self._checked(b"".join(found))

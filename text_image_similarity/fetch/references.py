@@ -179,7 +179,7 @@ def _forgiving_base64(text: bytes) -> bytes:
             raise ValueError("it is in URL-safe base64; write + for - and / for _")
         raise ValueError(f"character {found.start() + 1:,} of its base64 is {ascii(found[0])[1:]}")
     if padding and (padding > 2 or len(text) % 4):
-        raise ValueError(f"its base64 has {padding} = too many or too few at its end")
+        raise ValueError(f"its base64 ends with {padding} =, which is too many or too few")
     if (len(text) - padding) % 4 == 1:
         raise ValueError("its base64 is cut off: it is one character too long or too short")
     return b64decode(text + b"=" * (-len(text) % 4))

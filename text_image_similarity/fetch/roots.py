@@ -18,7 +18,7 @@ from .hints import shorten_path
 from .references import file_url_path, scheme_of, strip_invisible
 
 # Beginning of the error for a file that may not be read; the file comes last, where a long path may be cut.
-REFUSED = "needs --files-under FOLDER (files_under), or --files-under / for any file"
+REFUSED = "this file needs --files-under FOLDER (files_under), or --files-under / for any file"
 
 
 def check_under(path: Path, root: str | PathLike[str] | None) -> None:

@@ -58,7 +58,10 @@ def create_ssl_context(
 def explain_untrusted(problem: BaseException | None) -> str:
     """Return advice for a certificate that is not signed by a trusted authority; "" if that is not the problem."""
     if isinstance(problem, ssl.SSLCertVerificationError) and problem.verify_code in _UNVERIFIED:
-        return "; if your company's proxy decrypts https, name the certificate that signs its own with ca_file (--ca-file) or SSL_CERT_FILE"
+        return (
+            "; if your company's proxy decrypts https, name its root certificate with ca_file (--ca-file) or "
+            "SSL_CERT_FILE"
+        )
     return ""
 
 

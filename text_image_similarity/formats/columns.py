@@ -110,8 +110,8 @@ def _why_not_text(kind: pa.DataType, *, holds_images: bool) -> str:
         return _why_not_text(kind.value_type, holds_images=holds_images)
     if holds_bytes(kind) and not holds_images:
         return (
-            "contains bytes, not text; if they are text, cast them to strings (in pandas, with .str.decode('utf-8')), if they "
-            "are images, name the column with --url-col (col_url)"
+            "contains bytes, not text; if they are text, cast them to strings (in pandas, with .str.decode('utf-8')); "
+            "if they are images, name the column with --url-col (col_url)"
         )
     if types.is_nested(kind):
         return "has several values per row; write one row for each"

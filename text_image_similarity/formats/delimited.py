@@ -133,7 +133,7 @@ class DelimitedTable:
             for header in self._rows(place, file):
                 check_count(len(header), place)
                 return header
-        raise TableError(f"{place} is empty; it needs a header line with the two columns")
+        raise TableError(f"{place} is empty; it needs a header line with the names of its columns")
 
     def _data(self, place: str, file: Lines) -> Iterator[list[str]]:
         """Yield the rows below the header, each with as many fields as the header."""

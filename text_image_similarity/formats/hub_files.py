@@ -59,7 +59,8 @@ def _cached(name: str, revision: str | None, path: str, problem: Exception) -> s
         raise TableError(
             f"data set {name} is not in the hub's cache and the hub cannot be reached ({type(problem).__name__}).\n"
             "Your options:\n"
-            f"  a filled cache:  hf download --repo-type dataset {name} on a machine with network, then copy its HF_HOME here\n"
+            f"  a filled cache:  hf download --repo-type dataset {name} on a machine with network access, "
+            "then copy its HF_HOME here\n"
             "  local files:     name a folder or a pattern of files on this machine"
         ) from problem
     return str(snapshot / path)

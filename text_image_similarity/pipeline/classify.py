@@ -98,7 +98,7 @@ def classify(  # noqa: PLR0913 - what to classify, among what, how, and what tes
     _check_texts("labels", labels)
     _check_texts("templates", templates)
     if bare := [template for template in templates if "{}" not in template]:
-        raise UsageError(f"the template {bare[0]!r} has no {{}} for the label, such as 'a photo of a {{}}.'")
+        raise UsageError(f"the template {bare[0]!r} has no {{}} for the label; write, e.g., 'a photo of a {{}}.'")
 
     def results(scorer: Scorer) -> Generator[Classification]:
         scale = _scale(scorer, logit_scale)

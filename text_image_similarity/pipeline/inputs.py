@@ -184,7 +184,7 @@ def as_image(image: Any, name: str) -> Any:
     if array is None:
         hint = ""
         if isinstance(image, Mapping):
-            hint = "one that holds an image has 'bytes', an encoded file, or 'path'"
+            hint = "a dict that holds an image has the key 'bytes' (an encoded file) or 'path'"
         elif hasattr(image, "read"):
             hint = "pass the result of its read()"
         raise InputTypeError.of(name, _IMAGES, image, hint)
@@ -253,7 +253,7 @@ def check_encoder(encoder: Encoder) -> Encoder:
     """Return the encoder, or raise an `InputTypeError` if it is not one."""
     if isinstance(encoder, type) or not (hasattr(encoder, "encode_image") and hasattr(encoder, "encode_text")):
         raise InputTypeError.of(
-            "encoder", "an Encoder, as load_encoder returns", encoder, "a model's name belongs in Config"
+            "encoder", "an Encoder, such as one from load_encoder", encoder, "a model's name belongs in Config"
         )
     return encoder
 

@@ -41,6 +41,7 @@ def write_additions(
             for id, name, image, error in failed
         )
         heads = [("id", ""), ("name", ""), ("image", ""), ("error", "")]
-        parts.append(section("Images that failed", table("Products with such an image", heads, listed), "failed"))
-    lede = "The products of one `catalog add`. Products with an image that failed are kept."
+        products = table("Products with an image that failed", heads, listed)
+        parts.append(section("Images that failed", products, "failed"))
+    lede = "The result of one run of `catalog add`. Products with an image that failed are kept."
     write_whole(Path(path), document(f"{catalog}: products added", catalog, lede, "\n".join(parts)))

@@ -65,7 +65,7 @@ def write_comparison(
     known = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
     parts = [
         section("Figures", table("Figures of both models", heads, listed, sortable=False) + note, "figures"),
-        section("Pairs that they rank most differently", _pairs(pairs, names), "pairs"),
+        section("Pairs that the models rank most differently", _pairs(pairs, names), "pairs"),
         section("The comparison", f'<dl class="facts">{known}</dl>', "facts"),
     ]
     lede = f"<b>{names[0]}</b> and <b>{names[1]}</b> on the same images and captions."
@@ -76,7 +76,7 @@ def write_comparison(
 
 def _pairs(pairs: Sequence[ComparedPair], names: Sequence[str]) -> str:
     if not pairs:
-        return '<p class="empty">They rank all pairs alike.</p>'
+        return '<p class="empty">The models rank all pairs alike.</p>'
     body = "".join(
         f"<tr>{image_cell(pair.thumbnail, pair.image[:200])}"
         f"{''.join(_place(*each) for each in zip(pair.places, pair.cosines, strict=True))}"

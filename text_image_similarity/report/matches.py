@@ -62,7 +62,7 @@ def write_matches(
         TableError: The file cannot be written.
     """
     title = "; ".join(asked)[:200] or "all products"
-    lede = f"{len(items):,} of {total:,} products found."
+    lede = f"{total:,} products found, {len(items):,} shown."
     parts = [
         section("Products", _items(items, images) if items else '<p class="empty">Nothing was found.</p>', "found")
     ]

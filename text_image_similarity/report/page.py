@@ -119,7 +119,7 @@ def _failures(tally: Tally) -> str:
     )
     heads = [("code", ""), ("rows", "n"), ("share", "n"), ("", "fixed"), ("worth retrying", "")]
     by_code = table("Failed rows by error code", heads, codes)
-    heads = [("host", ""), ("failed", "n"), ("of rows", "n"), ("share", "n"), ("most often", "")]
+    heads = [("host", ""), ("failed", "n"), ("rows", "n"), ("share", "n"), ("most frequent code", "")]
     hosts = "".join(_host_row(name, host) for name, host in tally.worst_hosts(_HOSTS_SHOWN))
     failing = sum(host.failures is not None for host in tally.hosts.values())
     notes = [f"The {_HOSTS_SHOWN} worst of {failing:,} hosts with failures."] if failing > _HOSTS_SHOWN else []
@@ -146,7 +146,7 @@ def _failed_section(rows: Sequence[ReportRow], tally: Tally, images: Mapping[Any
     if not rows:
         return section("Failed rows", '<p class="empty">No row failed.</p>', "failed")
     total = tally.failures.total()
-    note = "" if len(rows) == total else f'<p class="note">{len(rows):,} of {total:,}, some of every code.</p>'
+    note = "" if len(rows) == total else f'<p class="note">{len(rows):,} of {total:,}, some for every code.</p>'
     body = "".join(
         f'<tr>{_row_number(row)}{_image(row, images)}<td class="code"><code>{escape(row.code)}</code></td>'
         f'<td class="detail">{fold(_detail(row))}</td><td class="caption">{fold(row.text)}</td>'

@@ -56,7 +56,7 @@ def check_calls(**given: object) -> None:
 def check_encoder(encoder: object) -> None:
     """Raise an `InputTypeError` unless a value is a loaded encoder or None."""
     if encoder is not None and not all(hasattr(encoder, name) for name in _ENCODER):
-        raise InputTypeError.of("encoder", "a loaded encoder, as load_encoder returns one", encoder)
+        raise InputTypeError.of("encoder", "a loaded encoder, such as one from load_encoder", encoder)
 
 
 def check_url(name: str, place: str, *, one_host: bool = False) -> None:

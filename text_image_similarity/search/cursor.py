@@ -17,7 +17,7 @@ from ..records import is_whole
 from .fields import Value
 from .query import FusionKind, Query, Term, options_of
 
-NO_CURSOR = "after is not a valid cursor; use the `next` of the previous page"
+NO_CURSOR = "the cursor in `after` is not valid; use the `next` of the previous page"
 _MARK = 6  # bytes
 _Key = tuple[Value | None, str]
 
@@ -79,7 +79,7 @@ def read_cursor(query: Query, generation: int, types: tuple[type, ...]) -> Curso
     if fusion not in get_args(FusionKind) or len(marks) % _MARK:
         raise UsageError(NO_CURSOR)
     if digest != digest_of(query):
-        raise UsageError("after belongs to another query; leave it out to get the first page")
+        raise UsageError("the cursor in `after` belongs to another query; leave it out to get the first page")
     if made_by != generation:
         raise UsageError("the catalogue has switched to another model since that page; request the first page again")
     shown = frozenset(marks[start : start + _MARK] for start in range(0, len(marks), _MARK))

@@ -131,7 +131,7 @@ class Field:
             number = float(value)
         except (ValueError, OverflowError):
             amount = isinstance(value, str) and is_amount(value)
-            wanted = "a number such as 1299.00, without currency and thousands separators" if amount else "a number"
+            wanted = "a number such as 1299.00, without a currency or thousands separators" if amount else "a number"
             raise self._wrong(wanted, value) from None
         if not math.isfinite(number):
             raise self._wrong("a finite number", value)
@@ -179,7 +179,7 @@ class Field:
             return stored
         kept = min(max(stored, _FIRST), _LAST)
         if not abs(stored - kept) <= _DAY:  # so that stored dates of earlier versions can be written
-            raise self._wrong("a date of the years 1 to 9999, in seconds since 1970", stored)
+            raise self._wrong("a date in the years 1 to 9999, in seconds since 1970", stored)
         moment = _EPOCH + timedelta(seconds=kept)
         return moment.isoformat().removesuffix("T00:00:00+00:00")
 

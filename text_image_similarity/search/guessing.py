@@ -46,7 +46,7 @@ def guess_fields(names: Sequence[str], batches: Iterable[Mapping[str, Sequence[A
         if amount is not None and kinds[name][:1] == ["text"]:
             logger.warning(
                 "the column %r becomes a text field, which cannot be ordered, because of values such as %r; to filter and sort it by number, "
-                "write the values without currency and thousands separators, such as 1299.00",
+                "write the values without a currency or thousands separators, as in 1299.00",
                 name,
                 amount,
             )

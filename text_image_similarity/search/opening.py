@@ -93,7 +93,7 @@ def set_model(place: str | PathLike[str], config: Config) -> list[int]:
             made = " and ".join(str(each.identity) for each in generations)
             raise DatabaseError(
                 f"the catalogue {place} was made with {made}, and {found} is a different model, whose vectors cannot be compared with "
-                "those of the catalogue; name the folder or the export of the same model"
+                "those of the catalogue; name a folder or an export of the same model"
             )
         for number in same:
             session.generations.set_model(number, found.model, found.revision)

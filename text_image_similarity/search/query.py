@@ -157,7 +157,7 @@ class Query:
             one_of("fusion", self.fusion, get_args(FusionKind))
         check_type("Query.where", self.where, (str, Mapping, *get_args(Filter), NoneType), _WHERE)
         check_type(
-            "Query.sort", self.sort, (str, NoneType), "the name of a field, with - before it for the highest first"
+            "Query.sort", self.sort, (str, NoneType), "the name of a field, with a leading - to put the highest first"
         )
         check_type("Query.after", self.after, (str, NoneType), "the `next` of the previous page")
         self._check_combination(terms)
@@ -175,9 +175,7 @@ class Query:
         if least is not None and not terms:
             raise UsageError("min_similarity has no effect without a term; give a term, or leave it out")
         if self.fusion == "rrf" and (least is not None or self.sort is not None):
-            raise UsageError(
-                "fusion='rrf' does not compute similarities; use fusion='sum' with min_similarity and sort"
-            )
+            raise UsageError("fusion='rrf' does not compute similarities; use fusion='sum' with min_similarity or sort")
 
     @property
     def parts(self) -> tuple[Term, ...]:

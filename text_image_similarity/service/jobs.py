@@ -168,4 +168,4 @@ class Job:
 
 def timeout_error(timeout_s: float) -> RowError:
     """Return the error for an item that was not done within `timeout_s` seconds."""
-    return RowError(ErrorCode.TIMEOUT, f"not done within the service's {timeout_s:g} s")
+    return RowError(ErrorCode.TIMEOUT, f"not done within the service's limit of {timeout_s:g} s")

@@ -47,7 +47,7 @@ class ApiKey:
             raise ConfigError(f"role={self.role!r} of the API key {self.name!r} is not one of {', '.join(_ROLES)}")
         named = (self.catalogs,) if isinstance(self.catalogs, str) else tuple(self.catalogs)
         if not all(isinstance(name, str) for name in named):
-            raise ConfigError(f"the catalogues of the API key {self.name!r} must be names")
+            raise ConfigError(f"the catalogues of the API key {self.name!r} must be a list of names")
         object.__setattr__(self, "catalogs", named)
         if self.where is not None and not isinstance(self.where, (str, Mapping)):
             raise ConfigError(f"the filter (where) of the API key {self.name!r} must be a string or an object")

@@ -62,7 +62,7 @@ def score_dataframe(df: DataFrame, config: Config, *, col_url: str = "url", col_
         kinds = [
             f"{field.name!r} ({kind})" for field in df.schema if "interval" in (kind := field.dataType.simpleString())
         ]
-        raise UsageError(f"Spark cannot pass every column to Python; drop or cast {', '.join(kinds)}") from exc
+        raise UsageError(f"Spark cannot pass some columns to Python; drop or cast {', '.join(kinds)}") from exc
     return scored.toDF(*names, *OUT_COLUMNS)
 
 

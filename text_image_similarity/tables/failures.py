@@ -25,7 +25,7 @@ _CAUSES = {
     ErrorCode.DNS_ERROR: _UNREACHABLE,
     ErrorCode.CONNECT_ERROR: _UNREACHABLE,
     ErrorCode.TIMEOUT: "are the hosts slow or unreachable? --timeout and --limit total_s=... allow more time",
-    ErrorCode.BLOCKED_ADDRESS: "if the hosts are in your own network, add --limit allow_private_addresses=true",
+    ErrorCode.BLOCKED_ADDRESS: "if the hosts are on your own network, add --limit allow_private_addresses=true",
     ErrorCode.HTTP_4XX: "have the URLs expired, or do they need a login?",
     ErrorCode.HTTP_429: "the hosts ask for fewer requests; lower --io-workers or --limit per_host=...",
     ErrorCode.NOT_AN_IMAGE: "do the references lead to pages about the images, or is {col_url!r} not the column of images?",

@@ -108,7 +108,7 @@ def encode(model: DualEncoder, tokenizer: Tokenizer, images: Sequence[CaptionedI
         captions += image.captions
         vectors.append(outcome)
     if len(vectors) < 2:
-        raise ModelError(f"of {len(images)} validation photos {len(vectors)} can be used; at least 2 are needed")
+        raise ModelError(f"{len(vectors)} of {len(images)} validation photos can be used, but at least 2 are needed")
     text = np.concatenate([encoder.encode_text(captions[i : i + _CHUNK]) for i in range(0, len(captions), _CHUNK)])
     if not np.isfinite(text).all():
         raise ModelError("the model's vectors are no longer finite: start again with a lower --lr")

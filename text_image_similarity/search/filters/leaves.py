@@ -38,9 +38,9 @@ class LeafMaker:
         field = self.field(name)
         self._leaves += 1
         if self._leaves > _MOST_LEAVES:
-            raise UsageError(f"a filter has at most {_MOST_LEAVES} conditions; combine those on one field with in")
+            raise UsageError(f"a filter has at most {_MOST_LEAVES} conditions; combine those on one field with `in`")
         if op not in OPERATORS:
-            raise UsageError(f"{op!r:.60} is not an operator of filters ({name!r}); use one of {', '.join(OPERATORS)}")
+            raise UsageError(f"{op!r:.60} is not a filter operator ({name!r}); use one of {', '.join(OPERATORS)}")
         if op == "exists":
             if not isinstance(value, bool):
                 raise UsageError(f"exists takes true or false ({name!r}), not {value!r:.100}")
@@ -49,7 +49,7 @@ class LeafMaker:
             return OneOf(name, self._several(field, op, value), negated=op == "not_in")
         if op not in ("eq", "ne") and field.kind not in ("number", "date"):
             raise UsageError(
-                f"{name!r} cannot be ordered, because its kind is {field.kind}; compare it with = (eq), != (ne) or in"
+                f"{name!r} cannot be ordered, because its kind is {field.kind}; compare it with = (eq), != (ne) or `in`"
             )
         return Compare(name, cast(Comparison, op), _comparable(field, value))
 
@@ -59,7 +59,8 @@ class LeafMaker:
         self._values += len(given)
         if len(given) > _MOST_VALUES or self._values > _MOST_VALUES_TOGETHER:
             raise UsageError(
-                f"{op} takes at most {_MOST_VALUES:,} values ({field.name!r}), and a filter {_MOST_VALUES_TOGETHER:,}"
+                f"{op} takes at most {_MOST_VALUES:,} values ({field.name!r}), and a filter at most "
+                f"{_MOST_VALUES_TOGETHER:,} in total"
             )
         return tuple(dict.fromkeys(_comparable(field, value) for value in given))
 
@@ -78,7 +79,8 @@ def check_level(level: int) -> None:
     """Raise a UsageError if a filter has too many levels."""
     if level > MOST_LEVELS:
         raise UsageError(
-            f"the filter is nested more than {MOST_LEVELS} levels deep; remove parentheses, and combine conditions on one field with in"
+            f"the filter is nested more than {MOST_LEVELS} levels deep; remove parentheses, and combine conditions "
+            "on one field with `in`"
         )
 
 

@@ -155,7 +155,7 @@ async def check_tenant(
         if not matches(own, dict(zip(names, values, strict=True))):
             raise ProblemError(
                 "forbidden",
-                f"/products/{number}: the filter of this key does not allow such a product, {product.id[:100]!r}",
+                f"/products/{number}: the filter of this key does not allow the product {product.id[:100]!r}",
             )
     await check_products(request, served, deleted)
     there = await served.call(

@@ -33,7 +33,7 @@ from .bodies import WorkRoute, add_problems
 from .middleware import Gate
 from .openapi import add_document_route, complete_document
 
-_ABOUT = """Score how well images match their captions, and embed both.
+_ABOUT = """Score how well images match their captions, embed both, and search catalogues of products.
 
 Errors of whole requests are RFC 9457 problem details with a `code`; the error of a single pair is returned among the other pairs'
 scores. Every response has an `X-Request-Id`."""

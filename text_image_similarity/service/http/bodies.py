@@ -46,7 +46,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "The body is not valid JSON.",
         401: "An API key is required.",
-        403: "The API key lacks a role.",
+        403: "The API key does not have the required role.",
         404: "Nothing with this name exists.",
         408: "The body took too long to arrive.",
         409: "This cannot be done in the current state.",
@@ -55,7 +55,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         422: "The request does not match this description.",
         429: "The service is at capacity; retry after `Retry-After` seconds.",
         500: "Internal error.",
-        503: "The model is unavailable.",
+        503: "The model or the catalogue is unavailable.",
     }.items()
 }
 

@@ -150,7 +150,7 @@ async def image(
     served = catalog_of(request, catalog)
     product = await product_of(request, served, id)
     if picture >= len(product.images):
-        raise ProblemError("not_found", f"product {id[:100]!r} has {len(product.images)} images")
+        raise ProblemError("not_found", f"product {id[:100]!r} has no image {picture}: it has {len(product.images)}")
     small = await served.thumbnails.get(product.images[picture], size)
     if small is None:
         raise ProblemError("not_found", f"image {picture} of product {id[:100]!r} cannot be read")

@@ -49,7 +49,7 @@ class Peers:
         """Count a connection of an address, or return why it may not open one, in the audit log's words."""
         free = MOST_CONNECTIONS - self.connections.total()
         if self.connections[peer] >= free:
-            return "connections", f"{self.connections[peer]} connections from this address, and {free} free ones"
+            return "connections", f"this address has {self.connections[peer]} connections, and only {free} are free"
         now = self._clock()
         whole_at = max(now, self._whole_at.get(peer, 0.0)) + 1 / NEW_A_SECOND
         if whole_at - now > NEW_AT_ONCE / NEW_A_SECOND + 1e-6:
@@ -150,7 +150,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._stop_waiting()
         super().on_headers_complete()
         if len(self.pipeline) > _REQUESTS_AHEAD:
-            self._note("requests_ahead", f"more than {_REQUESTS_AHEAD} requests were sent before their turn")
+            self._note("requests_ahead", f"more than {_REQUESTS_AHEAD} requests were pipelined")
             self._refuse()
 
     def on_body(self, body: bytes) -> None:

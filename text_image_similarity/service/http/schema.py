@@ -11,7 +11,7 @@ from ...config import ScoreKind
 from ...errors import ErrorCode, RowError
 
 ModelName = Annotated[str, Field(description="A served model (see /v1/models); by default, the default model.")]
-Caption = Annotated[str | None, Field(description="Null fails only this pair.", examples=["a dog on grass"])]
+Caption = Annotated[str | None, Field(description="If null, only this pair fails.", examples=["a dog on grass"])]
 _DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"  # one red pixel
 Id = Annotated[
     Annotated[str, Field(max_length=1000)] | StrictInt | None, Field(description="Returned with the result.")

@@ -119,7 +119,7 @@ class MatchFacts(BaseModel):
     similarity: float | None
     probability: float | None
     score: float | None
-    thumbnail: Annotated[str | None, Field(description="The path of a small image of its most similar image.")]
+    thumbnail: Annotated[str | None, Field(description="The path of a thumbnail of the product's most similar image.")]
     product: ProductFacts
     why: list[ReasonFacts]
 

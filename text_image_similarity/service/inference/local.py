@@ -179,7 +179,7 @@ class LocalModelPool:
                     "model_unavailable", f"{served.name} has encoded nothing for {_PROVEN_S:.0f} s", retry_after_s=10
                 )
             if served.queue.depth_with(max(1, self._settings.max_queue // 2)) >= 0.9 * self._settings.max_queue:
-                return ProblemError("busy", f"{served.depth} pairs wait for {served.name}", retry_after_s=1)
+                return ProblemError("busy", f"{served.depth} pairs are waiting for {served.name}", retry_after_s=1)
         return None
 
     def dead(self) -> ProblemError | None:
@@ -249,7 +249,7 @@ class LocalModelPool:
         client = current.get()
         if served.queue.has_room(client, self._settings.max_queue):
             return None
-        detail = f"{served.depth} pairs wait for {served.name}"
+        detail = f"{served.depth} pairs are waiting for {served.name}"
         return ProblemError("queue_full", detail, retry_after_s=served.backlog_s(client), reason="queue_full")
 
     def _close(self) -> None:

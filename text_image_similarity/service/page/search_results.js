@@ -99,7 +99,7 @@ export class Results {
     });
     let advice = "No single filter is the cause. Clear several of them.";
     if (!products) advice = "The catalogue is empty.";
-    else if (!offers.length) advice = "There are no other products in the catalogue.";
+    else if (!offers.length) advice = "No other product in the catalogue fits this search.";
     else if (useful.length) advice = "Loosen a filter:";
     byId("none").replaceChildren(el("h2", {}, "No products found"), el("p", {}, advice), el("ul", {}, ...buttons));
     byId("none").hidden = false;

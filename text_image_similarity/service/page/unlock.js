@@ -28,7 +28,7 @@ export function whenUnlocked(connect, done) {
         done();
       },
       (problem) => {
-        note.textContent = problem.status === 401 ? "The service does not know this key." : problem.message;
+        note.textContent = problem.status === 401 ? "The service does not accept this key." : problem.message;
       },
     );
   });

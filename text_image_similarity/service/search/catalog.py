@@ -161,7 +161,7 @@ class ServedCatalog:
                         logger.warning("catalogue %s: %s; trying once more", self.name, exc)
                         return await self._match(queries)
         except TimeoutError as exc:
-            detail = f"{self.name}: not answered within the service's {self._timeout_s:g} s"
+            detail = f"{self.name}: not answered within the service's limit of {self._timeout_s:g} s"
             raise ProblemError("catalog_unavailable", detail, retry_after_s=1) from exc
 
     def _check_file(self, reference: str) -> None:

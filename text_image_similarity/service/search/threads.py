@@ -44,7 +44,7 @@ class Threads:
             async with asyncio.timeout(self._timeout_s):
                 return await asyncio.wrap_future(done)
         except TimeoutError as exc:
-            detail = f"{self._name}: not answered within the service's {self._timeout_s:g} s"
+            detail = f"{self._name}: not answered within the service's limit of {self._timeout_s:g} s"
             raise ProblemError("catalog_unavailable", detail, retry_after_s=1) from exc
         finally:
             self._asked.discard(done)

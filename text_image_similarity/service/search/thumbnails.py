@@ -102,7 +102,7 @@ class Thumbnails:
                 assert making.task is not None
                 return await asyncio.shield(making.task)  # also for other waiting requests
         except TimeoutError as exc:
-            detail = f"the image was not read within the service's {self._timeout_s:g} s"
+            detail = f"the image was not read within the service's limit of {self._timeout_s:g} s"
             raise ProblemError("catalog_unavailable", detail, retry_after_s=2) from exc
         finally:
             making.waiting -= 1

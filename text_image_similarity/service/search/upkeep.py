@@ -163,7 +163,8 @@ class Upkeep:
         code = await process.wait()
         state["state"] = "done" if code == 0 else "failed"
         if code != 0:
-            logger.warning("reindexing %s ended with %d: %s", self._served.name, code, " / ".join(lines)[-1000:])
+            said = " / ".join(lines)[-1000:]
+            logger.warning("reindexing %s ended with exit code %d: %s", self._served.name, code, said)
 
     def _write(
         self, products: Sequence[Product], deleted: Sequence[str], check: Check | None, loop: asyncio.AbstractEventLoop

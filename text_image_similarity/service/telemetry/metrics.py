@@ -43,13 +43,13 @@ class Metrics:
         )
         self._pairs = Counter(
             "tis_pairs",
-            "Pairs by result: scored, failed (with the error's code) or dropped, because the client had left.",
+            "Pairs by result: scored, failed (with the error's code) or dropped because the client had left.",
             ("model", "result", "error_code"),
             registry=registry,
         )
         self._stage_seconds = Histogram(
             "tis_stage_duration_seconds",
-            "Time of an image's fetch and decode, of a pair's wait in the queue, and of a batch's encoding.",
+            "Duration of a stage: fetching or decoding an image, a pair's wait in the queue, or encoding a batch.",
             ("stage", "model"),
             buckets=SECONDS,
             registry=registry,

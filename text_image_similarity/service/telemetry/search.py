@@ -19,7 +19,7 @@ class SearchMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._searches = Histogram(
             "tis_search_duration_seconds",
-            "Time of encoding and searching for a match request.",
+            "Duration of a stage of a match request: encoding its terms, or searching.",
             ("stage", "catalog"),
             buckets=SECONDS,
             registry=registry,
