@@ -24,7 +24,7 @@ INPUTS = BUILD / "inputs"
 MODEL = INPUTS / "vitb32"
 PHOTOS = 2000
 SIDE = 512
-CAPTIONS = 5  # a photo
+CAPTIONS = 5  # per photo
 
 _NOUNS = [
     "dog",

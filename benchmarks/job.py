@@ -46,8 +46,9 @@ class Job:
     Args:
         name: A name that is unique within its section.
         function: The function to call, as `module:function`; it must return a JSON object.
-        arguments: Its keyword arguments. delay_ms: If not None, the loopback server responds with this delay, and its
-            address is added to `arguments` as `server`.
+        arguments: Its keyword arguments.
+        delay_ms: If not None, the loopback server responds with this delay, and its address is added to `arguments` as
+            `server`.
         served: The folder whose photos the server serves.
         python: The interpreter, for peers that need a separate environment.
     """

@@ -319,7 +319,7 @@ class _Crowd:
 
 
 async def connect(address: Address, source: str | None = None) -> Connection:
-    """Open a connection, from `source`, one of this machine's addresses such as 127.0.0.9, if it is given."""
+    """Open a connection; `source`, if given, is the address of this machine to connect from, such as 127.0.0.9."""
     loop = asyncio.get_running_loop()
     local = None if source is None else (source, 0)
     _, connection = await loop.create_connection(

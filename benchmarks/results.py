@@ -56,7 +56,7 @@ class Section:
         name: Its name, for `--only` and in the markers of the page.
         jobs: Returns the jobs, which run one after the other in each round.
         table: Renders the results as Markdown.
-        rounds: The maximum number of rounds, for jobs that take long and need no ratio.
+        rounds: The maximum number of rounds, for jobs that take a long time and need no ratio.
         lacks: Returns what this machine lacks for the measurement; an empty text if nothing.
     """
 

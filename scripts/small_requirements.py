@@ -1,9 +1,9 @@
 """Write the requirements of the small install, with poetry.lock's versions: `python -m scripts.small_requirements`.
 
-`requirements/small.txt` is enough to score; `small-serve.txt` also to run the service, `small-search.txt` the service
-with catalogues; `small-cloud.txt` also to read and write buckets. `torch.txt` is PyTorch with the requirements of its
-wheels, and `full-*.txt` everything else in container images with torch. They are for `pip install --no-deps
---require-hashes`, so each lists every package: pip has no other way to leave out a dependency.
+`requirements/small.txt` is enough to score, `small-serve.txt` to run the service too, `small-search.txt` to run the
+service with catalogues, and `small-cloud.txt` to read and write buckets too. `torch.txt` is PyTorch with the
+requirements of its wheels, and `full-*.txt` everything else in container images with torch. They are for `pip install
+--no-deps --require-hashes`, so each lists every package: pip has no other way to leave out a dependency.
 `deploy/triton/requirements.txt` lists the packages that Triton's python models import, in the same way.
 """
 

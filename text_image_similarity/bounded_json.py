@@ -63,7 +63,7 @@ def part_count(text: str) -> int:
 
 
 def _has_more_parts(text: str, most: int) -> bool:
-    """Tell whether a JSON text has more than `most` commas and opening brackets outside strings, or must have."""
+    """Tell whether a JSON text has, or must have, more than `most` commas and opening brackets outside strings."""
     bare = text.replace("\\\\", "").replace('\\"', "")  # so that each quotation mark begins or ends a string
     parts = 0
     for count, found in enumerate(_PART.finditer(bare), 1):

@@ -146,8 +146,8 @@ class Config:
         backend: What runs the model: `torch`, `onnx` (ONNX Runtime on the CPU, same scores, needs the `onnx` extra),
             `openvino` (OpenVINO on the CPU, same scores, needs the `openvino` extra; see docs/performance.md#openvino),
             or `auto`: whichever of `torch` and `onnx` is installed, and the faster one if both are.
-        triton_url: An inference server that runs the towers of an export, such as `http://triton:8000` or `grpc://triton:8001`; see
-            docs/triton.md; by default they run in this process.
+        triton_url: URL of an inference server that runs the towers of an export, such as `http://triton:8000` or
+            `grpc://triton:8001`; see docs/triton.md. By default, the towers run in this process.
         preprocess: `exact` equals OpenAI's pipeline; `fast` decodes large JPEGs at a reduced scale, resizes with torch,
             and changes scores slightly; see docs/performance.md#fast-preprocessing.
         batch_size: Images or captions encoded at once; a larger batch, up to a few hundred, is faster on a GPU.
@@ -161,7 +161,8 @@ class Config:
             allows; 0 uses threads of this process only. `auto` starts them in long runs on a machine with a GPU or more
             than 8 cores; see docs/scale.md#feeders.
         isolate_decoder: Decode in worker processes with limits on time and memory, so that an image that crashes or
-            hangs the decoder fails only its own row; slightly slower; see docs/images.md#what-the-decoder-reads.
+            hangs the decoder fails only its own row; this is slightly slower; see
+            docs/images.md#what-the-decoder-reads.
         chunk_size: Number of rows in a part. A run that is killed loses at most the current part and the one that is
             being saved; batches never span two parts, so use more rows on a GPU.
         proxy: Proxy for http(s) references: `http://`, `https://`, `socks5://` or `socks5h://` and `host:port` or

@@ -2,7 +2,7 @@
 
 TextImageSimilarityError
 ├── UsageError              the call or the command line is wrong: exit code 2
-│   ├── InputTypeError      a value has a type that cannot be used there
+│   ├── InputTypeError      a value has a type that is not supported
 │   └── ConfigError         a setting has a wrong value
 │       └── MissingExtraError   an optional library is not installed
 ├── ModelError              a model cannot be used
@@ -82,7 +82,7 @@ class ConfigError(UsageError, ValueError):
 
 
 class InputTypeError(UsageError, TypeError):
-    """An argument has a type that is not supported there."""
+    """An argument, or an item of one, has a type that is not supported."""
 
     @classmethod
     def of(cls, name: str, wanted: str, given: object, hint: str = "") -> InputTypeError:
@@ -156,7 +156,7 @@ class RowError(TextImageSimilarityError):
 
 
 def printable(text: str) -> str:
-    r"""Return a text that is safe on a terminal and valid in UTF-8; other characters are escaped as Python does.
+    r"""Return a text that is safe on a terminal and valid in UTF-8; other characters are escaped as in Python.
 
     Example:
         >>> print(printable("a\x1b[2Jb"))

@@ -107,7 +107,7 @@ def without_nan(value: Any) -> Any:
 
 
 def move_durably(source: Path, place: Path) -> None:
-    """Flush a file to disk and rename it, so that both outlast a loss of power.
+    """Flush a file to disk and rename it, so that its content and its name survive a power failure.
 
     Raises:
         OSError: The file cannot be moved; `source` is still there.

@@ -40,8 +40,9 @@ class Preprocess:
         resample: Pillow's resampling filter.
         fast: Whether images may be reduced while they are decoded, and resized with torch instead of Pillow. Scores
             change slightly; docs/performance.md says by how much.
-        fit: How an image is fitted to a (height, width): squeezed to it, scaled to lie `inside` it, or scaled to
-            `cover` it. In the last two cases the aspect ratio is kept, and the image is padded or cropped to `crop`.
+        fit: How an image is fitted to a (height, width): squeezed to it (`squash`), scaled to lie `inside` it, or
+            scaled to `cover` it. In the last two cases the aspect ratio is kept, and the image is padded or cropped to
+            `crop`.
         fill: Value of the border, 0..255.
         patches: Side of a patch and maximum number of patches of an image, for models that take images of any shape as
             patches (NaFlex); `size` and `crop` are then ignored.
@@ -142,7 +143,7 @@ def _patched(image: Image.Image, side: int, most: int, resample: Image.Resamplin
 
 
 def _patches_that_fit(height: int, width: int, side: int, most: int) -> tuple[int, int]:
-    """Return how many patches, down and across, an image of this shape gets: SigLIP 2's search, to the same digit."""
+    """Return how many patches, down and across, an image of this shape gets, by the same arithmetic as SigLIP 2."""
 
     def patches(scale: float) -> tuple[int, int]:
         return max(1, math.ceil(height * scale / side)), max(1, math.ceil(width * scale / side))

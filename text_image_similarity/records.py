@@ -50,7 +50,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class ScoreResult:
-    """The score of one record, or the reason why it has none; exactly one of the two fields is set.
+    """The score of one record, or the reason why it has none; exactly one of `similarity` and `error` is set.
 
     Args:
         similarity: The score, in the range of the run's score kind; NaN if the row failed.

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 def start_daemon(function: Callable[[], T], *, name: str) -> Future[T]:
-    """Run a function on a daemon thread, which cannot keep the process from ending, and return a future of its result.
+    """Run a function on a daemon thread, which cannot keep the process from ending, and return a future for its result.
 
     Cancelling the future does not stop the function.
     """
@@ -121,8 +121,9 @@ def refuse_planted_driver() -> None:
     """Make sure, before torch is imported, that importing it runs no code from the working folder.
 
     cuSPARSELt, which torch loads, has an empty entry in its search path for NVIDIA's driver, and the dynamic linker takes
-    that for the working folder. It is refused rather than left for the time of the import, because it belongs to the whole
-    process: other threads would open their relative paths elsewhere.
+    that for the working folder. A folder with such a file is refused; the process does not change to another folder for
+    the time of the import, because the working folder belongs to the whole process: other threads would open their
+    relative paths elsewhere.
 
     Raises:
         UsageError: The working folder holds a file that would be loaded as the driver.

@@ -303,7 +303,7 @@ def digest_of(data: bytes | memoryview) -> str:
 
 
 def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return the differences between two descriptions of a run, down to single settings."""
+    """Return the differences between two descriptions of a run, down to individual settings."""
     found = []
     for name in dict.fromkeys([*then, *now]):
         before, after = then.get(name), now.get(name)

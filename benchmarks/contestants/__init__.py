@@ -60,7 +60,7 @@ class Contestant:
 
     @property
     def ours(self) -> bool:
-        """Whether this is this package, not a peer."""
+        """Whether the contestant is this package, not a peer."""
         return self.module.startswith("ours")
 
 

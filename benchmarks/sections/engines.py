@@ -22,7 +22,7 @@ from ..results import Options, Rounds, Section, at, markdown, mid, rate, ratios,
 from ..scoring import MINI, VIT, config_of
 
 CORES = 2
-PART = 125  # rows per part; few, so that 2,000 rows are enough parts to keep two workers busy until the end
+PART = 125  # rows per part; few, so that 2,000 rows make enough parts to keep two workers busy until the end
 _NAMES = {VIT: "ViT-B/32", MINI: "mini"}
 _LABELS = {
     "alone": "`score_pairs`",

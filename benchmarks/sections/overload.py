@@ -39,7 +39,7 @@ def batch(model: str) -> dict[str, Any]:
 
 
 def overload(model: str, seconds: float) -> dict[str, Any]:
-    """Measure a service's maximum rate, then send ten times as much, then very little."""
+    """Measure a service's maximum rate, then send requests at ten times that rate, then only a few."""
     requests = requests_of(_PAIRS, side=SIDE)
     with replicas(1, *model_arguments(model), "--drain-delay", "0") as (replica,):
         os.nice(_NICE)  # the service has priority, as if it had the machine to itself

@@ -53,7 +53,7 @@ async def roll(
         address: The address of the load balancer in front of them.
         requests: The requests that clients post repeatedly.
         times: The number of restarts.
-        ready: Tells whether a replica receives requests again; the next one is not stopped before.
+        ready: Tells whether a replica receives requests again; the next one is not stopped until then.
 
     Returns:
         The number of requests by kind of outcome; the exit codes; and the longest time of a request, in seconds.

@@ -1,4 +1,4 @@
-"""`match`: find the products of a catalogue or a table that fit words, images, or both."""
+"""`match`: find the products of a catalogue or a table that match words, images, or both."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MOST_FIELDS = 3  # in a table on a terminal
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    text = "Find the products that fit words, images, or both, with filters on their fields."
+    text = "Find the products that match words, images, or both, with filters on their fields."
     command = commands.add_parser("match", help=text, description=text)
     option = command.add_argument
     option("catalog", metavar="CATALOG", help="a catalogue, or a table of products, which is then read into memory")

@@ -64,7 +64,7 @@ def _names_output(place: str) -> bool:
 def _is_folder(place: str) -> bool:
     try:
         return Path(place).is_dir()
-    except (OSError, ValueError):  # for a text that is too long for a name
+    except (OSError, ValueError):  # raised for a text that is too long to be a file's name
         return False
 
 

@@ -35,7 +35,7 @@ def relayed_stderr() -> Iterator[TextIO | None]:
     reading, writing = os.pipe()
     real = os.dup(2)
     if (child := os.fork()) == 0:
-        if os.fork() == 0:  # forks twice, so that no process has to wait for its end
+        if os.fork() == 0:  # forks twice, so that no process has to wait for this one to end
             os.close(writing)
             _relay(reading, real)
         os._exit(0)

@@ -222,7 +222,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check_files(options: argparse.Namespace) -> None:
-    """Refuse to replace files other than the table that this command did not write."""
+    """Refuse to replace files, other than the table, that this command did not write."""
     out = options.out_path
     for path, mark, other in ((options.report, PAGE, None), (options.compare, _COMPARISON, options.report)):
         if path is not None:

@@ -28,7 +28,7 @@ from .parser import Parser, add_field
 from .terminal import logger
 
 MAX_PIXELS = (
-    25_000_000  # half the limit of a table's images: a few bytes from a stranger can declare an image of any size
+    25_000_000  # half the limit for a table's images: a few bytes from a stranger can declare an image of any size
 )
 MAX_BYTES = 10 << 20
 _MEGABYTE = 1 << 20
@@ -237,7 +237,7 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> 
 
 
 def _hosts(given: list[str] | None, listening: str) -> tuple[str, ...]:
-    """Return the host names that requests may use: a stranger's page can make its own name resolve to this machine."""
+    """Return the host names that requests may use; a stranger's page can make its own name resolve to this machine."""
     if given:
         return ("localhost", *given)
     return ("localhost",) if _is_loopback(listening) else ("*",)
@@ -272,7 +272,7 @@ def _model(text: str, base: Config) -> tuple[str, Config]:
     name, equals, model = text.partition("=")
     model = model if equals else name
     found, at, revision = model.rpartition("@")
-    if not at or model.startswith(("/", ".", "~")):  # a folder's name may contain this sign
+    if not at or model.startswith(("/", ".", "~")):  # a folder's name may contain an @
         found, revision = model, ""
     return name if equals else found, replace(base, model=found, revision=revision or None)
 

@@ -17,7 +17,7 @@ logger = logging.getLogger("text_image_similarity")
 class ProgressBar:
     """A progress bar with rate and failures on a terminal, or an occasional line in the log.
 
-    It starts with the first call, once the model is loaded. Rows that were finished before do not count towards the
+    It starts with the first call, once the model is loaded. Rows that were finished earlier do not count towards the
     rate.
 
     Args:
@@ -72,7 +72,7 @@ class Heartbeat:
         self._first = 0
 
     def beat(self, done: int, failed: int | None, total: int) -> None:
-        """Record progress; the first call gives the starting point. `failed` is None if single items cannot fail."""
+        """Record progress; the first call gives the starting point. `failed` is None if no item can fail by itself."""
         if not self._every:
             return
         now = self._clock()

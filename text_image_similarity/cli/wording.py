@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Iterable
 
 QUOTES = ("'", '"')
-_PLAIN = re.compile(r"[\w@+=:,./\\-]+")  # needs no quotes, neither in cmd nor in PowerShell
+_PLAIN = re.compile(r"[\w@+=:,./\\-]+")  # needs quotes neither in cmd nor in PowerShell
 _PART = r"[^()]*"
 for _ in range(3):  # parentheses in parentheses
     _PART = rf"(?:[^()]|\({_PART}\))*"

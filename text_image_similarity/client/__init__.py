@@ -4,7 +4,7 @@
     with ServiceEngine("http://localhost:8000") as engine:
         score_csv("pairs.csv", "scored.csv", Config(), engine=engine)
 
-The output is the same as from `score_csv` with the same model on this machine. A part is split into requests, several
+The output is the same as that of a local run with the same model. A part is split into requests, several
 of which run concurrently; requests that are refused or get no response are sent again.
 """
 

@@ -2,8 +2,8 @@
 
 The first rows of a table that go to the service are assigned alternately, one to a single request, the next one to a
 batch, so that no image is sent twice and the service's cache helps neither mode. Blocks of both modes alternate, and so
-does their order, so that a service that warms up or gets busy affects both. Requests are sent one at a time, and
-seconds are measured by this client, including the reading of files and HTTP.
+does their order, so that a service that warms up or gets busy affects both. Requests are sent one at a time, and this
+client measures their duration, including the reading of files and HTTP.
 """
 
 from __future__ import annotations

@@ -204,7 +204,7 @@ def _said(problem: Exception) -> str:
 
 
 def _check_redirect(response: httpx.Response) -> None:
-    """Check the target of a redirect before httpx parses it, which it does even if it does not follow it."""
+    """Check the target of a redirect before httpx parses it, which it does even without following redirects."""
     if response.has_redirect_location:
         try:
             http_url(response.headers["location"], response.request.url)

@@ -155,7 +155,7 @@ class ServiceEngine:
         return results
 
     def sends(self, record: Record) -> bool:
-        """Tell whether a record is sent to the service; some get their result here."""
+        """Tell whether a record is sent to the service; some records get their result here."""
         return not isinstance(self._pairs.pair(record), ScoreResult)
 
     def score_some(self, records: Sequence[Record]) -> list[ScoreResult]:
@@ -280,7 +280,7 @@ def _result(said: dict[str, Any], limits: tuple[float, float]) -> ScoreResult:
     """Return one result from a response; its scores must lie within limits.
 
     Raises:
-        KeyError, TypeError, ValueError: It is not a valid result.
+        KeyError, TypeError, ValueError: The value is not a valid result.
     """
     if (error := said["error"]) is not None:
         return ScoreResult.failed(RowError(ErrorCode(error["code"]), str(error["detail"])))

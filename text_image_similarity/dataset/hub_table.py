@@ -1,7 +1,7 @@
 """A split of a data set on the hub as a table: `hf:<owner>/<name>[:configuration][@split]`.
 
 The library `datasets` downloads it to its cache and memory-maps it, so that it takes little memory, a run can resume,
-and a filled cache is enough when the hub is unreachable. To read files on the hub without a local copy, name them:
+and a filled cache is enough when the hub is unreachable. To read files on the hub without a local copy, name them as
 `hf://datasets/...`.
 """
 

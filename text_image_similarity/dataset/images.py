@@ -76,7 +76,7 @@ class ImageLoader:
         """Return an upright image in mode RGB.
 
         Raises:
-            RowError: It cannot be fetched or decoded.
+            RowError: The image cannot be fetched or decoded.
         """
         content = self.read(image)
         return decode(content, self._config.limits) if self._isolated is None else self._isolated.decode(content)
@@ -85,7 +85,7 @@ class ImageLoader:
         """Return an image's encoded bytes.
 
         Raises:
-            RowError: It cannot be fetched, or exceeds `max_bytes`.
+            RowError: The image cannot be fetched, or exceeds `max_bytes`.
         """
         if isinstance(image.source, bytes):
             if len(image.source) > (most := self._config.limits.max_bytes):
@@ -101,7 +101,7 @@ def load_image(image: CaptionedImage, config: Config) -> Image.Image:
     """Return one upright image in mode RGB; to load many, `ImageLoader` is faster.
 
     Raises:
-        RowError: It cannot be fetched or decoded.
+        RowError: The image cannot be fetched or decoded.
     """
     with ImageLoader(config) as loader:
         return loader.load(image)

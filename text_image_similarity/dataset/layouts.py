@@ -57,7 +57,7 @@ def file_tables(place: str, dialect: Dialect | None = None) -> dict[str, SplitTa
         UsageError: No table is found.
         TableError: A file cannot be read.
     """
-    for folder in (place, f"{place.rstrip('/')}/data"):  # data sets of the hub have their files in data/
+    for folder in (place, f"{place.rstrip('/')}/data"):  # data sets on the hub have their files in data/
         files = list_folder(folder)
         found = _split_files(folder, files, dialect) or _image_folder(folder, files, dialect)
         if found := found or _captions(folder, files, dialect):

@@ -77,7 +77,8 @@ def _merge(keyed: Iterable[tuple[Hashable, CaptionedImage]]) -> dict[Hashable, C
     found: dict[Hashable, CaptionedImage] = {}
     for key, image in keyed:
         if key in found:
-            # The smaller name and its source are used, so that the choice does not depend on the order of the rows.
+            # The name that sorts first and its source are used, so that the choice does not depend on the order of the
+            # rows.
             first = min(found[key], image, key=lambda one: one.name)
             image = CaptionedImage(first.name, found[key].captions + image.captions, first.source)
         found[key] = image

@@ -46,15 +46,15 @@ def read_dataset(
             missing, `file_name` is used.
         col_text: Column of captions, which may hold lists; columns `caption_0`, `caption_1` ... are used too; if
             `caption` is missing, `text` is used.
-        config: Settings; `base_dir`, `files_under` (by default both are the table's folder), `dialect`, and
-            the `limits` for local files that are compared to find copies of an image are used; None means the defaults.
+        config: Settings, of which `base_dir`, `files_under` (by default both are the table's folder), `dialect`, and
+            the `limits` for comparing local files to find copies of an image are used; None means the defaults.
         left_out: Counter that receives the number of unusable rows by error code: `empty_caption` or, without an image,
             `invalid_url`.
 
     Returns:
-        One item per photo, in the order of first appearance. A photo that is also in a later split (train, validation,
-        test) is left out of the earlier one, and rows without a caption or an image are left out of all, with a warning
-        in the log.
+        One item per photo, in the order of first appearance. A photo that is also in a later split (in the order train,
+        validation, test) is left out of the earlier one, and rows without a caption or an image are left out of every
+        split, with a warning in the log.
 
     Raises:
         UsageError: There is no such source, split or column, or the extra for data sets on the hub is not installed.
@@ -180,7 +180,7 @@ def _read_images(
         image = value if isinstance(value, RowError) else _located(find_image(value), config)
         if len(captions) < len(given):
             left.add(where, ErrorCode.ENCODER_ERROR, "has a caption with a lone surrogate, half of a UTF-16 pair")
-        elif not captions and not isinstance(value, RowError):  # a damaged shard, which has no caption either
+        elif not captions and not isinstance(value, RowError):  # an error is a damaged shard, without a caption
             why = next((found for one in spoken if isinstance(found := caption_of(one), RowError)), None)
             left.add(
                 where,

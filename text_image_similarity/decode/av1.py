@@ -24,7 +24,8 @@ _HOLDERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"meta"})
 _ONCE_IN_META = (b"idat", b"iinf", b"iloc")
 _ONCE = ((b"stsd",), (b"stsz",), (b"stco", b"co64"))
 _MOST_HELD = 2.5  # times `max_pixels`, to allow for colours, alpha, and a grid's tiles beyond the edge
-# A file may code this many times its declared pixels, for alpha and tiles far beyond the edge; and always this many pixels.
+# How many times its declared pixels a file may code, for alpha and tiles far beyond the edge; and how many pixels it
+# may always code.
 _MOST_TIMES, _ALWAYS = 8, 1 << 20
 
 
@@ -208,7 +209,7 @@ def _first_sample(data: memoryview, table: dict[bytes, memoryview], budget: _Bud
 
 
 def _areas(stream: memoryview, budget: _Budget) -> list[int]:
-    """Return the pixels of each frame of a stream, which must have one."""
+    """Return the number of pixels of each frame of a stream, which must have at least one frame with a size."""
     areas = list(_frames(stream, budget))
     if not any(areas):
         raise ValueError("an image in it has no size")
@@ -216,7 +217,7 @@ def _areas(stream: memoryview, budget: _Budget) -> list[int]:
 
 
 def _frames(stream: memoryview, budget: _Budget) -> Iterator[int]:
-    """Yield the pixels of each frame of a stream."""
+    """Yield the number of pixels of each frame of a stream."""
     sequence, at = None, 0
     while at < len(stream):
         budget.spend()

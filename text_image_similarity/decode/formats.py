@@ -174,13 +174,13 @@ def entries(data: bytes) -> Iterator[tuple[int, int, int, int]]:
 
     Raises:
         struct.error: The directory ends early.
-        OverflowError: It would be beyond the end.
+        OverflowError: The directory would be beyond the end.
     """
     order, big = _tiff_form(data)
     if not order:
         return
     head, entry, number = ("Q", 20, "HHQ") if big else ("H", 12, "HHI")
-    content = data.ljust(16, b"\xff") if len(data) < 16 else data  # so that its target is beyond the end
+    content = data.ljust(16, b"\xff") if len(data) < 16 else data  # so that the directory would be beyond the end
     (at,) = struct.unpack_from(order + ("Q" if big else "I"), content, 8 if big else 4)
     (count,) = struct.unpack_from(order + head, content, at)
     at += struct.calcsize(head)

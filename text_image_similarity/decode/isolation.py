@@ -109,7 +109,7 @@ class IsolatedDecoder:
             raise ConfigError(f"isolate_decoder=True, but {error.detail}") from error
 
     def decode(self, data: bytes, *, shorter_side: int | None = None) -> Image.Image:
-        """Decode an image file like the function `decode`, in a worker.
+        """Decode an image file as the function `decode` does, but in a worker.
 
         Raises:
             RowError: As from `decode`; `decoder_crash` also if the worker died, ran out of memory or took too long.

@@ -138,7 +138,7 @@ def _read_app1(jpeg: JpegImagePlugin.JpegImageFile, marker: int) -> None:
 
 
 class _Jpeg(JpegImagePlugin.JpegImageFile):
-    """A JPEG whose scans are counted, because each may cost a pass over all pixels but take hardly a byte."""
+    """A JPEG whose scans are counted, because each may cost a pass over all pixels but take hardly any bytes."""
 
     def _open(self) -> None:
         super()._open()

@@ -1,4 +1,4 @@
-"""The scans of a JPEG, each of which may cost a pass over all pixels but take hardly a byte."""
+"""The scans of a JPEG, each of which may cost a pass over all pixels but take hardly any bytes."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def _by_header(data: bytes) -> RowError | None:
 
 
 def unread_iso_media(brand: bytes) -> RowError:
-    """Return the error for an ISO 14496-12 file that is not a supported image: a video, audio or a raw image."""
+    """Return the error for an ISO 14496-12 file that is not a supported image: video, audio or a raw image."""
     shown = brand.decode("ascii", "replace").strip()
     if brand in _AUDIO_BRANDS:
         return _not_an_image(f"is an audio file (brand {shown!r})")

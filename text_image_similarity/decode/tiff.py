@@ -75,7 +75,7 @@ class Tiff(TiffImagePlugin.TiffImageFile):
         check_pieces(content, (*self.tag_v2.get(STRIPS, ()), *self.tag_v2.get(TILES, ())), size)
 
     def _check_tiles(self) -> None:
-        """Refuse tiles with far more pixels than the image: even tiles that share their bytes take time one by one."""
+        """Refuse tiles with far more pixels than the image: each takes time, even if several share their bytes."""
         width, height = (self.tag_v2.get(tag, 0) for tag in (TILE_WIDTH, TILE_HEIGHT))
         if width > 0 and height > 0:
             across, down = -(-self._tile_size[0] // width), -(-self._tile_size[1] // height)

@@ -66,7 +66,7 @@ def _answer(
         return IMAGE, size, len(content)
     except RowError as error:
         return _failure(area, error)
-    except (MemoryError, ValueError, IndexError):  # raised for the pixels as bytes, or if they do not fit in the area
+    except (MemoryError, ValueError, IndexError):  # raised if the pixels as bytes do not fit in memory or in the area
         return _failure(area, RowError(ErrorCode.DECODER_CRASH, "there is not enough memory for the image's pixels"))
 
 

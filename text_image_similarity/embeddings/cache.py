@@ -140,7 +140,7 @@ def content_key(fingerprint: str, kind: Literal["image", "text"], content: bytes
 
 
 def content_keys(fingerprint: str, kind: Literal["image", "text"], contents: Iterable[bytes]) -> list[bytes]:
-    """Return the key of each content like `content_key`; for many contents, this takes half the time."""
+    """Return the key of each content, as `content_key` does; for many contents, this takes half the time."""
     empty, keys = _empty_hash(fingerprint, kind), []
     for content in contents:
         digest = empty.copy()

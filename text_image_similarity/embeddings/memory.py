@@ -97,7 +97,7 @@ class EmbeddingMemory:
         return found
 
     def put(self, vectors: Mapping[bytes, Vector]) -> None:
-        """Store embeddings by key, also between runs if there is a store for that."""
+        """Store embeddings by key; a store, if there is one, keeps them between runs."""
         if self._entries:
             with self._lock:
                 self._recent.put_many(vectors)

@@ -1,8 +1,8 @@
 """Check the regular expressions of a PEFT adapter, which could take forever to match the names of a model's modules.
 
-Python's `re` tries one way to match after the other, so this counts the ways that an expression allows at most: those of
-its parts are multiplied, those of alternatives added unless their first letters exclude each other. A repetition of
-something that itself has several ways has exponentially many.
+Python's `re` tries one way to match after the other, so this counts the ways that an expression allows at most: the
+counts of its parts are multiplied, and those of alternatives are added unless their first letters exclude each other. A
+repetition of something that itself has several ways has exponentially many.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..errors import ModelNameError
 
 # Settings that hold such expressions, or names that peft puts into one.
 _PATTERNS = re.compile(r"(\w+_)?modules(_to_save)?|\w+_pattern|target_parameters")
-_REPEATED = 32  # ways of a repetition, about the letters of a name that it can take
+_REPEATED = 32  # ways of a repetition: about as many as the letters of a name that it can match
 _MOST_WAYS = 2 * _REPEATED**4  # for a name, in all expressions together
 _LONGEST = 20_000  # letters of an expression
 
@@ -91,7 +91,7 @@ def _ways_repeated(least: int, most: int, inner: Iterable[tuple[Any, Any]]) -> f
 
 
 def _exclude_each_other(options: Iterable[Iterable[tuple[Any, Any]]]) -> bool:
-    """Tell whether at most one of several alternatives can match, as none begins with the first letters of another."""
+    """Tell whether at most one of several alternatives can match: none begins with the first letters of another."""
     firsts = sorted(map(_first_letters, options))
     return not any(after.startswith(before) for before, after in pairwise(firsts))
 

@@ -19,8 +19,8 @@ def base_of(name: str, folder: Path) -> str:
     """Return the folder or hub id of the model that an adapter was trained for.
 
     Raises:
-        ModelNameError: The adapter does not name its base model, requires code to be run, has regular expressions that
-            may take too long, or its weights are missing or pickled.
+        ModelNameError: The adapter does not name its base model, requires code to be run, or has regular expressions
+            that may take too long; or its weights are missing or pickled.
     """
     try:
         settings = read_settings(folder / SETTINGS)

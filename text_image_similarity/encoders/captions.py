@@ -19,7 +19,7 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def cleaner(kind: Cleaning) -> Callable[[str], str]:
-    """Return a function that cleans a caption: it fixes broken encodings, decodes HTML entities and joins white space.
+    """Return a function that fixes a caption's encoding, decodes its HTML entities and collapses its white space.
 
     Args:
         kind: `lower` also lower-cases; `canonicalize` also lower-cases and removes ASCII punctuation; `whitespace` does

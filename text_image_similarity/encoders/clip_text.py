@@ -40,7 +40,8 @@ def check_tokenizer(name: str, tokenizer: Any) -> None:
     """Check that a tokenizer distinguishes words.
 
     Raises:
-        ModelError: It does not. `transformers` creates such a tokenizer if its files are missing.
+        ModelError: The tokenizer gives all words the same id; `transformers` creates such a tokenizer if its files are
+            missing.
     """
     if len(set(tokenizer("a red dog", add_special_tokens=False)["input_ids"])) < 2:
         raise ModelError(f"{name} has no usable tokenizer: it gives all words the same id; are its files missing?")

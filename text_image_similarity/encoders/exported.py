@@ -59,7 +59,8 @@ def load_exported(name: str, folder: Path, config: Config) -> TwoTowerEncoder:
         config: `device`, `precision`, `backend`, `preprocess` and `revision` must be compatible with the export.
 
     Raises:
-        ConfigError: They are not compatible; the message names the source model, which may be.
+        ConfigError: The settings are not compatible with the export; the message names its source, which may be
+            compatible.
         ModelError: The export is damaged or incomplete, has another layout, or cannot be opened.
         MissingExtraError: The library that runs its format is not installed.
     """

@@ -70,7 +70,7 @@ def check_pillow(name: str, facts: Mapping[str, Any]) -> None:
     """Check that Pillow has the major version with which a model was exported, so that pixels are the same.
 
     Raises:
-        ModelError: It has a different one.
+        ModelError: Pillow has a different major version.
     """
     made, here = facts["pillow"], int(PIL.__version__.partition(".")[0])
     if made != here:

@@ -78,7 +78,7 @@ def unchanged(folder: Path) -> Iterator[None]:
     """Check that a folder's files do not change during a block, for example because a training run writes to it.
 
     Raises:
-        ModelError: They changed, so the block may have read parts of two models.
+        ModelError: The files changed, so the block may have read parts of two models.
     """
     before = _stamps(folder)
     yield

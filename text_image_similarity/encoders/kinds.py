@@ -72,7 +72,7 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
         The contents of its `config.json`; only `model_type` for exports, adapters and models in open_clip's layout.
 
     Raises:
-        ModelNameError: It does not; the message says what it holds instead, and what to do.
+        ModelNameError: The folder holds no such model; the message says what it holds instead, and what to do.
     """
     try:
         files = _names_in(name, folder)
@@ -130,7 +130,7 @@ def check_type(name: str, shape: object) -> None:
     """Check that a `config.json` belongs to a model that can be loaded.
 
     Raises:
-        ModelNameError: It belongs to a model of another kind.
+        ModelNameError: The file belongs to a model of another kind.
     """
     shape = shape if isinstance(shape, Mapping) else {}
     kind = shape.get("model_type")
@@ -151,7 +151,7 @@ def check_listing(name: str, files: Collection[str]) -> None:
     """Check from the paths of a hub model's files that the model can be loaded.
 
     Raises:
-        ModelNameError: It is of another kind.
+        ModelNameError: The model is of another kind.
     """
     top = {path.partition("/")[0] for path in files}
     if "adapter_config.json" in top:

@@ -32,7 +32,7 @@ class OneToken(nn.Module):
 
 
 class OneTokenBlock(nn.Module):
-    """The same for open_clip's layer and the class token."""
+    """The last layer of an open_clip image tower, returning only the class token of each image, (n, 1, width)."""
 
     def __init__(self, block: nn.Module):
         super().__init__()
@@ -75,7 +75,7 @@ def token_of(layer: Any, hidden: Tensor, token: Tensor, seen: Tensor | None = No
 
 
 def token_of_block(block: Any, hidden: Tensor, token: Tensor, seen: Tensor | None = None) -> Tensor:
-    """Return the same for open_clip's `ResidualAttentionBlock`."""
+    """Return the output of open_clip's `ResidualAttentionBlock` for one token; see `token_of` for the arguments."""
     normed, mask = block.ln_1(hidden), None
     if seen is not None:
         unseen = torch.zeros_like(seen, dtype=hidden.dtype).masked_fill(~seen, float("-inf"))  # (n, t)

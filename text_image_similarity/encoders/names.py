@@ -38,7 +38,7 @@ def check_name(model: str | PathLike[str]) -> None:
     """Check that a name that is not a folder could be a hub id.
 
     Raises:
-        ModelNameError: It could not; the message says why, and what was probably meant.
+        ModelNameError: The name could not be a hub id; the message says why, and what was probably meant.
     """
     name = str(model) if len(str(model)) < 300 else f"{str(model)[:300]}..."
     meant = suggest(name)

@@ -147,7 +147,7 @@ def _open(name: str, folder: Path, weights: str, config: Config) -> TwoTowerEnco
     """Open an exported folder.
 
     Raises:
-        ModelError: It is damaged or belongs to another model.
+        ModelError: The folder is damaged or belongs to another model.
     """
     if config.preprocess == "fast":
         require("preprocess='fast'", "torch")

@@ -164,7 +164,7 @@ def _narrow_features(text: Any, ids: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def _may_be_narrow(network: Any, context_length: int) -> bool:
-    """Return whether captions may be padded to less than the full length; two captions are encoded both ways to see."""
+    """Return whether captions may be padded to less than the full length, after encoding two captions both ways."""
     text = _text_tower(network)
     pool = getattr(text, "text_pool_type", getattr(text, "pool_type", None))
     if pool != "argmax" or getattr(text, "attn_mask", None) is None or getattr(text, "cls_emb", None) is not None:

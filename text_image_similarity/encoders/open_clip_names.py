@@ -88,7 +88,7 @@ def check_architecture(name: str, architecture: str) -> None:
     """Check from open_clip's files that it has an architecture; importing open_clip would take seconds.
 
     Raises:
-        ModelNameError: It does not.
+        ModelNameError: open_clip does not have this architecture.
     """
     found = None if "open_clip" in sys.modules else find_spec("open_clip")  # once imported, it may have more
     places = found.submodule_search_locations if found is not None else None

@@ -20,7 +20,7 @@ def check_placement(config: Config) -> None:
     """Check that this machine has the device, precision and backend that `config` requests, regardless of the model.
 
     Raises:
-        ConfigError: It does not.
+        ConfigError: This machine lacks one of these.
     """
     device = config.device
     if device in ("auto", "cpu") and config.precision != "fp16":

@@ -20,9 +20,9 @@ class ModelInfo:
     Args:
         model: Hub id, folder or alias.
         revision: Commit of a hub model, or None.
-        device: Device that it runs on: `cpu`, `cuda:0`, `mps`.
+        device: Device that it runs on: `cpu`, `cuda:0`, `mps`, or `remote` for an inference server.
         precision: `fp32`, `fp16` or `int8`.
-        backend: Backend that runs it: `torch`, `onnx` or `openvino`.
+        backend: Backend that runs it: `torch`, `onnx`, `openvino`, `tensorrt` or `triton`.
         preprocess: `exact` or `fast`.
         fingerprint: Identifies everything that its embeddings depend on apart from pixels and words; None if unknown.
             Embeddings with equal fingerprints may share a cache.
@@ -110,7 +110,7 @@ class OverlappingEncoder(PreparingEncoder, Protocol):
 
     @property
     def overlaps(self) -> bool:
-        """Whether it does so on this machine, so that a batch should be started before the last result is read."""
+        """Whether batches are computed in parallel, so that the next one should be started before a result is read."""
 
     def begin_pixels(self, pixels: Sequence[Pixels]) -> Callable[[], Embeddings]:
         """Start the work of `encode_pixels`, and return a function that waits for the result."""

@@ -69,7 +69,7 @@ def read_settings(path: Path) -> Any:
         OSError: The file cannot be read.
         ValueError: It is not JSON in UTF-8, or is larger or nested more deeply than any model's settings.
     """
-    if not path.is_file():  # a pipe, for example, which would be waited for
+    if not path.is_file():  # a pipe, for example, which could be read forever
         raise FileNotFoundError(f"{path} is not a regular file")
     with path.open("rb") as file:
         content = file.read(_MOST_BYTES + 1)
@@ -98,7 +98,7 @@ def check_settings(name: str, folder: Path) -> None:
         except (OSError, ValueError) as exc:
             raise ModelNameError(f"the {path.name} of {name} cannot be read: {exc}") from exc
         check_values(name, path.name, found)
-        # Transformers would apply it, regardless of the base and weights that it names.
+        # Transformers would apply the adapter, regardless of the base and weights that it names.
         if path.name == "adapter_config.json":
             raise ModelNameError(
                 f"{name} holds a PEFT adapter next to a model; move it to a separate folder, and use that"
@@ -116,7 +116,7 @@ def check_values(name: str, file: str, found: Any) -> None:
         found: The file's contents, as `read_settings` returned them.
 
     Raises:
-        ModelNameError: They do.
+        ModelNameError: A setting refers to code, files or hub models elsewhere.
     """
     for _, key, value in _members(found):
         if key is None or (not value and key != _CODE):

@@ -1,8 +1,8 @@
 """Use several models as one encoder, so that each image is fetched and decoded once.
 
-An embedding is the concatenation of the members' embeddings. The members' vectors have length 1, their concatenation
-does not. `slices` gives the part of each member, and `unit` scales the concatenation to length 1, so that the cosine of
-two embeddings is the mean of the members' cosines.
+An embedding is the concatenation of the members' embeddings. The members' vectors have length 1, but their
+concatenation does not. `slices` gives the part of each member, and `unit` scales the concatenation to length 1, so that
+the cosine of two embeddings is the mean of the members' cosines.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class SeveralEncoders:
 
         Args:
             cosines: Cosines of each member, shape (n,).
-            scores: The same as scores of the run's kind.
+            scores: The same cosines, as scores of the run's kind.
 
         Returns:
             Shape (n,), float32.
@@ -149,7 +149,7 @@ def load_encoders(
     """Load several models to score with together: `Scorer(config, encoder=load_encoders([...], config))`.
 
     Args:
-        models: Hub ids, folders or aliases, as in `Config.model`; at least two, each once.
+        models: Hub ids, folders or aliases, as in `Config.model`: at least two, all different.
         config: The settings of the run; `model` is not used.
         ensemble: How scores are combined: `mean` is the mean of the models' scores; `probability` is the mean of the
             probabilities that a pair matches, according to the `calibration.json` in each model's folder.

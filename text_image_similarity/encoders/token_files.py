@@ -89,7 +89,7 @@ def _check(encoder: TwoTowerEncoder, tokens: Tokens, special: Sequence[str]) -> 
     """Check that the written tokenizer reads captions, some made of special tokens, as the model's own does.
 
     Raises:
-        ModelError: It does not.
+        ModelError: The written tokenizer reads a caption differently.
     """
     captions = [*CAPTIONS, "A dog's  ball, & two CATS.", "".join(special[:8]), "".join(special[8:]), ""]
     if tokens.encode(captions) != encoder.tokenize(captions):

@@ -6,8 +6,8 @@ is computed, so a caller that starts the next batch before reading the last resu
 run on a GPU yet, so it must be requested.
 
 All batches have the same number of items, the last one filled up with copies, because the kernels that a library
-chooses, and with them the last digits, depend on the shape. So a vector depends only on its image or caption, as long
-as the device, the number of threads and `batch_size` are the same and memory does not run out.
+chooses, and with them the last digits, depend on the shape. A vector therefore depends only on its image or caption, as
+long as the device, the number of threads and `batch_size` are the same and memory does not run out.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The `Encoder` for all models of this package, which combines preprocessing, tokens and a backend.
 
-A backend is torch on any device (`torch_backend`), or ONNX Runtime (`onnx_backend`) or OpenVINO (`openvino_backend`) on
-the CPU. This module takes care of order, shapes and unit length for all of them.
+A backend is torch on any device (`torch_backend`), ONNX Runtime (`onnx_backend`) or OpenVINO (`openvino_backend`) on
+the CPU, TensorRT (`tensorrt_backend`), or an inference server (`triton_backend`). This module takes care of order,
+shapes and unit length for all of them.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """`torch`, `onnx` or `openvino`."""
+        """`torch`, `onnx`, `openvino`, `tensorrt` or `triton`."""
 
     @property
     def device(self) -> str:
-        """Device that it runs on: `cpu`, `cuda:0`, `mps`."""
+        """Device that it runs on: `cpu`, `cuda:0`, `mps`, or `remote` for an inference server."""
 
     @property
     def precision(self) -> str:

@@ -31,7 +31,7 @@ class ExportSummary:
     """The facts about an export, and how it compares with its source.
 
     Args:
-        out: Its folder.
+        out: Folder of the export.
         source: The model that was exported.
         target, precision, recipe: The options that were used; `recipe` is empty except for int8.
         digest: Hash of the manifest, and so of all files.
@@ -54,7 +54,7 @@ class ExportSummary:
 
     @property
     def passed(self) -> bool:
-        """Whether it is within the bounds for its precision."""
+        """Whether the export is within the bounds for its precision."""
         return all(parity.passed for parity in self.parities)
 
 

@@ -90,9 +90,9 @@ class Parity:
         image, text: The towers.
         score_max, score_mean: Largest and mean difference of the pairs' cosines.
         rank_correlation: Spearman's rho of the pairs' scores; None if they do not vary.
-        recall_source, recall_export: Share of captions whose image is among the ten best of all, for each model.
+        recall_source, recall_export: Share of captions whose image is among the ten best of all images, for each model.
         recall_counts: Whether the source's recall exceeds chance by three standard deviations. If it does not, as with
-            random weights, its loss is also due to chance, and only cosines, scores and ranks are checked.
+            random weights, a loss of recall is also due to chance, and only cosines, scores and ranks are checked.
         failures: The bounds that are exceeded, in words.
     """
 

@@ -20,17 +20,17 @@ class ExportOptions:
     """The options of an export.
 
     Args:
-        to: What will run the export: `onnx`, ONNX Runtime on any machine; `openvino`, Intel's processors; `tensorrt`,
-            NVIDIA GPUs, with a script that builds plans on the GPU that will run them; `triton`, NVIDIA's inference
-            server, as a model repository; or `web`, transformers.js in a browser or in Node.
+        to: What will run the export: `onnx` (ONNX Runtime on any machine), `openvino` (OpenVINO on Intel's processors),
+            `tensorrt` (NVIDIA GPUs, with a script that builds plans on the GPU that will run them), `triton` (NVIDIA's
+            inference server, as a model repository) or `web` (transformers.js in a browser or in Node).
         precision: `fp32`; `fp16`, which is half the size, for GPUs; or `int8`, which is a quarter of the size, for
             CPUs.
         recipe: How int8 is computed: `dynamic` rounds weights and activations, which is faster; `weights` rounds only
             weights, which keeps scores closer; `auto` uses the first of them that passes the comparison.
         opset: Version of ONNX's operators; by default the newest one that all targets support.
-        triton_backend: What runs the towers in Triton: its `onnxruntime` backend; `tensorrt`, for plans that are built
-            on the GPU that will run them; or `python`, for servers that lack both, whose Python environment needs
-            onnxruntime.
+        triton_backend: What runs the towers in Triton: `onnxruntime` (Triton's own backend), `tensorrt` (plans that are
+            built on the GPU that will run them) or `python` (for servers that lack both; their Python environment needs
+            onnxruntime).
         max_batch: Maximum number of items in a batch, for Triton and TensorRT.
         check_data: Table of images and captions on which the export is also compared with its source, with up to 1,000
             pairs, in addition to the 128 generated pairs.

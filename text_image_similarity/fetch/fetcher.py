@@ -127,7 +127,7 @@ class Fetcher:
         self._transport.close()
 
     def _check_local(self, reference: str) -> None:
-        """Refuse a reference to a local file if these are not allowed, and say what it seems to be instead."""
+        """Refuse a reference to a local file if local files are not allowed, and say what it seems to be instead."""
         if not self._limits.allow_local_files:
             if is_base64_image(reference):
                 raise base64_error(reference)

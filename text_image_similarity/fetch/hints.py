@@ -43,7 +43,7 @@ def is_base64_image(text: str) -> bool:
         return False
     if _IMAGE_IN_BASE64.match(text):
         return True
-    start = text[:200]  # base64 of something else; names that are hashes have only digits and lower-case letters
+    start = text[:200]  # base64 mixes both cases with digits; names that are hashes have no capital letters
     return len(text) >= 100 and start.lower() != start != start.upper() and any(c.isdigit() for c in start)
 
 
@@ -79,7 +79,7 @@ def join_hint(said: str, hint: str) -> str:
 def explain_reference(reference: str) -> str:
     """Return what a reference without a valid scheme seems to be instead of a URL, as a clause; "" if unknown."""
     if len(reference) > _READ:
-        reference = reference[: _READ - 1] + reference[-1]  # the last character must be its counterpart
+        reference = reference[: _READ - 1] + reference[-1]  # the last one may close a quotation
     if found := _INSIDE.search(reference):
         return f"a URL begins inside it, at {reference[found.start() :][:60]!r}; the cell must contain only the URL"
     if len(reference) > 2 and _QUOTED.fullmatch(reference):

@@ -2,8 +2,8 @@
 
     {"images.example.com": {"Authorization": "Bearer ..."}, "*.example.org": {"Referer": "https://example.org/"}}
 
-They are sent only to the hosts that the file names, so the URL of each request decides, even after a redirect. Their
-values are secrets and never appear in messages.
+The headers are sent only to the hosts that the file names, so the URL of each request decides which ones are sent, even
+after a redirect. Their values are secrets and never appear in messages.
 """
 
 from __future__ import annotations

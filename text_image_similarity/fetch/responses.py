@@ -27,7 +27,7 @@ _WITH_A_VALUE = frozenset({"unavailable_after", "max-snippet", "max-image-previe
 
 
 class RefusedError(RowError):
-    """A status that asks to wait, with the seconds from `Retry-After`."""
+    """A status that asks the client to wait, with the seconds from `Retry-After`."""
 
     def __init__(self, code: ErrorCode, detail: str, retry_after: float | None):
         super().__init__(code, detail)
@@ -40,7 +40,7 @@ def user_agent() -> str:
 
 
 def check_status(response: httpx.Response) -> None:
-    """Raise the error for a status, if it is one."""
+    """Raise the error that a status stands for, unless it means success."""
     if response.is_success:
         return
     said = f"{response.status_code} {response.reason_phrase}".strip()

@@ -65,7 +65,7 @@ class row_deadline:  # noqa: N801 - used as a function, which as a generator wou
 
 @contextmanager
 def head_of_an_answer(read: int = 0) -> Iterator[Head]:
-    """Limit what this thread reads during a block to the size of a response head, some of which may have been read."""
+    """Limit what this thread reads during a block to the size of a response head, part of which may have been read."""
     head = Head(HEAD_BYTES - read)
     token = _head.set(head)
     try:
@@ -160,7 +160,7 @@ class GuardedStream(httpcore.NetworkStream):
             failure = self._failure(exc, httpcore.ConnectTimeout, httpcore.ConnectError)
             if isinstance(failure, httpcore.ConnectTimeout):
                 raise failure from exc
-            # Converted here, because httpcore's pool drops the cause, by which callers could distinguish the two.
+            # Converted here, because httpcore's pool drops the cause, which tells a TLS error from a connection error.
             code = ErrorCode.TLS_ERROR if isinstance(exc, ssl.SSLError) else ErrorCode.CONNECT_ERROR
             raise RowError(code, f"TLS: {exc}{explain_untrusted(exc)}") from exc
         except BaseException:

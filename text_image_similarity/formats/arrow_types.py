@@ -174,7 +174,7 @@ def longest_value(column: pa.Array) -> int:
 
 
 def each_value(column: pa.Array | pa.ChunkedArray) -> Iterator[Any]:
-    """Yield a column's values like `cell_values`, with only a few at a time in memory."""
+    """Yield a column's values as `cell_values` returns them, with only a few at a time in memory."""
     for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
         for start in range(0, len(chunk), _AT_ONCE):
             yield from cell_values(chunk.slice(start, _AT_ONCE))

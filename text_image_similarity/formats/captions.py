@@ -1,7 +1,8 @@
 """Captions files as in the Flickr data sets: a line for each caption, after the name of its image.
 
-Either a header such as `image,caption` comes first (also with tabs or pipes, and columns in between), or every line is
-`name.jpg#0<tab>a caption`. A caption never spans lines; in a file with commas it may be quoted.
+Either a header such as `image,caption` comes first (tabs or pipes may replace the comma, and columns may lie in
+between), or every line is `name.jpg#0<tab>a caption`. A caption never spans lines; in a file with commas it may be
+quoted.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .text import Lines
 _IMAGE_NAMES = ("image", "image_name", "file_name", "filename")
 _CAPTION_NAMES = ("caption", "comment", "text")
 _TAGGED = re.compile(r"[^\t]+\.[A-Za-z0-9]{3,5}(#\d+)?\t")
-_QUOTED = re.compile(r'"((?:[^"]++|"")*+)"')  # without going back, for which each step would be remembered
+_QUOTED = re.compile(r'"((?:[^"]++|"")*+)"')  # possessive, because backtracking would take memory for each step
 _QUOTED_NAME = re.compile(_QUOTED.pattern + r"\s*(?=,)")
 _PLACEHOLDER = "name"
 _NUMBER = re.compile(r"#\d+$")

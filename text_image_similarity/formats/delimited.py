@@ -140,7 +140,7 @@ class DelimitedTable:
         return islice(self._rows(place, file), 1, None)
 
     def _check_row(self, where: tuple[str, int, int, int], row: list[str], width: int) -> None:
-        """Refuse a row that is ambiguous without a known quoting, or has not as many fields as the header."""
+        """Refuse a row that is ambiguous without a known quoting, or does not have as many fields as the header."""
         place, number, first, last = where
         named = f"{f'row {number}' if number else 'the header'} of {place} ({_lines(first, last)})"
         if self.dialect.quoting == "auto" and (last > first or self._quoting == "none"):

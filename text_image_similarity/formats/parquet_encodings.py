@@ -19,7 +19,7 @@ _LOOKED_AT = 1024 * 1024  # largest dictionary in the file, in bytes, that is se
 def columns_to_read(names: list[str], dropped: Collection[str]) -> list[str] | None:
     """Return the columns to ask pyarrow for, or None for all.
 
-    It takes the name "a" for each column of this name, and for "a.b" too, and would return some of them twice.
+    pyarrow takes the name "a" for each column of this name, and for "a.b" too, and would return some of them twice.
     """
     ordered = sorted(name.replace(".", "\0") for name in names)
     unclear = any(one == other or other.startswith(one + "\0") for one, other in pairwise(ordered))

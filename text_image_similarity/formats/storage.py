@@ -68,8 +68,8 @@ def with_folder(config: Config, folder: str | PathLike[str] | None) -> Config:
 
     Args:
         config: The settings.
-        folder: Folder of the table; None if the table is not local, which may then not name local files unless
-            `base_dir` or `files_under` is set.
+        folder: Folder of the table; None if the table is not local; it may then name no local files unless `base_dir`
+            or `files_under` is set.
     """
     own = path_text(config.base_dir, "base_dir") if config.base_dir else folder
     root = path_text(config.files_under, "files_under") if config.files_under else own
@@ -81,8 +81,8 @@ def with_folder(config: Config, folder: str | PathLike[str] | None) -> Config:
 def expand(place: str) -> list[str]:
     """Return the files of a place, in order: one file, the files of a folder, or those that a pattern matches.
 
-    A pattern may contain braces, and a folder of images is returned itself. In a folder, names that start with a dot or
-    an underscore are skipped, as in Spark and Hive.
+    A pattern may contain braces, and a folder of images is returned as it is. In a folder, names that start with a dot
+    or an underscore are skipped, as in Spark and Hive.
 
     Raises:
         UsageError: There is no file, a folder contains other folders, or folder names stand for columns.

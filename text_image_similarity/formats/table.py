@@ -85,7 +85,7 @@ def open_table(
 
     Raises:
         UsageError: There is no table, its files have different formats, or `dialect` is for another format.
-        TableError: It cannot be read.
+        TableError: The table cannot be read.
     """
     return open_files(expand(place), place, dialect=dialect, dropped=dropped, max_bytes=max_bytes)
 
@@ -137,7 +137,7 @@ def columns_of(table: Table) -> Sequence[str]:
     """Return the names of a table's columns, reading JSON Lines to their end.
 
     Raises:
-        TableError: They cannot be read.
+        TableError: The columns cannot be read.
     """
     if not table.columns:
         table.scan()

@@ -76,7 +76,7 @@ class TarStream:
         """Return the whole content of the current member.
 
         Raises:
-            RowError: It is `truncated` or `corrupt`.
+            RowError: The member is `truncated` or `corrupt`.
         """
         data = self._exactly(self._left)
         self._left = 0
@@ -86,7 +86,7 @@ class TarStream:
         """Skip the rest of the current member.
 
         Raises:
-            RowError: It is `truncated` or `corrupt`.
+            RowError: The member is `truncated` or `corrupt`.
         """
         left = self._left + self._padding
         self._left = self._padding = 0

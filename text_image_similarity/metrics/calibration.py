@@ -56,7 +56,7 @@ class Calibration:
         """Return the probability that pairs with these cosines match.
 
         Args:
-            scores: Cosines of this model, -1..1, of any shape, and not another score kind.
+            scores: Cosines of this model, -1..1, of any shape; other score kinds do not fit the curve.
             prior: Share of matching pairs in the data of these scores, between 0 and 1; None is the prior of the fit,
                 0.5.
 

@@ -131,7 +131,7 @@ def check_embeddings(image: Vectors, text: Vectors, owner: NDArray[np.integer]) 
     """Make sure that embeddings and owners fit together.
 
     Raises:
-        ValueError: They do not fit, there are none, or a vector is not finite.
+        ValueError: The embeddings and owners do not fit together, there are none, or a vector is not finite.
     """
     if image.ndim != 2 or text.ndim != 2 or image.shape[1] != text.shape[1] or owner.shape != (len(text),):
         raise ValueError(f"shapes (n, d), (m, d) and (m,) are needed, not {image.shape}, {text.shape}, {owner.shape}")

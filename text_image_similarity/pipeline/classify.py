@@ -83,8 +83,9 @@ def classify(  # noqa: PLR0913 - what to classify, among what, how, and what tes
 
     Raises:
         UsageError: Immediately if labels or templates are missing, two labels are equal, or a template has no `{}`;
-        while iterating if a label cannot be encoded. ConfigError, ModelError: Immediately if the model cannot be used,
-        or if it has no `logit_scale` and none is given.
+            while iterating if a label cannot be encoded.
+        ConfigError, ModelError: Immediately if the model cannot be used, or if it has no `logit_scale` and none is
+            given.
         InputTypeError: Immediately for the items of a list, otherwise while iterating.
 
     Example:

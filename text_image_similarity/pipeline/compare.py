@@ -38,7 +38,7 @@ def image_similarity(
 
     Args:
         images: Images, as for `embed_images`.
-        others: Items to compare with, one for each.
+        others: Images to compare with, one for each image.
         config: The settings of the call, a model's name, or an open `Scorer`; None is `Config()`.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
         transport: Transport for HTTP requests, for tests; None is the network.
@@ -50,7 +50,7 @@ def image_similarity(
     Raises:
         ConfigError, ModelError: Immediately.
         InputTypeError: Immediately for the items of a list, otherwise while iterating.
-        ValueError: The numbers of items differ; raised while iterating if they are not known before.
+        ValueError: The numbers of items differ; raised while iterating if they are not known beforehand.
 
     Example:
         >>> from text_image_similarity.encoders.testing import ColourEncoder
@@ -76,7 +76,7 @@ def text_similarity(
 
     Args:
         texts: Texts.
-        others: Items to compare with, one for each.
+        others: Texts to compare with, one for each text.
         config: The settings of the call, a model's name, or an open `Scorer`; None is `Config()`.
         encoder: As for `image_similarity`.
 
@@ -86,7 +86,7 @@ def text_similarity(
     Raises:
         ConfigError, ModelError: Immediately.
         InputTypeError: Immediately for the items of a list, otherwise while iterating.
-        ValueError: The numbers of items differ; raised while iterating if they are not known before.
+        ValueError: The numbers of items differ; raised while iterating if they are not known beforehand.
 
     Example:
         >>> from text_image_similarity.encoders.testing import ColourEncoder

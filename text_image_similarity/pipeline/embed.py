@@ -24,7 +24,7 @@ def embed_images(
     encoder: Encoder | None = None,
     transport: httpx.BaseTransport | None = None,
 ) -> Generator[Outcome]:
-    """Encode images like `score_pairs` and `score_images`, lazily and with a bounded look-ahead.
+    """Encode images as `score_pairs` and `score_images` do, lazily and with a bounded look-ahead.
 
     Args:
         images: References (paths, http(s), `file:` and `data:` URLs), images in memory or encoded files.

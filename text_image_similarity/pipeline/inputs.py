@@ -67,7 +67,7 @@ def _as_they_come(items: Iterable[Item], name: str, check: Check, plain: type | 
 
 
 def images_of(images: Iterable[Item], name: str = "images") -> Iterable[Item]:
-    """Return images to iterate over, checked like `checked`; arrays and tensors are converted by `as_image`."""
+    """Return images to iterate over, checked by `checked`; arrays and tensors are converted by `as_image`."""
     images = checked(images, name)
     if isinstance(images, (list, tuple)):
         return [as_image(image, f"{name}[{number}]") for number, image in enumerate(images)]
@@ -93,12 +93,12 @@ def _converted(images: Iterable[Any], name: str) -> Iterator[Any]:
 
 
 def texts_of(texts: Iterable[Item]) -> Iterable[Item]:
-    """Return captions to iterate over, checked like `checked`."""
+    """Return captions to iterate over, checked by `checked`."""
     return checked(texts, "texts", check_caption, plain=str)
 
 
 def records_of(records: Iterable[RecordLike]) -> Iterable[Record]:
-    """Return records to iterate over, checked like `checked`; tuples and mappings that mean records are converted."""
+    """Return records to iterate over, checked by `checked`; tuples and mappings that mean records are converted."""
     if isinstance(records, (list, tuple)):
         return checked([as_record(each) for each in records], "records", check_record)
     return _as_records(checked(records, "records"))
@@ -259,7 +259,7 @@ def check_encoder(encoder: Encoder) -> Encoder:
 
 
 def check_pairs(images: Iterable[Item], texts: Iterable[str]) -> tuple[Iterable[Item], Iterable[str]]:
-    """Return images and captions, checked like `checked`.
+    """Return images and captions, checked by `checked`.
 
     Raises:
         ConfigError: The numbers of images and captions are known and differ.

@@ -44,7 +44,7 @@ class Loaders:
         finalize(self, _end, self._queue, count).atexit = False
 
     def submit(self, task: Callable[[], Result]) -> Future[Result]:
-        """Queue a task and return a future of its result, which is cancelled if the pool is closed before it starts."""
+        """Queue a task and return a future for its result, cancelled if the pool is closed before the task starts."""
         future: Future[Result] = Future()
         with self._lock:
             if self._closed.is_set():

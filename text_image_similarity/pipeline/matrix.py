@@ -97,7 +97,8 @@ def similarity_tiles(
         encoder, transport: As for `similarity_matrix`.
 
     Returns:
-        Tiles from left to right, then from top to bottom, with the values of `similarity_matrix`; none without captions.
+        Tiles from left to right, then from top to bottom, with the values of `similarity_matrix`; there are none
+        without captions.
 
     Raises:
         ConfigError, ModelError: Immediately.

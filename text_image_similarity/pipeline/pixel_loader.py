@@ -25,7 +25,7 @@ logger = logging.getLogger("text_image_similarity")
 
 
 class Preparer(Protocol):
-    """Prepares images for an encoder: the encoder itself, or the part of it that does so."""
+    """Prepares images for an encoder; it is the encoder itself, or the part of it that does this."""
 
     @property
     def decode_side(self) -> int | None:

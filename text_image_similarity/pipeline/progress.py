@@ -59,7 +59,7 @@ def reported(progress: Progress | bool | None, unit: str) -> Iterator[Progress |
 
 
 def length_of(items: object) -> int | None:
-    """Return the number of items, or None if it is known only at their end."""
+    """Return the number of items, or None if it is known only once they have all been read."""
     return len(items) if isinstance(items, Sized) else None
 
 

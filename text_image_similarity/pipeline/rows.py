@@ -97,7 +97,7 @@ class RowBatch(Generic[Tag]):
         self.new, self.ends_part = new, ends_part
 
     def captions(self) -> dict[str, None]:
-        """Return the distinct captions that scores depend on, as far as is known so far."""
+        """Return the distinct captions that scores depend on, as far as they are known yet."""
         scored = [isinstance(image, PendingImage) and not isinstance(image.outcome, RowError) for image in self.images]
         references = chain.from_iterable(compress(self.references, scored))
         return dict.fromkeys(chain(compress(self.texts, scored), references))

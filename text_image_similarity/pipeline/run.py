@@ -72,7 +72,7 @@ class Run(Generic[Item, Tag]):
         self._images: Recent[Hashable, PendingImage] = Recent(2 * self._look_ahead)
         self._in_progress: dict[Hashable, list[PendingImage]] = {}  # images that a device is encoding
         self._waiting: deque[PendingRow[Tag] | None] = deque()  # None is the end of a part
-        self._problem: Exception | None = None  # that occurred while rows were read
+        self._problem: Exception | None = None  # raised while rows were read
         self._ahead = 0  # waiting rows that need a score
         self._ahead_bytes = 0  # bytes of these rows: data: URLs and images in memory may be large
 
@@ -102,7 +102,7 @@ class Run(Generic[Item, Tag]):
             yield [(tag, image.key) for tag, image in zip(batch.tags, images, strict=True)], outcomes
 
     def _begin(self, batch: RowBatch[Tag]) -> Callable[[], tuple[Mapping[str, Outcome], set[str]]]:
-        """Begin to encode a batch, and return a function that waits for its captions and for those that were cut.
+        """Begin to encode a batch; return a function that waits for it and returns caption outcomes and cut captions.
 
         Captions are tokenized here, not on a separate thread, because passing them there and back would take longer.
         """

@@ -154,7 +154,7 @@ def score_images(
         ConfigError, ModelError: Immediately.
         InputTypeError: An image or a caption has a type that is not supported; raised immediately for the items of a
             list, otherwise while iterating.
-        ValueError: The numbers of images and captions differ; raised while iterating if they are not known before.
+        ValueError: The numbers of images and captions differ; raised while iterating if they are not known beforehand.
     """
     images, texts = check_pairs(images, texts)  # before a model is loaded
     scorer = Scorer(config, encoder=encoder)

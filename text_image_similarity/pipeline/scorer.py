@@ -40,14 +40,16 @@ from .stats import RunStats
 class Scorer:
     """A session that scores and embeds with one model, one pool of threads, and one cache of embeddings.
 
-    It is a context manager, safe to share between threads. Threads and connections are opened on first use, and again in
-    a forked process. Concurrent calls share the threads, in order, so give a long run over a table its own session.
+    It is a context manager, and is safe to share between threads. Threads and connections are opened on first use, and
+    again in a forked process. Concurrent calls share the threads, in order, so give a long run over a table its own
+    session.
 
     Args:
         config: The settings of all calls, or a model's name; None is `Config()`.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
-        transport: Transport for HTTP requests, for tests, without feeders; None is the network.
-        known: Function from the key of an image's content to an embedding from elsewhere, or None; thread-safe.
+        transport: Transport for HTTP requests, for tests; no feeders are then used. None is the network.
+        known: Function from the key of an image's content to an embedding from elsewhere, or None; it must be
+            thread-safe.
 
     Raises:
         ConfigError, ModelError: The model or the embedding cache cannot be used.
@@ -118,7 +120,7 @@ class Scorer:
         self._memory.close()
 
     def score_pairs(self, records: Iterable[RecordLike], *, stats: RunStats | None = None) -> Generator[ScoreResult]:
-        """Score records like the function `score_pairs`.
+        """Score records as the function `score_pairs` does.
 
         Args:
             records: Images and captions.
@@ -155,7 +157,7 @@ class Scorer:
         return by_row(self._score_parts(parts, stats))
 
     def score_images(self, images: Iterable[ImageSource], texts: Iterable[str]) -> Generator[ScoreResult]:
-        """Score images in memory like the function `score_images`.
+        """Score images in memory as the function `score_images` does.
 
         Args:
             images: PIL images, RGB arrays or tensors, encoded files, mappings that hold a file, or references.
@@ -166,7 +168,7 @@ class Scorer:
         return untagged(self._score(self._read_image, parts, RunStats()))  # type: ignore[arg-type]  # as above
 
     def embed_images(self, images: Iterable[ImageSource]) -> Generator[Outcome]:
-        """Encode images like `score_pairs` and `score_images`, lazily and with a bounded look-ahead.
+        """Encode images as `score_pairs` and `score_images` do, lazily and with a bounded look-ahead.
 
         Args:
             images: References (paths or URLs), images in memory, encoded files, or mappings that hold a file.
@@ -180,9 +182,10 @@ class Scorer:
     def embed_tagged(
         self, images: Iterable[tuple[Tag, ImageSource]]
     ) -> Generator[tuple[tuple[Tag, bytes | None], Outcome]]:
-        """Encode images like `embed_images`, each with a tag that is returned with its vector.
+        """Encode images as `embed_images` does, each with a tag that is returned with its vector.
 
-        The tag is followed by the key of the image's content; None if it could not be read or is in memory.
+        The tag is followed by the key of the image's content, which is None if the image could not be read or is in
+        memory.
         """
         return by_row(self._embed(images))
 

@@ -30,7 +30,7 @@ def in_parts(items: Iterable[Item], size: int) -> Iterator[Iterator[Item]]:
 
 
 def rows_of(records: Iterable[tuple[Tag, Record | ScoreResult]]) -> Iterator[Row[Tag, str | bytes]]:
-    """Yield the rows of tagged records; a record without a score has its own reason or result.
+    """Yield the rows of tagged records; instead of an image, a row may hold a result or the reason why it has no score.
 
     Raises:
         InputTypeError: A value is not a record, or its image is neither a reference nor an encoded file.

@@ -91,7 +91,7 @@ class Stages:
             return None
 
     def cut_among(self, texts: Sequence[str]) -> set[str]:
-        """Return those captions that are longer than the model reads."""
+        """Return those captions that are longer than the model can read."""
         return cut_among(self._encoder, texts)
 
     def encode_images(self, pixels: list[Any]) -> list[Outcome]:
@@ -123,7 +123,7 @@ class Stages:
 
     @property
     def overlaps(self) -> bool:
-        """Whether batches are computed in parallel with this process; the next should then begin before one is read."""
+        """Whether batches are computed in parallel, so that the next should begin before a result is read."""
         return self._overlapping is not None
 
     def begin_images(self, pixels: list[Any]) -> Callable[[], list[Outcome]]:
@@ -212,7 +212,7 @@ def _scores(
 
 
 def cut_among(encoder: Encoder, texts: Sequence[str]) -> set[str]:
-    """Return those captions that are longer than a model reads."""
+    """Return those captions that are longer than a model can read."""
     most = getattr(encoder, "context_length", 0)
     long = [
         text for text in texts if len(text.encode("utf-8", "surrogatepass")) + 2 > most

@@ -16,7 +16,8 @@ from ..records import ScoreResult
 class RunStats:
     """Counters of a run so far, which may be read at any time; rows are counted a batch at a time, before it is yielded.
 
-    `captions_cut` counts scored rows whose caption is longer than the model reads; it is None if an engine cannot tell.
+    `captions_cut` counts scored rows whose caption is longer than the model can read; it is None if an engine cannot
+    tell.
 
     Seconds of stages are summed over threads, so fetching and decoding may exceed wall-clock time.
     """

@@ -66,7 +66,7 @@ class RayEngine:
 
     def __enter__(self) -> RayEngine:
         # Read when Ray is imported or started: no usage reports, and, if it is ours, listening only on loopback and no copies
-        # of the working folder for workers below `uv run`.
+        # of the working folder for workers under `uv run`.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if not self._joins:
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")

@@ -112,7 +112,7 @@ def _by_compiled_code() -> Resizer:
         # Numba would read settings from this file, among them a folder of compiled code stored as pickles: a folder of images
         # made by somebody else could run code.
         raise RuntimeError(f"{_SETTINGS} in the working folder is not trusted; set NUMBA_ variables instead")
-    import pyarrow  # both are imported only here, because not everyone needs them and importing takes long
+    import pyarrow  # both are imported only here, because not everyone needs them, and they are slow to import
 
     from . import compiled
 

@@ -54,7 +54,7 @@ class CatalogCalibration:
     """The calibration of one kind of query in a catalogue.
 
     Args:
-        curve: Curve from cosine to probability, for data in which half of all pairs match.
+        curve: Curve from cosine to probability for data in which half of all pairs match.
         prevalence: Share of matching pairs among those judged, 0..1, which shifts the curve.
         left_out: Number of judgements whose query, product or image could not be used.
     """
@@ -64,7 +64,7 @@ class CatalogCalibration:
     left_out: int
 
     def probability(self, similarity: float) -> float:
-        """Return the probability that a product with a similarity matches."""
+        """Return the probability that a product with this similarity matches."""
         return float(self.curve.probability([similarity], prior=self.prevalence)[0])
 
 

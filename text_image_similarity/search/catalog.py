@@ -51,21 +51,23 @@ def open_catalog(
     """Open a catalogue, or create one.
 
     Args:
-        place: A folder, `postgresql://...` for a database, or `:memory:` for one that ends with this object.
+        place: A folder, `postgresql://...` for a database, or `:memory:` for a catalogue that exists only as long as
+            this object.
         fields: Fields of products in addition to names and images, to create a catalogue that does not exist; an
             existing one must have the same fields. None only opens an existing catalogue.
         store: Store of a new catalogue: `sqlite`, `lancedb`, `lancedb:<URI>`, `qdrant://host:port` or `pgvector`; see
             docs/catalog.md#stores. None means `sqlite` in a folder, and `pgvector` in PostgreSQL.
-        model: A hub id, a folder or an alias; for a new catalogue by default the model of `config`, or `mini` without a
-            `config`. An existing catalogue has its own model; name it only if the model's folder has moved.
+        model: A hub id, a folder or an alias; by default, a new catalogue uses the model of `config`, or `mini` without
+            a `config`. An existing catalogue has its own model; name it only if the model's folder has moved.
         config: Other settings, as for `score_pairs`: device, batch size, limits, folder of relative references.
         encoder: A loaded encoder to use and share; no model is then loaded.
 
     Returns:
-        A catalogue, which is safe to share between threads; a context manager.
+        A catalogue, which is a context manager and safe to share between threads.
 
     Raises:
-        UsageError: There is no catalogue and `fields` is missing, its fields or store differ, or a setting is invalid.
+        UsageError: There is no catalogue and `fields` is missing, the catalogue has other fields or another store, or a
+            setting is invalid.
         DatabaseError: The catalogue cannot be read or written, or the place holds something else.
         ModelError: The model cannot be loaded; for an existing catalogue, this is raised only when the model is needed.
 
@@ -138,7 +140,7 @@ class Catalog:
 
         Raises:
             InputTypeError: An item is not a `Product`; earlier products have been added.
-            ModelError, DatabaseError: The model or the catalogue fails; products written before are kept.
+            ModelError, DatabaseError: The model or the catalogue fails; products written so far are kept.
         """
         check_calls(progress=progress)
         at_least("total", total, 0)
@@ -155,7 +157,7 @@ class Catalog:
         progress: Progress | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> AddReport:
-        """Add the products of a table or of a MongoDB collection, one per row, like `add`.
+        """Add the products of a table or of a MongoDB collection, one per row, as `add` does.
 
         The same call resumes where an earlier one was interrupted or killed; after one that finished, it processes
         every row again. Relative references start from `Config.base_dir`, or else from the table's folder.
@@ -215,7 +217,7 @@ class Catalog:
         return every_product(self._session, parse_filter(where, self.fields))
 
     def failures(self) -> Iterator[tuple[Product, str]]:
-        """Yield the products with an image that failed, by id, each with its first error, `"<code>: <detail>"`."""
+        """Yield the products with a failed image, ordered by id, each with its first error, `"<code>: <detail>"`."""
         return failures(self._session)
 
     def match(self, query: str | Query) -> Matches:
@@ -275,7 +277,7 @@ class Catalog:
         Raises:
             ModelError: The model cannot be loaded.
             DatabaseError: The catalogue already uses this model, another generation is being built, the recall of the
-                new store is too low, or more images are lost; the same call retries these.
+                new store is too low, or more images are lost than `allow_lost` permits; the same call retries these.
             StoppedError: `stop` returned True.
         """
         place = path_text(model, "model")
@@ -313,7 +315,7 @@ class Catalog:
         return measure_recall(self._session, self._session.generations.live(), queries=queries, filters=given)
 
     def calibrate(self, judgements: Iterable[Judgement]) -> dict[str, CatalogCalibration]:
-        """Fit a calibration on judged pairs, so that matches have a probability.
+        """Fit a calibration to judged pairs, so that matches have a probability.
 
         The share of matching pairs among the judgements is assumed to hold for future queries, so judge the products
         that searches find, not only good matches.

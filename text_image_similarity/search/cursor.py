@@ -44,7 +44,8 @@ class Cursor:
 def mark_of(name: str) -> bytes:
     """Return the mark of a group or a product in a cursor, which is short because there is one for each group or product shown.
 
-    The probability that one of a million names shares one of 2^48 marks with 1,000 shown ones is 4 in 1,000,000.
+    There are 2^48 marks; the probability that any of a million names has the mark of any of 1,000 shown names is 4 in
+    1,000,000.
     """
     return blake2b(name.encode(), digest_size=_MARK).digest()
 

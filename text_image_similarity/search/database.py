@@ -84,7 +84,7 @@ class ImageDatabase:
     """A database of images that can be searched by text.
 
     Args:
-        paths: References of the images, in the given order, without duplicates.
+        paths: References to the images, in the given order, without duplicates.
         embeddings: Unit vectors, shape (n, embed_dim), float32.
         model: Model that made the embeddings.
         failures: References that could not be read, with `"<code>: <detail>"` as in a scored table.

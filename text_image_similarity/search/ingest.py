@@ -246,7 +246,7 @@ class Ingest:
 
 
 def retry_failures(session: Session, *, progress: Progress | None = None) -> AddReport:
-    """Retry the images of products with a failed image, skipping products that were changed or deleted meanwhile."""
+    """Retry the images of products with a failed image, except products changed or deleted in the meantime."""
     report, after = AddReport(), None
     total = session.ledger.count(Exists(ERROR))
     while chunk := session.ledger.browse(Exists(ERROR), None, after, _BATCH):

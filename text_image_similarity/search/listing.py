@@ -18,14 +18,14 @@ def list_products(ask: Ask) -> list[Candidate]:
 
 
 def sort_similar(ask: Ask) -> tuple[list[Candidate], list[int]]:
-    """Return the same for products above a similarity, and the numbers of all of these."""
+    """Return what `list_products` does, but of products above a similarity, and the numbers of all of these."""
     order = order_of(ask.query)
     assert order is not None
     hits = best_images(ask, search(ask, ask.encoded.fused, None, exact=True))
     slots = dict(zip(hits.rows.tolist(), hits.slots.tolist(), strict=True))
     values = ask.ledger.column(order[0], hits.rows.tolist(), ask.where)
     ids = ask.ledger.column(ID, list(values))
-    # Ties are sorted by id, which `reverse` would also reverse, hence two stable sorts.
+    # Ties are sorted by id, and `reverse` would reverse them too, so there are two stable sorts.
     ordered = sorted(ids, key=lambda number: str(ids[number]))
     given = [number for number in ordered if values[number] is not None]
     given.sort(key=lambda number: values[number], reverse=order[1])  # type: ignore[arg-type,return-value]  # of one kind

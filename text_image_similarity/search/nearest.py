@@ -79,7 +79,7 @@ def best(
 
 
 def _limit_th(numbers: Embeddings, limit: int) -> float:
-    """Return the `limit`-th highest of the numbers, which are more than `limit` and not NaN."""
+    """Return the `limit`-th highest of more than `limit` numbers, none of which is NaN."""
     rows = len(numbers) // _GROUPS
     if rows > 1 and limit <= _GROUPS // 8:
         # At least `limit` groups have a number not below the limit-th highest of the groups' maxima.

@@ -83,7 +83,7 @@ def set_model(place: str | PathLike[str], config: Config) -> list[int]:
     Raises:
         UsageError: There is no catalogue at `place`.
         ModelError: The model cannot be loaded.
-        DatabaseError: It is not one of the catalogue's models, or the catalogue cannot be read or written.
+        DatabaseError: The model is not one of the catalogue's models, or the catalogue cannot be read or written.
     """
     with closing(open_session(place, fields=None, store=None, model=None, config=config, encoder=None)) as session:
         found = ModelIdentity.of(load_encoder(config))

@@ -47,7 +47,7 @@ class ItemMatch:
     """An image or a caption that was found.
 
     Args:
-        item: Reference of the image, or the caption.
+        item: Reference to the image, or the caption.
         similarity: Similarity in the score kind of the predictor's `Config.score`, by default a cosine, -1..1.
         probability: Probability that a pair with this cosine matches, if half of all pairs do, 0..1; None if the
             model's folder has no calibration.
@@ -159,8 +159,8 @@ class Predictor:
         """Encode images once, for many searches; threads read and decode while batches are encoded.
 
         Args:
-            paths: A folder, whose images are all used (including subfolders, ordered by name); a path, an http(s),
-                `file:` or `data:` URL; or several of these. Duplicates are used once.
+            paths: A folder, all of whose images are used, including those in subfolders, ordered by name; a path, or an
+                http(s), `file:` or `data:` URL; or several of these. Duplicates are used once.
 
         Returns:
             The database, which becomes the predictor's default. Images that cannot be read are not part of it; its

@@ -51,7 +51,7 @@ def steady_reference(reference: str, root: str | PathLike[str] | None) -> str:
     """Return a reference that shows later which folder the file must be in.
 
     Args:
-        reference: Reference of a file that may be read, independent of a base folder.
+        reference: Reference to a file that may be read, independent of a base folder.
         root: Folder that contains the file, perhaps through a link or `..`; None means any folder.
     """
     path = local_path(reference)
@@ -62,7 +62,7 @@ def check_again(reference: str, config: Config, roots: Sequence[Path]) -> None:
     """Make sure that a product's file is still in a folder that its table was allowed to name.
 
     Args:
-        reference: Reference of the product's image.
+        reference: Reference to the product's image.
         config: Settings; `files_under`, if set, replaces the stored folders.
         roots: Stored folders from `kept_roots`. If the path is in any of them, the file must really be in one of
             these; a path outside all of them was not named by a table.
@@ -98,7 +98,7 @@ def encode_images(
     Args:
         session: Session of the catalogue.
         generation: Generation whose model encodes them.
-        images: References of the images.
+        images: References to the images.
         earlier: Known outcomes, by the same keys and by reference; an image that fails now keeps its known vector.
     """
     refused = _refusals(session, {image for group in images.values() for image in group})

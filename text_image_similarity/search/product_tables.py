@@ -64,7 +64,7 @@ class ProductSource(Protocol):
 
 
 class ProductTable:
-    """Products in a table of any format that `score` reads, which is read once to count and check its rows.
+    """Products in a table of any format that `score` reads; the table is read once to count and check its rows.
 
     Args:
         place: A file, a folder or a pattern, as a path or an fsspec URL.

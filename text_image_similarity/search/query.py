@@ -35,13 +35,14 @@ class Term:
     Args:
         text: Words to search for.
         image: A path or URL, a PIL image, an RGB array or tensor, or an encoded file's bytes.
-        product: Id of a product in the catalogue, which means the mean of its images; the product itself is not found.
+        product: Id of a product in the catalogue, which stands for the mean of its images; the product itself is not
+            found.
         vector: A vector of the catalogue's model, shape (embed_dim,), of any norm.
         weight: Weight relative to other terms, -10 to 10, but not 0; with a negative weight, the search avoids the
             term.
 
     Raises:
-        UsageError, InputTypeError: Not exactly one is given, or a value is not valid.
+        UsageError, InputTypeError: Not exactly one of the four is given, or a value is not valid.
     """
 
     text: str | None = None
@@ -107,7 +108,7 @@ class Query:
             filter tree; see docs/catalog.md#filters.
         top_k: Maximum number of products to return, 1 to 1,000.
         min_similarity: Lowest similarity of products, -1..1.
-        facets: Fields whose values to count among all products found.
+        facets: Fields whose values are counted among all products found.
         group: Show only the best product of each group; products without a group are all shown.
         sort: Field to order by instead of similarity, lowest first, or highest first with `-` before it; products
             without a value come last.
@@ -204,12 +205,12 @@ class Match:
 
     Args:
         product: The product.
-        similarity: Cosine of the query and the product's best image, -1..1, for a single term equal to that of
-            `score_pairs`; None for a product without an image or a query without terms.
+        similarity: Cosine of the query and the product's best image, -1..1 (for a single term, the same as from
+            `score_pairs`); None for a product without an image or a query without terms.
         probability: Probability that a product with this similarity matches, 0..1; see `catalog calibrate`; None if
             this kind of query has no calibration.
         rank: Rank from 1, counted over all pages.
-        image: Reference of the most similar image; None without one.
+        image: Reference to the most similar image; None without one.
         score: Value for ranking: the similarity, or the sum of reciprocal ranks.
         why: Contributions of the terms to the score.
     """
@@ -246,8 +247,8 @@ class Matches(Sequence[Match]):
             are text, as in filters.
         next: Value of `Query.after` for the next page; None on the last page.
         generation: The generation that was searched.
-        plan: `exact`: compared with every product that passes the filter; `approximate`: through the store's index;
-            `list`: without comparing.
+        plan: How they were found: `exact`, by comparing every product that passes the filter; `approximate`, through
+            the store's index; or `list`, without comparing.
     """
 
     matches: tuple[Match, ...]

@@ -52,7 +52,7 @@ class Ask:
 
     @property
     def index(self) -> Store:
-        """The store, of a query that has terms."""
+        """The store; only for a query that has terms."""
         assert self.store is not None
         return self.store
 
@@ -141,7 +141,7 @@ def rank(ask: Ask, first: Hits | None = None) -> list[Candidate]:
 
 
 def rank_above(ask: Ask) -> tuple[list[Candidate], list[int]]:
-    """Return the same for products above `Query.min_similarity`, with the numbers of all of them."""
+    """Return what `rank` does, but of products above `Query.min_similarity`, with the numbers of all of them."""
     best = best_images(ask, search(ask, ask.encoded.fused, None, exact=True))
     return _page(ask, best), ask.ledger.passing(best.rows.tolist(), ask.where)
 

@@ -45,13 +45,13 @@ class RecallReport:
 def measure_recall(
     session: Session, generation: Generation, *, queries: int = 100, filters: Sequence[Filter | None] = (None,)
 ) -> RecallReport:
-    """Compare the ten nearest images of queries from a generation's store, as planned and exactly.
+    """Compare the ten nearest images of queries from a generation's store, found as planned and exactly.
 
     Args:
         session: The catalogue.
         generation: The generation.
         queries: Number of queries.
-        filters: Filters that are typical of users.
+        filters: Filters that users typically set.
 
     Raises:
         UsageError: The catalogue has no image to search for.

@@ -62,14 +62,14 @@ def reindex(
         session: Session of the catalogue.
         model: A hub id, a folder or an alias.
         encoder: A loaded encoder of the model; None loads it.
-        progress: Called after each batch with (products of this call, those with a failed image, products in total).
+        progress: Called after each batch with (products of this call, their images that failed, products in total).
         stop: Called after each batch; True stops the call.
         allow_lost: Number of images with a vector in the live generation that may lack one in the new generation.
 
     Raises:
         ModelError: The model cannot be loaded.
         DatabaseError: Another generation is being built, the recall of this one's store is too low, or more images are
-            lost.
+            lost than `allow_lost` permits.
         StoppedError: `stop` returned True; finished vectors are kept.
     """
     generation = _begin(session, model, encoder)

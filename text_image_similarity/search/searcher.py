@@ -48,7 +48,7 @@ class Searcher:
         """Make sure that an image of a product may be read again, if it is a local file.
 
         Raises:
-            RowError: It has become a link to a place that its table could not name.
+            RowError: The file has become a link to a place that its table could not name.
         """
         check_again(reference, self._session.config, kept_roots(self._session.ledger.database))
 
@@ -88,7 +88,7 @@ class Searcher:
             name: Name of the query in messages.
 
         Raises:
-            UsageError: It cannot be answered; the message says what to change.
+            UsageError: The query cannot be answered; the message says what to change.
         """
         return check(self._session, generation, query, name)
 

@@ -73,7 +73,7 @@ class Session:
             return self._scorers[generation.number]
 
     def lend(self, generation: Generation, encoder: Encoder, identity: ModelIdentity | None = None) -> None:
-        """Use a loaded encoder of a generation's model for it; probe it unless its identity is known."""
+        """Use a loaded encoder for a generation; probe the encoder to identify its model unless `identity` is given."""
         with self._opening:
             if generation.number not in self._scorers:
                 self._scorers[generation.number] = self._make_scorer(generation, encoder, identity)

@@ -93,7 +93,7 @@ class AuditLog:
         """Open the file, unless it is already open.
 
         Raises:
-            UsageError: It cannot be opened.
+            UsageError: The file cannot be opened.
         """
         if self._file is None or self._thread is not None:
             return
@@ -201,10 +201,10 @@ class _AppendedFile:
         self._failing = False
 
     def open(self) -> None:
-        """Open it.
+        """Open the file.
 
         Raises:
-            UsageError: It cannot be opened.
+            UsageError: The file cannot be opened.
         """
         if self._path is None:
             return
@@ -236,7 +236,7 @@ class _AppendedFile:
         return True
 
     def close(self) -> None:
-        """Close it."""
+        """Close the file."""
         if self._opened is not None:
             self._opened.close()
             self._opened = None

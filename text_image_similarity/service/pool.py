@@ -55,7 +55,8 @@ class ModelPool(Protocol):
             Name of the model in requests.
 
         Raises:
-            ProblemError: `model_unavailable`, if it cannot be loaded, or not at run time; it is then not served.
+            ProblemError: `model_unavailable`, if the model cannot be loaded, or none can be added at run time; it is
+                then not served.
         """
 
     def encoder(self, model: str) -> Encoder | None:

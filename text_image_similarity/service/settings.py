@@ -57,7 +57,7 @@ class Settings:
             requests are refused as soon as its share is used up. One batch keeps the model busy; each additional batch
             adds its time to the wait.
         max_inflight: Maximum number of pairs in progress, including downloads; requests beyond it are refused. A single
-            client may have half as many.
+            client may have at most half as many.
         max_pairs: Maximum number of pairs in a request.
         max_body_bytes: Longest request body, in bytes; all request and response bodies in progress together may take
             eight times as much, and those of one client half of that.

@@ -69,7 +69,7 @@ def score_dataframe(df: DataFrame, config: Config, *, col_url: str = "url", col_
 def similarity_udf(config: Config) -> Any:
     """Return a function for SQL and the DataFrame API: `similarity(url, caption)` is a struct.
 
-    The first argument is a string, a binary or a struct of `bytes` and `path`, and the second one a string.
+    The first argument is a string, a binary value or a struct of `bytes` and `path`, and the second one is a string.
 
     It is an iterator pandas UDF, marked as not deterministic, because Spark's optimiser might otherwise score a row
     twice.

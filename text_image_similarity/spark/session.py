@@ -93,7 +93,7 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
     """Set the variables with which a session starts, for PySpark, its JVM and local workers; those already set stay.
 
     PySpark would look for Spark in the folder above the working folder, and its workers for modules in the working
-    folder; local workers would run the `python3` in PATH.
+    folder; local workers would run the `python3` on PATH.
     """
     import pyspark
 

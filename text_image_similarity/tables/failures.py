@@ -61,7 +61,7 @@ def most_failures(limit: int | str | None, rows: int) -> float:
 
 
 def columns_there(columns: Sequence[str], wanted: tuple[str | None, str | None]) -> tuple[str | None, str | None]:
-    """Return the names of columns, with None for those that the table lacks, as shards have no column of references."""
+    """Return the names of columns, with None for those that the table lacks; shards have no column of references."""
     first, second = wanted
     return first if first in columns else None, second if second in columns else None
 
@@ -79,7 +79,8 @@ def explain_failures(
     Args:
         failures: Number of failed rows by error code, at least one.
         config: The settings of the run.
-        columns: Columns of references and of captions; None if the table lacks one, as shards lack references.
+        columns: Columns of references and of captions; None for a column that the table lacks, such as that of
+            references in shards.
         example: An error of this kind, from a row.
         options: Names of the command line's options for the columns.
     """
@@ -117,7 +118,7 @@ class FailureWatch:
         """Warn once, at the first part, if most of its rows failed.
 
         Raises:
-            UsageError: All of them are local files that may not be read.
+            UsageError: The images of all its rows are local files that may not be read.
         """
         if self._warned:
             return

@@ -47,7 +47,7 @@ class FilterSummary:
         failed: Number of rows without a score.
         kept: Number of rows of the output.
         threshold: Lowest score that was kept; None if all rows were kept.
-        ties_left_out: Number of rows with exactly this score that were not kept.
+        ties_left_out: Number of rows with exactly the score `threshold` that were not kept.
         score_column: Column of scores.
         job: The rule and the input.
         output_content: Hash of the output file.
@@ -194,7 +194,7 @@ def plan_filter(
     """Compute how many rows of a scored table different thresholds would keep, without writing anything.
 
     Args:
-        in_path: As for `filter_table`, like the other arguments.
+        in_path, col_score, calibration, dialect: As for `filter_table`.
         rule: A rule whose threshold is computed as well.
 
     Raises:

@@ -71,7 +71,8 @@ def score_frame(  # noqa: PLR0913 - columns, and how; settings are in Config
     Raises:
         InputTypeError: `df` is not a supported frame.
         UsageError: A column is missing, occurs twice, would be overwritten, or, in Arrow, has a type that cannot be
-        scored. ConfigError, ModelError: The model cannot be used.
+            scored.
+        ConfigError, ModelError: The model cannot be used.
 
     Example:
         >>> import pandas as pd

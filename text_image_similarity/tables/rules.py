@@ -38,7 +38,7 @@ class FilterRule:
         drop_failed: Whether to keep all rows that have a score.
 
     Raises:
-        ConfigError: Not exactly one is given, or a value is outside its range.
+        ConfigError: Not exactly one of the four is given, or a value is outside its range.
     """
 
     min_score: float | None = None

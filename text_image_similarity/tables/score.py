@@ -57,12 +57,13 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
 ) -> Summary:
     """Score every row of a table and write it with two more columns, `similarity` and `error`.
 
-    The suffix determines the format: `.csv`, `.tsv`, `.jsonl` (each also `.gz` or `.zst`), `.parquet`, and tar shards
-    as input. Columns keep their types and text. `score_csv` is the same function under a shorter name.
+    The suffix determines the format: `.csv`, `.tsv`, `.jsonl` (each optionally followed by `.gz` or `.zst`), `.parquet`
+    and, for the input only, tar shards (`.tar`, `.tar.gz` or `.tgz`). Columns keep their types and text. `score_csv` is
+    the same function under a shorter name.
 
     Args:
         in_path: A file, a folder of files or a pattern such as `pairs/*.parquet` or `shards/{00..31}.tar`, as a path or
-            an fsspec URL; or a folder of images with captions of the same names; or a data set on the hub,
+            an fsspec URL; or a folder of images with caption files of the same names; or a data set on the hub,
             `hf:<owner>/<name>[:configuration][@split]`.
         out_path: The table to write; `<out_path>.summary.json` is written next to it. A folder (one that exists, or a
             name that ends in a slash) gets a file of the same name for each file of the input; tar shards become
@@ -92,7 +93,7 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
 
     Raises:
         UsageError: A column is missing, duplicated, or would be overwritten; the input does not exist; the parts of an
-            earlier run have other settings or another input.
+            earlier run were made with other settings or from another input.
         TableError: The input cannot be read, or the output cannot be written.
         BusyError: Another run is writing this output.
         StoppedError: `stop` returned True; the same call resumes.
@@ -142,8 +143,8 @@ def run_files(  # noqa: PLR0913 - as `run_table`
         The combined summary of all files, which is not written to disk.
 
     Raises:
-        UsageError: Two files would get the same name, or the folder holds images. This and all
-            other errors also as from `run_table`.
+        UsageError: Two files would get the same name, or the folder holds images; all errors of `run_table` may be
+            raised, too.
     """
     require_config(config)
     source, folder = (path_text(path, name) for path, name in zip(paths, ("in_path", "out_path"), strict=True))

@@ -14,7 +14,7 @@ def read_summary(output: str) -> dict[str, Any]:
     Raises:
         UsageError: The file does not exist.
         TableError: It cannot be read.
-        ValueError: It is not a JSON object, or is nested too deeply.
+        ValueError: It is not JSON, or not a JSON object, or exceeds a limit.
         TypeError: It is not a JSON object.
     """
     with open_bytes(f"{output}.summary.json") as file:

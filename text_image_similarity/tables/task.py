@@ -57,7 +57,7 @@ class Task(Generic[R]):
         further: More columns of captions.
         references: Columns of reference captions.
         choose: Function that finds the columns in a table; None if `columns` are final.
-        models: Number of added columns that hold scores of single models; 0 if there is only one model.
+        models: Number of added columns that hold scores of individual models; 0 if there is only one model.
         score: Function that returns the score of a successful result; None if results do not have exactly one score.
         derived: Number of added columns that are derived from the score, between it and the error.
     """

@@ -138,7 +138,7 @@ class TrainConfig:
                 raise ConfigError(f"{', '.join(given)} cannot be set with init={str(self.init)!r}, which has its own")
 
     def fixed(self) -> dict[str, object]:
-        """Return the settings that must not change when a run is resumed: all except where and how fast it runs."""
+        """Return the settings that a resumed run must not change: all except those for where and how fast it runs."""
         free = ("device", "workers", "checkpoint_steps", "tracking", "experiment", "loading")
         return {
             name: str(value) if isinstance(value, PathLike) else value

@@ -106,7 +106,8 @@ def train(
         progress: Called after each step.
 
     Raises:
-        UsageError: The folder holds another run, a setting differs from the run to resume, or the data is too small.
+        UsageError: The folder holds another run, a setting differs from that of the run to resume, or there is too
+            little data.
         TableError: The data cannot be read.
         ModelError: The weights to start from cannot be used, or the loss is no longer finite.
         ModelUnavailableError: The weights cannot be downloaded.

@@ -84,7 +84,7 @@ class EncodedSplit:
 
 
 def encode(model: DualEncoder, tokenizer: Tokenizer, images: Sequence[CaptionedImage], loading: Config) -> EncodedSplit:
-    """Encode photos and their captions like an `Encoder`; photos that cannot be read are left out.
+    """Encode photos and their captions as an `Encoder` does; photos that cannot be read are left out.
 
     Args:
         model: Model in float32 on its device; it is left in evaluation mode.

@@ -214,7 +214,7 @@ def test_what_is_wrong_with_a_text(text: str, message: str) -> None:
         ({"field": 3, "op": "eq", "value": 1}, "names fields and operators with strings, not with 3"),
         (And(()), "And has no parts"),
         (Compare("prise", "eq", 1.0), "the field 'prise' does not exist"),
-        (Compare("price", "like", 1.0), "'like' is not an operator"),  # type: ignore[arg-type]
+        (Compare("price", "like", 1.0), "'like' is not a filter operator"),  # type: ignore[arg-type]
         (OneOf("price", "ab"), "in takes a list"),  # type: ignore[arg-type]
     ],
 )

@@ -98,7 +98,7 @@ class Feeders:
         return [process.pid for seat in self._seats if (process := seat.process) is not None]
 
     def load(self, item: str | bytes, stats: RunStats) -> Future[LoadedImage | RowError]:
-        """Let a feeder load an image, and return a future of it.
+        """Let a feeder load an image, and return a future for it.
 
         Args:
             item: The image's reference or file.
@@ -118,7 +118,7 @@ class Feeders:
 
     def close(self) -> None:
         """End the processes and drop the images that they are loading."""
-        if sys.is_finalizing():  # the threads are dead, and the pipes' ends end the processes
+        if sys.is_finalizing():  # the threads are dead, and the processes end with their pipes
             return
         with self._lock:
             self._closing.set()

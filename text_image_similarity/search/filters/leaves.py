@@ -71,7 +71,7 @@ def is_several(given: object) -> TypeGuard[Collection[Any]]:
 
 
 def joined(kind: type[And] | type[Or], parts: list[Filter]) -> Filter:
-    """Return the parts as one filter; a single part is returned itself."""
+    """Return the parts as one filter; a single part is returned as it is."""
     return parts[0] if len(parts) == 1 else kind(tuple(parts))
 
 

@@ -84,6 +84,6 @@ def _checked(where: Filter, maker: LeafMaker, level: int) -> Filter:
 
 
 def _written(field: Field, value: Any) -> object:
-    """Return a value of a tree, which holds dates in seconds, as in the other forms."""
+    """Return a value of a tree, which holds dates in seconds, as the other forms write it."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return field.written(value) if is_number else value

@@ -72,7 +72,7 @@ def from_text(text: str, maker: LeafMaker) -> Filter:
 
 
 def _tokens(text: str) -> Iterator[_Token]:
-    """Split a text into tokens, up to the first invalid one, because each search after an unclosed quote takes long."""
+    """Split a text into tokens, up to the first invalid one, because each search after an unclosed quote is slow."""
     for match in _TOKEN.finditer(text):
         if match.lastgroup != "space":
             yield _Token(str(match.lastgroup), match[0], match.start())

@@ -53,7 +53,7 @@ class Database(Protocol):
         """Hold a lock between processes during a block.
 
         Args:
-            purpose: `follow` to change the stores that follow this database, `optimize` to optimize them, and `check`
+            purpose: `follow` to change the stores that follow this database, `optimize` to optimise them, and `check`
                 to write something that depends on the current data.
             wait: Whether to wait for the lock; otherwise the block gets False if another process holds it.
         """

@@ -81,7 +81,7 @@ class Generations:
             transaction.run("UPDATE generation SET state = 'ready' WHERE number = ? AND state = 'building'", (number,))
 
     def forget_failures(self, number: int) -> None:
-        """Let a generation process products again whose images it could not read or encode."""
+        """Let a generation process again the products whose images it could not read or encode."""
         failed = "SELECT number FROM picture WHERE generation = ? AND error IS NOT NULL"
         with self._database.write() as transaction:
             transaction.run(f"DELETE FROM picture WHERE generation = ? AND number IN ({failed})", (number, number))

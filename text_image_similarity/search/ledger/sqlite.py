@@ -36,7 +36,8 @@ _AHEAD, _MOST_AHEAD = 1 << 20, 2 << 30
 
 # Vectors make rows long, and several rows should fit on a page.
 _PAGE = 16_384
-# The steps of `optimize` between which others may write, in pages and images; and the share of images that requires it.
+# The steps of `optimize` between which others may write, in pages and in images; and the share of row ids in use above
+# which images are not rewritten.
 _STEP, _ROWS, _DENSE = 500, 2000, 0.8
 
 

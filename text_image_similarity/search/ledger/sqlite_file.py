@@ -53,7 +53,7 @@ class SqliteFile:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Provide a connection for reading to a block, exclusively, so that no read waits for another one.
+        """Provide a block with a connection of its own for reading, so that no read waits for another one.
 
         Raises:
             DatabaseError, sqlite3.Error: As from `open`, or because this object has been closed.

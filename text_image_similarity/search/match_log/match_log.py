@@ -45,7 +45,7 @@ class MatchLog:
         )
 
     def append_events(self, events: Iterable[LogEvent]) -> None:
-        """Add events, like `append`."""
+        """Add events, as `append` does."""
         self.append((), events)
 
     def get(self, id: str) -> LogEntry | None:

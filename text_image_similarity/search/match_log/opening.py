@@ -27,7 +27,7 @@ def open_match_log(place: str | PathLike[str], *, create: bool = True) -> MatchL
         create: Whether to create a log that does not exist. MongoDB creates collections by itself.
 
     Returns:
-        A log, which is safe to share between threads; a context manager.
+        A log, which is a context manager and safe to share between threads.
 
     Raises:
         UsageError: There is no log, or the place cannot contain one.

@@ -25,7 +25,8 @@ class SqliteStorage:
     """A log's tables in a file; see `LogStorage`.
 
     Args:
-        path: The file, which is created if it does not exist, or `:memory:` for a log that ends with this object.
+        path: The file, which is created if it does not exist, or `:memory:` for a log that exists only as long as this
+            object.
 
     Raises:
         DatabaseError: The file cannot be opened or created, or is not a match log.
@@ -85,7 +86,7 @@ class SqliteStorage:
                         file.execute(f"CREATE TABLE {table} (id TEXT PRIMARY KEY, body TEXT NOT NULL)")
                     file.execute(f"PRAGMA application_id = {_APPLICATION}")
                     file.execute(f"PRAGMA user_version = {_LAYOUT}")
-        self._file.execute("PRAGMA synchronous = FULL")  # acknowledged records survive a loss of power
+        self._file.execute("PRAGMA synchronous = FULL")  # acknowledged records survive a power failure
 
     def _is_ours(self) -> bool:
         """Tell whether the tables exist; refuse a file with any other content."""

@@ -31,12 +31,12 @@ class LogSummary:
             figures below are about these, except `refused`, `milliseconds_*` and `events`.
         refused: Number of entries with an error, by error code, most frequent first.
         empty: Number of searches without a product.
-        empty_queries: The most frequent queries among these, with their counts.
+        empty_queries: The most frequent queries among the searches without a product, with their counts.
         asked: The most frequent queries of all searches. Queries count as equal if their terms are, whatever
             their filters and options: texts are compared ignoring case and repeated spaces, images and vectors by
             their SHA-256, and all by their first 200 characters.
         milliseconds_median: Median of `milliseconds["total"]` of all entries without an error; None if no entry has it.
-        milliseconds_p99: Their 99th percentile, interpolated linearly as in NumPy.
+        milliseconds_p99: 99th percentile of the same values, interpolated linearly as in NumPy.
         click_through: For k = 1, 3 and 10, the share of all searches with a click, cart or buy of a product among the
             first k results; None without a search.
         clicked: The products with the most searches in which they were clicked, put into the cart or bought.

@@ -25,7 +25,7 @@ class LogWriter:
     """Appends entries and events to a log, on its own thread. Safe to share between threads; not usable after a fork.
 
     While the database fails, records from `put` wait, up to `most` of them, and are retried; records from `write` fail
-    with the reason. The log says when the failure begins and ends, in one line each.
+    with the reason. The process's own log says when the failure begins and when it ends, in one line each.
 
     Args:
         log: The log, which the caller must close afterwards.

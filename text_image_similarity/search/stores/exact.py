@@ -28,7 +28,7 @@ class Block:
 
 
 def best_of(blocks: Iterable[Block], queries: Embeddings, limit: int | None, least: float) -> list[Hits]:
-    """Return the images nearest to each query, like `Store.search`.
+    """Return the images nearest to each query, as `Store.search` does.
 
     Args:
         blocks: All images to compare, in any order.

@@ -86,7 +86,7 @@ class PgVectorStore:
         with self._connections.transaction(vectors=True) as transaction:
             graph = not exact and self.approximates and (where is None or self._is_much(transaction, condition))
             if graph:
-                # Images are sorted here, so those that are found late need not be lost.
+                # Images are sorted here, so those that are found late are not lost.
                 settings = (
                     "set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', %s, true)"
                 )

@@ -106,7 +106,7 @@ def bound(request: Request, catalog: ServedCatalog, where: object = None) -> Fil
         UsageError: A filter is not valid.
     """
     fields = catalog.catalog.fields
-    asked = parse_filter(where, fields)  # type: ignore[arg-type]  # what it refuses is the client's
+    asked = parse_filter(where, fields)  # type: ignore[arg-type]  # what it refuses is the client's mistake
     own = parse_filter(key_of(request).where, fields)
     if own is None or asked is None:
         return asked if own is None else own

@@ -82,7 +82,7 @@ def noted_blocks(images: Sequence[object], results: Sequence[object]) -> list[No
     """Return the notes for addresses that the fetch guard refused; for a redirect, the address that redirected.
 
     Args:
-        images: References of a request, or images themselves.
+        images: References in a request, or images themselves.
         results: Result for each image.
     """
     refused = [image for image, result in zip(images, results, strict=True) if is_blocked(result)]

@@ -154,7 +154,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse()
 
     def on_body(self, body: bytes) -> None:
-        """Take a chunk of the body; chunks that arrive together are passed on together, as tiny ones are expensive."""
+        """Take a chunk of the body; chunks that arrive together are passed on together: tiny ones are expensive."""
         self._unread = 0
         self._pieces += 1
         self._received += len(body)

@@ -26,7 +26,7 @@ from ..problems import ProblemError
 _MOST_PARTS = 100_000  # parts of a body: values and members take far more memory and time than their text
 _MOST_QUOTES = 4 * (_MOST_PARTS + 1)  # quotation marks around the values and names of that many parts
 _MOST_CODED = 12 << 20  # bytes that are not ASCII, and `_ESCAPE` for each escape
-_ESCAPE = 6  # a parser takes several times as long for these
+_ESCAPE = 6  # a parser takes several times as long for escapes
 _LONG_NUMBER = b"0" * 100  # parsing a number takes quadratic time in its digits
 _GZIP = b"\x1f\x8b"
 _NOT_ASCII = bytes(range(128, 256))
@@ -132,7 +132,7 @@ def compressed(said: str) -> ProblemError:
 
 
 def _pieces(body: bytes | bytearray) -> Iterator[bytes]:
-    """Yield JSON piece by piece without escaped quotation marks, so that the others begin or end a string."""
+    """Yield JSON piece by piece without escaped quotation marks, so that each of the others begins or ends a string."""
     start = 0
     while start < len(body):
         piece = bytes(body[start : start + _PIECE])

@@ -52,7 +52,7 @@ images = APIRouter(route_class=ImageRoute, responses=PROBLEMS, tags=["search"])
 
 @work.post("/match-text", response_model=MatchAnswer)
 async def match_text(asked: MatchTextRequest, request: Request) -> Response:
-    """Find the products that fit words, in the default catalogue."""
+    """Find the products that match words, in the default catalogue."""
     catalog = catalog_of(request)
     query = checked(lambda: short_query_of(request, catalog, asked, [Term(asked.text)]))
     return await answer_one(request, catalog, query)
@@ -72,7 +72,7 @@ async def match_text(asked: MatchTextRequest, request: Request) -> Response:
     },
 )
 async def match_image(request: Request) -> Response:
-    """Find the products that fit an image, and optionally words, in the default catalogue."""
+    """Find the products that match an image, and optionally words, in the default catalogue."""
     catalog = catalog_of(request)
     body, upload = await _read_image(request)
     query = checked(lambda: short_query_of(request, catalog, body, _image_terms(body, upload)))

@@ -91,7 +91,7 @@ class LoadedModels:
                 self._loop.call_soon_threadsafe(self._make_room)
 
     async def get(self, name: str, end: float | None) -> ServedModel:
-        """Return a needed model, loading it first if necessary; the caller waits until the loop time `end` at most.
+        """Return a needed model, loading it first if necessary, by the loop time `end` at the latest.
 
         Raises:
             ProblemError: `model_unavailable`.
@@ -103,7 +103,7 @@ class LoadedModels:
                 self._loading[name] = asyncio.create_task(self._load_later(name))
             try:
                 async with asyncio.timeout_at(end):
-                    problem = await asyncio.shield(self._loading[name])  # also for other waiting requests
+                    problem = await asyncio.shield(self._loading[name])  # other requests may be waiting for it too
             except TimeoutError:
                 detail = f"{name} is still being loaded"
                 raise ProblemError("model_unavailable", detail, retry_after_s=RELOAD_S) from None

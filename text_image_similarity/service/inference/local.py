@@ -231,7 +231,7 @@ class LocalModelPool:
         return served
 
     def _unit(self, name: str, outcome: Outcome) -> Outcome:
-        """Return an embedding of length 1; that of several models is the concatenation of theirs."""
+        """Return an embedding of length 1; for several models, their embeddings are concatenated first."""
         if name != ENSEMBLE or self._together is None or isinstance(outcome, RowError):
             return outcome
         return self._together.unit(outcome)

@@ -60,7 +60,7 @@ class ImageWorkers:
         self._decodes.put(client, task)
 
     def decode_fetched(self, client: Client, task: Task) -> None:
-        """Queue a decode that holds downloaded bytes, and wait, so that there are never more of them than fetching threads."""
+        """Queue a decode of downloaded bytes and wait, so that such decodes never outnumber the fetching threads."""
         done = Event()
         self._decodes.put(client, partial(_run_and_tell, task, done))
         while not (done.wait(_LOOK_S) or self._closed):

@@ -43,11 +43,11 @@ def build(args: dict[str, Any]) -> Application:
     """Return the service as a Ray Serve application.
 
     Args:
-        args: `models`: some names such as `fast,accurate`, or a mapping of names to models, or to mappings of a `model`
-            and its own arguments. For all models: fields of `Config` (such as `device`, `batch_size`, `timeout_s`,
-            `limits`) and of `Replicas` (such as `num_gpus`, `max_replicas`). For the service: fields of `Settings`
-            (such as `splits`, `max_queue`, `api_keys`). `gateway`: a mapping of fields of `Replicas`. `log_format`:
-            `text` or `json`.
+        args: `models`: a list of names such as `fast,accurate`, or a mapping of names to models, or to mappings of a
+            `model` and its own arguments. For all models: fields of `Config` (such as `device`, `batch_size`,
+            `timeout_s`, `limits`) and of `Replicas` (such as `num_gpus`, `max_replicas`). For the service: fields of
+            `Settings` (such as `splits`, `max_queue`, `api_keys`). `gateway`: a mapping of fields of `Replicas`.
+            `log_format`: `text` or `json`.
 
     Raises:
         ConfigError: An argument is unknown or wrong, or an extra is missing.

@@ -74,7 +74,7 @@ class ServedCatalog:
         self._catalog: Catalog | None = None
         self._scans: Scans | None = None
         self._watching: asyncio.Task[None] | None = None
-        # Other reads, such as facets, may take long and must not delay searches.
+        # Other reads, such as facets, may take a long time and must not delay searches.
         self._searching, self._reading = (Threads(name, _THREADS, self._timeout_s) for _ in range(2))
         self.thumbnails = Thumbnails(config, self._timeout_s, self._check_file)
 

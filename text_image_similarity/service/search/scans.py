@@ -162,7 +162,7 @@ class Scans:
 
 
 def _passes(asked: Sequence[Checked], texts: Sequence[Outcome], images: Sequence[Outcome]) -> Iterator[_Scan]:
-    """Yield the queries of a request in passes that cost no more than some typical queries or have only one query."""
+    """Yield the queries of a request in passes that cost at most `_MOST` typical queries or have only one query."""
     costs = [_cost(one) for one in asked]
     start = text = image = 0
     while start < len(asked):

@@ -100,7 +100,7 @@ class Thumbnails:
         try:
             async with asyncio.timeout(self._timeout_s):
                 assert making.task is not None
-                return await asyncio.shield(making.task)  # also for other waiting requests
+                return await asyncio.shield(making.task)  # other requests may be waiting for it too
         except TimeoutError as exc:
             detail = f"the image was not read within the service's limit of {self._timeout_s:g} s"
             raise ProblemError("catalog_unavailable", detail, retry_after_s=2) from exc

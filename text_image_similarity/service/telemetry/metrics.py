@@ -125,7 +125,7 @@ class Metrics:
         self._shared_failures.labels(model)
         self._shared_off.labels(model)
         self._pairs.labels(model, "scored", "")
-        for code in (ErrorCode.ENCODER_ERROR, ErrorCode.NON_FINITE):  # an alert must also notice the first event
+        for code in (ErrorCode.ENCODER_ERROR, ErrorCode.NON_FINITE):  # otherwise, an alert would miss the first event
             self._pairs.labels(model, "failed", code.value)
 
     def count_load(self, model: str, weight_bytes: int) -> None:
