@@ -51,8 +51,7 @@ def open_catalog(
     """Open a catalogue, or create one.
 
     Args:
-        place: A folder, `postgresql://...` for a database, or `:memory:` for a catalogue that exists only as long as
-            this object.
+        place: A folder, `postgresql://...` for a database, or `:memory:` for one that lives as long as this object.
         fields: Fields of products in addition to names and images, to create a catalogue that does not exist; an
             existing one must have the same fields. None only opens an existing catalogue.
         store: Store of a new catalogue: `sqlite`, `lancedb`, `lancedb:<URI>`, `qdrant://host:port` or `pgvector`; see
@@ -66,8 +65,7 @@ def open_catalog(
         A catalogue, which is a context manager and safe to share between threads.
 
     Raises:
-        UsageError: There is no catalogue and `fields` is missing, the catalogue has other fields or another store, or a
-            setting is invalid.
+        UsageError: There is no catalogue and `fields` is missing, its fields or store differ, or a setting is invalid.
         DatabaseError: The catalogue cannot be read or written, or the place holds something else.
         ModelError: The model cannot be loaded; for an existing catalogue, this is raised only when the model is needed.
 
