@@ -83,7 +83,9 @@ def _ways(parts: Iterable[tuple[Any, Any]]) -> float:
     return ways
 
 
-def _ways_repeated(least: int, most: int, inner: Iterable[tuple[Any, Any]]) -> float:
+def _ways_repeated(least: int, most: int, inner: Any) -> float:
+    if least > 1 and inner.getwidth()[0] == 0:  # matches no letter any number of times, even four billion times
+        return math.inf
     once = _ways(inner)
     if most <= 1:
         return once + (1 - least)
