@@ -80,7 +80,8 @@ class Tiff(TiffImagePlugin.TiffImageFile):
         if width > 0 and height > 0:
             across, down = -(-self._tile_size[0] // width), -(-self._tile_size[1] // height)
             if across * down * width * height > self.width * self.height + _SPARE_TILE:
-                detail = f"{across * down:,} tiles of {width} x {height} in an image of {self.width} x {self.height}"
+                tiles = "a tile" if across * down == 1 else f"{across * down:,} tiles"
+                detail = f"{tiles} of {width} x {height} in an image of {self.width} x {self.height}"
                 raise RowError(ErrorCode.TOO_MANY_PIXELS, detail)
 
     def _misread_variant(self) -> str:
