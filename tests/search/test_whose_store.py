@@ -76,6 +76,38 @@ def test_a_store_elsewhere_is_one_that_the_caller_names_too(
     assert opened == [kind, kind]
 
 
+def test_a_setting_that_has_two_values_is_checked_as_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a file made by a stranger, an index can contradict its table, so that two queries find different stores."""
+    opened: list[str] = []
+    monkeypatch.setattr("text_image_similarity.search.opening.open_store", lambda kind, *_: opened.append(kind))
+    monkeypatch.delenv("TEXT_IMAGE_SIMILARITY_STORES", raising=False)
+    with shop_in(tmp_path, "sqlite"):
+        pass
+    stranger = "qdrant://10.0.0.1:6333/shop"
+    with closing(sqlite3.connect(tmp_path / "catalog.sqlite")) as database:
+        kept = dict(database.execute("SELECT name, value FROM setting"))
+        database.executescript(
+            "DROP TABLE setting; CREATE TABLE setting (name TEXT, value TEXT); INSERT INTO setting VALUES ('store', 'sqlite');"
+            "CREATE INDEX one ON setting (name); PRAGMA writable_schema = ON;"
+        )
+        (index,) = database.execute("SELECT * FROM sqlite_master WHERE name = 'one'")
+        database.execute("DELETE FROM sqlite_master WHERE name = 'one'")
+        database.commit()
+    with closing(sqlite3.connect(tmp_path / "catalog.sqlite")) as database, database:
+        database.execute("UPDATE setting SET name = 'other'")  # which the index does not learn
+        database.executemany("INSERT INTO setting VALUES (?, ?)", (kept | {"store": stranger}).items())
+        database.execute("PRAGMA writable_schema = ON")
+        database.execute("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", index)
+    with closing(sqlite3.connect(tmp_path / "catalog.sqlite")) as database:
+        assert dict(database.execute("SELECT name, value FROM setting"))["store"] == stranger
+        assert database.execute("SELECT value FROM setting WHERE name = ?", ("store",)).fetchall() == [("sqlite",)]
+    with pytest.raises(UsageError, match=f"external store, {stranger}"):
+        open_catalog(tmp_path, encoder=ColourEncoder()).match("red")
+    assert not opened
+
+
 @contextmanager
 def restored_from_backup(place: Path) -> Iterator[Catalog]:
     """Open a catalogue, and give its ledger back as it was before, while its store has gone on."""

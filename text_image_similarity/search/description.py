@@ -19,12 +19,11 @@ def describe(session: Session) -> dict[str, Any]:
     failures: Counter[str] = Counter()
     for error, count in ledger.values(ERROR, None).items():
         failures[code_of(str(error))] += count
-    ((store,),) = ledger.database.read("SELECT value FROM setting WHERE name = ?", ("store",))
     return {
         "products": ledger.count(None),
         "failures": dict(sorted(failures.items())),
         "fields": [asdict(field) for field in ledger.fields],
-        "store": store,
+        "store": session.store_kind,
         "generations": [
             {
                 "number": generation.number,

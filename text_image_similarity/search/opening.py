@@ -60,13 +60,13 @@ def open_session(
     else:
         database = _open(where)
     try:
-        ledger, open_generation = _ledger(where, database, declared)
-        _check_store(where, ledger, store)
+        ledger, kind, open_generation = _ledger(where, database, declared, store)
         session = Session(ledger, config, open_generation, encoder=encoder, identity=identity)
     except BaseException:
         database.close()
         raise
     session.live_model = None if model is None else path_text(model, "model")
+    session.store_kind = kind
     return session
 
 
@@ -112,8 +112,7 @@ def _checked_place(place: object) -> str:
     return where
 
 
-def _check_store(where: str, ledger: Ledger, store: str | None) -> None:
-    ((kept,),) = ledger.database.read("SELECT value FROM setting WHERE name = ?", ("store",))
+def _check_store(where: str, kept: str, store: str | None) -> None:
     if store is not None and store != kept:
         raise UsageError(
             f"the catalogue {where} has the store {kept}, not {store}, and cannot change it; create a new catalogue with the other store, "
@@ -127,8 +126,11 @@ def default_kind(where: str) -> str:
     return "pgvector" if where.startswith(SERVERS) else "sqlite"
 
 
-def _ledger(where: str, database: Database, declared: tuple[Field, ...] | None) -> tuple[Ledger, OpenStore]:
-    """Return the ledger in a database, and the function that opens its stores."""
+def _ledger(
+    where: str, database: Database, declared: tuple[Field, ...] | None, store: str | None
+) -> tuple[Ledger, str, OpenStore]:
+    """Return the ledger in a database, and the kind of its stores with the function that opens them."""
+    # Read once, because a file made by a stranger can answer two queries for a setting differently.
     settings: dict[str, str] = dict(database.read("SELECT name, value FROM setting"))
     with intact(database):
         fields = tuple(Field(*each) for each in json.loads(settings["fields"]))
@@ -137,11 +139,12 @@ def _ledger(where: str, database: Database, declared: tuple[Field, ...] | None) 
         raise UsageError(
             f"the catalogue {where} was made with the fields {_described(fields)}, not {_described(declared)}; leave out fields to open it, or create another catalogue"
         )
+    _check_store(where, kind, store)
 
     def open_generation(number: int, embed_dim: int) -> Store:
         return open_store(kind, where, number, (*BUILT_IN, *fields), embed_dim, token)
 
-    return Ledger(database, fields), open_generation
+    return Ledger(database, fields), kind, open_generation
 
 
 def _described(fields: tuple[Field, ...]) -> str:

@@ -38,6 +38,7 @@ class Session:
 
     Attributes:
         live_model: New place of the live generation's model, if it has moved.
+        store_kind: Kind of the stores, for descriptions.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Session:
         self.generations = Generations(ledger.database)
         self._open_store, self._given, self._identity = open_store, encoder, identity
         self.live_model: str | None = None
+        self.store_kind = ""
         self._lived = self.generations.live().number  # generation of `encoder` and `live_model`
         self._opening = RLock()
         self._following = RLock()
