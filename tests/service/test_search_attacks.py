@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
@@ -29,14 +29,14 @@ from tests.support.clock import HANG_S, wait_for
 from tests.support.images import inline, make_png
 from tests.support.server import Server, response
 from tests.support.services import MINI, app_of, base64_pair, mini_settings, serving
-from tests.support.shop import product, shop
+from tests.support.shop import CountingEncoder, product, shop
 from text_image_similarity import Config, ConfigError, DatabaseError, Limits, RowError, UsageError
 from text_image_similarity.cli.main import make_parser
 from text_image_similarity.cli.options import config_of
 from text_image_similarity.decode import decode
 from text_image_similarity.decode.isolation import module_path
 from text_image_similarity.encoders.testing import ColourEncoder
-from text_image_similarity.search import Catalog, Field, Match, Product, Query, Term, open_catalog
+from text_image_similarity.search import Field, Match, Product, Query, Term, open_catalog
 from text_image_similarity.search.filters import And, Compare, Filter, Not, OneOf, Or
 from text_image_similarity.search.match_log import LogEntry, open_match_log
 from text_image_similarity.service import create_app
@@ -134,43 +134,105 @@ def test_a_filter_that_a_catalogue_cannot_use_lets_nothing_start(place: Path) ->
         ApiKey("k", name="acme", role="admin", where='shop = "acme"')
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [0, 1, 2])
 @in_a_loop
 async def test_what_belongs_to_another_tenant_meanwhile_is_not_overwritten(tmp_path: Path, replicas: int) -> None:
-    """Two tenants add one id at a time: whoever comes second is refused, although nothing was there when it came."""
+    """Two tenants add one id at a time: whoever comes second is refused, although nothing was there when it came.
+
+    The first one's images are slow, which keeps nobody else out.
+    """
+    going, began = Event(), Event()
+
+    class Slow(CountingEncoder):
+        def encode_pixels(self, pixels: Any) -> Any:
+            began.set()
+            assert going.wait(HANG_S)
+            return super().encode_pixels(pixels)
+
+    async def check(products: Any, deleted: Any) -> None:
+        with database.exclusive("check", wait=False) as free:
+            assert not free  # so nobody in another process can look now, and write afterwards
+        if any(other.get(product.id) for product in products):
+            raise ProblemError("unknown_product", "there is no product 'new'")
+
+    with shop(tmp_path / "c" if replicas else ":memory:", Slow()) as one, shop(tmp_path / "c") as second:
+        other = second if replicas == 2 else one
+        database = other.searcher._session.ledger.database
+        upkeeps = [Upkeep(SimpleNamespace(name="c", catalog=each)) for each in {one: 0, other: 0}]  # type: ignore[arg-type]
+        writing = asyncio.create_task(upkeeps[0].write([product("new", "red")], [], check))
+        assert await asyncio.to_thread(began.wait, HANG_S)
+        late = upkeeps[-1].write([Product("new", "second")], ["none"], check)
+        assert (await asyncio.wait_for(late, HANG_S))["added"] == 1
+        going.set()
+        with pytest.raises(ProblemError, match="unknown_product"):
+            await writing
+        found = other.get("new")
+        assert found is not None
+        assert found.name == "second"
+        with database.exclusive("check", wait=False) as free:
+            assert free
+        for upkeep in upkeeps:
+            await upkeep.close()
+
+
+@in_a_loop
+async def test_a_client_whose_images_are_slow_keeps_no_other_from_writing() -> None:
     going, began, order = Event(), Event(), []
 
     class Slow:
-        def __init__(self, catalog: Catalog) -> None:
-            self.searcher = catalog.searcher
+        checking = nullcontext
 
-        def add(self, products: list[Product]) -> Any:
-            began.set()
-            assert going.wait(HANG_S)
-            order.append(products[0].name)
+        def add(self, products: list[str], check: Any) -> Any:
+            if products[0] == "slow0":
+                began.set()
+                assert going.wait(HANG_S)
+            order.append(products[0])
             return SimpleNamespace(added=1, updated=0, unchanged=0, refusals=(), failures={})
 
-    async def check() -> None:
-        if order:
-            raise ProblemError("unknown_product", "there is no product 'new'")
+    def write(client: str, product: Any) -> asyncio.Task[Any]:
+        current.set(client)  # of the task that begins here
+        return asyncio.create_task(upkeep.write([product], [], None))
 
-    with shop(tmp_path / "c") as one, shop(tmp_path / "c") as other:
-        first, *second = [Upkeep(SimpleNamespace(name="c", catalog=Slow(each))) for each in (one, other)][:replicas]  # type: ignore[arg-type]
-        writing = asyncio.create_task(first.write([Product("new", "first")], [], check))
-        assert await asyncio.to_thread(began.wait, HANG_S)
-        late = asyncio.create_task((*second, first)[0].write([Product("new", "second")], [], check))
-        await asyncio.sleep(0)
-        with other.searcher._session.ledger.database.exclusive("check", wait=False) as free:
-            assert not free  # so nobody in another process can look now, and write afterwards
-        going.set()
-        assert (await writing)["added"] == 1
-        with pytest.raises(ProblemError, match="unknown_product"):
-            await late
-        assert order == ["first"]
-        with other.searcher._session.ledger.database.exclusive("check", wait=False) as free:
-            assert free
-        for upkeep in (first, *second):
-            await upkeep.close()
+    upkeep = Upkeep(SimpleNamespace(name="c", catalog=SimpleNamespace(searcher=Slow())))  # type: ignore[arg-type]
+    tasks = [write("slow", f"slow{number}") for number in range(8)]
+    assert await asyncio.to_thread(began.wait, HANG_S)
+    with pytest.raises(ProblemError, match="8 of them with this key"):
+        await write("slow", "more than half of the room")
+    for number in range(10):
+        assert (await asyncio.wait_for(write("other", f"other{number}"), HANG_S))["added"] == 1
+    tasks += [write(f"other{number}", "x") for number in range(8)]
+    with pytest.raises(ProblemError, match="16 requests wait to write"):
+        await write("one more", "y")
+    await asyncio.wait_for(asyncio.gather(*tasks[8:]), HANG_S)
+    tasks[7].cancel()  # a request that is gone, unlike its write
+    going.set()
+    await asyncio.wait_for(asyncio.gather(*tasks[:7]), HANG_S)
+    await asyncio.to_thread(wait_for, lambda: not upkeep._waiting)
+    assert [name for name in order if name.startswith("slow")] == [f"slow{number}" for number in range(8)]
+    await upkeep.close()
+
+
+@in_a_loop
+async def test_a_write_that_has_not_begun_when_its_request_ends_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    going, order = Event(), []
+
+    class Slow:
+        checking = nullcontext
+
+        def add(self, products: list[str], check: Any) -> Any:
+            assert going.wait(HANG_S)
+            order.append(products[0])
+            return SimpleNamespace(added=1, updated=0, unchanged=0, refusals=(), failures={})
+
+    monkeypatch.setattr(upkeep_of, "_LONGEST_S", 0.1)
+    current.set("slow")
+    upkeep = Upkeep(SimpleNamespace(name="c", catalog=SimpleNamespace(searcher=Slow())))  # type: ignore[arg-type]
+    writes = [upkeep.write([name], [], None) for name in ("begun", "waiting")]  # type: ignore[list-item]
+    found = await asyncio.gather(*writes, return_exceptions=True)
+    assert [getattr(each, "code", each) for each in found] == ["catalog_unavailable"] * 2
+    going.set()
+    await asyncio.wait_for(upkeep.close(), HANG_S)
+    assert order == ["begun"]
 
 
 def test_tenants_that_race_for_an_id_get_one_owner(service: httpx.Client) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -39,6 +39,8 @@ from .session import Session
 _BATCH = 1000  # products per transaction
 _LONGEST_S = 0.8  # longest time until a product is written, so that others see it within a second
 _TOLD = 20  # maximum number of refusals in a report
+
+Check = Callable[[Sequence[Product]], object]
 
 
 @dataclass(slots=True)
@@ -105,12 +107,20 @@ class Ingest:
         progress: Called with (products done, failed or refused among these, products in total or 0).
         total: Total number of products, if known.
         base: Folder that relative references start from, unless `Config.base_dir` is set.
+        check: Called with the products of each transaction before it; raises an error if they must not be written.
+            Nobody else who checks writes in between.
     """
 
     def __init__(
-        self, session: Session, *, progress: Progress | None = None, total: int = 0, base: str | PathLike[str] = "."
+        self,
+        session: Session,
+        *,
+        progress: Progress | None = None,
+        total: int = 0,
+        base: str | PathLike[str] = ".",
+        check: Check | None = None,
     ) -> None:
-        self._session, self._ledger = session, session.ledger
+        self._session, self._ledger, self._check = session, session.ledger, check
         self._progress, self._total = progress, total
         self._base = Path(session.config.base_dir or base).absolute()  # once, and not for each image
         self.report = AddReport()
@@ -210,7 +220,7 @@ class Ingest:
                 )
                 for id, pending in changed.items()
             ]
-            if self._ledger.add(entries):
+            if self._put(entries):
                 break
         self.report.added += fresh
         self.report.updated += len(changed) - fresh
@@ -219,6 +229,13 @@ class Ingest:
         if self._progress is not None:
             self._progress(self.report.products, self._failed + self.report.refused, self._total)
         return self.report.products
+
+    def _put(self, entries: Sequence[Entry]) -> bool:
+        """Write entries as `Ledger.add` does; only the check and the transaction hold the lock, not the downloads."""
+        with nullcontext() if self._check is None else self._ledger.database.exclusive("check", wait=True):
+            if self._check is not None:
+                self._check([entry.product for entry in entries])
+            return self._ledger.add(entries)
 
     def _count(self, live: Generation, image_outcomes: Mapping[str, Sequence[ImageOutcome]]) -> None:
         found = [image for group in image_outcomes.values() for image in group]

@@ -10,8 +10,10 @@ from ..errors import RowError
 from ..pipeline import Outcome
 from .answer import Checked, answer, check
 from .arguments import check_type
+from .ingest import AddReport, Check, Ingest
 from .ledger import Generation
 from .product_images import check_again, kept_roots
+from .products import Product
 from .query import Matches, Query
 from .session import Session
 from .vectors import Encoded, encode, join
@@ -69,6 +71,19 @@ class Searcher:
         """
         with self._session.ledger.database.exclusive("check", wait=True):
             yield
+
+    def add(self, products: Sequence[Product], check: Check) -> AddReport:
+        """Add products as `Catalog.add` does, and call `check` with those of each transaction, under the lock of `checking`.
+
+        Images are fetched and encoded without the lock.
+
+        Raises:
+            DatabaseError: The database fails; products written so far are kept, also if `check` raises an error.
+        """
+        ingest = Ingest(self._session, check=check)
+        for _ in ingest.add(products):
+            pass
+        return ingest.report
 
     def lend(self, generation: Generation, encoder: Encoder) -> None:
         """Use a loaded encoder for a generation; it must be for the same model.

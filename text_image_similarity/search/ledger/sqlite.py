@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -56,6 +57,7 @@ class SqliteDatabase:
         self._path, self._process = str(path), os.getpid()
         # One connection writes; those for reading never wait. A database in memory has a single connection, used in turn.
         self._writing, self._connections = FairLock(), SqliteFile(self._path)
+        self._alone = {purpose: Lock() for purpose in _LOCKS}  # for a database in memory, instead of files
         with self._failing():
             self._file = self._connections.connect() if fields is not None else self._connections.open()
             try:
@@ -97,7 +99,13 @@ class SqliteDatabase:
     @contextmanager
     def exclusive(self, purpose: Purpose, *, wait: bool) -> Iterator[bool]:
         if self._path == MEMORY:
-            yield True
+            if held := self._alone[purpose].acquire(blocking=wait):
+                try:
+                    yield True
+                finally:
+                    self._alone[purpose].release()
+            else:
+                yield False
             return
         lock, held = FileLock(f"{self._path}{_LOCKS[purpose]}"), False
         try:

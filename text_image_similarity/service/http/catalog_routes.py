@@ -204,7 +204,7 @@ async def delete_product(catalog: str, id: Id, request: Request) -> Response:
     require_role(request, "write")
     served = catalog_of(request, catalog)
     note_change(request, "products", f"{served.name}: 1 to delete")
-    await _upkeep(request, served).write([], [id], lambda: product_of(request, served, id))
+    await _upkeep(request, served).write([], [id], lambda *_: product_of(request, served, id))
     return Response(status_code=204)
 
 
@@ -301,7 +301,7 @@ async def _write(
     request: Request, served: ServedCatalog, products: Sequence[NamedProductBody], deleted: Sequence[str]
 ) -> dict[str, Any]:
     given = [checked(lambda body=body: _product(body), f"/products/{n}") for n, body in enumerate(products)]  # type: ignore[misc]
-    check = None if bound(request, served) is None else partial(check_tenant, request, served, given, deleted)
+    check = None if bound(request, served) is None else partial(check_tenant, request, served)
     note_change(request, "products", f"{served.name}: {len(given)} to add or replace, {len(deleted)} to delete")
     written = await _upkeep(request, served).write(given, deleted, check)
     if count := written["failures"].get(ErrorCode.BLOCKED_ADDRESS.value, 0):

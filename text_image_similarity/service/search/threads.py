@@ -39,7 +39,7 @@ class Threads:
         """
         done: Future[T] = Future()
         self._asked.add(done)
-        self._turns.put(current.get(), partial(_run, done, partial(work, *given)))
+        self._turns.put(current.get(), partial(run_if_awaited, done, partial(work, *given)))
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await asyncio.wrap_future(done)
@@ -56,6 +56,7 @@ class Threads:
             done.cancel()
 
 
-def _run(done: Future[T], work: Callable[[], T]) -> None:
+def run_if_awaited(done: Future[T], work: Callable[[], T]) -> None:
+    """Run a task and settle its future, unless the future was cancelled before."""
     if done.set_running_or_notify_cancel():  # otherwise, no request is waiting for it
         settle(done, work)

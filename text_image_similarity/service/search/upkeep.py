@@ -8,22 +8,28 @@ import logging
 import os
 import sys
 from asyncio.subprocess import Process
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from ...config import Config, Limits
 from ...decode.isolation import module_path
 from ...search import Product
+from ..clients import current
 from ..problems import ProblemError
+from ..shares import Client, FairQueue
 from .catalog import ServedCatalog
 from .errors import translated
+from .threads import run_if_awaited
 
 logger = logging.getLogger("text_image_similarity")
 
-_MOST_WAITING = 16  # waiting requests that write
+_AT_ONCE = 4  # requests that write at the same time, each of another client
+_MOST_WAITING = 16  # requests that write or wait to; one client may have half of them
 _LONGEST_S = 600.0  # time limit of a request that writes; proxies do not wait longer
 _LINES = 20  # lines of the process's output to show when it fails
 _NICENESS = 19
@@ -36,11 +42,16 @@ _OPTIONS = (  # of `catalog reindex`, by the fields of `Config`
     *("timeout_s", "retries", "proxy", "ca_file", "headers_file", "base_dir", "files_under", "io_workers"),
 )
 
-Check = Callable[[], Coroutine[Any, Any, object]]
+# Called with products to write and ids to delete.
+Check = Callable[[Sequence[Product], Sequence[str]], Coroutine[Any, Any, object]]
 
 
 class Upkeep:
-    """Writes to a served catalogue, one request at a time, and runs `catalog reindex` for it.
+    """Writes to a served catalogue, for clients in turn, and runs `catalog reindex` for it.
+
+    Requests of one client are carried out one after another, in order. Slow image hosts delay only the client that names
+    them, and no searches, because several clients write at the same time, and each write takes the catalogue's lock only
+    for its transactions.
 
     Args:
         served: The catalogue.
@@ -48,9 +59,11 @@ class Upkeep:
 
     def __init__(self, served: ServedCatalog) -> None:
         self._served = served
-        self._writing, self._starting = asyncio.Lock(), asyncio.Lock()
-        self._thread = ThreadPoolExecutor(1, "write")  # slow image hosts do not delay searches
-        self._waiting = 0
+        self._starting = asyncio.Lock()
+        self._threads = ThreadPoolExecutor(_AT_ONCE, "write")
+        self._turns = FairQueue(lambda _, task: self._threads.submit(task), _AT_ONCE, most_of_one=1)
+        self._waiting: Counter[Client] = Counter()
+        self._asked: set[Future[dict[str, Any]]] = set()
         self._process: Process | None = None
         self._state: dict[str, Any] | None = None
         self._following: asyncio.Task[None] | None = None
@@ -65,37 +78,50 @@ class Upkeep:
 
         Args:
             products, deleted: Products to write and ids to delete.
-            check: Function that raises an error if the change is not allowed; no other process writes between this
-                check and the end. None allows everything.
+            check: Function that raises an error if a change is not allowed. It is called for everything first, and
+                again for the products of each transaction; no other service writes between this and the end of the
+                transaction. None allows everything.
 
         Raises:
-            ProblemError: `queue_full`, `catalog_unavailable`, or what `check` or the catalogue refuses.
+            ProblemError: `queue_full`, `catalog_unavailable`, or what `check` or the catalogue refuses; products written
+                so far are kept.
         """
-        if self._waiting >= _MOST_WAITING:
-            detail = f"{self._waiting} requests wait to write to {self._served.name}"
-            raise ProblemError("queue_full", detail, retry_after_s=2, reason="queue_full")
-        self._waiting += 1
-        task = asyncio.create_task(self._write_in_turn(products, deleted, check))
-        task.add_done_callback(self._count_down)
-        try:  # a write that has begun continues, and the next one waits for it
+        client = current.get()
+        self._check_room(client)
+        done: Future[dict[str, Any]] = Future()
+        self._waiting[client] += 1
+        self._asked.add(done)
+        task = asyncio.create_task(self._translated(done))
+        task.add_done_callback(partial(self._count_down, client, done))
+        work = partial(self._write, products, deleted, check, asyncio.get_running_loop())
+        self._turns.put(client, partial(run_if_awaited, done, work))
+        try:  # a write that has begun continues, and the client's next one waits for it
             return await asyncio.wait_for(asyncio.shield(task), _LONGEST_S)
         except TimeoutError as exc:
+            done.cancel()  # unless it has begun
             detail = (
                 f"{self._served.name}: not written within {_LONGEST_S:g} s, but the write may still finish; "
                 "send the same request again"
             )
             raise ProblemError("catalog_unavailable", detail, retry_after_s=5) from exc
 
-    async def _write_in_turn(
-        self, products: Sequence[Product], deleted: Sequence[str], check: Check | None
-    ) -> dict[str, Any]:
-        async with self._writing:
-            with translated(self._served.name):
-                loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._thread, self._write, products, deleted, check, loop)
+    def _check_room(self, client: Client) -> None:
+        own = 0 if client is None else self._waiting[client]
+        if own >= _MOST_WAITING // 2 or self._waiting.total() >= _MOST_WAITING:
+            detail = (
+                f"{self._waiting.total()} requests wait to write to {self._served.name}, {own} of them with this key"
+            )
+            raise ProblemError("queue_full", detail, retry_after_s=2, reason="queue_full")
 
-    def _count_down(self, task: asyncio.Task[dict[str, Any]]) -> None:
-        self._waiting -= 1
+    async def _translated(self, done: Future[dict[str, Any]]) -> dict[str, Any]:
+        with translated(self._served.name):
+            return await asyncio.wrap_future(done)
+
+    def _count_down(self, client: Client, done: Future[dict[str, Any]], task: asyncio.Task[dict[str, Any]]) -> None:
+        self._asked.discard(done)
+        self._waiting[client] -= 1
+        if not self._waiting[client]:
+            del self._waiting[client]
         if not task.cancelled():
             task.exception()  # it has already been raised, unless no request waited that long
 
@@ -152,7 +178,9 @@ class Upkeep:
                 self._process.terminate()
         if self._following is not None:
             await self._following
-        await asyncio.to_thread(self._thread.shutdown)
+        for done in tuple(self._asked):
+            done.cancel()  # unless it has begun
+        await asyncio.to_thread(self._threads.shutdown)
 
     async def _follow(self, process: Process, state: dict[str, Any]) -> None:
         assert process.stderr is not None
@@ -170,11 +198,15 @@ class Upkeep:
         self, products: Sequence[Product], deleted: Sequence[str], check: Check | None, loop: asyncio.AbstractEventLoop
     ) -> dict[str, Any]:
         catalog = self._served.catalog
-        with nullcontext() if check is None else catalog.searcher.checking():
+
+        def allow(products: Sequence[Product], deleted: Sequence[str] = ()) -> None:
             if check is not None:
-                asyncio.run_coroutine_threadsafe(check(), loop).result()
+                asyncio.run_coroutine_threadsafe(check(products, deleted), loop).result()
+
+        with catalog.searcher.checking():
+            allow(products, deleted)
             gone = catalog.delete(deleted) if deleted else 0
-            report = catalog.add(products)
+        report = catalog.searcher.add(products, allow)
         return {
             "added": report.added,
             "updated": report.updated,
