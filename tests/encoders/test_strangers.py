@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from transformers import CONFIG_MAPPING, AutoConfig
 
 from tests.encoders.test_load import copy_of
 from text_image_similarity import Config, ConfigError, ModelError, ModelNameError, load_encoder
-from text_image_similarity.encoders import clip, hub, open_clip_files
+from text_image_similarity.encoders import clip, hub, on_network_share, open_clip_files
 from text_image_similarity.encoders.adapter_patterns import check_patterns
 from text_image_similarity.encoders.adapters import base_of
 from text_image_similarity.encoders.clip import load_clip
@@ -263,3 +263,19 @@ def test_what_a_model_says_of_itself_does_nothing_to_a_terminal() -> None:
         check_type("theirs", {"model_type": "k\x1b]0;owned\x07\x1b[2J\u202e"})
     assert str(caught.value).isprintable()
     assert str(ModelError("two\nlines \x1b[2J")) == "two\nlines \\x1b[2J"
+
+
+def test_only_names_that_may_be_on_a_network_share_are_taken_for_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = [
+        "",
+        "mini",
+        "openai/clip-vit-base-patch32",
+        "C:/models/m",
+        r"C:\models\m",
+        "hf-hub:org/name",
+        "open_clip:ViT//C:/m.pt",
+    ]
+    shares = [r"\\host\share", "//host/share/m", r"local-dir:\\host\m", "open_clip:ViT-B-32////host/m.pt"]
+    assert not any(map(on_network_share, [*usual, "//only/a/path/here"]))  # on this system, it is no share
+    monkeypatch.setattr("text_image_similarity.encoders.load.model_folder", PureWindowsPath)
+    assert [name for name in (*usual, *shares) if on_network_share(name)] == shares

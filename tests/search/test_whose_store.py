@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from threading import Event
 
 import pytest
@@ -15,7 +15,7 @@ from qdrant_client import QdrantClient
 
 from tests.support.shop import FIELDS, ids, product
 from tests.support.stores import ALL_FIELDS, STORES, WIDTH, Shop, Shown, unit_vectors
-from text_image_similarity import Catalog, DatabaseError, Field, UsageError, open_catalog
+from text_image_similarity import Catalog, DatabaseError, Field, ModelNameError, UsageError, open_catalog
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.search.stores.memory import MemoryStore
 
@@ -106,6 +106,28 @@ def test_a_setting_that_has_two_values_is_checked_as_it_is_used(
     with pytest.raises(UsageError, match=f"external store, {stranger}"):
         open_catalog(tmp_path, encoder=ColourEncoder()).match("red")
     assert not opened
+
+
+@pytest.mark.parametrize(
+    "name", [r"\\evil\share\m", "//evil/share/m", r"local-dir:\\evil\m", "open_clip:ViT-B-32////evil/m.pt"]
+)
+def test_a_model_on_a_host_that_only_the_catalogue_names_is_not_looked_for(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows, merely looking for a file there would log in to that host."""
+    with shop_in(tmp_path, "sqlite") as catalog:
+        catalog.add(product("a"))
+    with closing(sqlite3.connect(tmp_path / "catalog.sqlite")) as database, database:
+        database.execute("UPDATE generation SET model = ?", (name,))
+    for module in ("encoders.load", "search.meaning"):  # such a path has no files, so that looking for one would raise
+        monkeypatch.setattr(f"text_image_similarity.{module}.model_folder", PureWindowsPath)
+    with open_catalog(tmp_path) as catalog, pytest.raises(ModelNameError, match=r"network share.* --model"):
+        catalog.match("red")
+    with open_catalog(tmp_path, encoder=ColourEncoder()) as catalog:
+        assert [match.probability for match in catalog.match("red")] == [None]
+    monkeypatch.setattr("text_image_similarity.pipeline.scorer.load_encoder", lambda _: ColourEncoder())
+    with open_catalog(tmp_path, model=name) as catalog:
+        assert ids(catalog.match("red")) == ["a"]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import wraps
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from threading import Event, Semaphore
 from types import SimpleNamespace
 from typing import Any, cast
@@ -246,6 +246,20 @@ def test_tenants_that_race_for_an_id_get_one_owner(service: httpx.Client) -> Non
         assert found["fields"]["shop"] == "acme"
         assert service.delete(f"{SHOP}/products/race-{number}", headers=by("best")).status_code == 404
         assert service.delete(f"{SHOP}/products/race-{number}", headers=by("acme")).status_code == 204
+
+
+@in_a_loop
+async def test_a_model_on_a_host_that_only_the_catalogue_names_is_not_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("text_image_similarity.encoders.load.model_folder", PureWindowsPath)
+    with shop(tmp_path / "c") as catalog:
+        live = catalog.generations[0]
+        generation = replace(live, identity=replace(live.identity, model=r"\\evil\share\m"))
+    served = serving_catalog.ServedCatalog("c", str(tmp_path / "c"), mini_settings(), cast(Any, None), cast(Any, None))
+    with pytest.raises(ProblemError, match="network share"):
+        await served._model(generation)
+    await served.close()
 
 
 # ---- ids and paths

@@ -9,7 +9,7 @@ from __future__ import annotations
 from .adapter import UnpreparedEncoder, as_preparing
 from .cached import CachedModel, cached_models
 from .calibrated import load_calibration
-from .load import dual_encoder_folder, load_encoder, model_folder, resolve_model
+from .load import dual_encoder_folder, load_encoder, model_folder, on_network_share, resolve_model
 from .protocols import CutIds, Encoder, ModelInfo, OverlappingEncoder, PreparingEncoder
 from .several import Ensemble, SeveralEncoders, calibrations_of, column_names, load_encoders
 
@@ -32,5 +32,6 @@ __all__ = [
     "load_encoder",
     "load_encoders",
     "model_folder",
+    "on_network_share",
     "resolve_model",
 ]

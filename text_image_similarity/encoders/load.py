@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..checks import settings_in_config
 from ..config import DEFAULT_MODEL, Config, ConfigLike, as_config
 from ..errors import ConfigError, MissingExtraError, ModelNameError, ModelUnavailableError
+from ..files import network_share
 from ..system import is_installed, require
 from .kinds import ADAPTER, OPEN_CLIP, OWN, check_folder, check_type, is_export
 from .names import ALIASES, check_name, is_hub_id
@@ -57,6 +58,16 @@ def model_folder(name: str | PathLike[str]) -> Path:
         return Path(name).expanduser()
     except RuntimeError:  # the user in ~user does not exist
         return Path(name)
+
+
+def on_network_share(model: str) -> bool:
+    r"""Return whether a model's name may be a place on a Windows network share, such as `\\host\share`.
+
+    Looking for a file there would log in to that host, which a stranger who wrote the name must not choose.
+    """
+    # The paths in `local-dir:PATH` and `open_clip:ARCHITECTURE//PATH`, too.
+    places = model, model.partition(":")[2], model.partition("//")[2]
+    return any(network_share(model_folder(place)) for place in places)
 
 
 def resolve_model(model: str | PathLike[str], revision: str | None) -> tuple[str, str | None]:

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ..encoders import Encoder
-from ..errors import DatabaseError
+from ..encoders import Encoder, on_network_share
+from ..errors import DatabaseError, ModelNameError
 from ..files import whole_file
 from ..similarity import Embeddings, cosine
 
@@ -67,6 +67,22 @@ class ModelIdentity:
     def embed_dim(self) -> int:
         """Dimension of the model's embeddings."""
         return int(self.probes.shape[1])
+
+    def check_place(self, named: str | PathLike[str]) -> None:
+        """Make sure that loading the model by its name logs in to no host that only the catalogue names.
+
+        Args:
+            named: The model that the user names.
+
+        Raises:
+            ModelNameError: The name may be a place on a Windows network share.
+        """
+        if self.model != str(named) and on_network_share(self.model):
+            raise ModelNameError(
+                f"the catalogue names a model on a network share, {self.model}, and loading it would log in there: if you trust "
+                "it, name it too, with --model (model= in Python); otherwise copy the model to this machine, and run: "
+                "text-image-similarity catalog set-model CATALOG FOLDER"
+            )
 
     def same_as(self, other: ModelIdentity) -> bool:
         """Whether embeddings of two databases or encoders can be compared."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..encoders import model_folder
+from ..encoders import model_folder, on_network_share
 from ..files import CALIBRATION
 from .ledger import Generation
 from .query import Query
@@ -47,7 +47,8 @@ class Meaning:
             curve: Calibration | None = Calibration(**measured["curve"])
             prior = measured["prevalence"]
         else:
-            curve = load_calibration(self._generation.identity.model) if kind == "text" else None
+            model = self._generation.identity.model
+            curve = load_calibration(model) if kind == "text" and not on_network_share(model) else None
         return None if curve is None else lambda similarity: float(curve.probability([similarity], prior=prior)[0])
 
 

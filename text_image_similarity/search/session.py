@@ -156,9 +156,13 @@ class Session:
     ) -> Scorer:
         identity = generation.identity
         model, revision = identity.model, identity.revision
+        named = None
         if encoder is None and generation.number == self._lived:
-            encoder, found = self._given, self._identity
-            model, revision = (model, revision) if self.live_model is None else (self.live_model, self.config.revision)
+            encoder, found, named = self._given, self._identity, self.live_model
+        if named is not None:
+            model, revision = named, self.config.revision
+        elif encoder is None:
+            identity.check_place(self.config.model)
         config = replace(self.config, model=model, revision=revision)
         try:
             scorer = Scorer(config, encoder=encoder, known=partial(self.ledger.known, generation.number))

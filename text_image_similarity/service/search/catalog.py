@@ -238,6 +238,8 @@ class ServedCatalog:
         """Return the served name of a generation's model, loading it if necessary."""
         if generation.number not in self._models:
             identity = generation.identity
+            with translated(self.name):
+                identity.check_place(self._config.model)
             config = replace(self._config, model=identity.model, revision=identity.revision)
             name = await self._pool.serve_model(config)
             # Writers need this model too, and any other one is refused.
