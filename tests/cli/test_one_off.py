@@ -91,12 +91,14 @@ def test_a_page_is_written_later(picture: Path, capsys: pytest.CaptureFixture[st
     scored.parent.mkdir()
     columns = ("--url-col", "picture", "--caption-col", "words")
     assert command("score", folder / "in.csv", scored, *columns, "--score", "unit", "--model", "mini", "--quiet") == 0
-    assert command("report", scored, page) == 0
-    assert "page.html" in capsys.readouterr().out
+    assert command("report", scored, page, "--base-dir", folder) == 0
+    said = capsys.readouterr().out
+    assert "page.html" in said
+    assert "missing" not in said
     html = page.read_text(encoding="utf-8")
     assert "unit" in html
     assert "file_not_found" in html
-    assert "data:image/jpeg" in html  # the picture, although the scored table lies elsewhere
+    assert "data:image/jpeg" in html
     assert command("score", folder / "in.csv", scored, *columns, "--model", "mini", "--report", page, "--quiet") == 0
     (folder / "deep" / "out.csv.summary.json").unlink()
     assert command("report", scored, page) == 2
@@ -106,6 +108,27 @@ def test_a_page_is_written_later(picture: Path, capsys: pytest.CaptureFixture[st
     page.write_text("mine")
     assert command("report", scored, page) == 2
     assert page.read_text() == "mine"
+
+
+def test_a_summary_does_not_choose_the_folder_of_the_images(picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The scored table and its summary may be a stranger's, and the page is meant to be sent."""
+    private = picture.parent / "private"
+    own = private / "received"
+    own.mkdir(parents=True)
+    picture.rename(private / "red.png")
+    (own / "own.png").write_bytes(make_png("blue"))
+    rows = [
+        f"{reference},a red square,0.{at},\n"
+        for at, reference in enumerate(("own.png", "red.png", private / "red.png"))
+    ]
+    (own / "scored.csv").write_text(f"url,caption,similarity,error\n{''.join(rows)}")
+    (own / "scored.csv.summary.json").write_text(json.dumps({"input": str(private / "in.csv")}))
+    page = own / "page.html"
+    assert command("report", own / "scored.csv", page) == 0
+    assert page.read_text(encoding="utf-8").count("data:image/jpeg") == 1
+    assert "local images missing from the page: 2; name the folder" in capsys.readouterr().out
+    assert command("report", own / "scored.csv", page, "--base-dir", private) == 0
+    assert page.read_text(encoding="utf-8").count("data:image/jpeg") == 2
 
 
 def test_models_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,14 +53,21 @@ def run(options: argparse.Namespace) -> int:
         *((summary.get("job") or {}).get("captions") or ()),
     )
     summary["score"] = options.score or summary.get("score") or Config().score
-    started_from = summary.get("input") or options.scored
     options.score = None
-    page_of_table(
-        (options.scored, options.scored, started_from), (url, captions), summary, config_of(options), options.page
-    )
+    # The summary may be a stranger's, so the folder of its `input` is not where images are read.
+    tables = (options.scored, options.scored, options.scored)
+    missing = page_of_table(tables, (url, captions), summary, config_of(options), options.page)
     if not options.quiet:
-        sys.stdout.write(lay_out([("page", options.page)]) + "\n")
+        sys.stdout.write(lay_out([("page", options.page), *_missing(missing)]) + "\n")
     return 0
+
+
+def _missing(count: int) -> list[tuple[str, str]]:
+    """Return a line about local images that are not on the page, if there are any."""
+    said = (
+        f"local images missing from the page: {count:,}; name the folder of the table that was scored with --base-dir"
+    )
+    return [("warning", said)] if count else []
 
 
 def _summary_of(scored: str) -> dict[str, Any]:
@@ -85,7 +92,7 @@ def page_of_table(
     summary: Mapping[str, Any],
     config: Config,
     page: Path,
-) -> None:
+) -> int:
     """Write the report page.
 
     Args:
@@ -94,6 +101,9 @@ def page_of_table(
         summary: The contents of the run's summary file.
         config: The settings of the run.
         page: The file to write.
+
+    Returns:
+        The number of local images that the page should show but that could not be read.
     """
     from ..dataset import open_source
     from ..formats import cells_of, check_columns, open_output, with_base_dir
@@ -112,4 +122,4 @@ def page_of_table(
         check_columns(source.columns, found_in, tables[0], options="")
     given, found = (cells_of(table, names) for table, names in ((source, read), (scored, found_in)))
     rows = report_rows((row[0], row[1:], result) for row, result in zip(given, found, strict=True))
-    make_report(rows, summary, with_base_dir(config, tables[2]), page)
+    return make_report(rows, summary, with_base_dir(config, tables[2]), page)

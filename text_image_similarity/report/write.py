@@ -15,7 +15,7 @@ from ..errors import ErrorCode, RowError, TableError
 from ..files import write_whole
 from ..records import EncodedImage, image_of
 from .page import page
-from .tally import IN_TABLE, ReportRow, Tally
+from .tally import IN_TABLE, LOCAL, ReportRow, Tally, host_of
 from .thumbnails import thumbnails
 
 # Failures of rows whose images could be read.
@@ -29,7 +29,7 @@ def make_report(
     path: str | PathLike[str],
     *,
     transport: httpx.BaseTransport | None = None,
-) -> None:
+) -> int:
     """Read a finished table once and write its report.
 
     Args:
@@ -39,6 +39,9 @@ def make_report(
         path: The page to write.
         transport: Transport for HTTP requests, for tests; None is the network.
 
+    Returns:
+        The number of local images that the page should show but that could not be read.
+
     Raises:
         TableError: The page cannot be written.
         ConfigError: `score` in the summary is not a score kind.
@@ -46,7 +49,11 @@ def make_report(
     tally = Tally(summary["score"])
     for row in rows:
         tally.add(row)
-    write_report(path, tally, summary, thumbnails(wanted_images(tally), config, transport=transport))
+    wanted = wanted_images(tally)
+    images = thumbnails(wanted, config, transport=transport)
+    write_report(path, tally, summary, images)
+    references = {source for source in wanted if isinstance(source, str)} - images.keys() - {IN_TABLE}
+    return sum(host_of(reference) == LOCAL for reference in references)
 
 
 def report_rows(rows: Iterable[Sequence[Any]]) -> Iterator[ReportRow]:
