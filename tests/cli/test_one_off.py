@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shlex
 from functools import partial
@@ -108,6 +109,22 @@ def test_a_page_is_written_later(picture: Path, capsys: pytest.CaptureFixture[st
     page.write_text("mine")
     assert command("report", scored, page) == 2
     assert page.read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "text", "list", "parts", "bytes"])
+def test_a_summary_that_cannot_be_read_is_refused(picture: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    scored = picture.with_name("scored.csv")
+    scored.write_text("url,caption,similarity,error\nred.png,a red square,0.5,\n")
+    summary = Path(f"{scored}.summary.json")
+    if kind == "pipe":
+        os.mkfifo(summary)
+    elif kind == "bytes":
+        with summary.open("wb") as file:
+            file.truncate(1 << 40)
+    else:
+        summary.write_text({"text": "{", "list": "[1]", "parts": '{"seconds": [' + "[]," * 1_000_000 + "[]]}"}[kind])
+    assert command("report", scored, picture.with_name("page.html")) == 2
+    assert "delete it to make a report without facts about the run" in capsys.readouterr().err
 
 
 def test_a_summary_does_not_choose_the_folder_of_the_images(picture: Path, capsys: pytest.CaptureFixture[str]) -> None:

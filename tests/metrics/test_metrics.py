@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -371,6 +372,16 @@ def test_a_calibration_is_kept_beside_its_model(tmp_path: Path, calibration: Cal
     for prior in (0.0, 1.0, 2.0):
         with pytest.raises(UsageError, match="between 0 and 1"):
             calibration.probability(0.3, prior=prior)
+
+
+def test_a_calibration_that_could_fill_the_memory_or_is_a_pipe_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "calibration.json").write_text("[" + "[]," * 1_000_000 + "[]]")
+    with pytest.raises(ModelError, match="cannot be read: it has more than 1,000,000 commas and brackets"):
+        Calibration.load(tmp_path)
+    (tmp_path / "calibration.json").unlink()
+    os.mkfifo(tmp_path / "calibration.json")
+    with pytest.raises(ModelError, match="cannot be read: it is not a regular file"):
+        Calibration.load(tmp_path)
 
 
 def test_an_unwritable_folder(tmp_path: Path, calibration: Calibration) -> None:

@@ -29,6 +29,7 @@ from tests.support.paths import ROOT, copy_challenge_set
 from tests.support.processes import tool
 from tests.support.server import Server, response
 from text_image_similarity import Config, ConfigError, ErrorCode, Limits, TableError
+from text_image_similarity.bounded_json import JsonLimitError
 from text_image_similarity.report import (
     ReportRow,
     Tally,
@@ -811,7 +812,13 @@ def test_columns_are_sorted_by_their_buttons(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("score", "error"),
-    [("high", None), ("[0.1, x]", None), ("[" * 100_000, None), ("[0.1, 0.2]", "[null]"), ([0.1], 3)],
+    [
+        ("high", None),
+        ("[0.1, x]", None),
+        ("[" * 100_000, None),
+        ("[0.1, 0.2]", "[null]"),
+        ([0.1], 3),
+    ],
 )
 def test_scores_that_no_run_writes_are_refused_with_their_row(score: Any, error: Any) -> None:
     rows = [("a.png", ["red"], ["0.5", ""]), ("a.png", [["red", "blue"]], [score, error])]
@@ -819,3 +826,9 @@ def test_scores_that_no_run_writes_are_refused_with_their_row(score: Any, error:
         TableError, match=r"^row 2 has the score .{3,40} and the error .{1,40}, which `score` never writes; "
     ):
         list(report_rows(rows))
+
+
+def test_a_score_that_would_fill_the_memory_is_not_parsed() -> None:
+    with pytest.raises(TableError, match="^row 1 has the score") as caught:
+        list(report_rows([("a.png", ["red"], [f"[{'[],' * 1_000_000}[]]", None])]))
+    assert isinstance(caught.value.__cause__, JsonLimitError)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -158,6 +159,11 @@ def test_a_probability_goes_through_a_calibration_or_a_column(scored: Path, capl
     other.write_text("id,similarity,probability\n0,0.9,0.1\n1,0.1,0.9\n2,,\n")
     assert filter_table(other, out, probability=0.7).score_column == "probability"
     assert kept(out) == [1]
+
+
+def test_a_summary_that_is_a_pipe_is_not_opened(scored: Path) -> None:
+    os.mkfifo(scored.with_name("scored.csv.summary.json"))
+    assert plan_filter(scored, FilterRule(top=4)).rows == 10
 
 
 def test_a_plan_agrees_with_what_is_then_kept(scored: Path) -> None:

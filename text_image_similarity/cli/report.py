@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..config import Config
-from ..errors import UsageError
+from ..errors import TableError, UsageError
 from ..records import OUT_COLUMNS
 from .options import (
     PAGE,
@@ -72,18 +71,16 @@ def _missing(count: int) -> list[tuple[str, str]]:
 
 def _summary_of(scored: str) -> dict[str, Any]:
     """Return the run's summary of the table, or only the table's name if there is none."""
-    path = Path(f"{scored}.summary.json")
+    from ..tables import read_summary
+
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        found = {"output": scored}
-    except (OSError, ValueError, RecursionError) as exc:
+        return read_summary(scored)
+    except UsageError:  # there is none
+        return {"output": scored}
+    except (TableError, ValueError, TypeError) as exc:
         raise UsageError(
-            f"{path} cannot be read ({exc}); delete it to make a report without facts about the run"
+            f"{scored}.summary.json cannot be read ({exc}); delete it to make a report without facts about the run"
         ) from exc
-    if not isinstance(found, dict):
-        raise UsageError(f"{path} is not a summary; delete it to make a report without facts about the run")
-    return found
 
 
 def page_of_table(

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..bounded_json import parse_json
 from ..errors import ModelError, UsageError
-from ..files import CALIBRATION, write_whole
+from ..files import CALIBRATION, regular_size, write_whole
 from .retrieval import TIE
 
 _BINS = 15
@@ -94,12 +95,13 @@ class Calibration:
         """
         path = Path(folder) / CALIBRATION
         try:
-            given = json.loads(path.read_text(encoding="utf-8"))
+            regular_size(path)
+            given = parse_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError as exc:
             raise ModelError(
                 f"{folder} holds no {CALIBRATION}; create one with: text-image-similarity evaluate SOURCE --model {folder} --calibrate"
             ) from exc
-        except (OSError, ValueError, RecursionError) as exc:
+        except (OSError, ValueError) as exc:
             raise ModelError(f"{path} cannot be read: {exc}") from exc
         if problem := _problem(given):
             raise ModelError(f"{path} is not a calibration: {problem}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from ..bounded_json import parse_json
 from ..config import Config
 from ..errors import ErrorCode, RowError, TableError
 from ..files import write_whole
@@ -87,7 +87,7 @@ def report_rows(rows: Iterable[Sequence[Any]]) -> Iterator[ReportRow]:
 def _each(text: Any, score: Any, error: Any) -> Iterator[tuple[Any, Any, Any]]:
     """Yield the captions of a cell with their scores and errors."""
     scores, errors = (
-        json.loads(cell) if isinstance(cell, str) and cell.startswith("[") else cell for cell in (score, error)
+        parse_json(cell) if isinstance(cell, str) and cell.startswith("[") else cell for cell in (score, error)
     )
     if not isinstance(scores, list):
         return iter([(text, score, error)])

@@ -13,6 +13,7 @@ from .probability import calibration_of
 from .rules import FilterRule
 from .score import run_table, score_csv, score_table
 from .summary import Summary
+from .summary_file import read_summary
 from .task import Task, scoring
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "filter_table",
     "is_folder_output",
     "plan_filter",
+    "read_summary",
     "run_table",
     "score_csv",
     "score_frame",
