@@ -829,6 +829,6 @@ def test_scores_that_no_run_writes_are_refused_with_their_row(score: Any, error:
 
 
 def test_a_score_that_would_fill_the_memory_is_not_parsed() -> None:
-    with pytest.raises(TableError, match="^row 1 has the score") as caught:
+    with pytest.raises(TableError, match=r"^row 1 has the score") as caught:
         list(report_rows([("a.png", ["red"], [f"[{'[],' * 1_000_000}[]]", None])]))
     assert isinstance(caught.value.__cause__, JsonLimitError)

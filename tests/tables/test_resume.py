@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -26,7 +27,8 @@ from text_image_similarity.errors import BusyError, ConfigError, DeviceLostError
 from text_image_similarity.formats.delimited import DelimitedTable
 from text_image_similarity.preprocess import Pixels
 from text_image_similarity.similarity import Embeddings
-from text_image_similarity.tables import Summary, TableOptions
+from text_image_similarity.tables import Summary, TableOptions, filter_table
+from text_image_similarity.workspace import _is_ours
 
 CONFIG = Config(batch_size=4, io_workers=4, retries=0, chunk_size=10)
 ENCODER = ColourEncoder()
@@ -251,6 +253,42 @@ def test_links_in_a_shared_folder_are_not_written_through(folder: Path, name: st
     with suppress(TableError):
         score(folder)
     assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_in_place_of_the_parts_is_refused(folder: Path, there: bool) -> None:
+    """It would lead a run to delete files of these names elsewhere."""
+    victim = folder / "victim"
+    names = ["holder.json", "lock", "manifest.jsonl", "output", "part-000000.csv"]
+    if there:
+        victim.mkdir()
+        for name in names:
+            (victim / name).write_text("precious")
+    (folder / "out.csv.parts").symlink_to("victim")
+    with pytest.raises(UsageError, match=r"out\.csv\.parts is a link, .* --work-dir"):
+        score(folder)
+    with pytest.raises(UsageError, match=r"out\.csv\.parts is a link, .* --work-dir"):
+        filter_table(folder / "in.csv", folder / "out.csv", top=1)
+    assert victim.exists() is there
+    assert all((victim / name).read_text() == "precious" for name in names if there)
+
+
+def test_parts_of_another_user_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, progress=stop_after(45))
+    other, stat = os.getuid() + 1, Path.stat
+
+    def someone_elses(path: Path, **how: Any) -> os.stat_result:
+        found = stat(path, **how)
+        return os.stat_result((*found[:4], other, *found[5:10])) if path.name.endswith(".parts") else found
+
+    monkeypatch.setattr(Path, "stat", someone_elses)
+    with pytest.raises(UsageError, match=r"out\.csv\.parts belongs to another user, .* --work-dir"):
+        score(folder)
+    # On some network file systems, this user's files do so too.
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", lambda _: SimpleNamespace(st_uid=other))
+        assert _is_ours(folder / "out.csv.parts")
 
 
 HOLDER = """
