@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import IO, Any, Literal
 
-from .errors import InputTypeError, TableError
+from .errors import InputTypeError, TableError, UsageError
 
 CALIBRATION = "calibration.json"  # in the folder of a model, but not part of the model
 
@@ -25,8 +25,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     Raises:
         OSError: The file cannot be written.
+        UsageError: The path is a link that leads out of its folder.
     """
-    place = path.resolve()
+    place = place_of(path)
     partial = place.with_name(f".text-image-similarity-{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
         partial.touch(exist_ok=False)
@@ -36,6 +37,20 @@ def whole_file(path: Path) -> Iterator[Path]:
         move_durably(partial, place)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def place_of(path: Path) -> Path:
+    """Return the place of a file that is about to be written, with all links resolved.
+
+    Raises:
+        UsageError: The path is a link that leads out of its folder; someone else could have put it into a shared folder.
+    """
+    place = path.resolve()
+    if path.is_symlink() and not place.is_relative_to(path.parent.resolve()):
+        raise UsageError(
+            f"{path} is a link to {place}, which is not in its folder; remove the link, or name {place} itself"
+        )
+    return place
 
 
 @contextmanager

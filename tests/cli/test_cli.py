@@ -343,6 +343,7 @@ def test_a_report_comes_beside_the_table(table: Path, ending: str, capsys: pytes
 def test_a_report_that_cannot_be_written_is_told_at_once(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, out = table.parent, table.with_name("out.csv")
     (folder / "link.html").symlink_to(table)
+    (folder / "out.html").symlink_to("../.bash_aliases")
     (folder / "deep").mkdir()
     for report, said in [
         (folder, "is a folder"),
@@ -352,6 +353,7 @@ def test_a_report_that_cannot_be_written_is_told_at_once(table: Path, capsys: py
         (folder / "cache.sqlite", "is used by this run"),
         (folder / "deep" / ".." / "in.csv", "is also the input"),
         (folder / "link.html", "is also the input"),
+        (folder / "out.html", "out.html is a link to"),
     ]:
         cache = ["--embedding-cache", folder / "cache.sqlite"]
         assert command("score", table, out, "--model", "/no/such/model", "--report", report, *cache) == 2

@@ -362,6 +362,15 @@ def test_where_a_calibration_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert calibration_folder(Config(model="mini"), tmp_path, force=True) == tmp_path
 
 
+def test_a_link_out_of_its_folder_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    link = tmp_path / "shared" / "report.json"
+    link.symlink_to("../.bash_aliases")
+    with pytest.raises(UsageError, match=r"report\.json is a link to .*; remove the link, or name .* itself"):
+        write_whole(link, "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["shared"]
+
+
 def test_files_are_whole_or_absent(tmp_path: Path) -> None:
     target = tmp_path / "target.json"
     target.write_text("before")

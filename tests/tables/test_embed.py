@@ -136,7 +136,11 @@ def test_wrong_settings_are_refused(table: Path) -> None:
 
 def test_the_command_says_what_it_wrote(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, matrix = table.with_name("out.parquet"), table.with_name("out.npy")
+    victim = table.with_name("victim")
+    victim.write_text("precious")
+    matrix.with_name(".out.npy.part").symlink_to(victim)  # a predictable name would be written through
     assert command("embed", table, out, "--model", "mini", "--npy", matrix) == 0
+    assert victim.read_text() == "precious"
     said = capsys.readouterr().out
     for line in ("embedded                3", "failed: invalid_url     2", "6 x 256"):
         assert line in said

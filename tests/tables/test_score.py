@@ -33,6 +33,7 @@ from text_image_similarity import (
     TableError,
     TableOptions,
     UsageError,
+    filter_table,
     score_csv,
     score_pairs,
 )
@@ -229,6 +230,30 @@ def test_a_link_stays_a_link(folder: Path) -> None:
     scored(folder, "url,caption\nred.png,red\n")
     assert (folder / "out.csv").is_symlink()
     assert (folder / "real.csv").read_text().startswith("url,caption,similarity")
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.csv.summary.json"])
+def test_a_link_out_of_its_folder_is_not_written_through(folder: Path, name: str) -> None:
+    """Someone who prepared the folder could choose a file elsewhere to be created or replaced."""
+    shared = folder / "shared"
+    shared.mkdir()
+    (shared / name).symlink_to("../.bash_aliases")
+    (folder / "in.csv").write_text("url,caption\nred.png,red\n")
+    options = TableOptions(force=True)
+    with pytest.raises(UsageError, match=rf"{name} is a link to .*/\.bash_aliases, .*; remove the link, or name"):
+        score_csv(folder / "in.csv", shared / "out.csv", Config(model="/no/such/model"), options=options)
+    with pytest.raises(UsageError, match="is a link to"):
+        filter_table(folder / "in.csv", shared / "out.csv", top=1, force=True)
+
+    def plant(done: int, failed: int, total: int) -> None:
+        if done == total:
+            (shared / name).symlink_to("../.bash_aliases")
+
+    (shared / name).unlink()
+    engine = LocalEngine(encoder=ENCODER)
+    with pytest.raises(UsageError, match="is a link to"):
+        score_csv(folder / "in.csv", shared / "out.csv", CONFIG, engine=engine, options=options, progress=plant)
+    assert not (folder / ".bash_aliases").exists()
 
 
 def test_a_full_disk_and_a_broken_caller_are_told_apart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

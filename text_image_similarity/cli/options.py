@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 from ..config import Config, Dialect, Limits
 from ..errors import UsageError
-from ..files import path_text
+from ..files import path_text, place_of
 from .logs import LOG_FORMATS
 from .parser import add_field, field_texts, plain_number
 from .terminal import ProgressBar
@@ -279,14 +279,15 @@ def check_output(path: Path, *, mark: bytes, force: bool = False, besides: Itera
         besides: Files that must never be replaced; None if there are none.
 
     Raises:
-        UsageError: The file is a folder, is in a folder that does not exist, is one of `besides`, or was not written by
-            this command.
+        UsageError: The file is a folder, is in a folder that does not exist, is a link out of its folder, is one of
+            `besides`, or was not written by this command.
     """
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name a file to write")
     if not path.absolute().parent.is_dir():
         raise UsageError(f"{path} cannot be written: the folder {path.parent} does not exist; create it first")
-    if any(path.resolve() == Path(other).resolve() for other in besides if other is not None):
+    place = place_of(path)
+    if any(place == Path(other).resolve() for other in besides if other is not None):
         raise UsageError(f"{path} is used by this run and would be overwritten; name another file")
     try:
         with path.open("rb") as file:

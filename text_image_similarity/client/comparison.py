@@ -9,6 +9,7 @@ client measures their duration, including the reading of files and HTTP.
 from __future__ import annotations
 
 import csv
+import io
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
@@ -17,7 +18,8 @@ from os import PathLike
 from pathlib import Path
 
 from ..config import Config, Dialect
-from ..errors import TableError, UsageError
+from ..errors import UsageError
+from ..files import write_whole
 from ..formats import check_columns, choose_columns, open_table, with_base_dir
 from ..records import Record
 from .engine import ServiceEngine
@@ -120,10 +122,8 @@ def write_comparison(comparison: Sequence[Comparison], path: str | PathLike[str]
     Raises:
         TableError: The file cannot be written.
     """
-    try:
-        with Path(path).open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(field.name for field in fields(Comparison))
-            writer.writerows(astuple(row) for row in comparison)
-    except OSError as exc:
-        raise TableError(f"{path} cannot be written: {exc.strerror or exc}") from exc
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(field.name for field in fields(Comparison))
+    writer.writerows(astuple(row) for row in comparison)
+    write_whole(Path(path), file.getvalue())

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ..checks import true_or_false
 from ..errors import TableError, UsageError
-from ..files import whole_file
+from ..files import place_of, whole_file
 from ..formats import (
     ArrowRows,
     JsonRows,
@@ -98,7 +98,7 @@ def write_rows(out: str, schema: pa.Schema, parts: Iterable[Rows], *, force: boo
     count, ambiguous = 0, False
     try:
         with (
-            TemporaryDirectory(dir=path.resolve().parent, prefix=f".{path.name}-") as folder,
+            TemporaryDirectory(dir=place_of(path).parent, prefix=f".{path.name}-") as folder,
             whole_file(path) as whole,
         ):
             written: list[Path] = []

@@ -9,6 +9,7 @@ import numpy as np
 from ..config import Config
 from ..dataset import open_source
 from ..errors import TableError
+from ..files import whole_file
 from ..formats import cells_of
 
 
@@ -31,17 +32,14 @@ def write_matrix(embedded: str, path: Path, rows: int, config: Config | None = N
     first = next((cell for (cell,) in cells_of(table, ("embedding",)) if cell is not None), None)
     if first is None:
         raise TableError(f"{embedded} contains no embedding, so {path} was not written")
-    part = path.with_name(f".{path.name}.part")
     shape = (rows, len(first))
     try:
-        matrix = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
-        for number, (cell,) in enumerate(cells_of(table, ("embedding",))):
-            matrix[number] = np.nan if cell is None else cell
-        matrix.flush()
-        del matrix
-        part.replace(path)
+        with whole_file(path) as part:
+            matrix = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
+            for number, (cell,) in enumerate(cells_of(table, ("embedding",))):
+                matrix[number] = np.nan if cell is None else cell
+            matrix.flush()
+            del matrix
     except OSError as exc:
         raise TableError(f"{path} cannot be written: {exc.strerror or exc}") from exc
-    finally:
-        part.unlink(missing_ok=True)
     return shape

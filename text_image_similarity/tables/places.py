@@ -13,7 +13,7 @@ import platformdirs
 
 from ..dataset import is_hub
 from ..errors import TableError, UsageError
-from ..files import move_durably, open_own
+from ..files import move_durably, open_own, place_of
 from ..formats import (
     Output,
     check_apart,
@@ -44,11 +44,12 @@ def check_places(source: str, target: str, cache: str | PathLike[str] | None = N
     if not is_url(target):
         try:
             for path in (local_path(target), local_path(note)):
+                place = place_of(path)
                 if not path.name or path.is_dir():
                     raise UsageError(f"{path} is a folder; name a file")
                 if path.exists() and not path.is_file():
                     raise UsageError(f"{path} is not a regular file; name one that can be replaced")
-                if not path.resolve().parent.is_dir():
+                if not place.parent.is_dir():
                     raise UsageError(f"{path} cannot be written: the folder {path.parent} does not exist")
         except (OSError, RuntimeError, ValueError) as exc:
             raise UsageError(f"the path {target[:200]} cannot be used: {exc}") from exc
@@ -62,7 +63,7 @@ def check_places(source: str, target: str, cache: str | PathLike[str] | None = N
 
 
 def _resolved(place: str) -> Path:
-    return local_path(place).resolve()
+    return place_of(local_path(place))
 
 
 def work_folder(target: str, work_dir: str | PathLike[str] | None = None) -> Path:
