@@ -199,6 +199,11 @@ class Workspace:
         run = dict(lines[0]["run"])
         return run, sum(line.get("rows", 0) for line in lines[1:]) == run.get("input_rows")
 
+    def origin(self) -> str:
+        """Return where the finished parts are, and when the first one was written: anyone may write to a shared folder."""
+        since = time.localtime(self._path(0).stat().st_mtime)
+        return f"{self._folder}, begun {time.strftime('%Y-%m-%d %H:%M', since)}"
+
     def commit(self, part: Part, data: bytes | memoryview) -> None:
         """Save a finished part.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -82,8 +84,11 @@ def test_a_run_that_goes_on_says_so_and_counts_all_parts(table: Path, caplog: py
     with pytest.raises(StoppedError):
         score_csv(table, table.with_name("out.csv"), config, stop=lambda: next(asked))
     assert "resuming" not in caplog.text
+    parts = table.with_name("out.csv.parts")
+    os.utime(parts / "part-000000.csv", (at := time.mktime((2026, 11, 30, 12, 44, 0, 0, 0, -1)), at))
     found = score_csv(table, table.with_name("out.csv"), config)
-    assert "resuming: 10 of 15 rows done" in caplog.text
+    said = f"resuming: 10 of 15 rows done, from {parts}, begun 2026-11-30 12:44; --restart starts over"
+    assert said in caplog.text
     assert found.captions_cut == 9
     with table.with_name("out.csv").open(newline="") as file:
         scores = [float(row["similarity"]) for row in csv.DictReader(file) if row["similarity"]]

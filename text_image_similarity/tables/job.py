@@ -74,7 +74,8 @@ class TableJob(Generic[R]):
         stats = RunStats()
         counter = _ProgressCounter(self.work.parts, self.table.row_count, progress)
         if counter.done:
-            logger.info("resuming: %s of %s rows done", f"{counter.done:,}", f"{counter.total:,}")
+            done = f"{counter.done:,} of {counter.total:,} rows done"
+            logger.info("resuming: %s, from %s; --restart starts over", done, self.work.origin())
         parts = _Window(self._parts(counter.done, chunk_size))
         begun = -1
         while begun < counter.done < counter.total:  # otherwise no results are left, and `score_table` determines why
