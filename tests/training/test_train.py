@@ -9,11 +9,13 @@ import math
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 import warnings
+from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -712,7 +714,7 @@ def test_runs_that_begin_at_once_share_a_database(tmp_path: Path, monkeypatch: p
         UsageError, match=r"^MLflow cannot use tracking=.*: \(sqlite3.OperationalError\) the disk is full$"
     ):
         MlflowTracker(uri, experiment="e", name="n", parameters={"seed": 0}, run_id=None)
-    assert list(tmp_path.iterdir()) == []  # the lock is gone
+    assert [path.name for path in tmp_path.iterdir()] == ["runs.db"]  # the lock is gone
 
 
 @pytest.mark.parametrize("place", ["file:///files", "files", "C:\\files"])
@@ -741,6 +743,71 @@ def test_a_database_does_not_choose_a_server_for_the_model(
         UsageError, match=f"^experiment=e in tracking={uri} sends files to {re.escape(place)}; use another"
     ):
         MlflowTracker(uri, experiment="e", name="n", parameters={}, run_id=None)
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_database_in_the_working_folder_does_not_choose_another_folder(
+    link: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    (tmp_path / "other").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("mlruns").symlink_to(tmp_path / "other")
+    monkeypatch.setattr(mlflow, "MlflowClient", FakeStore)
+    monkeypatch.setattr(FakeStore, "place", "mlruns/7" if link else str(tmp_path / "other"))
+    with pytest.raises(
+        UsageError, match=f"sends files to .*; use another experiment, or a database outside {Path.cwd()}"
+    ):
+        MlflowTracker("sqlite:///runs.db", experiment="e", name="n", parameters={}, run_id=None)
+    elsewhere = f"sqlite:///{tmp_path}/runs.db"  # which the user named
+    assert MlflowTracker(elsewhere, experiment="e", name="n", parameters={}, run_id=None).run_id == "run"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "CREATE TRIGGER t AFTER INSERT ON metrics BEGIN UPDATE runs SET artifact_uri = '/other'; END",
+        "CREATE TRIGGER prevent_secrets_aad_mutation AFTER INSERT ON metrics BEGIN DELETE FROM runs; END",
+        "CREATE VIEW runs AS SELECT * FROM metrics",
+        "CREATE VIRTUAL TABLE runs USING fts5(artifact_uri)",
+    ],
+)
+def test_a_database_whose_schema_acts_is_refused(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    monkeypatch.setattr(mlflow, "MlflowClient", FakeStore)
+    uri = f"sqlite:///{tmp_path}/runs.db"
+    with closing(sqlite3.connect(tmp_path / "runs.db")) as database:
+        database.executescript("CREATE TABLE metrics (key TEXT); CREATE UNIQUE INDEX one ON metrics (key);")
+    assert MlflowTracker(uri, experiment="e", name="n", parameters={}, run_id=None).run_id == "run"
+    with closing(sqlite3.connect(tmp_path / "runs.db")) as database:
+        database.executescript(change)
+        database.commit()
+    with pytest.raises(UsageError, match=r"contains the \w+ '\w+', which MLflow did not create.*or use tracking=none"):
+        MlflowTracker(uri, experiment="e", name="n", parameters={}, run_id=None)
+
+
+def test_a_local_store_is_asked_once_where_files_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could name another place later; a server chooses the place itself."""
+    import mlflow
+
+    def log_artifact(self: FakeStore, run_id: str, path: str) -> None:
+        self.seen.append(f"{run_id} {path}")
+
+    monkeypatch.setattr(mlflow, "MlflowClient", FakeStore)
+    monkeypatch.setattr(FakeStore, "place", str(tmp_path / "files"))
+    monkeypatch.setattr(FakeStore, "log_artifact", log_artifact, raising=False)
+    (tmp_path / "a.txt").write_text("a")
+    tracker = MlflowTracker(f"sqlite:///{tmp_path}/runs.db", experiment="e", name="n", parameters={}, run_id=None)
+    monkeypatch.setattr(FakeStore, "place", "http://x.example/7")
+    tracker.artifact(tmp_path / "a.txt")
+    assert (tmp_path / "files" / "a.txt").read_text() == "a"
+    monkeypatch.setattr(FakeStore, "__init__", lambda *_, **__: None)
+    server = MlflowTracker("http://x.example", experiment="e", name="n", parameters={}, run_id=None)
+    server.artifact(tmp_path / "a.txt")
+    assert FakeStore.seen[-1] == f"run {tmp_path / 'a.txt'}"
 
 
 @pytest.mark.slow

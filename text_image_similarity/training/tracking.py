@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -19,6 +21,12 @@ from ..system import require
 logger = logging.getLogger("text_image_similarity")
 
 
+# What MLflow's databases consist of: tables, indexes, and a trigger for stored passwords, which training never writes.
+# The text decides, because SQLite runs it no matter what kind of object its row claims to be.
+_OWN_SCHEMA = re.compile(
+    r"CREATE (TABLE|INDEX|UNIQUE INDEX) |$"
+    r"|CREATE TRIGGER prevent_secrets_aad_mutation\s+BEFORE UPDATE ON secrets\s+FOR EACH ROW\s"
+)
 _WAIT_S = 300.0  # wait while another run creates the database, which takes seconds on an idle machine
 
 
@@ -76,6 +84,7 @@ class MlflowTracker:
         self._metric, self._gone = Metric, False
         try:
             with _alone_in(uri):
+                _check_schema(uri)
                 self._client = MlflowClient(tracking_uri=uri)
                 self.run_id: str | None = self._reopen(run_id, MlflowException)
                 if self.run_id is None:
@@ -84,15 +93,12 @@ class MlflowTracker:
                     for key, value in parameters.items():
                         self._client.log_param(self.run_id, key, _printable(str(value)))
                 place = self._client.get_run(self.run_id).info.artifact_uri
+        except UsageError:
+            raise
         except Exception as exc:  # stores raise what their database or server raises
             reason = str(getattr(exc, "message", None) or exc).partition("\n")[0]
             raise UsageError(f"MLflow cannot use tracking={uri}: {reason}") from exc
-        # Whoever made a file may not choose which server gets the model and MLflow's token.
-        if (uri.startswith("sqlite") or _is_local(uri)) and not _is_local(place):
-            raise UsageError(
-                f"experiment={experiment} in tracking={uri} sends files to {place}; use another experiment, or the server's "
-                "address as tracking"
-            )
+        self._log_file = _local_files(uri, experiment, place) or partial(self._client.log_artifact, self.run_id)
 
     def _experiment(self, name: str) -> str:
         """Return the id of an experiment, which another run may create at the same time."""
@@ -118,20 +124,20 @@ class MlflowTracker:
         now = int(1000 * time.time())
         # MLflow does not allow @ in a name.
         batch = [self._metric(name.replace("@", "_at_"), value, now, epoch) for name, value in values.items()]
-        self._try(self._client.log_batch, metrics=batch)
+        self._try(self._client.log_batch, self.run_id, metrics=batch)
 
     def artifact(self, path: Path) -> None:
-        self._try(self._client.log_artifact, local_path=str(path))
+        self._try(self._log_file, str(path))
 
     def end(self, status: str) -> None:
-        self._try(self._client.set_terminated, status=status)
+        self._try(self._client.set_terminated, self.run_id, status=status)
 
-    def _try(self, log: Callable[..., object], **values: object) -> None:
+    def _try(self, log: Callable[..., object], *values: object, **named: object) -> None:
         """Record something about the run. If the store fails, the run continues without it."""
         if self._gone:
             return
         try:
-            log(self.run_id, **values)
+            log(*values, **named)
         except Exception as exc:  # stores raise what their database or server raises
             self._gone = True
             logger.warning("MLflow failed; no more data of this run is sent to it: %s", exc)
@@ -140,9 +146,8 @@ class MlflowTracker:
 @contextmanager
 def _alone_in(uri: str) -> Iterator[None]:
     """Lock an SQLite file while a run is created in it, because MLflow creates its tables without a lock."""
-    scheme, found, file = uri.partition(":///")
-    path = Path(file.partition("?")[0])
-    if not (found and scheme.startswith("sqlite") and path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+    path = _sqlite_file(uri)
+    if path is None or not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
         yield  # a server, or a path for which MLflow will report an error
         return
     lock = path.with_name(f"{path.name}.lock")
@@ -153,6 +158,62 @@ def _alone_in(uri: str) -> Iterator[None]:
             lock.unlink(
                 missing_ok=True
             )  # removed while it is held; a waiting process finds it gone and creates its own
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    """Return the file of an SQLite database; None for another store."""
+    scheme, found, file = uri.partition(":///")
+    return Path(file.partition("?")[0]) if found and scheme.startswith("sqlite") else None
+
+
+def _check_schema(uri: str) -> None:
+    """Refuse an SQLite database whose schema does more than hold data, because it may come from a stranger."""
+    if not uri.startswith("sqlite"):
+        return
+    from sqlalchemy import create_engine
+
+    engine = create_engine(uri)  # as MLflow opens it, so that both see the same file
+    try:
+        with engine.connect() as database:
+            found = database.exec_driver_sql("SELECT type, name, coalesce(sql, '') FROM sqlite_master").all()
+    finally:
+        engine.dispose()
+    for kind, name, sql in found:
+        if not _OWN_SCHEMA.match(sql):
+            raise UsageError(
+                f"the database of tracking={uri} contains the {kind} {name!r:.100}, which MLflow did not create and which "
+                "could change what is recorded; move the database away, name another one as tracking, or use tracking=none"
+            )
+
+
+def _local_files(uri: str, experiment: str, place: str) -> Callable[[str], object] | None:
+    """Return what copies files to the place of a local store's run; None for a server, which chooses the place itself.
+
+    A local store may come from a stranger, who may not choose which server gets the model and MLflow's token, nor which
+    files of this machine are replaced. The place is not read again, because the store could then name another one.
+
+    Raises:
+        UsageError: The place is not on this machine, or the store is in the working folder and the place is not.
+    """
+    if not (uri.startswith("sqlite") or _is_local(uri)):
+        return None
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    advice = "use another experiment, or the server's address as tracking"
+    if _is_local(place):
+        files = LocalArtifactRepository(place)
+        here = Path.cwd().resolve()
+        store = _sqlite_file(uri) or Path(local_file_uri_to_path(uri))
+        if not _is_below(store, here) or _is_below(Path(files.artifact_dir), here):
+            copy: Callable[[str], object] = files.log_artifact
+            return copy
+        advice = f"use another experiment, or a database outside {here}, which may send files to any folder"
+    raise UsageError(f"experiment={experiment} in tracking={uri} sends files to {place}; {advice}")
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder)
 
 
 def _is_local(place: str) -> bool:
