@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import httpx
@@ -10,12 +11,13 @@ import huggingface_hub
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import HfApi
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
 
 from tests.dataset.test_dataset import BLUE, GREEN, RED, row, write
 from tests.support.clock import HANG_S
 from tests.support.shards import sample, write_tar
 from text_image_similarity import Config, LocalEngine, TableError, TableOptions, UsageError, read_dataset, score_csv
+from text_image_similarity.dataset import hub
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.formats import hub_files, open_table
 from text_image_similarity.tables import Summary
@@ -134,3 +136,82 @@ def test_a_hub_within_reach_is_read_through_fsspec(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(HfApi, "dataset_info", lambda *_, **__: None)
     assert hub_files.local_or_url("hf://datasets/some/shards/x.tar") == "hf://datasets/some/shards/x.tar"
     assert hub_files.local_or_url("hf://buckets/some/x.tar") == "hf://buckets/some/x.tar"
+
+
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A hub with the data set `some/photos`, whose files are in a folder; the library `datasets` must not look at it."""
+
+    def download(name: str, file: str, **_: object) -> str:
+        if not (tmp_path / "repository" / file).is_file():
+            raise RemoteEntryNotFoundError(
+                "404", response=httpx.Response(404, request=httpx.Request("GET", "http://x"))
+            )
+        return str(tmp_path / "repository" / file)
+
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("asked")
+
+    monkeypatch.setattr(HfApi, "dataset_info", lambda *_, **__: SimpleNamespace(sha="abc123"))
+    monkeypatch.setattr(hub, "hf_hub_download", download)
+    monkeypatch.setattr(datasets, "load_dataset_builder", load)
+    (tmp_path / "repository").mkdir()
+    return tmp_path / "repository"
+
+
+@pytest.mark.parametrize("file", ["README.md", ".huggingface.yaml"])
+@pytest.mark.parametrize(
+    "stated",
+    [
+        "data_files: /home/private/*.csv",
+        "data_files: http://169.254.169.254/latest/meta-data/a.csv",
+        "data_files: [a.csv, 'zip://*.csv::http://x/a.zip']",
+        "data_files: [{split: train, path: [a.csv, ../../other/photos@main/a.csv]}]",
+        r"data_files: '\\\\evil\\share\\a.csv'",
+        "data_files: 'C:/a.csv'",
+        "data_files: hf://datasets/other/photos/a.csv",
+        "data_dir: /home/private",
+    ],
+)
+def test_a_data_set_names_only_files_of_its_own_repository(file: str, stated: str, online: Path) -> None:
+    text = f"configs:\n- config_name: default\n  data_files: a.csv\n- config_name: b\n  {stated}\n"
+    (online / file).write_text(f"---\n{text}---\n" if file == "README.md" else text)
+    for source in ("some/photos", "hf:some/photos"):
+        with pytest.raises(
+            TableError, match=r"names the data file .* not in its own repository; name files of the data"
+        ):
+            read_dataset(source)
+    (online / file).write_text((online / file).read_text().replace(stated, "data_files: data/train-*.parquet"))
+    with pytest.raises(TableError, match="asked"):
+        read_dataset("some/photos")
+
+
+@pytest.mark.parametrize("file", ["/etc/a.csv", "http://x/a.csv", "hf://datasets/some/photos@other/a.csv"])
+def test_files_that_the_library_found_elsewhere_are_not_read(
+    file: str, online: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = SimpleNamespace(data_files={"train": ["hf://datasets/some/photos@abc123/a.csv", file]})
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *_, **__: SimpleNamespace(config=found))
+    with pytest.raises(TableError, match=f"names the data file '{file}'"):
+        read_dataset("some/photos")
+
+
+def test_a_folder_here_is_not_taken_for_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some" / "photos").mkdir(parents=True)
+    (tmp_path / "some" / "photos" / "a.csv").write_text("url,caption\na.jpg,a row of the stranger\n")
+    with pytest.raises(
+        UsageError, match=r"some/photos is a folder here.*; write \./some/photos for the folder, or run in"
+    ):
+        read_dataset("hf:some/photos@train")
+
+
+def test_nested_images_are_not_opened_by_the_library(tmp_path: Path) -> None:
+    (tmp_path / "private.txt").write_text("a secret")
+    nested = datasets.Features({"images": [datasets.Image()], "caption": datasets.Value("string")})
+    rows = {"images": [[{"path": str(tmp_path / "private.txt"), "bytes": None}]], "caption": ["red"]}
+    builder = SimpleNamespace(
+        download_and_prepare=lambda: None, as_dataset=lambda split: datasets.Dataset.from_dict(rows, features=nested)
+    )
+    ((_, (images,)),) = hub._read_split(builder, "some/photos", "train", ["images"])
+    assert images == [{"bytes": None, "path": str(tmp_path / "private.txt")}]

@@ -2,17 +2,28 @@
 
 The hub is first asked, with a short timeout, whether it has the data set, so that an unreachable hub is detected at
 once; a data set in the local cache is then read from there.
+
+The README of a data set may name data files anywhere: those that are not in the data set's own repository are refused,
+because they may be private files of this machine or of its network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+import yaml
+from huggingface_hub import DatasetCard, HfApi, hf_hub_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 
 from ..errors import TableError, UsageError
 from ..formats import folder_of
@@ -20,6 +31,8 @@ from ..system import call_within, require
 from .sources import SplitTable, split_name
 
 PROBE_S = 4.0  # timeout of the first request to the hub
+_ELSEWHERE = re.compile(r"/|.*[:\\]|(.*/)?\.\.(/|$)", re.DOTALL)  # patterns that may lead out of a repository
+_ROWS = 64  # rows to convert at a time; they may hold images
 
 
 def hub_tables(name: str) -> dict[str, SplitTable]:
@@ -31,19 +44,18 @@ def hub_tables(name: str) -> dict[str, SplitTable]:
         TableError: The hub is unreachable and the set is not in the cache, or the set cannot be read.
     """
     require(f"{name} does not exist here; reading it from the hub", "datasets", extra="train")
-    import datasets
-
-    if problem := _ask_hub(name):
-        _require_cached(name, Path(datasets.config.HF_DATASETS_CACHE), problem)
     try:
-        builder = datasets.load_dataset_builder(name)
-        splits = list(builder.info.splits or datasets.get_dataset_split_names(name))
-        features = builder.info.features or datasets.load_dataset(name, split=splits[0]).features
+        builder = _open(name, None)
+        if not builder.info.features:
+            builder.download_and_prepare()
+        splits, features = _splits_of(builder), tuple(builder.info.features)
+    except (UsageError, TableError):
+        raise
     except Exception as exc:  # datasets raises what its many readers raise
         raise TableError(f"the data set {name} cannot be read: {exc}") from exc
     return {
         split_name(split): SplitTable(
-            f"{name} ({split})", lambda: tuple(features), partial(_read_split, name, split), folder_of(f"hf:{name}")
+            f"{name} ({split})", lambda: features, partial(_read_split, builder, name, split), folder_of(f"hf:{name}")
         )
         for split in splits
     }
@@ -61,49 +73,108 @@ def load_split(name: str, config: str | None, split: str | None) -> Any:
         UsageError: The hub has no such data set, or it has several splits and none or an unknown one is named.
         TableError: The hub is unreachable and the set is not in the cache, or the set cannot be read.
     """
-    import datasets
-
-    if problem := _ask_hub(name):
-        _require_cached(name, Path(datasets.config.HF_DATASETS_CACHE), problem)
     try:
-        builder = datasets.load_dataset_builder(name, config)
-        splits = [str(one) for one in builder.info.splits or datasets.get_dataset_split_names(name, config)]
+        builder = _open(name, config)
+        splits = _splits_of(builder)
         if split is None and len(splits) > 1:
             raise UsageError(f"{name} has the splits {', '.join(splits)}; name one, such as hf:{name}@{splits[0]}")
         if split is not None and split not in splits:
             raise UsageError(f"{name} has no split {split!r}: it has {', '.join(splits)}")
-        found = datasets.load_dataset(name, config, split=split or splits[0])
-        for column, feature in found.features.items():
-            if isinstance(feature, datasets.Image):
-                found = found.cast_column(column, datasets.Image(decode=False))
-    except UsageError:
+        return _load(builder, split or splits[0])
+    except (UsageError, TableError):
         raise
     except Exception as exc:  # datasets raises what its many readers raise
         raise TableError(f"the data set {name} cannot be read: {exc}") from exc
-    return found
 
 
-def _read_split(name: str, split: str, columns: Sequence[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    import datasets
-
+def _read_split(builder: Any, name: str, split: str, columns: Sequence[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
     try:
-        table = datasets.load_dataset(name, split=split)
-        for column, feature in table.features.items():
-            if isinstance(feature, datasets.Image):
-                table = table.cast_column(column, datasets.Image(decode=False))
-        for number, row in enumerate(table.select_columns(list(columns)), 1):
+        # As Arrow, because datasets would otherwise open the files and URLs that nested images and sounds name.
+        table = _load(builder, split).select_columns(list(columns)).with_format("arrow")
+        rows = chain.from_iterable(batch.to_pylist() for batch in table.iter(batch_size=_ROWS))
+        for number, row in enumerate(rows, 1):
             yield f"row {number} of {name} ({split})", tuple(row[column] for column in columns)
     except Exception as exc:  # datasets raises what its many readers raise
         raise TableError(f"the data set {name} cannot be read: {exc}") from exc
 
 
-def _ask_hub(name: str) -> Exception | None:
-    """Ask the hub, for at most `PROBE_S` seconds, whether it has a data set; return the reason if it does not."""
+def _open(name: str, config: str | None) -> Any:
+    """Return the builder of a data set, all of whose files are in its own repository or in the cache of `datasets`."""
+    import datasets
+
+    if Path(name).is_dir():
+        raise UsageError(
+            f"{name} is a folder here, which the library datasets would read instead of hf:{name}; write ./{name} for the "
+            "folder, or run in another directory for the data set on the hub"
+        )
+    found = _ask_hub(name)
+    if isinstance(found, Exception):
+        _require_cached(name, Path(datasets.config.HF_DATASETS_CACHE), found)
+        from datasets.packaged_modules.cache.cache import Cache
+
+        return Cache(
+            repo_id=name, dataset_name=name.rpartition("/")[2], config_name=config, version="auto", hash="auto"
+        )
+    _check_patterns(name, found)
+    builder = datasets.load_dataset_builder(name, config, revision=found)
+    for file in chain.from_iterable((builder.config.data_files or {}).values()):
+        if not file.startswith(f"hf://datasets/{name}@{found}/"):
+            raise _leads_elsewhere(name, file)
+    return builder
+
+
+def _check_patterns(name: str, commit: str) -> None:
+    """Refuse a data set that names files elsewhere. The library must not look for them: that is a request in itself."""
+    for file in ("README.md", ".huggingface.yaml"):
+        try:
+            path = hf_hub_download(name, file, repo_type="dataset", revision=commit)
+        except RemoteEntryNotFoundError:
+            continue
+        is_card = file.endswith(".md")
+        stated = DatasetCard.load(path).data.to_dict() if is_card else yaml.safe_load(Path(path).read_text("utf-8"))
+        for config in (stated or {}).get("configs") or ():
+            for pattern in _texts([config.get("data_files"), config.get("data_dir")]):
+                if _ELSEWHERE.match(pattern):
+                    raise _leads_elsewhere(name, pattern)
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, Mapping)):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(inner)
+
+
+def _leads_elsewhere(name: str, file: str) -> TableError:
+    return TableError(
+        f"the data set {name} names the data file {file!r:.200}, which is not in its own repository; name files of "
+        f"the data set instead, such as hf://datasets/{name}/data/*.parquet"
+    )
+
+
+def _splits_of(builder: Any) -> list[str]:
+    return [str(split) for split in builder.info.splits or builder.config.data_files or ()]
+
+
+def _load(builder: Any, split: str) -> Any:
+    """Load a split into the cache of `datasets`, with images as they are stored."""
+    import datasets
+
+    builder.download_and_prepare()
+    found = builder.as_dataset(split=split)
+    for column, feature in found.features.items():
+        if isinstance(feature, datasets.Image):
+            found = found.cast_column(column, datasets.Image(decode=False))
+    return found
+
+
+def _ask_hub(name: str) -> str | Exception:
+    """Ask the hub, for at most `PROBE_S` seconds, for a data set's commit; return the reason if it has none."""
     try:
-        call_within(PROBE_S, lambda: HfApi().dataset_info(name, timeout=PROBE_S), name="hub-probe")
+        return str(call_within(PROBE_S, lambda: HfApi().dataset_info(name, timeout=PROBE_S), name="hub-probe").sha)
     except Exception as exc:  # any exception of the hub's client is passed on as the reason
         return exc
-    return None
 
 
 def _require_cached(name: str, cache: Path, problem: Exception) -> None:
