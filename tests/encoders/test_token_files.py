@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tokenizers import Regex, Tokenizer, pre_tokenizers
 from transformers import AutoTokenizer, Siglip2Tokenizer
 
 from tests.support.models import save_siglip2
@@ -19,8 +21,10 @@ from text_image_similarity.encoders.open_clip_files import OpenClipFiles
 from text_image_similarity.encoders.open_clip_tokens import open_clip_tokens
 from text_image_similarity.encoders.protocols import CutIds
 from text_image_similarity.encoders.token_files import open_tokens, write_tokens
-from text_image_similarity.encoders.tokens import Tokens
+from text_image_similarity.encoders.tokens import Tokens, panics_are_errors, tokens_of
 from text_image_similarity.encoders.two_tower import TwoTowerEncoder
+from text_image_similarity.encoders.zipped import mini_folder
+from text_image_similarity.pipeline.encoding import encode_each
 
 CAPTIONS = int(os.environ.get("CAPTIONS", "300"))
 SPECIAL = [
@@ -115,3 +119,19 @@ def test_a_tokenizer_without_files_is_refused(tmp_path: Path) -> None:
 def test_rows_that_are_cut_say_so(tiny_siglip: Path, tmp_path: Path) -> None:
     short, long = reopened(loaded(tiny_siglip), tmp_path).encode(["a dog", "the quick brown fox " * 9])
     assert (isinstance(short, CutIds), isinstance(long, CutIds), len(long)) == (False, True, 16)
+
+
+def test_a_caption_that_makes_the_tokenizer_panic_fails_alone() -> None:
+    """The library's panics are not of the class Exception; a stranger's pattern that takes too long is one cause."""
+    tokenizer = Tokenizer.from_file(str(mini_folder() / "tokenizer.json"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(x+x+)+y"), "isolated")
+    tokens = tokens_of(tokenizer, pad=0)
+    found = encode_each(lambda texts: np.array([[float(len(row))] for row in tokens.encode(texts)]), ["a", "x" * 40])
+    assert isinstance(found[0], np.ndarray)
+    assert str(found[1]).startswith("encoder_error: RuntimeError: the model's tokenizer cannot read this text: ")
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_a_request_to_stop_is_no_panic(stop: type[BaseException]) -> None:
+    with pytest.raises(stop), panics_are_errors():
+        raise stop

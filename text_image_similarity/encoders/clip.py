@@ -33,6 +33,7 @@ from .last_layer import give_one_token
 from .naflex import patch_features
 from .other_families import check_alike, masked_text
 from .settings_files import check_settings, read_settings
+from .tokens import panics_are_errors
 from .torch_backend import ImageTower, TorchBackend, Tower
 from .two_tower import TwoTowerEncoder
 
@@ -154,7 +155,8 @@ def _encoder(name: str, network: Any, processor: Any, tokenizer: Any, config: Co
 def _explained(name: str, missing: type[ModelError]) -> Iterator[None]:
     """Turn errors of transformers into ModelError, and missing files into `missing`."""
     try:
-        yield
+        with panics_are_errors():
+            yield
     except OSError as exc:
         raise missing(f"model {name} cannot be loaded: {exc}\n{_COMPLETE}") from exc
     except RecursionError as exc:

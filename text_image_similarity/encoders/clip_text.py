@@ -24,7 +24,7 @@ from ..errors import ModelError
 from .last_layer import at_ends, give_one_token, token_of
 from .piece_rules import AddedPiece, PieceFile, PieceRules
 from .pieces import piece_tokens
-from .tokens import Ids, Tokens, ids_of, tokens_of
+from .tokens import Ids, Tokens, ids_of, panics_are_errors, tokens_of
 
 _PROBES = (
     "A photo of 2 dogs, it's RAINING",
@@ -159,6 +159,7 @@ def _their_tokens(tokenizer: Any, length: int, pad: int) -> Tokens:
     # Truncation is part of the tokenizer's state, so calls take turns. A fork may copy a held lock: one for each process.
     locks: dict[int, Lock] = {}
 
+    @panics_are_errors()
     def encode(texts: Sequence[str]) -> list[Ids]:
         with locks.setdefault(os.getpid(), Lock()):
             found = tokenizer(list(texts), truncation=True, max_length=length)

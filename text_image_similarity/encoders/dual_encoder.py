@@ -25,7 +25,7 @@ from ..preprocess import Preprocess
 from .device import Placement, choose_placement
 from .fingerprint import fingerprint
 from .settings_files import read_settings
-from .tokens import Tokens, tokens_of
+from .tokens import Tokens, panics_are_errors, tokens_of
 from .torch_backend import ImageTower, TorchBackend, Tower
 from .towers import PAD, UNK, DualEncoder, DualEncoderConfig
 from .two_tower import TwoTowerEncoder
@@ -90,7 +90,8 @@ def read_dual_encoder(folder: Path) -> tuple[DualEncoder, Tokenizer]:
 def _read_tokenizer(path: Path) -> Tokenizer:
     text = path.read_text(encoding="utf-8")
     try:
-        return Tokenizer.from_str(text)
+        with panics_are_errors():
+            return Tokenizer.from_str(text)
     except Exception as exc:  # tokenizers raises no narrower one
         raise ValueError(f"{path.name} is damaged: {exc}") from exc
 

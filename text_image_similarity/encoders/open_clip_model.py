@@ -32,6 +32,7 @@ from .open_clip_files import OpenClipFiles
 from .open_clip_names import OpenClipName
 from .open_clip_table import needs_twin, quick_advice
 from .open_clip_tokens import open_clip_tokens
+from .tokens import panics_are_errors
 from .torch_backend import ImageTower, TorchBackend, Tower
 from .two_tower import TwoTowerEncoder
 
@@ -224,7 +225,8 @@ def _no_root_handler() -> Iterator[None]:
 def _explained(name: str) -> Iterator[None]:
     """Turn errors of open_clip, timm and torch into ModelError."""
     try:
-        yield
+        with panics_are_errors():
+            yield
     except ModelError:
         raise
     except Exception as exc:  # AssertionError, KeyError, UnpicklingError: the settings are not trusted

@@ -21,7 +21,7 @@ from ..errors import ModelError
 from .captions import CLEANINGS, Cleaning
 from .open_clip_files import OpenClipFiles
 from .protocols import CutIds
-from .tokens import Ids, Tokens, cleaned_tokens
+from .tokens import Ids, Tokens, cleaned_tokens, panics_are_errors
 
 _START, _END = "<start_of_text>", "<end_of_text>"
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -120,6 +120,7 @@ def _their_tokens(theirs: Callable[..., Any], lengths: Callable[[Sequence[str]],
     """Return the `Tokens` of open_clip's own tokenizer, whose rows have full length; `lengths` shows which were cut."""
     locks: dict[int, Lock] = {}  # tokenizers of transformers keep state, and a fork may copy a held lock
 
+    @panics_are_errors()
     def encode(texts: Sequence[str]) -> list[Ids]:
         with locks.setdefault(os.getpid(), Lock()):
             rows: list[Ids] = theirs(list(texts)).tolist() if texts else []

@@ -7,6 +7,7 @@ change the last digits of a result.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -79,6 +80,20 @@ class Tokens:
         return ids
 
 
+@contextmanager
+def panics_are_errors() -> Iterator[None]:
+    """Turn a panic of the tokenizers library, which no `except Exception` would catch, into a RuntimeError.
+
+    A pattern in `tokenizer.json` that takes too long at a caption is one cause of a panic.
+    """
+    try:
+        yield
+    except BaseException as exc:
+        if type(exc).__name__ != "PanicException":  # pyo3's class, which cannot be imported
+            raise
+        raise RuntimeError(f"the model's tokenizer cannot read this text: {exc}") from exc
+
+
 def tokens_of(tokenizer: Tokenizer, *, pad: int, if_empty: Ids | None = None) -> Tokens:
     """Return the `Tokens` of a tokenizer that cuts captions itself and does not pad them.
 
@@ -88,6 +103,7 @@ def tokens_of(tokenizer: Tokenizer, *, pad: int, if_empty: Ids | None = None) ->
         if_empty: Ids for a caption that has no tokens, for models that need at least one.
     """
 
+    @panics_are_errors()
     def encode(texts: Sequence[str]) -> list[Ids]:
         return [ids_of(encoding) or list(if_empty or []) for encoding in tokenizer.encode_batch_fast(list(texts))]
 
