@@ -803,6 +803,75 @@ def test_texts_of_unknown_length_are_read_a_few_at_a_time(
     assert max(read) == 4
 
 
+def read_batches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[pa.RecordBatch]:
+    """Read a table, and return what was read of it at once."""
+    read: list[pa.RecordBatch] = []
+    kept = parquet.ParquetTable._kept
+
+    def keep(self: parquet.ParquetTable, batch: pa.RecordBatch) -> pa.RecordBatch:
+        read.append(batch)
+        return kept(self, batch)
+
+    monkeypatch.setattr(parquet.ParquetTable, "_kept", keep)
+    table = open_table(str(folder / "in.parquet"))
+    assert sum(map(len, table.read(0, 1000))) == table.row_count
+    return read
+
+
+def write_plain(path: Path, *groups: list[str]) -> None:
+    """Write texts without dictionaries, each list into a row group of its own."""
+    schema = pa.schema([("url", pa.string()), ("note", pa.string())])
+    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=False, write_statistics=False) as file:
+        for notes in groups:
+            file.write_table(pa.table({"url": ["red.png"] * len(notes), "note": notes}, schema=schema))
+
+
+def test_short_rows_in_other_row_groups_hide_no_long_ones(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text_image_similarity.formats.parquet_encodings.PART_SIZE", 100_000)
+    write_plain(folder / "in.parquet", ["x"] * 20_000, ["x" * 10_000] * 60)
+    assert max(batch.nbytes for batch in read_batches(folder, monkeypatch)) < 101_000
+
+
+def test_values_of_fixed_length_count_as_often_as_they_occur(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text_image_similarity.formats.parquet_encodings.PART_SIZE", 100_000)
+    notes = pa.array([b"x" * 10_000] * 60, pa.binary(10_000))
+    pq.write_table(pa.table({"url": ["red.png"] * 60, "note": notes}), folder / "in.parquet")
+    assert max(batch.nbytes for batch in read_batches(folder, monkeypatch)) < 101_000
+
+
+def test_few_rows_of_a_row_group_that_is_compressed_a_lot_are_read_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The long rows may be among very many short ones."""
+    monkeypatch.setattr("text_image_similarity.formats.parquet_encodings._LARGE_GROUP", 100_000)
+    monkeypatch.setattr("text_image_similarity.formats.parquet_encodings._MOST_COMPRESSED", 100_000)
+    write_plain(folder / "in.parquet", [*["x"] * 100, *["x" * 50_000] * 4])
+    assert {batch.num_rows for batch in read_batches(folder, monkeypatch)} == {4}
+
+
+def test_a_row_group_of_parquet_is_not_compressed_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text_image_similarity.formats.parquet_encodings._LARGE_GROUP", 1_000_000)
+    write_plain(tmp_path / "fits.parquet", ["x" * 10_000] * 90)
+    write_plain(tmp_path / "long.parquet", ["x"], ["x" * 10_000] * 110)
+    assert open_table(str(tmp_path / "fits.parquet")).row_count == 90
+    with pytest.raises(
+        TableError,
+        match=r"column 'note' of .*long.parquet has 1,1\d\d,\d\d\d bytes, compressed to \d+, in a row group that",
+    ):
+        open_table(str(tmp_path / "long.parquet"))
+
+
+def test_a_dictionary_counts_even_if_the_encodings_lack_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The footer's list of encodings is not needed to read a column."""
+    monkeypatch.setattr("text_image_similarity.formats.parquet_encodings.PART_SIZE", 100_000)
+    pq.write_table(pa.table({"url": ["red.png"] * 60, "note": ["x" * 10_000] * 60}), folder / "in.parquet")
+    data, declared = (folder / "in.parquet").read_bytes(), bytes([0x35, 0, 2 * 3, 2 * 8])  # PLAIN, RLE, RLE_DICTIONARY
+    assert data.count(declared) == 2
+    (folder / "in.parquet").write_bytes(data.replace(declared, declared[:3] + declared[2:3]))
+    assert pq.read_metadata(folder / "in.parquet").row_group(0).column(1).encodings == ("PLAIN", "RLE", "RLE")
+    assert max(batch.nbytes for batch in read_batches(folder, monkeypatch)) < 101_000
+
+
 def test_a_text_that_occurs_in_many_cells_is_in_memory_once() -> None:
     column = pa.DictionaryArray.from_arrays(pa.array([1, 0, None, 1, 1], pa.int8()), pa.array(["a b", "c d"]))
     found = list(each_value(pa.chunked_array([column.slice(1), column])))

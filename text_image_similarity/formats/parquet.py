@@ -14,7 +14,7 @@ from ..errors import TableError
 from .arrow_types import common_type, dense, dense_size, may_hold_images, stored
 from .columns import check_count, check_depth
 from .hashing import Hashed, one_digest
-from .parquet_encodings import Encodings, columns_to_read
+from .parquet_encodings import Encodings, check_compression, columns_to_read
 from .rows import PART_SIZE, ArrowRows
 from .signatures import LONGEST, text_format
 from .storage import open_bytes, reading
@@ -80,6 +80,7 @@ class ParquetTable:
             check_count(len(found), place)
             check_depth(found, place)
             _check_lists(file.metadata, place)
+            check_compression(file.metadata, self.dropped, place)
         return pa.schema([column.with_type(stored(column.type)) for column in found], found.metadata)
 
     @property
@@ -132,7 +133,7 @@ class ParquetTable:
                         start -= rows
                         number += rows
                         continue
-                    at_once = min(most, self._encodings.at_once(first, group))
+                    at_once = min(most, self._encodings.at_once(first, group, self.dropped))
                     for stored_batch in file.iter_batches(at_once, row_groups=[group], columns=names):
                         for piece in _pieces(self._kept(stored_batch), place, number):
                             batch = self._dense(piece, place)

@@ -8,11 +8,17 @@ from itertools import pairwise
 
 import pyarrow.parquet as pq
 
+from ..errors import TableError
 from .arrow_types import longest_value
 from .rows import PART_SIZE
 
 _READ_ROWS = 64  # maximum number of rows to read at once
 _FEW_ROWS = 4  # if the length of texts is unknown, as when they are stored as differences
+# A page is decompressed as a whole, and a few rows may hold most of a row group: one of this size, in bytes, is read a
+# few rows at a time if it is compressed this much, and refused if it is compressed even more.
+_LARGE_GROUP = 256 * 1024 * 1024
+_COMPRESSED = 32
+_MOST_COMPRESSED = 1000
 _LOOKED_AT = 1024 * 1024  # largest dictionary in the file, in bytes, that is searched for the longest text
 
 
@@ -24,6 +30,35 @@ def columns_to_read(names: list[str], dropped: Collection[str]) -> list[str] | N
     ordered = sorted(name.replace(".", "\0") for name in names)
     unclear = any(one == other or other.startswith(one + "\0") for one, other in pairwise(ordered))
     return names if dropped and not unclear else None
+
+
+def check_compression(metadata: pq.FileMetaData, dropped: Collection[str], file: str) -> None:
+    """Refuse row groups that would fill the memory when they are decompressed, except for columns that will not be read.
+
+    Raises:
+        TableError: A row group is too large for its bytes in the file; the message names its largest column.
+    """
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        size, stored = _sizes(group, dropped)
+        if size > max(_LARGE_GROUP, _MOST_COMPRESSED * stored):
+            largest = max(_columns(group, dropped), key=lambda column: column.total_uncompressed_size)
+            name = largest.path_in_schema.partition(".")[0]
+            raise TableError(
+                f"column {name!r} of {file} has {largest.total_uncompressed_size:,} bytes, compressed to "
+                f"{largest.total_compressed_size:,}, in a row group that is compressed more than {_MOST_COMPRESSED:,} times; write "
+                "the file in smaller row groups, or without the column"
+            )
+
+
+def _columns(group: pq.RowGroupMetaData, dropped: Collection[str]) -> list[pq.ColumnChunkMetaData]:
+    columns = map(group.column, range(group.num_columns))
+    return [column for column in columns if column.path_in_schema not in dropped]
+
+
+def _sizes(group: pq.RowGroupMetaData, dropped: Collection[str]) -> tuple[int, int]:
+    """Return the bytes of a row group's columns, decompressed and in the file."""
+    columns = _columns(group, dropped)
+    return sum(one.total_uncompressed_size for one in columns), sum(one.total_compressed_size for one in columns)
 
 
 @dataclass(slots=True)
@@ -42,6 +77,7 @@ class Encodings:
     single: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
     _few: set[str] = field(default_factory=set)
+    _fixed: dict[str, int] = field(default_factory=dict)
 
     def learn(self, metadata: pq.FileMetaData, dropped: Collection[str]) -> None:
         """Add the encodings of a file, except those of columns that will not be read."""
@@ -49,10 +85,15 @@ class Encodings:
         lists: set[str] = set()
         for place in range(metadata.num_columns):
             column = metadata.schema.column(place)
+            if column.physical_type == "FIXED_LEN_BYTE_ARRAY":
+                self._fixed[column.path] = max(column.length, self._fixed.get(column.path, 0))
             if column.physical_type == "BYTE_ARRAY" and column.path not in dropped:
                 found = encodings.setdefault(column.path, set())
                 for group in range(metadata.num_row_groups):
-                    found.update(metadata.row_group(group).column(place).encodings)
+                    chunk = metadata.row_group(group).column(place)
+                    found.update(chunk.encodings)
+                    if chunk.has_dictionary_page:  # even if it is not among the encodings
+                        found.add("RLE_DICTIONARY")
                 if column.max_repetition_level:
                     lists.add(column.path)
         for path, found in encodings.items():
@@ -63,20 +104,31 @@ class Encodings:
                 known = self.repeated if path in lists else self.single
                 known += [path] * (path not in known)
 
-    def at_once(self, first: pq.ParquetFile, group: int) -> int:
+    def at_once(self, first: pq.ParquetFile, group: int, dropped: Collection[str]) -> int:
         """Return how many rows of a row group to read at once.
 
         Args:
             first: The file, with the columns of `single` read as dictionaries.
             group: Number of the row group.
+            dropped: Columns that will not be read.
         """
-        if self._few or any(size > _LOOKED_AT for size in self._dictionary_sizes(first.metadata.row_group(group))):
-            return _FEW_ROWS
+        metadata = first.metadata.row_group(group)
+        most = self._by_mean(metadata, dropped)
+        if self._few or any(size > _LOOKED_AT for size in self._dictionary_sizes(metadata)):
+            return min(most, _FEW_ROWS)
         if not self.single:
-            return _READ_ROWS
+            return most
         row = next(first.iter_batches(1, row_groups=[group], columns=self.single), None)
         longest = 0 if row is None else sum(map(longest_value, row.columns))
-        return max(1, min(_READ_ROWS, PART_SIZE // max(1, longest)))
+        return max(1, min(most, PART_SIZE // max(1, longest)))
+
+    def _by_mean(self, group: pq.RowGroupMetaData, dropped: Collection[str]) -> int:
+        """Return how many rows of a row group fit in a part, by their mean size, and few if that may be misleading."""
+        size, stored = _sizes(group, dropped)
+        most = _FEW_ROWS if size > max(_LARGE_GROUP, _COMPRESSED * stored) else _READ_ROWS
+        # Values of fixed length may be stored only once, too.
+        size += sum(self._fixed.get(one.path_in_schema, 0) * one.num_values for one in _columns(group, dropped))
+        return max(1, min(most, PART_SIZE * group.num_rows // max(1, size)))
 
     def _dictionary_sizes(self, group: pq.RowGroupMetaData) -> Iterator[int]:
         """Yield the sizes of the dictionaries of `single` in the file, in bytes, if it declares them."""
