@@ -113,4 +113,4 @@ def product(node: ast.expr) -> Any:
 
 
 def test_the_page_stays_short() -> None:
-    assert len(PAGE.splitlines()) <= 210
+    assert len(PAGE.splitlines()) <= 215
