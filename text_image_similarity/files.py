@@ -141,3 +141,11 @@ def move_durably(source: Path, place: Path) -> None:
 def network_share(path: PurePath) -> str:
     r"""Return the host and share of a Windows network path, such as `\\host\share`; empty for any other path."""
     return path.drive if path.drive.startswith("\\\\") else ""
+
+
+def on_other_share(path: PurePath, folder: PurePath) -> bool:
+    """Tell whether a path is on another network share than a folder.
+
+    Ask this before anything looks at a path that a stranger's file names, because Windows would log in to its host.
+    """
+    return network_share(path) not in ("", network_share(folder))

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.images import make_png
 from text_image_similarity import Config, Dialect, TableError, UsageError, evaluate
-from text_image_similarity.dataset import load_image, own_splits, read_dataset
+from text_image_similarity.dataset import layouts, load_image, own_splits, read_dataset
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.formats import read_captions
 
@@ -130,6 +130,19 @@ def test_a_line_of_a_captions_file_has_an_end(tmp_path: Path, monkeypatch: pytes
     assert [caption for _, (_, caption) in islice(found, 3)] == ["x" * 90] * 3
     with pytest.raises(TableError, match="a row of more than 100 characters"):
         next(found)
+
+
+def test_a_captions_file_does_not_make_windows_ask_a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_file(path: Path) -> bool:
+        assert "evil" not in str(path)
+        return path.exists() and not path.is_dir()
+
+    monkeypatch.setattr(layouts, "on_other_share", lambda path, folder: "evil" in str(path))
+    draw(tmp_path / "photos")
+    monkeypatch.setattr(Path, "is_file", is_file)
+    names = ["//evil/share/a.jpg", "red.png"]
+    assert layouts._folder_with(names, tmp_path) == tmp_path / "photos"
+    assert layouts._folder_with(names[:1], tmp_path) == tmp_path
 
 
 def test_a_captions_file_away_from_its_images(tmp_path: Path) -> None:

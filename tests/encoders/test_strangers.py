@@ -206,6 +206,23 @@ def test_an_adapter_is_of_a_type_that_reads_nothing_else(settings: dict[str, obj
         base_of("theirs", tmp_path)
 
 
+def test_an_adapters_base_on_another_computer_is_not_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_dir(path: Path) -> bool:
+        raise AssertionError(path)
+
+    share = "//evil/share/base"
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": share, "peft_type": "LORA"}))
+    (tmp_path / "adapter_model.safetensors").touch()
+    monkeypatch.setattr("text_image_similarity.encoders.adapters.on_other_share", lambda path, _: path == Path(share))
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    with pytest.raises(
+        ModelNameError, match="theirs holds a PEFT adapter for //evil/share/base, which is on another comp"
+    ):
+        base_of("theirs", tmp_path)
+
+
 PARTS, LAYERS = (
     "self_attn|attention|attn|mlp|feed_forward|ffn|dense",
     "q_proj|k_proj|v_proj|o_proj|fc1|fc2|qkv|out_proj",

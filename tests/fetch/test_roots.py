@@ -13,7 +13,7 @@ from text_image_similarity.decode.formats import sniff
 from text_image_similarity.errors import ErrorCode, RowError, UsageError
 from text_image_similarity.fetch import Fetcher
 from text_image_similarity.fetch.roots import is_under
-from text_image_similarity.files import network_share
+from text_image_similarity.files import network_share, on_other_share
 from text_image_similarity.formats import with_base_dir
 from text_image_similarity.records import Record, ScoreResult
 from text_image_similarity.tables.failures import FailureWatch
@@ -62,6 +62,9 @@ def test_a_host_that_a_table_names_is_not_asked_for_a_file(name: str) -> None:
     assert not is_under(share, "C:/tables")
     assert network_share(share)
     assert not network_share(PureWindowsPath("C:/tables/x.jpg"))
+    assert on_other_share(share, PureWindowsPath("C:/tables"))
+    assert on_other_share(share, PureWindowsPath("//own/tables"))
+    assert not on_other_share(PureWindowsPath("//own/tables/x.jpg"), PureWindowsPath("//own/tables"))
 
 
 def test_another_root_allows_them_and_the_folder_itself_is_allowed(table: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.support.images import inline
 from tests.support.shop import product, shop
 from text_image_similarity import Catalog, Query, Term, UsageError
-from text_image_similarity.search import Judgement
+from text_image_similarity.search import Judgement, meaning
 
 
 @pytest.fixture
@@ -55,3 +55,12 @@ def test_judgements_that_cannot_be_used(judged: tuple[Catalog, list[Judgement]])
         UsageError, match=r"text queries cannot be calibrated: .* at least two matching and two mismatching"
     ):
         catalog.calibrate(judgements[:5])
+
+
+def test_a_catalogues_model_on_another_computer_is_not_asked_for_a_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_file(path: Path) -> bool:
+        raise AssertionError(path)
+
+    monkeypatch.setattr(meaning, "network_share", str)
+    monkeypatch.setattr(Path, "is_file", is_file)
+    assert meaning.load_calibration("//evil/share/model") is None

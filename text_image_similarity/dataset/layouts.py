@@ -20,6 +20,7 @@ from typing import Any
 
 from ..config import Dialect
 from ..errors import TableError, UsageError
+from ..files import on_other_share
 from ..formats import (
     Table,
     check_captions,
@@ -168,7 +169,8 @@ def _folder_with(names: Sequence[str], folder: Path | None) -> Path | None:
         return None
     with suppress(OSError):
         for one in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
-            if any((one / name).is_file() for name in names if name):
+            places = (one / name for name in names if name)
+            if any(place.is_file() for place in places if not on_other_share(place, folder)):
                 return one
     return folder
 

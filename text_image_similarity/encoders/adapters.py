@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, ModelNameError
+from ..files import on_other_share
 from .adapter_patterns import check_patterns
 from .settings_files import check_values, read_settings
 
@@ -29,6 +30,11 @@ def base_of(name: str, folder: Path) -> str:
         settings, base = {}, None
     if not isinstance(base, str) or not base:
         raise ModelNameError(f"{name} holds a PEFT adapter whose {SETTINGS} does not name its base model")
+    if on_other_share(Path(base), folder):
+        raise ModelNameError(
+            f"{name} holds a PEFT adapter for {base}, which is on another computer; copy that model to this one, and write "
+            f"its folder into base_model_name_or_path of {SETTINGS}"
+        )
     check_values(name, SETTINGS, settings)
     if (kind := settings.get("peft_type")) not in _KINDS:
         raise ModelNameError(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..config import NOWHERE, Config
 from ..errors import ErrorCode, RowError
-from ..files import network_share
+from ..files import on_other_share
 from .hints import shorten_path
 from .references import file_url_path, scheme_of, strip_invisible
 
@@ -43,7 +43,7 @@ def is_under(path: Path, root: str | PathLike[str] | None) -> bool:
     """Tell whether a path is under a folder; None allows any path."""
     if root is None:
         return True
-    if network_share(path) not in ("", network_share(Path(root))):  # merely resolving it would log in to that host
+    if on_other_share(path, Path(root)):
         return False
     try:
         found = path.resolve()

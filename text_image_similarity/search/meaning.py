@@ -47,8 +47,7 @@ class Meaning:
             curve: Calibration | None = Calibration(**measured["curve"])
             prior = measured["prevalence"]
         else:
-            model = self._generation.identity.model
-            curve = load_calibration(model) if kind == "text" and not on_network_share(model) else None
+            curve = load_calibration(self._generation.identity.model) if kind == "text" else None
         return None if curve is None else lambda similarity: float(curve.probability([similarity], prior=prior)[0])
 
 
@@ -66,7 +65,7 @@ def load_calibration(model: str) -> Calibration | None:
         ModelError: The calibration is damaged.
     """
     folder = model_folder(model)
-    if not model or not (folder / CALIBRATION).is_file():
+    if not model or on_network_share(model) or not (folder / CALIBRATION).is_file():  # the catalogue names the model
         return None
     from ..metrics.calibration import Calibration
 
