@@ -50,7 +50,7 @@ from text_image_similarity.training.losses import info_nce, sigmoid_loss
 from text_image_similarity.training.optimisation import average_into, warmup_cosine
 from text_image_similarity.training.pretrained import load_image_weights
 from text_image_similarity.training.step import Stepper
-from text_image_similarity.training.tracking import MlflowTracker
+from text_image_similarity.training.tracking import MlflowTracker, _absolute
 from text_image_similarity.training.vocabulary import learn_tokenizer
 from text_image_similarity.workspace import FolderLock
 
@@ -681,7 +681,7 @@ class FakeStore:
     place = "/files"
 
     def __init__(self, tracking_uri: str) -> None:
-        path = tracking_uri.removeprefix("sqlite:///")
+        path = tracking_uri.removeprefix("sqlite:///").partition("?")[0]
         with pytest.raises(Timeout):  # no other run is let into the database
             FileLock(f"{path}.lock").acquire(timeout=0)
 
@@ -743,6 +743,24 @@ def test_a_database_does_not_choose_a_server_for_the_model(
         UsageError, match=f"^experiment=e in tracking={uri} sends files to {re.escape(place)}; use another"
     ):
         MlflowTracker(uri, experiment="e", name="n", parameters={}, run_id=None)
+
+
+def test_a_relative_database_is_that_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow keeps a store open for each URI, also when the working folder changes."""
+    import mlflow
+
+    class Store(FakeStore):
+        def __init__(self, tracking_uri: str) -> None:
+            super().__init__(tracking_uri)
+            self.seen.append(tracking_uri)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mlflow, "MlflowClient", Store)
+    monkeypatch.setattr(FakeStore, "place", "mlruns/7")
+    MlflowTracker("sqlite:///runs.db?timeout=9", experiment="e", name="n", parameters={}, run_id=None)
+    assert f"sqlite:///{tmp_path}/runs.db?timeout=9" in FakeStore.seen
+    assert _absolute("sqlite:///:memory:") == "sqlite:///:memory:"
+    assert _absolute("http://x:///runs.db") == "http://x:///runs.db"
 
 
 @pytest.mark.parametrize("link", [False, True])

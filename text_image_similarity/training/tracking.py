@@ -85,7 +85,7 @@ class MlflowTracker:
         try:
             with _alone_in(uri):
                 _check_schema(uri)
-                self._client = MlflowClient(tracking_uri=uri)
+                self._client = MlflowClient(tracking_uri=_absolute(uri))
                 self.run_id: str | None = self._reopen(run_id, MlflowException)
                 if self.run_id is None:
                     home = self._experiment(experiment)
@@ -164,6 +164,15 @@ def _sqlite_file(uri: str) -> Path | None:
     """Return the file of an SQLite database; None for another store."""
     scheme, found, file = uri.partition(":///")
     return Path(file.partition("?")[0]) if found and scheme.startswith("sqlite") else None
+
+
+def _absolute(uri: str) -> str:
+    """Return an SQLite URI with a full path; by a relative one, MLflow would find the database of an earlier folder."""
+    scheme, found, file = uri.partition(":///")
+    if not (found and scheme.startswith("sqlite")) or file.startswith(("?", ":memory:", "file:")) or not file:
+        return uri
+    full = f"{Path.cwd().as_posix()}/" if not Path(file.partition("?")[0]).is_absolute() else ""
+    return uri if "?" in full else f"{scheme}:///{full}{file}"
 
 
 def _check_schema(uri: str) -> None:
