@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 
+from text_image_similarity import ModelError
 from text_image_similarity.preprocess import Preprocess
 
 CLIP = Preprocess(
@@ -118,3 +119,15 @@ def test_images_of_one_size_stay_as_they_are(preprocess: dict[str, Any], size: t
     assert chosen.unchanged == size
     pixels = np.random.default_rng(0).integers(0, 256, (*(size or (32, 32)), 3), np.uint8)
     assert np.array_equal(chosen.pixels(Image.fromarray(pixels)), pixels) == (size is not None)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"size": 4000}, {"size": (8, 4000)}, {"crop": (4000, 8)}, {"patches": (4000, 1)}, {"patches": (16, 20_000)}],
+)
+def test_a_model_cannot_ask_for_huge_images(other: dict[str, Any]) -> None:
+    how: dict[str, Any] = {"size": 2048, "crop": (2048, 2048), "patches": (16, 16_384)}
+    plain = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+    assert Preprocess(**how, **plain).side == (2048, 2048)
+    with pytest.raises(ModelError, match=r"images with a side of .* pixels, more than 2,048; correct the size"):
+        Preprocess(**{**how, **other}, **plain)

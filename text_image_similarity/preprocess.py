@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .errors import ModelError
 from .resize import Pixels as Pixels  # other modules import it from here
 from .resize import Region, resized
 from .system import refuse_planted_driver
@@ -25,6 +26,7 @@ _ANTIALIASED = {Image.Resampling.BICUBIC: "bicubic", Image.Resampling.BILINEAR: 
 # A JPEG reduced to this many times the model's size, or more, leaves the ranking of scores unchanged; at the size
 # itself (512 pixels reduced to 256 for a model of 224) the rank correlation falls to 0.998.
 _SPARE = 1.5
+_MOST_SIDE = 2048  # of an image for a model, in pixels; several times what models take
 _MAX_ASPECT = 32  # above this, an image is cropped before it is resized; up to it, results equal the reference
 
 
@@ -59,6 +61,18 @@ class Preprocess:
     fill: int = 0
     rounded: bool = False
     patches: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        """Check that images stay small, because a stranger's model may come with this description.
+
+        Raises:
+            ModelError: A side is too long, or there are too many patches.
+        """
+        size = (self.size,) if isinstance(self.size, int) else self.size
+        check_sides(*size, *(self.crop or ()))
+        if self.patches is not None:
+            side, most = self.patches
+            check_sides(side, math.isqrt(side * side * most))
 
     def pixels(self, image: Image.Image) -> Pixels:
         """Resize and crop an RGB image to the model's size, shape (h, w, 3) uint8.
@@ -130,6 +144,19 @@ class Preprocess:
         top, left = (height - pixels.shape[0]) // 2, (width - pixels.shape[1]) // 2
         whole[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
         return whole
+
+
+def check_sides(*sides: int) -> None:
+    """Check the sides of the images that a model takes.
+
+    Raises:
+        ModelError: A side is too long.
+    """
+    if (longest := max(sides)) > _MOST_SIDE:
+        raise ModelError(
+            f"the model's settings ask for images with a side of {longest:,} pixels, more than {_MOST_SIDE:,}; correct "
+            "the size in its settings"
+        )
 
 
 def _patched(image: Image.Image, side: int, most: int, resample: Image.Resampling) -> Pixels:

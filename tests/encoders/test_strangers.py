@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import pytest
 import timm
+import torch
 from open_clip.hf_configs import arch_dict
+from safetensors.torch import save_file
+from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig
 
 from tests.encoders.test_load import copy_of
 from text_image_similarity import Config, ConfigError, ModelError, ModelNameError, load_encoder
 from text_image_similarity.encoders import clip, hub, on_network_share, open_clip_files
 from text_image_similarity.encoders.adapter_patterns import check_patterns
-from text_image_similarity.encoders.adapters import base_of
+from text_image_similarity.encoders.adapters import base_of, merged
 from text_image_similarity.encoders.clip import load_clip
+from text_image_similarity.encoders.dual_encoder import read_dual_encoder
 from text_image_similarity.encoders.fingerprint import fingerprint
 from text_image_similarity.encoders.kinds import FAMILIES, check_folder, check_type
 from text_image_similarity.encoders.open_clip_names import OpenClipName
 from text_image_similarity.encoders.settings_files import check_settings, read_settings
 from text_image_similarity.encoders.towers.image import build_backbone
+from text_image_similarity.encoders.zipped import mini_folder
 
 CLIP = Config(device="cpu", backend="torch")
 DEEP = "[" * 200_000
@@ -221,6 +227,68 @@ def test_an_adapters_base_on_another_computer_is_not_looked_for(
         ModelNameError, match="theirs holds a PEFT adapter for //evil/share/base, which is on another comp"
     ):
         base_of("theirs", tmp_path)
+
+
+@pytest.mark.parametrize("settings", [{"r": 5000}, {"r": 4, "rank_pattern": {"q_proj": 5000}}, {"init_r": 5000}])
+def test_the_rank_of_an_adapter_is_limited(settings: dict[str, object], tmp_path: Path) -> None:
+    common = {"base_model_name_or_path": "o/base", "peft_type": "LORA"}
+    (tmp_path / "adapter_model.safetensors").touch()
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**common, "r": 4096}))
+    assert base_of("theirs", tmp_path) == "o/base"
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**common, **settings}))
+    with pytest.raises(ModelNameError, match="with a rank of more than 4,096 in its adapter_config"):
+        base_of("theirs", tmp_path)
+
+
+TOO_LARGE = "describe a network that is far larger than the weights that come with it; use the settings that"
+
+
+def test_an_adapter_is_not_much_larger_than_its_weights(tmp_path: Path) -> None:
+    settings = {"peft_type": "LORA", "base_model_name_or_path": "o/base", "r": 4096, "target_modules": ["a"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    save_file({"base_model.model.a.lora_A.weight": torch.zeros(1, 1)}, tmp_path / "adapter_model.safetensors")
+    with torch.device("meta"):
+        network = nn.ModuleDict({"a": nn.Linear(100_000, 8)})
+    with pytest.raises(ModelError, match=f"the settings of the adapter theirs {TOO_LARGE}"):
+        merged("theirs", network, tmp_path)
+
+
+@pytest.mark.parametrize("more", [{"vocab_size": 2_000_000}, {"text_tower": "transformer", "text_layers": 2_000_000}])
+def test_a_dual_encoder_is_not_much_larger_than_its_weights(more: dict[str, Any], tmp_path: Path) -> None:
+    folder = changed(mini_folder(), tmp_path / "model", "config.json", more)
+    with pytest.raises(ModelError, match=TOO_LARGE):
+        read_dual_encoder(folder)
+
+
+def test_a_model_of_transformers_is_not_much_larger_than_its_weights(tiny_clip: Path, tmp_path: Path) -> None:
+    folder = changed(tiny_clip, tmp_path / "model", "config.json", {"vocab_size": 8_000_000}, "text_config")
+    with pytest.raises(ModelError, match=TOO_LARGE):
+        load_clip(str(folder), CLIP, revision=None, trusted=False)
+
+
+def test_a_model_of_open_clip_is_not_much_larger_than_its_weights(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "open_clip_model.safetensors")
+    vision = {"image_size": 32, "patch_size": 16, "layers": 1, "width": 64}
+    text = {"context_length": 77, "vocab_size": 2_000_000, "width": 64, "heads": 1, "layers": 1}
+    shape = {"model_cfg": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(shape))
+    with pytest.raises(ModelError, match=TOO_LARGE):
+        load_encoder(replace(CLIP, model=tmp_path))
+    for part, key, value, said in (
+        ("text_cfg", "context_length", 5000, "have a context_length of more than 4,096 tokens"),
+        ("vision_cfg", "image_size", 4000, "images with a side of 4,000 pixels, more than 2,048"),
+        ("vision_cfg", "image_size", [32, 4000], "images with a side of 4,000 pixels, more than 2,048"),
+    ):
+        other = {**shape["model_cfg"], part: {**{"vision_cfg": vision, "text_cfg": text}[part], key: value}}
+        (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": other}))
+        with pytest.raises(ModelError, match=said):
+            load_encoder(replace(CLIP, model=tmp_path))
+
+
+def test_the_images_of_a_dual_encoder_are_not_huge(tmp_path: Path) -> None:
+    folder = changed(mini_folder(), tmp_path / "model", "config.json", {"image_size": 4000})
+    with pytest.raises(ModelError, match="images with a side of 4,000 pixels, more than 2,048; correct the size"):
+        read_dual_encoder(folder)
 
 
 PARTS, LAYERS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ SETTINGS = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 # Values of `peft_type` that are accepted. Some others cannot be merged, or load other models, adapters or pickles.
 _KINDS = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "HRA", "VERA", "LN_TUNING", "FOURIERFT", "RANDLORA")
+
+
+_RANKS = ("r", "init_r", "target_r")
+_MOST_RANK = 4096
 
 
 def base_of(name: str, folder: Path) -> str:
@@ -45,12 +50,23 @@ def base_of(name: str, folder: Path) -> str:
             f"{name} holds a PEFT adapter with megatron_config in its {SETTINGS}, which runs code from a module named there; remove it"
         )
     check_patterns(name, SETTINGS, settings)
+    _check_ranks(name, settings)
     if not (folder / WEIGHTS).is_file():
         raise ModelNameError(
             f"{name} holds a PEFT adapter for {base} without {WEIGHTS}; save it with save_pretrained (pickles are not loaded)"
         )
     inside = folder / base
     return str(inside) if not Path(base).is_dir() and inside.is_dir() else base
+
+
+def _check_ranks(name: str, settings: Mapping[str, Any]) -> None:
+    """Refuse ranks for which peft would allocate far more than the base model takes."""
+    pattern = settings.get("rank_pattern")
+    ranks = [settings.get(key) for key in _RANKS] + list(pattern.values() if isinstance(pattern, Mapping) else [])
+    if any(isinstance(rank, (int, float)) and rank > _MOST_RANK for rank in ranks):
+        raise ModelNameError(
+            f"{name} holds a PEFT adapter with a rank of more than {_MOST_RANK:,} in its {SETTINGS}; use an adapter of a lower rank"
+        )
 
 
 def merged(name: str, network: Any, folder: Path) -> Any:
@@ -61,7 +77,12 @@ def merged(name: str, network: Any, folder: Path) -> Any:
     """
     from peft import PeftModel
 
+    from .weight_limit import limited_by
+
     try:
-        return PeftModel.from_pretrained(network, str(folder)).merge_and_unload()
+        with limited_by(f"the adapter {name}", lambda: [folder / WEIGHTS]):
+            return PeftModel.from_pretrained(network, str(folder)).merge_and_unload()
+    except ModelError:
+        raise
     except Exception as exc:  # peft, torch and safetensors each raise their own exceptions
         raise ModelError(f"the adapter {name} does not fit its model: {type(exc).__name__}: {exc}") from exc

@@ -36,6 +36,7 @@ from .settings_files import check_settings, read_settings
 from .tokens import panics_are_errors
 from .torch_backend import ImageTower, TorchBackend, Tower
 from .two_tower import TwoTowerEncoder
+from .weight_limit import limited_by
 
 _IMAGES, _CAPTIONS = 8, 8  # per call on a CPU; larger batches are not faster, and the last one is padded to this size
 _READERS = {"clip": clip_text, "siglip": siglip_text, "siglip2": siglip_text}
@@ -102,13 +103,14 @@ def _load(
     processor = AutoImageProcessor.from_pretrained(name, backend="pil", **common)
     tokenizer = AutoTokenizer.from_pretrained(name, **common)
     check_tokenizer(name, tokenizer)
-    network, found = AutoModel.from_pretrained(
-        name,
-        dtype=placement.dtype,
-        use_safetensors=None if trusted else True,
-        output_loading_info=True,
-        **common,
-    )
+    with limited_by(name, lambda: _weight_files(Path(name) if here else cached_folder(name, revision))):
+        network, found = AutoModel.from_pretrained(
+            name,
+            dtype=placement.dtype,
+            use_safetensors=None if trusted else True,
+            output_loading_info=True,
+            **common,
+        )
     if lacking := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):
         more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
         raise ModelError(f"the weights of {name} are incomplete: {', '.join(lacking[:3])}{more}")
@@ -122,6 +124,10 @@ def _load(
         check_alike(encoder, network, processor, tokenizer)
     folder = folder or cached_folder(name, revision)
     return replace(encoder, weights=fingerprint(folder) if folder else None)
+
+
+def _weight_files(folder: Path | None) -> list[Path]:
+    return [] if folder is None else list(folder.glob("*.safetensors"))
 
 
 def _encoder(name: str, network: Any, processor: Any, tokenizer: Any, config: Config) -> TwoTowerEncoder:

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..config import Config
 from ..errors import ConfigError, ModelError
 from ..files import CALIBRATION, whole_file
-from ..preprocess import Preprocess
+from ..preprocess import Preprocess, check_sides
 from .device import Placement, choose_placement
 from .fingerprint import fingerprint
 from .settings_files import read_settings
@@ -29,6 +29,7 @@ from .tokens import Tokens, panics_are_errors, tokens_of
 from .torch_backend import ImageTower, TorchBackend, Tower
 from .towers import PAD, UNK, DualEncoder, DualEncoderConfig
 from .two_tower import TwoTowerEncoder
+from .weight_limit import limited_by
 from .weights import SCALE, read_weights
 
 # Images per call on a CPU. The activations of larger batches need new memory from the kernel, which takes as long to
@@ -68,7 +69,9 @@ def read_dual_encoder(folder: Path) -> tuple[DualEncoder, Tokenizer]:
         if lacking := [f.name for f in fields(DualEncoderConfig) if f.name not in given]:
             raise ValueError(f"its config.json lacks {', '.join(lacking)}")
         shape = DualEncoderConfig(**{f.name: given[f.name] for f in fields(DualEncoderConfig)})
-        towers = DualEncoder(shape)
+        check_sides(shape.image_size)
+        with limited_by(str(folder), lambda: [folder / "model.safetensors"]):
+            towers = DualEncoder(shape)
         weights = read_weights(folder / "model.safetensors")
         towers.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
         tokenizer = _read_tokenizer(folder / "tokenizer.json")

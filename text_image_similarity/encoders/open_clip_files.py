@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, ModelNameError
+from ..preprocess import check_sides
 from .fingerprint import fingerprint_of
 from .kinds import pickled_advice
 from .open_clip_names import CONFIG, OpenClipName, check_architecture, check_tag
@@ -31,6 +32,9 @@ _TOKENIZER_FILES = (
 _WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors")
 _TEXT_TOWERS = ("bert", "m2m_100", "mt5", "roberta", "xlm-roberta")  # those that open_clip supports
 _PATTERNS = ("tokenizer*.json", "special_tokens_map.json", "vocab*", "merges.txt", "*.model", "added_tokens.json")
+
+
+_MOST_CONTEXT = 4096  # tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,13 @@ def _check_settings(name: str, model: Mapping[str, Any]) -> None:
         raise ModelError(f"the settings of {name} lack embed_dim, vision_cfg or text_cfg")
     if ":" in str(vision.get("timm_model_name", "")):
         raise ModelError(f"the settings of {name} fetch an image tower from elsewhere, which is not supported")
+    sizes = vision.get("image_size", 0)
+    check_sides(*(sizes if isinstance(sizes, list) else [sizes]))
+    lengths = [part.get("context_length") for part in (text, model.get("multimodal_cfg")) if isinstance(part, Mapping)]
+    if any(isinstance(length, int) and length > _MOST_CONTEXT for length in lengths):  # a mask has its square
+        raise ModelError(
+            f"the settings of {name} have a context_length of more than {_MOST_CONTEXT:,} tokens; correct it"
+        )
     known = {"clean", "strip_sep_token", "additional_special_tokens", "language"}
     if unknown := sorted(set(text.get("tokenizer_kwargs") or {}) - known):
         raise ModelError(

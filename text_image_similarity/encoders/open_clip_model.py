@@ -35,6 +35,7 @@ from .open_clip_tokens import open_clip_tokens
 from .tokens import panics_are_errors
 from .torch_backend import ImageTower, TorchBackend, Tower
 from .two_tower import TwoTowerEncoder
+from .weight_limit import limited_by
 
 _IMAGES, _CAPTIONS = 8, 8  # per call on a CPU
 _OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}  # keys in the weights that OpenAI published
@@ -55,7 +56,8 @@ def load_open_clip(files: OpenClipFiles, parsed: OpenClipName, weights: str | No
     """
     placement = choose_placement(config)
     with _explained(files.name):
-        network = _network(files.model)
+        with limited_by(files.name, lambda: [files.weights]):
+            network = _network(files.model)
         _fill(network, files, parsed)
         tokens, context_length = open_clip_tokens(files)
     network = network.eval().requires_grad_(False)

@@ -1,0 +1,72 @@
+"""Stop the construction of a torch network whose settings ask for far more weights than its files hold.
+
+Libraries build a network before they read its weights, so a few digits in a stranger's settings could fill the memory.
+A weight is counted when its module registers it: its memory is reserved by then, but not yet used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from threading import local
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from ..errors import ModelError
+
+_SPARE = 64 << 20  # values that libraries add and then drop, such as a classifier
+_TIMES = 4  # a library may register a weight again when it has been read
+_SMALLEST = 8192  # values that a weight counts at least, because its module takes memory too
+_state = local()  # networks may be built in other threads at the same time
+
+
+@contextmanager
+def limited_by(name: str, find: Callable[[], Iterable[Path]]) -> Iterator[None]:
+    """Limit the networks that are built in this thread.
+
+    Args:
+        name: The model's name, for messages.
+        find: Function that returns the files of weights, called when the first weight is registered. If none of them is
+            in safetensors, there is no limit.
+
+    Raises:
+        ModelError: A network is far larger than the files.
+    """
+    left: int | None = None
+
+    def count(weight: Tensor) -> None:
+        nonlocal left
+        if left is None:
+            sizes = [_values_in(path) for path in find() if path.suffix == ".safetensors"]
+            left = _SPARE + _TIMES * sum(sizes) if sizes else 1 << 62
+        left -= max(weight.numel(), _SMALLEST)
+        if left < 0:
+            raise ModelError(
+                f"the settings of {name} describe a network that is far larger than the weights that come with it; use the "
+                "settings that were saved with these weights"
+            )
+
+    before, _state.count = getattr(_state, "count", None), count
+    try:
+        yield
+    finally:
+        _state.count = before
+
+
+def _values_in(path: Path) -> int:
+    with safe_open(path, "numpy") as file:
+        return sum(prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118 - not a mapping
+
+
+def _count(module: nn.Module, name: str, weight: Any) -> None:
+    count = getattr(_state, "count", None)
+    if count is not None and weight is not None:
+        count(weight)
+
+
+register_module_parameter_registration_hook(_count)
