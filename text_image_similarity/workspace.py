@@ -24,7 +24,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
-from tempfile import TemporaryFile
 from types import TracebackType
 from typing import Any
 
@@ -142,7 +141,6 @@ class Workspace:
 
     def __enter__(self) -> Workspace:
         with self._explained():
-            _check_own(self._folder)
             self._lock.acquire()
         return self
 
@@ -302,34 +300,6 @@ class Workspace:
             kept = f"; {len(self.parts):,} finished parts are kept, and the same command resumes" if self.parts else ""
             where = exc.filename or self._folder
             raise TableError(f"{self._output} cannot be written: {exc.strerror or exc} ({where}){kept}") from exc
-
-
-def _check_own(folder: Path) -> None:
-    """Refuse a folder of parts that someone else may have put next to an output, because a run deletes files in it.
-
-    Raises:
-        UsageError: It is a link, or belongs to another user.
-    """
-    is_junction = getattr(os.path, "isjunction", os.path.islink)  # from Python 3.12 on
-    if folder.is_symlink() or is_junction(folder):
-        problem = "is a link, and files in the folder to which it leads would be deleted"
-    elif folder.is_dir() and not _is_ours(folder):
-        problem = "belongs to another user, who may have put scores into it"
-    else:
-        return
-    raise UsageError(
-        f"{folder} {problem}; remove it, write the output to another folder, or keep the parts elsewhere with --work-dir "
-        "FOLDER (work_dir)"
-    )
-
-
-def _is_ours(folder: Path) -> bool:
-    """Tell whether a folder belongs to this user or to root; on Windows, every folder counts as ours."""
-    owner = folder.stat().st_uid
-    if os.name == "nt" or owner in (0, os.geteuid()):
-        return True
-    with TemporaryFile(dir=folder) as file:  # some network file systems give all files to one user
-        return os.fstat(file.fileno()).st_uid == owner
 
 
 def digest_of(data: bytes | memoryview) -> str:

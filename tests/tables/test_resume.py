@@ -28,7 +28,7 @@ from text_image_similarity.formats.delimited import DelimitedTable
 from text_image_similarity.preprocess import Pixels
 from text_image_similarity.similarity import Embeddings
 from text_image_similarity.tables import Summary, TableOptions, filter_table
-from text_image_similarity.workspace import _is_ours
+from text_image_similarity.tables.places import _is_ours
 
 CONFIG = Config(batch_size=4, io_workers=4, retries=0, chunk_size=10)
 ENCODER = ColourEncoder()
