@@ -127,8 +127,8 @@ class Encodings:
         size, stored = _sizes(group, dropped)
         most = _FEW_ROWS if size > max(_LARGE_GROUP, _COMPRESSED * stored) else _READ_ROWS
         # Values of fixed length may be stored only once, too.
-        size += sum(self._fixed.get(one.path_in_schema, 0) * one.num_values for one in _columns(group, dropped))
-        return max(1, min(most, PART_SIZE * group.num_rows // max(1, size)))
+        size += sum(self._fixed.get(one.path_in_schema, 0) * int(one.num_values) for one in _columns(group, dropped))
+        return max(1, min(most, PART_SIZE * int(group.num_rows) // max(1, size)))
 
     def _dictionary_sizes(self, group: pq.RowGroupMetaData) -> Iterator[int]:
         """Yield the sizes of the dictionaries of `single` in the file, in bytes, if it declares them."""
