@@ -127,7 +127,7 @@ def test_images_of_one_size_stay_as_they_are(preprocess: dict[str, Any], size: t
 )
 def test_a_model_cannot_ask_for_huge_images(other: dict[str, Any]) -> None:
     how: dict[str, Any] = {"size": 2048, "crop": (2048, 2048), "patches": (16, 16_384)}
-    plain = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+    plain: dict[str, Any] = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
     assert Preprocess(**how, **plain).side == (2048, 2048)
     with pytest.raises(ModelError, match=r"images with a side of .* pixels, more than 2,048; correct the size"):
         Preprocess(**{**how, **other}, **plain)

@@ -113,4 +113,4 @@ def product(node: ast.expr) -> Any:
 
 
 def test_the_page_stays_short() -> None:
-    assert len(PAGE.splitlines()) <= 215
+    assert len(PAGE.splitlines()) <= 220
