@@ -111,7 +111,17 @@ def test_a_page_is_written_later(picture: Path, capsys: pytest.CaptureFixture[st
     assert page.read_text() == "mine"
 
 
-@pytest.mark.parametrize("kind", ["pipe", "text", "list", "parts", "bytes"])
+STRANGE = {
+    "text": "{",
+    "list": "[1]",
+    "parts": '{"seconds": [' + "[]," * 1_000_000 + "[]]}",
+    "seconds": '{"score": "cosine", "seconds": ["total"]}',
+    "word": '{"score": "cosine", "seconds": {"total": "long"}}',
+    "warnings": '{"score": "cosine", "warnings": {"first": "w"}}',
+}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "bytes", *STRANGE])
 def test_a_summary_that_cannot_be_read_is_refused(picture: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     scored = picture.with_name("scored.csv")
     scored.write_text("url,caption,similarity,error\nred.png,a red square,0.5,\n")
@@ -122,7 +132,7 @@ def test_a_summary_that_cannot_be_read_is_refused(picture: Path, kind: str, caps
         with summary.open("wb") as file:
             file.truncate(1 << 40)
     else:
-        summary.write_text({"text": "{", "list": "[1]", "parts": '{"seconds": [' + "[]," * 1_000_000 + "[]]}"}[kind])
+        summary.write_text(STRANGE[kind])
     assert command("report", scored, picture.with_name("page.html")) == 2
     assert "delete it to make a report without facts about the run" in capsys.readouterr().err
 

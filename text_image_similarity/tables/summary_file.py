@@ -9,6 +9,7 @@ from ..files import regular_size
 from ..formats import is_url, local_path, open_bytes, reading
 
 _MOST_BYTES = 16 * 1024 * 1024
+_KINDS: dict[str, type] = {"job": dict, "seconds": dict, "versions": dict, "failures": dict, "warnings": list}
 
 
 def read_summary(output: str) -> dict[str, Any]:
@@ -17,7 +18,7 @@ def read_summary(output: str) -> dict[str, Any]:
     Raises:
         UsageError: The file does not exist.
         TableError: It cannot be read, or is not a regular file.
-        ValueError: It is not JSON, or not a JSON object, or exceeds a limit.
+        ValueError: It is not JSON, exceeds a limit, or has an entry of another kind than a run writes.
         TypeError: It is not a JSON object.
     """
     place = f"{output}.summary.json"
@@ -28,4 +29,10 @@ def read_summary(output: str) -> dict[str, Any]:
         content = file.read(_MOST_BYTES + 1)
     if len(content) > _MOST_BYTES:
         raise JsonLimitError(f"it has more than {_MOST_BYTES >> 20} MiB")
-    return dict(parse_json(content.decode("utf-8")))
+    found = dict(parse_json(content.decode("utf-8")))
+    for name, kind in _KINDS.items():
+        if not isinstance(found.get(name) or kind(), kind):
+            raise ValueError(f"its {name!r} is not what a run writes")
+    if not all(isinstance(seconds, (int, float)) for seconds in (found.get("seconds") or {}).values()):
+        raise ValueError("its 'seconds' are not numbers")
+    return found
