@@ -30,7 +30,7 @@ _DROP_OLDEST = "DELETE FROM embeddings WHERE rowid <= (SELECT max(rowid) FROM em
 
 
 class EmbeddingCache:
-    """A file of embeddings, by content. Safe to share between threads.
+    """A file that stores embeddings by the content of their image or caption. Safe to share between threads.
 
     Args:
         path: Path of the file; created if it does not exist.

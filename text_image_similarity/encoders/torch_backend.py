@@ -1,9 +1,9 @@
 """torch as a backend, with a device, a precision, and batches that fit in memory.
 
-Images are sent to the device as bytes and converted to numbers there, which is a quarter of the transfer of float32. On
-a GPU there can be a queue in front of each tower (`double_buffer`, `cuda_lane`): a batch is sent while the previous one
-is computed, so a caller that starts the next batch before reading the last result keeps the GPU busy. The queue has not
-run on a GPU yet, so it must be requested.
+Images are sent to the device as bytes and converted to floats there, so only a quarter as much data is transferred as
+with float32. On a GPU there can be a queue in front of each tower (`double_buffer`, `cuda_lane`): a batch is sent while
+the previous one is computed, so a caller that starts the next batch before reading the last result keeps the GPU busy.
+The queue has not run on a GPU yet, so it must be requested.
 
 All batches have the same number of items, the last one filled up with copies, because the kernels that a library
 chooses, and with them the last digits, depend on the shape. A vector therefore depends only on its image or caption, as

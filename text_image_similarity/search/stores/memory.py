@@ -160,7 +160,7 @@ class MemoryStore:
             self._first.extend(np.r_[True, owners[1:] != owners[:-1]])
 
     def _compact(self, alive: Mask) -> Mask:
-        """Drop invalid vectors, and return the state of the rest."""
+        """Drop the vectors that are no longer valid, and return the new mask of valid ones, which is all True."""
         kept = np.flatnonzero(alive)
         for name in ("_vectors", "_numbers", "_slots", "_first"):
             before: Growing = getattr(self, name)
