@@ -117,6 +117,8 @@ STRANGE = {
     "parts": '{"seconds": [' + "[]," * 1_000_000 + "[]]}",
     "seconds": '{"score": "cosine", "seconds": ["total"]}',
     "word": '{"score": "cosine", "seconds": {"total": "long"}}',
+    "captions": '{"score": "cosine", "job": {"captions": 5}}',
+    "settings": '{"score": "cosine", "job": {"settings": "s"}}',
     "warnings": '{"score": "cosine", "warnings": {"first": "w"}}',
 }
 

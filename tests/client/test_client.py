@@ -370,7 +370,7 @@ def changed(service: FakeService, change: Callable[[dict[str, Any]], object]) ->
         (lambda said: said["results"].pop(), "results for 20 pairs, or in a different order|results for .* pairs"),
         (lambda said: said["results"].reverse(), "in a different order"),
         (lambda said: said["results"].append(said["results"][0]), "results for"),
-        (lambda said: said.update(model="other"), "scored with 'other'"),
+        (lambda said: said.update(model="other"), "scored with model 'other'"),
         (lambda said: said.update(score="unit"), "'unit'"),
         (lambda said: said.pop("results"), "KeyError: 'results'"),
         (lambda said: said["results"][0].update(similarity=float("nan"), error=None), "not between -1 and 1"),

@@ -81,7 +81,7 @@ def test_a_size_in_a_type_that_only_libtiff_reads_is_refused(tag: int, kind: int
 def test_sizes_in_every_type_that_both_read_are_read(big: bool) -> None:
     for kind in (3, 4, 16):
         assert outcome(tiled((322, kind, [16]), (323, kind, [16]), big=big)) == "(64, 1)"
-        assert "too_many_pixels: tiles of" in outcome(tiled((322, kind, [16]), (323, 4, [20_000_000]), big=big))
+        assert " of 16 x 20000000 in an image of " in outcome(tiled((322, kind, [16]), (323, 4, [20_000_000]), big=big))
 
 
 def test_an_entry_that_pillow_skips_because_of_the_data_before_it_is_refused() -> None:

@@ -212,19 +212,21 @@ def test_an_adapter_is_of_a_type_that_reads_nothing_else(settings: dict[str, obj
         base_of("theirs", tmp_path)
 
 
+@pytest.mark.parametrize("before", ["", "local-dir:", "open_clip:ViT-B-32//"])
 def test_an_adapters_base_on_another_computer_is_not_looked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    before: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def is_dir(path: Path) -> bool:
         raise AssertionError(path)
 
     share = "//evil/share/base"
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": share, "peft_type": "LORA"}))
+    settings = {"base_model_name_or_path": before + share, "peft_type": "LORA"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
     (tmp_path / "adapter_model.safetensors").touch()
     monkeypatch.setattr("text_image_similarity.encoders.adapters.on_other_share", lambda path, _: path == Path(share))
     monkeypatch.setattr(Path, "is_dir", is_dir)
     with pytest.raises(
-        ModelNameError, match="theirs holds a PEFT adapter for //evil/share/base, which is on another comp"
+        ModelNameError, match=f"theirs holds a PEFT adapter for {before}//evil/share/base, which is on another comp"
     ):
         base_of("theirs", tmp_path)
 
@@ -278,10 +280,18 @@ def test_a_model_of_open_clip_is_not_much_larger_than_its_weights(tmp_path: Path
         ("text_cfg", "context_length", 5000, "have a context_length of more than 4,096 tokens"),
         ("vision_cfg", "image_size", 4000, "images with a side of 4,000 pixels, more than 2,048"),
         ("vision_cfg", "image_size", [32, 4000], "images with a side of 4,000 pixels, more than 2,048"),
+        ("vision_cfg", "width", 20_000, "a width or a number of more than 16,384"),
+        ("vision_cfg", "attn_pooler_queries", 100_000_000, "a width or a number of more than 16,384"),
+        ("text_cfg", "width", 20_000, "a width or a number of more than 16,384"),
     ):
         other = {**shape["model_cfg"], part: {**{"vision_cfg": vision, "text_cfg": text}[part], key: value}}
         (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": other}))
         with pytest.raises(ModelError, match=said):
+            load_encoder(replace(CLIP, model=tmp_path))
+    fine_patches = {"embed_dim": 16, "vision_cfg": {**vision, "image_size": 2048, "patch_size": 1}, "text_cfg": text}
+    for other in ({**shape["model_cfg"], "embed_dim": 20_000_000}, fine_patches):
+        (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": other}))
+        with pytest.raises(ModelError, match="a width or a number of more than 16,384"):
             load_encoder(replace(CLIP, model=tmp_path))
 
 

@@ -43,7 +43,7 @@ def test_a_stranger_is_not_trusted_and_the_way_out_is_named(certificates: Certif
     found = fetched(CONFIG, certificates)
     assert isinstance(found, str)
     assert found.startswith("tls_error: TLS: [SSL: CERTIFICATE_VERIFY_FAILED]")
-    assert found.endswith("name its certificate with ca_file (--ca-file) or SSL_CERT_FILE")
+    assert found.endswith("name its root certificate with ca_file (--ca-file) or SSL_CERT_FILE")
 
 
 @pytest.mark.parametrize("name", [name for name in VARIABLES if name != "SSL_CERT_DIR"])

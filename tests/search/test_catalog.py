@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -530,3 +531,15 @@ def test_optimizing_changes_no_answer(tmp_path: Path) -> None:
         assert catalog.match(query) == before
         catalog.add(product("x", "magenta", price=1))
         assert ids(catalog.match(replace(query, top_k=1))) == ["x"]
+
+
+def test_a_write_whose_time_is_up_begins_no_more_transactions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest, "_BATCH", 2)
+    with open_catalog(tmp_path / "c", fields=[], encoder=ColourEncoder()) as catalog:
+        products = [Product(f"p{number}", images=[inline("red")]) for number in range(7)]
+        checked: list[str] = []
+        report = catalog.searcher.add(products, lambda some: checked.extend(one.id for one in some), until=0.0)
+        assert checked == ["p0", "p1"]
+        assert (report.added, len(catalog)) == (2, 2)
+        catalog.searcher.add(products, lambda some: None, until=math.inf)
+        assert len(catalog) == 7

@@ -65,7 +65,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         default=[],
         help="count the values of a field among all products found; may be repeated",
     )
-    option("--sort", metavar="FIELD", help="sort by a field instead of by similarity; `-FIELD` puts the highest values first")
+    option(
+        "--sort",
+        metavar="FIELD",
+        help="sort by a field instead of by similarity; `-FIELD` puts the highest values first",
+    )
     option("--group", action="store_true", help="show only the best variant of each product")
     option("--after", metavar="CURSOR", help="show the next page, with the cursor that the previous page printed")
     option("--json", action="store_true", help="write one JSON object")

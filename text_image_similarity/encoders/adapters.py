@@ -35,7 +35,12 @@ def base_of(name: str, folder: Path) -> str:
         settings, base = {}, None
     if not isinstance(base, str) or not base:
         raise ModelNameError(f"{name} holds a PEFT adapter whose {SETTINGS} does not name its base model")
-    if on_other_share(Path(base), folder):
+    places = (
+        base,
+        base.partition(":")[2],
+        base.partition("//")[2],
+    )  # of `local-dir:PATH` and `open_clip:NAME//PATH`, too
+    if any(on_other_share(Path(place), folder) for place in places):
         raise ModelNameError(
             f"{name} holds a PEFT adapter for {base}, which is on another computer; copy that model to this one, and write "
             f"its folder into base_model_name_or_path of {SETTINGS}"

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ _PATTERNS = ("tokenizer*.json", "special_tokens_map.json", "vocab*", "merges.txt
 
 
 _MOST_CONTEXT = 4096  # tokens
+_COUNTED = {"vocab_size"}  # its table is counted before it is filled
+_TABLE = re.compile("position|d_model|hidden_size")  # sides of tables of positions
+_MOST_WIDTH = 16_384  # of a tower, an embedding, and the numbers of patches, positions and queries
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +148,30 @@ def _check_settings(name: str, model: Mapping[str, Any]) -> None:
         raise ModelError(
             f"the settings of {name} have a context_length of more than {_MOST_CONTEXT:,} tokens; correct it"
         )
+    patch = vision.get("patch_size")
+    side = max(sizes) if isinstance(sizes, list) else sizes
+    patches = (side // patch) ** 2 if isinstance(patch, int) and patch > 0 else 0
+    _check_widths(name, [patches, *(number for key, number in _numbers(model) if key not in _COUNTED)])
     known = {"clean", "strip_sep_token", "additional_special_tokens", "language"}
     if unknown := sorted(set(text.get("tokenizer_kwargs") or {}) - known):
         raise ModelError(
             f"the settings of {name} pass {', '.join(unknown)} to its tokenizer, which is not supported: code that comes with a "
             "model is never run, and captions are never cut at random"
         )
+
+
+def _check_widths(name: str, widths: Iterable[int]) -> None:
+    """Refuse numbers for which a library would fill a table before any of its weights can be counted."""
+    if any(width > _MOST_WIDTH for width in widths):
+        raise ModelError(f"the settings of {name} have a width or a number of more than {_MOST_WIDTH:,}; correct it")
+
+
+def _numbers(settings: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value)
+        elif isinstance(value, int):
+            yield key, value
 
 
 def _folder_weights(name: str, folder: Path) -> Path:
@@ -205,6 +227,7 @@ def _text_settings(name: str, repository: str) -> Path:
     kind = found.get("model_type") if isinstance(found, Mapping) else None
     if kind not in _TEXT_TOWERS:
         raise ModelError(f"{tower}, is a {kind} model; open_clip supports {', '.join(_TEXT_TOWERS)}")
+    _check_widths(tower, (number for key, number in _numbers(found) if _TABLE.search(key)))
     return path.parent
 
 

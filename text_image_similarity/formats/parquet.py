@@ -75,12 +75,14 @@ class ParquetTable:
         with _opened(place) as file:
             self._counts.append(file.metadata.num_rows)
             self._fitting = min(self._fitting, _fitting(file.metadata))
-            self._encodings.learn(file.metadata, self.dropped)
             found = file.schema_arrow
+            kept = [name for name in found.names if name not in self.dropped]
+            unread = self.dropped if columns_to_read(kept, self.dropped) else ()
+            self._encodings.learn(file.metadata, unread)
             check_count(len(found), place)
             check_depth(found, place)
             _check_lists(file.metadata, place)
-            check_compression(file.metadata, self.dropped, place)
+            check_compression(file.metadata, unread, place)
         return pa.schema([column.with_type(stored(column.type)) for column in found], found.metadata)
 
     @property
@@ -133,7 +135,7 @@ class ParquetTable:
                         start -= rows
                         number += rows
                         continue
-                    at_once = min(most, self._encodings.at_once(first, group, self.dropped))
+                    at_once = min(most, self._encodings.at_once(first, group, self.dropped if names else ()))
                     for stored_batch in file.iter_batches(at_once, row_groups=[group], columns=names):
                         for piece in _pieces(self._kept(stored_batch), place, number):
                             batch = self._dense(piece, place)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from ..encoders import Encoder
 from ..errors import RowError
@@ -72,17 +73,19 @@ class Searcher:
         with self._session.ledger.database.exclusive("check", wait=True):
             yield
 
-    def add(self, products: Sequence[Product], check: Check) -> AddReport:
+    def add(self, products: Sequence[Product], check: Check, *, until: float) -> AddReport:
         """Add products as `Catalog.add` does, and call `check` with those of each transaction, under the lock of `checking`.
 
-        Images are fetched and encoded without the lock.
+        Images are fetched and encoded without the lock. After `until` (of `time.monotonic`), no transaction begins.
 
         Raises:
             DatabaseError: The database fails; products written so far are kept, also if `check` raises an error.
         """
         ingest = Ingest(self._session, check=check)
-        for _ in ingest.add(products):
-            pass
+        with closing(ingest.add(products)) as transactions:
+            for _ in transactions:
+                if time.monotonic() > until:
+                    break
         return ingest.report
 
     def lend(self, generation: Generation, encoder: Encoder) -> None:

@@ -227,7 +227,9 @@ class _AppendedFile:
                 raise OSError("the disk is full")
         except OSError as exc:
             if not self._failing:
-                logger.error("the audit log cannot be written: %s; until it can, events are only counted", exc.strerror or exc)
+                logger.error(
+                    "the audit log cannot be written: %s; until it can, events are only counted", exc.strerror or exc
+                )
             self._failing = True
             return False
         if self._failing:

@@ -33,6 +33,9 @@ def read_summary(output: str) -> dict[str, Any]:
     for name, kind in _KINDS.items():
         if not isinstance(found.get(name) or kind(), kind):
             raise ValueError(f"its {name!r} is not what a run writes")
+    job = found.get("job") or {}
+    if not isinstance(job.get("settings") or {}, dict) or not isinstance(job.get("captions") or [], list):
+        raise ValueError("its 'job' is not what a run writes")
     if not all(isinstance(seconds, (int, float)) for seconds in (found.get("seconds") or {}).values()):
         raise ValueError("its 'seconds' are not numbers")
     return found

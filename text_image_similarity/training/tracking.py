@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from ..errors import UsageError
+from ..files import on_other_share
 from ..system import require
 
 logger = logging.getLogger("text_image_similarity")
@@ -214,7 +215,9 @@ def _local_files(uri: str, experiment: str, place: str) -> Callable[[str], objec
         files = LocalArtifactRepository(place)
         here = Path.cwd().resolve()
         store = _sqlite_file(uri) or Path(local_file_uri_to_path(uri))
-        if not _is_below(store, here) or _is_below(Path(files.artifact_dir), here):
+        folder = Path(files.artifact_dir)
+        # Asked first, because Windows would log in to the host of a share.
+        if not on_other_share(folder, store) and (not _is_below(store, here) or _is_below(folder, here)):
             copy: Callable[[str], object] = files.log_artifact
             return copy
         advice = f"use another experiment, or a database outside {here}, which may send files to any folder"

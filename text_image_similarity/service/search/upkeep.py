@@ -7,11 +7,13 @@ import json
 import logging
 import os
 import sys
+import time
 from asyncio.subprocess import Process
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import Context, copy_context
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -44,6 +46,7 @@ _OPTIONS = (  # of `catalog reindex`, by the fields of `Config`
 
 # Called with products to write and ids to delete.
 Check = Callable[[Sequence[Product], Sequence[str]], Coroutine[Any, Any, object]]
+Given = tuple[Sequence[Product], Sequence[str], Check | None]
 
 
 class Upkeep:
@@ -93,12 +96,14 @@ class Upkeep:
         self._asked.add(done)
         task = asyncio.create_task(self._translated(done))
         task.add_done_callback(partial(self._count_down, client, done))
-        work = partial(self._write, products, deleted, check, asyncio.get_running_loop())
+        given = [(products, deleted, check)]
+        work = partial(self._write, given, copy_context(), asyncio.get_running_loop())
         self._turns.put(client, partial(run_if_awaited, done, work))
         try:  # a write that has begun continues, and the client's next one waits for it
             return await asyncio.wait_for(asyncio.shield(task), _LONGEST_S)
         except TimeoutError as exc:
-            done.cancel()  # unless it has begun
+            if done.cancel():  # unless it has begun
+                given.clear()  # the queue holds the task until its turn comes
             detail = (
                 f"{self._served.name}: not written within {_LONGEST_S:g} s, but the write may still finish; "
                 "send the same request again"
@@ -194,19 +199,19 @@ class Upkeep:
             said = " / ".join(lines)[-1000:]
             logger.warning("reindexing %s ended with exit code %d: %s", self._served.name, code, said)
 
-    def _write(
-        self, products: Sequence[Product], deleted: Sequence[str], check: Check | None, loop: asyncio.AbstractEventLoop
-    ) -> dict[str, Any]:
-        catalog = self._served.catalog
+    def _write(self, given: list[Given], context: Context, loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
+        """Write what the list holds, which is removed from it; no longer than a request may wait."""
+        catalog, end = self._served.catalog, time.monotonic() + _LONGEST_S
+        products, deleted, check = given.pop()
 
         def allow(products: Sequence[Product], deleted: Sequence[str] = ()) -> None:
-            if check is not None:
-                asyncio.run_coroutine_threadsafe(check(products, deleted), loop).result()
+            if check is not None:  # in the context of the request, so that clients take turns in reading
+                context.run(asyncio.run_coroutine_threadsafe, check(products, deleted), loop).result()
 
         with catalog.searcher.checking():
             allow(products, deleted)
             gone = catalog.delete(deleted) if deleted else 0
-        report = catalog.searcher.add(products, allow)
+        report = catalog.searcher.add(products, allow, until=end)
         return {
             "added": report.added,
             "updated": report.updated,
