@@ -182,7 +182,7 @@ async def test_a_client_whose_images_are_slow_keeps_no_other_from_writing() -> N
     class Slow:
         checking = nullcontext
 
-        def add(self, products: list[str], check: Any) -> Any:
+        def add(self, products: list[str], check: Any, *, until: float) -> Any:
             if products[0] == "slow0":
                 began.set()
                 assert going.wait(HANG_S)
@@ -219,7 +219,7 @@ async def test_a_write_that_has_not_begun_when_its_request_ends_is_dropped(monke
     class Slow:
         checking = nullcontext
 
-        def add(self, products: list[str], check: Any) -> Any:
+        def add(self, products: list[str], check: Any, *, until: float) -> Any:
             assert going.wait(HANG_S)
             order.append(products[0])
             return SimpleNamespace(added=1, updated=0, unchanged=0, refusals=(), failures={})

@@ -306,7 +306,7 @@ def test_a_key_opens_it(browser: Any, encoder: Encoder, catalogs: dict[str, str]
             page = opened("search?text=a+red+bag")
             page.fill("#key", "wrong")
             page.keyboard.press("Enter")
-            page.wait_for_function("() => document.querySelector('#key-note').textContent.includes('not know')")
+            page.wait_for_function("() => document.querySelector('#key-note').textContent.includes('not accept')")
             page.fill("#key", "s3cret")
             page.keyboard.press("Enter")
             page.wait_for_function(READY)
