@@ -535,6 +535,7 @@ def test_optimizing_changes_no_answer(tmp_path: Path) -> None:
 
 def test_a_write_whose_time_is_up_begins_no_more_transactions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingest, "_BATCH", 2)
+    monkeypatch.setattr(ingest, "_LONGEST_S", math.inf)
     with open_catalog(tmp_path / "c", fields=[], encoder=ColourEncoder()) as catalog:
         products = [Product(f"p{number}", images=[inline("red")]) for number in range(7)]
         checked: list[str] = []
