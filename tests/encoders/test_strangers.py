@@ -371,6 +371,6 @@ def test_only_names_that_may_be_on_a_network_share_are_taken_for_such(monkeypatc
         "open_clip:ViT//C:/m.pt",
     ]
     shares = [r"\\host\share", "//host/share/m", r"local-dir:\\host\m", "open_clip:ViT-B-32////host/m.pt"]
-    assert not any(map(on_network_share, [*usual, "//only/a/path/here"]))  # on this system, it is no share
+    assert not any(map(on_network_share, [*usual, "//only/a/path/here"]))  # not a share on this system
     monkeypatch.setattr("text_image_similarity.encoders.load.model_folder", PureWindowsPath)
     assert [name for name in (*usual, *shares) if on_network_share(name)] == shares

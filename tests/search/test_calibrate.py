@@ -61,6 +61,6 @@ def test_a_catalogues_model_on_another_computer_is_not_asked_for_a_calibration(m
     def is_file(path: Path) -> bool:
         raise AssertionError(path)
 
-    monkeypatch.setattr(meaning, "on_network_share", bool)
+    monkeypatch.setattr("text_image_similarity.encoders.calibrated.on_network_share", bool)
     monkeypatch.setattr(Path, "is_file", is_file)
     assert meaning.load_calibration("//evil/share/model") is None

@@ -119,7 +119,10 @@ def test_a_model_on_a_host_that_only_the_catalogue_names_is_not_looked_for(
         catalog.add(product("a"))
     with closing(sqlite3.connect(tmp_path / "catalog.sqlite")) as database, database:
         database.execute("UPDATE generation SET model = ?", (name,))
-    for module in ("encoders.load", "search.meaning"):  # such a path has no files, so that looking for one would raise
+    for module in (
+        "encoders.load",
+        "encoders.calibrated",
+    ):  # such a path has no files, so that looking for one would raise
         monkeypatch.setattr(f"text_image_similarity.{module}.model_folder", PureWindowsPath)
     with open_catalog(tmp_path) as catalog, pytest.raises(ModelNameError, match=r"network share.* --model"):
         catalog.match("red")

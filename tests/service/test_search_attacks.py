@@ -207,7 +207,7 @@ async def test_a_client_whose_images_are_slow_keeps_no_other_from_writing() -> N
     tasks[7].cancel()  # a request that is gone, unlike its write
     going.set()
     await asyncio.wait_for(asyncio.gather(*tasks[:7]), HANG_S)
-    await asyncio.to_thread(wait_for, lambda: not upkeep._waiting)
+    await asyncio.to_thread(wait_for, lambda: not upkeep._asked)
     assert [name for name in order if name.startswith("slow")] == [f"slow{number}" for number in range(8)]
     await upkeep.close()
 

@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
     from ..encoders.placement import check_placement
     from ..system import require
 
-    own_splits(options.source, loading.dialect)  # raises at once if there is no such data set
+    own_splits(options.source, loading.dialect)  # raises at once if the data set does not exist
 
     require("training", "torch", extra="train")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .adapter import UnpreparedEncoder, as_preparing
 from .cached import CachedModel, cached_models
-from .calibrated import load_calibration
+from .calibrated import calibrated_folder, load_calibration
 from .load import dual_encoder_folder, load_encoder, model_folder, on_network_share, resolve_model
 from .protocols import CutIds, Encoder, ModelInfo, OverlappingEncoder, PreparingEncoder
 from .several import Ensemble, SeveralEncoders, calibrations_of, column_names, load_encoders
@@ -25,6 +25,7 @@ __all__ = [
     "UnpreparedEncoder",
     "as_preparing",
     "cached_models",
+    "calibrated_folder",
     "calibrations_of",
     "column_names",
     "dual_encoder_folder",

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import ModelError, ModelNameError
 from ..files import on_other_share
 from .adapter_patterns import check_patterns
+from .names import places_in
 from .settings_files import check_values, read_settings
 
 SETTINGS = "adapter_config.json"
@@ -35,12 +36,7 @@ def base_of(name: str, folder: Path) -> str:
         settings, base = {}, None
     if not isinstance(base, str) or not base:
         raise ModelNameError(f"{name} holds a PEFT adapter whose {SETTINGS} does not name its base model")
-    places = (
-        base,
-        base.partition(":")[2],
-        base.partition("//")[2],
-    )  # of `local-dir:PATH` and `open_clip:NAME//PATH`, too
-    if any(on_other_share(Path(place), folder) for place in places):
+    if any(on_other_share(Path(place), folder) for place in places_in(base)):
         raise ModelNameError(
             f"{name} holds a PEFT adapter for {base}, which is on another computer; copy that model to this one, and write "
             f"its folder into base_model_name_or_path of {SETTINGS}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
 from ..files import CALIBRATION
-from .load import model_folder
+from .load import model_folder, on_network_share
 
 if TYPE_CHECKING:
     from ..metrics import Calibration
@@ -39,3 +39,11 @@ def load_calibration(model: str | PathLike[str], folder: str | PathLike[str] | N
             f"--model {model} --calibrate FOLDER`, then name it with --calibration FOLDER (calibration=FOLDER)"
         )
     return Calibration.load(own)
+
+
+def calibrated_folder(model: str) -> Path | None:
+    """Return the folder of a model that a file names, if it holds a calibration; a network share is not looked at."""
+    if not model or on_network_share(model):
+        return None
+    folder = model_folder(model)
+    return folder if (folder / CALIBRATION).is_file() else None

@@ -17,7 +17,7 @@ from ..errors import ConfigError, MissingExtraError, ModelNameError, ModelUnavai
 from ..files import network_share
 from ..system import is_installed, require
 from .kinds import ADAPTER, OPEN_CLIP, OWN, check_folder, check_type, is_export
-from .names import ALIASES, check_name, is_hub_id
+from .names import ALIASES, check_name, is_hub_id, places_in
 from .open_clip_names import OpenClipName, read_open_clip_name
 from .placement import check_placement, runs_on_onnx
 from .protocols import PreparingEncoder
@@ -65,9 +65,7 @@ def on_network_share(model: str) -> bool:
 
     Looking for a file there would log in to that host, which a stranger who wrote the name must not choose.
     """
-    # The paths in `local-dir:PATH` and `open_clip:ARCHITECTURE//PATH`, too.
-    places = model, model.partition(":")[2], model.partition("//")[2]
-    return any(network_share(model_folder(place)) for place in places)
+    return any(network_share(model_folder(place)) for place in places_in(model))
 
 
 def resolve_model(model: str | PathLike[str], revision: str | None) -> tuple[str, str | None]:

@@ -29,6 +29,11 @@ _HUB_ID = r"[\w.-]+/[\w.-]+"
 _AROUND = " \t\r\n\f\v\"'`\u00a0\u200b\u200c\u200d\u2060\ufeff"
 
 
+def places_in(model: str) -> tuple[str, ...]:
+    """Return what may be a path in a model's name: all of it, or what follows in `local-dir:` and `open_clip:NAME//`."""
+    return model, model.partition(":")[2], model.partition("//")[2]
+
+
 def is_hub_id(name: str) -> bool:
     """Return whether a name could be a hub id, `owner/name`; one that begins with a dot or a tilde is a path."""
     return re.fullmatch(rf"(?![.~]){_HUB_ID}", name) is not None

@@ -141,16 +141,16 @@ def _check_settings(name: str, model: Mapping[str, Any]) -> None:
         raise ModelError(f"the settings of {name} lack embed_dim, vision_cfg or text_cfg")
     if ":" in str(vision.get("timm_model_name", "")):
         raise ModelError(f"the settings of {name} fetch an image tower from elsewhere, which is not supported")
-    sizes = vision.get("image_size", 0)
-    check_sides(*(sizes if isinstance(sizes, list) else [sizes]))
+    given = vision.get("image_size", 0)
+    sizes = given if isinstance(given, list) else [given]
+    check_sides(*sizes)
     lengths = [part.get("context_length") for part in (text, model.get("multimodal_cfg")) if isinstance(part, Mapping)]
     if any(isinstance(length, int) and length > _MOST_CONTEXT for length in lengths):  # a mask has its square
         raise ModelError(
             f"the settings of {name} have a context_length of more than {_MOST_CONTEXT:,} tokens; correct it"
         )
     patch = vision.get("patch_size")
-    side = max(sizes) if isinstance(sizes, list) else sizes
-    patches = (side // patch) ** 2 if isinstance(patch, int) and patch > 0 else 0
+    patches = (max(sizes) // patch) ** 2 if isinstance(patch, int) and patch > 0 else 0
     _check_widths(name, [patches, *(number for key, number in _numbers(model) if key not in _COUNTED)])
     known = {"clean", "strip_sep_token", "additional_special_tokens", "language"}
     if unknown := sorted(set(text.get("tokenizer_kwargs") or {}) - known):

@@ -31,8 +31,8 @@ def limited_by(name: str, find: Callable[[], Iterable[Path]]) -> Iterator[None]:
 
     Args:
         name: The model's name, for messages.
-        find: Function that returns the files of weights, called when the first weight is registered. If none of them is
-            in safetensors, there is no limit.
+        find: Function that returns the files of weights, called when the first weight is registered. Without a
+            safetensors file among them, nothing is limited.
 
     Raises:
         ModelError: A network is far larger than the files.

@@ -6,8 +6,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..encoders import model_folder, on_network_share
-from ..files import CALIBRATION
+from ..encoders import calibrated_folder
 from .ledger import Generation
 from .query import Query
 
@@ -64,8 +63,7 @@ def load_calibration(model: str) -> Calibration | None:
     Raises:
         ModelError: The calibration is damaged.
     """
-    folder = model_folder(model)
-    if not model or on_network_share(model) or not (folder / CALIBRATION).is_file():  # the catalogue names the model
+    if (folder := calibrated_folder(model)) is None:
         return None
     from ..metrics.calibration import Calibration
 

@@ -11,9 +11,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..encoders import model_folder, on_network_share
+from ..encoders import calibrated_folder
 from ..errors import ConfigError, TableError, UsageError
-from ..files import CALIBRATION
 from .ranks import ScoreFile
 from .summary_file import read_summary
 
@@ -133,11 +132,7 @@ def find_calibration(source: str, folder: str | PathLike[str] | None) -> Calibra
     found = None
     if folder is not None:
         found = Calibration.load(folder)
-    elif (
-        isinstance(model, str)
-        and not on_network_share(model)
-        and ((home := model_folder(model)) / CALIBRATION).is_file()
-    ):
+    elif isinstance(model, str) and (home := calibrated_folder(model)) is not None:
         found = Calibration.load(home)
     if found is not None and kind != "cosine":
         if folder is None:

@@ -33,7 +33,7 @@ class LazyFeeders:
 
     @property
     def look_ahead(self) -> int:
-        """Maximum number of images of a run in progress at a time; 0 if there are no feeders."""
+        """The most images of one run that may be in progress at a time; 0 if there are no feeders."""
         return self._plan.look_ahead if self._plan else 0
 
     def after(self, images: int) -> Feeders | None:

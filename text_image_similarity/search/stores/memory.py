@@ -160,7 +160,7 @@ class MemoryStore:
             self._first.extend(np.r_[True, owners[1:] != owners[:-1]])
 
     def _compact(self, alive: Mask) -> Mask:
-        """Drop the vectors that are no longer valid, and return the new mask of valid ones, which is all True."""
+        """Drop the vectors that are no longer valid, and return the mask of those that remain, all of which are valid."""
         kept = np.flatnonzero(alive)
         for name in ("_vectors", "_numbers", "_slots", "_first"):
             before: Growing = getattr(self, name)

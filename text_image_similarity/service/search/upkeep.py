@@ -9,7 +9,6 @@ import os
 import sys
 import time
 from asyncio.subprocess import Process
-from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -65,8 +64,7 @@ class Upkeep:
         self._starting = asyncio.Lock()
         self._threads = ThreadPoolExecutor(_AT_ONCE, "write")
         self._turns = FairQueue(lambda _, task: self._threads.submit(task), _AT_ONCE, most_of_one=1)
-        self._waiting: Counter[Client] = Counter()
-        self._asked: set[Future[dict[str, Any]]] = set()
+        self._asked: dict[Future[dict[str, Any]], Client] = {}  # writes that wait or have begun
         self._process: Process | None = None
         self._state: dict[str, Any] | None = None
         self._following: asyncio.Task[None] | None = None
@@ -92,10 +90,9 @@ class Upkeep:
         client = current.get()
         self._check_room(client)
         done: Future[dict[str, Any]] = Future()
-        self._waiting[client] += 1
-        self._asked.add(done)
+        self._asked[done] = client
         task = asyncio.create_task(self._translated(done))
-        task.add_done_callback(partial(self._count_down, client, done))
+        task.add_done_callback(partial(self._count_down, done))
         given = [(products, deleted, check)]
         work = partial(self._write, given, copy_context(), asyncio.get_running_loop())
         self._turns.put(client, partial(run_if_awaited, done, work))
@@ -111,22 +108,17 @@ class Upkeep:
             raise ProblemError("catalog_unavailable", detail, retry_after_s=5) from exc
 
     def _check_room(self, client: Client) -> None:
-        own = 0 if client is None else self._waiting[client]
-        if own >= _MOST_WAITING // 2 or self._waiting.total() >= _MOST_WAITING:
-            detail = (
-                f"{self._waiting.total()} requests wait to write to {self._served.name}, {own} of them with this key"
-            )
+        own = 0 if client is None else list(self._asked.values()).count(client)
+        if own >= _MOST_WAITING // 2 or len(self._asked) >= _MOST_WAITING:
+            detail = f"{len(self._asked)} requests wait to write to {self._served.name}, {own} of them with this key"
             raise ProblemError("queue_full", detail, retry_after_s=2, reason="queue_full")
 
     async def _translated(self, done: Future[dict[str, Any]]) -> dict[str, Any]:
         with translated(self._served.name):
             return await asyncio.wrap_future(done)
 
-    def _count_down(self, client: Client, done: Future[dict[str, Any]], task: asyncio.Task[dict[str, Any]]) -> None:
-        self._asked.discard(done)
-        self._waiting[client] -= 1
-        if not self._waiting[client]:
-            del self._waiting[client]
+    def _count_down(self, done: Future[dict[str, Any]], task: asyncio.Task[dict[str, Any]]) -> None:
+        del self._asked[done]
         if not task.cancelled():
             task.exception()  # it has already been raised, unless no request waited that long
 
