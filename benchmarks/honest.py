@@ -1,4 +1,4 @@
-"""Well-behaved clients, which send a few requests per second with known scores, and wait when they are asked to."""
+"""Well-behaved clients, which send a few requests per second with known outcomes, and wait when they are asked to."""
 
 from __future__ import annotations
 

@@ -40,7 +40,8 @@ class Outcome:
         sent: When it was sent.
         ended: When its response was complete, or the connection was lost.
         kind: `scored`; `failed` with status 200; a status such as `429`; `refused`, if no connection was made and
-            nothing was sent; or `lost`, if the connection ended before the response.
+            nothing was sent; `lost`, if the connection ended before the response; or `unanswered`, if there was no
+            response by the end of a schedule.
     """
 
     due: float
@@ -182,7 +183,7 @@ async def ask(address: Address, request: bytes) -> tuple[int, bytes]:
 
 
 async def closed(address: Address, requests: Iterable[bytes], clients: int) -> list[Outcome]:
-    """Let clients post requests, each its next one after a response, until none are left."""
+    """Have clients post the requests, each client one at a time, until none are left."""
     shared, found = iter(requests), list[Outcome]()
     await asyncio.gather(*(_client(address, shared, found) for _ in range(clients)))
     return found

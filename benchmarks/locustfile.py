@@ -35,7 +35,7 @@ def add_options(parser: LocustArgumentParser) -> None:
 
 
 def judge(environment: Environment, **_: Any) -> None:
-    """Set the exit code: 1 if a request failed, none was made, or they took too long."""
+    """Set the exit code: 1 if a request failed, none was made, or requests took too long."""
     assert environment.parsed_options is not None
     total, bound = environment.stats.total, environment.parsed_options.max_p95_ms
     p95 = total.get_response_time_percentile(0.95) if total.num_requests else 0.0

@@ -23,7 +23,7 @@ def pages() -> dict[Path, str]:
 
 
 def documented(texts: Mapping[Path, str]) -> dict[Path, str]:
-    """Return the pages with up-to-date tables between their marks."""
+    """Return the pages with up-to-date tables between their markers."""
     tables = {"limits": _limits()} | {name: _options(parser) for name, parser in make_parser()[1].items()}
     if sorted(name for text in texts.values() for _, name, _ in MARKED.findall(text)) != sorted(tables):
         raise ValueError(f"the pages must have one mark for each of {', '.join(tables)}")

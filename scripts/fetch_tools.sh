@@ -1,6 +1,7 @@
 #!/bin/sh
 # Fetch Debian's Buildah, Chromium, curl, kubectl, nginx, Prometheus, Redis and ShellCheck into a folder, with the libraries that this machine lacks. It needs no root and installs nothing.
-# Their programs are then in FOLDER/bin, and FOLDER/base.tar is a root with Debian's Python for scripts/build_image.sh. Usage: scripts/fetch_tools.sh FOLDER
+# Their programs are then in FOLDER/bin, and FOLDER/base.tar is a root file system with Debian's Python for
+# scripts/build_image.sh. Usage: scripts/fetch_tools.sh FOLDER
 set -eu
 folder=$1
 rm -rf "$folder"
@@ -11,7 +12,8 @@ apt() {
 	apt-get -qq -o "Dir::State::lists=$folder/packages/lists" -o "Dir::Cache=$folder/packages/cache" "$@"
 }
 
-# Print the packages that are not installed yet: "Inst name (version ...". With "[version]" after the name, it would only be upgraded.
+# Print the packages that are not installed yet: "Inst name (version ...". With "[version]" after the name, a package
+# would only be upgraded.
 missing() {
 	apt -s --no-install-recommends "$@" | sed -n 's/^Inst \([^ ]*\) (.*/\1/p'
 }
@@ -25,8 +27,8 @@ for package in *.deb; do
 	[ ! -e "$package" ] || dpkg -x "$package" "$folder"
 done
 
-# These are the packages that a machine without any would need: Python and all its dependencies, down to the C library. As in slim images,
-# there are no manuals or translations; pip is there, and may install packages for the whole system.
+# These are what a machine without any packages would need: Python and all its dependencies, down to the C library. As
+# in slim images, there are no manuals or translations; pip is there, and may install packages for the whole system.
 mkdir base "$folder/base" && cd base
 : >status
 apt download $(missing -o "Dir::State::status=$PWD/status" install base-files base-passwd bash ca-certificates coreutils dash findutils grep gzip libc-bin libstdc++6 passwd python3 python3-pip-whl sed tar usr-is-merged)

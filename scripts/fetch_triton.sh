@@ -1,6 +1,7 @@
 #!/bin/sh
 # Fetch NVIDIA's tritonserver for the CPU, from the wheel nvidia-pytriton, with a Python environment for its python backend. It needs no root and installs nothing.
-# FOLDER/bin/tritonserver then starts it. On machines without Debian's libpython3.11, or that are not Linux on x86-64, nothing is fetched. Usage: scripts/fetch_triton.sh FOLDER
+# FOLDER/bin/tritonserver then starts it. On a machine that lacks Debian's libpython3.11 or is not Linux on x86-64,
+# nothing is fetched. Usage: scripts/fetch_triton.sh FOLDER
 set -eu
 folder=$1
 rm -rf "$folder"

@@ -1,4 +1,4 @@
-"""Create challenge_set.csv and its images: 46 rows that match, 3 with another image's caption, 2 broken on purpose.
+"""Create challenge_set.csv and its images: 46 rows that match, 3 with another image's caption, and 2 broken on purpose.
 
     .venv/bin/python -m scripts.make_challenge_set
 

@@ -1,4 +1,4 @@
-"""Measure `mini`: retrieval on validation photos, separation of matching pairs in the challenge set, time per pair.
+"""Measure `mini`: retrieval on validation photos, separation of matching pairs in the challenge set, and time per pair.
 
     .venv/bin/python scripts/measure_mini.py ../shared/data/flickr8k/validation.parquet
 

@@ -126,7 +126,7 @@ def deployed() -> dict[str, tuple[list[str], int]]:
 
 
 def documented(page: str) -> str:
-    """Return a page with the up-to-date table between its marks."""
+    """Return a page with the up-to-date table between its markers."""
     columns = {"the defaults": parts(settings_for([]), CORES)}
     columns |= {name: parts(settings_for(arguments), CORES) for name, (arguments, _) in deployed().items()}
     lines = [f"| MiB, with {CORES} cores | how much | {' | '.join(columns)} |", "|---|---|" + "---|" * len(columns)]

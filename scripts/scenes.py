@@ -1,8 +1,8 @@
 """Draw illustrated scenes, with things from the Noto Color Emoji font on a painted background, and describe them.
 
-Both the images of challenge_set.csv and the scenes on which `mini` is also trained are drawn here; each caller provides
-its own list or random generator, so no scene is shared. Noto Color Emoji is licensed under the SIL Open Font License
-1.1 (Debian: fonts-noto-color-emoji).
+Both the images of challenge_set.csv and the scenes that `mini` is trained on in addition to photos are drawn here; each
+caller provides its own list or random generator, so no scene is shared. Noto Color Emoji is licensed under the SIL Open
+Font License 1.1 (Debian: fonts-noto-color-emoji).
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def on_post_page(output: str, *, page: Page, **_: Any) -> str:
     """Reject a page that would load something from another host.
 
     Raises:
-        PluginError: The page would do that.
+        PluginError: The page would load something from another host.
     """
     if found := LOADED.search(output):
         raise PluginError(f"{page.file.src_uri} loads {found[1]} from another host; publish the file in docs/")

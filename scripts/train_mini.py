@@ -5,7 +5,7 @@
 1. The text tower, four layers of MiniLM with a smaller vocabulary, learns to reproduce the output of all six layers.
 2. The projections are trained while both towers are frozen.
 3. Everything except the first blocks of the image tower is trained together; those are frozen, so that their output is
-    computed once per image and view. Captions stay close to their teacher.
+    computed once per image and view. The vectors of captions stay close to their teacher's.
 
 The epoch with the best mean recall@10 on the validation photos is kept. The images of challenge_set.csv are not used.
 """

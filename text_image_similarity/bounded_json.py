@@ -13,7 +13,7 @@ _PART = re.compile(r'[,\[{]|"[^"]*"?')
 
 
 class JsonLimitError(ValueError):
-    """A JSON text exceeds a limit; the message completes a sentence: "it has more than 100 commas and brackets"."""
+    """A JSON text exceeds a limit; the message is a clause, such as "it has more than 100 commas and brackets"."""
 
 
 def parse_json(text: str, *, most_parts: int = MOST_PARTS, most_digits: int = MOST_DIGITS, **hooks: Any) -> Any:

@@ -14,7 +14,7 @@ SETTINGS = ("model", "revision", "device", "precision", "backend", "preprocess",
 
 
 def settings_in_config(function: F) -> F:
-    """Raise an `InputTypeError` for a setting that is passed to a function, such as `model="mini"`, and say where it belongs."""
+    """Make a function refuse settings such as `model="mini"`, with an `InputTypeError` that says where they belong."""
 
     @wraps(function)
     def call(*given: Any, **named: Any) -> Any:
@@ -70,7 +70,7 @@ def networks_of(name: str, given: object) -> tuple[str, ...]:
     """Return networks in their canonical spelling.
 
     Raises:
-        ConfigError: A value is not a network, such as `10.1.0.0/16` or `fd00:1::/32`.
+        ConfigError: The value is not a list of networks such as `10.1.0.0/16` and `fd00:1::/32`.
     """
     try:
         return tuple(str(ip_network(network)) for network in _several(name, given))
@@ -82,11 +82,11 @@ def ports_of(name: str, given: object) -> tuple[int, ...]:
     """Return ports as a tuple.
 
     Raises:
-        ConfigError: A value is not a whole number from 1 to 65535.
+        ConfigError: The value is not a list of whole numbers from 1 to 65535.
     """
     ports = _several(name, given)
     if any(type(port) is not int or not 0 < port < 65536 for port in ports):
-        raise ConfigError(f"{name} must be whole numbers from 1 to 65535, not {ports!r}")
+        raise ConfigError(f"{name} must be a list of whole numbers from 1 to 65535, not {ports!r}")
     return ports
 
 

@@ -17,7 +17,7 @@ from .errors import ConfigError, InputTypeError
 Precision = Literal["auto", "fp32", "fp16", "int8"]
 BackendName = Literal["auto", "torch", "onnx", "openvino"]
 PreprocessMode = Literal["exact", "fast"]
-ScoreKind = Literal["cosine", "unit", "clip_score", "clipscore"]  # kinds of score for an image with a text
+ScoreKind = Literal["cosine", "unit", "clip_score", "clipscore"]  # kinds of score for an image and a text
 RowScore = Literal[ScoreKind, "ref_clipscore"]  # the same, and the one for rows with reference captions
 Feeding = Literal["auto"] | int
 Quoting = Literal["auto", "minimal", "none", "backslash"]
@@ -104,7 +104,7 @@ class Dialect:
         encoding: Character encoding, such as `cp1252`; by default UTF-8, or UTF-16 if there is a byte-order mark.
 
     Raises:
-        ConfigError: A value is outside its choices.
+        ConfigError: A value is not valid.
 
     Example:
         >>> Dialect(delimiter="tab").delimiter
@@ -122,7 +122,7 @@ class Dialect:
             not isinstance(self.delimiter, str) or len(self.delimiter) != 1 or self.delimiter in '"\\\r\n\0'
         ):
             raise ConfigError(
-                f"delimiter={self.delimiter!r} must be tab or one character, not a quotation mark or backslash"
+                f"delimiter={self.delimiter!r} must be tab or one character other than a quotation mark or backslash"
             )
         one_of("quoting", self.quoting, get_args(Quoting))
         if self.encoding is not None and not is_text_encoding(self.encoding):
@@ -148,7 +148,7 @@ class Config:
             or `auto`: whichever of `torch` and `onnx` is installed, and the faster one if both are.
         triton_url: URL of an inference server that runs the towers of an export, such as `http://triton:8000` or
             `grpc://triton:8001`; see docs/triton.md. By default, the towers run in this process.
-        preprocess: `exact` equals OpenAI's pipeline; `fast` decodes large JPEGs at a reduced scale, resizes with torch,
+        preprocess: `exact` is OpenAI's pipeline; `fast` decodes large JPEGs at a reduced scale, resizes with torch,
             and changes scores slightly; see docs/performance.md#fast-preprocessing.
         batch_size: Images or captions encoded at once; a larger batch, up to a few hundred, is faster on a GPU.
         score: `cosine` (-1..1), `unit` (`(cos+1)/2`, four decimals), `clip_score` (`100*max(cos,0)`), `clipscore`
@@ -165,10 +165,10 @@ class Config:
             docs/images.md#what-the-decoder-reads.
         chunk_size: Number of rows in a part. A run that is killed loses at most the current part and the one that is
             being saved; batches never span two parts, so use more rows on a GPU.
-        proxy: Proxy for http(s) references: `http://`, `https://`, `socks5://` or `socks5h://` and `host:port` or
-            `user:password@host:port`; by default none, even if the environment names one. Except with `socks5h`, host names
-            are resolved on this machine where possible, and refused if they resolve to private addresses; see
-            docs/images.md#proxies.
+        proxy: Proxy for http(s) references: `http://`, `https://`, `socks5://` or `socks5h://`, followed by `host:port`
+            or `user:password@host:port`; by default none, even if the environment names one. Except with `socks5h`,
+            host names are resolved on this machine where possible, and refused if they resolve to private addresses;
+            see docs/images.md#proxies.
         ca_file: File or folder of PEM certificates that https connections trust, in addition to the system's and those
             named by `SSL_CERT_FILE` or `REQUESTS_CA_BUNDLE`; see docs/images.md#certificates.
         headers_file: JSON file with headers for individual hosts, such as `{"images.example.com": {"Authorization":
@@ -189,7 +189,7 @@ class Config:
         dialect: The dialect of CSV and TSV files.
 
     Raises:
-        ConfigError: A value is outside its choices or range.
+        ConfigError: A value is not valid, or values cannot be combined.
 
     Example:
         >>> Config(model="mini", score="unit").batch_size
@@ -314,7 +314,7 @@ def as_config(config: ConfigLike) -> Config:
 
 def require_config(config: object) -> None:
     """Raise an `InputTypeError` unless a value is a `Config`."""
-    # The class may have been loaded twice, as on Snowflake.
+    # Not `isinstance`, because the class may have been loaded twice, as happens on Snowflake.
     if not (hasattr(config, "model") and hasattr(config, "limits")):
         raise InputTypeError.of("config", "a Config, such as Config(model='mini')", config)
 

@@ -3,11 +3,11 @@
 TextImageSimilarityError
 ├── UsageError              the call or the command line is wrong: exit code 2
 │   ├── InputTypeError      a value has a type that is not supported
-│   └── ConfigError         a setting has a wrong value
+│   └── ConfigError         a setting, or a combination of settings, is not valid
 │       └── MissingExtraError   an optional library is not installed
 ├── ModelError              a model cannot be used
 │   ├── ModelUnavailableError   it cannot be found or fetched
-│   │   └── ModelNameError      no model of a supported kind has this name or folder: exit code 2
+│   │   └── ModelNameError      no model of a supported kind has this name or is in this folder: exit code 2
 │   └── DeviceLostError         its device failed: ends a run without failing a row
 ├── TableError              the job's input or output failed: exit code 1
 │   └── BusyError               another run is writing the output: exit code 3
@@ -78,7 +78,7 @@ class UsageError(TextImageSimilarityError):
 
 
 class ConfigError(UsageError, ValueError):
-    """A setting has a value outside its choices or range."""
+    """A setting, or a combination of settings, is not valid."""
 
 
 class InputTypeError(UsageError, TypeError):
@@ -95,7 +95,7 @@ class MissingExtraError(ConfigError, ImportError):
 
 
 class ModelError(TextImageSimilarityError):
-    """A model was found but cannot be used; the message may quote its files, with unprintable characters escaped."""
+    """A model cannot be used; the message may quote its files, with unprintable characters escaped."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(printable_lines(message))
@@ -122,7 +122,7 @@ class BusyError(TableError):
 
 
 class StoppedError(TextImageSimilarityError):
-    """A run was asked to stop, and did so; everything finished is kept."""
+    """A run stopped because it was asked to; everything finished is kept."""
 
 
 class TooManyFailuresError(TextImageSimilarityError):
@@ -151,12 +151,12 @@ class RowError(TextImageSimilarityError):
         return f"{self.code.value}: {self.detail}"
 
     def without_address(self) -> RowError:
-        """Return the error for readers who must not learn what internal names resolve to."""
+        """Return the error as it may be shown to people who must not learn what internal names resolve to."""
         return RowError(self.code, "the address is not public") if self.code is ErrorCode.BLOCKED_ADDRESS else self
 
 
 def printable(text: str) -> str:
-    r"""Return a text that is safe on a terminal and valid in UTF-8; other characters are escaped as in Python.
+    r"""Return a text that is safe on a terminal and valid in UTF-8: unprintable characters are escaped as in Python.
 
     Example:
         >>> print(printable("a\x1b[2Jb"))
@@ -178,7 +178,7 @@ def printable_lines(text: object) -> str:
 
 
 def type_name(value: object) -> str:
-    """Return the type of a value in words: a list, an int, a PIL image, a torch Tensor of shape (2,) and type ..."""
+    """Return the type of a value in words, such as `a list` or `a torch Tensor of shape (2,) and type ...`."""
     kind = type(value)
     home = kind.__module__.partition(".")[0].lstrip("_")
     if value is None or isinstance(value, bytes):

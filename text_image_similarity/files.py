@@ -18,7 +18,7 @@ CALIBRATION = "calibration.json"  # in the folder of a model, but not part of th
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; at the end, its file is flushed to disk and moved to `path`.
+    """Yield a temporary path in the folder of `path`; at the end, that file is flushed to disk and moved to `path`.
 
     No reader ever sees half a file, even after a crash. If the block raises, nothing changes. If `path` is a link, its
     target is replaced and the link is kept.
@@ -144,8 +144,9 @@ def network_share(path: PurePath) -> str:
 
 
 def on_other_share(path: PurePath, folder: PurePath) -> bool:
-    """Tell whether a path is on another network share than a folder.
+    """Tell whether a path is on a different network share from a folder.
 
-    Ask this before anything looks at a path that a stranger's file names, because Windows would log in to its host.
+    Check this before anything accesses a path that a stranger's file names, because Windows would log in to the
+    share's host.
     """
     return network_share(path) not in ("", network_share(folder))

@@ -23,7 +23,7 @@ EncodedImage = bytes | bytearray | memoryview
 # A path or URL, an encoded file, or the value of a Hugging Face `Image` column: {"bytes": ..., "path": ...}.
 ImageCell = str | EncodedImage | Mapping[str, Any]
 
-# (done, failed among these, total), called before the first row and after every row
+# Called with the numbers of rows done, failed and in total, before the first row and after every row.
 Progress = Callable[[int, int, int], None]
 
 
@@ -77,7 +77,7 @@ class ScoreResult:
 
     @classmethod
     def failed(cls, error: RowError) -> ScoreResult:
-        """Return the result for a row's exception, as text that every format can represent: a path may contain any bytes."""
+        """Return the result for a row's exception; in its text, bytes of a path that are not UTF-8 are escaped."""
         return cls(error=str(error).encode("utf-8", "backslashreplace").decode("utf-8"))
 
 

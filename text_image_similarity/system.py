@@ -1,4 +1,4 @@
-"""Helpers for all rooms: daemon threads with deadlines, cores, pauses, optional libraries, the package's version."""
+"""Helpers for the whole package: daemon threads with deadlines, cores, pauses, optional libraries, the version."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def start_daemon(function: Callable[[], T], *, name: str) -> Future[T]:
 
 
 def settle(future: Future[T], function: Callable[[], T]) -> None:
-    """Run a function and set a running future to its result or exception."""
+    """Run a function, and store its result or exception in a running future."""
     try:
         future.set_result(function())
     except BaseException as exc:  # includes panics of native libraries; `future.result()` raises it again
@@ -66,7 +66,7 @@ _PLACE = (
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use: OMP_NUM_THREADS, as torch reads it, or the cores it is bound to."""
+    """Return how many cores this process may use: OMP_NUM_THREADS if set, as in torch, or those it is bound to."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdecimal() and int(asked) > 0:
         return int(asked)
@@ -87,7 +87,7 @@ def backoff_s(tries: int) -> float:
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that a name is probably a misspelling of, or None; case, `-` and `_` are ignored."""
+    """Return the known name that a name probably misspells, or None; case is ignored, and `_` counts as `-`."""
     names = {each.casefold().replace("_", "-"): each for each in known}
     near = get_close_matches(name.casefold().replace("_", "-"), names, n=1, cutoff=0.66)
     return names[near[0]] if near else None
@@ -114,15 +114,15 @@ def require(purpose: str, *names: str, extra: str = "") -> None:
 _IMPORT_TORCH = {"torch", "open_clip"}
 _DRIVER = "libcuda.so.1"
 _TIERS = ("tls", "haswell", "xeon_phi", "avx512_1", "sse2", "x86_64", "atomics", "aarch64")
-_MOST_TIERS = 4  # folders in each other, in which older versions of glibc look
+_MOST_TIERS = 4  # levels of nested folders in which older versions of glibc look
 
 
 def refuse_planted_driver() -> None:
     """Make sure, before torch is imported, that importing it runs no code from the working folder.
 
     cuSPARSELt, which torch loads, has an empty entry in its search path for NVIDIA's driver, and the dynamic linker takes
-    that for the working folder. A folder with such a file is refused; the process does not change to another folder for
-    the time of the import, because the working folder belongs to the whole process: other threads would open their
+    that for the working folder. A folder with such a file is refused. The process does not change to another folder
+    during the import, because the working folder belongs to the whole process, and other threads would open their
     relative paths elsewhere.
 
     Raises:
@@ -145,8 +145,8 @@ def refuse_planted_driver() -> None:
 def install_command(extra: str = "") -> str:
     """Return the command that installs this package with an extra, or with several separated by commas.
 
-    The package is not on an index, so anyone could register its name there and run code on the machines of people who
-    run a suggested command. The commands therefore name a path.
+    The package is not on a package index, so anyone could register its name on one and run code on the machines of
+    people who run a suggested command. The commands therefore name a path.
     """
     return f"pip install {_PLACE.format(f'[{extra}]' if extra else '')}"
 
@@ -161,8 +161,8 @@ def package_version() -> str:
     """Return this package's version, which is defined only in pyproject.toml.
 
     The imported package counts, regardless of what else is installed: in a source tree, the version is in that file;
-    elsewhere, in the metadata of the installation, or of a wheel that is imported as a zip. A copy with neither is
-    `unknown`.
+    elsewhere, in the metadata of the installation, or of a wheel that is imported as a zip. The version of a copy with
+    neither is `unknown`.
     """
     import tomllib  # both take longer to import than this module, and few processes need the version
     from importlib.metadata import distributions

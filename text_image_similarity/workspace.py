@@ -68,7 +68,7 @@ class FolderLock:
     """A lock that one process at a time holds while it writes into a folder, with a note that identifies the holder.
 
     Args:
-        folder: Created if it does not exist.
+        folder: Folder of the lock; created if it does not exist.
         output: The output that the process writes, for messages.
     """
 
@@ -101,7 +101,7 @@ class FolderLock:
         raise TableError(f"{self._folder} cannot be created: a file is in its place, or something keeps removing it")
 
     def remove(self) -> None:
-        """Remove the lock's files while it is held; a process that waits for it then creates its own."""
+        """Remove the files of the lock, which must be held; a process that waits for the lock then creates its own."""
         self._note.unlink(missing_ok=True)
         (self._folder / "lock").unlink()
 
@@ -123,7 +123,7 @@ class Workspace:
     """The folder of a run's parts, which one process at a time may use.
 
     Args:
-        folder: Created if it does not exist, removed when nothing in it is worth keeping.
+        folder: Folder of the parts; created if it does not exist, removed when nothing in it is worth keeping.
         output: The table that the run writes, for messages.
         ending: Suffix of the parts' file names.
     """
@@ -156,7 +156,7 @@ class Workspace:
         Args:
             run: Description of the run; only a run with an equal description may resume.
             versions: Versions of the libraries that scores depend on; a run with other versions resumes with a warning.
-            restart: Drop the parts of an earlier run.
+            restart: Whether to drop the parts of an earlier run.
 
         Raises:
             UsageError: The parts belong to another run; the message says what differs.
@@ -185,12 +185,13 @@ class Workspace:
                 "Resume with the earlier settings, or discard the parts with --restart (start='restart')"
             )
         if found := changes(then.get("versions", {}), header["versions"]):
-            warning = f"some rows were scored with other versions, so their last digits may differ: {'; '.join(found)}"
+            said = "some rows were scored with other versions, so the last digits of scores may differ"
+            warning = f"{said}: {'; '.join(found)}"
             self.warnings.append(warning)
             logger.warning("%s", warning)
 
     def begun(self) -> tuple[dict[str, Any], bool] | None:
-        """Return the description of the run whose parts are here, and whether all are; None if there are no parts."""
+        """Return the description of the parts' run, and whether no part is missing; None if there are no parts."""
         lines = self._read()
         if len(lines) < 2 or "run" not in lines[0]:
             return None
@@ -198,7 +199,7 @@ class Workspace:
         return run, sum(line.get("rows", 0) for line in lines[1:]) == run.get("input_rows")
 
     def origin(self) -> str:
-        """Return where the finished parts are, and when the first one was written: anyone may write to a shared folder."""
+        """Return where the finished parts are and since when, for a message: someone else may have put them there."""
         since = time.localtime(self._path(0).stat().st_mtime)
         return f"{self._folder}, begun {time.strftime('%Y-%m-%d %H:%M', since)}"
 
@@ -258,7 +259,7 @@ class Workspace:
                 path.unlink()
 
     def _read(self) -> list[dict[str, Any]]:
-        """Return the lines of the manifest, except for a last one that was cut off."""
+        """Return the lines of the manifest before the first one that cannot be read, such as one that was cut off."""
         lines: list[dict[str, Any]] = []
         with suppress(FileNotFoundError), self._manifest.open(encoding="utf-8", errors="replace") as file:
             for line in file:

@@ -32,7 +32,7 @@ def webp(side: int) -> bytes:
 
 @cache
 def lying_avif() -> bytes:
-    """Return an AVIF that claims to be 64 x 64 and is coded as 4 megapixels."""
+    """Return an AVIF that claims to be 64 x 64 but has 4 megapixels."""
     out = io.BytesIO()
     Image.new("RGB", (2048, 2048)).save(out, "AVIF", speed=10)
     made = out.getvalue()

@@ -107,7 +107,7 @@ async def silent_hosts(target: Target, number: int) -> int:
 
 
 async def lying_avifs(target: Target, number: int) -> int:
-    """Send images that claim to be 64 x 64 and are coded as 4 megapixels."""
+    """Send images that claim to be 64 x 64 but have 4 megapixels."""
     return await score(target, [lying_avif()] * target.size, f"a {number}")
 
 

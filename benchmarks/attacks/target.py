@@ -51,7 +51,7 @@ async def send(target: Target, request: bytes) -> int:
 
 
 async def push(target: Target, start: bytes, piece: bytes, times: int, pause_s: float) -> int:
-    """Send a start and then pieces, until the service closes the connection; return its status, or 0."""
+    """Send a start and then pieces, until the service closes the connection; return the response's status, or 0."""
     reader, writer = await open_raw(target)
     reading = asyncio.create_task(reader.read(100))
     with suppress(OSError):

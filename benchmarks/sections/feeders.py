@@ -1,4 +1,4 @@
-"""Measure how fast images reach an encoder of 25,000 per second, with and without feeders, and decoding alone."""
+"""Measure how fast images reach an encoder that takes 25,000 a second, with and without feeders, and decoding alone."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def _requests() -> list[bytes]:
 
 
 def measure(attack: str, isolated: bool = False) -> dict[str, Any]:
-    """Let eight clients send requests, first alone and then next to an attacker."""
+    """Have eight clients send requests, first alone and then next to an attacker."""
     os.nice(5)  # the service has priority, as if it had the machine to itself
     more = ["--isolate-decoder"] if isolated else []
     arguments = [*model_arguments(MINI), "--drain-delay", "0", "--limit", "allow_private_addresses=true", *more]

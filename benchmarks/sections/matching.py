@@ -1,4 +1,4 @@
-"""Measure `/match-text`: the latency of a query, throughput with many clients, the log's cost, a change of model."""
+"""Measure `/match-text`: the latency of a query, throughput with many clients, cost of the log, change of model."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def overload(rows: int) -> dict[str, Any]:
 
 
 def new_model(rows: int) -> dict[str, Any]:
-    """Build an index for a model of a different width while queries arrive on a schedule, switch to it, and back."""
+    """Build an index for a model of a different width while queries arrive on a schedule, and switch to it and back."""
     from tests.support.models import save_clip
 
     folder = Path(tempfile.mkdtemp(dir=BUILD))

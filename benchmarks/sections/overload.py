@@ -1,4 +1,4 @@
-"""Send ten times the load that the service can handle for two minutes, and measure how fast it responds and refuses."""
+"""For two minutes, send ten times the load that the service can handle; measure how fast it responds and refuses."""
 
 from __future__ import annotations
 

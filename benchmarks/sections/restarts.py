@@ -56,7 +56,7 @@ async def roll(
         ready: Tells whether a replica receives requests again; the next one is not stopped until then.
 
     Returns:
-        The number of requests by kind of outcome; the exit codes; and the longest time of a request, in seconds.
+        The number of requests by kind of outcome; the exit codes; and percentiles of the request times, in seconds.
     """
     going, codes = True, []
     endless = takewhile(lambda _: going, cycle(requests))

@@ -1,4 +1,4 @@
-"""Compare filtered search in our stores with that of libraries at their defaults: recall, incomplete results, times."""
+"""Compare filtered search in our stores and in libraries at their defaults: recall, incomplete results and times."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def alone(model: str, pairs: int) -> dict[str, Any]:
 
 
 def served(model: str, pairs: int) -> dict[str, Any]:
-    """Time the clients, in this process, of a service in a separate process."""
+    """Time clients in this process that use a service in a separate process."""
     requests = requests_of(pairs)
     with replicas(1, *model_arguments(model), "--drain-delay", "0") as (replica,):
         asyncio.run(closed(replica.address, requests[-2 * BATCH :], CLIENTS))  # warms up

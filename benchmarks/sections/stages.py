@@ -127,7 +127,7 @@ def _on_threads(work: Callable[[Any], Any], items: list[Any], threads: int) -> l
 
 
 def _gflops(run: Callable[[], object]) -> float:
-    """Return the rate of the fastest of 50 products, of which the first 10 warm up."""
+    """Return the rate of the fastest of 40 products, after 10 to warm up."""
     times = [_timed(run)[1] for _ in range(50)][10:]
     rows, inner, columns = _PRODUCT
     return 2 * rows * inner * columns / min(times) / 1e9

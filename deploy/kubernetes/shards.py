@@ -88,7 +88,9 @@ def parser() -> argparse.ArgumentParser:
     split.add_argument("source", metavar="IN", help="a table")
     for command, run in ((score, score_share), (split, split_by_host)):
         command.add_argument("target", metavar="OUT", help="a folder, as a path or a URL")
-        command.add_argument("--shards", type=int, required=True, help="for score, the Job's completions")
+        command.add_argument(
+            "--shards", type=int, required=True, help="number of shards; for score, the Job's completions"
+        )
         command.add_argument("--url-col", default="url")
         command.set_defaults(run=run)
     return whole

@@ -68,7 +68,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     Raises:
         StoppedError: The time ran out before the table was complete.
         TextImageSimilarityError: A table cannot be scored.
-        ValueError: The event is not of any of these kinds.
+        ValueError: The event is not of a supported kind.
     """
     if "pairs" in event:
         return {"results": score(event["pairs"])}

@@ -22,7 +22,9 @@ def main() -> None:
     parser.add_argument("input")
     parser.add_argument("output")
     formats = ("parquet", "orc", "json")  # formats whose files name their columns
-    parser.add_argument("--format", default="parquet", choices=formats, help="format of both places (default: parquet)")
+    parser.add_argument(
+        "--format", default="parquet", choices=formats, help="format of INPUT and OUTPUT (default: parquet)"
+    )
     parser.add_argument("--url-col", default="url")
     parser.add_argument("--caption-col", default="caption")
     parser.add_argument(

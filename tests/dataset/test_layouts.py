@@ -196,7 +196,7 @@ def test_two_folders_of_one_split_are_refused(tmp_path: Path) -> None:
     for name in ("train", "val", "dev"):
         write_metadata(draw(tmp_path / name) / "metadata.jsonl")
     with pytest.raises(
-        UsageError, match=r"val/metadata\.jsonl and .*dev/metadata\.jsonl are the same split, validation"
+        UsageError, match=r"val/metadata\.jsonl and .*dev/metadata\.jsonl belong to the same split, validation"
     ):
         read_dataset(tmp_path)
 

@@ -66,7 +66,7 @@ def test_on_a_cluster_of_spark(table: Path, here: dict[int, Outcome], tmp_path: 
     assert outcome(out) == here
     assert (
         said["auto"]
-        == "ConfigError: device='cuda:5' needs an NVIDIA or AMD GPU, and this process finds none; use auto or cpu"
+        == "ConfigError: device='cuda:5' needs an NVIDIA or AMD GPU, but this process finds none; use auto or cpu"
     )
     assert (cache / "text-image-similarity" / "packaged").is_dir()  # copied out of the zip
     check_job(said)

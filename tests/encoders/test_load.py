@@ -183,7 +183,7 @@ def test_weights_of_a_pinned_model_are_held_to_what_is_known_of_them(model: str,
     blob.write_bytes(content)
     (snapshot / name).symlink_to(blob)
     with pytest.raises(
-        ModelError, match=rf"{name} differs from that of its commit: its SHA-256 is {blob.name}, not \w{{64}};"
+        ModelError, match=rf"{name} differs from the one in its commit: its SHA-256 is {blob.name}, not \w{{64}};"
     ):
         fingerprint(snapshot)
     other = snapshot.rename(snapshot.with_name("a" * 40))

@@ -27,12 +27,12 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"device": "cuda"}, "device='cuda' needs an NVIDIA or AMD GPU, and this process finds none; use auto or cpu"),
+        ({"device": "cuda"}, "device='cuda' needs an NVIDIA or AMD GPU, but this process finds none; use auto or cpu"),
         ({"device": "cuda:3", "model": "mini"}, "device='cuda:3' needs an NVIDIA or AMD GPU"),
         ({"device": "cuda", "precision": "fp16"}, "device='cuda' needs an NVIDIA or AMD GPU"),
         (
             {"precision": "fp16"},
-            "precision='fp16' needs an NVIDIA or AMD GPU, and this process finds none; use auto or fp32",
+            "precision='fp16' needs an NVIDIA or AMD GPU, but this process finds none; use auto or fp32",
         ),
         ({"device": "mps"}, "device='mps' is Apple's GPU, which this machine does not have"),
     ],

@@ -280,9 +280,9 @@ def test_a_model_of_open_clip_is_not_much_larger_than_its_weights(tmp_path: Path
         ("text_cfg", "context_length", 5000, "have a context_length of more than 4,096 tokens"),
         ("vision_cfg", "image_size", 4000, "images with a side of 4,000 pixels, more than 2,048"),
         ("vision_cfg", "image_size", [32, 4000], "images with a side of 4,000 pixels, more than 2,048"),
-        ("vision_cfg", "width", 20_000, "a width or a number of more than 16,384"),
-        ("vision_cfg", "attn_pooler_queries", 100_000_000, "a width or a number of more than 16,384"),
-        ("text_cfg", "width", 20_000, "a width or a number of more than 16,384"),
+        ("vision_cfg", "width", 20_000, "a width or another number above 16,384"),
+        ("vision_cfg", "attn_pooler_queries", 100_000_000, "a width or another number above 16,384"),
+        ("text_cfg", "width", 20_000, "a width or another number above 16,384"),
     ):
         other = {**shape["model_cfg"], part: {**{"vision_cfg": vision, "text_cfg": text}[part], key: value}}
         (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": other}))
@@ -291,7 +291,7 @@ def test_a_model_of_open_clip_is_not_much_larger_than_its_weights(tmp_path: Path
     fine_patches = {"embed_dim": 16, "vision_cfg": {**vision, "image_size": 2048, "patch_size": 1}, "text_cfg": text}
     for other in ({**shape["model_cfg"], "embed_dim": 20_000_000}, fine_patches):
         (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": other}))
-        with pytest.raises(ModelError, match="a width or a number of more than 16,384"):
+        with pytest.raises(ModelError, match="a width or another number above 16,384"):
             load_encoder(replace(CLIP, model=tmp_path))
 
 

@@ -286,7 +286,7 @@ def test_addresses_that_are_public(address: str) -> None:
     [
         ("10.0.0.7", "10.0.0.7 is in a private network (10.0.0.0/8)"),
         ("100.64.0.1", "100.64.0.1 is in a carrier's shared network (CGNAT) (100.64.0.0/10)"),
-        ("[::1]", "::1 is in loopback (::1/128)"),
+        ("[::1]", "::1 is in the loopback range (::1/128)"),
         ("[::ffff:10.0.0.7]", "::ffff:a00:7 is a form of 10.0.0.7, in a private network (10.0.0.0/8)"),
         ("[2002:a9fe:a9fe::]", "a form of 169.254.169.254, in a link-local network (169.254.0.0/16)"),
         ("[2001:0:808:808::f5ff:fffe]", "a form of 10.0.0.1, in a private network (10.0.0.0/8)"),

@@ -105,7 +105,7 @@ def test_a_proxy_that_wants_another_password_says_so(server: Server) -> None:
     refusal = response(status="407 Proxy Authentication Required")
     server.routes |= {"http://photos.test/x": refusal, "photos.test:443": refusal}
     with fetching(f"http://{USER}@127.0.0.1:{server.port}") as fetcher:
-        for url, said in (("http", "http_4xx: 407"), ("https", "connect_error: the proxy says 407")):
+        for url, said in (("http", "http_4xx: 407"), ("https", "connect_error: the proxy did not connect: 407")):
             error = failure(fetcher, f"{url}://photos.test/x")
             assert error.startswith(said)
             assert error.endswith("set proxy=http://USER:PASSWORD@host:port")
@@ -114,9 +114,9 @@ def test_a_proxy_that_wants_another_password_says_so(server: Server) -> None:
 @pytest.mark.parametrize(
     ("user", "login", "said"),
     [
-        ("", ("me", "x"), "the proxy says Requested NO AUTHENTICATION"),
-        ("me:cret@", ("me", "x"), "the proxy says Invalid username/password"),
-        ("", None, "the proxy says Proxy Server could not connect: Connection refused"),
+        ("", ("me", "x"), "the proxy did not connect: Requested NO AUTHENTICATION"),
+        ("me:cret@", ("me", "x"), "the proxy did not connect: Invalid username/password"),
+        ("", None, "the proxy did not connect: Proxy Server could not connect: Connection refused"),
     ],
 )
 def test_a_socks_proxy_that_refuses(user: str, login: tuple[str, str] | None, said: str) -> None:

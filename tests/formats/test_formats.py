@@ -856,7 +856,7 @@ def test_a_row_group_of_parquet_is_not_compressed_too_much(tmp_path: Path, monke
     assert open_table(str(tmp_path / "fits.parquet")).row_count == 90
     with pytest.raises(
         TableError,
-        match=r"column 'note' of .*long.parquet has 1,1\d\d,\d\d\d bytes, compressed to \d+, in a row group that",
+        match=r"column 'note' of .*long.parquet has 1,1\d\d,\d\d\d bytes, compressed to \d+, in a row group with",
     ):
         open_table(str(tmp_path / "long.parquet"))
 

@@ -171,8 +171,8 @@ def test_retrieval_never_holds_the_whole_matrix() -> None:
     [
         ({"image": np.eye(4)}, "shapes"),
         ({"owner": OWNER[:3]}, "shapes"),
-        ({"owner": OWNER + 1}, "owner must name images from 0 to 2"),
-        ({"owner": OWNER - 1}, "owner must name images from 0 to 2"),
+        ({"owner": OWNER + 1}, "owner must contain indices of images, from 0 to 2"),
+        ({"owner": OWNER - 1}, "owner must contain indices of images, from 0 to 2"),
         ({"text": CAPTIONS[:0], "owner": OWNER[:0]}, "there is no caption"),
         ({"text": np.where(CAPTIONS == 0, np.nan, CAPTIONS)}, "1 caption vectors are not finite .row 3 is the first"),
         ({"image": np.full((3, 3), np.inf)}, "3 image vectors are not finite"),

@@ -176,7 +176,7 @@ def test_a_catalogue_is_made_once(postgres_url: str) -> None:
     with pytest.raises(KeyError):
         make_catalog(postgres_url, (), fail)
     assert not has_catalog(postgres_url)
-    with pytest.raises(DatabaseError, match="is not there"):
+    with pytest.raises(DatabaseError, match="does not exist"):
         PostgresDatabase(postgres_url)
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda _: make_catalog(postgres_url, (), begin), range(4)))

@@ -571,7 +571,7 @@ def test_mini_finds_the_right_pictures_and_captions(tmp_path: Path) -> None:
     best = predictor.search_captions(ROOT / "challenge_set" / "sailing.jpg", 1)
     assert best[0].item.startswith("a sailboat")
     database.save(tmp_path / "set.safetensors")
-    with pytest.raises(DatabaseError, match=r"made with mini \(\d+ dimensions\), and this predictor uses colour"):
+    with pytest.raises(DatabaseError, match=r"made with mini \(\d+ dimensions\), but this predictor uses colour"):
         create_predictor(encoder=ColourEncoder()).search_database(
             "red", database=ImageDatabase.load(tmp_path / "set.safetensors")
         )

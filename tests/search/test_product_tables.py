@@ -441,7 +441,7 @@ def test_all_columns_of_other_names_are_told_at_once(tmp_path: Path) -> None:
     table = write_rows(tmp_path / "in.jsonl", [{"Handle": "1", "Label": "a", "Image Src": "a.png"}])
     with pytest.raises(
         UsageError,
-        match=r"has no columns 'id', 'name' or 'title', 'image'; it has the columns: Handle, Label, Image Src; name them with "
+        match=r"has no columns 'id', 'name' or 'title', 'image'; it has the columns: Handle, Label, Image Src; name the right ones with "
         "--id-col Handle, --name-col, --image-col$",
     ):
         ProductTable(str(table)).guess_fields()

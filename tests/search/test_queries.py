@@ -496,7 +496,7 @@ def test_what_is_not_a_query_is_refused(colours: Catalog) -> None:
     with pytest.raises(InputTypeError, match=r"query must be a string or a Query, not an int"):
         colours.match(7)  # type: ignore[arg-type]
     for given in (7, "red", Query("red")):
-        with pytest.raises(InputTypeError, match=r"queries must be a list of texts and Query, not a"):
+        with pytest.raises(InputTypeError, match=r"queries must be a list of texts and Query objects, not a"):
             colours.match_many(given)  # type: ignore[arg-type]
     with pytest.raises(InputTypeError, match=r"queries\[1\] must be a string or a Query, not an int"):
         colours.match_many(["red", 7])  # type: ignore[list-item]

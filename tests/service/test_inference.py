@@ -638,7 +638,7 @@ def test_a_caption_has_an_end() -> None:
             assert longest.similarity == 1.0
             assert (
                 longer.error
-                == "too_many_bytes: the caption has 10,004 characters, and the service accepts at most 10,000"
+                == "too_many_bytes: the caption has 10,004 characters, but the service accepts at most 10,000"
             )
             assert [len(caption) for caption in encoder.captions] == [10_000]
 

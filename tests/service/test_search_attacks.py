@@ -201,7 +201,7 @@ async def test_a_client_whose_images_are_slow_keeps_no_other_from_writing() -> N
     for number in range(10):
         assert (await asyncio.wait_for(write("other", f"other{number}"), HANG_S))["added"] == 1
     tasks += [write(f"other{number}", "x") for number in range(8)]
-    with pytest.raises(ProblemError, match="16 requests wait to write"):
+    with pytest.raises(ProblemError, match="16 requests are waiting to write"):
         await write("one more", "y")
     await asyncio.wait_for(asyncio.gather(*tasks[8:]), HANG_S)
     tasks[7].cancel()  # a request that is gone, unlike its write

@@ -318,7 +318,7 @@ def test_pictures_are_handed_over_with_the_table_that_names_them(visit: Callable
 WRONG_TABLES = [
     (b"", "Choose a CSV file or paste its text."),
     (b"\n\n", "Choose a CSV file or paste its text."),
-    (b"url,caption\n", "a header and no rows"),
+    (b"url,caption\n", "a header but no rows"),
     (b"link,caption\na,b\n", "The column url is missing; the header is: link, caption"),
     (b"url,URL ,caption\na,b,c\n", "The column url is in the table more than once"),
     (b"url,caption\na,b,c\n", "Row 1 has 3 fields, but the header has 2."),
@@ -326,7 +326,7 @@ WRONG_TABLES = [
     (b'url,caption\na,"b"c\n', "Row 1 has text after a closing quotation mark."),
     (b"url,caption\n" + b"a,b\n" * 1001, "This page takes 1,000 rows at most"),
     (b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9, "t.csv is not a CSV file in UTF-8."),
-    (b"PK\x03\x04" + bytes(999), "it holds zero bytes"),
+    (b"PK\x03\x04" + bytes(999), "it contains NUL bytes"),
     ("url,caption\na,café\n".encode("latin-1"), "t.csv is not a CSV file in UTF-8."),
 ]
 

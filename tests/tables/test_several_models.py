@@ -173,7 +173,7 @@ def test_what_cannot_be_combined_is_refused(table: Path, models: list[str]) -> N
     with pytest.raises(ConfigError, match="revision applies to a single model"):
         load_encoders(models, Config(revision="main"))
     (Path(models[1]) / "calibration.json").unlink()
-    with pytest.raises(ConfigError, match=r"needs a calibration.json .* and .*other-model has none"):
+    with pytest.raises(ConfigError, match=r"needs a calibration.json .* but .*other-model has none"):
         load_encoders(models, Config(), ensemble="probability")
     assert not out.exists()
 

@@ -87,7 +87,7 @@ def test_a_run_that_goes_on_says_so_and_counts_all_parts(table: Path, caplog: py
     parts = table.with_name("out.csv.parts")
     os.utime(parts / "part-000000.csv", (at := time.mktime((2026, 11, 30, 12, 44, 0, 0, 0, -1)), at))
     found = score_csv(table, table.with_name("out.csv"), config)
-    said = f"resuming: 10 of 15 rows done, from {parts}, begun 2026-11-30 12:44; --restart starts over"
+    said = f"resuming: 10 of 15 rows done ({parts}, begun 2026-11-30 12:44); --restart starts over"
     assert said in caplog.text
     assert found.captions_cut == 9
     with table.with_name("out.csv").open(newline="") as file:

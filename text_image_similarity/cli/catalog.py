@@ -75,7 +75,7 @@ def _create(actions: Subparsers) -> None:
         "--fields-from",
         metavar="TABLE",
         help="declare all columns of a table as fields, except those of ids, names, descriptions, groups and images; "
-        "each field's kind fits the values",
+        "each field gets a kind that fits its values",
     )
     parser.add_argument(
         "--store",
@@ -149,7 +149,7 @@ def _add(actions: Subparsers) -> None:
 
 
 def run_add(options: argparse.Namespace) -> int:
-    """Add products and return the exit code: 4 if none could be added."""
+    """Add products and return the exit code: 4 if all were refused or, with `--strict`, if any failed."""
     if options.table is None and not options.retry:
         raise UsageError("name a table of products, or retry the images that failed with --retry")
     if options.report is not None:

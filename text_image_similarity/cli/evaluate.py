@@ -32,7 +32,7 @@ from .terminal import lay_out
 if TYPE_CHECKING:
     from ..evaluation import ModelComparison
 
-# The beginning of a report, so that no other file is replaced.
+# How a report begins; a file that does not begin like this is not replaced.
 _REPORT = rb'\{\n  "source": .*\n  "model": .*\n  "revision": .*\n  "device": '
 
 
@@ -57,7 +57,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--rating-col",
         metavar="COLUMN",
         action="append",
-        help="compare scores with people's ratings in this column instead; may be repeated",
+        help="compare scores with people's ratings in this column, instead of measuring retrieval; may be repeated",
     )
     option(
         "--calibrate",

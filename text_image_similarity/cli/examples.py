@@ -10,7 +10,7 @@ EXIT_CODES = {
     1: "the job failed",
     2: "wrong usage",
     3: "another run is writing OUT",
-    4: "no row has a score, or more rows failed than allowed",
+    4: "all rows failed, or more rows failed than allowed",
     130: "interrupted with Ctrl-C",
     143: "ended by SIGTERM",
 }

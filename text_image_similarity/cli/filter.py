@@ -39,8 +39,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--probability",
         metavar="P",
         type=float,
-        help="keep rows whose probability of matching is at least this: from the column `probability` if there is one, otherwise from a calibration; see "
-        "docs/thresholds.md",
+        help="keep rows whose probability of matching is at least this; the probability is taken from the column "
+        "`probability` if there is one, otherwise from a calibration; see docs/thresholds.md",
     )
     rule.add_argument("--drop-failed", action="store_true", help="keep all rows that have a score")
     option("--score-col", metavar="COLUMN", default="similarity", help="column of scores")

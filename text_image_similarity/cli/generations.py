@@ -17,7 +17,7 @@ Subparsers = argparse._SubParsersAction  # argparse has no public name for this 
 
 
 def add_generation_actions(actions: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add these actions to the `catalog` command."""
+    """Add the actions for models and for the quality of searches to the `catalog` command."""
     text = (
         "Build another model's vectors while the current ones stay in use; an interrupted run resumes when it is "
         "repeated."
@@ -65,7 +65,7 @@ def add_generation_actions(actions: Subparsers[argparse.ArgumentParser]) -> None
         "--match-col",
         metavar="COLUMN",
         default="match",
-        help="column that says whether they match: true or false, 1 or 0",
+        help="column that says whether query and product match: true or false, yes or no, 1 or 0",
     )
     add_dialect(parser)
     add_encoding_options(parser)
@@ -96,7 +96,7 @@ def run_reindex(options: argparse.Namespace) -> int:
 
 
 def run_set_model(options: argparse.Namespace) -> int:
-    """Record where the model is."""
+    """Record where the catalogue's model is now, or which export of it to use."""
     from ..search import set_model
 
     numbers = set_model(options.catalog, config_of(options))
@@ -124,7 +124,7 @@ def run_drop(options: argparse.Namespace) -> int:
 
 
 def run_check(options: argparse.Namespace) -> int:
-    """Measure recall."""
+    """Measure the recall of searches."""
     with open_existing(options) as catalog:
         found = catalog.check(queries=options.recall, filters=options.where or (None,))
     sys.stdout.write(

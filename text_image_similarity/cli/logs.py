@@ -1,6 +1,6 @@
 """The output on stderr: log lines and the command's final message, as text for people or as JSON for machines.
 
-In JSON every line is one object with `time` (ISO 8601, UTC), `level`, `logger`, `message`, the extra fields of the log
+In JSON, every line is one object with `time` (ISO 8601, UTC), `level`, `logger`, `message`, the extra fields of the log
 call, and `exception` if there is one. Wrong options are reported by argparse, in plain text, before logging is set up.
 """
 
@@ -29,7 +29,7 @@ def set_up(log_format: LogFormat, *, quiet: bool = False, stream: TextIO | None 
 
     Args:
         log_format: `text`, with the time when stderr is not a terminal, or `json`.
-        quiet: Leave out everything below a warning.
+        quiet: Whether to leave out everything below a warning.
         stream: Stream to write to instead of `sys.stderr`.
     """
     handler = _Stderr(stream)

@@ -57,7 +57,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="search for products similar to the one with this id; may be repeated",
     )
     add_ranking_options(command)
-    option("--top-k", metavar="N", type=int, default=10, help="products to show, 1 to 1,000")
+    option("--top-k", metavar="N", type=int, default=10, help="number of products to show, 1 to 1,000")
     option(
         "--facet",
         metavar="FIELD",
@@ -167,7 +167,7 @@ def _open(options: argparse.Namespace, config: Config, query: Query) -> Catalog:
 
 
 def _tables(options: argparse.Namespace, found: Matches, fields: Sequence[Field]) -> list[str]:
-    """Lay out matches, facets, and how to continue."""
+    """Lay out matches, facets, the number of products found, and the command for the next page."""
     asked = [name.removeprefix("-") for name in (options.sort or "", *options.facet)]
     names = list(dict.fromkeys([*filter(None, asked), *(field.name for field in fields)]))
     names = [name for name in names if not name.startswith("_")][:_MOST_FIELDS]
@@ -206,7 +206,7 @@ def _tables(options: argparse.Namespace, found: Matches, fields: Sequence[Field]
 
 
 def _why_none(options: argparse.Namespace, found: Matches) -> str:
-    """Say why no product was found."""
+    """Return the reason why no product was found, as the end of a line; empty if there is none."""
     given = {"--where": options.where, "--min-similarity": options.min_similarity}
     limits = [option for option, value in given.items() if value is not None]
     return f": no product meets {' and '.join(limits)}" if limits and not found.total else ""

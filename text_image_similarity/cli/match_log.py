@@ -25,7 +25,7 @@ _DAY_S = 86_400.0
 
 
 def add_log_action(actions: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add this action to the `catalog` command."""
+    """Add the action `log` to the `catalog` command."""
     text = "Show the latest entries of the match log or its statistics, export it, or remove old entries."
     parser = add_reading_options(add_action(actions, "log", text, run_log))
     parser.add_argument(
@@ -61,7 +61,7 @@ def add_log_action(actions: Subparsers[argparse.ArgumentParser]) -> None:
 def run_log(options: argparse.Namespace) -> int:
     """Show, export or prune a log."""
     if options.prune is not None and options.since is not None:
-        raise UsageError("--prune takes the age in days itself; leave out --since")
+        raise UsageError("--prune already says how old entries must be; leave out --since")
     from ..search.match_log import open_match_log
 
     with open_match_log(options.log or options.catalog, create=False) as log:

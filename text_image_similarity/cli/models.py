@@ -22,9 +22,9 @@ class ListedModel:
     """A model in the list.
 
     Args:
-        name: The name to give to `--model`.
+        name: The name to pass as `--model`.
         dimension: Length of an embedding; None if it is not known.
-        size_mb: Size of the download or on disk, in megabytes (10^6 bytes); None if it is not known.
+        size_mb: Size of the download, or of the files on disk, in megabytes (10^6 bytes); None if it is not known.
         languages: Languages of captions that it understands; empty if they are not known.
         licence: Licence of the weights; empty if it is not known.
         source: Origin of the model.

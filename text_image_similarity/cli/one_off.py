@@ -22,7 +22,7 @@ def kind_of(options: argparse.Namespace) -> Kind:
     """Tell whether IN is a single image, followed by its captions, or a table.
 
     Raises:
-        UsageError: Something follows OUT that cannot be a caption.
+        UsageError: The arguments are neither an image with captions nor a table and an output.
     """
     place = options.in_path
     if "-" in (place, options.out_path):

@@ -29,7 +29,7 @@ INPUT, MODEL, FETCHING, RUN, OUTPUT, LOG = (
     "progress and log",
 )
 
-# The beginning of a page of this package, so that no other file is replaced.
+# How a page of this package begins; a file that does not begin like this is not replaced.
 PAGE = rb'<!doctype html>.*<meta name="generator" content="text-image-similarity">'
 
 
@@ -173,7 +173,8 @@ def add_column_options(parser: argparse.ArgumentParser, *, several: bool = False
             "--references-col",
             metavar="COLUMN",
             action=_Again,
-            help="column of reference captions, for `--score ref_clipscore`: lists, JSON lists or text; may be repeated",
+            help="column of reference captions, for `--score ref_clipscore`; each cell is a list, a JSON list or a "
+            "single text; may be repeated",
         )
     else:
         add("--caption-col", metavar="COLUMN", help=text)
@@ -222,7 +223,7 @@ def add_log_options(parser: argparse.ArgumentParser) -> None:
         default=60.0,
         help="seconds between log lines about progress, if stderr is not a terminal or the log is JSON; 0 disables them",
     )
-    add("--quiet", action="store_true", help="show neither progress nor a closing table, only warnings and errors")
+    add("--quiet", action="store_true", help="show neither progress nor the final table, only warnings and errors")
 
 
 def add_log_format(parser: argparse.ArgumentParser) -> None:
@@ -276,11 +277,11 @@ def check_output(path: Path, *, mark: bytes, force: bool = False, besides: Itera
         path: The file to write.
         mark: Pattern that matches the beginning of every file that the command writes.
         force: Whether files that the command did not write may be replaced.
-        besides: Files that must never be replaced; None if there are none.
+        besides: Files that must never be replaced; an item that is None is ignored.
 
     Raises:
-        UsageError: The file is a folder, is in a folder that does not exist, is a link out of its folder, is one of
-            `besides`, or was not written by this command.
+        UsageError: The path is a folder, is in a folder that does not exist, is a link out of its folder, is one of
+            `besides`, or names a file that this command did not write.
     """
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name a file to write")
@@ -311,7 +312,7 @@ def config_of(options: argparse.Namespace) -> Config:
     """Return the settings from the options; settings without an option keep their defaults.
 
     Raises:
-        ConfigError: A value is outside its choices or range.
+        ConfigError: A value is not valid, or values cannot be combined.
     """
     names = {field.name for field in fields(Config)} - {"limits", "dialect"}
     given = {name: value for name, value in vars(options).items() if name in names and value is not None}

@@ -39,7 +39,7 @@ ADVICE = {
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser with a short usage line and short errors, whose help shows defaults.
+    """A parser with a short usage line, short errors, and help that shows defaults.
 
     The backticks of help texts are removed; the documentation keeps them.
     Numbers are checked more strictly than by Python, which accepts `1_0` for 10 and the digits of other scripts.

@@ -42,7 +42,7 @@ def add_action(
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Add the options for reading a table, to an action that does not encode anything, and return its parser."""
+    """Add the log options to an action that does not encode anything, and return its parser."""
     add_log_options(parser)
     parser.set_defaults(limits=[])
     return parser
@@ -138,7 +138,7 @@ def declared_field(text: str) -> Field:
 
 
 def added_table(report: AddReport, catalog: str, products: int) -> str:
-    """Lay out how many products were added, refused or failed."""
+    """Lay out how many products were added or refused, and how many images failed."""
     return lay_out(
         [
             *added_counts(report),
@@ -150,7 +150,7 @@ def added_table(report: AddReport, catalog: str, products: int) -> str:
 
 
 def added_counts(report: AddReport) -> list[tuple[str, str]]:
-    """Return labels and counts of the products added, refused or failed."""
+    """Return labels and counts of the products added or refused, and of the images that failed."""
     return [
         ("products", f"{report.products:,}"),
         ("added", f"{report.added:,}"),

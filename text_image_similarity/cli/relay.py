@@ -1,8 +1,7 @@
-"""Keeps standard error valid JSON: lines that libraries print there become objects like the log's own.
+"""Keep standard error valid JSON: lines that libraries print there become objects like the log's own.
 
-libtiff, ONNX Runtime, a JVM and the like write to file descriptor 2 directly, past any Python handler. A
-separate process reads it, not a thread: a thread could not read while the printing library holds the GIL, nor after a
-crash.
+libtiff, ONNX Runtime, a JVM and the like write to file descriptor 2 directly, past any Python handler. A separate
+process reads what they write: a thread could not read while the printing library holds the GIL, nor after a crash.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def relayed_stderr() -> Iterator[TextIO | None]:
 
 
 def _relay(reading: int, real: int) -> NoReturn:
-    """Write the lines that are read as JSON, until every process that could write one has ended."""
+    """Read lines and write each as a JSON object, until every process that could write a line has ended."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     nothing = os.open(os.devnull, os.O_RDWR)

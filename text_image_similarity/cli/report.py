@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     )
     summary["score"] = options.score or summary.get("score") or Config().score
     options.score = None
-    # The summary may be a stranger's, so the folder of its `input` is not where images are read.
+    # The summary may be a stranger's, so images are not read from the folder of its `input`.
     tables = (options.scored, options.scored, options.scored)
     missing = page_of_table(tables, (url, captions), summary, config_of(options), options.page)
     if not options.quiet:
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
 def _missing(count: int) -> list[tuple[str, str]]:
     """Return a line about local images that are not on the page, if there are any."""
     said = (
-        f"local images missing from the page: {count:,}; name the folder of the table that was scored with --base-dir"
+        f"local images missing from the page: {count:,}; use --base-dir to name the folder of the table that was scored"
     )
     return [("warning", said)] if count else []
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ..tables import Summary
 
 
-# The beginnings of the files that this command writes besides its table.
+# How a file that `--compare` writes begins; a file that does not begin like this is not replaced.
 _COMPARISON = b"mode,requests,images,seconds,images_per_second,speed_up"
 
 
@@ -173,7 +173,7 @@ def run(options: argparse.Namespace) -> int:
     from ..tables import TableOptions, explain_failures, is_folder_output, score_table
 
     if options.report is not None and is_folder_output(options.out_path):
-        raise UsageError(f"--report needs one output table, and {options.out_path} is a folder; name a file to write")
+        raise UsageError(f"--report needs one output table, but {options.out_path} is a folder; name a file to write")
     models = again(options.model)
     if len(models) > 1 or options.ensemble:
         _check_several(options)

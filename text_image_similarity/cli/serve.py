@@ -167,7 +167,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_catalog_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options for searching catalogues, and for what is logged of searches."""
+    """Add the options for searching catalogues and for logging the searches."""
     group = parser.add_argument_group("catalogues")
     add = group.add_argument
     add(
@@ -191,7 +191,9 @@ def run(options: argparse.Namespace) -> int:
     from ..service import serve
 
     if not settings.keys and not _is_loopback(options.host):
-        logger.warning("no API key is set; anyone who can reach the port can use the service (--api-key-file)")
+        logger.warning(
+            "no API key is set, so anyone who can reach the port can use the service; to set one, use --api-key-file"
+        )
     serve(settings, host=options.host, port=options.port)
     return 0
 
@@ -237,7 +239,7 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> 
 
 
 def _hosts(given: list[str] | None, listening: str) -> tuple[str, ...]:
-    """Return the host names that requests may use; a stranger's page can make its own name resolve to this machine."""
+    """Return the host names that requests may use: a stranger's page could make its own name lead to this machine."""
     if given:
         return ("localhost", *given)
     return ("localhost",) if _is_loopback(listening) else ("*",)

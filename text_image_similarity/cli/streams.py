@@ -50,7 +50,7 @@ class _Stream:
 
 @contextmanager
 def lenient_streams() -> Iterator[None]:
-    """Make stdout and stderr accept any text: characters that their encoding lacks are written as `\\\\u732b`."""
+    """Make stdout and stderr accept any text: characters that their encoding lacks become escapes like `\\u732b`."""
     given = sys.stdout, sys.stderr
     opened = [_open(stream) for stream in given]
     lenient = [_Stream(stream) for stream in opened]

@@ -17,14 +17,14 @@ logger = logging.getLogger("text_image_similarity")
 class ProgressBar:
     """A progress bar with rate and failures on a terminal, or an occasional line in the log.
 
-    It starts with the first call, once the model is loaded. Rows that were finished earlier do not count towards the
-    rate.
+    It starts with the first call of `show`, once the model is loaded. Rows that were finished earlier do not count
+    towards the rate.
 
     Args:
         unit: The unit of work, such as pairs or images.
         heartbeat_s: Seconds between two log lines; 0 disables them.
         bar: Whether to draw a bar instead of logging.
-        clock: Returns seconds; tests pass their own.
+        clock: Function that returns seconds; tests pass their own.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class ProgressBar:
 
 
 class Heartbeat:
-    """Logs the progress of a run, at most once in `every_s` seconds.
+    """Logs the progress of a run, at most once every `every_s` seconds.
 
     Args:
         unit: The unit of work, such as pairs or images.
         every_s: Seconds between two lines; 0 disables them.
-        clock: Returns seconds; tests pass their own.
+        clock: Function that returns seconds; tests pass their own.
     """
 
     def __init__(self, unit: str, every_s: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:

@@ -38,7 +38,7 @@ _OTHERWISE: dict[str, dict[str, Any]] = {
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    text = "Train a dual encoder on photos with captions; without options, it trains the documented baseline."
+    text = "Train a dual encoder on photos with captions; the default options train the documented baseline."
     command = commands.add_parser("train", help=text, description=text)
     command.add_argument(
         "source",
@@ -100,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 class _EpochBars:
-    """A progress bar or heartbeat for each epoch, and a line at the end of each epoch."""
+    """A progress bar for each epoch, or a heartbeat for the whole run, and a log line at the end of each epoch."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._quiet = options.quiet

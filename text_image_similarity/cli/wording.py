@@ -1,7 +1,7 @@
 """Reword errors for the command line: `precision='fp16' needs a GPU` becomes `--precision fp16 needs a GPU`.
 
-Other rooms do not know the command line. If they name an option anyway, the parameter follows in parentheses, as in
-`--force (force=True)`, and is left out here.
+The other packages do not know the command line. If a message of theirs names an option anyway, the parameter follows
+in parentheses, as in `--force (force=True)`, and is removed here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 QUOTES = ("'", '"')
 _PLAIN = re.compile(r"[\w@+=:,./\\-]+")  # needs quotes neither in cmd nor in PowerShell
 _PART = r"[^()]*"
-for _ in range(3):  # parentheses in parentheses
+for _ in range(3):  # levels of nested parentheses
     _PART = rf"(?:[^()]|\({_PART}\))*"
 # The parentheses after an option: `--force (force=True)`, `--image-col (ProductColumns(images=...))`, `--files-under FOLDER (files_under)`.
 _ASIDE = re.compile(

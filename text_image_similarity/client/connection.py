@@ -52,7 +52,7 @@ class Connection:
 
     Args:
         url: URL of the service, such as `http://host:8000`; it may have a path.
-        api_key: Sent with every request.
+        api_key: API key to send with every request; None if the service requires none.
         patience_s: Seconds for which a request that may succeed later is repeated.
         transport: Transport for requests; None is the network, with the proxy and certificates given to `connect`.
 
@@ -120,7 +120,7 @@ class Connection:
             The response, unless it is a temporary failure, a problem with the key, or a redirect.
 
         Raises:
-            TableError: No response came in time, or this connection was closed.
+            TableError: No response came in time, the response is too large, or this connection was closed.
             UsageError: The service requires a key or refuses this one, or redirects elsewhere.
         """
         end = time.monotonic() + self.patience_s
@@ -184,7 +184,7 @@ class Connection:
             ) from exc
 
     def _understood(self, response: httpx.Response) -> ServiceReply:
-        """Return a response unless it is about the key or the URL instead of the request."""
+        """Return a response, or raise an error if it is about the key or the URL rather than the request."""
         if response.status_code in (401, 403):
             said = "does not accept this API key" if self._has_key else "requires an API key"
             raise UsageError(

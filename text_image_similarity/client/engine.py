@@ -51,7 +51,7 @@ class ServiceEngine:
         requests: Number of requests for scores so far, not counting repetitions.
 
     Raises:
-        ConfigError: A value is outside its range.
+        ConfigError: The URL, the key or the number of connections is not valid.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class ServiceEngine:
             self.max_pairs, self._max_queue, self._max_body = (int(limits[name]) for name in names)
             longest = float(limits["request_timeout_s"])
             if min(self.max_pairs, self._max_queue, self._max_body) < 1 or not 0 < longest <= _LONGEST_REQUEST_S:
-                raise ValueError(f"its limits are {limits!r:.200}")
+                raise ValueError(f"its limits cannot be used: {limits!r:.200}")
             self._service.answer_s = max(self._service.answer_s, 2 * longest)
         self._name = self._chosen(config)
         self._info = self._info_when_loaded()
@@ -131,7 +131,7 @@ class ServiceEngine:
         """Score a part and return one result per record, in order; may be called from several threads.
 
         Raises:
-            TableError: The service could not be reached, or its response cannot be understood.
+            TableError: The service cannot be reached, its response cannot be understood, or its model has changed.
         """
         size = self._pairs_of_a_request
         work: list[Future[list[ScoreResult]]] = []
@@ -155,7 +155,7 @@ class ServiceEngine:
         return results
 
     def sends(self, record: Record) -> bool:
-        """Tell whether a record is sent to the service; some records get their result here."""
+        """Tell whether a record is sent to the service; the others get their result in this process."""
         return not isinstance(self._pairs.pair(record), ScoreResult)
 
     def score_some(self, records: Sequence[Record]) -> list[ScoreResult]:
@@ -181,7 +181,7 @@ class ServiceEngine:
         return [Pairs.settled(record, done[place]) for place, record in enumerate(records)]
 
     def _ask_until_done(self, waiting: Waiting) -> dict[int, ScoreResult]:
-        """Score pairs, and send those again that a busy service did not finish."""
+        """Score pairs, and send again those that a busy service did not finish."""
         end = time.monotonic() + self._service.patience_s
         done = self._ask(waiting)
         while time.monotonic() < end and (
@@ -208,9 +208,15 @@ class ServiceEngine:
         with self._understood("POST /v1/similarity"):
             said = answer.body or {}
             if (said["model"], said["score"]) != (self._name, self._config.score):
-                raise ValueError(f"it scored with model {said['model']!r} and score {said['score']!r}")
+                raise ValueError(
+                    f"it scored with model {said['model']!r} and score {said['score']!r}, not with {self._name!r} and "
+                    f"{self._config.score!r}"
+                )
             if [result["id"] for result in said["results"]] != [place for place, _ in waiting]:
-                raise ValueError(f"{len(said['results'])} results for {len(waiting)} pairs, or in a different order")
+                raise ValueError(
+                    f"it returned {len(said['results'])} results for {len(waiting)} pairs, or returned them in a "
+                    "different order"
+                )
             limits = score_range(pair_score(self._config, "a service"))
             return {result["id"]: _result(result, limits) for result in said["results"]}
 

@@ -22,7 +22,7 @@ def find_image(value: object) -> tuple[str, bytes | str] | RowError:
 
 
 def list_captions(value: object) -> Iterator[str]:
-    """Yield the captions of a cell that are not blank; a list may have several."""
+    """Yield the captions in a cell, which is a caption or a list of captions, except blank ones."""
     for one in value if isinstance(value, list) else [value]:
         if isinstance(caption := caption_of(one), str):
             yield caption.strip()

@@ -1,7 +1,7 @@
 """Data sets on the Hugging Face hub, through the library `datasets` (extra `train`).
 
 The hub is first asked, with a short timeout, whether it has the data set, so that an unreachable hub is detected at
-once; a data set in the local cache is then read from there.
+once; in that case, a data set in the local cache is read from there.
 
 The README of a data set may name data files anywhere: those that are not in the data set's own repository are refused,
 because they may be private files of this machine or of its network.
@@ -124,7 +124,7 @@ def _open(name: str, config: str | None) -> Any:
 
 
 def _check_patterns(name: str, commit: str) -> None:
-    """Refuse a data set that names files elsewhere. The library must not look for them: that is a request in itself."""
+    """Refuse a data set that names files elsewhere, before the library looks for them, which takes a request."""
     for file in ("README.md", ".huggingface.yaml"):
         try:
             path = hf_hub_download(name, file, repo_type="dataset", revision=commit)
@@ -170,7 +170,7 @@ def _load(builder: Any, split: str) -> Any:
 
 
 def _ask_hub(name: str) -> str | Exception:
-    """Ask the hub, for at most `PROBE_S` seconds, for a data set's commit; return the reason if it has none."""
+    """Return a data set's commit on the hub, or the exception if the hub gives none within `PROBE_S` seconds."""
     try:
         return str(call_within(PROBE_S, lambda: HfApi().dataset_info(name, timeout=PROBE_S), name="hub-probe").sha)
     except Exception as exc:  # any exception of the hub's client is passed on as the reason

@@ -57,7 +57,7 @@ class HubTable:
     """A split of a data set on the hub; see `open_source`.
 
     Args:
-        place: Name of the data set.
+        place: The split, as `hf:<owner>/<name>[:configuration][@split]`.
         dropped: Columns to skip.
     """
 

@@ -107,7 +107,9 @@ def _image_folder(folder: str, files: Sequence[str], dialect: Dialect | None) ->
     for name, path in folders.items():
         if file := _metadata(path, inside[name]):
             if other := found.get(split_name(name)):
-                raise UsageError(f"{other} and {file} are the same split, {split_name(name)}; put them in one folder")
+                raise UsageError(
+                    f"{other} and {file} belong to the same split, {split_name(name)}; merge their folders"
+                )
             found[split_name(name)] = file
     return {
         name: _split_table(open_table(found[name], dialect=dialect), found[name]) for name in SPLITS if name in found
@@ -131,8 +133,8 @@ def _rows_of(
         folder = split_name(PurePosixPath(str(name)).parts[0]) if name else split
         if folder not in splits:
             raise TableError(
-                f"{where} ({name}) is not in any of the folders {', '.join(sorted(splits))}; move its image into one of them, "
-                f"or name {table.name} itself to use all its rows as one set"
+                f"the image of {where} ({name}) is not in any of the folders {', '.join(sorted(splits))}; move it into "
+                f"one of them, or name {table.name} itself to use all its rows as one set"
             )
         if folder == split:
             yield where, tuple(values)

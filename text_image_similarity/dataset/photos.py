@@ -55,7 +55,7 @@ def merge_photos(
 
 
 def _find_copies(images: Sequence[CaptionedImage], limits: Limits) -> dict[Hashable, Hashable]:
-    """Return a key of each source's content: files of equal size are read and compared."""
+    """Return a key for the content of each source: local files of equal size are read and compared."""
     by_source = {_source_key(image): image for image in images}
     sizes = {key: _size(image) for key, image in by_source.items()}
     times = Counter(sizes.values())

@@ -48,7 +48,7 @@ def read_dataset(
             `caption` is missing, `text` is used.
         config: Settings, of which `base_dir`, `files_under` (by default both are the table's folder), `dialect`, and
             the `limits` for comparing local files to find copies of an image are used; None means the defaults.
-        left_out: Counter that receives the number of unusable rows by error code: `empty_caption` or, without an image,
+        left_out: Counter that receives the number of unusable rows by error code, such as `empty_caption` or
             `invalid_url`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Decode image files to RGB pixels. No other room opens an image.
+"""Decode image files to RGB pixels. No other package decodes an image.
 
 The format is recognised by content, never by name, and only that format's reader gets the file. Size limits are checked
 before a pixel is allocated, regardless of what other code has configured in Pillow. Of an animation, only the first

@@ -18,14 +18,14 @@ _LONGEST_HEADER = 512  # a sequence header is shorter than this even with all op
 _SEQUENCE_HEADER = 1
 _FRAMES = frozenset(
     {3, 6, 7}
-)  # a header, a frame with its header, and a copy of a header, which a decoder may take for one
+)  # a header, a frame with its header, and a copy of a header, which a decoder may treat as a header
 _SELECT = 2
 _HOLDERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"meta"})
 _ONCE_IN_META = (b"idat", b"iinf", b"iloc")
 _ONCE = ((b"stsd",), (b"stsz",), (b"stco", b"co64"))
 _MOST_HELD = 2.5  # times `max_pixels`, to allow for colours, alpha, and a grid's tiles beyond the edge
-# How many times its declared pixels a file may code, for alpha and tiles far beyond the edge; and how many pixels it
-# may always code.
+# A file may code this many times the pixels that it declares, to allow for alpha and tiles far beyond the edge, and
+# this many pixels in any case.
 _MOST_TIMES, _ALWAYS = 8, 1 << 20
 
 
@@ -39,7 +39,7 @@ def check_coded_size(data: bytes, size: tuple[int, int], limits: Limits) -> None
     groups = coded_areas(data)
     largest, most = max(max(group, default=0) for group in groups), max(map(sum, groups))
     if largest > limits.max_pixels or most > _MOST_HELD * limits.max_pixels:
-        detail = f"{size[0]} x {size[1]} is coded as {most:,} pixels, over {limits.max_pixels:,}"
+        detail = f"{size[0]} x {size[1]} is coded as {most:,} pixels, more than the limit of {limits.max_pixels:,}"
         raise RowError(ErrorCode.TOO_MANY_PIXELS, detail)
     if most > max(_MOST_TIMES * size[0] * size[1], _ALWAYS):
         raise RowError(
@@ -70,7 +70,7 @@ def coded_areas(data: bytes) -> tuple[list[int], list[int]]:
 
 
 class _Budget:
-    """The remaining number of units to read."""
+    """The numbers of units and bytes that may still be read."""
 
     def __init__(self, units: int, size: int) -> None:
         self._units, self._size = units, size
@@ -107,7 +107,7 @@ class _Sequence:
     reduced: bool
     width: int = 0
     height: int = 0
-    widest: int = 0  # largest size of a frame that has its own
+    widest: int = 0  # largest width and height of a frame that states its own size
     highest: int = 0
     id_bits: int = 0
     time_bits: int = 0
@@ -134,7 +134,7 @@ def _boxes(data: memoryview, budget: _Budget, *, deep: bool = True) -> Iterator[
 
 
 def _before(kind: bytes, body: memoryview) -> int:
-    """Return the length of the fields before the boxes in a box."""
+    """Return how many bytes of a box come before the boxes that it contains."""
     return 4 if kind == b"meta" else 0 if kind != b"iinf" else 8 if body[0] else 6
 
 
@@ -161,13 +161,13 @@ def _items(data: memoryview, meta: memoryview, budget: _Budget) -> Iterator[memo
 
 
 def _coded_item(infe: memoryview) -> int | None:
-    """Return the number of an AV1 item."""
+    """Return the number of an item if it is coded in AV1, otherwise None."""
     wide = 4 if infe[0] == 3 else 2
     return int.from_bytes(infe[4 : 4 + wide]) if bytes(infe[6 + wide : 10 + wide]) == b"av01" else None
 
 
 def _locations(iloc: memoryview, budget: _Budget) -> Iterator[tuple[int, bool, list[tuple[int, int]]]]:
-    """Yield each item's number, whether its bytes are in the box `idat`, their offset, and their length."""
+    """Yield each item's number, whether its bytes are in the box `idat`, and the offset and length of each extent."""
     bits = _Bits(iloc)
     version = bits.take(32) >> 24
     offset, length, base, index = (bits.take(4) for _ in range(4))
@@ -189,7 +189,7 @@ def _locations(iloc: memoryview, budget: _Budget) -> Iterator[tuple[int, bool, l
 
 
 def _table(body: memoryview, budget: _Budget) -> dict[bytes, memoryview]:
-    """Return the boxes of a track's table by kind; a decoder would join several that say where its images are."""
+    """Return the boxes of a track's table by kind; refuse duplicates that locate images, which a decoder would join."""
     boxes = list(_boxes(body, budget, deep=False))
     if any(sum(kind in alike for kind, _ in boxes) > 1 for alike in _ONCE):
         raise ValueError("a track gives the location of its images twice")

@@ -10,8 +10,8 @@ from threading import Condition, Thread
 class Deadlines:
     """Calls a function for each operation that exceeds its deadline; safe to share between threads.
 
-    Its thread starts with the first operation. A `threading.Timer` for each image would cost as much as passing on
-    the image.
+    Its thread starts with the first operation. A `threading.Timer` for each image would take as long as
+    passing the image to a worker.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Deadlines:
         """Start watching an operation.
 
         Args:
-            who: Owner of the operation, which has one at a time.
+            who: Owner of the operation; an owner has one operation at a time.
             seconds: Seconds that it may take.
             late: Called once if it takes longer; it must be quick.
         """

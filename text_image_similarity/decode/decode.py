@@ -22,7 +22,7 @@ def decode(data: bytes, limits: Limits, *, shorter_side: int | None = None) -> I
     Args:
         data: The file's bytes: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, or HEIF if its plug-in is installed.
         limits: Limits; those on pixels and on the longest side are used.
-        shorter_side: Allow a JPEG to be decoded at a half, a quarter or an eighth of its size if its shorter side stays
+        shorter_side: Allow a JPEG to be decoded at half, a quarter or an eighth of its size if its shorter side stays
             at least this many pixels long; None decodes it at full size.
 
     Returns:
@@ -50,7 +50,7 @@ def decode_image(image: Image.Image, limits: Limits) -> Image.Image:
     """Convert an image in memory to RGB.
 
     An image straight from `Image.open` is treated like its file in `decode`, including EXIF orientation. An image made
-    from another one is not turned, because it may already have been.
+    from another one is not turned, because that may already have been done.
 
     Raises:
         RowError: `truncated`, `corrupt`, `too_many_pixels` or `decoder_crash`.

@@ -55,12 +55,12 @@ def sniff(data: bytes) -> str:
 
 
 def ends_early(name: str, data: bytes, said: str) -> bool:
-    """Tell whether a broken file ends early or is damaged, by its end marker or declared lengths.
+    """Tell whether a broken file ends early rather than being damaged, by its end marker or declared lengths.
 
     Args:
         name: Format of the file.
         data: The file, which could not be decoded.
-        said: Message of the decoder, which decides if the format declares nothing.
+        said: The decoder's message, which decides if the format declares no length.
     """
     match name:
         case "JPEG":
@@ -90,7 +90,7 @@ def exif_orientation(exif: bytes) -> int:
 
 
 def _iso_brand(data: bytes) -> str:
-    """Distinguish AVIF and HEIF from other files that start with an ISO `ftyp` box."""
+    """Return `AVIF` or `HEIF` for a file that starts with an ISO `ftyp` box, and refuse any other file."""
     brands = data[8 : int.from_bytes(data[:4]) if data[:4] < b"\0\0\1\0" else 12]
     if b"avif" in brands or b"avis" in brands:
         return "AVIF"
@@ -143,7 +143,8 @@ def read_directory(data: bytes, tags: Collection[int], *, cut_off: bool = False)
     Args:
         data: The structure, classic or BigTIFF; for any other data, the result is empty.
         tags: Tags to read; if a tag is repeated, the first one counts; only the first 125,000 values are read.
-        cut_off: Raise EOFError if any value, even of another tag, lies beyond the end, instead of leaving it out.
+        cut_off: Whether to raise EOFError, instead of leaving a value out, if any value, even one of another tag, lies
+            beyond the end.
     """
     found: dict[int, tuple[int, ...]] = {}
     kinds = _WHOLE_NUMBERS | _OTHER_TYPES if cut_off else _WHOLE_NUMBERS

@@ -55,7 +55,7 @@ WORKER_ENVIRONMENT = {
 
 
 def worker_command(limits: Limits) -> list[str]:
-    """Return the command of a worker that uses this process's module path, without its area's handle and size."""
+    """Return the command that starts a worker with this process's module path, without its area's handle and size."""
     settings = {
         "path": module_path(),
         "heif": heif_module(),
@@ -237,7 +237,7 @@ class _Worker:
         return kind, (width, height), length
 
     def _failure(self, said: str | None = None) -> RowError:
-        """Return the error for how the process ended."""
+        """Return the error that says how the process ended."""
         self.usable = False
         if said is None:
             try:

@@ -51,7 +51,7 @@ _QUIET = SimpleNamespace(**dict.fromkeys(("warn", "debug", "error", "warning", "
 
 
 class Source(io.BytesIO):
-    """A file in memory that stops the reading of a file with millions of pieces."""
+    """A file in memory that allows only so many reads, because a hostile file may have millions of pieces."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
@@ -79,7 +79,7 @@ def check_size(size: tuple[int, int], limits: Limits) -> None:
 
 @lru_cache(maxsize=16)
 def readers_within(limits: Limits) -> Mapping[str, Reader]:
-    """Return a function for each format that opens a file, and raises `too_many_pixels` before any pixel is allocated.
+    """Return, by format, functions that open a file or raise `too_many_pixels` before any pixel is allocated.
 
     A format is left out if this Pillow was built without it.
     """

@@ -31,7 +31,7 @@ def check_scans(scans: int, size: tuple[int, int]) -> None:
 
 
 def check_pieces(content: bytes, starts: Iterable[int], size: tuple[int, int]) -> None:
-    """Check the scans of all JPEGs in a TIFF together; several strips or tiles may be the same one.
+    """Check the scans of all JPEGs in a TIFF together; several strips or tiles may share one JPEG.
 
     Args:
         content: The file.
@@ -69,7 +69,7 @@ def _are_too_many(scans: int, pixels: int) -> bool:
 
 
 def _walk(content: bytes, start: int, most: int) -> tuple[int, int, int]:
-    """Return the numbers of scans and of markers of a JPEG from an offset on, at most `most`, and where they end."""
+    """Return the numbers of scans and of markers (at most `most`) in a JPEG after an offset, and where they end."""
     scans = 0
     for markers in range(most):
         found = _MARKER.search(content, start)

@@ -1,4 +1,4 @@
-"""Pillow's TIFF reader, held to what libtiff will decode."""
+"""Pillow's TIFF reader, limited to files that libtiff would read in the same way and with bounded work."""
 
 from __future__ import annotations
 

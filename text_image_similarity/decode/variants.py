@@ -42,7 +42,7 @@ def unread_variant(name: str, data: bytes, said: str) -> RowError | None:
     Args:
         name: Format of the file.
         data: The complete file.
-        said: Message of Pillow.
+        said: Pillow's message.
     """
     variant = _variant_of(name, data, said)
     return variant_error(name, variant) if variant else None

@@ -1,4 +1,4 @@
-"""The child's side of isolated decoding: decodes images within limits that it cannot raise.
+"""The child's side of isolated decoding: a process that decodes images within limits that it cannot raise.
 
 Images and pixels are exchanged at the beginning of shared memory (`area`). A request, through standard input, is
 (shorter side or 0, length) for a file there; a response, through standard output, is (kind, width, height, length) for

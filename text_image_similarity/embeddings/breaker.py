@@ -38,7 +38,7 @@ class CircuitBreaker:
         return self._off
 
     def begin(self) -> None:
-        """Probe once, waiting for at most a second."""
+        """Probe once, waiting for at most a second, and stop using the resource if the probe fails."""
         try:
             call_within(_START_S, self._probe, name="cache-probe")
         except Exception as exc:

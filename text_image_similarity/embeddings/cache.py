@@ -129,7 +129,7 @@ def _set_up(file: sqlite3.Connection) -> None:
 
 
 def content_key(fingerprint: str, kind: Literal["image", "text"], content: bytes) -> bytes:
-    """Return the key, 20 bytes, of a model's embedding of an image's file or a caption's UTF-8.
+    """Return the key (20 bytes) of a model's embedding of an image file or of a caption in UTF-8.
 
     Args:
         fingerprint: Digest of everything else that the embedding depends on.

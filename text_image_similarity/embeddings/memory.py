@@ -59,8 +59,8 @@ class Recent(Generic[Key, Value]):
 class EmbeddingMemory:
     """A bounded number of embeddings, by content. Safe to share between threads.
 
-    A vector that is a row of a batch keeps the whole batch in memory. Rows of a batch come and go together, so that
-    does no harm until one of them is used again, which then gets a separate copy.
+    A vector that is a row of a batch keeps the whole batch in memory. Rows of a batch come and go together, so this
+    does no harm until one of them is used again; that row then gets a separate copy.
 
     Args:
         entries: Maximum number of embeddings in memory.
@@ -145,7 +145,7 @@ class PartEmbeddings:
         self._unsaved |= {key: outcome for key, outcome in outcomes.items() if not isinstance(outcome, RowError)}
 
     def save(self) -> None:
-        """Remember the embeddings since the last call."""
+        """Remember the embeddings that were stored since the last call."""
         self._memory.put(self._unsaved)
         self._made.put_many(self._unsaved)
         self._unsaved.clear()

@@ -1,6 +1,6 @@
 """Check the regular expressions of a PEFT adapter, which could take forever to match the names of a model's modules.
 
-Python's `re` tries one way to match after the other, so this counts the ways that an expression allows at most: the
+Python's `re` tries one way to match after another, so this module computes how many ways an expression may have: the
 counts of its parts are multiplied, and those of alternatives are added unless their first letters exclude each other. A
 repetition of something that itself has several ways has exponentially many.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import ModelNameError
 
-# Settings that hold such expressions, or names that peft puts into one.
+# Settings that hold regular expressions, or names that peft puts into one.
 _PATTERNS = re.compile(r"(\w+_)?modules(_to_save)?|\w+_pattern|target_parameters")
 _REPEATED = 32  # ways of a repetition: about as many as the letters of a name that it can match
 _MOST_WAYS = 2 * _REPEATED**4  # for a name, in all expressions together
@@ -28,12 +28,12 @@ def check_patterns(name: str, file: str, settings: dict[str, Any]) -> None:
 
     Args:
         name: The adapter's name as the user gave it, for messages.
-        file: The name of its file of settings.
+        file: The name of the adapter's settings file.
         settings: The contents of that file.
 
     Raises:
-        ModelNameError: An expression is not valid, is too long or repeats a repetition, or all together have too many
-            repetitions.
+        ModelNameError: An expression is not valid, is too long or repeats a repetition, or all of them together have
+            too many repetitions.
     """
     ways = 0.0
     for key in filter(_PATTERNS.fullmatch, settings):
@@ -53,7 +53,7 @@ def _expressions(value: Any) -> Iterator[str]:
 
 
 def _ways_of(pattern: str) -> float:
-    """Return in how many ways an expression may match, at most.
+    """Return the largest number of ways in which an expression may match.
 
     An invalid one counts as unlimited, because it could become valid inside the expressions of peft.
     """

@@ -26,8 +26,8 @@ def base_of(name: str, folder: Path) -> str:
     """Return the folder or hub id of the model that an adapter was trained for.
 
     Raises:
-        ModelNameError: The adapter does not name its base model, requires code to be run, or has regular expressions
-            that may take too long; or its weights are missing or pickled.
+        ModelNameError: The adapter does not name a base model on this machine or the hub; its kind or its settings are
+            not accepted; or its weights are missing or pickled.
     """
     try:
         settings = read_settings(folder / SETTINGS)
@@ -35,7 +35,9 @@ def base_of(name: str, folder: Path) -> str:
     except (OSError, ValueError, LookupError, TypeError):
         settings, base = {}, None
     if not isinstance(base, str) or not base:
-        raise ModelNameError(f"{name} holds a PEFT adapter whose {SETTINGS} does not name its base model")
+        raise ModelNameError(
+            f"{name} holds a PEFT adapter whose {SETTINGS} does not name its base model; add base_model_name_or_path"
+        )
     if any(on_other_share(Path(place), folder) for place in places_in(base)):
         raise ModelNameError(
             f"{name} holds a PEFT adapter for {base}, which is on another computer; copy that model to this one, and write "

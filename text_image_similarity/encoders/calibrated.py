@@ -42,7 +42,7 @@ def load_calibration(model: str | PathLike[str], folder: str | PathLike[str] | N
 
 
 def calibrated_folder(model: str) -> Path | None:
-    """Return the folder of a model that a file names, if it holds a calibration; a network share is not looked at."""
+    """Return the folder of a model named in a file, if it holds a calibration; a network share is never accessed."""
     if not model or on_network_share(model):
         return None
     folder = model_folder(model)

@@ -1,8 +1,7 @@
 """Load CLIP and SigLIP models with `transformers`, from the hub, its cache or a folder.
 
 Embeddings equal those of `transformers` for the same pixels and captions. The families differ in padding: CLIP takes
-captions padded to any length; SigLIP was trained on captions padded to the full length and always receives them so
-padded.
+captions padded to any length; SigLIP was trained on captions padded to the full length, and always gets such captions.
 """
 
 from __future__ import annotations

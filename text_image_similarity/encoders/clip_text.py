@@ -5,7 +5,7 @@ comes from the tokenizer, because `config.json` is often wrong: folders from bef
 `transformers` takes the highest id instead, and that is a different token if tokens were added to the vocabulary.
 
 SigLIP was trained on lower-case captions padded to the full length. SigLIP 1's tokenizer lower-cases them itself. The
-fixed-resolution SigLIP 2 models come with Gemma's, which keeps case, and `transformers` does not correct that.
+fixed-resolution SigLIP 2 models come with Gemma's tokenizer, which keeps case; `transformers` does not correct that.
 """
 
 from __future__ import annotations
@@ -156,7 +156,8 @@ def _piece_tokens(tokenizer: Any, length: int, pad: int) -> Tokens | None:
 
 def _their_tokens(tokenizer: Any, length: int, pad: int) -> Tokens:
     """Return the `Tokens` of a `transformers` tokenizer, which is called under a lock."""
-    # Truncation is part of the tokenizer's state, so calls take turns. A fork may copy a held lock: one for each process.
+    # Truncation is part of the tokenizer's state, so calls take turns. A fork may copy a held lock, so each process has
+    # its own.
     locks: dict[int, Lock] = {}
 
     @panics_are_errors()

@@ -51,8 +51,8 @@ class Program:
         there: Memory for the batch on the device.
         run: Function that computes features from `there` on the current stream.
         found: Pinned memory that features (n, d) are copied back to.
-        arrived: Event that the batch is on the device.
-        done: Event that the features have been copied back.
+        arrived: Event that occurs when the batch is on the device.
+        done: Event that occurs when the features have been copied back.
     """
 
     given: Tensor
@@ -71,7 +71,7 @@ class CudaLane:
     Args:
         tower: Function from a batch (n, ...) on the device to features (n, embed_dim).
         device: The tower's device.
-        clock: Function that returns a context, which is entered while a batch is passed to the device.
+        clock: Function that returns a context, which is entered while the tower's kernels are launched.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ def capture(tower: nn.Module, there: Tensor, stream: torch.cuda.Stream, pool: An
 
 
 def _fill(given: Tensor, batch: Filled) -> None:
-    """Write a batch, filled up, to the machine's own memory."""
+    """Write a batch to pinned memory, and fill it up with copies of the last item."""
     values, count = given.numpy(), len(batch.items)
     np.stack(batch.items, out=values[:count])
     values[count:] = values[count - 1]

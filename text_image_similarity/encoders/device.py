@@ -1,4 +1,4 @@
-"""Choose the device on which torch runs a model, and its precision."""
+"""Choose the device and the precision with which torch runs a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeps a device busy: while it computes one batch, the next one is being copied to it, and results are read late.
+"""Keep a device busy: while it computes one batch, the next one is copied to it; results are read one batch late.
 
 This module does not depend on the device. A `Lane` does the work in one of a few slots, each of which has its own
 memory for one batch; this module decides which slot a batch gets, and reuses a slot only after its result has been

@@ -95,7 +95,7 @@ def _read_tokenizer(path: Path) -> Tokenizer:
     try:
         with panics_are_errors():
             return Tokenizer.from_str(text)
-    except Exception as exc:  # tokenizers raises no narrower one
+    except Exception as exc:  # tokenizers raises nothing narrower
         raise ValueError(f"{path.name} is damaged: {exc}") from exc
 
 

@@ -1,4 +1,4 @@
-"""Describe a model and its preprocessing as JSON, and restore the preprocessing from that."""
+"""Describe a model and its preprocessing as JSON, and restore the preprocessing from that description."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def model_facts(encoder: TwoTowerEncoder) -> dict[str, Any]:
 
 
 def preprocess_facts(how: Preprocess) -> dict[str, Any]:
-    """Return a description of a preprocessing, with the major version of Pillow, on which the pixels depend."""
+    """Return a description of the preprocessing, with the major version of Pillow, on which the pixels depend."""
     return {
         "size": how.size,
         "crop": how.crop,

@@ -66,8 +66,8 @@ def fingerprint_of(files: Iterable[Path], settings: str = "") -> str:
         known = _PINNED.get((path.parent.name, path.name), found)
         if known != found:
             raise ModelError(
-                f"the model's file {path} differs from that of its commit: its SHA-256 is {found}, not {known}; delete {blob}, "
-                "and do not trust its source"
+                f"the model's file {path} differs from the one in its commit: its SHA-256 is {found}, not {known}; "
+                f"delete {blob}, and do not trust its source"
             )
         whole.update(f"{path.name} {found}\n".encode())
     return whole.hexdigest()[:32]

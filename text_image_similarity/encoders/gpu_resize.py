@@ -1,7 +1,7 @@
 """Pillow's 8-bit resize on a GPU, as a Triton kernel: the same bytes as `resize`, for pixels that are already there.
 
 Each of Pillow's passes is one kernel for either axis, with the same 32-bit integers. It needs `triton`, which torch
-installs on Linux. Nothing in this package uses it yet: it has run in Triton's interpreter, but not on a GPU.
+installs on Linux. Nothing in this package uses it yet, because it has run only in Triton's interpreter, not on a GPU.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _passed(pixels: Tensor, axis: int, first: Tensor, count: Tensor, weights: Te
 def _passes_on(
     device: torch.device, before: tuple[int, int], after: tuple[int, int], resample: Image.Resampling
 ) -> list[tuple[bool, Tensor, Tensor, Tensor]]:
-    """Return the passes for a whole image, with their weights on the device; they are few and small."""
+    """Return the passes for a whole image, with weights on the device, where they stay, because they are small."""
     passes = passes_of(before, after, resample, Region(0, 0, *after))
     found = []
     for each in passes:

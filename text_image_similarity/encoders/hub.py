@@ -67,7 +67,7 @@ def require_hub(name: str, revision: str | None) -> list[str]:
 
 
 def fetch_file(name: str, files: Sequence[str], revision: str | None) -> Path:
-    """Return the first of these files that a hub model has, fetching it if it is not in the cache.
+    """Return the first of `files` that a hub model has, fetching it if it is not in the cache.
 
     Raises:
         ModelNameError: The model is not on the hub, or has none of these files.

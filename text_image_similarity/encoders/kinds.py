@@ -33,7 +33,7 @@ _LAYOUT = (
 )
 NO_OWN_CODE = (
     "needs code that comes with it, and such code is never run here (trust_remote_code is off); use a model of a family that "
-    "transformers supports itself"
+    "transformers supports natively"
 )
 # Files that identify the kind of a model without config.json.
 _KINDS = {
@@ -160,7 +160,7 @@ def check_listing(name: str, files: Collection[str]) -> None:
         )
     if clip := next((path for path in files if re.fullmatch(r"[^/]*CLIPModel/config\.json", path)), None):
         raise ModelNameError(
-            f"{name} is a sentence-transformers model; its CLIP model is a folder in it: "
+            f"{name} is a sentence-transformers model; its CLIP model is in a folder of its own; run "
             f"`hf download {name} --local-dir FOLDER`, and use FOLDER/{clip.partition('/')[0]}"
         )
     if top and "config.json" not in top and CONFIG not in top:

@@ -135,7 +135,7 @@ class _Http:
             raise KeyError("it is not among the outputs")
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise ModelError(
-                f"the inference server {self.url} returned no {wanted!r} for model {model!r}: {exc}"
+                f"the inference server {self.url} returned no usable {wanted!r} for model {model!r}: {exc}"
             ) from exc
 
 

@@ -188,7 +188,7 @@ def _check_meant(model: str | PathLike[str]) -> None:
                 "or run in another directory for the hub model"
             )
     logger.warning(
-        "model %s is the folder ./%s here, not the hub model %s; write ./%s to be clear", name, name, name, name
+        "model %s is the folder ./%s here, not the hub model %s; write ./%s to be explicit", name, name, name, name
     )
 
 

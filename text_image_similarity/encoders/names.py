@@ -20,7 +20,7 @@ _OPENAI = {
     "vitl14336": "openai/clip-vit-large-patch14-336",
     "vitl14336px": "openai/clip-vit-large-patch14-336",
 }
-_OWNERS = {"clip-vit": "openai", "CLIP-ViT": "laion", "siglip": "google"}  # for names without one
+_OWNERS = {"clip-vit": "openai", "CLIP-ViT": "laion", "siglip": "google"}  # for names without an owner
 _FILES = (
     "bin|ckpt|csv|engine|ggml|gguf|gz|h5|json|mlmodel|mlpackage|model|msgpack|npy|npz|onnx|ot|pb|pickle|pkl|pt|pt2|pte|pth|"
     "safetensors|tar|tflite|txt|xml|yaml|yml|zip"
@@ -30,7 +30,7 @@ _AROUND = " \t\r\n\f\v\"'`\u00a0\u200b\u200c\u200d\u2060\ufeff"
 
 
 def places_in(model: str) -> tuple[str, ...]:
-    """Return what may be a path in a model's name: all of it, or what follows in `local-dir:` and `open_clip:NAME//`."""
+    """Return what may be a path in a model's name: all of it, and what follows `local-dir:` or `open_clip:NAME//`."""
     return model, model.partition(":")[2], model.partition("//")[2]
 
 
@@ -91,7 +91,7 @@ def _rewritten(name: str, tidy: str) -> str | None:
 
 
 def _known_elsewhere(name: str, tidy: str) -> str | None:
-    """Return the name to use for one from OpenAI, open_clip or sentence-transformers, or for one without an owner."""
+    """Return the name to use instead of one from OpenAI, open_clip or sentence-transformers, or without an owner."""
     plain = _plain(tidy)
     for prefix in ("", "openai", "clip", "openaiclip", "openclip", "sentencetransformersclip"):
         found = _OPENAI.get(plain.removeprefix(prefix).removesuffix("openai"))

@@ -91,7 +91,7 @@ class Workers:
         self._process = 0
 
     def map(self, work: Callable[[T], Embeddings], items: Sequence[T]) -> list[Embeddings]:
-        """Return the result of the threads for each item, in order."""
+        """Call `work` with each item, in the threads, and return the results in order."""
         if self._process != os.getpid():
             with self._lock:
                 if self._process != os.getpid():
@@ -115,9 +115,9 @@ def open_backend(
         tokens: Pads the ids.
         precision: `fp32` or `int8`.
         initializers: For graphs without weights, by tower: the name in `model.safetensors` of each initializer.
-        graphs: Function that returns a tower's graph in the folder.
+        graphs: Name of a tower's graph in the folder, where `{}` stands for the tower, `image` or `text`.
     """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # otherwise importing it stores a device id in the home folder
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # otherwise ONNX Runtime stores a device id in the home folder
     import onnxruntime
 
     weights = read_weights(folder / "model.safetensors") if initializers else {}

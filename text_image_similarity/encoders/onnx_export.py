@@ -1,7 +1,7 @@
 """Export a model to ONNX once for this machine: two graphs, a tokenizer and facts in a folder of the user's cache.
 
 The folder appears only after its graphs have been compared with the model on the same images and captions. Folders for
-other machines, which record where they came from, are written by the room `export`.
+other machines, which record where they came from, are written by the package `export`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Load a model on ONNX Runtime or OpenVINO: export it once, and open the exported form afterwards.
 
 The exported form is in a folder of the user's cache that is named after the fingerprint of the model's files;
-afterwards neither torch nor transformers is loaded for the model. Files in that cache determine scores, so only trusted
-people may write there. `mini` is never exported in float32: its graphs are next to its weights, in the package
-(`scripts/export_mini.py`).
+afterwards neither torch nor transformers is loaded for the model. Files in that cache determine scores, so only people
+you trust should be able to write there. `mini` is never exported in float32: its graphs are next to its weights, in the
+package (`scripts/export_mini.py`).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def load_onnx(
     try:
         if weights is None:
             raise ModelError(
-                f"the files of {name} were not found, and its exported form is stored under a hash of their content"
+                f"the exported form of {name} is stored under a hash of the model's files, and these were not found"
             )
         exported = _place(folder, weights, config)
         if loaded is not None:
@@ -118,7 +118,7 @@ def _named_by(folder: Path) -> object:
 
 
 def _export_once(encoder: TwoTowerEncoder, folder: Path, precision: str) -> None:
-    """Export a model unless another process has done so in the meantime; afterwards, the model has no weights.
+    """Export a model, which then loses its weights, unless another process has exported it in the meantime.
 
     Raises:
         ModelError: The model cannot be exported.

@@ -37,8 +37,8 @@ _PATTERNS = ("tokenizer*.json", "special_tokens_map.json", "vocab*", "merges.txt
 
 _MOST_CONTEXT = 4096  # tokens
 _COUNTED = {"vocab_size"}  # its table is counted before it is filled
-_TABLE = re.compile("position|d_model|hidden_size")  # sides of tables of positions
-_MOST_WIDTH = 16_384  # of a tower, an embedding, and the numbers of patches, positions and queries
+_TABLE = re.compile("position|d_model|hidden_size")  # settings that determine the size of a table of positions
+_MOST_WIDTH = 16_384  # also the largest number of patches, positions or queries
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ def _check_settings(name: str, model: Mapping[str, Any]) -> None:
     sizes = given if isinstance(given, list) else [given]
     check_sides(*sizes)
     lengths = [part.get("context_length") for part in (text, model.get("multimodal_cfg")) if isinstance(part, Mapping)]
-    if any(isinstance(length, int) and length > _MOST_CONTEXT for length in lengths):  # a mask has its square
+    if any(isinstance(length, int) and length > _MOST_CONTEXT for length in lengths):  # a mask takes its square
         raise ModelError(
             f"the settings of {name} have a context_length of more than {_MOST_CONTEXT:,} tokens; correct it"
         )
@@ -163,7 +163,7 @@ def _check_settings(name: str, model: Mapping[str, Any]) -> None:
 def _check_widths(name: str, widths: Iterable[int]) -> None:
     """Refuse numbers for which a library would fill a table before any of its weights can be counted."""
     if any(width > _MOST_WIDTH for width in widths):
-        raise ModelError(f"the settings of {name} have a width or a number of more than {_MOST_WIDTH:,}; correct it")
+        raise ModelError(f"the settings of {name} have a width or another number above {_MOST_WIDTH:,}; correct it")
 
 
 def _numbers(settings: Mapping[str, Any]) -> Iterator[tuple[str, int]]:

@@ -45,7 +45,8 @@ def read_open_clip_name(name: str) -> OpenClipName | None:
     """Parse a name that only open_clip models have; return None for any other name.
 
     Raises:
-        ModelNameError: The name has such a prefix but cannot be parsed, or its file or folder does not exist.
+        ModelNameError: The name begins with `open_clip:`, `hf-hub:` or `local-dir:` but cannot be parsed, or its file
+            or folder does not exist.
 
     Example:
         >>> read_open_clip_name("open_clip:ViT-B-32/openai").tag

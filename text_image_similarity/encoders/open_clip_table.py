@@ -42,14 +42,16 @@ def tag_settings(name: str, architecture: str, tag: str) -> tuple[dict[str, Any]
     architecture's activation and only warns that embeddings may be wrong.
 
     Raises:
-        ModelNameError: No weights have this tag.
+        ModelNameError: No weights have this tag, or they are not on the hub.
     """
     settings, _ = architecture_settings(name, architecture)
     known = pretrained.get_pretrained_cfg(architecture, tag)
     if not known:
         tags = open_clip.list_pretrained_tags_by_model(architecture)
         said = (
-            f"its tags are {', '.join(tags)}" if tags else f"it has none; give a file: open_clip:{architecture}//PATH"
+            f"the tags for it are {', '.join(tags)}"
+            if tags
+            else f"there are none for it; give a file: open_clip:{architecture}//PATH"
         )
         raise ModelNameError(f"model {name}: open_clip has no weights {tag} for {architecture}; {said}")
     if known.get("quick_gelu"):
@@ -63,7 +65,7 @@ def tag_settings(name: str, architecture: str, tag: str) -> tuple[dict[str, Any]
 
 
 def twin_problem(architecture: str, weights: Path) -> str | None:
-    """Return a message if a file's name shows that its weights were trained with the other activation, QuickGELU."""
+    """Return a message if a file's name shows that its weights were trained with QuickGELU instead of GELU."""
     if architecture.endswith(_QUICK) or architecture + _QUICK not in open_clip.list_models():
         return None
     repositories = [part for part in weights.absolute().parts if part.startswith("models--")]
@@ -75,7 +77,7 @@ def twin_problem(architecture: str, weights: Path) -> str | None:
 
 
 def quick_advice(architecture: str, found: str) -> str:
-    """Return the message for weights that need the other activation."""
+    """Return the message for QuickGELU weights with an architecture that computes GELU."""
     return (
         f"{found} that were trained with QuickGELU, but {architecture} computes GELU, which would give different embeddings; use "
         f"open_clip:{architecture}{_QUICK}//..."
@@ -91,7 +93,7 @@ def needs_twin(architecture: str | None) -> bool:
 def weight_hashes() -> frozenset[str]:
     """Return the SHA-256 hashes of the weights that OpenAI published.
 
-    For other weights the table has only eight digits, which can be forged in seconds.
+    For other weights, the table has only eight digits of the hash, which can be forged in seconds.
     """
     found = set()
     for known in _all_weights():

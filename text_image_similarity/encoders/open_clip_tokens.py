@@ -1,7 +1,7 @@
 """Tokenize captions for open_clip models, with CLIP's byte pairs or a tokenizer of `transformers`, after cleaning them.
 
 Ids equal those of open_clip's own tokenizer; this is checked on a few captions when a model is loaded. If they differ,
-as for tokenizers that add tokens in an unusual order, open_clip's own tokenizer is used, under a lock.
+as they do for tokenizers that add tokens in an unusual order, open_clip's own tokenizer is used, under a lock.
 """
 
 from __future__ import annotations

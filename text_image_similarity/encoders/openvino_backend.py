@@ -110,7 +110,7 @@ class Towers:
     """Compiled towers. Each process compiles its own, because OpenVINO's threads do not survive a fork.
 
     Args:
-        compiled: Reads and compiles both towers, by name.
+        compiled: Function that reads and compiles both towers, and returns them by name.
     """
 
     def __init__(self, compiled: Callable[[], Mapping[str, Any]]) -> None:

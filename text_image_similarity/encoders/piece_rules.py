@@ -59,7 +59,7 @@ class PieceRules:
 
     @classmethod
     def from_dict(cls, facts: dict[str, Any]) -> PieceRules:
-        """Return the rules for the result of `as_dict`."""
+        """Restore the rules from the result of `as_dict`."""
         return cls(**{**facts, "added": tuple(AddedPiece(**piece) for piece in facts["added"])})
 
 

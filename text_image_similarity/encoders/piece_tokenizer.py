@@ -1,4 +1,4 @@
-"""Convert SigLIP 1's sentencepiece model and its rules to a tokenizer of `tokenizers`, the only kind for browsers.
+"""Convert SigLIP 1's sentencepiece model and its rules to a tokenizer of `tokenizers`, the kind that browsers can run.
 
 The rules are those of `pieces`, each expressed as a normalizer: captions are lower-cased, punctuation is removed,
 runs of spaces are collapsed, and a caption begins with a space. There is one difference: after the text of a special

@@ -29,7 +29,7 @@ def check_placement(config: Config) -> None:
     if device == "mps" and sys.platform != "darwin":
         raise ConfigError("device='mps' is Apple's GPU, which this machine does not have; use auto or cpu")
     if device != "mps" and _has_no_gpu_file():
-        missing = "an NVIDIA or AMD GPU, and this process finds none"
+        missing = "an NVIDIA or AMD GPU, but this process finds none"
         if device == "auto":
             raise ConfigError(f"precision='fp16' needs {missing}; use auto or fp32")
         raise ConfigError(f"device={device!r} needs {missing}; use auto or cpu")
@@ -55,7 +55,9 @@ def runs_on_onnx(config: Config, shape: dict[str, Any]) -> bool:
     if shape.get("model_type", "clip") not in _EXPORTED:
         if asked:
             where = "OpenVINO" if config.backend == "openvino" else "ONNX Runtime"
-            raise ConfigError(f"{config.model} cannot run on {where}; use backend='torch' and another precision")
+            raise ConfigError(
+                f"{config.model} cannot run on {where}; use backend='torch' and a precision other than int8"
+            )
         return False
     if config.precision == "fp16" or not (config.device == "cpu" or (config.device == "auto" and _no_gpu())):
         if asked:

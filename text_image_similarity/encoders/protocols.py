@@ -56,7 +56,7 @@ class Encoder(Protocol):
 
     @property
     def info(self) -> ModelInfo:
-        """Description of the model; `ModelInfo(model="mine")` is enough for your own."""
+        """Description of the model; `ModelInfo(model="mine")` is enough for a model of your own."""
 
     @property
     def embed_dim(self) -> int:

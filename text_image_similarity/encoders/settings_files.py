@@ -63,7 +63,7 @@ _CLASSES = {
 
 
 def read_settings(path: Path) -> Any:
-    """Return the contents of a file of settings.
+    """Return the contents of a settings file.
 
     Raises:
         OSError: The file cannot be read.

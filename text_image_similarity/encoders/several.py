@@ -146,7 +146,7 @@ class SeveralEncoders:
 def load_encoders(
     models: Sequence[str | PathLike[str]], config: Config, *, ensemble: Ensemble = "mean"
 ) -> SeveralEncoders:
-    """Load several models to score with together: `Scorer(config, encoder=load_encoders([...], config))`.
+    """Load several models that score pairs together: `Scorer(config, encoder=load_encoders([...], config))`.
 
     Args:
         models: Hub ids, folders or aliases, as in `Config.model`: at least two, all different.
@@ -203,7 +203,7 @@ def _calibration(model: str | PathLike[str]) -> Calibration:
     folder = model_folder(str(model))
     if not (folder / CALIBRATION).is_file():
         raise ConfigError(
-            f"ensemble='probability' needs a {CALIBRATION} in the folder of each model, and {model} has none; "
+            f"ensemble='probability' needs a {CALIBRATION} in the folder of each model, but {model} has none; "
             "`evaluate --calibrate` writes one"
         )
     return Calibration.load(folder)

@@ -97,7 +97,7 @@ class TensorRtPlan:
 
     Args:
         engine: TensorRT's `ICudaEngine`.
-        profiles: In the plan's order, narrowest first.
+        profiles: The plan's profiles, in its order, narrowest first.
         memory: Copies arrays to the GPU and back.
     """
 

@@ -84,7 +84,7 @@ class Tokens:
 def panics_are_errors() -> Iterator[None]:
     """Turn a panic of the tokenizers library, which no `except Exception` would catch, into a RuntimeError.
 
-    A pattern in `tokenizer.json` that takes too long at a caption is one cause of a panic.
+    One cause of a panic is a pattern in `tokenizer.json` that takes too long to match a caption.
     """
     try:
         yield

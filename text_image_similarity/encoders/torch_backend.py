@@ -41,7 +41,8 @@ Batches = Callable[[Sequence[T]], Iterable[Sequence[NDArray[Any]]]]  # items -> 
 Queue = DoubleBuffer[Filled, Embeddings]
 QUEUE_VARIABLE = "TEXT_IMAGE_SIMILARITY_GPU_QUEUE"  # environment variable; "1" turns the queue on
 _WIDTH = 8  # captions are padded to a multiple of this many tokens
-# With a queue, to one of these widths or the context length: few shapes, because each needs memory and a graph.
+# With a queue, captions are padded to one of these widths or to the context length: few shapes, because each needs
+# memory and a graph.
 _GPU_WIDTHS = (16, 32)
 
 
@@ -97,7 +98,7 @@ class BackendMemory:
     Attributes:
         `pictures`, `captions`: How many images and captions fit in memory.
         lost: The device's error message when it failed.
-        clock: Context that is entered while a batch is passed to the device, for measurements.
+        clock: Function that returns a context, which is entered while a tower is called, for measurements.
         queues: The queues in front of the towers for images (0) and captions (1); None if memory was too small.
     """
 
@@ -138,9 +139,8 @@ class TorchBackend:
         image_tower: Function from bytes (n, h, w, 3) on the device to features (n, embed_dim).
         text_tower: Function from padded token ids (n, t) on the device to features (n, embed_dim).
         tokens: Pads the ids.
-        images: Number of images per call, or None for all at once.
-        captions: The same for captions.
-        learned: State that changes while it runs.
+        `pictures`, `captions`: Number of images and of captions per call, or None for all at once.
+        learned: State of the backend that changes while it runs.
     """
 
     placement: Placement
@@ -306,6 +306,6 @@ class TorchBackend:
 
 
 def _filled(batch: NDArray[Any], count: int) -> NDArray[Any]:
-    """Repeat a batch's last item until it has this many items."""
+    """Repeat a batch's last item until the batch has `count` items."""
     lacking = count - len(batch)
     return batch if lacking <= 0 else np.concatenate([batch, batch[-1:].repeat(lacking, axis=0)])

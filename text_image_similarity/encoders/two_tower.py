@@ -183,7 +183,7 @@ class TwoTowerEncoder:
         return self.encode_tokens(self.tokenize(texts))
 
     def probability(self, cosines: Embeddings) -> Embeddings | None:
-        """Return the model's own probability that pairs with these cosines match; None after training with a softmax.
+        """Return the model's own probability that pairs with these cosines match; None if trained with a softmax.
 
         For SigLIP this is 1 / (1 + exp(-(scale * cosine + bias))). It is low for most matching pairs, because the model
         was trained on batches in which very few pairs match.

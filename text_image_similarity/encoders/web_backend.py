@@ -1,4 +1,4 @@
-"""Run an export for browsers in Python, so that it can be checked and scored. Its graphs take normalised images."""
+"""Run an export for browsers in Python, to check it and to score with it. Its graphs take normalised images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def open_web(folder: Path, tokens: Tokens, precision: str) -> OnnxBackend:
         tokens: Pads the ids.
         precision: `fp32`, `fp16` or `int8`.
     """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # otherwise its import stores a device id in the home folder
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # otherwise ONNX Runtime stores a device id in the home folder
     import onnxruntime
 
     how = json.loads((folder / PREPROCESSOR).read_text(encoding="utf-8"))

@@ -27,7 +27,7 @@ _state = local()  # networks may be built in other threads at the same time
 
 @contextmanager
 def limited_by(name: str, find: Callable[[], Iterable[Path]]) -> Iterator[None]:
-    """Limit the networks that are built in this thread.
+    """Limit the size of the networks that this thread builds during a block.
 
     Args:
         name: The model's name, for messages.

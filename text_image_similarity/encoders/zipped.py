@@ -1,4 +1,4 @@
-"""Find this package's data files when the package is in a zip archive, as on Spark's workers."""
+"""Find this package's data files when the package is in a zip archive, as it is on Spark's workers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Evaluate a model on a data set: retrieval, matching against mismatching pairs, agreement with people's ratings.
 
 Images that cannot be read are counted by error code and left out with their captions; the figures describe the others.
-The room `metrics` documents what each figure means and which definition it follows.
+The package `metrics` documents what each figure means and which definition it follows.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class Correlation:
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """A caption and its image that one model ranks far higher than the other.
+    """A pair of a caption and its image that one model ranks far higher than the other does.
 
     Args:
         image: Name of the image.
@@ -75,7 +75,7 @@ class ModelComparison:
         first, second = self.first.as_dict(), self.second.as_dict()
         found: dict[str, Any] = without_nan(
             {
-                **first,  # only `evaluate` writes this for the first model
+                **first,  # what `evaluate` alone writes for the first model
                 "against": second,
                 "differences": {name: asdict(interval) for name, interval in self.differences.items()},
                 "correlation": asdict(self.correlation),
@@ -120,7 +120,7 @@ class ModelComparison:
         }
 
     def table(self) -> str:
-        """Return the report as a readable text."""
+        """Return the report as readable text."""
         figures = [("", self.first.info.model, self.second.info.model, "difference", "95 % interval"), *self.rows()]
         pairs: list[tuple[str, ...]] = [
             ("share of matching pairs below", self.first.info.model, self.second.info.model)

@@ -93,7 +93,7 @@ def encode_dataset(
 def _collect(
     outcomes: Iterable[Outcome], total: int, progress: Progress | None
 ) -> tuple[NDArray[np.intp], Embeddings, Counter[str]]:
-    """Return the indexes of vectors among outcomes (k,), the vectors (k, d), and the error codes of the others."""
+    """Return the indices of vectors among outcomes (k,), the vectors (k, d), and the others counted by error code."""
     numbers: list[int] = []
     vectors = np.empty((0, 1), np.float32)
     failures: Counter[str] = Counter()

@@ -33,6 +33,8 @@ class Evaluation:
         captions_cut: Number of captions that are longer than the model can read, so that their end is ignored.
         failures: Numbers of images, captions and incomplete rows that were left out, by error code.
         seconds: Seconds spent on images, on captions and on the figures.
+        retrieval: Ranks and recall, from captions to images and from images to captions.
+        pairs: Cosines of matching and of mismatching pairs.
         calibration: Calibration of this model's cosines on this data; None if there is too little data for one.
     """
 
@@ -146,7 +148,7 @@ def _write(report: Evaluation | RatingEvaluation, path: str | PathLike[str]) -> 
 
 
 def count_failure(failures: Counter[str], error: str) -> None:
-    """Count a failure by its code, and log the reason of the first failure with each code."""
+    """Count a failure by its code, and log the reason for the first failure with each code."""
     code = error.partition(":")[0]
     if code not in failures:
         logger.warning("left out: %s; other failures with this code are only counted", error)

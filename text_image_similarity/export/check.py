@@ -59,7 +59,7 @@ def _reference(place: Path, pairs: CheckPairs) -> EncodedPairs:
     if made_of != pairs.digest:
         raise ModelError(
             f"the export in {place} cannot be checked here with the generated images, because this machine's Pillow draws them "
-            "differently; check it with your own table and its source: --check-data TABLE (check_data=...)"
+            "differently; check it against its source on your own table: --check-data TABLE (check_data=...)"
         )
     nothing = np.empty((0, image.shape[1]), np.float32)
     return EncodedPairs(image, text, nothing, nothing, 0.0, 0.0)

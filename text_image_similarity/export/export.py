@@ -33,8 +33,8 @@ class ExportSummary:
     Args:
         out: Folder of the export.
         source: The model that was exported.
-        target, precision, recipe: The options that were used; `recipe` is empty except for int8.
-        digest: Hash of the manifest, and so of all files.
+        target, precision, recipe: The options that were used; `recipe` is None except for int8.
+        digest: Hash of the manifest, which holds the hashes of all other files.
         bytes: Size of the folder, without a calibration.
         parities: Comparisons on generated pairs and, if one was given, on the caller's table.
         source_ms: Milliseconds that the source takes on this machine for an image and for a caption.
@@ -104,7 +104,7 @@ def export_model(
             facts = write_export(source, home, made, options, recipe, (checks[0], before[0]))
             if recipe == options.recipes[-1]:
                 drop_weights(source)  # so that memory holds either the source or its export
-            tell("comparing them with the source")
+            tell("comparing the export with its source")
             parities = _compared(made, checks, before, BOUNDS[options.precision])
             if passed := all(parity.passed for parity in parities):
                 break
@@ -158,6 +158,6 @@ def _refusal(config: Config, options: ExportOptions, parities: list[Parity]) -> 
     said = "; ".join(f"on {parity.data}: {', '.join(parity.failures)}" for parity in parities if parity.failures)
     other = "another precision" if options.precision != "fp32" else "a newer torch or onnxruntime"
     return (
-        f"{config.model} was not exported in {options.precision}, because its scores would differ too much from its source's: {said}; "
-        f"try {other}, or accept the differences with --allow-drift"
+        f"{config.model} was not exported in {options.precision}, because the export's scores would differ too much "
+        f"from the model's: {said}; try {other}, or accept the differences with --allow-drift"
     )

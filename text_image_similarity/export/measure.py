@@ -81,7 +81,7 @@ def pairs_of(source: str | PathLike[str], config: Config, encoder: PreparingEnco
                 break
     if len(captions) < 2:
         raise TableError(
-            f"{source} has {len(captions)} images that can be loaded, and {failed} that cannot; provide at least two"
+            f"of the images in {source}, {len(captions)} can be loaded and {failed} cannot; at least two are needed"
         )
     return CheckPairs(str(source), pixels, captions)
 

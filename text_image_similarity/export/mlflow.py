@@ -84,7 +84,7 @@ def log_model(
 def _arguments(
     folder: str | PathLike[str], settings: Mapping[str, Any] | None, options: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the arguments that describe an export to MLflow. They name a copy of this package that the block needs."""
+    """Yield the arguments that describe an export to MLflow, with a copy of this package that the block can use."""
     require("an MLflow model", "mlflow", extra="train")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when MLflow is imported
     import pandas as pd
@@ -119,6 +119,6 @@ def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Ca
 
     Args:
         path: The export inside the MLflow model.
-        model_config: Settings.
+        model_config: Settings, as for `save_model`.
     """
     return open_carried(path, model_config)

@@ -30,7 +30,7 @@ def write_openvino(onnx_folder: Path, out: Path, precision: str) -> None:
         ModelError: OpenVINO cannot read a graph, or finds it in another precision.
     """
     if precision not in PRECISIONS:
-        raise ConfigError(f"an export for OpenVINO is in {' or '.join(PRECISIONS)}, not in {precision}")
+        raise ConfigError(f"an export for OpenVINO must be in {' or '.join(PRECISIONS)}, not in {precision}")
     require("an export for OpenVINO", "openvino", extra="openvino")
     openvino = import_openvino()
     core = openvino.Core()

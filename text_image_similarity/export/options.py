@@ -39,7 +39,7 @@ class ExportOptions:
         force: Replace an existing export.
 
     Raises:
-        ConfigError: A value is outside its choices or range.
+        ConfigError: A value is not valid, or values cannot be combined.
 
     Example:
         >>> ExportOptions(precision="int8").recipe
@@ -65,7 +65,7 @@ class ExportOptions:
         if self.recipe != "auto" and self.precision != "int8":
             raise ConfigError(f"recipe={self.recipe!r} is for precision='int8', not for {self.precision}")
         if self.to == "openvino" and (self.precision == "fp16" or self.recipe == "dynamic"):
-            raise ConfigError("an export for OpenVINO is in fp32, or in int8 with recipe='weights'")
+            raise ConfigError("an export for OpenVINO must be in fp32, or in int8 with recipe='weights'")
         if self.opset is not None:
             at_least("opset", self.opset, 18)
         for name in ("allow_drift", "force"):

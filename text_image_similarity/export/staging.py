@@ -23,7 +23,7 @@ def whole_folder(place: Path, *, replaces: Callable[[Path], bool]) -> Iterator[P
 
     Args:
         place: Final path of the folder.
-        replaces: Returns whether an existing folder may be replaced.
+        replaces: Function that tells whether an existing folder may be replaced.
 
     Raises:
         UsageError: Something that may not be replaced exists at `place`.

@@ -101,7 +101,7 @@ def _with_end(graph: Any, ids: str, end: int) -> list[Any]:
 
 
 def _asks_for_batch(node: Any) -> bool:
-    """Return whether a node reads the number of images, which is the first dimension of either input."""
+    """Return whether a node reads only the number of images, which is the first dimension of bytes and pixels alike."""
     given = {attribute.name: attribute.i for attribute in node.attribute}
     return node.op_type == "Shape" and given.get("start", 0) == 0 and given.get("end") == 1
 

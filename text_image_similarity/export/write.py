@@ -34,7 +34,7 @@ def write_export(
     recipe: str | None,
     reference: tuple[CheckPairs, EncodedPairs],
 ) -> dict[str, Any]:
-    """Write everything except the comparison with the source.
+    """Write an export, except for the results of its comparison with the source.
 
     Args:
         source: The model.

@@ -1,4 +1,4 @@
-"""Fetch references as bytes. Only this room accesses the network and image files.
+"""Fetch references as bytes. Only this package opens what a reference points to.
 
 A reference is an http(s) URL, a path, a `file:` URL or a `data:` URL. All `Limits` are enforced while bytes arrive.
 Tests and dry runs inject a transport: `Fetcher(config, transport=httpx.MockTransport(handler))` never opens a socket.

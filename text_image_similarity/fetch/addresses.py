@@ -2,9 +2,9 @@
 
 The table follows IANA's special-purpose address registries for IPv4 and IPv6 (RFC 6890, as of 2025) and its IPv6 address
 space registry: outside 2000::/3 there are no ordinary unicast addresses. `ipaddress.is_global` is not used, because its
-result depends on Python's version and counts some multicast addresses as global. NAT64's well-known prefix is the only
-allowed form of embedding, for IPv6-only networks, where every IPv4 site has such an address. The embedded address is
-checked as usual.
+result depends on Python's version and counts some multicast addresses as global. Of the IPv6 addresses that embed an
+IPv4 address, only those with NAT64's well-known prefix are allowed, because every IPv4 site has such an address in
+IPv6-only networks. The embedded address is checked as usual.
 """
 
 from __future__ import annotations
@@ -19,51 +19,51 @@ IPNetwork = IPv4Network | IPv6Network
 EVERYWHERE: tuple[IPNetwork, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
 
 _DENIED = {
-    "0.0.0.0/8": "this network, unspecified",
+    "0.0.0.0/8": "the range of unspecified addresses",
     "10.0.0.0/8": "a private network",
     "100.64.0.0/10": "a carrier's shared network (CGNAT)",
-    "127.0.0.0/8": "loopback",
+    "127.0.0.0/8": "the loopback range",
     "169.254.0.0/16": "a link-local network",
     "172.16.0.0/12": "a private network",
-    "192.0.0.0/24": "IETF protocol assignments",
-    "192.0.2.0/24": "documentation",
-    "192.88.99.0/24": "6to4 relays, deprecated",
+    "192.0.0.0/24": "a range for IETF protocol assignments",
+    "192.0.2.0/24": "a range for documentation",
+    "192.88.99.0/24": "the deprecated range of 6to4 relays",
     "192.168.0.0/16": "a private network",
-    "198.18.0.0/15": "benchmarking",
-    "198.51.100.0/24": "documentation",
-    "203.0.113.0/24": "documentation",
-    "224.0.0.0/4": "multicast",
-    "255.255.255.255/32": "broadcast",
+    "198.18.0.0/15": "a range for benchmarking",
+    "198.51.100.0/24": "a range for documentation",
+    "203.0.113.0/24": "a range for documentation",
+    "224.0.0.0/4": "the multicast range",
+    "255.255.255.255/32": "the broadcast range",
     "240.0.0.0/4": "a reserved range",
-    "::/128": "unspecified",
-    "::1/128": "loopback",
-    "::ffff:0:0/96": "IPv4-mapped addresses",
-    "::ffff:0:0:0/96": "IPv4-translated addresses, deprecated",
-    "::/96": "IPv4-compatible addresses, deprecated",
-    "64:ff9b:1::/48": "NAT64 for local use",
+    "::/128": "the range of unspecified addresses",
+    "::1/128": "the loopback range",
+    "::ffff:0:0/96": "the range of IPv4-mapped addresses",
+    "::ffff:0:0:0/96": "the deprecated range of IPv4-translated addresses",
+    "::/96": "the deprecated range of IPv4-compatible addresses",
+    "64:ff9b:1::/48": "the NAT64 range for local use",
     "100::/64": "the discard range",
     "100:0:0:1::/64": "the dummy range",
-    "2001::/32": "Teredo",
-    "2001:2::/48": "benchmarking",
-    "2001::/23": "IETF protocol assignments",
-    "2001:db8::/32": "documentation",
-    "2002::/16": "6to4, deprecated",
-    "3fff::/20": "documentation",
-    "5f00::/16": "segment routing",
+    "2001::/32": "the Teredo range",
+    "2001:2::/48": "a range for benchmarking",
+    "2001::/23": "a range for IETF protocol assignments",
+    "2001:db8::/32": "a range for documentation",
+    "2002::/16": "the deprecated 6to4 range",
+    "3fff::/20": "a range for documentation",
+    "5f00::/16": "the range for segment routing",
     "fc00::/7": "a private network",
     "fe80::/10": "a link-local network",
-    "fec0::/10": "site-local addresses, deprecated",
-    "ff00::/8": "multicast",
+    "fec0::/10": "the deprecated range of site-local addresses",
+    "ff00::/8": "the multicast range",
 }
 # Always denied, regardless of settings: at these addresses, the machine or its cloud serves credentials.
 _NEVER = {
     "169.254.0.0/16": "a link-local network",
     "fe80::/10": "a link-local network",
-    "168.63.129.16/32": "Azure's own services",
-    "100.100.100.200/32": "Alibaba Cloud's metadata",
-    "192.0.0.192/32": "Oracle Cloud's metadata",
-    "fd00:ec2::/32": "AWS's metadata and credentials",
-    "fd20:ce::254/128": "Google Cloud's metadata",
+    "168.63.129.16/32": "the range of Azure's own services",
+    "100.100.100.200/32": "the range of Alibaba Cloud's metadata service",
+    "192.0.0.192/32": "the range of Oracle Cloud's metadata service",
+    "fd00:ec2::/32": "the range of AWS's metadata and credentials services",
+    "fd20:ce::254/128": "the range of Google Cloud's metadata service",
 }
 _NAT64 = IPv6Network("64:ff9b::/96")
 _LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")

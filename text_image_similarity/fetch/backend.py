@@ -24,7 +24,7 @@ from .stream import GuardedStream, time_left
 Resolver = Callable[[str, int], list[str]]
 
 _OPEN_PORTS = 1024  # references may use any port from here on; most lower ports belong to services other than the web
-_LOOK_UP_S = 2.0  # timeout for looking up a name although a proxy is used; some company networks cannot resolve it
+_LOOK_UP_S = 2.0  # timeout for resolving a name when a proxy is used, which some company networks cannot do
 _MOST_ADDRESSES = 100  # addresses of a name that are checked
 _REMEMBERED = 4096  # number of checked names, and of allowed hosts, to remember
 
@@ -84,7 +84,7 @@ class GuardedBackend(httpcore.NetworkBackend):
         return "" if self._whose else explain_unused_proxy()
 
     def send(self, pool: httpcore.ConnectionPool, request: httpcore.Request) -> httpcore.Response:
-        """Send a request; if that fails, close its connection, which httpcore leaves open to a SOCKS proxy."""
+        """Send a request; if that fails, close its connection, which httpcore does not do for a SOCKS proxy."""
         self._own.latest = None
         try:
             return pool.handle_request(request)
@@ -153,7 +153,7 @@ class GuardedBackend(httpcore.NetworkBackend):
         def ask() -> None:
             try:
                 answer.put(resolve())
-            except RowError as error:  # raised for the row
+            except RowError as error:  # passed on to the row
                 answer.put(error)
             except Exception as exc:
                 reason = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__

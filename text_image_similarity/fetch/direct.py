@@ -1,4 +1,4 @@
-"""Send GET requests directly to their hosts in HTTP/1.1, over persistent connections of each thread.
+"""Send GET requests directly to their hosts in HTTP/1.1, over persistent connections that each thread keeps.
 
 Almost every response is plain: a printable head in one piece, with one Content-Length and nothing else that says where
 the content ends. One regular expression, which is stricter than h11, parses such a head. All other responses, even

@@ -54,8 +54,8 @@ class Fetcher:
             `headers_file` and `limits` are used.
         transport: Transport for HTTP requests; None is the network.
         resolve: Function that resolves host names for the network; None uses the system's resolver.
-        share: This fetcher's share of a run's downloads if several processes fetch, 0..1, and so its share of the
-            retries for a host.
+        share: This fetcher's share of a run's downloads, 0..1, if several processes fetch; it gets the same share of
+            the retries for a host.
 
     Raises:
         ConfigError: `ca_file` or `headers_file` cannot be used.
@@ -217,7 +217,7 @@ class Fetcher:
             answer.close()
 
     def _send(self, target: Target, first: Target) -> httpx.Response | DirectAnswer:
-        """Send a request; return the response only if all that is left is to read its body."""
+        """Send a request and return the response, as a `DirectAnswer` if only its body remains to be read."""
         if not (isinstance(self._transport, GuardedTransport) and self._transport.is_direct):
             request = self._request(target, first)
             response = self._transport.handle_request(request)
@@ -276,7 +276,7 @@ class Fetcher:
         return self._collect(expanded(answer, "", most) if answer.whole is None else (answer.whole,), clock)
 
     def _collect(self, pieces: Iterable[bytes], clock: Clock) -> bytes:
-        """Return a body that is read within the row's time."""
+        """Read a body within the row's time, and return it."""
         found = []
         for piece in pieces:
             found.append(piece)
@@ -302,7 +302,7 @@ def check_files(config: Config) -> None:
 def _redirected(target: Target, locations: list[str]) -> Target:
     try:
         if len(locations) > 1:
-            raise ValueError("there are several addresses")
+            raise ValueError("there are several Location headers")
         return target.redirected(locations[0])
     except ValueError as exc:
         raise RowError(ErrorCode.REDIRECT_ERROR, f"redirected to {', '.join(locations)[:200]!r}: {exc}") from exc

@@ -61,7 +61,7 @@ def missing_error(
 
     Args:
         reference: The path as given; `path` is the same path with its base folder.
-        problem: Error of the system.
+        problem: The system's error.
         may_name: Function that tells whether the error may mention another path, and so reveal that it exists.
     """
     if is_base64_image(str(reference)):
@@ -79,13 +79,13 @@ def join_hint(said: str, hint: str) -> str:
 def explain_reference(reference: str) -> str:
     """Return what a reference without a valid scheme seems to be instead of a URL, as a clause; "" if unknown."""
     if len(reference) > _READ:
-        reference = reference[: _READ - 1] + reference[-1]  # the last one may close a quotation
+        reference = reference[: _READ - 1] + reference[-1]  # the last character may close a quotation
     if found := _INSIDE.search(reference):
         return f"a URL begins inside it, at {reference[found.start() :][:60]!r}; the cell must contain only the URL"
     if len(reference) > 2 and _QUOTED.fullmatch(reference):
         return f"it is enclosed in {reference[0]} and {reference[-1]}; remove them"
     if reference[:2] in ("b'", 'b"'):
-        return "it is the Python notation of bytes; use the bytes themselves, or base64 in a data: URL"
+        return "it is Python's notation for bytes; use the bytes themselves, or base64 in a data: URL"
     if _NO_COLON.match(reference):
         return "it looks like a web address without a colon; write http:// or https://"
     host = _HOST.match(reference.lstrip("/"))
@@ -96,11 +96,11 @@ def explain_reference(reference: str) -> str:
 
 def _explain_path(path: str) -> str:
     if path.startswith("~"):
-        return "~ does not stand for the home folder here; write the whole path"
+        return "~ does not stand for the home folder here; write the full path"
     if _VARIABLE.match(path):
         return "variables are not expanded here; write the full path"
     if _DRIVE.match(path) and os.name != "nt":
-        return "it begins with a Windows drive letter, and this system has no drives"
+        return "it begins with a Windows drive letter, but this system has no drives"
     return _BACKSLASHES if "\\" in path and os.sep != "\\" else ""
 
 

@@ -15,7 +15,7 @@ _AT_ONCE = 64 * 1024  # bytes per read from the underlying stream
 
 
 class NestedTlsStream(httpcore.NetworkStream):
-    """A TLS connection through another stream, which limits each wait.
+    """A TLS connection through another stream; that stream limits each wait.
 
     Args:
         below: The underlying stream.

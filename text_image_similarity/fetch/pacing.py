@@ -78,7 +78,7 @@ class Hosts:
 
     Args:
         per_host: Maximum number of concurrent requests to a host.
-        closing: Set when the run ends.
+        closing: Event that is set when the run ends.
         free_retries: Retries that a host has before it has earned any, 1 or more.
     """
 

@@ -42,7 +42,7 @@ def socks_errors() -> Iterator[None]:
     try:
         yield
     except (AssertionError, SOCKSError) as exc:
-        raise httpx.ProxyError("the proxy's reply is not SOCKS5; is it another kind of proxy?") from exc
+        raise httpx.ProxyError("its reply is not SOCKS5; is it another kind of proxy?") from exc
 
 
 def explain_unused_proxy(environment: Mapping[str, str] | None = None) -> str:

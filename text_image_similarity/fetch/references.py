@@ -177,11 +177,13 @@ def _forgiving_base64(text: bytes) -> bytes:
     if found := _NOT_BASE64.search(text, 0, len(text) - padding):
         if found[0] in b"-_":
             raise ValueError("it is in URL-safe base64; write + for - and / for _")
-        raise ValueError(f"character {found.start() + 1:,} of its base64 is {ascii(found[0])[1:]}")
+        raise ValueError(
+            f"character {found.start() + 1:,} of its base64 is {ascii(found[0])[1:]}, which is not allowed there"
+        )
     if padding and (padding > 2 or len(text) % 4):
         raise ValueError(f"its base64 ends with {padding} =, which is too many or too few")
     if (len(text) - padding) % 4 == 1:
-        raise ValueError("its base64 is cut off: it is one character too long or too short")
+        raise ValueError("its base64 is damaged: it is one character too long or too short")
     return b64decode(text + b"=" * (-len(text) % 4))
 
 

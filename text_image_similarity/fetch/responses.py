@@ -50,13 +50,13 @@ def check_status(response: httpx.Response) -> None:
     if response.is_client_error:
         raise RowError(ErrorCode.HTTP_4XX, said + _wanted_login(said))
     if response.is_redirect:
-        raise RowError(ErrorCode.REDIRECT_ERROR, f"{said} without a usable address")
+        raise RowError(ErrorCode.REDIRECT_ERROR, f"{said} without a usable Location header")
     raise RowError(ErrorCode.BAD_RESPONSE, said)
 
 
 def explain_proxy(said: str) -> str:
     """Return a proxy's response as a sentence, with advice if it requires a login."""
-    return f"the proxy says {said}{_wanted_login(said)}"
+    return f"the proxy did not connect: {said}{_wanted_login(said)}"
 
 
 def _wanted_login(said: str) -> str:
@@ -64,7 +64,7 @@ def _wanted_login(said: str) -> str:
 
 
 def retry_after_s(retry_after: str | None) -> float | None:
-    """Return the seconds of a Retry-After header, which contains seconds or a date (RFC 9110, section 10.2.3)."""
+    """Return how long a Retry-After header (RFC 9110, section 10.2.3) asks to wait, in seconds; None if not valid."""
     if retry_after is None:
         return None
     if retry_after.strip().isdecimal():
@@ -160,6 +160,6 @@ def _expand(unzip: zlib._Decompress, chunk: bytes) -> bytes:
 
 
 def check_bytes(count: int, most: int) -> None:
-    """Raise an error if an image has more bytes than allowed."""
+    """Raise an error if content has more bytes than allowed."""
     if count > most:
         raise RowError(ErrorCode.TOO_MANY_BYTES, f"more than {most:,} bytes")

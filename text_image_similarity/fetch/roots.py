@@ -24,7 +24,7 @@ REFUSED = "this file needs --files-under FOLDER (files_under), or --files-under 
 def check_under(path: Path, root: str | PathLike[str] | None) -> None:
     """Make sure that a path is under a folder; None allows any path.
 
-    The error is the same whether the file exists or not, so that a table cannot find out which files exist.
+    The error is the same whether the file exists or not, so that a table cannot be used to find out which files exist.
 
     Raises:
         RowError: The path leads elsewhere.
@@ -67,7 +67,7 @@ def resolve_reference(reference: str, base_dir: str | PathLike[str] | None) -> s
 
 
 def locate(reference: str, config: Config) -> str:
-    """Return a table's reference so that it does not depend on a base folder; see `resolve_reference`.
+    """Return a table's reference in a form that does not depend on a base folder; see `resolve_reference`.
 
     Raises:
         RowError: The file is not under `files_under`.
@@ -79,7 +79,7 @@ def locate(reference: str, config: Config) -> str:
 
 
 def local_path(reference: str) -> Path | None:
-    """Return the path that a path or a `file:` URL stands for; None for another URL.
+    """Return the path that a path or a `file:` URL stands for; None for any other URL.
 
     Raises:
         RowError: A `file:` URL cannot be read.

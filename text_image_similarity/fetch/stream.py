@@ -234,7 +234,7 @@ class GuardedStream(httpcore.NetworkStream):
             raise RowError(ErrorCode.CONNECT_ERROR, "the run was closed")
 
     def _failure(self, problem: OSError | ValueError, late: type[Exception], failed: type[Exception]) -> Exception:
-        """Return a system error as httpcore's; ValueError comes from TLS that was closed while reading.
+        """Return the httpcore exception for a system error; a ValueError comes from TLS closed during a read.
 
         Raises:
             RowError: The connection was aborted by closing the run.

@@ -1,4 +1,4 @@
-"""Targets of requests: the parts of http(s) URLs, whose part before the path is parsed once for many URLs."""
+"""Targets of requests: http(s) URLs in parts. The part before the path is parsed once for many URLs."""
 
 from __future__ import annotations
 

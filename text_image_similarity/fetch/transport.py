@@ -40,7 +40,7 @@ class GuardedTransport(httpx.BaseTransport):
         proxy: Proxy for all requests, as in `Config.proxy`; None connects to the hosts directly.
         ca_file: Certificates to trust in addition to the system's.
         resolve: Function `(host, port) -> addresses`; None uses the system's resolver.
-        trusted: Whether the caller chose the targets, instead of references, so that any address and port is allowed.
+        trusted: Whether the targets come from the caller, not from references, so that any address and port is allowed.
 
     Raises:
         ConfigError: `ca_file` contains no certificates.
@@ -111,7 +111,7 @@ class GuardedTransport(httpx.BaseTransport):
     def check(self, host: str, port: int | None) -> None:
         """Refuse a URL whose host or port may not be reached, as far as that is known without looking up its name.
 
-        `handle_request` does so too, but only after as much work as for fetching a URL.
+        `handle_request` does so too, but only after about as much work as it takes to fetch a URL.
 
         Raises:
             RowError: `blocked_address`.

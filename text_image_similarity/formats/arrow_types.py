@@ -1,4 +1,4 @@
-"""Convert Arrow types: dense while rows are cut, with dictionaries when stored, plain values for text and JSON."""
+"""Convert Arrow types: to dense ones to cut rows, to dictionaries to store them, to plain values for text and JSON."""
 
 from __future__ import annotations
 
@@ -195,8 +195,8 @@ def cell_values(column: pa.Array) -> list[Any]:
 def plain_values(column: pa.Array, name: str) -> list[Any]:
     """Return a column as Python values that text and JSON can represent without loss.
 
-    Dates and times become Arrow's text for them, in UTC if they have a zone; durations become a number of units;
-    32-bit floats become the shortest equal decimal.
+    Dates and times become Arrow's text for them, in UTC if they have a zone; durations become whole numbers, in the
+    column's unit; 32-bit floats become the shortest equal decimal.
 
     Raises:
         TableError: A value cannot be represented; the message names the column.

@@ -150,7 +150,7 @@ def list_columns(columns: Sequence[str]) -> str:
 
 
 def delimiter_hint(line: str) -> str:
-    """Return a hint if the fields of a header seem to have another delimiter."""
+    """Return a hint if the fields of a header seem to be separated by another delimiter."""
     for delimiter, (spoken, option) in _DELIMITERS.items():
         if f'"{delimiter}' in line or f'{delimiter}"' in line:
             return _add_delimiter(spoken, option)

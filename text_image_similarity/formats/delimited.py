@@ -29,7 +29,7 @@ DELIMITERS: dict[TableKind, str] = {"csv": ",", "tsv": "\t"}
 _FIELD_CHARACTERS = 60 * 1024 * 1024
 _QUOTING: dict[str, dict[str, Any]] = {  # the csv module's names
     "minimal": {},
-    "backslash": {},  # of lines from `_without_backslashes`
+    "backslash": {},  # for lines from `_without_backslashes`
     "none": {"quoting": csv.QUOTE_NONE},
 }
 _TOKEN = re.compile(r'\\["\\]|"|[^"\\]+|\\')
@@ -72,7 +72,7 @@ class DelimitedTable:
     row_count: int = field(init=False, default=0)
     digest: str = field(init=False, default="")
     _header: list[str] = field(init=False)
-    _orders: dict[str, list[int]] = field(init=False, default_factory=dict)  # the header's columns, by file
+    _orders: dict[str, list[int]] = field(init=False, default_factory=dict)  # by file: places of the header's columns
     _quoting: str = field(init=False)
     _warned: bool = field(init=False, default=False)
 
@@ -198,7 +198,7 @@ class DelimitedTable:
                 raise TableError(f"{where} has a field that begins with a quotation mark; {_AMBIGUOUS}")
         elif any('\\"' in value for value in row):
             raise TableError(
-                f"{where} has a backslash before a quotation mark; {_BACKSLASH}, otherwise add --quoting minimal"
+                f"{where} has a backslash before a quotation mark; {_BACKSLASH}; otherwise, add --quoting minimal"
             )
         else:
             delimiter = self.dialect.delimiter or ""
@@ -207,7 +207,7 @@ class DelimitedTable:
                 self._warned = True
                 logger.warning(
                     "%s is read as one row; if the quotation marks are part of the text, add --quoting none "
-                    "(Dialect(quoting='none')) to read each line as a row, otherwise --quoting minimal",
+                    "(Dialect(quoting='none')) to read each line as a row; otherwise, add --quoting minimal",
                     where,
                 )
 

@@ -21,7 +21,7 @@ _FILE = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.*))?", re.D
 
 
 def hub_home() -> Path:
-    """Return the cache folder of the hub's client and of `datasets`, unless their own variables name another one."""
+    """Return the folder that holds the caches of the hub's client and of `datasets` unless variables move them."""
     return Path(constants.HF_HOME)
 
 

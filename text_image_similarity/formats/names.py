@@ -92,7 +92,7 @@ def is_image(place: str) -> bool:
 
 
 def part_ending_of(place: str) -> str:
-    """Return the suffix of a table's parts; the parts of Parquet are Arrow streams."""
+    """Return the suffix of a table's parts; the parts of a Parquet table are Arrow streams."""
     kind = format_of(place).kind
     return "arrow" if kind == "parquet" else kind
 

@@ -34,7 +34,7 @@ class Output(Protocol):
     """A format to write."""
 
     def part(self, rows: Rows, added: Sequence[Sequence[Any]]) -> bytes | memoryview:
-        """Return rows with added columns of floats, texts or None.
+        """Encode rows with added columns of floats, texts or None.
 
         Raises:
             TableError: The format cannot represent a value.
@@ -67,7 +67,7 @@ def output_for(
     Args:
         place: Place of the table to write.
         table: The input, which has been scanned.
-        dialect: Dialect of the input; an output in the same format uses it too, but always UTF-8.
+        dialect: Dialect of the input; an output in the same format uses it too, but is always in UTF-8.
         added: Columns that each part adds, of floats or text.
         dropped: Columns of the input that have been left out; None if the caller cannot leave any out.
 

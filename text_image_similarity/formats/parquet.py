@@ -186,9 +186,7 @@ def _common(one: list[pa.Field], other: list[pa.Field], places: tuple[str, str])
         other = sorted(other, key=lambda column: names[0].index(column.name))
     elif names[0] != names[1]:
         apart = [name for name in dict.fromkeys([*names[1], *names[0]]) if names[0].count(name) != names[1].count(name)]
-        found = (
-            f"only one of them has: {', '.join(map(repr, apart))}" if apart else "the order of their columns differs"
-        )
+        found = f"only one of them has {', '.join(map(repr, apart))}" if apart else "the order of their columns differs"
         raise TableError(f"{places[1]} has different columns from {places[0]}; {found}")
     kinds = [common_type(a.type, b.type) for a, b in zip(one, other, strict=True)]
     apart = [

@@ -13,7 +13,7 @@ from .arrow_types import longest_value
 from .rows import PART_SIZE
 
 _READ_ROWS = 64  # maximum number of rows to read at once
-_FEW_ROWS = 4  # if the length of texts is unknown, as when they are stored as differences
+_FEW_ROWS = 4  # if the length of texts is unknown, for example because they are stored as differences
 # A page is decompressed as a whole, and a few rows may hold most of a row group: one of this size, in bytes, is read a
 # few rows at a time if it is compressed this much, and refused if it is compressed even more.
 _LARGE_GROUP = 256 * 1024 * 1024
@@ -45,8 +45,8 @@ def check_compression(metadata: pq.FileMetaData, dropped: Collection[str], file:
             name = largest.path_in_schema.partition(".")[0]
             raise TableError(
                 f"column {name!r} of {file} has {largest.total_uncompressed_size:,} bytes, compressed to "
-                f"{largest.total_compressed_size:,}, in a row group that is compressed more than {_MOST_COMPRESSED:,} times; write "
-                "the file in smaller row groups, or without the column"
+                f"{largest.total_compressed_size:,}, in a row group with a compression ratio of more than "
+                f"{_MOST_COMPRESSED:,}; write the file in smaller row groups, or without the column"
             )
 
 
@@ -123,7 +123,7 @@ class Encodings:
         return max(1, min(most, PART_SIZE // max(1, longest)))
 
     def _by_mean(self, group: pq.RowGroupMetaData, dropped: Collection[str]) -> int:
-        """Return how many rows of a row group fit in a part, by their mean size, and few if that may be misleading."""
+        """Return how many rows of a row group fit in a part, by their mean size, or a few if it may be misleading."""
         size, stored = _sizes(group, dropped)
         most = _FEW_ROWS if size > max(_LARGE_GROUP, _COMPRESSED * stored) else _READ_ROWS
         # Values of fixed length may be stored only once, too.

@@ -214,7 +214,7 @@ def json_schema(kinds: dict[str, ValueKind]) -> pa.Schema:
 
 
 def size_of_fields(row: Sequence[str]) -> int:
-    """Return the size of a row of texts within a part, counting empty ones."""
+    """Return the size that a row of texts has in a part, where empty texts count too."""
     return sum(map(len, row)) + _FIELD_SIZE * len(row)
 
 

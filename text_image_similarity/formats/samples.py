@@ -165,7 +165,7 @@ def _spoken(value: object) -> str | None:
 
 
 def _object(text: str) -> dict[str, Any] | None:
-    """Return a JSON object whose texts UTF-8 can encode, or None."""
+    """Parse a JSON object, replacing lone surrogates, which UTF-8 cannot encode; None if the text is not an object."""
     try:
         found = parse_json(text)
         if not is_whole(whole := dump(found)):

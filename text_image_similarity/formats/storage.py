@@ -208,7 +208,7 @@ def state_of(place: str) -> str:
 
 
 def reading(place: str) -> AbstractContextManager[None]:
-    """Convert errors of files and stores while reading into this package's errors."""
+    """Convert errors of files and stores, raised by a block that reads, into this package's errors."""
     return _explained(place, "read", UsageError(f"{place} does not exist"))
 
 
@@ -260,7 +260,7 @@ def _expand_path(path: Path) -> list[str]:
         return _plain_files(entries, str(path), (found.name for found in path.rglob("*")))
     if path.exists():
         if not path.is_file():
-            raise UsageError(f"{path} is not a regular file, which is required because it is read twice")
+            raise UsageError(f"{path} is not a regular file, but it must be one, because it is read twice")
         return [str(path)]
     if _WILD.search(str(path)):
         found = glob.glob(str(path), recursive=True)  # noqa: PTH207 - the pattern may start at any folder

@@ -111,12 +111,12 @@ def open_files(
         UsageError: The files have different formats, or `dialect` is for another format.
         TableError: The files cannot be read, or do not belong together.
     """
-    if len(files) == 1 and not is_url(files[0]) and local_path(files[0]).is_dir():  # of images
+    if len(files) == 1 and not is_url(files[0]) and local_path(files[0]).is_dir():  # a folder of images
         return SampleTable(files, dropped, max_bytes)
     others = [file for file in files if not ending_of(file)]
     if others and (len(files) > 1 or (is_url(place) or str(local_path(place)) != files[0])):
         tables = ", ".join(file for file in files if ending_of(file))
-        meant = f"name the table itself: {tables}" if tables else "none of them is a table"
+        meant = f"name the table itself: {tables}" if tables else "it contains no table"
         raise UsageError(f"{place} contains files that are not tables, such as {Path(others[0]).name}; {meant}")
     kinds = {format_of(file).kind for file in files}
     if len(kinds) > 1:
@@ -167,7 +167,7 @@ def check_images(table: Table, name: str, place: str) -> None:
 
 
 def cells_of(table: Table, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """Yield the values of each row in some columns, of all files as one table.
+    """Yield the values of each row in some columns, reading all files as one table.
 
     Raises:
         TableError: The table is damaged.

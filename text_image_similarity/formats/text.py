@@ -22,7 +22,7 @@ _MAGIC: dict[Codec, bytes] = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
 _ROW_CHARACTERS = 64 * 1024 * 1024  # more than the longest data: URL allowed by default
 # Delimiters of a row, in and between fields. A field takes at least 8 bytes of memory, even if it is empty.
 _ROW_DELIMITERS = 4 * 1024 * 1024
-_SHORT = 1024 * 1024  # characters of a row in which they are not counted
+_SHORT = 1024 * 1024  # characters of a row up to which its delimiters are not counted
 Row = TypeVar("Row")
 
 
@@ -50,7 +50,7 @@ class Lines(io.TextIOWrapper):
         if self.spent > _ROW_CHARACTERS:
             raise TableError(
                 f"{self.place} has a row of more than {_ROW_CHARACTERS:,} characters; it begins with {line[:40]!r}. Was a quote left open, or "
-                "is it another kind of file?"
+                "is this another kind of file?"
             )
         return line
 
@@ -61,8 +61,8 @@ class Lines(io.TextIOWrapper):
         self._delimiters += line.count(self.delimiter)
         if self._delimiters > _ROW_DELIMITERS:
             raise TableError(
-                f"{self.place} has a row with more than {_ROW_DELIMITERS:,} delimiters; it begins with {line[:40]!r}. Is it another kind of "
-                "file?"
+                f"{self.place} has a row with more than {_ROW_DELIMITERS:,} delimiters; it begins with {line[:40]!r}. "
+                "Is this another kind of file?"
             )
 
     def lines(self) -> Iterator[str]:

@@ -56,7 +56,7 @@ def agreement(scores: ArrayLike, ratings: ArrayLike) -> Agreement:
     if len(ours) < 2 or np.ptp(ours) == 0 or np.ptp(theirs) == 0:
         return Agreement(len(ours), float("nan"), float("nan"), float("nan"))
     require("agreement with people", "scipy")
-    from scipy import stats  # imported here, because it takes a second and only this function needs it
+    from scipy import stats  # imported here, because importing it takes a second
 
     return Agreement(
         pairs=len(ours),

@@ -22,7 +22,7 @@ _AT_ONCE = 4_000_000  # counts of samples in memory at a time
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A difference of two means, with an interval.
+    """A difference between two means, with an interval.
 
     Args:
         difference: The second mean minus the first.
@@ -68,7 +68,7 @@ def paired_intervals(
         (0.5, 0.0, 1.0)
     """
     if count < 1 or not all(len(np.asarray(d)) == len(g) > 0 for d, g in zip(differences, groups, strict=True)):
-        raise ValueError("each figure needs a difference for every query, and there must be at least one")
+        raise ValueError("each figure needs a difference for every query; at least one query and one image are needed")
     sums = np.stack(
         [np.bincount(g, np.asarray(d, np.float64), minlength=count) for d, g in zip(differences, groups, strict=True)]
     )  # (figures, images)
@@ -95,6 +95,6 @@ def rank_correlation(one: ArrayLike, other: ArrayLike) -> float:
     if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return float("nan")
     require("a rank correlation", "scipy")
-    from scipy import stats  # imported here, because it takes a second
+    from scipy import stats  # imported here, because importing it takes a second
 
     return float(stats.spearmanr(first, second).statistic)

@@ -220,7 +220,7 @@ def _problem(given: object) -> str | None:
     """Return what is wrong with the content of a calibration file, if anything."""
     names = [field.name for field in fields(Calibration)]
     if not isinstance(given, dict) or sorted(given) != sorted(names):
-        return f"it must have exactly {', '.join(names)}"
+        return f"its members must be exactly {', '.join(names)}"
     for name in ("slope", "intercept", "prior", "brier", "calibration_error"):
         value = given[name]
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):

@@ -23,7 +23,7 @@ class Histogram:
     """A histogram of scores of one kind.
 
     Args:
-        kind: The kind of score, a key of `BINS`, which has its range.
+        kind: The kind of score, a key of `BINS`, which gives its range.
 
     Example:
         >>> scores = Histogram("cosine")
@@ -56,11 +56,11 @@ class Histogram:
             self.bins[min(max(place, 0), last)] += count
 
     def mean(self) -> float | None:
-        """The mean score; None without scores."""
+        """Return the mean score; None without scores."""
         return self.total / self.count if self.count else None
 
     def quantile(self, share: float) -> float | None:
-        """The score that the given share of the scores does not exceed, accurate to a bin's width; None without scores."""
+        """Return the score that a share of the scores does not exceed, to within a bin's width; None without scores."""
         if not self.count:
             return None
         wanted, seen = max(1, math.ceil(share * self.count)), 0
@@ -82,7 +82,7 @@ class Histogram:
             yield start, end, sum(self.bins[first : first + step])
 
     def coarse(self) -> Iterator[tuple[float, int]]:
-        """Yield the middle and the count of each bin of twenty times the width, without empty bins."""
+        """Yield the middle and the count of each bin that is not empty, after every twenty bins are merged."""
         for place, count in self._coarse():
             yield self.low + (place + _COARSE / 2) * self.width, count
 
@@ -92,7 +92,7 @@ class Histogram:
                 yield place, count
 
     def kept(self) -> dict[str, Any]:
-        """Return a compact form for `take`, a few hundred characters of JSON, with bins of twenty times the width."""
+        """Return a compact form for `take`, a few hundred characters of JSON, with every twenty bins merged."""
         return {
             "bins": " ".join(f"{place}:{count}" for place, count in self._coarse()),
             "total": self.total,

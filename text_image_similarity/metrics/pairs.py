@@ -26,7 +26,7 @@ class Spread:
         count: Number of scores.
         mean: Their mean.
         std: Their standard deviation (of the population, divided by the count).
-        quantiles: Value below which each share of the scores lies.
+        quantiles: For each share, the value below which that share of the scores lies.
     """
 
     count: int

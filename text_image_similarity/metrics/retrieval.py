@@ -138,7 +138,7 @@ def check_embeddings(image: Vectors, text: Vectors, owner: NDArray[np.integer]) 
     if not len(text):
         raise ValueError("there is no caption to measure")
     if owner.min() < 0 or owner.max() >= len(image):
-        raise ValueError(f"owner must name images from 0 to {len(image) - 1}")
+        raise ValueError(f"owner must contain indices of images, from 0 to {len(image) - 1}")
     for name, vectors in (("image", image), ("caption", text)):
         with np.errstate(invalid="ignore"):  # infinities of opposite signs add up to NaN
             sums = vectors.sum(axis=1, dtype=np.float64)  # not finite if any number is not; n numbers instead of n x d

@@ -44,8 +44,8 @@ def image_similarity(
         transport: Transport for HTTP requests, for tests; None is the network.
 
     Returns:
-        One result per pair, in order, in the score kind of the settings; if both items of a pair fail, the first error
-        counts.
+        One result per pair, in order, in the score kind of the settings; if both items of a pair fail, the result has
+        the error of the first.
 
     Raises:
         ConfigError, ModelError: Immediately.
@@ -116,11 +116,11 @@ def _pairwise(
     if isinstance(items, Sized) and isinstance(others, Sized) and len(items) != len(others):
         raise ValueError(f"{len(items):,} items cannot be compared with {len(others):,} others; pass one for each")
     kind = pair_score(
-        config.config if isinstance(config, Scorer) else as_config(config), "a comparison of two of a kind"
+        config.config if isinstance(config, Scorer) else as_config(config), "a comparison of two images or two captions"
     )
 
     def results(scorer: Scorer) -> Generator[ScoreResult]:
-        # Alternating, so that one pass encodes both sides, and items that occur on both only once.
+        # Alternating, so that one pass encodes both sides, and an item that occurs on both is encoded only once.
         both = (item for pair in zip(items, others, strict=True) for item in pair)
         with closing(embed(scorer, both)) as outcomes:
             for one in outcomes:

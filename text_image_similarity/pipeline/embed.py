@@ -1,4 +1,4 @@
-"""Embed images and captions, for functions that compare all with all."""
+"""Embed images and captions, for callers that compare all of them with each other."""
 
 from __future__ import annotations
 

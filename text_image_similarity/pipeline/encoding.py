@@ -24,7 +24,7 @@ def one_late(batches: Iterable[T], is_last: Callable[[T], bool], *, late: bool) 
     Args:
         batches: Batches, whose encoding begins when they are taken.
         is_last: Function that tells whether no other batch may begin before this one has been yielded.
-        late: Whether to do so; otherwise, batches are yielded as they are taken.
+        late: Whether to hold each batch back like this; otherwise, batches are yielded as they are taken.
     """
     waiting: list[T] = []
     try:
@@ -43,7 +43,10 @@ def begin_each(
     encode: Callable[[list[Any]], Embeddings],
     items: list[Any],
 ) -> Callable[[], list[Outcome]]:
-    """Start encoding a batch, and return a function that waits for it and returns the result of `encode_each`; never raises."""
+    """Start encoding a batch, and return a function that waits for it and returns the result of `encode_each`.
+
+    This never raises; an error is raised when the returned function is called.
+    """
     try:
         begun = begin(items) if items else None
     except Exception:  # encoding raises it again
@@ -60,6 +63,9 @@ def encode_each(
         encode: Function that encodes a batch.
         items: The batch.
         begun: Function that waits for the batch's embeddings, if encoding has already started.
+
+    Returns:
+        For each item, in order, its embedding or the reason why it has none.
 
     Raises:
         DeviceLostError: The device stopped working; nothing more can be encoded.

@@ -1,4 +1,4 @@
-"""Check arguments: a value that can mean only one thing is accepted, and any other type is rejected at once.
+"""Check arguments: a value that can mean only one thing is accepted, and any other value is rejected at once.
 
 A missing value is data, and fails only its row; a value of the wrong type is a mistake in the program, and raises an
 error.
@@ -75,7 +75,7 @@ def images_of(images: Iterable[Item], name: str = "images") -> Iterable[Item]:
 
 
 class _Images(Iterable[Any]):
-    """Images of known number, such as those of an array or a data set, converted during iteration."""
+    """A known number of images, such as those of an array or a data set, converted during iteration."""
 
     def __init__(self, images: Iterable[Any], name: str) -> None:
         self._images, self._name = images, name
@@ -153,7 +153,7 @@ def _is_plain(record: object) -> bool:
 
 
 def check_tagged(row: object, name: str) -> None:
-    """Raise an `InputTypeError` unless a value is a tag with a record or a result."""
+    """Raise an `InputTypeError` unless a value is a pair of a tag and a record or a result."""
     if not isinstance(row, tuple) or len(row) != 2:
         raise InputTypeError.of(name, "a tag and a record, such as (7, Record(...))", row)
 
@@ -203,7 +203,7 @@ def _is_rgb(image: object) -> bool:
 
 
 def _array_of(image: Any) -> np.ndarray | None:
-    """Return the array of any library's array or tensor, or None; this does not import torch."""
+    """Return any library's array or tensor as a NumPy array, and None for any other value; torch is not imported."""
     if isinstance(image, np.ndarray):
         return image
     if not all(hasattr(image, name) for name in ("__array__", "shape", "dtype")):

@@ -24,7 +24,7 @@ _Queue = SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
 
 
 class Loaders:
-    """A fixed number of threads that run tasks in order; safe to share between threads.
+    """A fixed number of threads that start tasks in order; safe to share between threads.
 
     Args:
         count: Number of threads.

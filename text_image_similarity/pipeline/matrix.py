@@ -60,8 +60,8 @@ def similarity_matrix(
         transport: Transport for HTTP requests, for tests; None is the network.
 
     Returns:
-        Shape (images, captions), as from `Scorer.similarity_matrix`; for a matrix that does not fit in memory, use
-        `similarity_tiles`.
+        Scores, shape (images, captions), as from `Scorer.similarity_matrix`; for a matrix that does not fit in memory,
+        use `similarity_tiles`.
 
     Raises:
         ConfigError, ModelError: The model cannot be used, or the score kind needs references.
@@ -86,7 +86,7 @@ def similarity_tiles(
 ) -> Generator[Tile]:
     """Score every image with every caption, one tile of the matrix at a time.
 
-    All captions are encoded first and their embeddings kept; images are encoded when their tiles are requested, so
+    All captions are encoded first, and their embeddings are kept; images are encoded when their tiles are requested, so
     there may be any number of them. Memory holds the captions' embeddings, those of `side` images, and one tile.
 
     Args:

@@ -25,14 +25,14 @@ logger = logging.getLogger("text_image_similarity")
 
 
 class Preparer(Protocol):
-    """Prepares images for an encoder; it is the encoder itself, or the part of it that does this."""
+    """An object that prepares images for an encoder: the encoder itself, or the part of it that does so."""
 
     @property
     def decode_side(self) -> int | None:
         """Shorter side, in pixels, that images may be reduced to while they are decoded; None keeps their size."""
 
     def prepare(self, image: Image.Image) -> Any:
-        """Convert one RGB image to the encoder's input; called on any thread."""
+        """Convert one RGB image to the encoder's input; may be called on any thread."""
 
 
 class PixelLoader:

@@ -37,7 +37,7 @@ def _beside_bar(results: Generator[Result], count: int | None) -> Generator[Resu
 
 @contextmanager
 def reported(progress: Progress | bool | None, unit: str) -> Iterator[Progress | None]:
-    """Yield the progress callback for the run of a table, which may advance a bar.
+    """Yield the progress callback for a run over a table; it may advance a bar.
 
     Args:
         progress: The callback itself, or whether to show a bar; None shows one only in notebooks.

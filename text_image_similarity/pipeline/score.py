@@ -48,8 +48,8 @@ def score(
         progress: Whether to show a progress bar; None shows one only in notebooks.
 
     Returns:
-        Scores, shape (n,), float32, in the score kind of the settings: by default cosines from -1 to 1. A pair that
-        failed is NaN, and a warning in the log says why; `score_pairs` and `score_images` return the error of each
+        Scores, shape (n,), float32, in the score kind of the settings: by default cosines from -1 to 1. The score of a
+        failed pair is NaN, and a warning in the log says why; `score_pairs` and `score_images` return the error of each
         pair.
 
     Raises:

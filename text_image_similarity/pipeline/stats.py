@@ -14,9 +14,11 @@ from ..records import ScoreResult
 
 @dataclass(slots=True)
 class RunStats:
-    """Counters of a run so far, which may be read at any time; rows are counted a batch at a time, before it is yielded.
+    """Counters of a run so far, which may be read at any time.
 
-    `captions_cut` counts scored rows whose caption is longer than the model can read; it is None if an engine cannot
+    Rows are counted a batch at a time, before the batch is yielded.
+
+    `captions_cut` counts scored rows whose caption is longer than the model can read, and is None if an engine cannot
     tell.
 
     Seconds of stages are summed over threads, so fetching and decoding may exceed wall-clock time.

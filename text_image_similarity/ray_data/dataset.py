@@ -40,7 +40,7 @@ def score_dataset(
     """Score every row of a Ray dataset with `map_batches`, on actors that load the encoder once.
 
     Like datasets, this is lazy and streaming: rows are read and scored when the result is consumed, and memory is
-    limited by Ray's back-pressure. Actors that are killed are started again, and their rows scored again.
+    limited by Ray's back-pressure. Actors that are killed are started again, and their rows are scored again.
 
     Args:
         ds: The dataset; its other columns are unchanged.
@@ -52,7 +52,7 @@ def score_dataset(
             while CPUs (or GPUs) are free and rows are waiting.
         num_gpus: GPUs of each actor; with a fraction, actors share a GPU. With `config.device="auto"`, an actor uses
             the GPU that it gets.
-        **options: Arguments of `map_batches`: `num_cpus` (CPUs and threads of each actor, by default a half),
+        **options: Arguments of `map_batches`: `num_cpus` (CPUs and threads of each actor, 0.5 by default),
             `batch_size` (by default `config.chunk_size`), `memory`, `runtime_env`, and others.
 
     Returns:
@@ -123,7 +123,7 @@ class ScoringActor:
 
 
 def _check(columns: Sequence[str], names: tuple[str, str]) -> None:
-    """Raise a `UsageError` unless there are columns to read and no columns to overwrite."""
+    """Raise a `UsageError` unless the columns to read exist and no column would be overwritten."""
     check_columns(columns, names, "the dataset")
     check_no_columns(columns, OUT_COLUMNS, "the dataset", "drop or rename it")
 
@@ -135,7 +135,7 @@ def _warn_if_full(actors: int, cpus: float) -> None:
     if ray.is_initialized() and actors * cpus > (total := ray.cluster_resources().get("CPU", 0)) - 1:
         logger.warning(
             "%d actors with %g CPUs each use all %g CPUs of Ray, so reading the dataset may wait forever: "
-            "leave at least one CPU, or give Ray more with ray.init(num_cpus=...)",
+            "leave at least one CPU free, or give Ray more with ray.init(num_cpus=...)",
             actors,
             cpus,
             total,

@@ -42,8 +42,8 @@ class RayEngine:
     Args:
         conf: `concurrency` (number of actors, by default as many as fit on the cluster), `actor.num_cpus` (CPUs
             and threads of each actor, by default 1), `actor.num_gpus` (GPUs of each actor, by default 0), and arguments
-            of `ray.init`, such as `address`, or `num_cpus` for a Ray that is started. Values are JSON, or text if they
-            are not valid JSON.
+            of `ray.init`, such as `address`, or `num_cpus` for a Ray instance that is started. Values are JSON, or text
+            if they are not valid JSON.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -103,7 +103,8 @@ class RayEngine:
         given = {"log_to_driver": False, "logging_level": "ERROR", **self._settings}
         if self._joins:
             return given
-        # Otherwise, Ray joins what a file in /tmp names, and its workers look for modules in this working folder first.
+        # Otherwise, Ray would join the instance that a file in /tmp names, and its workers would look for modules in
+        # this working folder first.
         environment = {"working_dir": empty, **(self._settings.get("runtime_env") or {})}
         return {"include_dashboard": False, **given, "address": "local", "runtime_env": environment}
 
@@ -116,7 +117,7 @@ class RayEngine:
         """Start actors, replacing those of an earlier table, and wait until the first one has loaded the model.
 
         Returns:
-            Description of its model.
+            Description of the model.
 
         Raises:
             UsageError: An actor does not fit on the cluster.
@@ -169,7 +170,7 @@ class RayEngine:
                 self._change.notify_all()
 
     def _taken(self) -> Any:
-        """Return a running actor, and count one more part for it."""
+        """Return the least busy running actor, and count one more part for it."""
         import ray
 
         with self._change:
@@ -194,7 +195,7 @@ class RayEngine:
         return min((int(there[name] / need) for name, need in needs.items() if need), default=int(there["CPU"]))
 
     def _no_room(self) -> None:
-        """Raise an error, or wait if the cluster may grow.
+        """Raise an error, or log a warning if the cluster may grow.
 
         Raises:
             UsageError: An actor does not fit on the cluster.
@@ -214,7 +215,7 @@ def _cluster() -> dict[str, float]:
 
 
 class _Worker:
-    """The actor of `RayEngine`; if it cannot load its model, its methods report that."""
+    """The actor of `RayEngine`; if it cannot load its model, its methods raise the error."""
 
     def __init__(self, config: Config) -> None:
         self._problem: TextImageSimilarityError | None = None

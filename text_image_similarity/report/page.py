@@ -1,4 +1,4 @@
-"""The page about a scored table and its sections."""
+"""The page about a scored table, with its sections."""
 
 from __future__ import annotations
 
@@ -146,7 +146,8 @@ def _failed_section(rows: Sequence[ReportRow], tally: Tally, images: Mapping[Any
     if not rows:
         return section("Failed rows", '<p class="empty">No row failed.</p>', "failed")
     total = tally.failures.total()
-    note = "" if len(rows) == total else f'<p class="note">{len(rows):,} of {total:,}, some for every code.</p>'
+    said = f"{len(rows):,} of {total:,} are shown, some for every code."
+    note = "" if len(rows) == total else f'<p class="note">{said}</p>'
     body = "".join(
         f'<tr>{_row_number(row)}{_image(row, images)}<td class="code"><code>{escape(row.code)}</code></td>'
         f'<td class="detail">{fold(_detail(row))}</td><td class="caption">{fold(row.text)}</td>'

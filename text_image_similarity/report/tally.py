@@ -77,7 +77,7 @@ class HostCount:
 
     @property
     def failed(self) -> int:
-        """Number of its rows without a score."""
+        """Number of the host's rows without a score."""
         return 0 if self.failures is None else self.failures.total()
 
 
@@ -131,24 +131,24 @@ class Tally:
         self._add_host(row, failed)
 
     def lowest(self) -> list[ReportRow]:
-        """The rows with the lowest scores, lowest first; among equal scores, the first ones.
+        """Return the rows with the lowest scores, lowest first; among equal scores, those that come first in the table.
 
         In a small table, no row is both among the lowest and among the highest.
         """
         return [row for *_, row in sorted(self._low, reverse=True)[: (self.scored + 1) // 2]]
 
     def highest(self) -> list[ReportRow]:
-        """The rows with the highest scores, highest first."""
+        """Return the rows with the highest scores, highest first."""
         return [row for *_, row in sorted(self._high, reverse=True)[: self.scored // 2]]
 
     def failed(self) -> list[ReportRow]:
-        """A sample of the failed rows, some of every code, in the order of the table."""
+        """Return a sample of the failed rows, some for every code, in the order of the table."""
         share = max(4, FAILED_SHOWN // max(1, len(self._failed)))
         chosen = [row for rows in self._failed.values() for row in rows[:share]]
         return sorted(chosen, key=lambda row: row.number)
 
     def worst_hosts(self, count: int) -> list[tuple[str, HostCount]]:
-        """The hosts with the most failures."""
+        """Return the hosts with the most failures, most first."""
         failing = ((name, host) for name, host in self.hosts.items() if host.failures is not None)
         return heapq.nlargest(count, failing, key=lambda pair: (pair[1].failed, pair[0]))
 

@@ -34,7 +34,7 @@ def make_report(
 
     Args:
         rows: Every row of the table, in order. Memory does not grow with their number.
-        summary: Contents of the run's summary file; see `write_report`.
+        summary: Contents of the run's summary file; `score` is required, and `write_report` lists the rest.
         config: The run's settings, with the `base_dir` that its relative references started from.
         path: The page to write.
         transport: Transport for HTTP requests, for tests; None is the network.
@@ -60,8 +60,8 @@ def report_rows(rows: Iterable[Sequence[Any]]) -> Iterator[ReportRow]:
     """Yield report rows from a scored table's cells, one for each caption.
 
     Args:
-        rows: For each row, the image or its reference, its captions, and their scores and errors, in any type from a
-            table. A caption may be a list, and its score and its error are then lists.
+        rows: For each row, the image or its reference, its captions, and their scores and errors, of any type that a
+            table can hold. A caption may be a list, and its score and its error are then lists.
 
     Raises:
         TableError: A score is not a number, or a list does not fit its captions; the message names the row.

@@ -98,7 +98,7 @@ def load_compiled() -> Resizer | None:
             part = Region(0, after[1] // 3, after[0] - after[0] // 4, after[1] - after[1] // 3)
             for resample in FILTERS:
                 if not np.array_equal(resizer(image, after, resample, part), _by_pillow(image, after, resample, part)):
-                    raise ValueError(f"{before} to {after} gave different pixels from Pillow")
+                    raise ValueError(f"resizing {before} to {after} gave different pixels from Pillow's")
     except Exception as exc:  # any exception of a library that does not fit this Python, NumPy or processor
         logger.warning(
             "images are resized by Pillow, because numba cannot do so on this machine: %s: %s", type(exc).__name__, exc

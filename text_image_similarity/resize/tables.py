@@ -48,7 +48,7 @@ class Weights(NamedTuple):
         return Weights(self.first[begin:end], self.counts[begin:end], self.weights[begin:end])
 
     def moved(self, by: int) -> Weights:
-        """Return the weights for shifted old pixels."""
+        """Return the weights with the old pixels shifted by `by`."""
         return self._replace(first=self.first + np.int32(by))
 
     @property

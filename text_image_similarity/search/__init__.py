@@ -7,7 +7,7 @@
         print(match.similarity, match.item)
 
 Images are processed as in `score_pairs`, with the same references, limits, decoding and batches, and therefore the same
-similarities. The search is exact.
+similarities. A predictor's search is exact. For products with fields, `open_catalog` opens a catalogue instead.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Answer queries of one generation: encoding, ranking, totals and facets."""
+"""Answer queries with the vectors of one generation: ranking, totals and facets."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Checked:
 
 
 def check(session: Session, generation: Generation, query: Query, name: str) -> Checked:
-    """Make sure that a query can be answered.
+    """Check that a query can be answered, and return it in the form that `answer` takes.
 
     Raises:
         UsageError: The query cannot be answered; the message says what to change.
@@ -64,7 +64,7 @@ def check(session: Session, generation: Generation, query: Query, name: str) -> 
 def answer(
     session: Session, asked: Sequence[Checked], encoded: Sequence[Encoded | RowError]
 ) -> list[Matches | RowError]:
-    """Answer queries of one generation with their terms' vectors; those with the same filter are searched together.
+    """Answer queries to one generation with their terms' vectors; some are searched together.
 
     Returns:
         For each query, its matches or the reason why a term has no vector.
@@ -106,7 +106,7 @@ def _lacks_vectors(found: Matches | RowError) -> bool:
 
 
 def _check_there(session: Session, generation: Generation) -> None:
-    """Raise a `DatabaseError` if a generation and its vectors have been dropped, while its store is still open in this process."""
+    """Raise a `DatabaseError` if a generation and its vectors have been dropped, although its store is still open."""
     if generation.number not in [each.number for each in session.generations.all()]:
         raise DatabaseError(
             f"generation {generation.number} was dropped by another process during this query; send the query again"

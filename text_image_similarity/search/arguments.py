@@ -28,7 +28,7 @@ def several(name: str, given: object, wanted: str) -> Iterable[Any]:
 
 
 def texts_of(name: str, given: object, wanted: str) -> tuple[str, ...]:
-    """Return a list of texts; a single text becomes a list.
+    """Return texts as a tuple; a single text becomes a tuple of one.
 
     Raises:
         InputTypeError: The values are not texts.
@@ -65,7 +65,7 @@ def check_url(name: str, place: str, *, one_host: bool = False) -> None:
     Args:
         name: Name of the argument in the message.
         place: A URL; any other value passes.
-        one_host: Whether it must name a single host and port, where PostgreSQL accepts several.
+        one_host: Whether the URL must name a single host and port; a URL for PostgreSQL may name several.
     """
     try:
         parts = urlsplit(place)

@@ -56,7 +56,7 @@ class CatalogCalibration:
     Args:
         curve: Curve from cosine to probability for data in which half of all pairs match.
         prevalence: Share of matching pairs among those judged, 0..1, which shifts the curve.
-        left_out: Number of judgements whose query, product or image could not be used.
+        left_out: Number of judgements, of either kind, whose query, product or image could not be used.
     """
 
     curve: Calibration

@@ -51,7 +51,7 @@ def open_catalog(
     """Open a catalogue, or create one.
 
     Args:
-        place: A folder, `postgresql://...` for a database, or `:memory:` for one that lives as long as this object.
+        place: A folder, `postgresql://...` for a database, or `:memory:`, which lasts as long as the returned object.
         fields: Fields of products in addition to names and images, to create a catalogue that does not exist; an
             existing one must have the same fields. None only opens an existing catalogue.
         store: Store of a new catalogue: `sqlite`, `lancedb`, `lancedb:<URI>`, `qdrant://host:port` or `pgvector`; see
@@ -65,7 +65,7 @@ def open_catalog(
         A catalogue, which is a context manager and safe to share between threads.
 
     Raises:
-        UsageError: There is no catalogue and `fields` is missing, its fields or store differ, or a setting is invalid.
+        UsageError: `fields` is missing for a new catalogue or differs from the existing one, the store differs, or a setting is invalid.
         DatabaseError: The catalogue cannot be read or written, or the place holds something else.
         ModelError: The model cannot be loaded; for an existing catalogue, this is raised only when the model is needed.
 
@@ -134,7 +134,7 @@ class Catalog:
         Args:
             products: Products, which are read lazily and written in batches.
             progress: Called after each batch with (products done, failed or refused among these, `total`).
-            total: Total number of products, if known.
+            total: Total number of products; 0 if unknown.
 
         Raises:
             InputTypeError: An item is not a `Product`; earlier products have been added.
@@ -198,7 +198,7 @@ class Catalog:
         return export_table(self.products(where), self.fields, path_text(out, "out"), columns, force=force)
 
     def retry(self, *, progress: Progress | None = None) -> AddReport:
-        """Retry the images of all products with an image that failed."""
+        """Retry the images of all products with an image that failed; `updated` counts products without one now."""
         check_calls(progress=progress)
         return retry_failures(self._session, progress=progress)
 
@@ -245,7 +245,7 @@ class Catalog:
         Raises:
             UsageError: A query cannot be answered; the message says which one.
         """
-        given = list(several("queries", queries, "a list of texts and Query"))
+        given = list(several("queries", queries, "a list of texts and Query objects"))
         return self.searcher.match_many(given, [f"queries[{number}]" for number in range(len(given))])
 
     def optimize(self) -> None:
@@ -285,7 +285,7 @@ class Catalog:
         return reindex(self._session, place, encoder=encoder, progress=progress, stop=stop, allow_lost=allow_lost)
 
     def switch(self) -> Generation:
-        """Switch every process to the generation that `reindex` built, between one query and the next.
+        """Switch every process to the generation that `reindex` built, between one query and the next, and return it.
 
         Raises:
             DatabaseError: No generation is ready.
@@ -293,7 +293,7 @@ class Catalog:
         return switch_to(self._session, "ready", "there is no generation to switch to; build one with reindex")
 
     def rollback(self) -> Generation:
-        """Go back to the generation that was in use before the last `switch`.
+        """Go back to the generation that was in use before the last `switch`, and return it.
 
         Raises:
             DatabaseError: There is no such generation.

@@ -42,10 +42,10 @@ class Cursor:
 
 
 def mark_of(name: str) -> bytes:
-    """Return the mark of a group or a product in a cursor, which is short because there is one for each group or product shown.
+    """Return the mark that stands for a group or a product in a cursor.
 
-    There are 2^48 marks; the probability that any of a million names has the mark of any of 1,000 shown names is 4 in
-    1,000,000.
+    Marks are short, because a cursor holds one for each group or product shown. There are 2^48 marks; the probability
+    that any of a million names has the mark of any of 1,000 shown names is 4 in 1,000,000.
     """
     return blake2b(name.encode(), digest_size=_MARK).digest()
 

@@ -54,7 +54,7 @@ class ModelIdentity:
 
     @classmethod
     def of(cls, encoder: Encoder) -> ModelIdentity:
-        """Probe a loaded model, which takes as long as encoding two captions and two images."""
+        """Return the identity of a loaded model; this takes as long as encoding two captions and two images."""
         yellow_to_blue = np.linspace((250, 220, 0), (0, 30, 250), 64).astype(np.uint8)  # (64, 3)
         stripes = np.tile(yellow_to_blue, (64, 1, 1))  # (64, 64, 3)
         squares = np.kron(np.indices((8, 8)).sum(axis=0) % 2, np.ones((8, 8), np.int64)).astype(np.uint8)  # (64, 64)
@@ -69,7 +69,7 @@ class ModelIdentity:
         return int(self.probes.shape[1])
 
     def check_place(self, named: str | PathLike[str]) -> None:
-        """Make sure that loading the model by its name logs in to no host that only the catalogue names.
+        """Make sure that loading the model by its name does not log in to a host that only the catalogue names.
 
         Args:
             named: The model that the user names.
@@ -80,12 +80,12 @@ class ModelIdentity:
         if self.model != str(named) and on_network_share(self.model):
             raise ModelNameError(
                 f"the catalogue names a model on a network share, {self.model}, and loading it would log in there: if you trust "
-                "it, name it too, with --model (model= in Python); otherwise copy the model to this machine, and run: "
-                "text-image-similarity catalog set-model CATALOG FOLDER"
+                "it, also name it yourself, with serve --model or as Config.model in Python; otherwise copy the model "
+                "to this machine, and run: text-image-similarity catalog set-model CATALOG FOLDER"
             )
 
     def same_as(self, other: ModelIdentity) -> bool:
-        """Whether embeddings of two databases or encoders can be compared."""
+        """Tell whether embeddings of this model and of another one can be compared."""
         if self.probes.shape != other.probes.shape:
             return False
         return bool((cosine(self.probes, other.probes) >= _SAME_MODEL).all())  # false if a value is not finite
@@ -229,13 +229,15 @@ def _read(path: Path, kind: _Kind) -> _Saved:
 
 def _check_kind(path: Path, kind: _Kind, metadata: Mapping[str, str]) -> None:
     if metadata.get("format") != _FORMAT:
-        raise DatabaseError(f"{path} is not a database of this version ({metadata.get('format')!r}, not {_FORMAT!r})")
+        raise DatabaseError(
+            f"{path} is not a database of this version ({metadata.get('format')!r}, not {_FORMAT!r}); build it again"
+        )
     if metadata.get("kind") != kind:
         raise DatabaseError(f"{path} is a database of {metadata.get('kind')}, not of {kind}")
 
 
 def _checked(tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> _Saved:
-    """Make sure that names and vectors fit together, because files are not trusted."""
+    """Return the contents of a file, after checking that names and vectors fit together: files are not trusted."""
     contents = json.loads(tensors["contents"].tobytes())
     items, failures = contents["items"], contents["failures"]
     embeddings, probes = tensors["embeddings"], tensors["probes"]

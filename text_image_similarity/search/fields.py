@@ -87,7 +87,7 @@ class Field:
         one_of("kind", self.kind, get_args(FieldKind))
 
     def stored(self, value: object) -> Value | None:
-        """Return the stored value of a value; None if it is missing (None, NaN, an empty text, an empty list).
+        """Return a value in stored form; None if it is missing (None, NaN, an empty text, an empty list).
 
         Raises:
             UsageError: The value is not of this field's kind; the message names the field.
@@ -242,7 +242,7 @@ def number_text(number: Real | Decimal | float) -> str:
 
 
 def single(value: Value | None) -> tuple[Scalar, ...]:
-    """Yield a stored value, each text of a list, or nothing for a missing value."""
+    """Return a stored value in a tuple, the texts of a list, or an empty tuple for a missing value."""
     return value if isinstance(value, tuple) else () if value is None else (value,)
 
 

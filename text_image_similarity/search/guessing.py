@@ -1,4 +1,4 @@
-"""Guess a table's fields by the values of its columns."""
+"""Guess a table's fields from the values of its columns."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def guess_fields(names: Sequence[str], batches: Iterable[Mapping[str, Sequence[A
 
     Args:
         names: Names of the columns.
-        batches: Batches of rows with their values.
+        batches: Batches of rows, each with the values of every column.
 
     Example:
         >>> guess_fields(["size", "code"], [{"size": ["7", "8.5"], "code": ["007", "42"]}])
@@ -67,7 +67,7 @@ def _note_amounts(amounts: dict[str, str | None], name: str, given: Iterable[Any
 
 
 def _fits(declared: Field, value: Any) -> bool:
-    """Tell whether a value fits a field's kind, and could not be read as another kind, too."""
+    """Tell whether a value fits a field's kind, and cannot also be read as another kind."""
     match declared.kind, value:
         case "number" | "bool" | "date", str() if is_blank(value):
             return True

@@ -54,7 +54,7 @@ class AddReport:
         encoded: Number of images whose content was not known.
         failures: Number of images that could not be read or encoded, by error code; their products are kept.
         refused: Number of products that could not be added because of an undeclared field or a value of another kind.
-        refusals: Reasons for the first 20.
+        refusals: Reasons for the first 20 refusals.
     """
 
     added: int = 0
@@ -95,7 +95,7 @@ class _Pending:
 
     @property
     def complete(self) -> bool:
-        """Whether all its images have outcomes."""
+        """Whether all images of the product have outcomes."""
         return len(self.outcomes) == len(self.product.images)
 
 
@@ -107,8 +107,8 @@ class Ingest:
         progress: Called with (products done, failed or refused among these, products in total or 0).
         total: Total number of products, if known.
         base: Folder that relative references start from, unless `Config.base_dir` is set.
-        check: Called with the products of each transaction before it; raises an error if they must not be written.
-            Nobody else who checks writes in between.
+        check: Called with the products of each transaction before they are written; raises an error if they must not
+            be. No other caller with a check writes in between.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Ingest:
         self.report = AddReport()
         self._failed = 0
         self._waiting: deque[_Pending] = deque()
-        self._outstanding = 0  # products whose images are being processed
+        self._outstanding = 0  # images that are being processed
         self._ended = False
 
     def add(self, products: Iterable[Product]) -> Generator[int]:
@@ -138,7 +138,10 @@ class Ingest:
             yield from self._add_some(live, given)
 
     def _add_some(self, live: Generation, given: Iterator[tuple[int, Product]]) -> Generator[int]:
-        """Add products until none are left, or until enough products without images wait outside of the pipeline."""
+        """Add products until none are left, or until enough products without images wait outside of the pipeline.
+
+        After each batch, the number of products processed so far is yielded.
+        """
         batch: list[_Pending] = []
         began = time.monotonic()
         with closing(self._session.scorer(live).embed_tagged(self._images(given))) as outcomes:
@@ -161,7 +164,7 @@ class Ingest:
             raise source.problem
 
     def _images(self, given: Iterator[tuple[int, Product]]) -> Iterator[tuple[None, str]]:
-        """Check products while the pipeline requests their images."""
+        """Check products, and yield their images as the pipeline requests them."""
         began, waited = time.monotonic(), 0.0
         while True:
             asked = time.monotonic()
@@ -231,7 +234,7 @@ class Ingest:
         return self.report.products
 
     def _put(self, entries: Sequence[Entry]) -> bool:
-        """Write entries as `Ledger.add` does; only the check and the transaction hold the lock, not the downloads."""
+        """Write entries as `Ledger.add` does; the check and the transaction are locked together, downloads are not."""
         with nullcontext() if self._check is None else self._ledger.database.exclusive("check", wait=True):
             if self._check is not None:
                 self._check([entry.product for entry in entries])
@@ -253,7 +256,7 @@ class Ingest:
     ) -> None:
         """Encode the images of changed products for generations that have no outcomes yet.
 
-        A generation that is being built does this itself, before it is ready.
+        A generation that is being built is left out: `reindex` encodes the images for it before it is ready.
         """
         images = {id: pending.product.images for id, pending in changed.items()}
         for generation in self._session.generations.all():

@@ -18,7 +18,7 @@ def list_products(ask: Ask) -> list[Candidate]:
 
 
 def sort_similar(ask: Ask) -> tuple[list[Candidate], list[int]]:
-    """Return what `list_products` does, but of products above a similarity, and the numbers of all of these."""
+    """Return a page like `list_products`, but only of products above a similarity, and the numbers of all these."""
     order = order_of(ask.query)
     assert order is not None
     hits = best_images(ask, search(ask, ask.encoded.fused, None, exact=True))

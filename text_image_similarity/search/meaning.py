@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Meaning:
     """Converts similarities into probabilities, if there is a calibration.
 
-    A catalogue's own calibration (`catalog calibrate`) takes precedence; for a single text, that of the model's
-    folder is used next.
+    A catalogue's own calibration (`catalog calibrate`) takes precedence; without one, a single text uses that in the
+    model's folder.
 
     Args:
         generation: Generation of the similarities.

@@ -1,7 +1,7 @@
 """Read products from a MongoDB collection.
 
-Documents are ordered by `_id`, which is the products' id. Changes of a collection cannot be detected, so an interrupted
-run starts over; known images are not encoded again.
+Documents are ordered by `_id`, which is the products' id by default. Changes to a collection cannot be detected, so an
+interrupted run starts over; known images are not encoded again.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class Connections:
             )
         self.schema = schema
         self.quoted = sql.Identifier(schema).as_string()
-        # The search path also has the default one, because pgvector may be in any schema.
+        # The search path also includes the default one, because pgvector may be in any schema.
         path = sql.Literal(f"{self.quoted}, ").as_string()
         self._here = f"SELECT set_config('search_path', {path} || current_setting('search_path'), true)"
         self._lock = Lock()
@@ -86,7 +86,7 @@ class Connections:
 
     @contextmanager
     def transaction(self, *, writes: bool = False, vectors: bool = False) -> Iterator[PostgresTransaction]:
-        """Run a block in a transaction, with one snapshot unless it writes; if it raises, it is rolled back.
+        """Run a block in a transaction, with one snapshot unless it writes; an exception rolls the transaction back.
 
         Args:
             writes: Whether the block writes.
@@ -126,14 +126,14 @@ class Connections:
             transaction.run(f"SET LOCAL lock_timeout = {int(patience_s * 1000)}")
             lock = "pg_advisory_xact_lock" if wait else "pg_try_advisory_xact_lock"
             ((got,),) = transaction.run(f"SELECT {lock}(hashtextextended(%s, 0))::text", (key,))
-            # Last, because otherwise its snapshot would be held until the next statement, and CREATE INDEX CONCURRENTLY would
-            # wait for it.
+            # Last, because the snapshot of the statement above would otherwise be held until the next one, and CREATE
+            # INDEX CONCURRENTLY would wait for it.
             transaction.run("SET LOCAL idle_in_transaction_session_timeout = 0")
             yield None if got == "false" else transaction
 
     @contextmanager
     def alone(self) -> Iterator[Cursor[Any]]:
-        """Yield a separate connection, without a schema, for statements that cannot be part of a transaction."""
+        """Yield a cursor on a separate connection, without a schema, for statements that no transaction can contain."""
         with self._failing(), closing(self._open()) as connection, connection.cursor() as cursor:
             cursor.execute(f"SET lock_timeout = {_PATIENCE_S * 1000:d}".encode())
             yield cursor
@@ -230,7 +230,7 @@ class PostgresTransaction:
 
 
 def _without_schema(url: str) -> tuple[str, str]:
-    """Remove our own parameter from a URL, which libpq would refuse."""
+    """Return a URL without our own parameter, which libpq would refuse, and the name of the schema."""
     address, _, query = url.partition("?")
     given = parse_qsl(query, keep_blank_values=True)
     others = [(name, value) for name, value in given if name != "schema"]

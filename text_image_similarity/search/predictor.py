@@ -198,8 +198,8 @@ class Predictor:
             captions: Captions. Duplicates are used once.
 
         Returns:
-            The database, which becomes the predictor's default. Empty captions are not part of it, but listed in its
-            `failures`.
+            The database, which becomes the predictor's default. Captions that are empty or cannot be encoded are not
+            part of it, but are listed in its `failures`.
         """
         given = checked([captions] if isinstance(captions, str) else captions, "captions", check_text)
         texts = list(dict.fromkeys(given))
@@ -241,8 +241,8 @@ class Predictor:
     def _check_model(self, made_by: ModelIdentity) -> None:
         if made_by is not self.identity and not self.identity.same_as(made_by):
             raise DatabaseError(
-                f"the database was made with {made_by}, and this predictor uses {self.identity}: their vectors cannot be "
-                "compared; build the database again, or load the model that made it"
+                f"the database was made with {made_by}, but this predictor uses {self.identity}: their vectors cannot "
+                "be compared; build the database again, or load the model that made it"
             )
 
     def _embedded_images(self, paths: References) -> tuple[tuple[str, ...], Embeddings, dict[str, str]]:

@@ -171,7 +171,7 @@ def _check_needed(chosen: ProductColumns, there: Sequence[str] | None, place: st
     if there and len(missing) > 1:
         raise UsageError(
             f"{place} has no columns {', '.join(spoken for spoken, _ in missing)}; it has the columns: {list_columns(there)}; name "
-            f"them with {', '.join(option for _, option in missing)}"
+            f"the right ones with {', '.join(option for _, option in missing)}"
         )
 
 
@@ -255,7 +255,7 @@ def cell_text(value: object, column: str) -> str:
 
 
 def _given(declared: Field, value: Any) -> Any:
-    """Return a cell's value for a product, with CSV texts converted to the field's kind, as JSON can hold it."""
+    """Return a cell's value for a product, with CSV texts converted to the field's kind, in a form for JSON."""
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, Decimal) and not is_missing(value):

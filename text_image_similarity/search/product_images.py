@@ -48,7 +48,7 @@ def kept_roots(database: Database) -> list[Path]:
 
 
 def steady_reference(reference: str, root: str | PathLike[str] | None) -> str:
-    """Return a reference that shows later which folder the file must be in.
+    """Return a reference from which the folder that the file must be in can be told later.
 
     Args:
         reference: Reference to a file that may be read, independent of a base folder.
@@ -124,7 +124,7 @@ def encode_images(
 def outcome_of(content: bytes | None, outcome: Outcome, before: ImageOutcome | None) -> ImageOutcome:
     """Return the outcome to store for an image; one that fails now keeps its earlier vector.
 
-    Errors are stored without addresses, because all who may read the catalogue see them.
+    Errors are stored without addresses, because everyone who may read the catalogue sees them.
     """
     if not isinstance(outcome, RowError):
         return ImageOutcome(content, outcome)

@@ -40,7 +40,7 @@ class ProductSource(Protocol):
 
     @property
     def identity(self) -> str | None:
-        """A value that changes with its content and columns; None if changes cannot be detected."""
+        """A value that changes with the source's content and columns; None if changes cannot be detected."""
 
     def products(self, declared: Sequence[Field], start: int) -> Iterator[NumberedProduct]:
         """Yield the products of the rows from index `start` on, the first being 0."""
@@ -53,7 +53,7 @@ class ProductSource(Protocol):
         """
 
     def guess_fields(self) -> tuple[Field, ...]:
-        """Return fields for the columns other than id, name, description, group and images, by their values."""
+        """Guess fields for the columns other than id, name, description, group and images from their values."""
 
     def check_unchanged(self) -> None:
         """Make sure that the source has not changed since it was opened.

@@ -36,7 +36,7 @@ class Term:
         text: Words to search for.
         image: A path or URL, a PIL image, an RGB array or tensor, or an encoded file's bytes.
         product: Id of a product in the catalogue, which stands for the mean of its images; the product itself is not
-            found.
+            among the results.
         vector: A vector of the catalogue's model, shape (embed_dim,), of any norm.
         weight: Weight relative to other terms, -10 to 10, but not 0; with a negative weight, the search avoids the
             term.

@@ -124,7 +124,7 @@ def rank(ask: Ask, first: Hits | None = None) -> list[Candidate]:
 
     Args:
         ask: The query.
-        first: Hits of the store for `first_limit(ask)`.
+        first: Hits of the store for `first_limit(ask)`, if they are already known; None searches the store.
     """
     limit, exact = first_limit(ask), ask.exact
     while True:
@@ -141,7 +141,7 @@ def rank(ask: Ask, first: Hits | None = None) -> list[Candidate]:
 
 
 def rank_above(ask: Ask) -> tuple[list[Candidate], list[int]]:
-    """Return what `rank` does, but of products above `Query.min_similarity`, with the numbers of all of them."""
+    """Return a page like `rank`, but only of products above `Query.min_similarity`, and the numbers of all of them."""
     best = best_images(ask, search(ask, ask.encoded.fused, None, exact=True))
     return _page(ask, best), ask.ledger.passing(best.rows.tolist(), ask.where)
 

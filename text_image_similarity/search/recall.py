@@ -26,9 +26,9 @@ class RecallReport:
         queries: Number of queries: half of them vectors of images, the others shifted away from images like vectors of
             texts.
         filters: Number of filters with which each query was run.
-        mean: Share of the ten nearest images that were found, 0..1.
+        mean: Share of the ten nearest images that were found, on average over all queries, 0..1.
         worst: Share for the worst query.
-        short: Number of results with too few products.
+        short: Number of results with too few images.
         exact: Number of results for which the store compared everything.
         missing: Number of products with vectors that are missing from the store; negative if it has too many.
     """
@@ -45,7 +45,7 @@ class RecallReport:
 def measure_recall(
     session: Session, generation: Generation, *, queries: int = 100, filters: Sequence[Filter | None] = (None,)
 ) -> RecallReport:
-    """Compare the ten nearest images of queries from a generation's store, found as planned and exactly.
+    """Compare the images that searches in a generation's store find for queries with the ten that are nearest.
 
     Args:
         session: The catalogue.

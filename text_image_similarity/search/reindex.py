@@ -1,7 +1,7 @@
 """Change the model without downtime: build a generation while the live one is in use, check it, and switch to it.
 
-Finished vectors are kept, so the same call resumes after a crash. The live generation stays in use, and products
-that are added in the meantime are added to both.
+Finished vectors are kept, so the same call resumes after a crash. The live generation stays in use, and products that
+are added in the meantime get vectors of both models.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def reindex(
         report.recall = measure_recall(session, generation)
         if report.recall.mean < LEAST_RECALL:
             raise DatabaseError(
-                f"the store of generation {generation.number} finds {report.recall.mean:.3f} of the nearest images, but at least "
-                f"{LEAST_RECALL} are needed; the live generation stays in use"
+                f"the store of generation {generation.number} finds a share of {report.recall.mean:.3f} of the nearest "
+                f"images, but {LEAST_RECALL} is required; the live generation stays in use"
             )
     session.generations.set_ready(generation.number)
     return report

@@ -65,7 +65,7 @@ class Searcher:
 
     @contextmanager
     def checking(self) -> Iterator[None]:
-        """Hold a lock between processes during a block that checks data and then writes.
+        """Hold an inter-process lock during a block that checks data and then writes.
 
         Raises:
             DatabaseError: The database fails.
@@ -76,10 +76,11 @@ class Searcher:
     def add(self, products: Sequence[Product], check: Check, *, until: float) -> AddReport:
         """Add products as `Catalog.add` does, and call `check` with those of each transaction, under the lock of `checking`.
 
-        Images are fetched and encoded without the lock. After `until` (of `time.monotonic`), no transaction begins.
+        Images are fetched and encoded without the lock. After `until` (a time of `time.monotonic`), no transaction
+        begins.
 
         Raises:
-            DatabaseError: The database fails; products written so far are kept, also if `check` raises an error.
+            DatabaseError: The database fails; products written so far are kept, even if `check` raises an error.
         """
         ingest = Ingest(self._session, check=check)
         with closing(ingest.add(products)) as transactions:
@@ -98,7 +99,7 @@ class Searcher:
         self._session.lend(generation, encoder)
 
     def check(self, query: Query, generation: Generation, name: str = "") -> Checked:
-        """Make sure that a generation can answer a query once its `contents` are encoded.
+        """Check that a generation can answer a query once its `contents` are encoded, and return it for `answer`.
 
         Args:
             query: The query.
@@ -113,7 +114,7 @@ class Searcher:
     def answer(
         self, asked: Sequence[Checked], texts: Sequence[Outcome], images: Sequence[Outcome]
     ) -> list[Matches | RowError]:
-        """Answer queries of one generation.
+        """Answer queries to one generation.
 
         Args:
             asked: The queries.

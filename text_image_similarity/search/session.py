@@ -124,7 +124,7 @@ class Session:
                 self.follow(generation, store, wait=True)
 
     def optimize(self) -> None:
-        """Reclaim space in the ledger, and let the stores build their indexes."""
+        """Reclaim space in the ledger, and have the stores build their indexes."""
         database = self.ledger.database
         while True:
             # In PostgreSQL, a process that waits for a lock keeps its holder from building an index.
@@ -175,8 +175,9 @@ class Session:
         if not identity.same_as(found):
             scorer.close()
             raise DatabaseError(
-                f"the catalogue was made with {identity}, and this is {found}: their vectors cannot be compared; open it with its own "
-                "model, or run: text-image-similarity catalog reindex CATALOG --model ..."
+                f"the catalogue was made with {identity}, but this model is {found}: their vectors cannot be compared; "
+                "open the catalogue with its own model, or run: "
+                "text-image-similarity catalog reindex CATALOG --model ..."
             )
         return scorer
 

@@ -70,7 +70,7 @@ class Answering(Protocol):
 
     @property
     def generations(self) -> list[Generation]:
-        """Its models."""
+        """The models whose vectors the catalogue has."""
 
     def match_many(self, queries: Iterable[str | Query]) -> list[Matches | RowError]:
         """Answer queries."""

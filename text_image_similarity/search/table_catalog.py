@@ -31,7 +31,7 @@ def open_table_catalog(
         query: Query that will be sent; its fields are checked before the model is loaded and the table is read.
 
     Returns:
-        The catalogue, and the report of the rows.
+        The catalogue, and the result of adding the rows.
 
     Raises:
         UsageError, TableError, ModelError: As from `Catalog.add_table`, and if no column has a field of `query`.

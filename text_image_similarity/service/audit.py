@@ -195,7 +195,7 @@ class _AppendedFile:
 
     def __init__(self, place: str) -> None:
         self._path = None if place == STDERR else Path(place).absolute()
-        self._number = 2  # identity of the open file
+        self._number = 2  # file descriptor of the open file; 2 is stderr
         self._opened: ExitStack | None = None
         self._broken = False  # the file ends with an incomplete line
         self._failing = False

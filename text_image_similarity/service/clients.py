@@ -10,7 +10,7 @@ current: ContextVar[str | None] = ContextVar("client", default=None)
 
 
 def peer_name(address: str) -> str:
-    """Return the name of a client by its address: the address itself, or for IPv6 its 64-bit network.
+    """Return the name for a client's address: the address itself, or for IPv6 its 64-bit network.
 
     Example:
         >>> peer_name("2001:db8:0:1::7"), peer_name("::ffff:192.0.2.1"), peer_name("testclient")

@@ -109,7 +109,7 @@ class Item:
 
     @property
     def is_done(self) -> bool:
-        """Whether it no longer needs the encoder."""
+        """Whether the item no longer needs the encoder."""
         if isinstance(self.image_outcome, RowError):
             return True
         return (self.image is None or self.image_outcome is not None) and (
@@ -147,7 +147,7 @@ class Job:
         self._lock = Lock()
 
     def finish(self, item: Item, score: ScoreResult | None = None) -> None:
-        """Set a pair's score, or None for an item that is not a pair or was dropped. Only the first call counts."""
+        """Finish an item, with a score if it is a pair that was not dropped. Only the first call counts."""
         with self._lock:
             if item.finished:
                 return

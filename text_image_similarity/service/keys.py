@@ -22,7 +22,7 @@ class ApiKey:
         key: The secret.
         name: Name of its owner in the log. Keys with the same name share their matches and events; a key with a filter
             must have a name.
-        role: `search` may score and search, `write` may also change products, `admin` may also change the models of
+        role: `search` may score and search, `write` may also change products, and `admin` may also change the models of
             catalogues.
         catalogs: Catalogues that it may see; empty means all of them.
         where: Filter that all products that it finds, changes or adds must pass; None allows all products, as `admin`
@@ -61,11 +61,11 @@ class ApiKey:
             )
 
     def sees(self, catalog: str) -> bool:
-        """Tell whether it may see a catalogue."""
+        """Tell whether the key may see a catalogue."""
         return not self.catalogs or catalog in self.catalogs
 
     def may(self, role: Role) -> bool:
-        """Tell whether it has a role."""
+        """Tell whether the key has the permissions of a role."""
         return _ROLES.index(self.role) >= _ROLES.index(role)
 
 

@@ -128,7 +128,7 @@ class InFlight:
         return self._pairs.total()
 
     def problem(self, client: str | None) -> ProblemError | None:
-        """Return why a client may not have more pairs in progress, or None; the client None may be many clients."""
+        """Return why a client may not have more pairs in progress, or None; only the total limits the client None."""
         pairs, total = self._pairs[client], self._pairs.total()
         if total < self._most and (client is None or pairs < max(1, self._most // 2)):
             return None

@@ -44,6 +44,7 @@ class ProblemError(Exception):
         detail: What happened and what to do, in words.
         retry_after_s: Seconds until the same request may succeed; sent as a whole number from 1 to 60.
         reason: Resource that was full, for the metrics.
+        headers: Additional headers of the response.
         members: Additional members of the problem.
     """
 

@@ -62,14 +62,15 @@ class Settings:
         max_body_bytes: Longest request body, in bytes; all request and response bodies in progress together may take
             eight times as much, and those of one client half of that.
         request_timeout_s: Seconds after which a response is sent, with the error `timeout` for unfinished pairs.
-        drain_delay_s: Seconds to keep accepting connections after SIGTERM, so that load balancers notice.
+        drain_delay_s: Seconds to keep accepting connections after SIGTERM, so that load balancers notice the shutdown.
         api_keys: API keys, one of which clients must send; if there are none, everyone may score and search, and nobody
             may write.
         catalogs: Catalogues to search, by their names in requests, the default first: folders, `postgresql://...`, or
             tables of products, which are read into memory at the start.
         match_log: `queued` writes an entry for each response soon afterwards; `required` writes it before the response,
             and refuses the request if that fails; `off` writes none.
-        log_queries: How much of a query an entry contains: `full`, `hashed` (without its words), or `off` (nothing).
+        log_queries: How much of a query an entry contains: `full`, `hashed` (without its words), or `off` (only the
+            names in its filter).
         log_place: Place of the match log, instead of each catalogue's own log: `postgresql://...`, `mongodb://...` or a
             `.sqlite` file.
         cache_entries: Number of embeddings kept in memory for each model. A file named by `embedding_cache` keeps
@@ -188,7 +189,7 @@ class Settings:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names that requests may use: the models, the default first, the splits, the ensemble."""
+        """Names that requests may use: the models, the default first, then the splits and the ensemble."""
         return (*self.models, *self.splits, *([ENSEMBLE] if self.ensemble else []))
 
     def config_of(self, name: str) -> Config:

@@ -48,7 +48,7 @@ class Turns:
         return due
 
     def reach(self, due: float) -> None:
-        """Record that work due at `due` has begun; forget clients without debts and excessive debts."""
+        """Record that work due at `due` has begun; if many clients are known, forget those without debts, or all."""
         self._now = max(self._now, due)
         if len(self._ends) > _MOST_KNOWN:
             self._ends = {client: end for client, end in self._ends.items() if end > self._now}
@@ -63,7 +63,7 @@ class Patience:
     own does not wait.
 
     Args:
-        clock: Seconds; for tests.
+        clock: Function that returns seconds, for tests.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -148,7 +148,7 @@ class FairQueue:
             other clients, and pauses after each task, so that its threads are idle for the others' share of the time.
             Alone, it may use all threads.
         later: Function that calls another one after a number of seconds, for tests.
-        clock: Seconds; for tests.
+        clock: Function that returns seconds, for tests.
     """
 
     def __init__(

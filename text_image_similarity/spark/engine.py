@@ -114,12 +114,12 @@ class SparkEngine:
         """Return Spark's default parallelism: its cores, unless a setting says otherwise."""
         from pyspark.sql.functions import spark_partition_id
 
-        # Spark cuts a range into this many partitions, and reports it with Spark Connect, too.
+        # Spark splits a range into this many partitions, with Spark Connect, too.
         return self._spark.range(1 << 20).select(spark_partition_id()).distinct().count()
 
     @contextmanager
     def _job(self, failure: str) -> Iterator[None]:
-        """Tag the Spark jobs of a block as this engine's, and map their exceptions.
+        """Tag the Spark jobs of a block as this engine's, and convert their exceptions.
 
         Raises:
             TableError: Spark failed.

@@ -40,7 +40,7 @@ def open_session(conf: Mapping[str, str]) -> tuple[SparkSession, bool]:
         ConfigError: Spark cannot be started with these settings.
     """
     if wrong := [name for name in conf if not name.startswith("spark.")]:
-        raise UsageError(f"{wrong[0]!r} is not a Spark setting; their names begin with 'spark.', such as spark.master")
+        raise UsageError(f"{wrong[0]!r} is not a Spark setting; those begin with 'spark.', such as spark.master")
     require("scoring on Spark", "pyspark", extra="spark")
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
@@ -90,10 +90,10 @@ def _defaults() -> dict[str, str]:
 
 @contextmanager
 def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """Set the variables with which a session starts, for PySpark, its JVM and local workers; those already set stay.
+    """Set the variables that PySpark, its JVM and local workers need to start, unless they are already set.
 
-    PySpark would look for Spark in the folder above the working folder, and its workers for modules in the working
-    folder; local workers would run the `python3` on PATH.
+    Without them, PySpark would look for Spark in the folder above the working folder, and its workers for modules in
+    the working folder; local workers would run the `python3` on PATH.
     """
     import pyspark
 

@@ -85,7 +85,7 @@ def score_records(batches: Iterator[pa.RecordBatch], config: Config) -> Iterator
 def packed(rows: Sequence[tuple[str | bytes, str, tuple[str, ...]]]) -> pa.Table:
     """Return rows as a table of bytes: `image` or `url`, `caption`, `references`, and the number `row`.
 
-    Texts are stored as bytes because those from JSON may contain lone surrogates, which Arrow strings cannot.
+    Texts are stored as bytes because those from JSON may contain lone surrogates, which Arrow strings cannot hold.
     """
     images, captions, references = zip(*rows, strict=True) if rows else ((), (), ())
     return pa.table(
@@ -180,7 +180,7 @@ def _texts(values: pd.Series[Any]) -> pa.Array:
         if pd.api.types.is_scalar(value) and pd.isna(value):
             return None
         raise UsageError(
-            "similarity(url, caption) takes strings (url may also be a binary or a struct of bytes and path), "
+            "similarity(url, caption) takes strings (url may also be binary, or a struct of bytes and path), "
             f"not {value!r}; use CAST(... AS STRING)"
         )
 

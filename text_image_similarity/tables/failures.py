@@ -19,8 +19,8 @@ _REFUSED = f"{ErrorCode.FILE_NOT_FOUND.value}: {REFUSED}"
 _UNREACHABLE = "can this machine reach the internet? If it needs a proxy, set it with --proxy"
 _CAUSES = {
     ErrorCode.FILE_NOT_FOUND: "relative paths start from {base_dir}; if the files are elsewhere, name their folder with --base-dir, or allow another one with --files-under",
-    ErrorCode.INVALID_URL: "does {col_url!r} contain the references? To use another column, name it with {opt_url}",
-    ErrorCode.UNSUPPORTED_SCHEME: "does {col_url!r} contain the references? To use another column, name it with {opt_url}",
+    ErrorCode.INVALID_URL: "is {col_url!r} the column of images? To use another column, name it with {opt_url}",
+    ErrorCode.UNSUPPORTED_SCHEME: "is {col_url!r} the column of images? To use another column, name it with {opt_url}",
     ErrorCode.EMPTY_CAPTION: "does {col_text!r} contain the captions? To use another column, name it with {opt_text}",
     ErrorCode.DNS_ERROR: _UNREACHABLE,
     ErrorCode.CONNECT_ERROR: _UNREACHABLE,
@@ -104,7 +104,7 @@ class FailureWatch:
     Args:
         config: The settings of the run.
         columns: As for `explain_failures`.
-        limit: Number of rows that may fail, see `most_failures`.
+        limit: Number of rows that may fail; see `most_failures`.
         options: As for `explain_failures`.
     """
 
@@ -142,6 +142,6 @@ class FailureWatch:
         if failed > most_failures(self.limit, rows):
             raise TooManyFailuresError(
                 f"{failed:,} of {rows:,} rows failed, more than max_failures={self.limit} allows, "
-                f"{explain_failures(failures, self.config, self.columns, options=self.options)}; finished parts are kept, and the same command with another "
-                "--max-failures resumes from them"
+                f"{explain_failures(failures, self.config, self.columns, options=self.options)}; "
+                "finished parts are kept, and the same command with a higher --max-failures resumes from them"
             )

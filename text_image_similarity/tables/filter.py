@@ -197,6 +197,9 @@ def plan_filter(
         in_path, col_score, calibration, dialect: As for `filter_table`.
         rule: A rule whose threshold is computed as well.
 
+    Returns:
+        The thresholds, each with the number of rows that it would keep.
+
     Raises:
         UsageError, TableError: As from `filter_table`.
     """

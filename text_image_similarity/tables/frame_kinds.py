@@ -37,7 +37,7 @@ class AnyFrame(Protocol):
         """Yield the values of a column."""
 
     def with_scores(self, results: Sequence[Result], added: tuple[str, str]) -> Any:
-        """Return the frame with its scores, replacing columns of the same names; rows of lists get lists."""
+        """Return the frame with its scores, replacing columns of the same names; lists of captions get lists."""
 
 
 @dataclass(frozen=True, slots=True)

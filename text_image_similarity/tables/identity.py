@@ -118,7 +118,7 @@ def finished_run(target: str, identity: dict[str, Any]) -> Summary | None:
 def earlier_output(
     target: str, identity: dict[str, Any], begun: tuple[dict[str, Any], bool] | None, read: Callable[[], Table]
 ) -> tuple[Table | None, dict[str, Any]]:
-    """Open the finished output of an earlier run of the same input and settings.
+    """Open the finished output of an earlier run with the same input and settings.
 
     Args:
         target: Output of the run.

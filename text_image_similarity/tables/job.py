@@ -75,7 +75,7 @@ class TableJob(Generic[R]):
         counter = _ProgressCounter(self.work.parts, self.table.row_count, progress)
         if counter.done:
             done = f"{counter.done:,} of {counter.total:,} rows done"
-            logger.info("resuming: %s, from %s; --restart starts over", done, self.work.origin())
+            logger.info("resuming: %s (%s); --restart starts over", done, self.work.origin())
         parts = _Window(self._parts(counter.done, chunk_size))
         begun = -1
         while begun < counter.done < counter.total:  # otherwise no results are left, and `score_table` determines why

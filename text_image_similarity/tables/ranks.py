@@ -96,7 +96,7 @@ class ScoreFile:
 
 
 def _keys(scores: Scores) -> NDArray[np.uint64]:
-    """Return integers in the order of the scores."""
+    """Return integers that sort in the same order as the scores."""
     bits = scores.view(np.uint64)
     return np.where(bits & _SIGN, ~bits, bits | _SIGN)
 

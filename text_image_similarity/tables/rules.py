@@ -171,5 +171,6 @@ def check_rising(curve: Calibration) -> None:
     """Raise a `UsageError` unless the probability rises with the score."""
     if curve.slope <= 0:
         raise UsageError(
-            f"according to this calibration of {curve.model}, a higher score does not mean a more likely match; calibrate on pairs that match"
+            f"according to this calibration of {curve.model}, a higher score does not mean a more likely match; "
+            "calibrate on images whose captions match them"
         )

@@ -1,4 +1,4 @@
-"""Score a table: check it, score its parts, assemble the output.
+"""Score a table: check it, score its parts, and assemble the output.
 
 The table is read twice: once to check its shape, count its rows and hash it before anything expensive starts, and then
 part by part while it is scored. Finished parts are kept next to the output (`workspace`), so that a run that stops for

@@ -34,7 +34,7 @@ class ScoredTable:
             scores.append(_numbers(rows.column(self.column), self.column, number))
 
     def parts(self) -> Iterator[tuple[int, Rows]]:
-        """Yield batches of rows, with the number of the first row (from 1)."""
+        """Yield batches of rows, each with the number of its first row (from 1)."""
         number = 1
         for rows in self.table.read(0, _AT_ONCE):
             yield number, rows

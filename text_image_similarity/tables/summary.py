@@ -27,17 +27,24 @@ class Summary:
     """The summary of a run, including all its attempts.
 
     Args:
+        input: Table that was read.
+        output: Table that was written.
         info: Description of the model.
+        score: Kind of score, as in `Config`.
+        rows: Number of rows.
+        scored: Number of rows with a score.
         captions_cut: Number of scored rows whose caption is longer than the model can read, so that its end is ignored;
             None if the engine cannot tell.
         failures: Number of rows without a score, by error code.
         seconds: Seconds per stage, summed over threads; `total` is the wall-clock time of scoring.
+        pairs_per_second: Rows per second of `total`.
         throughput: Points [seconds, rows finished by then], with seconds as in `total`.
+        versions: Versions of the libraries that scores depend on.
         warnings: Warnings for users of the scores.
         job: Everything that the scores depend on: digest and rows of the input, settings.
         output_content: Hash of the output file.
-        similarity: The `mean`, `min`, `p5`, `p25`, `median`, `p75`, `p95` and `max` of the scores, quantiles to a thousandth of the
-            range of `score`; None if there are no scores, or several for each pair.
+        similarity: The `mean`, `min`, `p5`, `p25`, `median`, `p75`, `p95` and `max` of the scores, with quantiles to a
+            thousandth of the range of `score`; None if there are no scores, or several for each pair.
         probability: The same figures for the column `probability`, if there is one.
     """
 

@@ -1,4 +1,4 @@
-"""Augment training images: random crops, mirroring and changes of light."""
+"""Augment training images: random crops, mirroring, and changes of brightness, contrast and colour."""
 
 from __future__ import annotations
 

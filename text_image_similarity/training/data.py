@@ -90,7 +90,7 @@ def seed_of(*parts: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Pixels (n, 3, s, s) uint8, a caption for each, and the names of photos that could not be read."""
+    """Pixels (n, 3, s, s) uint8, a caption for each, and the errors of photos that could not be read."""
 
     pixels: Tensor
     captions: list[str]
@@ -145,7 +145,7 @@ def _draw(
 
 
 def square(side: int) -> Preprocess:
-    """Return the resizing and cropping of an encoder, without its normalisation."""
+    """Return preprocessing that resizes and crops as encoders do, but does not normalise."""
     return Preprocess(size=side, crop=(side, side), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 

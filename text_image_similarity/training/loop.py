@@ -105,6 +105,9 @@ def train(
             beginning.
         progress: Called after each step.
 
+    Returns:
+        The model's folder, the best epoch, and the metrics of each epoch and of the final test.
+
     Raises:
         UsageError: The folder holds another run, a setting differs from that of the run to resume, or there is too
             little data.

@@ -59,9 +59,9 @@ def load_image_weights(backbone: Backbone, tower: str, weights: str | PathLike[s
 
 
 def _fold(features: nn.Module, given: dict[str, Tensor], source: str | PathLike[str]) -> None:
-    """Load torchvision's MobileNetV2 into convolutions without batch norm.
+    """Load the weights of torchvision's MobileNetV2 into convolutions without batch norm.
 
-    Both name their layers in order of execution, so the n-th convolutions correspond.
+    Both networks name their layers in order of execution, so the n-th convolutions correspond.
     """
     names = [name.removesuffix(".weight") for name, value in given.items() if value.ndim == 4]
     names.sort(key=lambda name: [int(part) for part in name.split(".") if part.isdigit()])

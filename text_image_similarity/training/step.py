@@ -1,4 +1,4 @@
-"""A training step: encode a batch in parts, compare all its pairs, update the weights.
+"""A training step: encode a batch in parts, compare all its pairs, and update the weights.
 
 With several parts, the batch is encoded twice: first for the loss and its gradient with respect to the vectors, then
 part by part for the weights. Memory is therefore needed for only one part, while the loss still compares every pair
@@ -90,8 +90,8 @@ class Stepper:
         # In fp16 the scaler skips a step with an infinite gradient and tries a smaller scale.
         if not math.isfinite(value) or not (self.scaler.is_enabled() or math.isfinite(float(norm))):
             raise ModelError(
-                f"at step {number + 1} the loss is {value} and its gradient's norm {float(norm)}: start again with a lower"
-                " --lr, or with --precision fp32"
+                f"at step {number + 1} the loss is {value} and the norm of its gradient is {float(norm)}: start again"
+                " with a lower --lr, or with --precision fp32"
             )
         self.scaler.step(self.optimiser)
         self.scaler.update()

@@ -36,7 +36,7 @@ class Tracker(Protocol):
 
     @property
     def run_id(self) -> str | None:
-        """Id with which a resumed run continues."""
+        """Id of the tracked run, for resuming it; None if nothing is tracked."""
 
     def metrics(self, values: Mapping[str, float], epoch: int) -> None:
         """Record the metrics of an epoch."""
@@ -168,7 +168,7 @@ def _sqlite_file(uri: str) -> Path | None:
 
 
 def _absolute(uri: str) -> str:
-    """Return an SQLite URI with a full path; by a relative one, MLflow would find the database of an earlier folder."""
+    """Return an SQLite URI with a full path; with a relative one, MLflow would use that of an earlier folder."""
     scheme, found, file = uri.partition(":///")
     if not (found and scheme.startswith("sqlite")) or file.startswith(("?", ":memory:", "file:")) or not file:
         return uri
@@ -197,10 +197,11 @@ def _check_schema(uri: str) -> None:
 
 
 def _local_files(uri: str, experiment: str, place: str) -> Callable[[str], object] | None:
-    """Return what copies files to the place of a local store's run; None for a server, which chooses the place itself.
+    """Return the function that copies files to a local run's place; None for a server, which chooses the place itself.
 
-    A local store may come from a stranger, who may not choose which server gets the model and MLflow's token, nor which
-    files of this machine are replaced. The place is not read again, because the store could then name another one.
+    A local store may come from a stranger, who must not be able to choose which server gets the model and MLflow's
+    token, nor which files of this machine are replaced. The place is not read again, because the store could then name
+    another one.
 
     Raises:
         UsageError: The place is not on this machine, or the store is in the working folder and the place is not.

@@ -378,7 +378,7 @@ def test_generations(ledger: Ledger) -> None:
     generations = Generations(ledger.database)
     assert generations.live().identity.same_as(IDENTITY)
     new = generations.add(ModelIdentity("other", "r1", -PROBES), "building")
-    with pytest.raises(DatabaseError, match=f"generation {new.number} is being built or ready"):
+    with pytest.raises(DatabaseError, match=f"generation {new.number} is being built or is ready"):
         generations.add(IDENTITY, "building")
     assert [each.product.id for each in ledger.pending(new.number, 0, 10)] == ["a"]
     number = ledger.get(["a"])["a"].number

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 
 def array_of(weight: TensorProto, folder: Path) -> NDArray[Any]:
-    """Return a weight of a file that was loaded without its external data.
+    """Return a weight as an array, from a file that was loaded without its external data.
 
     Args:
         weight: The weight, as in the file.

@@ -104,7 +104,7 @@ def _bytes_of(value: NDArray[Any]) -> memoryview:
 
 
 def _field(number: int, size: int) -> bytes:
-    """Return the beginning of a field of this many bytes."""
+    """Return the beginning of a field of `size` bytes."""
     found = [number << 3 | 2]
     while size >= 128:
         found.append(size & 127 | 128)

@@ -199,7 +199,7 @@ class _Halving:
 
 
 def _without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
-    """Return a graph whose weights are inputs, which is small and enough to infer the types of its values."""
+    """Return a graph whose weights are inputs: it is small, and yet suffices to infer the types of its values."""
     weights = [weight for weight in graph.initializer if weight.data_type == TensorProto.FLOAT]
     named = {weight.name for weight in weights}
     light = onnx.GraphProto(name=graph.name)

@@ -23,12 +23,12 @@ from .file import write_graph
 from .patches import Patches, find_patches
 
 _SMALLEST = 4096  # values; smaller weights gain nothing
-# The axis along which each operator's weights are summed, so that every output has its own scale.
+# The axis of each operator's weights along which its outputs lie, so that every output has its own scale.
 _AXES = {"Conv": 0, "Gather": 0, "LSTM": 1, "GRU": 1}
 _STORED = 127
 # Weights have seven bits: with eight, the sum of two products exceeds 16 bits on processors without VNNI and is clipped.
 _MULTIPLIED = 63
-# The operators used for rounded products.
+# The constants that the operators of rounded products use.
 _CONSTANTS: dict[str, NDArray[Any]] = {
     "int8.last_axis": np.array([-1], np.int64),
     "int8.tiny": np.array(1e-12, np.float32),
@@ -207,7 +207,7 @@ class _Rounding:
                 continue
             self._add_stored(name, axis)
             self.made.add(name)
-            floats = f"{name}.floats"  # by a Cast: ONNX Runtime would run DequantizeLinear each time
+            floats = f"{name}.floats"  # with a Cast, because ONNX Runtime would run DequantizeLinear each time
             self.nodes.append(helper.make_node("Cast", [f"{name}.int8"], [floats], to=TensorProto.FLOAT))
             self.nodes.append(helper.make_node("Mul", [floats, f"{name}.scale"], [name]))
         self.nodes.append(node)
@@ -218,7 +218,7 @@ class _Rounding:
             self.graph.initializer.append(numpy_helper.from_array(scale, f"{name}.scale"))
 
     def _add_rounded(self, value: NDArray[np.float32], name: str, axis: int, most: int) -> NDArray[np.float32]:
-        """Add a weight in int8, and return the scales along an axis, with the same number of dimensions."""
+        """Add a weight in int8, and return its scales along an axis, with as many dimensions as the weight."""
         others = tuple(place for place in range(value.ndim) if place != axis % value.ndim)
         scale = (largest(value, others, keepdims=True) / most).clip(min=1e-12).astype(np.float32)
         scaled = value / scale

@@ -58,7 +58,7 @@ def trace(tower: nn.Module, example: Tensor, dynamic: dict[int, Any], names: tup
 
 
 def fold_padding(tower: nn.Module, example: Tensor) -> nn.Module:
-    """Return a tower with the padding of SAME convolutions in the kernel, because ONNX Runtime fuses padding wrongly."""
+    """Return a tower whose SAME convolutions have padded kernels, because ONNX Runtime fuses the padding wrongly."""
     if not any(isinstance(module, SameConv2d) for module in tower.modules()):
         return tower
     shared = {id(weight): weight for weight in (*tower.parameters(), *tower.buffers())}

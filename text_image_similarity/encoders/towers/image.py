@@ -183,7 +183,7 @@ def _timm(name: str, image_size: int) -> Backbone:
 
 
 def _width(network: nn.Module, name: str, image_size: int) -> int:
-    """Return the width of a network's features, found by encoding a black image; its statistics do not change."""
+    """Return the width of a network's features by encoding a black image, without changing the network's statistics."""
     network.eval()
     try:
         with torch.inference_mode():

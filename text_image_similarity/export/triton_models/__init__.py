@@ -1,1 +1,1 @@
-"""Programs for Triton's python backend, one per model. Triton runs them in a model repository, as copies."""
+"""Programs for Triton's python backend, one per model. Triton runs copies of them, in a model repository."""

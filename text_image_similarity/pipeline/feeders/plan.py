@@ -20,9 +20,9 @@ from ...system import usable_cores
 from ..pixel_loader import Preparer
 from .preparers import Unchanged, preparer_of
 
-_RING_BYTES = 512 << 20  # bytes of pixels in transit; three batches if those are more
-_MANY_CORES = 8  # with more cores than these, one process cannot feed an encoder on the CPU
-_FEW_CORES = 4  # with fewer cores than these, the process that feeds the GPU uses all of them itself
+_RING_BYTES = 512 << 20  # bytes of pixels in transit; three or four batches if that is more
+_MANY_CORES = 8  # with more cores than this, one process cannot feed an encoder on the CPU
+_FEW_CORES = 4  # with fewer cores than this, the process that feeds the GPU uses all of them itself
 _LONG_RUN = 512  # images of a run after which `auto` starts feeders: starting takes as long as loading a few hundred
 _AHEAD = 64  # minimum number of images in transit for each feeder
 
@@ -72,10 +72,11 @@ class FeederPlan:
 
 
 def look_ahead_of(config: Config, prepares: bool) -> int:
-    """Return how many rows of a run are in progress at a time.
+    """Return how many rows of a run may be in progress at a time.
 
     Args:
-        prepares: Whether images wait at the model's size; if they wait at full size, there are fewer in progress.
+        config: The settings of the run.
+        prepares: Whether images wait at the model's size; if they wait at full size, fewer are in progress.
     """
     if prepares:
         return max(8 * config.batch_size, 4 * config.io_workers)

@@ -33,7 +33,7 @@ _AT_ONCE = 16  # orders in a message
 _ROOM = 8  # minimum number of orders that a feeder must have room for before it gets any
 _DEATHS = 3  # an image becomes a suspect when this many feeders have ended while they had it
 _ALONE = (
-    2  # a suspect fails when this many feeders have ended with it alone; not 1, because someone may have killed one
+    2  # a suspect fails when this many feeders have ended while loading only it; not 1: someone may have killed one
 )
 _FAILED = 1 / 3  # a place stays empty after three consecutive failed starts,
 _KILLED = 1 / 12  # or after twelve feeders that someone killed
@@ -98,7 +98,7 @@ class Feeders:
         return [process.pid for seat in self._seats if (process := seat.process) is not None]
 
     def load(self, item: str | bytes, stats: RunStats) -> Future[LoadedImage | RowError]:
-        """Let a feeder load an image, and return a future for it.
+        """Have a feeder load an image, and return a future for it.
 
         Args:
             item: The image's reference or file.
@@ -169,7 +169,7 @@ class Feeders:
             self._wake_all()
 
     def _wake_one(self) -> None:
-        """Let the feeder with the least work take waiting images."""
+        """Wake the feeder with the least work, so that it takes waiting images."""
         if able := [seat for seat in self._seats if self._can_take(seat)]:
             min(able, key=lambda seat: len(seat.under_way)).wake.notify()
 
@@ -201,7 +201,7 @@ class Feeders:
         return bool(self._fresh) and len(seat.under_way) <= seat.most - _ROOM
 
     def _taken(self, seat: Seat) -> list[Errand]:
-        """Take a suspect or a few waiting images, with free slots of the shared memory."""
+        """Take a suspect or a few waiting images, and assign free slots in the shared memory to them."""
         source = self._suspects if self._suspects and not seat.under_way else self._fresh
         most = 1 if source is self._suspects else min(_AT_ONCE, seat.most - len(seat.under_way))
         errands: list[Errand] = []
@@ -268,7 +268,7 @@ class Feeders:
                 self._fresh.clear()
                 self._suspects.clear()
                 return
-            logger.warning("%s; another one replaces it", said)
+            logger.warning("%s; another feeder process takes over", said)
             lost = [
                 errand
                 for errand in reversed(errands)
@@ -287,7 +287,7 @@ class Feeders:
             self._give(errand, RowError(ErrorCode.DECODER_CRASH, said))
 
     def _is_to_be_tried(self, errand: Errand, alone: bool, late: bool, decoded: bool) -> bool:
-        """Requeue an image whose feeder ended, unless the image is to blame."""
+        """Requeue an image whose feeder ended, unless the image is to blame; return whether it was requeued."""
         errand.deaths += 1
         errand.alone += alone
         if alone and (late or errand.alone >= _ALONE):

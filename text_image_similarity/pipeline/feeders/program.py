@@ -38,7 +38,7 @@ def serve(handle: str, size: str, threads: str, place: str, slot_bytes: str) -> 
         place: Index of this feeder.
         slot_bytes: Size of an image's slot in bytes.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent handles the signal of the process group
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a signal to the process group is for the parent to handle
     requests = sys.stdin.buffer
     settings: FeederSettings | None = receive(requests)
     if settings is not None:
@@ -129,7 +129,7 @@ class Feeder:
             self._board.end(self._mine.thread)
 
     def _answer(self, answers: IO[bytes]) -> None:
-        """Send finished images together, because each message costs the parent as much time as its contents."""
+        """Send finished images in groups, because each message has a fixed cost for the parent."""
         pause = Event()
         while True:
             ready: list[Any] = [self._answers.get()]
@@ -143,7 +143,7 @@ class Feeder:
                 os._exit(0)
 
     def _beat(self, parent: int) -> None:
-        """Show that this process is alive, and end it with its parent, whose pipe a fork may keep open."""
+        """Show that this process is alive, and end it when the parent ends, even if a fork keeps the pipe open."""
         pause = Event()
         while os.getppid() == parent:
             self._board.beat()

@@ -111,7 +111,7 @@ def stride_of(slot_bytes: int) -> int:
 
 
 def arrays_in(flat: Any, layout: Layout) -> Any:
-    """Return consecutive arrays in bytes, as views."""
+    """Return the arrays that lie one after another in `flat`, as views."""
     several, shapes = layout
     found, start = [], 0
     for shape, kind in shapes:

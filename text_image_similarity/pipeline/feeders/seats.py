@@ -24,6 +24,10 @@ class Errand:
         number: Number of its order.
         item: The image's reference or file.
         stats: Counters that receive the time spent.
+        future: Receives the loaded image or the error.
+        place: Offset of its slot in the shared memory; None if it has none.
+        deaths: Number of feeders that have ended while they had the image.
+        alone: Number of feeders that have ended while they were loading only this image.
     """
 
     number: int
@@ -53,11 +57,11 @@ class Seat:
 
     @property
     def most(self) -> int:
-        """Maximum number of images that it has at a time, so that no thread waits for the next one."""
+        """Maximum number of images that the feeder has at a time, so that no thread waits for the next one."""
         return 2 * self.settings.config.io_workers + 16
 
     def lateness(self, now: float, plan: FeederPlan) -> str:
-        """Return why a feeder is considered hung (no sign of life, or too long at one image); empty if it is not."""
+        """Return why a feeder is considered hung (slow start, no sign of life, or stuck); empty if it is not."""
         cells = self.board.read()
         if len(self.seen) != len(cells):
             self.seen, self.changed = cells, [now] * len(cells)
@@ -72,7 +76,7 @@ class Seat:
                 else ""
             )
         if now - self.changed[0] > plan.silence_s:
-            return "the feeder process gave no sign of life"
+            return "the feeder process stopped responding"
         if any(cell and now - since > plan.patience_s for cell, since in zip(cells[1:], self.changed[1:], strict=True)):
             return f"the decoder took longer than {plan.patience_s:g} s"
         return ""

@@ -40,10 +40,10 @@ class LeafMaker:
         if self._leaves > _MOST_LEAVES:
             raise UsageError(f"a filter has at most {_MOST_LEAVES} conditions; combine those on one field with `in`")
         if op not in OPERATORS:
-            raise UsageError(f"{op!r:.60} is not a filter operator ({name!r}); use one of {', '.join(OPERATORS)}")
+            raise UsageError(f"{op!r:.60} is not a filter operator (field {name!r}); use one of {', '.join(OPERATORS)}")
         if op == "exists":
             if not isinstance(value, bool):
-                raise UsageError(f"exists takes true or false ({name!r}), not {value!r:.100}")
+                raise UsageError(f"exists takes true or false, not {value!r:.100} (field {name!r})")
             return Exists(name, value)
         if op in ("in", "not_in"):
             return OneOf(name, self._several(field, op, value), negated=op == "not_in")
@@ -55,11 +55,11 @@ class LeafMaker:
 
     def _several(self, field: Field, op: str, given: object) -> tuple[Scalar, ...]:
         if not is_several(given):
-            raise UsageError(f"{op} takes a list of values ({field.name!r}), not {given!r:.100}")
+            raise UsageError(f"{op} takes a list of values, not {given!r:.100} (field {field.name!r})")
         self._values += len(given)
         if len(given) > _MOST_VALUES or self._values > _MOST_VALUES_TOGETHER:
             raise UsageError(
-                f"{op} takes at most {_MOST_VALUES:,} values ({field.name!r}), and a filter at most "
+                f"{op} takes at most {_MOST_VALUES:,} values (field {field.name!r}), and a filter at most "
                 f"{_MOST_VALUES_TOGETHER:,} in total"
             )
         return tuple(dict.fromkeys(_comparable(field, value) for value in given))

@@ -1,4 +1,4 @@
-"""Filters from mappings, as JSON has them: `{"category": "Footwear", "price": {"gte": 10, "lte": 90}}`."""
+"""Filters written as mappings, such as JSON objects: `{"category": "Footwear", "price": {"gte": 10, "lte": 90}}`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Filters for PostgreSQL: columns of text, double precision, boolean and text[], values as parameters."""
+"""Filters for PostgreSQL: columns of text, double precision, boolean and text[], with values as parameters."""
 
 from __future__ import annotations
 

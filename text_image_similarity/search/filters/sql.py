@@ -1,8 +1,8 @@
 """Filters as SQL expressions, for any database with a writer for column names and values.
 
 Field names are never passed to the database, and values only through the writer, as parameters or quoted. A row for
-which the expression is NULL does not pass, as if it were false. Leaves are prevented from being NULL only under a NOT,
-because this makes a query take twice as long.
+which the expression is NULL does not pass, as if it were false. Only under a NOT are
+leaves kept from being NULL, because the additional condition makes a query take twice as long.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class SqlWriter(Protocol):
         """The columns for filters."""
 
     def value(self, value: Scalar) -> str:
-        """Add a value, and return its placeholder; called in the order of the text."""
+        """Return the SQL for a value, a placeholder or a literal; called in the order of the values in the SQL."""
 
     def contains(self, column: str, values: Sequence[str]) -> str:
         """Return an expression that is true where a column's list, which is not NULL, has at least one of the values."""

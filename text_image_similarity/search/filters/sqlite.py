@@ -1,4 +1,4 @@
-"""Filters for SQLite: columns of TEXT, REAL and INTEGER, lists of text as JSON, values as parameters."""
+"""Filters for SQLite: columns of TEXT, REAL and INTEGER, with lists of text as JSON and values as parameters."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class _Parser:
     def whole(self) -> Filter:
         found = self._any(0)
         if self._token.kind != "end":
-            self._refuse("and, or, or the end")
+            self._refuse("`and`, `or` or the end of the filter")
         return found
 
     @property
@@ -158,7 +158,7 @@ class _Parser:
         if self._take("exists"):
             return "exists", not negated
         if not self._take("in"):
-            self._refuse("in or exists" if negated else "=, !=, <, <=, >, >=, in, not in or exists")
+            self._refuse("`in` or `exists`" if negated else "=, !=, <, <=, >, >=, `in`, `not in` or `exists`")
         return "not_in" if negated else "in", self._values(field)
 
     def _values(self, field: Field) -> list[object]:

@@ -28,7 +28,7 @@ class Transaction(Protocol):
 
 
 class Database(Protocol):
-    """An open database with the tables of a ledger; its text is its place. Safe to share between threads.
+    """An open database with the tables of a ledger; its `str` is its place. Safe to share between threads.
 
     Raises:
         DatabaseError: From every method, if the database fails; the message says what to do.
@@ -50,7 +50,7 @@ class Database(Protocol):
         """Run a block in a write transaction once no other is open; the transaction is rolled back if the block raises."""
 
     def exclusive(self, purpose: Purpose, *, wait: bool) -> AbstractContextManager[bool]:
-        """Hold a lock between processes during a block.
+        """Hold an inter-process lock during a block.
 
         Args:
             purpose: `follow` to change the stores that follow this database, `optimize` to optimise them, and `check`

@@ -34,7 +34,7 @@ def read_changes(
         return
     columns = column_names(declared)
     chosen = ", ".join(columns.values())
-    # If all products are read, they are read by number, which is their physical order.
+    # Without the condition, the database reads all products by number, which is their physical order.
     since_sql = "" if since == 0 else f"version > {since:d} AND "
     expected = 0 if since else _count_images(database, generation)
     products = f"SELECT number, {chosen} FROM product WHERE {since_sql}version <= {version:d} ORDER BY number"
@@ -66,7 +66,7 @@ def _count_images(database: Database, generation: int) -> int:
 def _vectors(
     database: Database, generation: int, numbers: list[int], *, in_one_piece: bool
 ) -> tuple[Rows, Rows, Embeddings]:
-    """Return products' numbers, slots, and vectors of the products' images."""
+    """Return the products' numbers, and the slots and vectors of their images."""
     query = (
         f"SELECT number, slot, vector FROM picture WHERE generation = {generation:d} AND vector IS NOT NULL AND number "
     )

@@ -81,7 +81,7 @@ class Generations:
             transaction.run("UPDATE generation SET state = 'ready' WHERE number = ? AND state = 'building'", (number,))
 
     def forget_failures(self, number: int) -> None:
-        """Let a generation process again the products whose images it could not read or encode."""
+        """Discard a generation's outcomes for products with a failed image, so that they are processed again."""
         failed = "SELECT number FROM picture WHERE generation = ? AND error IS NOT NULL"
         with self._database.write() as transaction:
             transaction.run(f"DELETE FROM picture WHERE generation = ? AND number IN ({failed})", (number, number))
@@ -99,9 +99,8 @@ class Generations:
         with self._database.write() as transaction:
             found = transaction.run("SELECT state FROM generation WHERE number = ?", (number,))
             if not found or found[0][0] not in ("ready", "kept"):
-                raise DatabaseError(
-                    f"generation {number} cannot be used: it {f'is {found[0][0]}' if found else 'does not exist'}"
-                )
+                said = f"its state is {found[0][0]}" if found else "it does not exist"
+                raise DatabaseError(f"generation {number} cannot be used: {said}")
             if transaction.run(f"SELECT 1 FROM product WHERE {UNSEEN} LIMIT 1", (number,)):
                 return False
             transaction.run("UPDATE generation SET state = 'kept' WHERE state = 'live'")
@@ -155,7 +154,7 @@ def add_generation(transaction: Transaction, identity: ModelIdentity, state: Sta
     """
     waiting = transaction.run("SELECT number FROM generation WHERE state IN ('building', 'ready')")
     if waiting:
-        raise DatabaseError(f"generation {waiting[0][0]} is being built or ready; switch to it or drop it first")
+        raise DatabaseError(f"generation {waiting[0][0]} is being built or is ready; switch to it or drop it first")
     sql = "UPDATE counter SET value = value + 1 WHERE name = 'generation' RETURNING value"
     number = int(transaction.run(sql)[0][0])
     probes = np.ascontiguousarray(identity.probes, "<f4").tobytes()

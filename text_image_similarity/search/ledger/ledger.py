@@ -149,7 +149,7 @@ class Ledger:
             return vector_of(rows[0][0]) if rows else None
 
     def known_contents(self, generation: int, contents: Collection[bytes]) -> set[bytes]:
-        """Return the image contents for which a generation has vectors."""
+        """Return those of the given image contents for which a generation has vectors."""
         query = f"SELECT content FROM picture WHERE generation = {generation:d} AND vector IS NOT NULL AND content IN "
         return {bytes(row[0]) for row in in_chunks(self.database.read, query, list(contents))}
 

@@ -1,7 +1,7 @@
 """A ledger in PostgreSQL: a schema of tables in a database that others may share, with any number of writers.
 
-Writers take turns, so that versions appear in order. Words are found with PostgreSQL's text search, which gives rare
-words more weight here, because it does not have BM25.
+Writers take turns, so that versions appear in order. Words are found with PostgreSQL's text search; it lacks BM25, so
+rare words are given more weight here.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class PostgresDatabase:
                     f"was made by another version of this package (layout {layout}, not {_LAYOUT}); "
                     "export its products with that version"
                 )
-                raise DatabaseError(f"{self._connections} {made if layout else 'is not there'}")
+                raise DatabaseError(f"{self._connections} {made if layout else 'does not exist'}")
         except BaseException:
             self._connections.close()
             raise
@@ -124,7 +124,7 @@ class PostgresDatabase:
     def stream(self, sql: str, size: int, *, everything: bool = False) -> Iterator[list[Row]]:
         with self._connections.transaction() as transaction:
             connection = transaction.cursor.connection
-            with closing(connection.cursor(name="stream", binary=True)) as found:  # the server holds the lock
+            with closing(connection.cursor(name="stream", binary=True)) as found:  # rows stay on the server
                 found.execute(_dialect(sql))
                 while rows := found.fetchmany(size):
                     yield [restored(row) for row in rows]

@@ -192,7 +192,7 @@ class SqliteDatabase:
             self._step(again, start, min(start + _ROWS - 1, last))
 
     def _step(self, sql: str, *values: object) -> int:
-        """Run a statement, pause for the same time to let others write, and return the number of changed rows."""
+        """Run a statement, pause for as long as it took, to let others write, and return the number of changed rows."""
         with self._writing, self._failing():
             began, before = time.monotonic(), self._file.total_changes
             if values:
@@ -280,7 +280,7 @@ class _Transaction:
 
 
 def _read_ahead(path: str) -> None:
-    """Let the system read a file that SQLite has open into its cache, because SQLite waits for each page."""
+    """Have the system read a file that SQLite has open into its cache, because SQLite waits for each page."""
     # Closing a separate descriptor would release this process's locks (POSIX), and others would then remove the `-wal`.
     opened, wanted = Path("/proc/self/fd"), Path(path).stat()  # only on Linux
     for each in opened.iterdir() if opened.is_dir() else ():

@@ -10,7 +10,7 @@ from threading import Lock
 
 from ...errors import DatabaseError
 
-PATIENCE_S = 60.0  # how long another process may be writing
+PATIENCE_S = 60.0  # longest wait while another process is writing
 _MOST_IDLE = 4
 _CACHE = {True: 16_384, False: 65_536}  # KiB of cached pages, for a connection that only reads and one that also writes
 

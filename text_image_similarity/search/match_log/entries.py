@@ -125,7 +125,7 @@ def check_match_id(id: object) -> None:
 
 
 def time_prefix(time: float) -> str:
-    """Return the prefix of the ids of a millisecond."""
+    """Return the prefix that all ids of the same millisecond share."""
     return f"{min(max(0, int(time * 1000)), (1 << 48) - 1):012x}"
 
 

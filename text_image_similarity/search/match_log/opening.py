@@ -23,7 +23,7 @@ def open_match_log(place: str | PathLike[str], *, create: bool = True) -> MatchL
     Args:
         place: A catalogue's folder, whose log is the file `log.sqlite` in it; `postgresql://...`, with tables next to
             those of the catalogue or in a schema without one; `mongodb://host/database/collection`; a file that ends in
-            `.sqlite`; or `:memory:` for a log that exists only as long as this object.
+            `.sqlite`; or `:memory:` for a log that exists only as long as the returned object.
         create: Whether to create a log that does not exist. MongoDB creates collections by itself.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The match log in an SQLite file, in write-ahead mode: readers never wait, writers wait for each other.
+"""The match log in an SQLite file, in write-ahead mode: readers never wait, and writers wait for each other.
 
 It is a separate file, so that imports into a catalogue's ledger do not delay it.
 """

@@ -24,7 +24,7 @@ class LogStorage(Protocol):
         """Return the JSON of one row, or None."""
 
     def page(self, table: Table, after: str, before: str, most: int, *, newest: bool = False) -> list[StoredRow]:
-        """Return rows whose ids are between two others.
+        """Return rows whose ids are between two bounds.
 
         Args:
             table: The table.

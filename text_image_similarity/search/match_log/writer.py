@@ -108,6 +108,9 @@ class LogWriter:
     def flush(self, timeout_s: float | None = None) -> bool:
         """Wait until all earlier records are written or, if the database fails, have been tried once.
 
+        Args:
+            timeout_s: Longest wait in seconds; None means no limit.
+
         Returns:
             Whether they have been written, or have been refused by `write`.
         """

@@ -32,8 +32,9 @@ from .protocol import Alone, Changes, Hits, Rows
 
 # An index pays off above this number of images; below it, all images are compared.
 INDEXED = 100_000
-# Measured on 200,000 x 512: with one bit per number, LanceDB's default, recall@10 fell to .84 if a filter excludes the images
-# near the query; with four bits it was 1.000. With a million, 100 of 244 partitions found .98; all of them took a tenth longer.
+# Measured on 200,000 x 512: with one bit per number, LanceDB's default, recall@10 fell to .84 if a filter excluded the
+# images near the query; with four bits it was 1.000. With a million, 100 of 244 partitions found .98; all of them took
+# a tenth longer.
 _BITS, _PARTITIONS, _REFINED = 4, 400, 5
 # With 200,000 x 512, comparing 1,000 / 2,000 / 5,000 / 20,000 images that pass took 18 / 52 / 97 / 326 ms of CPU; the
 # index took 18 to 21 ms and found all ten nearest images.
@@ -187,7 +188,7 @@ class LanceStore:
         return pa.Table.from_arrays([*arrays, *columns, vectors], schema=self._schema)
 
     def _are_new(self, rows: Rows) -> bool:
-        """Tell whether neither these products nor any between them are in the table."""
+        """Tell whether the table has none of these products, and none with a number between theirs."""
         return not self._table.count_rows(f"number >= {rows.min()} AND number <= {rows.max()}")
 
     def _delete_all_but(self, rows: Rows, kept: Rows) -> None:

@@ -1,6 +1,6 @@
 """A store with all vectors in one matrix in memory: exact, and the default for up to about 100,000 products.
 
-Nothing is kept between processes except the ledger, from which it is read again.
+Only the ledger outlives a process; each process reads the vectors from it again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..nearest import Places, best
 from .columns import Column, Growing, Mask, make_column
 from .protocol import Alone, Changes, Hits, Rows
 
-# If more pass a filter, multiplying all vectors is faster than gathering those that pass.
+# If a larger share passes a filter, multiplying all vectors is faster than gathering those that pass.
 _GATHERED = 0.4
 # Few queries are multiplied with blocks that stay in the cache and are small enough (rows x queries x dimensions) for
 # OpenBLAS neither to copy them nor to distribute them over threads; with many queries, OpenBLAS is fast by itself.

@@ -223,7 +223,7 @@ class PgVectorStore:
         limit: int | None,
         least: float,
     ) -> list[tuple[Any, ...]]:
-        """Return all images that may be among the best, by comparing with each image that passes."""
+        """Return all images that may be among the best, by comparing the query with each image that passes."""
         condition, values = where
         last = "(SELECT far FROM rough ORDER BY far OFFSET %s LIMIT 1)" if limit is not None else "NULL"
         return transaction.run(

@@ -1,6 +1,6 @@
 """A store in a Qdrant collection, which Qdrant can shard and replicate over many machines.
 
-Tests use qdrant-client's local mode and qdrant-edge, the engine in a process, but no Qdrant server.
+Tests use qdrant-client's local mode and qdrant-edge, Qdrant's engine as a library, but no Qdrant server.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _INDEXES: dict[FieldKind, models.PayloadSchemaType] = {
 def connect(url: str) -> QdrantClient:
     """Return a client for `qdrant://host:port`, or `qdrants://...` for TLS.
 
-    The value of the environment variable `QDRANT_API_KEY`, if set, is sent over TLS or to this machine.
+    The value of the environment variable `QDRANT_API_KEY`, if set, is sent, but only over TLS or to this machine.
 
     Raises:
         ConfigError: The URL has no host, or the key would be sent to another machine in plain text.

@@ -38,7 +38,7 @@ def require_role(request: Request, role: Role) -> None:
         return
     needed = f"this request needs a key with the role {role}"
     if key is ANYBODY:
-        raise ProblemError("forbidden", f"{needed}, and the service has no keys; see --api-key-file")
+        raise ProblemError("forbidden", f"{needed}, but the service has no keys; see --api-key-file")
     raise ProblemError("forbidden", f"{needed}, but this key has the role {key.role}")
 
 
@@ -54,9 +54,8 @@ def catalog_of(request: Request, name: str | None = None) -> ServedCatalog:
     found = next((catalog for catalog in seen if catalog.name == name), None)
     if found is None:
         names = ", ".join(catalog.name for catalog in seen) or "none; see --catalog"
-        raise ProblemError(
-            "unknown_catalog", f"{(name or 'a catalogue')[:100]!r} is not served here; served catalogues: {names}"
-        )
+        said = "no catalogue is served here" if name is None else f"{name[:100]!r} is not served here"
+        raise ProblemError("unknown_catalog", f"{said}; served catalogues: {names}")
     return found
 
 

@@ -186,7 +186,7 @@ def _check_size(asked: Any, most: int) -> None:
             )
     for value in chain([asked], *lists.values()):
         if isinstance(value, dict) and len(value) > _MOST_MEMBERS:
-            raise ProblemError("invalid_request", f"an object has {len(value):,} members")
+            raise ProblemError("invalid_request", f"an object has {len(value):,} members, more than {_MOST_MEMBERS:,}")
 
 
 async def ask(

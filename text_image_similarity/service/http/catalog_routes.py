@@ -58,7 +58,7 @@ _PROBED_S = 5.0  # time limit of health checks, which must be quick
 
 
 class ProductRoute(APIRoute):
-    """A route to a product or to part of it: `/x%2Fimage` is a product, and `/x/image` the image of another product."""
+    """A route to a product or to part of it: `/x%2Fimage` is a product, and `/x/image` is the image of another."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Match a request by its path as it was sent."""
@@ -150,7 +150,10 @@ async def image(
     served = catalog_of(request, catalog)
     product = await product_of(request, served, id)
     if picture >= len(product.images):
-        raise ProblemError("not_found", f"product {id[:100]!r} has no image {picture}: it has {len(product.images)}")
+        raise ProblemError(
+            "not_found",
+            f"product {id[:100]!r} has no image {picture}: it has {len(product.images)}, numbered from 0",
+        )
     small = await served.thumbnails.get(product.images[picture], size)
     if small is None:
         raise ProblemError("not_found", f"image {picture} of product {id[:100]!r} cannot be read")

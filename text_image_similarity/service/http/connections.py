@@ -1,4 +1,4 @@
-"""Limits on connections: request heads, idle time, pipelined requests, unread responses, their number and rate.
+"""Limits on connections: their number and rate, request heads, idle time, pipelined requests, and unread responses.
 
 Uvicorn's protocol limits none of these. With these limits, the service is safe without a proxy in front of it.
 """
@@ -21,7 +21,7 @@ from ..clients import peer_name
 
 MOST_CONNECTIONS = 2048  # connections in total; one address, such as a proxy's, may have at most as many as are free
 NEW_A_SECOND = 500  # connections that one address may open per second in the long run
-NEW_AT_ONCE = 1024  # and at once after a pause
+NEW_AT_ONCE = 1024  # connections that it may open at once after a pause
 HEAD_BYTES = 16 * 1024
 HEAD_S = 10.0  # from a head's first byte to its end, and for the rest of a refused body
 SEND_S = 30.0  # until a client has read what is buffered for it
@@ -46,7 +46,7 @@ class Peers:
         self._whole_at: dict[str, float] = {}  # when each may open `NEW_AT_ONCE` connections again
 
     def refusal(self, peer: str) -> tuple[str, str] | None:
-        """Count a connection of an address, or return why it may not open one, in the audit log's words."""
+        """Count a new connection of an address, or return a reason and a detail for the audit log why it is refused."""
         free = MOST_CONNECTIONS - self.connections.total()
         if self.connections[peer] >= free:
             return "connections", f"this address has {self.connections[peer]} connections, and only {free} are free"
@@ -179,7 +179,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._deadline = self.loop.call_later(HEAD_S, self._abort, "rest_time", said)
 
     def pause_writing(self) -> None:
-        """Wait for a limited time until the client reads its response."""
+        """Wait, for a limited time, for the client to read its response."""
         super().pause_writing()
         if self._sending is None:
             said = f"the client read nothing of a response for {SEND_S:g} s"

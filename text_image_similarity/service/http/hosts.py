@@ -19,7 +19,7 @@ def check_host(host: bytes, allowed: Sequence[str]) -> None:
 
     Args:
         host: The Host header.
-        allowed: Allowed names; `*` means every name, and `*.example.com` every name below one.
+        allowed: Allowed names; `*` means every name, and `*.example.com` every name below `example.com`.
 
     Raises:
         ProblemError: `unknown_host`.

@@ -27,7 +27,7 @@ _MOST_PARTS = 100_000  # parts of a body: values and members take far more memor
 _MOST_QUOTES = 4 * (_MOST_PARTS + 1)  # quotation marks around the values and names of that many parts
 _MOST_CODED = 12 << 20  # bytes that are not ASCII, and `_ESCAPE` for each escape
 _ESCAPE = 6  # a parser takes several times as long for escapes
-_LONG_NUMBER = b"0" * 100  # parsing a number takes quadratic time in its digits
+_LONG_NUMBER = b"0" * 100  # parsing a number takes time quadratic in its length
 _GZIP = b"\x1f\x8b"
 _NOT_ASCII = bytes(range(128, 256))
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -156,7 +156,7 @@ class _Look:
         self._parts = self._quotes = 0
         self._inside = False  # whether a string continues between two pieces
         self._length, self._width = 0, 1  # characters of that string so far
-        self._end = b""  # counts of what is outside strings
+        self._end = b""  # the last bytes outside strings, where a number may continue
 
     def take(self, bare: bytes) -> None:
         """Measure the next piece from `_pieces`."""
@@ -250,7 +250,7 @@ def _explain(said: str, body: bytes | bytearray) -> Steps:
 
 
 def _not_utf8(body: bytes | bytearray) -> Steps:
-    """Return the first byte of a body that is not UTF-8; None if all of it is."""
+    """Return the position of the first byte of a body that is not UTF-8; None if all of it is."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     for start in range(0, len(body), _PIECE):
         yield

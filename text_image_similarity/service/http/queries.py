@@ -62,10 +62,10 @@ def write_matches(catalog: ServedCatalog, match_id: str, found: Matches, most: i
     """Return results as JSON; their parts are written one by one, and the sizes are counted.
 
     Args:
-        catalog: Name of the catalogue.
+        catalog: The catalogue.
         match_id: Id of the match, for events.
         found: The results.
-        most: Maximum number of bytes that it may have.
+        most: Maximum size of the JSON in bytes.
 
     Raises:
         ProblemError: `too_many_bytes`.

@@ -161,7 +161,7 @@ def _calm_collector() -> None:
 
 
 def _stop_loading(number: int, frame: FrameType | None) -> None:
-    """Exit while models are loading; not an Exception, so that no library catches it."""
+    """Exit while models are loading, with SystemExit, because libraries may catch an Exception."""
     raise SystemExit(128 + number)
 
 

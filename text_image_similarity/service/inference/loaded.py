@@ -91,7 +91,11 @@ class LoadedModels:
                 self._loop.call_soon_threadsafe(self._make_room)
 
     async def get(self, name: str, end: float | None) -> ServedModel:
-        """Return a needed model, loading it first if necessary, by the loop time `end` at the latest.
+        """Return a needed model, loading it first if necessary.
+
+        Args:
+            name: Name of the model.
+            end: Time of the event loop by which the model must be loaded; None means no limit.
 
         Raises:
             ProblemError: `model_unavailable`.
@@ -125,12 +129,12 @@ class LoadedModels:
 
     async def _load_later(self, name: str) -> Exception | None:
         """Load a model, and return why that failed, or None."""
-        self._make_room()  # its size, if known
+        self._make_room()  # for the model, if its size is known
         closing, self._closing = self._closing, []
         try:
             await asyncio.gather(*map(asyncio.wrap_future, closing), return_exceptions=True)
             self._add(name, await on_daemon(lambda: self._load(name)))
-        except Exception as exc:  # also a full disk; do not retry immediately
+        except Exception as exc:  # including a full disk; do not retry immediately
             logger.error("%s cannot be loaded: %s", name, exc)
             self._failed[name] = (time.monotonic(), exc)
             return exc

@@ -196,7 +196,7 @@ class ServedModel:
                 self._encode_items(items)
         except ModelError as exc:
             self._mark_lost(items, exc)
-        except BaseException as exc:  # as above
+        except BaseException as exc:  # as in `_decode`
             self._fail_unexpectedly(items, exc)
 
     def _encode_items(self, items: list[Item]) -> None:
@@ -309,7 +309,7 @@ def _check_caption(caption: str | None) -> RowError | None:
     if caption is None:
         return None
     if len(caption) > _MOST_CHARACTERS:  # checked first: other checks take time for each character
-        reason = f"the caption has {len(caption):,} characters, and the service accepts at most {_MOST_CHARACTERS:,}"
+        reason = f"the caption has {len(caption):,} characters, but the service accepts at most {_MOST_CHARACTERS:,}"
         return RowError(ErrorCode.TOO_MANY_BYTES, reason)  # not the fault of the model
     found = caption_of(caption)
     return found if isinstance(found, RowError) else None

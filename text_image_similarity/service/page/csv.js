@@ -35,7 +35,7 @@ export function* rows(text, delimiter = ",") {
 
 /** Return {header, rows, url, caption}: the rows of a table and the indices of its two columns; raise TableProblem if they cannot be read. */
 export function table(text, most) {
-  if (text.includes("\0")) throw new TableProblem("This is not a CSV file: it holds zero bytes.");
+  if (text.includes("\0")) throw new TableProblem("This is not a CSV file: it contains NUL bytes.");
   const first = /^[\r\n]*([^\r\n]*)/.exec(text)[1];
   const delimiter = [",", "\t", ";"].find((mark) => first.includes(mark)) ?? ",";
   const all = [];
@@ -60,7 +60,7 @@ export function table(text, most) {
     throw new TableProblem(`The column ${wanted} is ${found.length ? "in the table more than once" : "missing"}; the header is: ${shown}`);
   };
   const places = { url: place("url"), caption: place("caption") };
-  if (all.length === 1) throw new TableProblem("The table has a header and no rows.");
+  if (all.length === 1) throw new TableProblem("The table has a header but no rows.");
   return { header, rows: all.slice(1), ...places };
 }
 

@@ -72,7 +72,7 @@ export class Results {
   }
 
   summary(strong, weak, folded) {
-    if (!strong && folded) return `None of ${productsOf(this.total)} matches well.`;
+    if (!strong && folded) return `No good match among ${productsOf(this.total)}.`;
     if (folded) return `${grouped(strong)} of ${productsOf(this.total)} match${strong === 1 ? "es" : ""} well.`;
     if (!this.next) return `${productsOf(this.total)}.`;
     return `${grouped(strong + weak)} of ${productsOf(this.total)} shown.`;

@@ -17,7 +17,8 @@ _TYPES = {
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
 }
-# Images are the visitor's files, fetched with the key (blob:), or pasted data: URLs; no other host is contacted.
+# Images are the visitor's own files, files fetched with the key (blob: URLs), or pasted data: URLs; no other host is
+# contacted.
 POLICY = "; ".join(
     (
         "default-src 'none'",

@@ -144,15 +144,15 @@ class ModelReplica:
             return await work
         except ProblemError as problem:
             if self._pool.dead() is not None:
-                # It would refuse requests faster than others respond, and so attract all of them until Ray considers it
-                # unhealthy. Once it is gone, the gateways send its requests to other replicas.
+                # This replica would refuse requests faster than others respond, and so attract all of them until Ray
+                # considers it unhealthy. Once it is gone, the gateways send its requests to other replicas.
                 logger.critical("%s ends: %s", self._name, problem.detail)
                 logging.shutdown()
                 os._exit(1)
             return problem
 
     async def report(self) -> Report:
-        """Return its state, facts and metrics."""
+        """Return the replica's state, facts and metrics."""
         from .pool import Report
 
         families = [
@@ -192,7 +192,7 @@ class Gateway:
         self._pool = RayModelPool(settings, models, peers, self._metrics)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """Return the service; Ray calls it."""
+        """Return the service as an ASGI application; called by Ray."""
         from ..http.app import create_app
 
         app = create_app(self._settings, pool=self._pool, metrics=self._metrics)
@@ -200,7 +200,7 @@ class Gateway:
         return app
 
     async def report(self) -> Report:
-        """Return its metrics to another gateway, which collects all of them."""
+        """Return this gateway's metrics to another gateway, which collects those of all replicas."""
         from .pool import Report
 
         unready = self._pool.unready()

@@ -141,7 +141,7 @@ class RayModelPool:
     async def _answer(
         self, model: str | None, fail: Callable[[RowError], ResultT], method: str, items: list[Any], *more: Any
     ) -> Answer[ResultT]:
-        """Let a replica process a request; `fail` returns an item's result for the timeout error."""
+        """Have a replica process a request; `fail` returns an item's result for the timeout error."""
         name, client = choose_model(self._settings, model), current.get()
         timeout_s = self._settings.request_timeout_s
         self._inflight.enter(client, len(items))
@@ -226,7 +226,7 @@ class ClusterMetrics(Metrics):
         self.others: list[Report] = []
 
     def write(self) -> bytes:
-        """Write everything in Prometheus' text format."""
+        """Return everything in Prometheus' text format."""
         whole: dict[str, Metric] = {}
         for replica, families in (
             (self.replica, list(self.registry.collect())),

@@ -80,7 +80,7 @@ class ServedCatalog:
 
     @property
     def log_place(self) -> str | None:
-        """Place of its own log; None for a table, which does not outlast the service."""
+        """Place of the catalogue's own log; None for a table, which does not outlast the service."""
         return None if is_source(self.place) else self.place
 
     @property

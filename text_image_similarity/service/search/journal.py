@@ -42,6 +42,9 @@ class Asked:
     Args:
         catalog: Name of the catalogue; None if it does not exist.
         ids: Ids of the matches for events, one for each query.
+        queries: The queries; empty if they could not be read.
+        wheres: Their filters as JSON values, None for a query without one.
+        found: Their results; empty until they have been answered.
     """
 
     catalog: str | None
@@ -51,7 +54,7 @@ class Asked:
     found: Sequence[Answered] = ()
 
     def take(self, queries: Sequence[Query], fields: Sequence[Field]) -> None:
-        """Record the queries, and the catalogue's fields; filters have already been parsed; see `access.bound`."""
+        """Record the queries, with their filters, already parsed by `access.bound`, as JSON values."""
         self.queries = queries
         wheres: list[Any] = [query.where for query in queries]
         self.wheres = [None if where is None else to_dict(where, fields) for where in wheres]
@@ -153,7 +156,7 @@ class Journal:
         """
         writers = {name: each for name, each in self._writers.items() if key.sees(name)}
         if not writers:
-            raise ProblemError("conflict", "this service keeps no match log; see --match-log")
+            raise ProblemError("conflict", "this service keeps no match log; see --match-log and --log-to")
         try:
             for name, writer in writers.items():
                 entry = await self._threads.run(writer.find, match_id)

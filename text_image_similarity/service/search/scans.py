@@ -23,7 +23,7 @@ from ..shares import Client, Turns
 logger = logging.getLogger("text_image_similarity")
 
 Answers = list[Matches | RowError]
-_MOST = 64  # number of typical queries in one pass, or of fewer expensive ones
+_MOST = 64  # maximum cost of a pass, in typical queries
 _MOST_WAITING = 256
 
 
@@ -195,7 +195,7 @@ def _cost_of_filter(one: Checked) -> int:
 
 
 def _size(where: Filter | None) -> tuple[int, int]:
-    """Return the number of conditions in a filter plus the number of their values."""
+    """Return the number of conditions in a filter, and the number of their values."""
     if isinstance(where, Not):
         return _size(where.part)
     if isinstance(where, (And, Or)):

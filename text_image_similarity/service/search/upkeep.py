@@ -29,8 +29,8 @@ from .threads import run_if_awaited
 
 logger = logging.getLogger("text_image_similarity")
 
-_AT_ONCE = 4  # requests that write at the same time, each of another client
-_MOST_WAITING = 16  # requests that write or wait to; one client may have half of them
+_AT_ONCE = 4  # requests that write at the same time, each from a different client
+_MOST_WAITING = 16  # requests that write or wait to write; one client may have half of them
 _LONGEST_S = 600.0  # time limit of a request that writes; proxies do not wait longer
 _LINES = 20  # lines of the process's output to show when it fails
 _NICENESS = 19
@@ -110,7 +110,8 @@ class Upkeep:
     def _check_room(self, client: Client) -> None:
         own = 0 if client is None else list(self._asked.values()).count(client)
         if own >= _MOST_WAITING // 2 or len(self._asked) >= _MOST_WAITING:
-            detail = f"{len(self._asked)} requests wait to write to {self._served.name}, {own} of them with this key"
+            waiting = f"{len(self._asked)} requests are waiting to write to {self._served.name}"
+            detail = f"{waiting}, {own} of them with this key"
             raise ProblemError("queue_full", detail, retry_after_s=2, reason="queue_full")
 
     async def _translated(self, done: Future[dict[str, Any]]) -> dict[str, Any]:
@@ -142,7 +143,7 @@ class Upkeep:
         """Start to build the vectors of another model.
 
         Raises:
-            ProblemError: `conflict`, if one is being built here, or the catalogue is in memory.
+            ProblemError: `conflict`, if a model's vectors are being built here, or the catalogue is in memory.
         """
         async with self._starting:
             if self._process is not None and self._process.returncode is None:
@@ -192,7 +193,7 @@ class Upkeep:
             logger.warning("reindexing %s ended with exit code %d: %s", self._served.name, code, said)
 
     def _write(self, given: list[Given], context: Context, loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
-        """Write what the list holds, which is removed from it; no longer than a request may wait."""
+        """Write the changes in the list, which is emptied, for no longer than a request may wait."""
         catalog, end = self._served.catalog, time.monotonic() + _LONGEST_S
         products, deleted, check = given.pop()
 
@@ -241,7 +242,7 @@ def reindex_arguments(place: str, model: str, config: Config) -> list[str]:
 
 
 def _as_text(limit: object) -> str:
-    """Write a limit as `--limit` reads it."""
+    """Return a limit in the form that `--limit` reads."""
     if isinstance(limit, bool):
         return str(limit).lower()
     return (",".join(map(str, limit)) or "none") if isinstance(limit, (tuple, list)) else str(limit)

@@ -1,4 +1,4 @@
-"""OpenTelemetry traces of requests: a span for the request, and below it one for each stage of each pair.
+"""OpenTelemetry traces of requests: a span for the request, with a child span for each stage of each pair.
 
 Spans are exported when a request is finished, from recorded times, so that threads need not know about traces. The
 caller's W3C trace context is continued, but not passed on to hosts that images are fetched from.
