@@ -15,7 +15,7 @@ from .rows import LoadedImage, Outcome, Tag
 from .score import score, score_images, score_pairs
 from .scorer import Scorer
 from .session import Sessions
-from .sources import ImageSource
+from .sources import ImageSource, PlainColumns
 from .stages import Stages, cut_among, open_cache, vectors_of
 from .stats import RunStats
 
@@ -28,6 +28,7 @@ __all__ = [
     "Loaders",
     "LocalEngine",
     "Outcome",
+    "PlainColumns",
     "RunStats",
     "ScoredPart",
     "Scorer",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -76,6 +77,8 @@ def encode_each(
         vectors = encode(items) if begun is None else begun()
         vectors = np.asarray(vectors).view()
         vectors.setflags(write=False)  # they are remembered, and shared by rows
+        if vectors.ndim == 2 and math.isfinite(np.vdot(vectors, vectors)):  # takes a third of the time of the next line
+            return list(vectors)
         finite = np.all(np.isfinite(vectors), axis=1)
     except DeviceLostError:  # not the fault of a row: every other row would fail too
         raise
@@ -87,8 +90,6 @@ def encode_each(
                 reason = "the caption contains a lone surrogate (half of a UTF-16 pair); fix the row"
             return [RowError(ErrorCode.ENCODER_ERROR, reason)]
         return [outcome for item in items for outcome in encode_each(encode, [item])]
-    if finite.all():
-        return list(vectors)
     return [
         (vector if is_finite else RowError(ErrorCode.NON_FINITE, "the model returned an embedding that is not finite"))
         for vector, is_finite in zip(vectors, finite.tolist(), strict=True)

@@ -139,23 +139,23 @@ class Run(Generic[Item, Tag]):
         rows: list[PendingRow[Tag]] = []
         new: dict[Hashable, list[PendingImage]] = {}
         size, scored, waiting, ends_part = self._config.batch_size, 0, self._waiting, False
-        while waiting and not ends_part and len(new) < size and scored < 4 * size and len(rows) < _AHEAD_KNOWN * size:
+        while waiting and len(new) < size and scored < 4 * size and len(rows) < _AHEAD_KNOWN * size:
             if (row := waiting.popleft()) is None:  # the end of a part that has no rows, or whose last row was large
                 ends_part = True
-                continue
+                break
             rows.append(row)
             _, image, _, row_bytes, _ = row
             self._ahead_bytes -= row_bytes
-            if isinstance(image, PendingImage) or not isinstance(image, ScoreResult):  # the first is faster
+            if not isinstance(image, ScoreResult):
                 scored += 1
                 self._ahead -= 1
             if self._ahead + size <= self._look_ahead:  # in whole batches, so that this check costs little
                 self._refill(to_come)
-            if isinstance(image, PendingImage) and image.outcome is None:
+            if type(image) is PendingImage and image.outcome is None:
                 self._sort_in(image, new)
-            if waiting and waiting[0] is None:
-                waiting.popleft()
-                ends_part = True
+        if not ends_part and waiting and waiting[0] is None:
+            waiting.popleft()
+            ends_part = True
         self._refill(to_come)
         return RowBatch(rows, list(new.values()), ends_part)
 
@@ -184,6 +184,9 @@ class Run(Generic[Item, Tag]):
             references = ()
         elif not references:
             return tag, RowError(ErrorCode.EMPTY_CAPTION, "the row has no reference captions"), "", 0, ()
+        if type(item) is np.ndarray and (ready := self._stages.ready(item)) is not None:
+            self._ahead_bytes += (size := item.nbytes)  # of which its captions are a small part
+            return tag, PendingImage(None, ready), text, size, references
         size = len(text) + (len(item) if type(item) is str else _size(item)) + sum(map(len, references))
         self._ahead_bytes += size
         return tag, self._start_image(key, item), text, size, references  # type: ignore[arg-type]  # neither error nor result
@@ -192,10 +195,9 @@ class Run(Generic[Item, Tag]):
         """Finish a loaded image whose embedding is known, or add it to those to encode."""
         if (content := image.loaded()) is None:
             return
-        if content.key is None:  # it has no copies
+        if (key := content.key) is None:  # it has no copies
             new[id(image)] = [image]
             return
-        key = content.key
         if (twins := self._in_progress.get(key)) is not None:  # in the batch before this one
             if image not in twins:
                 twins.append(image)
@@ -213,8 +215,7 @@ class Run(Generic[Item, Tag]):
     def _start_image(self, key: Hashable, item: Item) -> PendingImage:
         """Start loading an image, unless one with the same key is in the look-ahead."""
         if key is None:
-            ready = self._stages.ready(item)
-            return PendingImage(self._loading(item)) if ready is None else PendingImage(None, ready)
+            return PendingImage(self._loading(item))
         image = self._images.get(key)
         return self._images.put(key, PendingImage(self._loading(item))) if image is None else image
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from ..config import Config, Limits, RowScore, is_redis
@@ -70,11 +71,9 @@ class Stages:
         """
         return self._images.load(read, self._stats)
 
-    def ready(self, image: object) -> LoadedImage | None:
-        """Return an RGB array of the model's size as a loaded image; None for an image that needs more than that."""
-        if isinstance(image, np.ndarray) and image.shape == self._ready_shape and image.dtype == np.uint8:
-            return LoadedImage(None, image)
-        return None
+    def ready(self, image: NDArray[Any]) -> LoadedImage | None:
+        """Return an RGB array of the model's size as a loaded image; None for an array that needs more than that."""
+        return LoadedImage(None, image) if image.shape == self._ready_shape and image.dtype == np.uint8 else None
 
     def caption_keys(self, texts: Collection[str]) -> dict[str, bytes]:
         """Return distinct captions with the keys of their embeddings."""

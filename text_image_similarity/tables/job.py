@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, count, islice, repeat
+from itertools import chain, count, islice
 from typing import Any, Generic, TypeVar
 
 from ..errors import StoppedError, TableError
@@ -137,14 +137,15 @@ class TableJob(Generic[R]):
             some = counts[at : at + step]
             wanted = sum(map(sum, some))
             taken = list(islice(results, wanted))
-            if any(tag is not rows for tag, _ in taken):
+            tags, these = zip(*taken, strict=True) if taken else ((), ())
+            if {*map(id, tags)} - {id(rows)}:
                 raise TableError(
                     "the engine mixed up the results of different parts, so none of its rows can be trusted"
                 )
-            if len(taken) < wanted:
-                there = len(answers) + len(taken)
+            if len(these) < wanted:
+                there = len(answers) + len(these)
                 raise TableError(f"the engine returned {there:,} results for a part of {len(rows):,} rows")
-            answers += (these := [result for _, result in taken])
+            answers += these
             found += (outcomes := self.layout.outcomes(these, some))
             counter.count(outcomes)
         return answers, found
@@ -153,16 +154,17 @@ class TableJob(Generic[R]):
         """Yield parts from a row on, with their sizes in bytes; each row has its part and its record or result."""
         earlier = None if self.earlier is None else self._earlier(self.earlier, start, most)
         for rows in _ahead(self.table.read(start, most)):
-            records = self.layout.records(rows)
-            if earlier is not None:
+            if earlier is None:
+                yield rows.nbytes, self.layout.part(rows)
+            else:
                 cells = list(islice(earlier, len(rows)))
                 if len(cells) < len(rows):
                     raise TableError(
                         "the earlier output has fewer rows than the input; score it from scratch, without --retry-failed"
                     )
                 known = chain.from_iterable(map(self.layout.kept, cells, self.layout.counts(rows)))
-                records = [result or record for record, result in zip(records, known, strict=True)]
-            yield rows.nbytes, zip(repeat(rows), records)
+                records = zip(self.layout.records(rows), known, strict=True)
+                yield rows.nbytes, ((rows, result or record) for record, result in records)
 
     def _earlier(self, output: Table, start: int, most: int) -> Iterator[tuple[Any, ...]]:
         for rows in output.read(start, most):

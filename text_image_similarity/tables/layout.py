@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from typing import Any, Generic, Protocol
 
 import pyarrow as pa
@@ -12,6 +12,7 @@ import pyarrow as pa
 from ..bounded_json import parse_json
 from ..errors import ErrorCode, RowError, TableError
 from ..formats import Rows, Table, list_columns_of
+from ..pipeline import PlainColumns, TaggedRows
 from ..records import Record, ScoreResult, is_plain, references_of
 from .task import R, Task
 
@@ -65,6 +66,15 @@ class RowLayout(Generic[R]):
             for image, texts, known in zip(images, self._texts(rows), references, strict=True)
             for text in texts
         ]
+
+    def part(self, rows: Rows) -> TaggedRows[Rows]:
+        """Return the records of all rows, each tagged with `rows`."""
+        url, captions = self.task.columns[0], self.task.captions
+        if url is not None and len(captions) == 1 and not self.listed and not self.task.references:
+            columns = PlainColumns.of(rows, rows.column(url), rows.column(captions[0]))
+            if columns is not None:
+                return columns
+        return zip(repeat(rows), self.records(rows))
 
     def counts(self, rows: Cells) -> list[list[int]]:
         """Return how many records each row has for each column of captions; its records are consecutive."""
