@@ -73,11 +73,17 @@ def _linked(text: str) -> str:
     """Turn a text's references to the documentation into links."""
 
     def link(found: re.Match[str]) -> str:
-        page, heading = found[1], found[2] or ""
-        name = heading.removeprefix("#") or page.removesuffix(".md")
-        return f"[{re.sub('[-_]', ' ', name)}]({page}{heading})"
+        page, anchor = found[1], found[2] or ""
+        headings = re.findall(r"^#+ (.+)$", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE)
+        (name, *_) = [name for name in headings if _anchor(name) == anchor] if anchor else headings
+        return f"[{name}]({page}{anchor})"
 
     return re.sub(r"docs/([\w-]+\.md)(#[\w-]+)?", link, text)
+
+
+def _anchor(heading: str) -> str:
+    """Return the anchor of a heading, as the site makes it."""
+    return "#" + re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower())
 
 
 if __name__ == "__main__":
