@@ -58,7 +58,8 @@ from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.pipeline import portable
 from text_image_similarity.pipeline import progress as bars
 from text_image_similarity.pipeline.inputs import as_image, check_pairs
-from text_image_similarity.pipeline.sources import rows_of
+from text_image_similarity.pipeline.sources import PlainColumns, rows_of
+from text_image_similarity.records import is_plain
 
 CONFIG = Config(retries=0)
 RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
@@ -304,6 +305,24 @@ def test_a_plain_record_makes_the_row_that_any_other_makes(url: Any, text: str) 
     other: Any = SimpleNamespace(url=url, text=text, references=("a pet",))  # takes no shortcut
     found, expected = (list(rows_of([(7, record)])) for record in (Record(url, text, ("a pet",)), other))
     assert list(map(repr, found)) == list(map(repr, expected))
+
+
+ODD = (None, "", " x", "\x7f", "é", 5, float("nan"), np.str_("x"), b"x")
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [("a" * 256, "x"), ("!", "~"), *((odd, "x") for odd in (*ODD, "a" * 257)), *(("a", odd) for odd in ODD)],
+)
+def test_columns_of_plain_rows_make_the_rows_that_records_make(url: Any, text: Any) -> None:
+    """A row that needs a closer look sends its whole part the way of records."""
+    images, texts = ["a.png", url, "z.png"], ["a dot", text, "z"]
+    records = [("tag", Record(*row)) for row in zip(images, texts, strict=True)]
+    columns = PlainColumns.of("tag", images, texts)
+    assert (columns is None) == (not (is_plain(url) and is_plain(text) and len(url) <= 256))
+    if columns is not None:
+        assert list(columns) == records
+        assert list(rows_of(columns)) == list(rows_of(records))
 
 
 def test_what_has_a_reference_and_a_text_counts_as_a_record(red: Path) -> None:
