@@ -171,7 +171,7 @@ def test_a_score_on_an_edge_is_counted_above_it() -> None:
     tally = Tally("unit")
     for number in range(10_000):
         tally.add(scored(number, round(number / 10_000, 4)))
-    assert set(tally.scores.bins) == {1}
+    assert set(tally.scores.bins.values()) == {1}
 
 
 def test_no_scores_at_all() -> None:

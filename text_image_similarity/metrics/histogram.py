@@ -34,7 +34,8 @@ class Histogram:
 
     def __init__(self, kind: str) -> None:
         self.low, high, self.width = BINS[kind]
-        self.bins = [0] * round((high - self.low) / self.width)
+        self._last = round((high - self.low) / self.width) - 1
+        self.bins: Counter[int] = Counter()  # number of scores in each bin that has any
         self.count = 0
         self.total = 0.0
         self.smallest, self.largest = math.inf, -math.inf
@@ -49,11 +50,11 @@ class Histogram:
         for score in scores:  # one after another, so that the mean does not depend on the parts of a table
             self.total += score
         self.smallest, self.largest = min([self.smallest, *scores]), max([self.largest, *scores])
-        low, width, last = self.low, self.width, len(self.bins) - 1
+        low, width = self.low, self.width
         # A score on an edge belongs to the bin above, even if its last bit was rounded down.
         places = Counter([int((score - low) / width + 1e-6) for score in scores])
         for place, count in places.items():
-            self.bins[min(max(place, 0), last)] += count
+            self._add(place, count)
 
     def mean(self) -> float | None:
         """Return the mean score; None without scores."""
@@ -64,7 +65,7 @@ class Histogram:
         if not self.count:
             return None
         wanted, seen = max(1, math.ceil(share * self.count)), 0
-        for place, count in enumerate(self.bins):
+        for place, count in sorted(self.bins.items()):
             seen += count
             if seen >= wanted:
                 return min(max(round(self.low + place * self.width, 6), self.smallest), self.largest)
@@ -72,14 +73,14 @@ class Histogram:
 
     def merged(self, most: int) -> Iterator[tuple[float, float, int]]:
         """Yield (from, to, count) for at most `most` equal bins with round edges over the range of the scores."""
-        filled = [place for place, count in enumerate(self.bins) if count]
+        filled = sorted(self.bins)
         if not filled:
             return
         steps = (digit * 10**power for power in range(6) for digit in (1, 2, 5))
         step = next(step for step in steps if filled[-1] // step - filled[0] // step < most)
         for first in range(filled[0] // step * step, filled[-1] + 1, step):
             start, end = (round(self.low + place * self.width, 6) for place in (first, first + step))
-            yield start, end, sum(self.bins[first : first + step])
+            yield start, end, sum(self.bins[place] for place in range(first, first + step))
 
     def coarse(self) -> Iterator[tuple[float, int]]:
         """Yield the middle and the count of each bin that is not empty, after every twenty bins are merged."""
@@ -87,9 +88,10 @@ class Histogram:
             yield self.low + (place + _COARSE / 2) * self.width, count
 
     def _coarse(self) -> Iterator[tuple[int, int]]:
-        for place in range(0, len(self.bins), _COARSE):
-            if count := sum(self.bins[place : place + _COARSE]):
-                yield place, count
+        coarse: Counter[int] = Counter()
+        for place, count in self.bins.items():
+            coarse[place - place % _COARSE] += count
+        yield from sorted(coarse.items())
 
     def kept(self) -> dict[str, Any]:
         """Return a compact form for `take`, a few hundred characters of JSON, with every twenty bins merged."""
@@ -108,12 +110,15 @@ class Histogram:
         """
         for each in kept["bins"].split():
             place, count = map(int, each.split(":"))
-            self.bins[place] += count
+            self._add(place, count)
             self.count += count
         self.total += float(kept["total"])
         if kept["extremes"] is not None:
             smallest, largest = map(float, kept["extremes"])
             self.smallest, self.largest = min(self.smallest, smallest), max(self.largest, largest)
+
+    def _add(self, place: int, count: int) -> None:
+        self.bins[min(max(place, 0), self._last)] += count
 
     def summary(self) -> dict[str, float] | None:
         """Return the mean, the extremes and some quantiles, rounded to six decimals; None without scores."""
