@@ -62,7 +62,7 @@ _TYPES = {
 
 
 def check_folder(name: str, folder: Path) -> dict[str, Any]:
-    """Check from the names of its files that a folder holds a model that can be loaded.
+    """Check, by the names of its files, that a folder holds a model that can be loaded.
 
     Args:
         name: The folder's name as the user gave it, for messages.

@@ -86,7 +86,7 @@ def read_open_clip_name(name: str) -> OpenClipName | None:
 
 
 def check_architecture(name: str, architecture: str) -> None:
-    """Check from open_clip's files that it has an architecture; importing open_clip would take seconds.
+    """Check, by its files, that open_clip has an architecture; importing it would take seconds.
 
     Raises:
         ModelNameError: open_clip does not have this architecture.

@@ -51,7 +51,7 @@ def tag_settings(name: str, architecture: str, tag: str) -> tuple[dict[str, Any]
         said = (
             f"the tags for it are {', '.join(tags)}"
             if tags
-            else f"there are none for it; give a file: open_clip:{architecture}//PATH"
+            else f"that architecture has no tags; give a file: open_clip:{architecture}//PATH"
         )
         raise ModelNameError(f"model {name}: open_clip has no weights {tag} for {architecture}; {said}")
     if known.get("quick_gelu"):

@@ -56,7 +56,7 @@ def masked_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Featur
 
 @torch.inference_mode()
 def check_alike(encoder: TwoTowerEncoder, network: Any, processor: Any, tokenizer: Any) -> None:
-    """Check on a few images and captions that an encoder agrees with the model's own processor and tokenizer.
+    """Check, on a few images and captions, that an encoder agrees with the model's own processor and tokenizer.
 
     Raises:
         ModelError: The results differ; the message says which.

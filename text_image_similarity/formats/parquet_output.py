@@ -1,4 +1,4 @@
-"""Write Parquet. Its parts are Arrow streams, which are written and read without any encoding."""
+"""Write Parquet. The parts of a run are kept as Arrow streams, which are written and read without any encoding."""
 
 from __future__ import annotations
 

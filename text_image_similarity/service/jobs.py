@@ -159,7 +159,7 @@ class Job:
             self._wake()
 
     def fail(self, problem: ModelError) -> None:
-        """Fail the job because the model has stopped working. Its items must still be finished."""
+        """Fail the job because the model has stopped working. The job's items must still be finished."""
         with self._lock:
             first, self.problem, self.gone = not self.gone, problem, True
         if first:

@@ -168,7 +168,7 @@ def _sqlite_file(uri: str) -> Path | None:
 
 
 def _absolute(uri: str) -> str:
-    """Return an SQLite URI with a full path; with a relative one, MLflow would use that of an earlier folder."""
+    """Return an SQLite URI with a full path; MLflow may resolve a relative one against an earlier working folder."""
     scheme, found, file = uri.partition(":///")
     if not (found and scheme.startswith("sqlite")) or file.startswith(("?", ":memory:", "file:")) or not file:
         return uri

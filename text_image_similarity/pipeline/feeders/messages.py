@@ -1,7 +1,7 @@
 """Messages in the pipes between the parent and a feeder: pickled objects, each preceded by its length.
 
-They run the same program on the same machine, and a feeder is trusted as much as the parent, which would otherwise
-decode the images itself. `isolate_decoder` moves decoding out of the feeders, too.
+Both processes run the same program on the same machine, and a feeder is trusted as much as the parent, which would
+otherwise decode the images itself. `isolate_decoder` moves decoding out of the feeders, too.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     Ray's HTTP proxy -> Gateway: Gate -> routes -> RayModelPool -> Ray's router -> ModelReplica: LocalModelPool
 
-Clients see only the gateway, which behaves like the plain service. It needs the extras `ray` and `serve`.
+Clients see only the gateway, which behaves like the plain service. This module needs the extras `ray` and `serve`.
 """
 
 from __future__ import annotations
