@@ -185,7 +185,7 @@ def table(rounds: Rounds) -> str:
     columns = [
         f"{what}, {delay} ms"
         for delay in DELAYS_MS
-        for what in ("files/s", "our speed-up", "CPU µs per file", "the server's")
+        for what in ("files/s", "our speed-up", "CPU µs per file", "server CPU µs per file")
     ]
     return markdown(["client", "connections", *columns], lines)
 

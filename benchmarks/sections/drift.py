@@ -95,12 +95,12 @@ def jobs(options: Options) -> list[Job]:
 
 def table(rounds: Rounds) -> str:
     latest = {name: found[-1] for name, found in rounds.items()}
-    parts = []
+    parts, changes = [], ["pairs", "mean change", "largest change", "rank correlation"]
     if lines := [[n.removeprefix("fast "), *_cells(found)] for n, found in latest.items() if n.startswith("fast")]:
-        parts.append(markdown(["fast, JPEG of", "pairs", "mean change", "largest change", "rank correlation"], lines))
+        parts.append(markdown(["fast preprocessing, JPEG of", *changes], lines))
     if lines := [[n.removeprefix("int8 "), *_cells(found)] for n, found in latest.items() if n.startswith("int8")]:
-        parts.append(markdown(["int8", "pairs", "mean change", "largest change", "rank correlation"], lines))
-        header = ["int8", "cosine to FP32, images: mean, smallest", "captions: mean, smallest"]
+        parts.append(markdown(["int8", *changes], lines))
+        header = ["int8", "cosine to FP32, images: mean, smallest", "cosine to FP32, captions: mean, smallest"]
         lines = [[n.removeprefix("int8 "), *_cosines(found)] for n, found in latest.items() if n.startswith("int8")]
         parts.append(markdown(header, lines))
     if mini := latest.get("int8 mini"):

@@ -107,9 +107,9 @@ def table(rounds: Rounds) -> str:
         "512x512 JPEG from",
         "feeders",
         "pairs/s",
-        "relative to one",
+        "relative to one feeder",
         "relative to decoding alone",
-        "CPU s per 1,000",
+        "CPU s per 1,000 pairs",
     ]
     return markdown(heads, lines)
 

@@ -21,7 +21,7 @@ from ..results import Options, Rounds, Section, at, cpu_per_1000, markdown, mid,
 _LABELS = {
     "files": "files, named in Parquet",
     "bytes": "a column of bytes in Parquet",
-    "dropped": "the same, without the images in the output (`--drop-col`)",
+    "dropped": "a column of bytes in Parquet, without the images in the output (`--drop-col`)",
     "struct": "Hugging Face's structs in Parquet",
     "tar": "tar shards",
     "folder": "a folder with captions next to the photos",

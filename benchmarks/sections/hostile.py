@@ -151,13 +151,13 @@ def table(rounds: Rounds) -> str:
         [
             "attack",
             "pairs/s alone",
-            "beside it",
+            "pairs/s beside the attacker",
             "ratio",
-            "the attacker's cores",
-            "ratio without them",
+            "cores used by the attacker",
+            "ratio without those cores",
             "p99 alone, ms",
-            "beside it",
-            "p99 of /livez",
+            "p99 beside the attacker, ms",
+            "p99 of /livez, ms",
         ],
         lines,
     )

@@ -43,7 +43,7 @@ def table(rounds: Rounds) -> str:
         if found := rounds.get(f"liveness: {load}"):
             last = found[-1]["livez_s"]
             lines.append([load, *(f"{1000 * last[name]:,.0f}" for name in ("p50", "p99", "max"))])
-    return markdown(["beside", "/livez p50, ms", "p99", "longest"], lines)
+    return markdown(["during", "/livez p50, ms", "/livez p99, ms", "/livez longest, ms"], lines)
 
 
 SECTION = Section("liveness", jobs, table)

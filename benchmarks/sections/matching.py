@@ -196,12 +196,12 @@ def table(rounds: Rounds) -> str:
             ["one client: p50, p99, ms", _both(found, "one")],
             [f"{RATE:.0f} queries/s: p50, p99, ms", _both(found, "scheduled")],
             ["one client, queries/s", f"{one:,.1f}"],
-            [f"{CLIENTS} clients, queries/s", f"{many:,.1f} ({many / one:.1f} times one)"],
+            [f"{CLIENTS} clients, queries/s", f"{many:,.1f} ({many / one:.1f} times as many as one client)"],
             ["the same query, queries/s", f"{mid(found, at('same', 'rate')):,.0f}"],
         ]
     if found := rounds.get("log"):
         added = mid(found, lambda one: one["queued"]["p50"] - one["off"]["p50"])
-        lines.append(["added to the median by the log, ms", f"{1000 * added:.2f}"])
+        lines.append(["what the match log adds to the median, ms", f"{1000 * added:.2f}"])
     if found := rounds.get("overload"):
         lines += _overload_lines(found[-1])
     if found := rounds.get("new model"):
@@ -212,7 +212,10 @@ def table(rounds: Rounds) -> str:
                 "p99 before and while the index for a new model is built, ms",
                 f"{1000 * before:.0f}, {1000 * during:.0f} ({during / before:.1f} times)",
             ],
-            ["failed in the meantime", str(sum(n for kind, n in last["kinds"].items() if kind != SCORED))],
+            [
+                "failed before and while the index for a new model is built",
+                str(sum(n for kind, n in last["kinds"].items() if kind != SCORED)),
+            ],
             ["switch, rollback, s", ", ".join(f"{last['steps_s'][step]:.2f}" for step in (":switch", ":rollback"))],
         ]
     return markdown(["", "`/match-text`, mini"], lines)
@@ -225,9 +228,9 @@ def _overload_lines(found: dict[str, Any]) -> list[list[str]]:
     return [
         [
             f"{TIMES} times the load: responses by kind",
-            ", ".join(f"{n:,} {kind}" for kind, n in found["kinds"].items()),
+            ", ".join(f"{n:,} x {kind}" for kind, n in found["kinds"].items()),
         ],
-        ["log entries, responses", f"{found['entries']:,}, {found['asked']:,}"],
+        [f"{TIMES} times the load: log entries, responses", f"{found['entries']:,}, {found['asked']:,}"],
         ["memory, MiB: first quarter, last quarter", f"{early:,.0f}, {late:,.0f}"],
     ]
 

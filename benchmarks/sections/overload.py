@@ -151,14 +151,16 @@ def _facts(found: dict[str, Any], batch_s: float) -> dict[str, str]:
         "other outcomes": others or "none",
         "scored: p50, p99, max, ms": _milliseconds(found["served_s"]),
         "a full batch, in the overload and alone, ms": ", ".join(f"{1000 * one:,.0f}" for one in batches),
-        "p99 / (batch + wait)": ", ".join(f"{found['served_s']['p99'] / (one + MAX_WAIT_S):.2f}" for one in batches),
+        "p99 / (batch + wait), with the batch in the overload and alone": ", ".join(
+            f"{found['served_s']['p99'] / (one + MAX_WAIT_S):.2f}" for one in batches
+        ),
         "pairs per batch": f"{found['pairs'] / max(found['batches'], 1):.1f}",
         "refused: p50, p99, max, ms since they were due": _milliseconds(found["refused_s"]),
         "refused: p50, p99, max, ms since they were sent": _milliseconds(found["refused_since_sent_s"]),
         "delay in sending: p50, p99, max, ms": _milliseconds(found["late_s"]),
         "memory, MiB: first quarter, last quarter": f"{early:,.0f}, {late:,.0f}",
         "cores used by the service": f"{found['service_cores']:.2f}",
-        "s until back to normal": "never" if recovered is None else f"{recovered:.2f}",
+        "seconds until the service is back to normal": "never" if recovered is None else f"{recovered:.2f}",
     }
 
 

@@ -79,14 +79,15 @@ def _notes(rounds: Rounds) -> str:
         if not c.environment and c.name in rounds
         for name, text in rounds[c.name][-1]["versions"].items()
     }
-    lines = [f"Versions: {_spelt(common or versions)}.", *(f"{text}." for text in dict.fromkeys(own))]
+    parts = [f"Versions: {_spelt(common or versions)}", *(f"for {text}" for text in dict.fromkeys(own))]
+    lines = ["; ".join(parts) + "."]
     if reference := rounds.get(REFERENCE):
         scores = np.array(reference[-1]["scores"])
         lines.append(
-            f"The reference's scores of {len(scores)} pairs have a standard deviation of {scores.std():.3f} around "
-            f"{scores.mean():.3f}, with random weights."
+            f"With random weights, the reference's scores of {len(scores)} pairs have a mean of {scores.mean():.3f} "
+            f"and a standard deviation of {scores.std():.3f}."
         )
-    return " ".join(lines)
+    return "\n".join(lines)
 
 
 def _spelt(versions: dict[str, str]) -> str:

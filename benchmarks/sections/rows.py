@@ -26,8 +26,8 @@ _NAMES = {
     "images": "`score_images`, a new caption and an image of the model's size in memory",
     "pairs": "`score_pairs`, a new caption and one of seven files",
     "csv": "`score_csv`, CSV, a new caption and one of seven files",
-    "parquet": "`score_csv`, Parquet, the same",
-    "long csv": "`score_csv`, CSV, the same",
+    "parquet": "`score_csv`, Parquet, a new caption and one of seven files",
+    "long csv": "`score_csv`, CSV, a new caption and one of seven files",
 }
 
 

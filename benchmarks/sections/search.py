@@ -46,8 +46,9 @@ def table(rounds: Rounds) -> str:
     left_out = [engine for engine in _ENGINES if engine not in rounds]
     header = [f"{first['rows']:,} x 512", *_FILTERS, f"incomplete, of {asked:,}", "32 at once", "build s", "MiB"]
     note = (
-        "\n\nA cell: p50 in ms / recall@10 (that of the worst query), by the share of the rows that pass the filter. "
-        "`32 at once`: ms for each query. `qdrant` runs on qdrant-edge, and no server was run."
+        "\n\nA column named after the share of the rows that pass the filter shows: p50 in ms / recall@10 (recall@10 "
+        "of the worst query).\n`32 at once` shows the ms for each of 32 queries that are asked together.\n"
+        "`qdrant` was measured on qdrant-edge, without a server."
     )
     return markdown(header, lines) + note + (f" Not measured: {', '.join(left_out)}." if left_out else "")
 

@@ -93,7 +93,8 @@ def _stage_table(name: str, run: list[dict[str, Any]], by_itself: list[dict[str,
         in_run = mid(run, at("stages", stage))
         lines.append([stage, f"{in_run:.2f}", f"{wall:.2f}", f"{pairs / wall:,.0f}"])
     wall_clock = mid(run, at("seconds"))
-    lines.append(["the run; the sum of the limits", f"{wall_clock:.2f}", f"{walls:.2f}", f"{pairs / walls:,.0f}"])
+    total = [f"{wall_clock:.2f}", f"{walls:.2f}", f"{pairs / walls:,.0f}"]
+    lines.append(["the run; the sum of the stages' limits", *total])
     header = [f"{name}, {pairs} pairs", "s in the run, summed over threads", "s alone on all cores", "pairs/s alone"]
     return markdown(header, lines) + f"\n\nThe run reaches {100 * walls / wall_clock:.0f} % of its limit."
 
@@ -106,12 +107,12 @@ def _product_table(product: list[dict[str, Any]], run: list[dict[str, Any]], by_
         for name in product[-1]["gflops"]
     ]
     lines.append(["GFLOP per pair", f"{product[-1]['gflop_a_pair']:.2f}"])
-    lines.append(["pairs/s if all operations ran at that rate", f"{ceiling:.1f}"])
+    lines.append(["pairs/s if all operations ran at the highest of these rates", f"{ceiling:.1f}"])
     if by_itself:
         encoders = mid(by_itself, lambda one: one["pairs"] / sum(one["alone"][s] for s in _ENCODERS))
-        lines.append(["share that the encoders alone reach", f"{100 * encoders / ceiling:.0f} %"])
+        lines.append(["share of these pairs/s that the encoders alone reach", f"{100 * encoders / ceiling:.0f} %"])
     if run:
-        lines.append(["share that the run reaches", f"{100 * mid(run, rate) / ceiling:.0f} %"])
+        lines.append(["share of these pairs/s that the run reaches", f"{100 * mid(run, rate) / ceiling:.0f} %"])
     return markdown(["ViT-B/32, FP32", ""], lines)
 
 
