@@ -75,7 +75,7 @@ def _linked(text: str) -> str:
     def link(found: re.Match[str]) -> str:
         page, anchor = found[1], found[2] or ""
         headings = re.findall(r"^#+ (.+)$", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE)
-        (name, *_) = [name for name in headings if _anchor(name) == anchor] if anchor else headings
+        name, *_ = [name for name in headings if _anchor(name) == anchor] if anchor else headings
         return f"[{name}]({page}{anchor})"
 
     return re.sub(r"docs/([\w-]+\.md)(#[\w-]+)?", link, text)

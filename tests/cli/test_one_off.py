@@ -155,7 +155,7 @@ def test_a_summary_does_not_choose_the_folder_of_the_images(picture: Path, capsy
     page = own / "page.html"
     assert command("report", own / "scored.csv", page) == 0
     assert page.read_text(encoding="utf-8").count("data:image/jpeg") == 1
-    assert "local images missing from the page: 2; name the folder" in capsys.readouterr().out
+    assert "local images missing from the page: 2; use --base-dir to name the folder" in capsys.readouterr().out
     assert command("report", own / "scored.csv", page, "--base-dir", private) == 0
     assert page.read_text(encoding="utf-8").count("data:image/jpeg") == 2
 

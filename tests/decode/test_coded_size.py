@@ -62,7 +62,9 @@ def test_an_honest_avif_is_read(mode: str, options: dict[str, object]) -> None:
 
 def test_an_avif_is_held_against_what_it_is_coded_in() -> None:
     data = claiming(saved(LARGE, "AVIF", speed=10))
-    with pytest.raises(RowError, match=r"too_many_pixels: 64 x 64 is coded as 1,440,000 pixels, more than the limit of 1,000,000"):
+    with pytest.raises(
+        RowError, match=r"too_many_pixels: 64 x 64 is coded as 1,440,000 pixels, more than the limit of 1,000,000"
+    ):
         decode(data, LIMITS)
     with pytest.raises(RowError, match="corrupt: AVIF: it declares 64 x 64 pixels but is coded as 1,440,000 pixels"):
         decode(data, Limits())

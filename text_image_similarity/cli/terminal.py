@@ -37,6 +37,7 @@ class ProgressBar:
     ) -> None:
         self._unit = unit
         self._bar: tqdm[NoReturn] | None = None
+        self._failed = -1  # as shown
         self._heartbeat = None if bar else Heartbeat(unit, heartbeat_s, clock)
 
     def show(self, done: int, failed: int, total: int) -> None:
@@ -47,7 +48,9 @@ class ProgressBar:
         if self._bar is None:
             self._bar = tqdm(total=total, initial=done, unit=f" {self._unit}", dynamic_ncols=True)
         self._bar.total = total  # the total grows while files are counted one by one
-        self._bar.set_postfix(failed=failed, refresh=False)
+        if failed != self._failed:  # formatting takes longer than counting a row
+            self._bar.set_postfix(failed=failed, refresh=False)
+            self._failed = failed
         self._bar.update(done - self._bar.n)
 
     def close(self) -> None:

@@ -49,10 +49,14 @@ def reported(progress: Progress | bool | None, unit: str) -> Iterator[Progress |
         yield None
     else:
         with _bar(None, unit) as bar:
+            shown = 0
 
             def show(done: int, failed: int, total: int) -> None:
+                nonlocal shown
                 bar.total = total
-                bar.set_postfix({"failed": failed} if failed else {}, refresh=False)
+                if failed != shown:  # formatting takes longer than counting a row
+                    bar.set_postfix({"failed": failed}, refresh=False)
+                    shown = failed
                 bar.update(done - bar.n)
 
             yield show

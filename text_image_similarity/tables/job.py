@@ -129,25 +129,17 @@ class TableJob(Generic[R]):
 
     def _answers(
         self, rows: Rows, counts: Sequence[Sequence[int]], results: Iterator[tuple[Rows, R]], counter: _ProgressCounter
-    ) -> tuple[list[R], list[R]]:
+    ) -> tuple[Sequence[R], Sequence[R]]:
         """Take the results of a part, and return both all of them and one per row."""
-        answers, found = list[R](), list[R]()
-        step = 1 if counter.watched else len(rows)
-        for at in range(0, len(rows), step):
-            some = counts[at : at + step]
-            wanted = sum(map(sum, some))
-            taken = list(islice(results, wanted))
-            tags, these = zip(*taken, strict=True) if taken else ((), ())
-            if {*map(id, tags)} - {id(rows)}:
-                raise TableError(
-                    "the engine mixed up the results of different parts, so none of its rows can be trusted"
-                )
-            if len(these) < wanted:
-                there = len(answers) + len(these)
-                raise TableError(f"the engine returned {there:,} results for a part of {len(rows):,} rows")
-            answers += these
-            found += (outcomes := self.layout.outcomes(these, some))
-            counter.count(outcomes)
+        wanted = sum(map(sum, counts))
+        taken = list(counter.reporting(results, map(sum, counts)) if counter.watched else islice(results, wanted))
+        tags, answers = zip(*taken, strict=True) if taken else ((), ())
+        if {*map(id, tags)} - {id(rows)}:
+            raise TableError("the engine mixed up the results of different parts, so none of its rows can be trusted")
+        if len(answers) < wanted:
+            raise TableError(f"the engine returned {len(answers):,} results for a part of {len(rows):,} rows")
+        found = self.layout.outcomes(answers, counts)
+        counter.count(found)
         return answers, found
 
     def _parts(self, start: int, most: int) -> Iterator[tuple[int, TaggedRows[Rows]]]:
@@ -248,18 +240,31 @@ class _ProgressCounter:
         self._parts = count(len(parts))
         self._progress = progress
         self.watched = progress is not None  # if so, every row is reported as soon as it has a result
-        self._report()
+        if progress is not None:
+            progress(self.done, self.failures.total(), total)
 
     def next_part(self) -> int:
         """Return the number of the next part."""
         return next(self._parts)
 
+    def reporting(self, results: Iterator[tuple[Rows, R]], sizes: Iterable[int]) -> Iterator[tuple[Rows, R]]:
+        """Yield the results of a part, and report each row when its results have been taken.
+
+        Args:
+            results: Results with their tags.
+            sizes: Number of results of each row.
+        """
+        assert self._progress is not None
+        failed = self.failures.total()
+        for done, size in enumerate(sizes, self.done + 1):
+            some = list(islice(results, size))
+            yield from some
+            if len(some) < size:
+                return
+            failed += any(result.error is not None for _, result in some)
+            self._progress(done, failed, self.total)
+
     def count(self, results: Sequence[RowResult]) -> None:
         """Count the results of rows."""
         self.done += len(results)
         self.failures.update(_failures(results))
-        self._report()
-
-    def _report(self) -> None:
-        if self._progress is not None:
-            self._progress(self.done, self.failures.total(), self.total)
