@@ -150,10 +150,8 @@ async def image(
     served = catalog_of(request, catalog)
     product = await product_of(request, served, id)
     if picture >= len(product.images):
-        raise ProblemError(
-            "not_found",
-            f"product {id[:100]!r} has no image {picture}: it has {len(product.images)}, numbered from 0",
-        )
+        there = f"it has {len(product.images)}, numbered from 0"
+        raise ProblemError("not_found", f"product {id[:100]!r} has no image {picture}: {there}")
     small = await served.thumbnails.get(product.images[picture], size)
     if small is None:
         raise ProblemError("not_found", f"image {picture} of product {id[:100]!r} cannot be read")
