@@ -43,6 +43,7 @@ from text_image_similarity.encoders.towers.text import PAD, TransformerTower, bu
 from text_image_similarity.encoders.two_tower import TwoTowerEncoder
 from text_image_similarity.encoders.weights import dequantised
 from text_image_similarity.errors import BusyError, ConfigError, ModelError, ModelUnavailableError, UsageError
+from text_image_similarity.folder_lock import FolderLock
 from text_image_similarity.training.checkpoint import NAME as CHECKPOINT
 from text_image_similarity.training.data import Batch, fingerprint, load_splits
 from text_image_similarity.training.loop import TrainProgress, TrainResult
@@ -52,7 +53,6 @@ from text_image_similarity.training.pretrained import load_image_weights
 from text_image_similarity.training.step import Stepper
 from text_image_similarity.training.tracking import MlflowTracker, _absolute
 from text_image_similarity.training.vocabulary import learn_tokenizer
-from text_image_similarity.workspace import FolderLock
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "grey")
 TINY = TrainConfig(
@@ -540,6 +540,16 @@ def test_an_unreadable_photo_is_left_out_and_named(
     assert "not_an_image" in caplog.text
     assert "left out of validation" in caplog.text
     assert len(result.history) == 1
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "model.safetensors", "history.json", "recall.png"])
+def test_a_link_out_of_the_folder_is_refused_before_anything_is_read(tmp_path: Path, name: str, resume: bool) -> None:
+    """Not when the first checkpoint is written, which may be hours later."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / name).symlink_to("../.bash_aliases")
+    with pytest.raises(UsageError, match=rf"{name} is a link to .*bash_aliases, which is not in its folder"):
+        train(tmp_path / "no data", tmp_path / "model", TINY, resume=resume)
 
 
 @pytest.mark.extended
