@@ -798,6 +798,8 @@ def test_a_database_in_the_working_folder_does_not_choose_another_folder(
     [
         "CREATE TRIGGER t AFTER INSERT ON metrics BEGIN UPDATE runs SET artifact_uri = '/other'; END",
         "CREATE TRIGGER prevent_secrets_aad_mutation AFTER INSERT ON metrics BEGIN DELETE FROM runs; END",
+        "CREATE TRIGGER prevent_secrets_aad_mutation BEFORE UPDATE ON secrets FOR EACH ROW "
+        "WHEN OLD.secret_id != NEW.secret_id OR OLD.secret_name != NEW.secret_name BEGIN DELETE FROM metrics; END",
         "CREATE VIEW runs AS SELECT * FROM metrics",
         "CREATE VIRTUAL TABLE runs USING fts5(artifact_uri)",
     ],
@@ -809,12 +811,27 @@ def test_a_database_whose_schema_acts_is_refused(change: str, tmp_path: Path, mo
     uri = f"sqlite:///{tmp_path}/runs.db"
     with closing(sqlite3.connect(tmp_path / "runs.db")) as database:
         database.executescript("CREATE TABLE metrics (key TEXT); CREATE UNIQUE INDEX one ON metrics (key);")
+        database.executescript("CREATE TABLE secrets (secret_id TEXT, secret_name TEXT)")
     assert MlflowTracker(uri, experiment="e", name="n", parameters={}, run_id=None).run_id == "run"
     with closing(sqlite3.connect(tmp_path / "runs.db")) as database:
         database.executescript(change)
         database.commit()
     with pytest.raises(UsageError, match=r"contains the \w+ '\w+', which MLflow did not create.*or use tracking=none"):
         MlflowTracker(uri, experiment="e", name="n", parameters={}, run_id=None)
+
+
+def test_the_trigger_of_mlflow_itself_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+    from mlflow.store.db_migrations import versions
+
+    text = next(Path(versions.__path__[0]).glob("*_add_secrets_tables.py")).read_text(encoding="utf-8")
+    trigger = text.partition('SQLITE_TRIGGER = """')[2].partition('"""')[0]
+    assert "BEFORE UPDATE ON secrets" in trigger
+    monkeypatch.setattr(mlflow, "MlflowClient", FakeStore)
+    with closing(sqlite3.connect(tmp_path / "runs.db")) as database:
+        database.executescript(f"CREATE TABLE secrets (secret_id TEXT, secret_name TEXT);{trigger}")
+    uri = f"sqlite:///{tmp_path}/runs.db"
+    assert MlflowTracker(uri, experiment="e", name="n", parameters={}, run_id=None).run_id == "run"
 
 
 def test_a_local_store_is_asked_once_where_files_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
