@@ -16,6 +16,7 @@ from text_image_similarity import TableError
 from text_image_similarity.formats import parquet_encodings, parquet_file
 from text_image_similarity.formats.page_headers import IncompleteHeaderError, PageHeader, read_header
 from text_image_similarity.formats.parquet import ParquetTable
+from text_image_similarity.formats.storage import open_bytes
 
 LONG = 2 * 1024 * 1024
 
@@ -145,8 +146,7 @@ def test_reading_takes_no_further_requests(tmp_path: Path, monkeypatch: pytest.M
         def __getattr__(self, name: str) -> Any:
             return getattr(self.raw, name)
 
-    opened = parquet_file.open_bytes
-    monkeypatch.setattr(parquet_file, "open_bytes", lambda place: Counted(opened(place)))
+    monkeypatch.setattr(parquet_file, "open_bytes", lambda place: Counted(open_bytes(place)))
     with_check, without = count(path)
     assert with_check == without
 

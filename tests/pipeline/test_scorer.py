@@ -445,11 +445,13 @@ def test_what_a_notebook_shows_is_short(tmp_path: Path) -> None:
 
 def test_calls_that_share_the_threads_take_turns() -> None:
     """Slow images of one call do not keep those of another waiting until all of them are loaded."""
-    loaders, going, order = Loaders(1), threading.Event(), []
+    loaders, going = Loaders(1), threading.Event()
+    order: list[str] = []
     first = loaders.submit(lambda: going.wait(HANG_S), "slow")
     futures = [loaders.submit(partial(order.append, name), name[0]) for name in ("s1", "s2", "s3", "f1", "f2", "s4")]
     going.set()
-    for future in (first, *futures):
+    assert first.result(HANG_S)
+    for future in futures:
         future.result(HANG_S)
     assert order == ["s1", "f1", "s2", "f2", "s3", "s4"]
     loaders.close()
@@ -457,12 +459,17 @@ def test_calls_that_share_the_threads_take_turns() -> None:
 
 def test_the_images_of_each_call_are_loaded_in_turn() -> None:
     """The calls of one scorer count as owners of their images."""
-    owners = []
+    owners: list[object] = []
     with Scorer(Config(batch_size=4, io_workers=2), encoder=ColourEncoder()) as scorer:
         list(scorer.embed_images([inline("red")]))
         context = scorer._context
         submit = context.loaders.submit
-        context.loaders.submit = lambda task, owner=None: (owners.append(owner), submit(task, owner))[1]  # type: ignore[method-assign]
+
+        def note(task: Any, owner: Any = None) -> Any:
+            owners.append(owner)
+            return submit(task, owner)
+
+        context.loaders.submit = note  # type: ignore[method-assign]
         one, other = (scorer.embed_images([inline("red"), inline("blue")]) for _ in range(2))
         for call in (one, other):
             next(call)

@@ -296,7 +296,7 @@ async def test_an_interrupted_write_does_not_outlive_the_service(monkeypatch: py
             return AddReport(added=1)
 
     monkeypatch.setattr(upkeep_of, "_TURN_S", 0.0)
-    monkeypatch.setattr(upkeep_of, "_AT_ONCE", 1)
+    monkeypatch.setattr(upkeep_of, "AT_ONCE", 1)
     upkeep = Upkeep(SimpleNamespace(name="c", catalog=SimpleNamespace(searcher=Endless())))  # type: ignore[arg-type]
     current.set("one")
     tasks = [asyncio.create_task(upkeep.write(["x"] * 1000, [], None))]  # type: ignore[list-item]

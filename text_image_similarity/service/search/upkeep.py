@@ -28,7 +28,7 @@ from .errors import translated
 
 logger = logging.getLogger("text_image_similarity")
 
-_AT_ONCE = 4  # requests that write at the same time, each of another client
+AT_ONCE = 4  # requests that write at the same time, each of another client
 _MOST_WAITING = 16  # requests that write or wait to; one client may have half of them, and each client may have one
 _TURN_S = 10.0  # a write that takes longer lets others begin after its next transaction, and continues when it is due
 _LONGEST_S = 600.0  # time limit of a request that writes; proxies do not wait longer
@@ -102,8 +102,8 @@ class Upkeep:
     def __init__(self, served: ServedCatalog) -> None:
         self._served = served
         self._starting = asyncio.Lock()
-        self._threads = ThreadPoolExecutor(_AT_ONCE, "write")
-        self._turns = FairQueue(lambda _, task: self._threads.submit(task), _AT_ONCE, most_of_one=1)
+        self._threads = ThreadPoolExecutor(AT_ONCE, "write")
+        self._turns = FairQueue(lambda _, task: self._threads.submit(task), AT_ONCE, most_of_one=1)
         self._asked: dict[Future[dict[str, Any]], Client] = {}  # writes that wait or have begun
         self._process: Process | None = None
         self._state: dict[str, Any] | None = None
