@@ -218,7 +218,8 @@ async def test_a_client_whose_images_are_slow_keeps_no_other_from_writing() -> N
 @in_a_loop
 async def test_slow_writes_let_others_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four keys, or any number, whose images never stop coming hold no place for long, and their writes stay in order."""
-    going, written = Event(), []
+    going = Event()
+    written: list[str] = []
 
     class Endless:
         checking = nullcontext
@@ -254,7 +255,7 @@ async def test_slow_writes_let_others_begin(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("interrupted", [False, True])
 @in_a_loop
 async def test_an_interrupted_write_has_the_same_result(interrupted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    turns = []
+    turns: list[int] = []
     monkeypatch.setattr("text_image_similarity.search.ingest._BATCH", 2)
     monkeypatch.setattr(upkeep_of, "_TURN_S", 0.0)
     monkeypatch.setattr(FairQueue, "keeps_waiting", lambda *_: interrupted)
@@ -271,9 +272,12 @@ async def test_an_interrupted_write_has_the_same_result(interrupted: bool, monke
     ]
     with shop(":memory:") as catalog:
         add = catalog.searcher.add
-        monkeypatch.setattr(
-            type(catalog.searcher), "add", lambda _, *args, **options: (turns.append(1), add(*args, **options))[1]
-        )
+
+        def counted(_: Any, *given: Any, **how: Any) -> Any:
+            turns.append(1)
+            return add(*given, **how)
+
+        monkeypatch.setattr(type(catalog.searcher), "add", counted)
         catalog.add([Product("gone", "x")])
         upkeep = Upkeep(SimpleNamespace(name="c", catalog=catalog))  # type: ignore[arg-type]
         found = await asyncio.wait_for(upkeep.write(given, ["gone"], None), HANG_S)
