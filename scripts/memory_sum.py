@@ -14,8 +14,10 @@ from pathlib import Path
 import yaml
 
 from text_image_similarity.cli import serve
+from text_image_similarity.pipeline.feeders import look_ahead_of
 from text_image_similarity.service import Settings
 from text_image_similarity.service.http.connections import MOST_CONNECTIONS
+from text_image_similarity.service.search.upkeep import AT_ONCE
 from text_image_similarity.service.settings import MOST_BODIES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,6 +94,12 @@ def parts(settings: Settings, cores: int) -> list[Part]:
             settings.max_inflight * _INPUT,
         ),
         Part("cached embeddings", "`--cache-entries`, 2.3 kB each", settings.cache_entries * _VECTOR),
+        Part(
+            "writes to catalogues",
+            f"per catalogue: downloads as above, and {AT_ONCE} writes with {(ahead := look_ahead_of(config, prepares=True))} images "
+            "of 0.6 MB each",
+            len(settings.catalogs) * (2 * config.io_workers * limits.max_bytes + AT_ONCE * ahead * _INPUT),
+        ),
         Part("connections", f"{MOST_CONNECTIONS}, 128 KiB each", MOST_CONNECTIONS * _CONNECTION),
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import secrets
@@ -9,6 +10,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
+from tempfile import TemporaryFile
 from typing import IO, Any, Literal
 
 from .errors import InputTypeError, TableError, UsageError
@@ -63,13 +65,73 @@ def open_own(path: Path, mode: Literal["w", "a", "wb"]) -> Iterator[IO[Any]]:
 
     Raises:
         OSError: The file cannot be opened, or is a link.
+        TableError: It is not a regular file.
     """
     with open(path, mode, encoding=None if "b" in mode else "utf-8", opener=_without_link) as file:
         yield file
 
 
+@contextmanager
+def read_own(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file of a run for reading; a pipe, which someone else could have put into a shared folder, might never end.
+
+    Raises:
+        OSError: The file cannot be opened.
+        TableError: It is not a regular file.
+    """
+    with open(path, "rb", opener=_at_once) as file:
+        yield file
+
+
 def _without_link(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    return _at_once(path, flags | getattr(os, "O_NOFOLLOW", 0))
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a regular file, without waiting for whoever writes to or reads from a pipe."""
+    try:
+        file = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    except OSError as exc:
+        if exc.errno != errno.ENXIO:  # nobody reads from the pipe
+            raise
+        file = None
+    if file is None or not stat.S_ISREG(os.fstat(file).st_mode):
+        if file is not None:
+            os.close(file)
+        raise TableError(f"{path} is not a regular file, as a run writes; remove it")
+    return file
+
+
+def check_own(folder: Path) -> tuple[int, int]:
+    """Return what identifies a folder of parts unless someone else may have put it there, because a run deletes files in it.
+
+    Raises:
+        UsageError: It is a link, or belongs to another user.
+        OSError: There is no such folder.
+    """
+    is_junction = getattr(os.path, "isjunction", os.path.islink)  # from Python 3.12 on
+    found = folder.lstat()
+    if stat.S_ISLNK(found.st_mode) or is_junction(folder):
+        problem = "is a link, and files in the folder to which it leads would be deleted"
+    elif stat.S_ISDIR(found.st_mode) and not _is_ours(folder, found.st_uid):
+        problem = "belongs to another user, who may have put scores into it"
+    else:
+        return found.st_dev, found.st_ino
+    raise UsageError(
+        f"{folder} {problem}; remove it, write the output to another folder, or keep the parts elsewhere with --work-dir "
+        "FOLDER (work_dir)"
+    )
+
+
+def _is_ours(folder: Path, owner: int) -> bool:
+    """Tell whether a folder belongs to this user or to root; on Windows, every folder counts as ours."""
+    if os.name == "nt" or owner in (0, os.geteuid()):
+        return True
+    try:
+        with TemporaryFile(dir=folder) as file:  # some network file systems give all files to one user
+            return os.fstat(file.fileno()).st_uid == owner
+    except OSError:
+        return False
 
 
 def regular_size(path: Path) -> int:

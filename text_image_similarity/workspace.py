@@ -16,8 +16,6 @@ import json
 import logging
 import os
 import re
-import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,11 +25,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from .bounded_json import parse_json
-from .errors import BusyError, TableError, UsageError
-from .files import move_durably, open_own
+from .errors import TableError, UsageError
+from .files import move_durably, open_own, read_own
+from .folder_lock import FolderLock
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -64,61 +61,6 @@ class Part:
     scores: dict[str, Any] | None = None
 
 
-class FolderLock:
-    """A lock that one process at a time holds while it writes into a folder, with a note that identifies the holder.
-
-    Args:
-        folder: Folder of the lock; created if it does not exist.
-        output: The output that the process writes, for messages.
-    """
-
-    def __init__(self, folder: Path, output: str) -> None:
-        self._folder, self._output = folder, output
-        self._lock = FileLock(folder / "lock")
-        self._note = folder / "holder.json"
-
-    def acquire(self) -> None:
-        """Acquire the lock.
-
-        Raises:
-            BusyError: Another process holds it.
-            TableError: The folder cannot be created.
-        """
-        for _ in range(20):  # a run that has finished may remove the folder at any of these lines
-            with suppress(FileNotFoundError, FileExistsError):
-                self._folder.mkdir(exist_ok=True)
-                try:
-                    self._lock.acquire(timeout=0)
-                except Timeout as exc:
-                    raise BusyError(
-                        f"{self._output} is being written by {self._holder()}; wait for it or stop it"
-                    ) from exc
-                with suppress(OSError):  # for messages only
-                    self._note.unlink(missing_ok=True)
-                    with open_own(self._note, "w") as file:
-                        json.dump(_myself(), file)
-                return
-        raise TableError(f"{self._folder} cannot be created: a file is in its place, or something keeps removing it")
-
-    def remove(self) -> None:
-        """Remove the files of the lock, which must be held; a process that waits for the lock then creates its own."""
-        self._note.unlink(missing_ok=True)
-        (self._folder / "lock").unlink()
-
-    def release(self) -> None:
-        """Release the lock."""
-        with suppress(OSError):
-            self._note.unlink(missing_ok=True)
-        self._lock.release()
-
-    def _holder(self) -> str:
-        try:
-            found = parse_json(self._note.read_text(encoding="utf-8"))
-            return f"process {found['pid']} on {found['host']} since {found['since']} ({found['command']})"
-        except (OSError, ValueError, KeyError, TypeError):
-            return "another process"
-
-
 class Workspace:
     """The folder of a run's parts, which one process at a time may use.
 
@@ -134,7 +76,7 @@ class Workspace:
         self._ending = ending
         self._manifest = folder / "manifest.jsonl"
         self._placed = folder / "output"
-        self._lock = FolderLock(folder, output)
+        self._lock = FolderLock(folder, output, own=True)
         self._finished = False
         self.parts: list[Part] = []
         self.warnings: list[str] = []  # for people who use the scores
@@ -145,7 +87,7 @@ class Workspace:
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        with suppress(OSError):  # files that cannot be removed do no harm
+        with suppress(OSError, UsageError):  # files that cannot be removed do no harm
             if self._finished or len(self._read()) < 2:
                 self._remove()
         self._lock.release()
@@ -212,6 +154,7 @@ class Workspace:
         path = self._path(part.number)
         partial = path.with_name(path.name + ".partial")
         with self._explained():
+            self._lock.check()
             with open_own(partial, "wb") as file:
                 file.write(data)
             move_durably(partial, path)
@@ -233,7 +176,8 @@ class Workspace:
     def placed(self) -> str | None:
         """Return the hash of the output that a run was about to move into place when it ended, or None."""
         try:
-            return self._placed.read_text(encoding="utf-8")
+            with read_own(self._placed) as file:
+                return file.read().decode()
         except (OSError, ValueError):
             return None
 
@@ -247,6 +191,7 @@ class Workspace:
 
     def _remove(self) -> None:
         """Remove all files, the manifest first, so that leftovers cannot be mistaken for a run to resume."""
+        self._lock.check()
         self._manifest.unlink(missing_ok=True)
         self._placed.unlink(missing_ok=True)
         self._clear(set())
@@ -254,6 +199,7 @@ class Workspace:
         self._folder.rmdir()
 
     def _clear(self, kept: set[Path]) -> None:
+        self._lock.check()
         for path in self._folder.glob("part-*"):
             if path not in kept and _OURS.fullmatch(path.name):
                 path.unlink()
@@ -261,10 +207,10 @@ class Workspace:
     def _read(self) -> list[dict[str, Any]]:
         """Return the lines of the manifest before the first one that cannot be read, such as one that was cut off."""
         lines: list[dict[str, Any]] = []
-        with suppress(FileNotFoundError), self._manifest.open(encoding="utf-8", errors="replace") as file:
+        with suppress(FileNotFoundError), read_own(self._manifest) as file:
             for line in file:
                 try:
-                    lines.append(dict(parse_json(line)))
+                    lines.append(dict(parse_json(line.decode(errors="replace"))))
                 except (ValueError, TypeError):
                     break
         return lines
@@ -275,7 +221,7 @@ class Workspace:
         for line in lines:
             try:
                 part = Part(**line)
-                with self._path(part.number).open("rb") as file:
+                with read_own(self._path(part.number)) as file:
                     digest = digest_of(file.read())
                 if part.number != len(parts) or digest != part.digest:
                     raise ValueError("its content has changed")
@@ -323,8 +269,3 @@ def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def _short(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 80 else text[:76] + " ..."
-
-
-def _myself() -> dict[str, object]:
-    since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
-    return {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "command": Path(sys.argv[0]).name}

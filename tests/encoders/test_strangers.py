@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -18,7 +20,7 @@ from transformers import CONFIG_MAPPING, AutoConfig
 
 from tests.encoders.test_load import copy_of
 from text_image_similarity import Config, ConfigError, ModelError, ModelNameError, load_encoder
-from text_image_similarity.encoders import clip, hub, on_network_share, open_clip_files
+from text_image_similarity.encoders import clip, hub, on_network_share, open_clip_files, weight_limit
 from text_image_similarity.encoders.adapter_patterns import check_patterns
 from text_image_similarity.encoders.adapters import base_of, merged
 from text_image_similarity.encoders.clip import load_clip
@@ -28,6 +30,7 @@ from text_image_similarity.encoders.kinds import FAMILIES, check_folder, check_t
 from text_image_similarity.encoders.open_clip_names import OpenClipName
 from text_image_similarity.encoders.settings_files import check_settings, read_settings
 from text_image_similarity.encoders.towers.image import build_backbone
+from text_image_similarity.encoders.weight_limit import limited_by
 from text_image_similarity.encoders.zipped import mini_folder
 
 CLIP = Config(device="cpu", backend="torch")
@@ -266,6 +269,51 @@ def test_a_model_of_transformers_is_not_much_larger_than_its_weights(tiny_clip: 
     folder = changed(tiny_clip, tmp_path / "model", "config.json", {"vocab_size": 8_000_000}, "text_config")
     with pytest.raises(ModelError, match=TOO_LARGE):
         load_clip(str(folder), CLIP, revision=None, trusted=False)
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_a_file_of_weights_counts_once(
+    link: Callable[[Path, Path], None], tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Further names of it in the folder take no space, and would raise the limit."""
+    monkeypatch.setattr(weight_limit, "_SPARE", 0)
+    folder = changed(tiny_clip, tmp_path / "model", "config.json", {"vocab_size": 100_000}, "text_config")
+    for number in range(1000):
+        link(folder / "model.safetensors", folder / f"{number}.safetensors")
+    with pytest.raises(ModelError, match=TOO_LARGE):
+        load_clip(str(folder), CLIP, revision=None, trusted=False)
+
+
+def test_a_pickle_limits_what_is_built_but_is_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(b"not a pickle" * 100)
+    with limited_by("theirs", lambda: [tmp_path / "a.bin"]), torch.device("meta"):
+        nn.Linear(8, 8)
+        with pytest.raises(ModelError, match=TOO_LARGE):
+            nn.Linear(10_000, 10_000)
+
+
+def test_pickles_in_a_folder_are_not_loaded(tiny_clip: Path, tmp_path: Path) -> None:
+    """Nor are they counted: transformers is told to read safetensors only."""
+    folder = changed(tiny_clip, tmp_path / "model", "config.json", {"vocab_size": 8_000_000}, "text_config")
+    with (folder / "pytorch_model.bin").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ModelError, match=TOO_LARGE):
+        load_clip(str(folder), CLIP, revision=None, trusted=False)
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Opened()))
+    with pytest.raises((OSError, ModelError), match=r"(?s)model\.safetensors|safetensors"):
+        load_clip(str(folder), CLIP, revision=None, trusted=False)
+    assert not opened
+
+
+opened: list[int] = []
+
+
+class Opened:
+    """A pickle that tells whether it was loaded."""
+
+    def __reduce__(self) -> Any:
+        return opened.append, (1,)
 
 
 def test_a_model_of_open_clip_is_not_much_larger_than_its_weights(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.fetch import Fetcher
 from text_image_similarity.pipeline import embed_images, embed_texts, score_concurrently
 from text_image_similarity.pipeline import scorer as scorer_module
+from text_image_similarity.pipeline.loaders import Loaders
 from text_image_similarity.pipeline.rows import PendingImage
 from text_image_similarity.records import EncodedImage
 
@@ -440,3 +441,39 @@ def test_what_a_notebook_shows_is_short(tmp_path: Path) -> None:
         assert repr(captions).startswith("CaptionDatabase(2 captions by ")
         assert repr(database) in repr(predictor)
     assert repr(Scorer(encoder=ColourEncoder())).startswith("Scorer(colour")
+
+
+def test_calls_that_share_the_threads_take_turns() -> None:
+    """Slow images of one call do not keep those of another waiting until all of them are loaded."""
+    loaders, going = Loaders(1), threading.Event()
+    order: list[str] = []
+    first = loaders.submit(lambda: going.wait(HANG_S), "slow")
+    futures = [loaders.submit(partial(order.append, name), name[0]) for name in ("s1", "s2", "s3", "f1", "f2", "s4")]
+    going.set()
+    assert first.result(HANG_S)
+    for future in futures:
+        future.result(HANG_S)
+    assert order == ["s1", "f1", "s2", "f2", "s3", "s4"]
+    loaders.close()
+
+
+def test_the_images_of_each_call_are_loaded_in_turn() -> None:
+    """The calls of one scorer count as owners of their images."""
+    owners: list[object] = []
+    with Scorer(Config(batch_size=4, io_workers=2), encoder=ColourEncoder()) as scorer:
+        list(scorer.embed_images([inline("red")]))
+        context = scorer._context
+        submit = context.loaders.submit
+
+        def note(task: Any, owner: Any = None) -> Any:
+            owners.append(owner)
+            return submit(task, owner)
+
+        context.loaders.submit = note  # type: ignore[method-assign]
+        one, other = (scorer.embed_images([inline("red"), inline("blue")]) for _ in range(2))
+        for call in (one, other):
+            next(call)
+        list(one), list(other)
+    assert len(owners) == 4
+    assert len(set(owners)) == 2
+    assert None not in owners

@@ -539,8 +539,8 @@ def test_a_write_whose_time_is_up_begins_no_more_transactions(tmp_path: Path, mo
     with open_catalog(tmp_path / "c", fields=[], encoder=ColourEncoder()) as catalog:
         products = [Product(f"p{number}", images=[inline("red")]) for number in range(7)]
         checked: list[str] = []
-        report = catalog.searcher.add(products, lambda some: checked.extend(one.id for one in some), until=0.0)
+        report = catalog.searcher.add(products, lambda some: checked.extend(one.id for one in some), ends=lambda: True)
         assert checked == ["p0", "p1"]
         assert (report.added, len(catalog)) == (2, 2)
-        catalog.searcher.add(products, lambda some: None, until=math.inf)
+        catalog.searcher.add(products, lambda some: None, ends=lambda: False)
         assert len(catalog) == 7

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from tests.search.test_generations import DimEncoder
 from tests.support.images import make_png
 from text_image_similarity import Config, Product, RowError, open_catalog
 from text_image_similarity.encoders.testing import ColourEncoder
+from text_image_similarity.search import product_images
 
 NAMES = ("kept", "within", "file", "folder", "dots")
 
@@ -71,3 +73,15 @@ def test_a_file_is_read_again_if_any_table_could_name_it(tmp_path: Path, first: 
     with open_catalog(tmp_path / "c", encoder=ColourEncoder()) as catalog:
         report = catalog.reindex("dim", encoder=DimEncoder())
         assert (report.failures, report.lost) == ({}, 0)
+
+
+@pytest.mark.parametrize("root", [None, r"\\evil\share", "//evil/share"])
+def test_a_catalogue_cannot_choose_a_network_share(root: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows would log in to the host that a stranger's catalogue names, even to look for the folder of its images."""
+    monkeypatch.setattr(product_images, "local_path", PureWindowsPath)  # has no files, so that looking would raise
+    roots: Any = [PureWindowsPath(root)] if root else []
+    with pytest.raises(RowError, match=r"needs --files-under FOLDER \(files_under\): .*x\.png is on a network share"):
+        product_images.check_again(r"\\evil\share\x.png", Config(), roots)
+    with pytest.raises(RowError, match=r"needs --files-under FOLDER .* is not under C:.own"):
+        product_images.check_again(r"\\evil\share\x.png", Config(files_under=r"C:\own"), roots)
+    product_images.check_again(r"C:\own\x.png", Config(), roots)

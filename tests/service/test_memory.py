@@ -155,7 +155,13 @@ def test_the_sum_on_the_page_is_that_of_the_settings_and_below_the_limits() -> N
 
 @pytest.mark.parametrize(
     ("argument", "part"),
-    [("--max-body-mb=64", 1), ("--io-workers=64", 4), ("--limit=decode_memory=1GiB", 5), ("--max-pixels=50000000", 7)],
+    [
+        ("--max-body-mb=64", 1),
+        ("--io-workers=64", 4),
+        ("--limit=decode_memory=1GiB", 5),
+        ("--max-pixels=50000000", 7),
+        ("--catalog=shop=shop.catalog", 10),  # from nothing
+    ],
 )
 def test_the_sum_grows_with_its_settings(argument: str, part: int) -> None:
     arguments, _ = memory_sum.deployed()["Kubernetes"]

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import wraps
 from pathlib import Path, PureWindowsPath
 from threading import Event, Semaphore
+from time import sleep
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -36,7 +37,7 @@ from text_image_similarity.cli.options import config_of
 from text_image_similarity.decode import decode
 from text_image_similarity.decode.isolation import module_path
 from text_image_similarity.encoders.testing import ColourEncoder
-from text_image_similarity.search import Field, Match, Product, Query, Term, open_catalog
+from text_image_similarity.search import AddReport, Field, Match, Product, Query, Term, open_catalog
 from text_image_similarity.search.filters import And, Compare, Filter, Not, OneOf, Or
 from text_image_similarity.search.match_log import LogEntry, open_match_log
 from text_image_similarity.service import create_app
@@ -56,6 +57,7 @@ from text_image_similarity.service.search.scans import Scans
 from text_image_similarity.service.search.threads import Threads
 from text_image_similarity.service.search.thumbnails import Thumbnails
 from text_image_similarity.service.search.upkeep import Upkeep
+from text_image_similarity.service.shares import FairQueue
 from text_image_similarity.service.telemetry.metrics import Metrics
 
 SHOP = "/v1/catalogs/shop"
@@ -182,12 +184,12 @@ async def test_a_client_whose_images_are_slow_keeps_no_other_from_writing() -> N
     class Slow:
         checking = nullcontext
 
-        def add(self, products: list[str], check: Any, *, until: float) -> Any:
+        def add(self, products: list[str], check: Any, *, ends: Any) -> AddReport:
             if products[0] == "slow0":
                 began.set()
                 assert going.wait(HANG_S)
             order.append(products[0])
-            return SimpleNamespace(added=1, updated=0, unchanged=0, refusals=(), failures={})
+            return AddReport(added=1)
 
     def write(client: str, product: Any) -> asyncio.Task[Any]:
         current.set(client)  # of the task that begins here
@@ -200,9 +202,10 @@ async def test_a_client_whose_images_are_slow_keeps_no_other_from_writing() -> N
         await write("slow", "more than half of the room")
     for number in range(10):
         assert (await asyncio.wait_for(write("other", f"other{number}"), HANG_S))["added"] == 1
-    tasks += [write(f"other{number}", "x") for number in range(8)]
-    with pytest.raises(ProblemError, match="16 requests are waiting to write"):
-        await write("one more", "y")
+    tasks += [write("second", "x") for _ in range(8)]
+    tasks += [write("one more", "y")]  # which has no other
+    with pytest.raises(ProblemError, match="17 requests are waiting to write"):
+        await write("one more", "z")
     await asyncio.wait_for(asyncio.gather(*tasks[8:]), HANG_S)
     tasks[7].cancel()  # a request that is gone, unlike its write
     going.set()
@@ -213,16 +216,114 @@ async def test_a_client_whose_images_are_slow_keeps_no_other_from_writing() -> N
 
 
 @in_a_loop
+async def test_slow_writes_let_others_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four keys, or any number, whose images never stop coming hold no place for long, and their writes stay in order."""
+    going = Event()
+    written: list[str] = []
+
+    class Endless:
+        checking = nullcontext
+
+        def add(self, products: list[str], check: Any, *, ends: Any) -> AddReport:
+            began.release()
+            while products[0].startswith("slow") and not going.is_set():
+                if products[0].startswith("slow0") and ends():
+                    return AddReport()  # with nothing done
+                sleep(0.001)
+            written.extend(products)
+            return AddReport(added=len(products))
+
+    def write(client: str, *products: Any) -> asyncio.Task[Any]:
+        current.set(client)  # of the task that begins here
+        return asyncio.create_task(upkeep.write(products, [], None))
+
+    monkeypatch.setattr(upkeep_of, "_TURN_S", 0.0)
+    began = Semaphore(0)
+    upkeep = Upkeep(SimpleNamespace(name="c", catalog=SimpleNamespace(searcher=Endless())))  # type: ignore[arg-type]
+    slow = [write(f"slow{key}", *(f"slow{key}/{number}" for number in range(3))) for key in range(4)]
+    slow += [write("slow0", "slow0/next")]
+    for _ in range(4):
+        assert await asyncio.to_thread(began.acquire, timeout=HANG_S)
+    assert (await asyncio.wait_for(write("fast", "fast"), HANG_S))["added"] == 1
+    assert not any(task.done() for task in slow)
+    going.set()
+    assert [each["added"] for each in await asyncio.wait_for(asyncio.gather(*slow), HANG_S)] == [3, 3, 3, 3, 1]
+    assert [name for name in written if "slow0" in name] == ["slow0/0", "slow0/1", "slow0/2", "slow0/next"]
+    await upkeep.close()
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+@in_a_loop
+async def test_an_interrupted_write_has_the_same_result(interrupted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[int] = []
+    monkeypatch.setattr("text_image_similarity.search.ingest._BATCH", 2)
+    monkeypatch.setattr(upkeep_of, "_TURN_S", 0.0)
+    monkeypatch.setattr(FairQueue, "keeps_waiting", lambda *_: interrupted)
+    given = [product(f"{number}", "red") for number in range(6)]
+    wrong = [Product(f"w{number}", "x", fields={"nothing": number}) for number in range(3)]
+    given = [
+        wrong[0],
+        *given[:3],
+        wrong[1],
+        *given[3:],
+        Product("bare", "no image"),
+        replace(given[0], name="new"),
+        wrong[2],
+    ]
+    with shop(":memory:") as catalog:
+        add = catalog.searcher.add
+
+        def counted(_: Any, *given: Any, **how: Any) -> Any:
+            turns.append(1)
+            return add(*given, **how)
+
+        monkeypatch.setattr(type(catalog.searcher), "add", counted)
+        catalog.add([Product("gone", "x")])
+        upkeep = Upkeep(SimpleNamespace(name="c", catalog=catalog))  # type: ignore[arg-type]
+        found = await asyncio.wait_for(upkeep.write(given, ["gone"], None), HANG_S)
+        assert (found["added"] + found["updated"], found["deleted"], found["failures"]) == (8, 1, {})
+        assert [reason.count("nothing") for reason in found["refused"]] == [1, 1, 1]
+        assert {each.id for each in catalog.products()} == {*"012345", "bare"}
+        assert catalog.get("0").name == "new"  # type: ignore[union-attr]
+        assert (len(turns) > 2) == interrupted
+        await upkeep.close()
+
+
+@in_a_loop
+async def test_an_interrupted_write_does_not_outlive_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Endless:
+        checking = nullcontext
+
+        def add(self, products: list[str], check: Any, *, ends: Any) -> AddReport:
+            while not ends():
+                sleep(0.001)
+            return AddReport(added=1)
+
+    monkeypatch.setattr(upkeep_of, "_TURN_S", 0.0)
+    monkeypatch.setattr(upkeep_of, "AT_ONCE", 1)
+    upkeep = Upkeep(SimpleNamespace(name="c", catalog=SimpleNamespace(searcher=Endless())))  # type: ignore[arg-type]
+    current.set("one")
+    tasks = [asyncio.create_task(upkeep.write(["x"] * 1000, [], None))]  # type: ignore[list-item]
+    current.set("two")
+    tasks += [asyncio.create_task(upkeep.write(["y"] * 1000, [], None))]  # type: ignore[list-item]
+    await asyncio.sleep(0.05)
+    await asyncio.wait_for(upkeep.close(), HANG_S)
+    for task in tasks:
+        with pytest.raises(ProblemError, match="the service is stopping"):
+            await asyncio.wait_for(task, HANG_S)
+
+
+@in_a_loop
 async def test_a_write_that_has_not_begun_when_its_request_ends_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     going, order = Event(), []
 
     class Slow:
         checking = nullcontext
 
-        def add(self, products: list[str], check: Any, *, until: float) -> Any:
+        def add(self, products: list[str], check: Any, *, ends: Any) -> AddReport:
             assert going.wait(HANG_S)
             order.append(products[0])
-            return SimpleNamespace(added=1, updated=0, unchanged=0, refusals=(), failures={})
+            return AddReport(added=1)
 
     monkeypatch.setattr(upkeep_of, "_LONGEST_S", 0.1)
     current.set("slow")
@@ -233,6 +334,41 @@ async def test_a_write_that_has_not_begun_when_its_request_ends_is_dropped(monke
     going.set()
     await asyncio.wait_for(upkeep.close(), HANG_S)
     assert order == ["begun"]
+
+
+@in_a_loop
+async def test_readings_keep_no_check_of_a_write_waiting() -> None:
+    """It would end the write halfway."""
+    going = Event()
+    served = serving_catalog.ServedCatalog("c", "c", mini_settings(), cast(Any, None), cast(Any, None))
+    reading = []
+    for client in ("reader", "another"):
+        current.set(client)
+        reading += [asyncio.create_task(served.call(going.wait, HANG_S)) for _ in range(4)]
+    try:
+        assert await asyncio.wait_for(served.call(lambda: 1, writes=True), HANG_S / 4) == 1
+        assert not any(task.done() for task in reading)
+    finally:
+        going.set()
+        await asyncio.gather(*reading)
+        await served.close()
+
+
+def test_the_checks_of_writes_are_not_readings(service: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    call = serving_catalog.ServedCatalog.call
+
+    async def note(self: Any, work: Any, *given: Any, writes: bool = False) -> Any:
+        seen.append(writes)
+        return await call(self, work, *given, writes=writes)
+
+    monkeypatch.setattr(serving_catalog.ServedCatalog, "call", note)
+    body = {"name": "x", "fields": {"shop": "best"}}
+    assert service.put(f"{SHOP}/products/checked", json=body, headers=by("best")).status_code == 200
+    assert service.put(f"{SHOP}/products/checked", json=body, headers=by("best")).status_code == 200
+    assert service.delete(f"{SHOP}/products/checked", headers=by("best")).status_code == 204
+    assert len(seen) >= 4
+    assert all(seen)
 
 
 def test_tenants_that_race_for_an_id_get_one_owner(service: httpx.Client) -> None:

@@ -24,11 +24,11 @@ from tests.support.images import make_png
 from text_image_similarity import Config, Limits, LocalEngine, TableError, UsageError, score_csv
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.errors import BusyError, ConfigError, DeviceLostError, StoppedError
+from text_image_similarity.files import _is_ours
 from text_image_similarity.formats.delimited import DelimitedTable
 from text_image_similarity.preprocess import Pixels
 from text_image_similarity.similarity import Embeddings
 from text_image_similarity.tables import Summary, TableOptions, filter_table
-from text_image_similarity.tables.places import _is_ours
 
 CONFIG = Config(batch_size=4, io_workers=4, retries=0, chunk_size=10)
 ENCODER = ColourEncoder()
@@ -273,6 +273,57 @@ def test_a_link_in_place_of_the_parts_is_refused(folder: Path, there: bool) -> N
     assert all((victim / name).read_text() == "precious" for name in names if there)
 
 
+def test_a_link_that_is_put_there_at_the_last_moment_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (victim := folder / "victim").mkdir()
+    (victim / "part-000000.csv").write_text("precious")
+    mkdir = Path.mkdir
+
+    def beaten(path: Path, *given: Any, **how: Any) -> None:
+        if path.name == "out.csv.parts" and not path.is_symlink():
+            path.symlink_to("victim")
+        mkdir(path, *given, **how)
+
+    monkeypatch.setattr(Path, "mkdir", beaten)
+    with pytest.raises(UsageError, match=r"out\.csv\.parts is a link, .* --work-dir"):
+        score(folder)
+    assert [path.name for path in victim.iterdir()] == ["part-000000.csv"]
+    assert (victim / "part-000000.csv").read_text() == "precious"
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_a_folder_of_parts_that_is_replaced_during_a_run_is_left_alone(folder: Path, link: bool) -> None:
+    (victim := folder / "victim").mkdir()
+    parts = folder / "out.csv.parts"
+    kept: set[str] = set()
+
+    def replace_it(*_: int) -> None:
+        if not kept:
+            kept.update(path.name for path in parts.iterdir())
+            parts.rename(folder / "moved")
+            (victim / "manifest.jsonl").write_text("precious")
+            parts.symlink_to("victim") if link else victim.rename(parts)
+
+    with pytest.raises(UsageError, match=r"out\.csv\.parts (is a link|was replaced while .*out\.csv was written)"):
+        score(folder, progress=replace_it)
+    assert [path.name for path in parts.iterdir()] == ["manifest.jsonl"]
+    assert (parts / "manifest.jsonl").read_text() == "precious"
+    assert "manifest.jsonl" in kept
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs on Windows")
+@pytest.mark.parametrize("name", ["manifest.jsonl", "part-000000.csv", "output"])
+def test_a_pipe_among_the_parts_is_refused(folder: Path, name: str) -> None:
+    """Reading it would wait forever, and so would writing to it."""
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, progress=stop_after(45))
+    (folder / "out.csv.parts" / name).unlink(missing_ok=True)
+    os.mkfifo(folder / "out.csv.parts" / name)
+    with pytest.raises(TableError, match=rf"{name} is not a regular file, as a run writes; remove it"):
+        score(folder)
+    (folder / "out.csv.parts" / name).unlink()
+    score(folder)
+
+
 def test_parts_of_another_user_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         score(folder, progress=stop_after(45))
@@ -288,7 +339,7 @@ def test_parts_of_another_user_are_refused(folder: Path, monkeypatch: pytest.Mon
     # On some network file systems, this user's files do so too.
     with monkeypatch.context() as patched:
         patched.setattr(os, "fstat", lambda _: SimpleNamespace(st_uid=other))
-        assert _is_ours(folder / "out.csv.parts")
+        assert _is_ours(folder / "out.csv.parts", other)
 
 
 HOLDER = """

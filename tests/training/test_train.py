@@ -43,6 +43,7 @@ from text_image_similarity.encoders.towers.text import PAD, TransformerTower, bu
 from text_image_similarity.encoders.two_tower import TwoTowerEncoder
 from text_image_similarity.encoders.weights import dequantised
 from text_image_similarity.errors import BusyError, ConfigError, ModelError, ModelUnavailableError, UsageError
+from text_image_similarity.folder_lock import FolderLock
 from text_image_similarity.training.checkpoint import NAME as CHECKPOINT
 from text_image_similarity.training.data import Batch, fingerprint, load_splits
 from text_image_similarity.training.loop import TrainProgress, TrainResult
@@ -52,7 +53,6 @@ from text_image_similarity.training.pretrained import load_image_weights
 from text_image_similarity.training.step import Stepper
 from text_image_similarity.training.tracking import MlflowTracker, _absolute
 from text_image_similarity.training.vocabulary import learn_tokenizer
-from text_image_similarity.workspace import FolderLock
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "grey")
 TINY = TrainConfig(
@@ -542,6 +542,16 @@ def test_an_unreadable_photo_is_left_out_and_named(
     assert len(result.history) == 1
 
 
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "model.safetensors", "history.json", "recall.png"])
+def test_a_link_out_of_the_folder_is_refused_before_anything_is_read(tmp_path: Path, name: str, resume: bool) -> None:
+    """Not when the first checkpoint is written, which may be hours later."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / name).symlink_to("../.bash_aliases")
+    with pytest.raises(UsageError, match=rf"{name} is a link to .*bash_aliases, which is not in its folder"):
+        train(tmp_path / "no data", tmp_path / "model", TINY, resume=resume)
+
+
 @pytest.mark.extended
 def test_a_resumed_run_keeps_its_settings(photos: Path, tmp_path: Path) -> None:
     train(photos, tmp_path / "model", replace(TINY, epochs=1))
@@ -788,6 +798,8 @@ def test_a_database_in_the_working_folder_does_not_choose_another_folder(
     [
         "CREATE TRIGGER t AFTER INSERT ON metrics BEGIN UPDATE runs SET artifact_uri = '/other'; END",
         "CREATE TRIGGER prevent_secrets_aad_mutation AFTER INSERT ON metrics BEGIN DELETE FROM runs; END",
+        "CREATE TRIGGER prevent_secrets_aad_mutation BEFORE UPDATE ON secrets FOR EACH ROW "
+        "WHEN OLD.secret_id != NEW.secret_id OR OLD.secret_name != NEW.secret_name BEGIN DELETE FROM metrics; END",
         "CREATE VIEW runs AS SELECT * FROM metrics",
         "CREATE VIRTUAL TABLE runs USING fts5(artifact_uri)",
     ],
@@ -799,12 +811,27 @@ def test_a_database_whose_schema_acts_is_refused(change: str, tmp_path: Path, mo
     uri = f"sqlite:///{tmp_path}/runs.db"
     with closing(sqlite3.connect(tmp_path / "runs.db")) as database:
         database.executescript("CREATE TABLE metrics (key TEXT); CREATE UNIQUE INDEX one ON metrics (key);")
+        database.executescript("CREATE TABLE secrets (secret_id TEXT, secret_name TEXT)")
     assert MlflowTracker(uri, experiment="e", name="n", parameters={}, run_id=None).run_id == "run"
     with closing(sqlite3.connect(tmp_path / "runs.db")) as database:
         database.executescript(change)
         database.commit()
     with pytest.raises(UsageError, match=r"contains the \w+ '\w+', which MLflow did not create.*or use tracking=none"):
         MlflowTracker(uri, experiment="e", name="n", parameters={}, run_id=None)
+
+
+def test_the_trigger_of_mlflow_itself_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+    from mlflow.store.db_migrations import versions
+
+    text = next(Path(versions.__path__[0]).glob("*_add_secrets_tables.py")).read_text(encoding="utf-8")
+    trigger = text.partition('SQLITE_TRIGGER = """')[2].partition('"""')[0]
+    assert "BEFORE UPDATE ON secrets" in trigger
+    monkeypatch.setattr(mlflow, "MlflowClient", FakeStore)
+    with closing(sqlite3.connect(tmp_path / "runs.db")) as database:
+        database.executescript(f"CREATE TABLE secrets (secret_id TEXT, secret_name TEXT);{trigger}")
+    uri = f"sqlite:///{tmp_path}/runs.db"
+    assert MlflowTracker(uri, experiment="e", name="n", parameters={}, run_id=None).run_id == "run"
 
 
 def test_a_local_store_is_asked_once_where_files_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,8 +31,8 @@ def limited_by(name: str, find: Callable[[], Iterable[Path]]) -> Iterator[None]:
 
     Args:
         name: The model's name, for messages.
-        find: Function that returns the files of weights, called when the first weight is registered. Without a
-            safetensors file among them, nothing is limited.
+        find: Function that returns the files of weights, called when the first weight is registered. Without any,
+            nothing is limited. Several names of one file count once.
 
     Raises:
         ModelError: A network is far larger than the files.
@@ -42,8 +42,8 @@ def limited_by(name: str, find: Callable[[], Iterable[Path]]) -> Iterator[None]:
     def count(weight: Tensor) -> None:
         nonlocal left
         if left is None:
-            sizes = [_values_in(path) for path in find() if path.suffix == ".safetensors"]
-            left = _SPARE + _TIMES * sum(sizes) if sizes else 1 << 62
+            files = {_identity(path): path for path in find()}
+            left = _SPARE + _TIMES * sum(map(_most_values, files.values())) if files else 1 << 62
         left -= max(weight.numel(), _SMALLEST)
         if left < 0:
             raise ModelError(
@@ -58,7 +58,16 @@ def limited_by(name: str, find: Callable[[], Iterable[Path]]) -> Iterator[None]:
         _state.count = before
 
 
-def _values_in(path: Path) -> int:
+def _identity(path: Path) -> tuple[int, int] | Path:
+    """Return what is the same for all names of a file; some file systems on Windows give it no number."""
+    found = path.stat()
+    return (found.st_dev, found.st_ino) if found.st_ino else path
+
+
+def _most_values(path: Path) -> int:
+    """Return how many values a file may have; in a pickle, which is not opened here, at most one in each byte."""
+    if path.suffix != ".safetensors":
+        return path.stat().st_size
     with safe_open(path, "numpy") as file:
         return sum(prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118 - not a mapping
 

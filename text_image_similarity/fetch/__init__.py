@@ -11,7 +11,7 @@ from .hints import is_base64_image
 from .pieces import are_too_small
 from .references import http_url, scheme_of, strip_invisible
 from .responses import explain_proxy, read_response, retry_after_s, user_agent
-from .roots import REFUSED, check_under, is_under, local_path, locate, resolve_reference
+from .roots import REFUSED, check_no_share, check_under, is_under, local_path, locate, resolve_reference
 from .stream import row_deadline
 from .transport import GuardedTransport
 
@@ -21,6 +21,7 @@ __all__ = [
     "GuardedTransport",
     "are_too_small",
     "check_files",
+    "check_no_share",
     "check_under",
     "explain_proxy",
     "http_url",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..config import NOWHERE, Config
 from ..errors import ErrorCode, RowError
-from ..files import on_other_share
+from ..files import network_share, on_other_share
 from .hints import shorten_path
 from .references import file_url_path, scheme_of, strip_invisible
 
@@ -37,6 +37,19 @@ def check_under(path: Path, root: str | PathLike[str] | None) -> None:
         else "is named by a table that is not in a folder on this machine"
     )
     raise RowError(ErrorCode.FILE_NOT_FOUND, f"{REFUSED}: {shorten_path(path)} {why}")
+
+
+def check_no_share(path: Path) -> None:
+    """Make sure that a path that no one has allowed is not on a Windows network share.
+
+    Raises:
+        RowError: It is; Windows would log in to the share's host to look for it.
+    """
+    if network_share(path):
+        raise RowError(
+            ErrorCode.FILE_NOT_FOUND,
+            f"{REFUSED.partition(',')[0]}: {shorten_path(path)} is on a network share, where looking for it would log in",
+        )
 
 
 def is_under(path: Path, root: str | PathLike[str] | None) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -15,12 +14,10 @@ from .arrow_types import common_type, dense, dense_size, may_hold_images, stored
 from .columns import check_count, check_depth
 from .hashing import Hashed, one_digest
 from .parquet_encodings import Encodings, check_compression, columns_to_read
+from .parquet_file import open_parquet
 from .rows import PART_SIZE, ArrowRows
-from .signatures import LONGEST, text_format
 from .storage import open_bytes, reading
 
-_BUFFER = 4 * 1024 * 1024  # bytes read at a time of each column of a large row group
-_LOOK_BUFFER = 64 * 1024  # the same, if only the first row is read
 # Limits in bytes for a row's texts and numbers (as for a row of text) and for a whole row. Images have their own limit.
 _CELL_BYTES = 64 * 1024 * 1024
 _ROW_BYTES = 512 * 1024 * 1024
@@ -72,7 +69,8 @@ class ParquetTable:
 
     def _look_at(self, place: str) -> pa.Schema:
         """Return a file's columns with their stored types, and remember its number of rows."""
-        with _opened(place) as file:
+        with open_parquet(place) as reader:
+            file = reader.file
             self._counts.append(file.metadata.num_rows)
             self._fitting = min(self._fitting, _fitting(file.metadata))
             found = file.schema_arrow
@@ -121,22 +119,23 @@ class ParquetTable:
         Each row group is read separately from its beginning, so the batches do not depend on `start`.
         """
         names = columns_to_read(self.schema.names, self.dropped)
+        unread = self.dropped if names else frozenset()
         for place, count in zip(self.files, self._counts, strict=True):
             if start >= count:
                 start -= count
                 continue
             with (
-                _opened(place, self._encodings.repeated) as file,
-                _opened(place, self._encodings.single, look=True) as first,
+                open_parquet(place, unread, self._encodings.repeated) as file,
+                open_parquet(place, unread, self._encodings.single, look=True) as first,
             ):
                 number = 0
-                for group in range(file.num_row_groups):
+                for group in range(file.metadata.num_row_groups):
                     if start >= (rows := file.metadata.row_group(group).num_rows):
                         start -= rows
                         number += rows
                         continue
-                    at_once = min(most, self._encodings.at_once(first, group, self.dropped if names else ()))
-                    for stored_batch in file.iter_batches(at_once, row_groups=[group], columns=names):
+                    at_once = min(most, self._encodings.at_once(first, group, unread))
+                    for stored_batch in file.batches(at_once, group, names):
                         for piece in _pieces(self._kept(stored_batch), place, number):
                             batch = self._dense(piece, place)
                             yield batch.slice(start), max(1, batch.nbytes // max(1, batch.num_rows))
@@ -289,38 +288,3 @@ def _check_row(schema: pa.Schema, sizes: Sequence[int], where: str) -> None:
     else:
         return
     raise TableError(said)
-
-
-@contextmanager
-def _opened(place: str, dictionaries: Sequence[str] = (), *, look: bool = False) -> Iterator[pq.ParquetFile]:
-    """Open a file.
-
-    Args:
-        place: Place of the file.
-        dictionaries: Paths of columns to read as dictionaries.
-        look: Whether only the first rows will be read.
-    """
-    with reading(place), open_bytes(place) as raw:
-        try:
-            with pq.ParquetFile(raw, read_dictionary=dictionaries) as file:
-                metadata = file.metadata
-                largest = max(
-                    (metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)), default=0
-                )
-                if largest <= PART_SIZE and not look:
-                    yield file
-                    return
-            # By default, Arrow fetches a whole row group before it returns the first row.
-            with pq.ParquetFile(
-                raw,
-                metadata=metadata,
-                read_dictionary=dictionaries,
-                pre_buffer=False,
-                buffer_size=_LOOK_BUFFER if look else _BUFFER,
-            ) as file:
-                yield file
-        except pa.ArrowException as exc:
-            raw.seek(0)
-            if found := text_format(raw.read(LONGEST)):
-                raise TableError(f"{place} is {found}") from exc
-            raise TableError(f"{place} cannot be read as Parquet: {exc}") from exc

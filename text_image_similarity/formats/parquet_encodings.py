@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Protocol
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import TableError
@@ -20,6 +22,15 @@ _LARGE_GROUP = 256 * 1024 * 1024
 _COMPRESSED = 32
 _MOST_COMPRESSED = 1000
 _LOOKED_AT = 1024 * 1024  # largest dictionary in the file, in bytes, that is searched for the longest text
+
+
+class Reader(Protocol):
+    """An open file."""
+
+    @property
+    def metadata(self) -> pq.FileMetaData: ...
+
+    def batches(self, most: int, group: int, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]: ...
 
 
 def columns_to_read(names: list[str], dropped: Collection[str]) -> list[str] | None:
@@ -48,6 +59,16 @@ def check_compression(metadata: pq.FileMetaData, dropped: Collection[str], file:
                 f"{largest.total_compressed_size:,}, in a row group with a compression ratio of more than "
                 f"{_MOST_COMPRESSED:,}; write the file in smaller row groups, or without the column"
             )
+
+
+def most_page_bytes(group: pq.RowGroupMetaData, dropped: Collection[str]) -> int:
+    """Return how many bytes the pages of a row group may have, as much as `check_compression` allows.
+
+    If its footer does not say that it is compressed a lot, its pages must not be either: more rows are then read at once.
+    """
+    size, stored = _sizes(group, dropped)
+    lot = size > max(_LARGE_GROUP, _COMPRESSED * stored)
+    return max(_LARGE_GROUP, (_MOST_COMPRESSED if lot else _COMPRESSED) * stored)
 
 
 def _columns(group: pq.RowGroupMetaData, dropped: Collection[str]) -> list[pq.ColumnChunkMetaData]:
@@ -104,7 +125,7 @@ class Encodings:
                 known = self.repeated if path in lists else self.single
                 known += [path] * (path not in known)
 
-    def at_once(self, first: pq.ParquetFile, group: int, dropped: Collection[str]) -> int:
+    def at_once(self, first: Reader, group: int, dropped: Collection[str]) -> int:
         """Return how many rows of a row group to read at once.
 
         Args:
@@ -118,7 +139,7 @@ class Encodings:
             return min(most, _FEW_ROWS)
         if not self.single:
             return most
-        row = next(first.iter_batches(1, row_groups=[group], columns=self.single), None)
+        row = next(first.batches(1, group, self.single), None)
         longest = 0 if row is None else sum(map(longest_value, row.columns))
         return max(1, min(most, PART_SIZE // max(1, longest)))
 

@@ -7,7 +7,8 @@ These threads are daemons, and a closed pool drops the tasks that it has not sta
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, closing
 from functools import partial
@@ -20,11 +21,40 @@ from ..errors import UsageError
 from ..system import settle
 
 Result = TypeVar("Result")
-_Queue = SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
+_Task = tuple[Future[Any], Callable[[], Any]]
+
+
+class _Queue:
+    """Tasks by owner, who take turns; None for each thread that shall end."""
+
+    def __init__(self) -> None:
+        self._tickets: SimpleQueue[bool] = SimpleQueue()  # waits without holding the lock
+        self._lock = Lock()
+        self._tasks: dict[Hashable, deque[_Task]] = {}  # the first owner is next
+
+    def put(self, owner: Hashable, task: _Task) -> None:
+        with self._lock:
+            self._tasks.setdefault(owner, deque()).append(task)
+        self._tickets.put(True)
+
+    def end(self, threads: int) -> None:
+        for _ in range(threads):
+            self._tickets.put(False)
+
+    def get(self) -> _Task | None:
+        if not self._tickets.get():
+            return None
+        with self._lock:
+            owner = next(iter(self._tasks))
+            tasks = self._tasks.pop(owner)
+            task = tasks.popleft()
+            if tasks:
+                self._tasks[owner] = tasks  # as the last one
+        return task
 
 
 class Loaders:
-    """A fixed number of threads that start tasks in order; safe to share between threads.
+    """A fixed number of threads that start tasks in order, with owners in turn; safe to share between threads.
 
     Args:
         count: Number of threads.
@@ -34,30 +64,35 @@ class Loaders:
     def __init__(self, count: int, *, name: str = "score-io") -> None:
         self._lock = Lock()
         self._closed = Event()
-        self._queue: _Queue = SimpleQueue()
+        self._queue = _Queue()
         work = partial(
             _work, self._queue, self._closed
         )  # without `self`, so that an abandoned pool is garbage collected
         self._threads = [Thread(target=work, name=f"{name}-{i}", daemon=True) for i in range(count)]
         for thread in self._threads:
             thread.start()
-        finalize(self, _end, self._queue, count).atexit = False
+        finalize(self, self._queue.end, count).atexit = False
 
-    def submit(self, task: Callable[[], Result]) -> Future[Result]:
-        """Queue a task and return a future for its result, cancelled if the pool is closed before the task starts."""
+    def submit(self, task: Callable[[], Result], owner: Hashable = None) -> Future[Result]:
+        """Queue a task and return a future for its result, cancelled if the pool is closed before the task starts.
+
+        Args:
+            task: The task.
+            owner: The call that it belongs to: if several share the pool, no slow one keeps the others waiting.
+        """
         future: Future[Result] = Future()
         with self._lock:
             if self._closed.is_set():
                 future.cancel()
             else:
-                self._queue.put((future, task))
+                self._queue.put(owner, (future, task))
         return future
 
     def close(self, *, wait: bool = True) -> None:
         """Drop tasks that have not started and, unless `wait` is False, wait for those that have."""
         with self._lock:
             self._closed.set()
-            _end(self._queue, len(self._threads))
+            self._queue.end(len(self._threads))
         for thread in self._threads if wait else ():
             if thread is not current_thread():  # if the garbage collector closes the pool
                 thread.join()
@@ -99,8 +134,3 @@ def _work(queue: _Queue, closed: Event) -> None:
         if future.set_running_or_notify_cancel():
             settle(future, task)
         del job, future, task  # do not keep the result until there is more to load
-
-
-def _end(queue: _Queue, threads: int) -> None:
-    for _ in range(threads):
-        queue.put(None)

@@ -224,7 +224,7 @@ class Run(Generic[Item, Tag]):
         self._begun += 1
         feeders = None if isinstance(item, (Image.Image, np.ndarray)) else self._feeders.after(self._begun)
         if feeders is None or isinstance(found := image_of(item), RowError):
-            return self._loaders.submit(partial(self._load, item))
+            return self._loaders.submit(partial(self._load, item), id(self))
         return feeders.load(found, self._stats)
 
     def _load(self, item: Item) -> LoadedImage | RowError:

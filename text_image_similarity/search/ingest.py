@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
+from math import inf
 from os import PathLike
 from pathlib import Path
 
@@ -82,12 +83,14 @@ class _Pending:
     """A product whose images are being processed.
 
     Args:
+        number: Its place among the products that were passed in.
         product: The product, with resolved references.
         values: Its stored values, without errors.
         fields: Its fields as JSON.
         outcomes: Outcomes of its images so far, each with the key of its content.
     """
 
+    number: int
     product: Product
     values: tuple[Value | None, ...]
     fields: str
@@ -126,11 +129,12 @@ class Ingest:
         self.report = AddReport()
         self._failed = 0
         self._waiting: deque[_Pending] = deque()
+        self._refused: deque[tuple[int, str]] = deque()  # not yet in the report
         self._outstanding = 0  # images that are being processed
         self._ended = False
 
     def add(self, products: Iterable[Product]) -> Generator[int]:
-        """Add products, and yield after each transaction how many are done, including refused ones."""
+        """Add products, and yield after each transaction how many are done: so many of the first, with refused ones."""
         live = self._session.generations.live()
         self._session.follow_all()  # before writing: a store with a later version has followed another ledger
         given = enumerate(products)
@@ -155,10 +159,12 @@ class Ingest:
                 if self._waiting[0].complete:
                     batch.append(self._waiting.popleft())
                 if len(batch) >= _BATCH or (batch and time.monotonic() - began > _LONGEST_S):
+                    self._refuse_until(batch[-1].number)
                     yield self._write(live, batch)
                     batch, began = [], time.monotonic()
         rest = [pending for pending in self._waiting if pending.complete]
         self._waiting.clear()
+        self._refuse_until(inf)
         yield self._write(live, [*batch, *rest])
         if source.problem is not None:
             raise source.problem
@@ -178,10 +184,10 @@ class Ingest:
                 values = stored_values(product, self._ledger.fields)
                 fields = fields_as_json(product)
             except UsageError as problem:
-                self.report.refuse(str(problem))
+                self._refused.append((number, str(problem)))
                 continue
             images = [resolve_reference(image, self._base) for image in product.images]
-            self._waiting.append(_Pending(with_images(product, images), values, fields))
+            self._waiting.append(_Pending(number, with_images(product, images), values, fields))
             self._outstanding += len(images)
             yield from ((None, image) for image in images)
             full = len(self._waiting) >= _BATCH or time.monotonic() - began > _LONGEST_S
@@ -189,6 +195,11 @@ class Ingest:
             if (full and not self._outstanding) or waited > _LONGEST_S:
                 return
         self._ended = True
+
+    def _refuse_until(self, number: float) -> None:
+        """Count the refused products before this one, which come before a transaction."""
+        while self._refused and self._refused[0][0] < number:
+            self.report.refuse(self._refused.popleft()[1])
 
     def _write(self, live: Generation, batch: Sequence[_Pending]) -> int:
         """Write products in one transaction, and count the results."""

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from ..config import NOWHERE, Config
 from ..errors import RowError
-from ..fetch import check_under, is_under, local_path
+from ..fetch import check_no_share, check_under, is_under, local_path
 from ..pipeline import Outcome
 from .ledger import Database, Found, Generation, intact
 from .products import ImageOutcome
@@ -68,9 +68,11 @@ def check_again(reference: str, config: Config, roots: Sequence[Path]) -> None:
             these; a path outside all of them was not named by a table.
 
     Raises:
-        RowError: The file is elsewhere.
+        RowError: The file is elsewhere, or on a Windows network share that `files_under` does not name.
     """
     if (path := local_path(reference)) is not None:
+        if not config.files_under:
+            check_no_share(path)
         own = [config.files_under] if config.files_under else [root for root in roots if path.is_relative_to(root)]
         if not any(is_under(path, root) for root in own):
             check_under(path, next(iter(own), None))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
 from ..encoders import Encoder
@@ -73,11 +72,11 @@ class Searcher:
         with self._session.ledger.database.exclusive("check", wait=True):
             yield
 
-    def add(self, products: Sequence[Product], check: Check, *, until: float) -> AddReport:
+    def add(self, products: Sequence[Product], check: Check, *, ends: Callable[[], bool]) -> AddReport:
         """Add products as `Catalog.add` does, and call `check` with those of each transaction, under the lock of `checking`.
 
-        Images are fetched and encoded without the lock. After `until` (a time of `time.monotonic`), no transaction
-        begins.
+        Images are fetched and encoded without the lock. `ends` is called after each transaction; if it returns True, no
+        other one begins, and the first products, as many as the report counts, are done.
 
         Raises:
             DatabaseError: The database fails; products written so far are kept, even if `check` raises an error.
@@ -85,7 +84,7 @@ class Searcher:
         ingest = Ingest(self._session, check=check)
         with closing(ingest.add(products)) as transactions:
             for _ in transactions:
-                if time.monotonic() > until:
+                if ends():
                     break
         return ingest.report
 

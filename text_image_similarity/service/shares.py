@@ -173,10 +173,11 @@ class FairQueue:
         self._busy = 0
         self._lock = Lock()
 
-    def put(self, client: Client, task: Task) -> None:
-        """Queue a task."""
+    def put(self, client: Client, task: Task, *, first: bool = False) -> None:
+        """Queue a task, after or, if `first`, before the client's other ones."""
         with self._lock:
-            self._waiting.setdefault(client, deque()).append(task)
+            waiting = self._waiting.setdefault(client, deque())
+            (waiting.appendleft if first else waiting.append)(task)
             self._see(client)
             self._start()
 
@@ -185,6 +186,13 @@ class FairQueue:
         if len(self._seen) >= _MOST_KNOWN:
             self._seen = {known: at for known, at in self._seen.items() if at > now - _PAUSE_S}
         self._seen[client] = now
+
+    def keeps_waiting(self, client: Client) -> bool:
+        """Tell whether another client's task could begin if one of this client ended."""
+        with self._lock:
+            return any(
+                other != client and self._running.get(other, 0) < self._room_of(other) for other in self._waiting
+            )
 
     @property
     def is_idle(self) -> bool:

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import platformdirs
@@ -75,49 +74,18 @@ def work_folder(target: str, work_dir: str | PathLike[str] | None = None) -> Pat
         work_dir: Folder to use instead, which is created.
 
     Raises:
-        UsageError: The folder cannot be created, is a link, or belongs to another user.
+        UsageError: The folder for it cannot be created.
     """
     if work_dir is None and not is_url(target):
         path = _resolved(target)  # a link stays, and its target is replaced
-        return _own_folder(path.with_name(path.name + ".parts"))
+        return path.with_name(path.name + ".parts")
     whole = target if is_url(target) else str(_resolved(target))
     folder = platformdirs.user_cache_path("text-image-similarity") / "jobs" if work_dir is None else Path(work_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise UsageError(f"{folder} cannot be used for the parts: {exc.strerror}; name another --work-dir") from exc
-    return _own_folder(folder / f"{Path(target).name}-{digest_of(whole.encode())[:12]}.parts")
-
-
-def _own_folder(folder: Path) -> Path:
-    """Return a folder of parts unless someone else may have put it there, because a run deletes files in it.
-
-    Raises:
-        UsageError: It is a link, or belongs to another user.
-    """
-    is_junction = getattr(os.path, "isjunction", os.path.islink)  # from Python 3.12 on
-    if folder.is_symlink() or is_junction(folder):
-        problem = "is a link, and files in the folder to which it leads would be deleted"
-    elif folder.is_dir() and not _is_ours(folder):
-        problem = "belongs to another user, who may have put scores into it"
-    else:
-        return folder
-    raise UsageError(
-        f"{folder} {problem}; remove it, write the output to another folder, or keep the parts elsewhere with --work-dir "
-        "FOLDER (work_dir)"
-    )
-
-
-def _is_ours(folder: Path) -> bool:
-    """Tell whether a folder belongs to this user or to root; on Windows, every folder counts as ours."""
-    owner = folder.stat().st_uid
-    if os.name == "nt" or owner in (0, os.geteuid()):
-        return True
-    try:
-        with TemporaryFile(dir=folder) as file:  # some network file systems give all files to one user
-            return os.fstat(file.fileno()).st_uid == owner
-    except OSError:
-        return False
+    return folder / f"{Path(target).name}-{digest_of(whole.encode())[:12]}.parts"
 
 
 def is_folder_output(target: str) -> bool:

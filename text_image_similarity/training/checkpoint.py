@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..files import whole_file
-from ..workspace import FolderLock
+from ..folder_lock import FolderLock
 
 NAME = "checkpoint.safetensors"
 

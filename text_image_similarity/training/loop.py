@@ -24,7 +24,7 @@ from ..encoders.dual_encoder import read_dual_encoder, write_dual_encoder
 from ..encoders.towers import DualEncoder
 from ..encoders.towers.image import build_backbone
 from ..errors import InputTypeError, ModelError, UsageError
-from ..files import CALIBRATION, path_text, write_whole
+from ..files import CALIBRATION, path_text, place_of, write_whole
 from ..formats.names import is_image
 from .checkpoint import NAME as CHECKPOINT
 from .checkpoint import Checkpoint, load_checkpoint, only_one_in, restore, save_checkpoint
@@ -109,7 +109,7 @@ def train(
         The model's folder, the best epoch, and the metrics of each epoch and of the final test.
 
     Raises:
-        UsageError: The folder holds another run, a setting differs from that of the run to resume, or there is too
+        UsageError: The folder holds another run or a link that leads out of it, a setting differs from that of the run to resume, or there is too
             little data.
         TableError: The data cannot be read.
         ModelError: The weights to start from cannot be used, or the loss is no longer finite.
@@ -124,6 +124,8 @@ def train(
 
 
 def _train(source: str, folder: Path, config: TrainConfig, resume: bool, progress: OnStep | None) -> TrainResult:
+    for name in (CHECKPOINT, *_FILES, *CURVES):
+        place_of(folder / name)  # otherwise, a link out of the folder would be refused hours later
     found = load_checkpoint(folder) if resume else None
     if found is None and (folder / CHECKPOINT).exists():
         raise UsageError(f"{folder} already contains a run; continue with --resume, or name another folder")

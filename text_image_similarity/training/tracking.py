@@ -24,9 +24,11 @@ logger = logging.getLogger("text_image_similarity")
 
 # What MLflow's databases consist of: tables, indexes, and a trigger for stored passwords, which training never writes.
 # The text decides, because SQLite runs it no matter what kind of object its row claims to be.
-_OWN_SCHEMA = re.compile(
-    r"CREATE (TABLE|INDEX|UNIQUE INDEX) |$"
-    r"|CREATE TRIGGER prevent_secrets_aad_mutation\s+BEFORE UPDATE ON secrets\s+FOR EACH ROW\s"
+_OWN_SCHEMA = re.compile(r"CREATE (TABLE|INDEX|UNIQUE INDEX) |$")
+_OWN_TRIGGER = (  # in full, with single spaces
+    "CREATE TRIGGER prevent_secrets_aad_mutation BEFORE UPDATE ON secrets FOR EACH ROW "
+    "WHEN OLD.secret_id != NEW.secret_id OR OLD.secret_name != NEW.secret_name BEGIN "
+    "SELECT RAISE(ABORT, 'secret_id and secret_name are immutable (used as AAD in encryption)'); END"
 )
 _WAIT_S = 300.0  # wait while another run creates the database, which takes seconds on an idle machine
 
@@ -189,7 +191,7 @@ def _check_schema(uri: str) -> None:
     finally:
         engine.dispose()
     for kind, name, sql in found:
-        if not _OWN_SCHEMA.match(sql):
+        if not _OWN_SCHEMA.match(sql) and " ".join(sql.split()) != _OWN_TRIGGER:
             raise UsageError(
                 f"the database of tracking={uri} contains the {kind} {name!r:.100}, which MLflow did not create and which "
                 "could change what is recorded; move the database away, name another one as tracking, or use tracking=none"

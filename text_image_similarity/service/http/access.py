@@ -124,8 +124,10 @@ def check_fields(request: Request, names: Iterable[str]) -> None:
         )
 
 
-async def check_products(request: Request, catalog: ServedCatalog, ids: Iterable[str | None]) -> None:
-    """Make sure that a request's key may see some products.
+async def check_products(
+    request: Request, catalog: ServedCatalog, ids: Iterable[str | None], *, writes: bool = False
+) -> None:
+    """Make sure that a request's key may see some products; `writes` is as for `ServedCatalog.call`.
 
     Raises:
         ProblemError: `unknown_product`, whether a product is hidden or does not exist.
@@ -134,7 +136,7 @@ async def check_products(request: Request, catalog: ServedCatalog, ids: Iterable
     if not wanted or key_of(request).where is None:
         return
     where = OneOf(ID, wanted)
-    seen = {product.id for product in await visible(request, catalog, where, len(wanted))}
+    seen = {product.id for product in await visible(request, catalog, where, len(wanted), writes=writes)}
     for id in wanted:
         if id not in seen:
             raise unknown_product(id)
@@ -156,32 +158,34 @@ async def check_tenant(
                 "forbidden",
                 f"/products/{number}: the filter of this key does not allow the product {product.id[:100]!r}",
             )
-    await check_products(request, served, deleted)
+    await check_products(request, served, deleted, writes=True)
     there = await served.call(
-        lambda: [product.id for product in products if served.catalog.get(product.id) is not None]
+        lambda: [product.id for product in products if served.catalog.get(product.id) is not None], writes=True
     )
-    await check_products(request, served, there)
+    await check_products(request, served, there, writes=True)
 
 
-async def product_of(request: Request, catalog: ServedCatalog, id: str) -> Product:
-    """Return a product that a request's key may see.
+async def product_of(request: Request, catalog: ServedCatalog, id: str, *, writes: bool = False) -> Product:
+    """Return a product that a request's key may see; `writes` is as for `ServedCatalog.call`.
 
     Raises:
         ProblemError: `unknown_product`, whether it is hidden or does not exist.
     """
-    found = await visible(request, catalog, Compare(ID, "eq", normal_form("NFC", id)), 1)
+    found = await visible(request, catalog, Compare(ID, "eq", normal_form("NFC", id)), 1, writes=writes)
     if not found:
         raise unknown_product(id)
     return found[0]
 
 
-async def visible(request: Request, catalog: ServedCatalog, where: Filter, most: int) -> list[Product]:
-    """Return products that pass a filter and that a request's key may see."""
+async def visible(
+    request: Request, catalog: ServedCatalog, where: Filter, most: int, *, writes: bool = False
+) -> list[Product]:
+    """Return products that pass a filter and that a request's key may see; `writes` is as for `ServedCatalog.call`."""
 
     def read() -> list[Product]:
         return list(islice(catalog.catalog.products(bound(request, catalog, where)), most))
 
-    return await catalog.call(read)
+    return await catalog.call(read, writes=writes)
 
 
 def unknown_product(id: str) -> ProblemError:

@@ -205,7 +205,7 @@ async def delete_product(catalog: str, id: Id, request: Request) -> Response:
     require_role(request, "write")
     served = catalog_of(request, catalog)
     note_change(request, "products", f"{served.name}: 1 to delete")
-    await _upkeep(request, served).write([], [id], lambda *_: product_of(request, served, id))
+    await _upkeep(request, served).write([], [id], lambda *_: product_of(request, served, id, writes=True))
     return Response(status_code=204)
 
 

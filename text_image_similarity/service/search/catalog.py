@@ -75,7 +75,8 @@ class ServedCatalog:
         self._scans: Scans | None = None
         self._watching: asyncio.Task[None] | None = None
         # Other reads, such as facets, may take a long time and must not delay searches.
-        self._searching, self._reading = (Threads(name, _THREADS, self._timeout_s) for _ in range(2))
+        # Nor may they end a write halfway, whose checks have threads of their own.
+        self._searching, self._reading, self._checking = (Threads(name, _THREADS, self._timeout_s) for _ in range(3))
         self.thumbnails = Thumbnails(config, self._timeout_s, self._check_file)
 
     @property
@@ -138,7 +139,7 @@ class ServedCatalog:
         self.thumbnails.close()
         if self._catalog is not None:
             await asyncio.to_thread(self._catalog.close)
-        for threads in (self._searching, self._reading):
+        for threads in (self._searching, self._reading, self._checking):
             threads.close()
 
     @property
@@ -168,14 +169,19 @@ class ServedCatalog:
         with translated(self.name):
             self.catalog.searcher.check_file(reference)
 
-    async def call(self, work: Callable[..., T], *given: Any) -> T:
+    async def call(self, work: Callable[..., T], *given: Any, writes: bool = False) -> T:
         """Run a function of the catalogue on a thread.
+
+        Args:
+            work: The function.
+            given: Its arguments.
+            writes: Whether it belongs to a write that has begun, which waits for no readings.
 
         Raises:
             ProblemError: The library raised an error, or the function takes longer than a request may.
         """
         with translated(self.name):
-            return await self._reading.run(work, *given)
+            return await (self._checking if writes else self._reading).run(work, *given)
 
     async def _match(self, queries: Sequence[Query]) -> list[Answered]:
         began = time.perf_counter()

@@ -13,24 +13,24 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import Context, copy_context
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from ...config import Config, Limits
 from ...decode.isolation import module_path
-from ...search import Product
+from ...search import AddReport, Product
 from ..clients import current
 from ..problems import ProblemError
 from ..shares import Client, FairQueue
 from .catalog import ServedCatalog
 from .errors import translated
-from .threads import run_if_awaited
 
 logger = logging.getLogger("text_image_similarity")
 
-_AT_ONCE = 4  # requests that write at the same time, each from a different client
-_MOST_WAITING = 16  # requests that write or wait to write; one client may have half of them
+AT_ONCE = 4  # requests that write at the same time, each from a different client
+_MOST_WAITING = 16  # requests that write or wait to write; one client may have half of them, and every client one
+_TURN_S = 10.0  # a write that takes longer lets others begin after its next transaction, and continues when it is due
 _LONGEST_S = 600.0  # time limit of a request that writes; proxies do not wait longer
 _LINES = 20  # lines of the process's output to show when it fails
 _NICENESS = 19
@@ -48,12 +48,52 @@ Check = Callable[[Sequence[Product], Sequence[str]], Coroutine[Any, Any, object]
 Given = tuple[Sequence[Product], Sequence[str], Check | None]
 
 
+@dataclass(slots=True)
+class _Writing:
+    """A request that writes.
+
+    Args:
+        client: Its client.
+        done: Its result.
+        given: What is left to write; empty if nothing is.
+        context, loop: Where `check` runs.
+    """
+
+    client: Client
+    done: Future[dict[str, Any]]
+    given: list[Given]
+    context: Context
+    loop: asyncio.AbstractEventLoop
+    until: float = 0.0  # the end of its time, of `time.monotonic`, once it has begun
+    deleted: int | None = None
+    report: AddReport = field(default_factory=AddReport)
+
+    def count(self, report: AddReport) -> None:
+        """Add the result of a turn."""
+        for name in ("added", "updated", "unchanged"):
+            setattr(self.report, name, getattr(self.report, name) + getattr(report, name))
+        self.report.failures.update(report.failures)
+        for reason in report.refusals:
+            self.report.refuse(reason)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result as the response gives it."""
+        return {
+            "added": self.report.added,
+            "updated": self.report.updated,
+            "unchanged": self.report.unchanged,
+            "deleted": self.deleted or 0,
+            "refused": list(self.report.refusals),
+            "failures": dict(self.report.failures),
+        }
+
+
 class Upkeep:
     """Writes to a served catalogue, for clients in turn, and runs `catalog reindex` for it.
 
-    Requests of one client are carried out one after another, in order. Slow image hosts delay only the client that names
-    them, and no searches, because several clients write at the same time, and each write takes the catalogue's lock only
-    for its transactions.
+    Requests of one client are carried out one after another, in order. Slow image hosts delay mostly the client that names
+    them, and no searches: several clients write at the same time, a long write is interrupted between its transactions
+    while others wait, and each takes the catalogue's lock only for its transactions.
 
     Args:
         served: The catalogue.
@@ -62,8 +102,8 @@ class Upkeep:
     def __init__(self, served: ServedCatalog) -> None:
         self._served = served
         self._starting = asyncio.Lock()
-        self._threads = ThreadPoolExecutor(_AT_ONCE, "write")
-        self._turns = FairQueue(lambda _, task: self._threads.submit(task), _AT_ONCE, most_of_one=1)
+        self._threads = ThreadPoolExecutor(AT_ONCE, "write")
+        self._turns = FairQueue(lambda _, task: self._threads.submit(task), AT_ONCE, most_of_one=1)
         self._asked: dict[Future[dict[str, Any]], Client] = {}  # writes that wait or have begun
         self._process: Process | None = None
         self._state: dict[str, Any] | None = None
@@ -93,14 +133,13 @@ class Upkeep:
         self._asked[done] = client
         task = asyncio.create_task(self._translated(done))
         task.add_done_callback(partial(self._count_down, done))
-        given = [(products, deleted, check)]
-        work = partial(self._write, given, copy_context(), asyncio.get_running_loop())
-        self._turns.put(client, partial(run_if_awaited, done, work))
+        writing = _Writing(client, done, [(products, deleted, check)], copy_context(), asyncio.get_running_loop())
+        self._turns.put(client, partial(self._take_turn, writing))
         try:  # a write that has begun continues, and the client's next one waits for it
             return await asyncio.wait_for(asyncio.shield(task), _LONGEST_S)
         except TimeoutError as exc:
             if done.cancel():  # unless it has begun
-                given.clear()  # the queue holds the task until its turn comes
+                writing.given.clear()  # the queue holds the task until its turn comes
             detail = (
                 f"{self._served.name}: not written within {_LONGEST_S:g} s, but the write may still finish; "
                 "send the same request again"
@@ -109,7 +148,7 @@ class Upkeep:
 
     def _check_room(self, client: Client) -> None:
         own = 0 if client is None else list(self._asked.values()).count(client)
-        if own >= _MOST_WAITING // 2 or len(self._asked) >= _MOST_WAITING:
+        if own >= _MOST_WAITING // 2 or (len(self._asked) >= _MOST_WAITING and (own or client is None)):
             waiting = f"{len(self._asked)} requests are waiting to write to {self._served.name}"
             detail = f"{waiting}, {own} of them with this key"
             raise ProblemError("queue_full", detail, retry_after_s=2, reason="queue_full")
@@ -179,6 +218,9 @@ class Upkeep:
         for done in tuple(self._asked):
             done.cancel()  # unless it has begun
         await asyncio.to_thread(self._threads.shutdown)
+        for done in tuple(self._asked):
+            if not done.done():  # interrupted
+                done.set_exception(ProblemError("catalog_unavailable", "the service is stopping", retry_after_s=5))
 
     async def _follow(self, process: Process, state: dict[str, Any]) -> None:
         assert process.stderr is not None
@@ -192,27 +234,44 @@ class Upkeep:
             said = " / ".join(lines)[-1000:]
             logger.warning("reindexing %s ended with exit code %d: %s", self._served.name, code, said)
 
-    def _write(self, given: list[Given], context: Context, loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
-        """Write the changes in the list, which is emptied, for no longer than a request may wait."""
-        catalog, end = self._served.catalog, time.monotonic() + _LONGEST_S
-        products, deleted, check = given.pop()
+    def _take_turn(self, writing: _Writing) -> None:
+        """Write as much of a request as fits in a turn, and queue the rest."""
+        done = writing.done
+        if not writing.until:
+            if not done.set_running_or_notify_cancel():
+                return  # no request is waiting for it
+            writing.until = time.monotonic() + _LONGEST_S
+        try:
+            self._write(writing)
+        except BaseException as exc:  # raised again in the request
+            done.set_exception(exc)
+            return
+        if writing.given:
+            self._turns.put(writing.client, partial(self._take_turn, writing), first=True)
+        else:
+            done.set_result(writing.as_dict())
+
+    def _write(self, writing: _Writing) -> None:
+        """Write what `given` holds, which is removed from it, except for the products that are left."""
+        catalog, turn_ends = self._served.catalog, time.monotonic() + _TURN_S
+        products, deleted, check = writing.given.pop()
 
         def allow(products: Sequence[Product], deleted: Sequence[str] = ()) -> None:
             if check is not None:  # in the context of the request, so that clients take turns in reading
-                context.run(asyncio.run_coroutine_threadsafe, check(products, deleted), loop).result()
+                writing.context.run(asyncio.run_coroutine_threadsafe, check(products, deleted), writing.loop).result()
 
-        with catalog.searcher.checking():
-            allow(products, deleted)
-            gone = catalog.delete(deleted) if deleted else 0
-        report = catalog.searcher.add(products, allow, until=end)
-        return {
-            "added": report.added,
-            "updated": report.updated,
-            "unchanged": report.unchanged,
-            "deleted": gone,
-            "refused": list(report.refusals),
-            "failures": dict(report.failures),
-        }
+        def ends() -> bool:
+            now = time.monotonic()
+            return now > writing.until or (now > turn_ends and self._turns.keeps_waiting(writing.client))
+
+        if writing.deleted is None:
+            with catalog.searcher.checking():
+                allow(products, deleted)
+                writing.deleted = catalog.delete(deleted) if deleted else 0
+        report = catalog.searcher.add(products, allow, ends=ends)
+        writing.count(report)
+        if (rest := products[report.products :]) and time.monotonic() <= writing.until:
+            writing.given.append((rest, (), check))
 
 
 def reindex_arguments(place: str, model: str, config: Config) -> list[str]:

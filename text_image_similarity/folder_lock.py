@@ -1,0 +1,95 @@
+"""A lock on a folder, which one process at a time holds while it writes there."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from .bounded_json import parse_json
+from .errors import BusyError, TableError, UsageError
+from .files import check_own, open_own, read_own
+
+
+class FolderLock:
+    """A lock that one process at a time holds while it writes into a folder, with a note that identifies the holder.
+
+    Args:
+        folder: Created if it does not exist.
+        output: The output that the process writes, for messages.
+        own: Whether the folder must be one that no one else may have put there.
+    """
+
+    def __init__(self, folder: Path, output: str, *, own: bool = False) -> None:
+        self._folder, self._output, self._own = folder, output, own
+        self._identity: tuple[int, int] | None = None  # of the folder when it was locked
+        self._lock = FileLock(folder / "lock")
+        self._note = folder / "holder.json"
+
+    def acquire(self) -> None:
+        """Acquire the lock.
+
+        Raises:
+            BusyError: Another process holds it.
+            TableError: The folder cannot be created.
+            UsageError: The folder must be our own, and is not.
+        """
+        for _ in range(20):  # a run that has finished may remove the folder at any of these lines
+            with suppress(FileNotFoundError, FileExistsError):
+                if self._own and self._folder.is_symlink():
+                    check_own(self._folder)  # otherwise, mkdir fails if it leads nowhere
+                self._folder.mkdir(exist_ok=True)
+                self._identity = check_own(self._folder) if self._own else None
+                try:
+                    self._lock.acquire(timeout=0)
+                except Timeout as exc:
+                    raise BusyError(
+                        f"{self._output} is being written by {self._holder()}; wait for it or stop it"
+                    ) from exc
+                with suppress(OSError):  # for messages only
+                    self._note.unlink(missing_ok=True)
+                    with open_own(self._note, "w") as file:
+                        json.dump(_myself(), file)
+                return
+        raise TableError(f"{self._folder} cannot be created: a file is in its place, or something keeps removing it")
+
+    def check(self) -> None:
+        """Make sure that the folder is still the one that was locked, before files in it are changed.
+
+        Raises:
+            UsageError: Someone has put another one in its place.
+        """
+        if self._own and check_own(self._folder) != self._identity:
+            raise UsageError(
+                f"{self._folder} was replaced while {self._output} was written; keep others from writing there"
+            )
+
+    def remove(self) -> None:
+        """Remove the lock's files while it is held; a process that waits for it then creates its own."""
+        self._note.unlink(missing_ok=True)
+        (self._folder / "lock").unlink()
+
+    def release(self) -> None:
+        """Release the lock."""
+        with suppress(OSError):
+            self._note.unlink(missing_ok=True)
+        self._lock.release()
+
+    def _holder(self) -> str:
+        try:
+            with read_own(self._note) as file:
+                found = parse_json(file.read().decode())
+            return f"process {found['pid']} on {found['host']} since {found['since']} ({found['command']})"
+        except (OSError, TableError, ValueError, KeyError, TypeError):
+            return "another process"
+
+
+def _myself() -> dict[str, object]:
+    since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+    return {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "command": Path(sys.argv[0]).name}
