@@ -77,7 +77,7 @@ systems: JOBS = 2
 systems: setup tools recipes
 	$(PYTEST) tests/doors tests/system $(TEST_OPTIONS)
 
-# Builds and runs, as root, every image of deploy/ that needs no base from a registry, and prints its size. Each of those with torch takes 13 minutes and, while it is built, 32 GB of disk.
+# Builds and runs, as root, every image of deploy/ that needs no base from a registry, and prints its size. Each of those with torch takes 13 to 23 minutes and, while it is built, up to 41 GB of disk.
 images: IMAGES ?= cpu search models job lambda cuda job-torch ray
 images: setup tools
 	IMAGES="$(IMAGES)" $(RUN) -m pytest -s tests/system/test_images.py

@@ -1,6 +1,6 @@
 """Images are built and run for real: as their own user, on a root that cannot be written to.
 
-The service's is built by every run; `make images` builds the others too, which take minutes and, with torch, 32 GB of disk while they are built.
+The service's is built by every run; `make images` builds the others too, which take minutes and, with torch, up to 41 GB of disk while they are built.
 """
 
 from __future__ import annotations
