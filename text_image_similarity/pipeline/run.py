@@ -185,11 +185,13 @@ class Run(Generic[Item, Tag]):
         elif not references:
             return tag, RowError(ErrorCode.EMPTY_CAPTION, "the row has no reference captions"), "", 0, ()
         if type(item) is np.ndarray and (ready := self._stages.ready(item)) is not None:
-            self._ahead_bytes += (size := item.nbytes)  # of which its captions are a small part
-            return tag, PendingImage(None, ready), text, size, references
-        size = len(text) + (len(item) if type(item) is str else _size(item)) + sum(map(len, references))
+            image, size = PendingImage(None, ready), item.nbytes
+        else:
+            image = self._start_image(key, item)  # type: ignore[arg-type]  # neither error nor result
+            size = len(item) if type(item) is str else _size(item)
+        size += len(text) + sum(map(len, references))
         self._ahead_bytes += size
-        return tag, self._start_image(key, item), text, size, references  # type: ignore[arg-type]  # neither error nor result
+        return tag, image, text, size, references
 
     def _sort_in(self, image: PendingImage, new: dict[Hashable, list[PendingImage]]) -> None:
         """Finish a loaded image whose embedding is known, or add it to those to encode."""

@@ -132,10 +132,13 @@ class TableJob(Generic[R]):
     ) -> tuple[Sequence[R], Sequence[R]]:
         """Take the results of a part, and return both all of them and one per row."""
         wanted = sum(map(sum, counts))
-        taken = list(counter.reporting(results, map(sum, counts)) if counter.watched else islice(results, wanted))
-        tags, answers = zip(*taken, strict=True) if taken else ((), ())
-        if {*map(id, tags)} - {id(rows)}:
-            raise TableError("the engine mixed up the results of different parts, so none of its rows can be trusted")
+        answers = list[R]()
+        for tag, result in counter.reporting(results, map(sum, counts)) if counter.watched else islice(results, wanted):
+            if tag is not rows:
+                raise TableError(
+                    "the engine mixed up the results of different parts, so none of its rows can be trusted"
+                )
+            answers.append(result)
         if len(answers) < wanted:
             raise TableError(f"the engine returned {len(answers):,} results for a part of {len(rows):,} rows")
         found = self.layout.outcomes(answers, counts)
