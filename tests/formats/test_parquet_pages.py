@@ -166,7 +166,82 @@ def test_columns_do_not_share_their_bytes(tmp_path: Path) -> None:
                 return column
 
         with pytest.raises(TableError, match=r"the columns of a row group take [\d,]+ bytes, more than the file's"):
-            reader.source.check(Repeated(), 1, None)
+            reader.source.check(Repeated(), reader.metadata.schema, 1, None)
+
+
+def rewritten(path: Path, *changes: tuple[bytes, bytes]) -> None:
+    """Replace bytes of the footer, each of which occurs once."""
+    data = path.read_bytes()
+    length = struct.unpack("<I", data[-8:-4])[0]
+    footer = data[-8 - length : -8]
+    for old, new in changes:
+        assert footer.count(old) == 1
+        footer = footer.replace(old, new)
+    path.write_bytes(data[: -8 - length] + footer + struct.pack("<I", len(footer)) + b"PAR1")
+
+
+def test_a_footer_cannot_hide_a_dictionary(tmp_path: Path) -> None:
+    """Otherwise many rows with the same long text would be read at once."""
+    path = tmp_path / "in.parquet"
+    write(path, ["x" * 1000] * 64, use_dictionary=["note"])
+    column = pq.read_metadata(path).row_group(0).column(1)
+    assert column.has_dictionary_page
+    name = b"\x19\x18\x04note"  # the path, after the encodings and before the codec
+    data = path.read_bytes()
+    at = data.rindex(name)
+    encodings = data[data.rindex(b"\x19", 0, at) : at]  # a list of numbers
+    offsets = b"\x26" + number(column.data_page_offset)
+    there = offsets + data.partition(offsets)[2][: len(number(column.dictionary_page_offset)) + 1]
+    hidden = b"\x26" + number(column.dictionary_page_offset)
+    rewritten(path, (encodings + name, b"\x19\x25\x00\x06" + name), (there, hidden))
+    assert not pq.read_metadata(path).row_group(0).column(1).has_dictionary_page
+    with pytest.raises(
+        TableError, match=r"column 'note' of .* is damaged: it is stored in another way than the file's"
+    ):
+        rows(path)
+
+
+def test_a_page_cannot_have_more_values_than_the_footer_says(tmp_path: Path) -> None:
+    path = tmp_path / "in.parquet"
+    write(path, ["x" * 1000] * 64)
+    start = pq.read_metadata(path).row_group(0).column(1).data_page_offset
+    header = path.read_bytes()[start : start + 40]
+    data = bytearray(path.read_bytes())
+    values = header.index(b"\x2c\x15" + number(64)) + 2
+    data[start + values : start + values + len(number(64))] = number(65)
+    path.write_bytes(data)
+    with pytest.raises(TableError, match=r"column 'note' of .* is damaged: it has more values than the file's footer"):
+        rows(path)
+
+
+def test_a_column_has_a_value_in_each_row(tmp_path: Path) -> None:
+    path = tmp_path / "in.parquet"
+    write(path, ["x" * 1000] * 64)
+    column = pq.read_metadata(path).row_group(0).column(1)
+    sizes = b"\x16" + number(column.total_uncompressed_size)
+    rewritten(path, (number(64) + sizes, number(65) + sizes))
+    with pytest.raises(TableError, match=r"column 'note' of .* is damaged: it has 65 values in 64 rows"):
+        rows(path)
+
+
+@pytest.mark.parametrize(("length", "note"), [(2 * LONG, [None]), (2**16, [[None] * 20])])
+def test_missing_values_of_fixed_length_take_memory_too(tmp_path: Path, length: int, note: list[Any]) -> None:
+    path = tmp_path / "in.parquet"
+    kind = pa.binary(16)
+    write(path, pa.array(note, pa.list_(kind) if note[0] else kind))  # type: ignore[arg-type]
+    rewritten(path, (b"\x15\x0e\x15" + number(16), b"\x15\x0e\x15" + number(length)))
+    with pytest.raises(
+        TableError, match=rf"column 'note' of .* has values of {length:,} bytes each, .* even if they are"
+    ):
+        rows(path)
+
+
+def test_values_of_fixed_length_may_be_missing_in_a_column_that_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "in.parquet"
+    write(path, pa.array([None], pa.binary(2 * LONG)))  # type: ignore[arg-type]
+    with pytest.raises(TableError, match="even if they are missing"):
+        rows(path)
+    assert rows(path, frozenset({"note"})) == 1
 
 
 def test_too_many_pages_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +292,7 @@ def test_a_header_is_read() -> None:
     [
         (b"\x00", "a required number is missing"),
         (b"\x15\x00\x16\x04\x15\x04\x00", "a required number is missing"),  # of another type, which Thrift skips
-        (PAGE + b"\x00", "the number of values is missing"),
+        (PAGE + b"\x00", "the number of values or the encoding is missing"),
         (PAGE + VALUES + b"\x00\x05\x04\x02\x00", "a field occurs twice"),
         (b"\x15\x00\x15" + varint(1 << 33) + b"\x15\x02", "does not fit its type"),  # Thrift takes the last 32 bits
         (b"\x15\x00\x15\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "does not fit its type"),

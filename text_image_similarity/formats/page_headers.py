@@ -18,11 +18,14 @@ _MOST_NUMBER = (1 << 31) - 1
 _STOP, _TRUE, _FALSE, _BYTE, _INT16, _INT32, _INT64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT, _UUID = range(14)
 _FIXED = {_BYTE: 1, _DOUBLE: 8, _UUID: 16}
 _BITS = {_INT16: 16, _INT32: 32, _INT64: 64}
-# Numbers of fields of a header. Those of the structures contain the number of values in field 1.
+# Numbers of fields of a header. Those of the structures contain the number of values in field 1, and the encoding.
 _TYPE, _UNCOMPRESSED, _COMPRESSED = 1, 2, 3
 _DATA, _INDEX, _DICTIONARY, _DATA_2 = 5, 6, 7, 8
-_STRUCTURES = {0: _DATA, 2: _DICTIONARY, 3: _DATA_2}  # for each type of page
+_DICTIONARY_PAGE = 2
+_STRUCTURES = {0: _DATA, _DICTIONARY_PAGE: _DICTIONARY, 3: _DATA_2}  # for each type of page
+_ENCODING = {0: 2, 2: 2, 3: 4}
 _WITH_VALUES = {0, 3}
+_DICTIONARIES, _DIFFERENCES = {2, 8}, {6, 7}  # encodings of texts that occur once and are repeated, or are differences
 
 
 class IncompleteHeaderError(Exception):
@@ -38,12 +41,16 @@ class PageHeader:
         compressed: Bytes of the page in the file, without its header.
         uncompressed: Bytes of the page in memory.
         values: Number of values in the page; 0 for a dictionary.
+        has_dictionary: Whether the page is a dictionary, or its values are places in one.
+        has_differences: Whether texts or their lengths are stored as differences.
     """
 
     length: int
     compressed: int
     uncompressed: int
     values: int
+    has_dictionary: bool = False
+    has_differences: bool = False
 
 
 def read_header(data: memoryview) -> PageHeader:
@@ -58,16 +65,17 @@ def read_header(data: memoryview) -> PageHeader:
     kind, uncompressed, compressed = (numbers.get(key) for key in (_TYPE, _UNCOMPRESSED, _COMPRESSED))
     if not isinstance(kind, int) or not isinstance(uncompressed, int) or not isinstance(compressed, int):
         raise ValueError("a required number is missing")
-    values = 0
+    values, encoding = 0, None
     if kind in _STRUCTURES:
         own = numbers.get(_STRUCTURES[kind])
-        found = own.get(1) if isinstance(own, dict) else None
-        if not isinstance(found, int):
-            raise ValueError("the number of values is missing")
+        found, encoding = (own.get(1), own.get(_ENCODING[kind])) if isinstance(own, dict) else (None, None)
+        if not isinstance(found, int) or not isinstance(encoding, int):
+            raise ValueError("the number of values or the encoding is missing")
         values = found if kind in _WITH_VALUES else 0
     if not all(0 <= number <= _MOST_NUMBER for number in (uncompressed, compressed, values)):
         raise ValueError("a number is negative")
-    return PageHeader(parser.at, compressed, uncompressed, values)
+    has_dictionary = kind == _DICTIONARY_PAGE or encoding in _DICTIONARIES
+    return PageHeader(parser.at, compressed, uncompressed, values, has_dictionary, encoding in _DIFFERENCES)
 
 
 _Value: TypeAlias = "int | dict[int, _Value] | None"

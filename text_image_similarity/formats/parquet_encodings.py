@@ -21,6 +21,7 @@ _FEW_ROWS = 4  # if the length of texts is unknown, for example because they are
 _LARGE_GROUP = 256 * 1024 * 1024
 _COMPRESSED = 32
 _MOST_COMPRESSED = 1000
+_MOST_FIXED = 1024 * 1024  # bytes of a value of fixed length
 _LOOKED_AT = 1024 * 1024  # largest dictionary in the file, in bytes, that is searched for the longest text
 
 
@@ -47,10 +48,21 @@ def check_compression(metadata: pq.FileMetaData, dropped: Collection[str], file:
     """Refuse row groups that would fill the memory when they are decompressed, except for columns that will not be read.
 
     Raises:
-        TableError: A row group is too large for its bytes in the file; the message names its largest column.
+        TableError: A row group is too large for its bytes in the file; the message names its largest column. Or values
+            of fixed length, which take no bytes in the file where they are missing, are too long.
     """
+    lengths = _fixed_lengths(metadata, dropped)
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         size, stored = _sizes(group, dropped)
+        for name, (length, listed) in lengths.items():
+            taken = length * max(
+                (c.num_values for c in _columns(group, dropped) if c.path_in_schema == name), default=0
+            )
+            if length > _MOST_FIXED or (listed and taken > max(_LARGE_GROUP, _MOST_COMPRESSED * stored)):
+                raise TableError(
+                    f"column {name.partition('.')[0]!r} of {file} has values of {length:,} bytes each, {taken:,} bytes in a row "
+                    "group even if they are missing; write the file without the column"
+                )
         if size > max(_LARGE_GROUP, _MOST_COMPRESSED * stored):
             largest = max(_columns(group, dropped), key=lambda column: column.total_uncompressed_size)
             name = largest.path_in_schema.partition(".")[0]
@@ -61,6 +73,16 @@ def check_compression(metadata: pq.FileMetaData, dropped: Collection[str], file:
             )
 
 
+def _fixed_lengths(metadata: pq.FileMetaData, dropped: Collection[str]) -> dict[str, tuple[int, bool]]:
+    """Return the length of the values of each column of fixed length, in bytes, and whether it holds lists of them."""
+    columns = map(metadata.schema.column, range(metadata.num_columns))
+    return {
+        column.path: (column.length, column.max_repetition_level > 0)
+        for column in columns
+        if column.physical_type == "FIXED_LEN_BYTE_ARRAY" and column.path not in dropped
+    }
+
+
 def most_page_bytes(group: pq.RowGroupMetaData, dropped: Collection[str]) -> int:
     """Return how many bytes the pages of a row group may have, as much as `check_compression` allows.
 
@@ -69,6 +91,13 @@ def most_page_bytes(group: pq.RowGroupMetaData, dropped: Collection[str]) -> int
     size, stored = _sizes(group, dropped)
     lot = size > max(_LARGE_GROUP, _COMPRESSED * stored)
     return max(_LARGE_GROUP, (_MOST_COMPRESSED if lot else _COMPRESSED) * stored)
+
+
+def encoding_of(chunk: pq.ColumnChunkMetaData) -> tuple[bool, bool]:
+    """Tell whether a column of texts has a dictionary, and whether it is stored as differences, according to its footer."""
+    encodings = chunk.encodings
+    has_dictionary = chunk.has_dictionary_page or not {"PLAIN_DICTIONARY", "RLE_DICTIONARY"}.isdisjoint(encodings)
+    return has_dictionary, any(name[:5] == "DELTA" for name in encodings)
 
 
 def _columns(group: pq.RowGroupMetaData, dropped: Collection[str]) -> list[pq.ColumnChunkMetaData]:
@@ -102,24 +131,22 @@ class Encodings:
 
     def learn(self, metadata: pq.FileMetaData, dropped: Collection[str]) -> None:
         """Add the encodings of a file, except those of columns that will not be read."""
-        encodings: dict[str, set[str]] = {}
+        encodings: dict[str, list[tuple[bool, bool]]] = {}
         lists: set[str] = set()
         for place in range(metadata.num_columns):
             column = metadata.schema.column(place)
             if column.physical_type == "FIXED_LEN_BYTE_ARRAY":
                 self._fixed[column.path] = max(column.length, self._fixed.get(column.path, 0))
             if column.physical_type == "BYTE_ARRAY" and column.path not in dropped:
-                found = encodings.setdefault(column.path, set())
-                for group in range(metadata.num_row_groups):
-                    chunk = metadata.row_group(group).column(place)
-                    found.update(chunk.encodings)
-                    if chunk.has_dictionary_page:  # even if it is not among the encodings
-                        found.add("RLE_DICTIONARY")
+                found = encodings.setdefault(column.path, [])
+                found += [
+                    encoding_of(metadata.row_group(group).column(place)) for group in range(metadata.num_row_groups)
+                ]
                 if column.max_repetition_level:
                     lists.add(column.path)
         for path, found in encodings.items():
-            has_dictionary = not found.isdisjoint(("PLAIN_DICTIONARY", "RLE_DICTIONARY"))
-            if any(name[:5] == "DELTA" for name in found) or (path in lists and not has_dictionary):
+            has_dictionary, has_differences = (any(each[place] for each in found) for place in (0, 1))
+            if has_differences or (path in lists and not has_dictionary):
                 self._few.add(path)
             elif has_dictionary:
                 known = self.repeated if path in lists else self.single

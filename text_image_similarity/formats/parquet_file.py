@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from ..errors import TableError
 from .page_headers import LONGEST_HEADER, IncompleteHeaderError, PageHeader, read_header
-from .parquet_encodings import most_page_bytes
+from .parquet_encodings import encoding_of, most_page_bytes
 from .rows import PART_SIZE
 from .signatures import LONGEST, text_format
 from .storage import open_bytes, reading
@@ -69,6 +69,10 @@ def open_parquet(
                 buffer_size=_LOOK_BUFFER if look else _BUFFER,
             ) as file:
                 yield ParquetReader(file, source, dropped)
+        except UnicodeDecodeError as exc:
+            raise TableError(f"{place} cannot be read as Parquet: the name of a column is not UTF-8") from exc
+        except pa.ArrowMemoryError as exc:
+            raise TableError(f"{place} needs more memory than there is: {exc}") from exc
         except pa.ArrowException as exc:
             if source.refusal:
                 raise source.refusal from exc
@@ -100,19 +104,24 @@ class ParquetReader:
     def batches(self, most: int, group: int, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a row group, `most` at a time, with these columns, or all for None."""
         row_group = self.metadata.row_group(group)
-        self.source.check(row_group, most_page_bytes(row_group, self.dropped), columns)
+        self.source.check(row_group, self.metadata.schema, most_page_bytes(row_group, self.dropped), columns)
         yield from self.file.iter_batches(most, row_groups=[group], columns=columns)
 
 
 @dataclass(slots=True)
 class _Column:
-    """A column of a row group: from which byte to which it goes, how many values are to come, and where the next page begins."""
+    """A column of a row group: from which byte to which it goes, how many values are to come, and where the next page begins.
+
+    `hides` tells whether a header has an encoding of texts that the footer does not declare; the number of rows that
+    are read at once depends on it.
+    """
 
     name: str
     start: int
     end: int
     values: int
     next: int
+    hides: Callable[[PageHeader], bool]
 
 
 @dataclass(slots=True)
@@ -130,22 +139,30 @@ class _CheckedFile:
     _pages: int = field(init=False, default=0)
     _stored: int = field(init=False, default=0)
 
-    def check(self, group: pq.RowGroupMetaData, most: int, columns: Sequence[str] | None) -> None:
+    def check(
+        self, group: pq.RowGroupMetaData, schema: pq.ParquetSchema, most: int, columns: Sequence[str] | None
+    ) -> None:
         """Check the pages of a row group's columns from now on; together, they may have at most `most` bytes."""
         size = self.raw.seek(0, os.SEEK_END)
         wanted = None if columns is None else set(columns)
-        chunks = [
-            chunk
-            for chunk in map(group.column, range(group.num_columns))
+        chunks = {
+            place: chunk
+            for place, chunk in enumerate(map(group.column, range(group.num_columns)))
             if wanted is None or not wanted.isdisjoint(accumulate(chunk.path_in_schema.split("."), "{}.{}".format))
-        ]
-        stored = sum(chunk.total_compressed_size for chunk in chunks)
+        }
+        stored = sum(chunk.total_compressed_size for chunk in chunks.values())
         if stored > size:
             raise TableError(
                 f"{self.place} is damaged: the columns of a row group take {stored:,} bytes, more than the file's {size:,}; "
                 "write the file again"
             )
-        self._columns = sorted((_column(chunk, size) for chunk in chunks), key=lambda column: column.start)
+        for place, chunk in chunks.items():
+            if not schema.column(place).max_repetition_level and chunk.num_values != group.num_rows:
+                raise TableError(
+                    f"column {chunk.path_in_schema!r} of {self.place} is damaged: it has {chunk.num_values:,} values in "
+                    f"{group.num_rows:,} rows; write the file again"
+                )
+        self._columns = sorted((_column(chunk, size) for chunk in chunks.values()), key=lambda column: column.start)
         self._starts = [column.start for column in self._columns]
         self._ends = list(accumulate((column.end for column in self._columns), max))
         self._most, self._size, self._pages, self._stored = most, 0, 0, 0
@@ -187,6 +204,11 @@ class _CheckedFile:
             stored = header.length + header.compressed
             column.next += stored
             column.values -= header.values
+            if column.values < 0 or column.hides(header):
+                said = "has more values" if column.values < 0 else "is stored in another way"
+                self._refuse(
+                    f"column {column.name!r} of {self.place} is damaged: it {said} than the file's footer says; write the file again"
+                )
             self._size += header.uncompressed
             self._pages += 1
             self._stored += stored
@@ -234,4 +256,10 @@ def _column(chunk: pq.ColumnChunkMetaData, size: int) -> _Column:
     if first is not None and 0 < first < start:
         start = first
     end = min(start + chunk.total_compressed_size + _PADDING, size)
-    return _Column(chunk.path_in_schema.partition(".")[0], start, end, chunk.num_values, start)
+    has_dictionary, has_differences = encoding_of(chunk)
+    is_text = chunk.physical_type == "BYTE_ARRAY"
+
+    def hides(header: PageHeader) -> bool:
+        return is_text and (header.has_dictionary > has_dictionary or header.has_differences > has_differences)
+
+    return _Column(chunk.path_in_schema.partition(".")[0], start, end, chunk.num_values, start, hides)
