@@ -21,7 +21,7 @@ _FEW_ROWS = 4  # if the length of texts is unknown, for example because they are
 _LARGE_GROUP = 256 * 1024 * 1024
 _COMPRESSED = 32
 _MOST_COMPRESSED = 1000
-_MOST_FIXED = 1024 * 1024  # bytes of a value of fixed length
+_MOST_FIXED = 64 * 1024 * 1024  # bytes of the values of fixed length in a row
 _LOOKED_AT = 1024 * 1024  # largest dictionary in the file, in bytes, that is searched for the longest text
 
 
@@ -52,16 +52,16 @@ def check_compression(metadata: pq.FileMetaData, dropped: Collection[str], file:
             of fixed length, which take no bytes in the file where they are missing, are too long.
     """
     lengths = _fixed_lengths(metadata, dropped)
+    row = sum(length for length, listed in lengths.values() if not listed)
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         size, stored = _sizes(group, dropped)
-        for name, (length, listed) in lengths.items():
-            taken = length * max(
-                (c.num_values for c in _columns(group, dropped) if c.path_in_schema == name), default=0
-            )
-            if length > _MOST_FIXED or (listed and taken > max(_LARGE_GROUP, _MOST_COMPRESSED * stored)):
+        for column in _columns(group, dropped) if lengths else ():
+            length, listed = lengths.get(column.path_in_schema, (0, False))
+            taken = length * column.num_values if listed else row if length else 0
+            if taken > (max(_LARGE_GROUP, _MOST_COMPRESSED * stored) if listed else _MOST_FIXED):
                 raise TableError(
-                    f"column {name.partition('.')[0]!r} of {file} has values of {length:,} bytes each, {taken:,} bytes in a row "
-                    "group even if they are missing; write the file without the column"
+                    f"column {column.path_in_schema.partition('.')[0]!r} of {file} has values of {length:,} bytes each, even "
+                    "if they are missing, which is too much; write the file without the column"
                 )
         if size > max(_LARGE_GROUP, _MOST_COMPRESSED * stored):
             largest = max(_columns(group, dropped), key=lambda column: column.total_uncompressed_size)
