@@ -294,7 +294,7 @@ def test_addresses_that_are_public(address: str) -> None:
         ("[::10.0.0.7]", "a form of 10.0.0.7"),
         ("[64:ff9b:1::10.0.0.7]", "a form of 10.0.0.7"),
         ("[::ffff:0:10.0.0.7]", "a form of 10.0.0.7"),
-        ("[2002:808:808::1]", "in 6to4, deprecated (2002::/16)"),
+        ("[2002:808:808::1]", "in the deprecated 6to4 range (2002::/16)"),
     ],
 )
 def test_an_error_names_the_range(fetcher: Fetcher, host: str, said: str) -> None:

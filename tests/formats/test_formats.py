@@ -417,7 +417,7 @@ class TestSeveralFiles:
             score(folder / "t", folder / "out.csv")
         pq.write_table(pa.table({"url": ["red.png"], "caption": ["red"], "m": [1]}), folder / "t" / "b.parquet")
         with pytest.raises(
-            TableError, match=r"b\.parquet has different columns from .*; only one of them has: 'm', 'n'$"
+            TableError, match=r"b\.parquet has different columns from .*; only one of them has 'm', 'n'$"
         ):
             score(folder / "t", folder / "out.csv")
         for name, columns in (("a", ["url", "n", "n", "caption"]), ("b", ["url", "n", "caption", "n"])):

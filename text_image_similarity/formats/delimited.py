@@ -223,12 +223,14 @@ class DelimitedTable:
     def _hint(self, place: str, first: int, last: int, said: str) -> str:
         """Return a hint about quotation marks in the lines for which the parser reported an error."""
         with self._open(place) as (file, _):
-            lines = list(islice(file.lines(), first - 1, last))
-        if first == 1 and lines[0].lstrip().startswith(("{", "[")):
+            lines = islice(file.lines(), first - 1, last)
+            head = next(lines)
+            has_backslash = '\\"' in head or any('\\"' in line for line in lines)
+        if first == 1 and head.lstrip().startswith(("{", "[")):
             return "; if it is JSON with one object per line, give it the extension .jsonl"
-        if self._quoting == "minimal" and any('\\"' in line for line in lines):
+        if self._quoting == "minimal" and has_backslash:
             return f"; {_BACKSLASH}"
-        if first == 1 and (hint := delimiter_hint(lines[0])):
+        if first == 1 and (hint := delimiter_hint(head)):
             return hint
         belong = "if quotation marks are part of the text, add --quoting none"
         if last > first:
