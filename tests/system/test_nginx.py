@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -295,12 +296,21 @@ def test_so_many_large_bodies_arrive_at_a_time(limit: str, length: str, tmp_path
 
 def test_an_address_that_asks_too_much_hears_so(replicas: list[Process], tmp_path: Path) -> None:
     ports = [port_of(replica) for replica in replicas]
-    with running_nginx(tmp_path, ports, **{"burst=100": "burst=3"}) as limited, httpx.Client() as client:
-        answers = [client.get(limited.url("/v1/models")) for _ in range(12)]
-        found = [client.post(limited.url("/match-text"), json={"text": "red"}) for _ in range(12)]
-        pages = [client.get(limited.url("/search")) for _ in range(12)]
+    with (
+        running_nginx(tmp_path, ports, **{"burst=100": "burst=3"}) as limited,
+        httpx.Client() as client,
+        ThreadPoolExecutor(12) as at_once,  # one after another, they might be slower than the limit
+    ):
+
+        def twelve(method: str, path: str, **options: Any) -> list[httpx.Response]:
+            asked = partial(client.request, method, limited.url(path), **options)
+            return [each.result() for each in [at_once.submit(asked) for _ in range(12)]]
+
+        answers = twelve("GET", "/v1/models")
+        found = twelve("POST", "/match-text", json={"text": "red"})
+        pages = twelve("GET", "/search")
         small = [client.get(limited.url(PICTURE)) for _ in range(12)]
-        written = [client.put(limited.url(PICTURE), json={}) for _ in range(12)]  # a product whose id ends so
+        written = twelve("PUT", PICTURE, json={})  # a product whose id ends so
     assert {answer.status_code for answer in answers} == {200, 429}
     assert {answer.status_code for answer in found} >= {429}
     assert {answer.status_code for answer in pages} >= {429}
