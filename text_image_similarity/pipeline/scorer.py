@@ -101,7 +101,7 @@ class Scorer:
         self.close()
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a Scorer cannot be pickled or copied; send its Config, and create one where it is used")
+        raise TypeError("a Scorer cannot be pickled or copied; send its Config, and create a Scorer where you need one")
 
     def close(self) -> None:
         """Stop downloads and threads; calls in progress end with a `UsageError`."""

@@ -66,8 +66,8 @@ class Ledger:
         """Add or replace all products or none; if several have the same id, the last one counts.
 
         Returns:
-            Whether they were added; False if an entry lacks images for a generation that is not being built, which may
-            have appeared while they were encoded.
+            Whether they were added; False if an entry has no image outcomes for a generation that is not being
+            built, such as one that appeared or was completed while the images were encoded.
         """
         latest = {entry.product.id: entry for entry in entries}
         with self.database.write() as transaction:

@@ -161,7 +161,7 @@ class LocalModelPool:
         return None if served is None else served.encoder
 
     def refusal(self) -> ProblemError | None:
-        """See `ModelPool`: whether every loaded model or the pool as a whole is full."""
+        """See `ModelPool`; there is no room if the pool or every loaded model's queue is full for this client."""
         if (problem := self._inflight.problem(current.get())) is not None:
             return problem
         refusals = [self._queue_problem(served) for served in self._models]
