@@ -250,7 +250,7 @@ def test_a_service_that_is_about_to_end_is_unhealthy() -> None:
 
 @pytest.mark.parametrize("code", ["queue_full", "model_unavailable"])
 def test_a_batch_in_progress_loses_nothing_that_is_scored(code: str, tmp_path: Path) -> None:
-    settings = mini_settings(models={"fast": MINI, "accurate": MINI}, max_pairs=2, request_timeout_s=0.2)
+    settings = mini_settings(models={"fast": MINI, "accurate": MINI}, max_pairs=2, request_timeout_s=1)
     app = app_of(replace(settings, audit_log=str(tmp_path / "audit.jsonl")))
     pool, full = app.state.pool, ["accurate"]
     score = pool.score

@@ -28,7 +28,7 @@ from text_image_similarity import (
 )
 from text_image_similarity.cli import main
 from text_image_similarity.encoders.testing import ColourEncoder
-from text_image_similarity.formats import open_table, parquet
+from text_image_similarity.formats import open_table, parquet, parquet_file
 from text_image_similarity.formats.output import writer_for
 from text_image_similarity.tables import Summary
 
@@ -281,8 +281,9 @@ def test_photos_as_files_bytes_and_structs_have_equal_scores_and_are_encoded_onc
 
 
 def test_a_large_row_group_is_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet, "PART_SIZE", 1 << 20)
-    monkeypatch.setattr(parquet, "_BUFFER", 1 << 16)
+    for module in (parquet, parquet_file):
+        monkeypatch.setattr(module, "PART_SIZE", 1 << 20)
+    monkeypatch.setattr(parquet_file, "_BUFFER", 1 << 16)
     images = [bytes([i % 256]) + os.urandom(65_535) for i in range(160)]
     table = pa.table({"image": images, "caption": ["red"] * 160})
     pages = {"write_batch_size": 2, "data_page_size": 1 << 17}  # a page is read at once
@@ -294,7 +295,7 @@ def test_a_large_row_group_is_read_piece_by_piece(tmp_path: Path, monkeypatch: p
             asked.append(size or 0)
             return super().read(size)
 
-    monkeypatch.setattr(parquet, "open_bytes", lambda place: Counted(place))
+    monkeypatch.setattr(parquet_file, "open_bytes", lambda place: Counted(place))
     opened = open_table(str(tmp_path / "in.parquet"))
     asked.clear()
     parts = opened.read(0, 1000)
