@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,6 +48,8 @@ def start_ray(num_cpus: int, **settings: Any) -> None:
             if last or "timed out during startup" not in str(exc):
                 raise
             ray.shutdown()
+        with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+            gc.collect()  # what is left of the failed start, instead of in a test
 
 
 @contextmanager
