@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,30 +16,116 @@ from typing import IO, Any, Literal
 
 from .errors import InputTypeError, TableError, UsageError
 
+_PINNED = Path("/proc/self/fd")  # holds a link to each open folder on Linux
 CALIBRATION = "calibration.json"  # in the folder of a model, but not part of the model
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; at the end, that file is flushed to disk and moved to `path`.
+    """Yield a temporary path near `path`, in a private folder; at the end, that file is flushed to disk and moved to `path`.
 
     No reader ever sees half a file, even after a crash. If the block raises, nothing changes. If `path` is a link, its
     target is replaced and the link is kept.
 
     Raises:
         OSError: The file cannot be written.
-        UsageError: The path is a link that leads out of its folder.
+        UsageError: The path is a link that leads out of its folder, or someone has replaced the private folder.
     """
     place = place_of(path)
-    partial = place.with_name(f".text-image-similarity-{os.getpid()}-{secrets.token_hex(4)}.partial")
-    try:
+    with private_folder(place.parent, ".text-image-similarity-") as folder:
+        partial = folder / place.name
         partial.touch(exist_ok=False)
         mode = partial.stat().st_mode
         yield partial
         partial.chmod(mode)  # some writers create files that only their owner can read
         move_durably(partial, place)
+
+
+@contextmanager
+def private_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Yield a new, empty folder that no one else can reach, and delete it at the end.
+
+    It has a secret name, in a folder that only this user may enter. Whoever may write to `parent` can move that outer folder
+    away and put another one, or a link, in its place; but without the secret, paths in the inner folder then lead nowhere,
+    so nothing is written or deleted elsewhere. After a SIGKILL, both folders remain.
+
+    Args:
+        parent: Folder in which to create it, so that files can be moved from one to the other.
+        prefix: Beginning of the outer folder's name.
+
+    Raises:
+        OSError: The folder cannot be created.
+        UsageError: Someone has replaced the outer folder.
+    """
+    outer = parent / f"{prefix}{secrets.token_hex(4)}"
+    outer.mkdir(0o777 if os.name == "nt" else 0o700)  # on Windows, moved files would keep the folder's permissions
+    inner = outer / secrets.token_hex(8)
+    try:
+        with pinned(outer) as held:
+            (held / inner.name).mkdir()
+        with _noticing(inner):
+            yield inner
     finally:
-        partial.unlink(missing_ok=True)
+        shutil.rmtree(inner, ignore_errors=True)
+        with suppress(OSError):
+            outer.rmdir()  # only an empty folder, because another one may be in its place
+
+
+@contextmanager
+def _noticing(inner: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as exc:
+        if os.path.lexists(inner):
+            raise
+        raise UsageError(
+            f"{inner.parent} was replaced or removed while files were written there; keep others from writing to "
+            f"{inner.parent.parent}"
+        ) from exc
+
+
+@contextmanager
+def pinned(folder: Path, *, own: bool = True) -> Iterator[Path]:
+    """Yield a path that leads to a folder and to no other, even if the folder is renamed and another one takes its name.
+
+    This needs Linux. Elsewhere, the folder's own path is yielded.
+
+    Args:
+        folder: The folder.
+        own: Whether the folder must be one that no one else may have put there.
+
+    Raises:
+        UsageError: It must be our own, and is a link or belongs to another user.
+        OSError: There is no such folder, or another one takes its place at this moment.
+    """
+    identity = check_own(folder) if own else identity_of(folder)
+    if not hasattr(os, "O_DIRECTORY"):  # Windows
+        yield folder
+        return
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        found = os.fstat(number)
+        if (found.st_dev, found.st_ino) != identity:
+            raise FileNotFoundError(errno.ENOENT, "it was replaced at this moment", str(folder))
+        path = _PINNED / str(number)
+        yield path if path.is_dir() else folder
+    finally:
+        os.close(number)
+
+
+def shown(path: Path) -> Path:
+    """Return the path of a file for messages, even if its folder is pinned."""
+    return path.parent.resolve() / path.name if path.parent.parent == _PINNED else path
+
+
+def identity_of(folder: Path) -> tuple[int, int]:
+    """Return what identifies a folder whatever its name is.
+
+    Raises:
+        OSError: There is no such folder.
+    """
+    found = folder.stat()
+    return found.st_dev, found.st_ino
 
 
 def place_of(path: Path) -> Path:
@@ -47,8 +134,8 @@ def place_of(path: Path) -> Path:
     Raises:
         UsageError: The path is a link that leads out of its folder; someone else could have put it into a shared folder.
     """
-    place = path.resolve()
-    if path.is_symlink() and not place.is_relative_to(path.parent.resolve()):
+    folder, place = path.parent.resolve(), path.resolve()
+    if place.parent != folder and path.name not in ("", ".."):  # a folder below could be replaced by a link later
         raise UsageError(
             f"{path} is a link to {place}, which is not in its folder; remove the link, or name {place} itself"
         )
@@ -60,14 +147,18 @@ def open_own(path: Path, mode: Literal["w", "a", "wb"]) -> Iterator[IO[Any]]:
     """Open a file of a run for writing, without following a link, which someone else could have put into a shared folder.
 
     Args:
-        path: The file to open.
+        path: The file to open. Unless text is appended, a file or link that is there is removed first, so that nothing is
+            written to a file that also has another name.
         mode: As for `open`; text is UTF-8.
 
     Raises:
         OSError: The file cannot be opened, or is a link.
         TableError: It is not a regular file.
     """
-    with open(path, mode, encoding=None if "b" in mode else "utf-8", opener=_without_link) as file:
+    if mode != "a":
+        path.unlink(missing_ok=True)
+    how = mode.replace("w", "x")
+    with open(path, how, encoding=None if "b" in mode else "utf-8", opener=_without_link) as file:
         yield file
 
 
@@ -98,7 +189,7 @@ def _at_once(path: str, flags: int) -> int:
     if file is None or not stat.S_ISREG(os.fstat(file).st_mode):
         if file is not None:
             os.close(file)
-        raise TableError(f"{path} is not a regular file, as a run writes; remove it")
+        raise TableError(f"{shown(Path(path))} is not a regular file, as a run writes; remove it")
     return file
 
 

@@ -7,14 +7,14 @@ import os
 import socket
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from .bounded_json import parse_json
 from .errors import BusyError, TableError, UsageError
-from .files import check_own, open_own, read_own
+from .files import check_own, identity_of, open_own, pinned, read_own
 
 
 class FolderLock:
@@ -29,8 +29,8 @@ class FolderLock:
     def __init__(self, folder: Path, output: str, *, own: bool = False) -> None:
         self._folder, self._output, self._own = folder, output, own
         self._identity: tuple[int, int] | None = None  # of the folder when it was locked
-        self._lock = FileLock(folder / "lock")
-        self._note = folder / "holder.json"
+        self._held = ExitStack()
+        self.inside = folder  # path for the folder's files; on Linux, it leads to the locked folder and to no other
 
     def acquire(self) -> None:
         """Acquire the lock.
@@ -41,21 +41,22 @@ class FolderLock:
             UsageError: The folder must be our own, and is not.
         """
         for _ in range(20):  # a run that has finished may remove the folder at any of these lines
-            with suppress(FileNotFoundError, FileExistsError):
+            with suppress(FileNotFoundError, FileExistsError), ExitStack() as held:
                 if self._own and self._folder.is_symlink():
                     check_own(self._folder)  # otherwise, mkdir fails if it leads nowhere
                 self._folder.mkdir(exist_ok=True)
-                self._identity = check_own(self._folder) if self._own else None
+                self._pin(held)
                 try:
-                    self._lock.acquire(timeout=0)
+                    held.enter_context(FileLock(self.inside / "lock", timeout=0))
                 except Timeout as exc:
                     raise BusyError(
                         f"{self._output} is being written by {self._holder()}; wait for it or stop it"
                     ) from exc
-                with suppress(OSError):  # for messages only
-                    self._note.unlink(missing_ok=True)
-                    with open_own(self._note, "w") as file:
-                        json.dump(_myself(), file)
+                if self._identify() != self._identity:
+                    continue
+                with suppress(OSError), open_own(self._note, "w") as file:  # for messages only
+                    json.dump(_myself(), file)
+                self._held = held.pop_all()
                 return
         raise TableError(f"{self._folder} cannot be created: a file is in its place, or something keeps removing it")
 
@@ -64,22 +65,37 @@ class FolderLock:
 
         Raises:
             UsageError: Someone has put another one in its place.
+            OSError: There is no such folder any more.
         """
-        if self._own and check_own(self._folder) != self._identity:
+        if self._identify() != self._identity:
             raise UsageError(
                 f"{self._folder} was replaced while {self._output} was written; keep others from writing there"
             )
 
     def remove(self) -> None:
         """Remove the lock's files while it is held; a process that waits for it then creates its own."""
+        self.check()
         self._note.unlink(missing_ok=True)
-        (self._folder / "lock").unlink()
+        (self.inside / "lock").unlink()
 
     def release(self) -> None:
         """Release the lock."""
-        with suppress(OSError):
+        with self._held, suppress(OSError, UsageError):
+            self.check()
             self._note.unlink(missing_ok=True)
-        self._lock.release()
+
+    @property
+    def _note(self) -> Path:
+        return self.inside / "holder.json"
+
+    def _pin(self, held: ExitStack) -> None:
+        """Reach the folder through `inside` as long as the stack holds it."""
+        self.inside = held.enter_context(pinned(self._folder, own=self._own))
+        held.callback(setattr, self, "inside", self._folder)
+        self._identity = identity_of(self.inside)
+
+    def _identify(self) -> tuple[int, int]:
+        return check_own(self._folder) if self._own else identity_of(self._folder)
 
     def _holder(self) -> str:
         try:

@@ -27,7 +27,7 @@ from typing import Any
 
 from .bounded_json import parse_json
 from .errors import TableError, UsageError
-from .files import move_durably, open_own, read_own
+from .files import move_durably, open_own, read_own, shown
 from .folder_lock import FolderLock
 
 logger = logging.getLogger("text_image_similarity")
@@ -74,8 +74,6 @@ class Workspace:
         self._folder = folder
         self._output = output
         self._ending = ending
-        self._manifest = folder / "manifest.jsonl"
-        self._placed = folder / "output"
         self._lock = FolderLock(folder, output, own=True)
         self._finished = False
         self.parts: list[Part] = []
@@ -87,10 +85,12 @@ class Workspace:
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        with suppress(OSError, UsageError):  # files that cannot be removed do no harm
-            if self._finished or len(self._read()) < 2:
-                self._remove()
-        self._lock.release()
+        try:
+            with suppress(OSError, UsageError):  # files that cannot be removed do no harm
+                if self._finished or len(self._read()) < 2:
+                    self._remove()
+        finally:
+            self._lock.release()
 
     def begin(self, run: dict[str, Any], versions: dict[str, str], *, restart: bool) -> None:
         """Resume from the parts of an earlier run, or start from scratch; `parts` then holds the finished parts.
@@ -108,7 +108,7 @@ class Workspace:
         with self._explained():
             lines = [] if restart else self._read()
             if not lines and not restart and self._manifest.exists():
-                logger.warning("%s cannot be read; all its parts are scored again", self._manifest)
+                logger.warning("%s cannot be read; all its parts are scored again", shown(self._manifest))
             self._compare(lines, header)
             self.parts = self._intact(lines[1:])
             self._clear(set(self.paths()))
@@ -170,6 +170,7 @@ class Workspace:
 
     def placing(self, content: str) -> None:
         """Record the hash of the output that is about to be moved into place, so that a later run can recognise it."""
+        self._lock.check()
         with open_own(self._placed, "w") as file:
             file.write(content)
 
@@ -187,7 +188,27 @@ class Workspace:
 
     def scratch(self, name: str) -> Path:
         """Return a path for a temporary file that no other run needs."""
-        return self._folder / f"part-{name}.partial"
+        return self.folder / f"part-{name}.partial"
+
+    def write_scratch(self, name: str, data: bytes | memoryview) -> Path:
+        """Write a temporary file, replacing an earlier one of this name, and return its path."""
+        self._lock.check()
+        with open_own(path := self.scratch(name), "wb") as file:
+            file.write(data)
+        return path
+
+    @property
+    def folder(self) -> Path:
+        """The path of the folder for reading and writing; while the lock is held, it leads to no other folder on Linux."""
+        return self._lock.inside
+
+    @property
+    def _manifest(self) -> Path:
+        return self.folder / "manifest.jsonl"
+
+    @property
+    def _placed(self) -> Path:
+        return self.folder / "output"
 
     def _remove(self) -> None:
         """Remove all files, the manifest first, so that leftovers cannot be mistaken for a run to resume."""
@@ -200,7 +221,7 @@ class Workspace:
 
     def _clear(self, kept: set[Path]) -> None:
         self._lock.check()
-        for path in self._folder.glob("part-*"):
+        for path in self.folder.glob("part-*"):
             if path not in kept and _OURS.fullmatch(path.name):
                 path.unlink()
 
@@ -237,7 +258,7 @@ class Workspace:
         return parts
 
     def _path(self, number: int) -> Path:
-        return self._folder / f"part-{number:06}.{self._ending}"
+        return self.folder / f"part-{number:06}.{self._ending}"
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -245,7 +266,7 @@ class Workspace:
             yield
         except OSError as exc:
             kept = f"; {len(self.parts):,} finished parts are kept, and the same command resumes" if self.parts else ""
-            where = exc.filename or self._folder
+            where = shown(Path(exc.filename)) if isinstance(exc.filename, str) else self._folder
             raise TableError(f"{self._output} cannot be written: {exc.strerror or exc} ({where}){kept}") from exc
 
 

@@ -62,12 +62,10 @@ def kept(path: Path) -> list[int]:
     ),
     st.data(),
 )
-def test_the_kth_highest_score_is_that_of_a_sort(
-    tmp_path_factory: object, scores: list[float], data: st.DataObject
-) -> None:
+def test_the_kth_highest_score_is_that_of_a_sort(scores: list[float], data: st.DataObject) -> None:
     ordered = sorted((score for score in scores if not math.isnan(score)), reverse=True)
     k = data.draw(st.integers(1, len(ordered)))
-    with pytest.MonkeyPatch.context() as patch, ScoreFile(Path(str(tmp_path_factory.getbasetemp())) / "scores") as file:  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch, ScoreFile() as file:
         patch.setattr(ranks, "_AT_ONCE", 7)
         file.append(np.array(scores))
         rank = file.highest(k)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from ..errors import ModelError, UsageError
+from ..files import pinned, place_of, private_folder
 
 _LOCK = "lock"
+_SECRET = re.compile("[0-9a-f]{16}")  # name of the folder that `private_folder` yields
 
 
 @contextmanager
@@ -30,21 +32,19 @@ def whole_folder(place: Path, *, replaces: Callable[[Path], bool]) -> Iterator[P
         ModelError: The folder cannot be written.
     """
     check_free(place, replaces=replaces)
-    place = place.expanduser().resolve()
+    place = place_of(place.expanduser())
     prefix = f".exporting-{place.name}-"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         for left in place.parent.glob(prefix + "*"):
             _delete_abandoned(left)
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix=prefix) as name:
-            staging = Path(name)
-            with FileLock(staging / _LOCK, timeout=0):
-                made = staging / "whole"
-                made.mkdir()
-                yield made
-                if place.exists():
-                    place.rename(staging / "replaced")
-                made.rename(place)
+        with private_folder(place.parent, prefix) as staging, _locked(staging):
+            made = staging / "whole"
+            made.mkdir()
+            yield made
+            if place.exists():
+                _set_aside(place, staging / "replaced", replaces)
+            made.rename(place)
     except OSError as exc:
         raise ModelError(f"{place} cannot be written: {exc}") from exc
 
@@ -62,9 +62,30 @@ def check_free(place: Path, *, replaces: Callable[[Path], bool]) -> None:
         )
 
 
-def _delete_abandoned(folder: Path) -> None:
+def _set_aside(place: Path, aside: Path, replaces: Callable[[Path], bool]) -> None:
+    """Move a folder away to be deleted, unless another one that must be kept has been put there in the meantime."""
+    place.rename(aside)
     try:
-        with FileLock(folder / _LOCK, timeout=0):
-            shutil.rmtree(folder, ignore_errors=True)
-    except (OSError, Timeout):  # another process is using it
-        pass
+        check_free(aside, replaces=replaces)
+    except UsageError:
+        aside.rename(place)
+        check_free(place, replaces=replaces)
+        raise
+
+
+@contextmanager
+def _locked(staging: Path) -> Iterator[None]:
+    with pinned(staging) as held, FileLock(held / _LOCK, timeout=0):
+        yield
+
+
+def _delete_abandoned(folder: Path) -> None:
+    """Delete a folder of a killed process, but not another one to which someone has given such a name."""
+    with suppress(OSError, Timeout, UsageError):  # another process is using it, or it is not ours
+        with pinned(folder) as outer:
+            inside = [each.name for each in outer.iterdir()]
+            if len(inside) != 1 or not _SECRET.fullmatch(inside[0]) or not (outer / inside[0] / _LOCK).is_file():
+                return
+            with _locked(outer / inside[0]):
+                shutil.rmtree(outer / inside[0], ignore_errors=True)
+        folder.rmdir()

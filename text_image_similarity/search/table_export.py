@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import NoneType
 from typing import Any
 
@@ -15,7 +14,7 @@ import pyarrow as pa
 
 from ..checks import true_or_false
 from ..errors import TableError, UsageError
-from ..files import place_of, whole_file
+from ..files import place_of, private_folder, whole_file
 from ..formats import (
     ArrowRows,
     JsonRows,
@@ -98,7 +97,7 @@ def write_rows(out: str, schema: pa.Schema, parts: Iterable[Rows], *, force: boo
     count, ambiguous = 0, False
     try:
         with (
-            TemporaryDirectory(dir=place_of(path).parent, prefix=f".{path.name}-") as folder,
+            private_folder(place_of(path).parent, f".{path.name}-") as folder,
             whole_file(path) as whole,
         ):
             written: list[Path] = []
@@ -106,7 +105,7 @@ def write_rows(out: str, schema: pa.Schema, parts: Iterable[Rows], *, force: boo
                 count += len(rows)
                 if kind in ("csv", "tsv"):
                     ambiguous = ambiguous or any(is_ambiguous(row, kind) for row in (schema.names, *rows.fields()))
-                written.append(Path(folder, f"{len(written)}.{kind}"))
+                written.append(folder / f"{len(written)}.{kind}")
                 written[-1].write_bytes(writer.part(rows, ()))
             with whole.open("wb") as file:
                 writer.join(written, file)

@@ -6,11 +6,9 @@ rows to keep. The output appears complete or not at all; a run that is stopped s
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import Dialect
@@ -154,7 +152,7 @@ def filter_table(  # noqa: PLR0913 - paths, one of four rules, and where and how
         scored = open_scored(source, dialect, _score_column(source, dialect, col_score, rule, calibration))
         output = output_for(target, scored.table, dialect or Dialect(), ())
         least = _least(rule, source, scored.column, calibration)
-        with ScoreFile(work.scratch("scores")) as scores:
+        with ScoreFile(work.folder) as scores:
             scored.collect(scores)
             threshold = threshold_of(rule, scores, least)
             kept = KeptRows(scored, threshold, progress)
@@ -177,7 +175,7 @@ def filter_table(  # noqa: PLR0913 - paths, one of four rules, and where and how
                 found = replace(found, kept=kept.rows, ties_left_out=kept.ties_left_out, output_content=content)
                 return asdict(found)
 
-            parts = kept.parts(output, work.scratch("rows"))
+            parts = kept.parts(output, partial(work.write_scratch, "rows"))
             put_together((output, parts), target, describe, work, check=None if force else _check_ours)
         work.finish()
     return found
@@ -207,7 +205,7 @@ def plan_filter(
     scored = open_scored(source, dialect, _score_column(source, dialect, col_score, rule, calibration))
     curve = None if scored.column == PROBABILITY else find_calibration(source, calibration)
     least = None if rule is None else _least(rule, source, scored.column, calibration)
-    with tempfile.TemporaryDirectory() as folder, ScoreFile(Path(folder) / "scores") as scores:
+    with ScoreFile() as scores:
         scored.collect(scores)
         found = []
         for share in _SHARES if scores.count else ():

@@ -44,9 +44,9 @@ def check_places(source: str, target: str, cache: str | PathLike[str] | None = N
     if not is_url(target):
         try:
             for path in (local_path(target), local_path(note)):
-                place = place_of(path)
                 if not path.name or path.is_dir():
                     raise UsageError(f"{path} is a folder; name a file")
+                place = place_of(path)
                 if path.exists() and not path.is_file():
                     raise UsageError(f"{path} is not a regular file; name one that can be replaced")
                 if not place.parent.is_dir():

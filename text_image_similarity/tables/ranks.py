@@ -6,8 +6,10 @@ counted 16 at a time.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import TracebackType
 from typing import NamedTuple
 
@@ -33,12 +35,11 @@ class ScoreFile:
     """Scores in a file, without NaN. Remove the file with `close`, or use this as a context manager.
 
     Args:
-        path: The file to create.
+        folder: Folder for the file, which has no name that others could use; None for the folder of temporary files.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = path.open("wb")
+    def __init__(self, folder: Path | None = None) -> None:
+        self._file = TemporaryFile(dir=folder)  # noqa: SIM115 - closed by `close`
         self.count = 0
 
     def __enter__(self) -> ScoreFile:
@@ -50,12 +51,12 @@ class ScoreFile:
     def close(self) -> None:
         """Remove the file."""
         self._file.close()
-        self._path.unlink(missing_ok=True)
 
     def append(self, scores: Scores) -> None:
         """Add scores, shape (n,)."""
         found = scores[~np.isnan(scores)] + 0.0  # turns negative zero into zero
         self.count += len(found)
+        self._file.seek(0, os.SEEK_END)
         self._file.write(found.tobytes())
 
     def at_least(self, least: float) -> int:
@@ -66,8 +67,7 @@ class ScoreFile:
         """Return the k-th highest score, k from 1 to `count`.
 
         Example:
-            >>> import tempfile
-            >>> with ScoreFile(Path(tempfile.mkdtemp()) / "scores") as scores:
+            >>> with ScoreFile() as scores:
             ...     scores.append(np.array([0.1, 0.3, np.nan, 0.2, 0.2]))
             ...     scores.highest(2)
             Rank(score=0.2, taken=1, there=2)
@@ -89,10 +89,9 @@ class ScoreFile:
         return Rank(_score(found), left, there)
 
     def _parts(self) -> Iterator[Scores]:
-        self._file.flush()
-        with self._path.open("rb") as file:
-            while len(part := np.fromfile(file, np.float64, _AT_ONCE)):
-                yield part
+        self._file.seek(0)
+        while part := self._file.read(8 * _AT_ONCE):
+            yield np.frombuffer(part, np.float64)
 
 
 def _keys(scores: Scores) -> NDArray[np.uint64]:

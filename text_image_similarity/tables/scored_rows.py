@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,8 @@ class KeptRows:
         self.rows = self.ties_left_out = 0
         self._taken = 0  # number of rows with exactly the threshold's score
 
-    def parts(self, output: Output, path: Path) -> Iterator[Path]:
-        """Write the rows part by part to one path; each part is overwritten by the next one."""
+    def parts(self, output: Output, write: Callable[[bytes], Path]) -> Iterator[Path]:
+        """Write the rows part by part with a function that returns the path; each part may replace the previous one."""
         done = failed = 0
         total = self._scored.table.row_count
         self._report(done, failed, total)
@@ -72,7 +72,7 @@ class KeptRows:
             scores = _numbers(rows.column(self._scored.column), self._scored.column, number)
             places = self._places(scores)
             if len(places):
-                path.write_bytes(output.part(rows.chosen(places), ()))
+                path = write(output.part(rows.chosen(places), ()))
                 self.rows += len(places)
                 yield path
             done, failed = done + len(rows), failed + int(np.isnan(scores).sum())

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..errors import ModelError
+from ..errors import ModelError, UsageError
 from ..files import whole_file
 from ..folder_lock import FolderLock
 
@@ -113,7 +113,7 @@ def only_one_in(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # leftovers do no harm
+        with suppress(OSError, UsageError):  # leftovers do no harm
             lock.remove()
             if is_new and not any(folder.iterdir()):
                 folder.rmdir()

@@ -1,0 +1,239 @@
+"""Someone who may write to the folder of an output swaps folders while files are written; nothing elsewhere changes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from text_image_similarity import TableError, UsageError, filter_table
+from text_image_similarity.export.staging import whole_folder
+from text_image_similarity.files import open_own, place_of, whole_file, write_whole
+from text_image_similarity.folder_lock import FolderLock
+from text_image_similarity.tables import filter as filter_module
+from text_image_similarity.tables.scored_rows import KeptRows
+from text_image_similarity.workspace import Workspace
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    (tmp_path / "shared").mkdir()
+    return tmp_path / "shared"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    """A folder of files that must stay as they are."""
+    home = tmp_path / "home"
+    home.mkdir()
+    names = ["output", "holder.json", "lock", "part-rows.partial", "part-scores.partial", "out.csv", "config.json"]
+    for name in names:
+        (home / name).write_text("precious")
+    yield home
+    assert {path.name: path.read_text() for path in home.iterdir()} == dict.fromkeys(names, "precious")
+
+
+def swap(folder: Path, by: Path) -> None:
+    folder.rename(folder.with_name(".moved"))
+    folder.symlink_to(by)
+
+
+def test_a_temporary_file_is_out_of_reach(shared: Path, home: Path) -> None:
+    def write() -> None:
+        with whole_file(shared / "out.csv") as partial:
+            (outer,) = shared.iterdir()
+            assert os.name == "nt" or outer.stat().st_mode & 0o077 == 0
+            swap(outer, home)
+            partial.write_text("ours")
+
+    with pytest.raises(UsageError, match="was replaced or removed while"):
+        write()
+    assert not (shared / "out.csv").exists()
+    assert list((shared / ".moved").iterdir())
+
+
+def test_whoever_puts_a_folder_in_the_place_learns_no_name(shared: Path) -> None:
+    def write() -> None:
+        with whole_file(shared / "out.csv") as partial:
+            (outer,) = shared.iterdir()
+            outer.rename(shared / ".moved")
+            outer.mkdir()
+            (outer / "precious").touch()
+            partial.write_text("ours")
+
+    with pytest.raises(UsageError, match="was replaced or removed while"):
+        write()
+    (outer,) = (path for path in shared.iterdir() if path.name != ".moved")
+    assert [path.name for path in outer.iterdir()] == ["precious"]
+
+
+def test_a_folder_that_is_swapped_at_once_is_noticed(shared: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mkdir = Path.mkdir
+
+    def beaten(path: Path, *given: int, **how: bool) -> None:
+        mkdir(path, *given, **how)
+        if path.parent == shared:
+            swap(path, home)
+
+    monkeypatch.setattr(Path, "mkdir", beaten)
+    with pytest.raises(UsageError, match="is a link"):
+        write_whole(shared / "out.csv", "ours")
+
+
+def test_new_files_have_the_usual_mode_and_leave_nothing_behind(shared: Path) -> None:
+    (shared / "plain").touch()
+    with whole_file(shared / "out.csv") as partial:
+        partial.write_text("ours")
+        partial.chmod(0o600)
+    assert (shared / "out.csv").stat().st_mode == (shared / "plain").stat().st_mode
+    assert {path.name for path in shared.iterdir()} == {"plain", "out.csv"}
+
+
+def test_a_link_to_a_folder_below_is_refused(shared: Path) -> None:
+    """That folder could become a link after the check."""
+    (shared / "below").mkdir()
+    (shared / "out.csv").symlink_to("below/out.csv")
+    with pytest.raises(UsageError, match=r"out\.csv is a link to .*, which is not in its folder"):
+        place_of(shared / "out.csv")
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_files_with_another_name_are_not_written_to(shared: Path, home: Path, link: object) -> None:
+    link(home / "output", shared / "file")  # type: ignore[operator]
+    with open_own(shared / "file", "w") as file:
+        file.write("ours")
+    assert (shared / "file").read_text() == "ours"
+
+
+@pytest.mark.parametrize("when", ["scores", "rows"])
+def test_filter_writes_into_its_own_folder_only(
+    shared: Path, home: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    table = shared / "in.csv"
+    table.write_text("url,similarity\n" + "a.png,0.5\n" * 3)
+    parts = shared / "out.csv.parts"
+    if when == "scores":
+        opened = filter_module.open_scored
+
+        def beaten(*given: object) -> object:
+            swap(parts, home)
+            return opened(*given)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(filter_module, "open_scored", beaten)
+    else:
+        read = KeptRows.parts
+
+        def late(*given: object) -> object:
+            swap(parts, home)
+            return read(*given)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(KeptRows, "parts", late)
+    with pytest.raises(UsageError, match=r"out\.csv\.parts is a link"):
+        filter_table(table, shared / "out.csv", min_score=0.1)
+    assert not (shared / "out.csv").exists()
+
+
+def test_the_rows_of_a_filter_are_not_written_through_a_link(
+    shared: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = shared / "in.csv"
+    table.write_text("url,similarity\n" + "a.png,0.5\n" * 3)
+    read = KeptRows.parts
+
+    def late(*given: object) -> object:
+        (shared / "out.csv.parts" / "part-rows.partial").symlink_to(home / "output")
+        return read(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(KeptRows, "parts", late)
+    assert filter_table(table, shared / "out.csv", min_score=0.1).kept == 3
+
+
+def test_the_hash_of_an_output_is_not_written_elsewhere(shared: Path, home: Path) -> None:
+    with Workspace(shared / "parts", "out.csv", "csv") as work:
+        swap(shared / "parts", home)
+        with pytest.raises(UsageError, match="is a link"):
+            work.placing("hash")
+        with pytest.raises(UsageError, match="is a link"):
+            work.write_scratch("rows", b"ours")
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_lock_is_released_without_deleting_anything_elsewhere(shared: Path, home: Path, own: bool) -> None:
+    lock = FolderLock(shared / "model", "model", own=own)
+    lock.acquire()
+    swap(shared / "model", home)
+    with pytest.raises(UsageError):
+        lock.remove()
+    lock.release()
+
+
+def test_a_lock_is_not_acquired_elsewhere(shared: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pin = FolderLock._pin
+
+    def beaten(lock: FolderLock, held: object) -> None:
+        pin(lock, held)  # type: ignore[arg-type]
+        swap(shared / "parts", home)
+
+    monkeypatch.setattr(FolderLock, "_pin", beaten)
+    with pytest.raises(UsageError, match="is a link"):
+        FolderLock(shared / "parts", "out.csv", own=True).acquire()
+
+
+def test_an_export_is_not_written_elsewhere(shared: Path, home: Path) -> None:
+    def write() -> None:
+        with whole_folder(shared / "model", replaces=lambda _: False) as made:
+            (outer,) = shared.glob(".exporting-*")
+            outer.rename(shared / ".moved")
+            outer.mkdir()
+            (outer / "whole").symlink_to(home)
+            (made / "config.json").write_text("ours")
+
+    with pytest.raises(UsageError, match="was replaced or removed while"):
+        write()
+    assert (shared / ".moved").is_dir()
+
+
+def test_an_export_is_not_written_through_a_link(shared: Path, home: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (shared / "model").symlink_to(tmp_path / "empty")
+    with pytest.raises(UsageError, match="is a link to"), whole_folder(shared / "model", replaces=lambda _: True):
+        pass
+    (shared / "model").unlink()
+    (shared / ".exporting-model-0").symlink_to(home)
+    with whole_folder(shared / "model", replaces=lambda _: False) as made:
+        (made / "config.json").write_text("ours")
+    assert [path.name for path in (shared / "model").iterdir()] == ["config.json"]
+
+
+def test_an_export_deletes_only_what_an_export_has_left(shared: Path) -> None:
+    theirs = shared / ".exporting-model-0"
+    (theirs / "work").mkdir(parents=True)
+    (theirs / "work" / "lock").write_text("precious")
+    left = shared / ".exporting-model-1" / "0123456789abcdef"
+    (left / "whole").mkdir(parents=True)
+    (left / "lock").touch()
+    with whole_folder(shared / "model", replaces=lambda _: False) as made:
+        (made / "config.json").write_text("ours")
+    assert {path.name for path in shared.iterdir()} == {theirs.name, "model"}
+    assert (theirs / "work" / "lock").read_text() == "precious"
+
+
+def test_a_folder_that_appears_during_an_export_is_kept(shared: Path) -> None:
+    (shared / "data").mkdir()
+    (shared / "data" / "file").write_text("precious")
+    export = whole_folder(shared / "model", replaces=lambda path: (path / "manifest.json").exists())
+    with pytest.raises(UsageError, match="model already exists"), export:
+        (shared / "data").rename(shared / "model")
+    assert (shared / "model" / "file").read_text() == "precious"
+    assert [path.name for path in shared.iterdir()] == ["model"]
+
+
+def test_errors_name_the_folder_of_the_parts(shared: Path) -> None:
+    (shared / "parts" / "manifest.jsonl").mkdir(parents=True)
+    with (
+        pytest.raises(TableError, match=r"shared/parts/manifest\.jsonl is not a regular file"),
+        Workspace(shared / "parts", "out.csv", "csv"),
+    ):
+        pass
