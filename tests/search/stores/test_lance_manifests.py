@@ -156,7 +156,8 @@ def test_a_list_of_tables_in_other_places_is_refused(folder: Path) -> None:
 @pytest.fixture
 def made() -> Iterator[list[str]]:
     """The embedding functions that were made, of a kind that only this test knows."""
-    registry, found = EmbeddingFunctionRegistry.get_instance(), []
+    registry = EmbeddingFunctionRegistry.get_instance()  # type: ignore[no-untyped-call]
+    found: list[str] = []
 
     class Strangers:
         @staticmethod
