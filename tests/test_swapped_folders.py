@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,7 +73,7 @@ def test_whoever_puts_a_folder_in_the_place_learns_no_name(shared: Path) -> None
 def test_a_folder_that_is_swapped_at_once_is_noticed(shared: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mkdir = Path.mkdir
 
-    def beaten(path: Path, *given: int, **how: bool) -> None:
+    def beaten(path: Path, *given: Any, **how: Any) -> None:
         mkdir(path, *given, **how)
         if path.parent == shared:
             swap(path, home)
@@ -115,7 +116,7 @@ def test_filter_writes_into_its_own_folder_only(
     table.write_text("url,similarity\n" + "a.png,0.5\n" * 3)
     parts = shared / "out.csv.parts"
     if when == "scores":
-        opened = filter_module.open_scored
+        opened = filter_module.open_scored  # type: ignore[attr-defined]
 
         def beaten(*given: object) -> object:
             swap(parts, home)

@@ -138,12 +138,16 @@ def _check_patterns(name: str, commit: str) -> None:
                     raise _leads_elsewhere(name, pattern)
 
 
-def _texts(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (list, Mapping)):
-        for inner in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts(inner)
+def _texts(values: list[object]) -> Iterator[str]:
+    """Yield the texts in nested values, each value once, because YAML can repeat one without end through aliases."""
+    seen, waiting = set[int](), [*values]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, (list, Mapping)) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += value.values() if isinstance(value, Mapping) else value
 
 
 def _leads_elsewhere(name: str, file: str) -> TableError:

@@ -25,7 +25,8 @@ from ..preprocess import Preprocess, check_sides
 from .device import Placement, choose_placement
 from .fingerprint import fingerprint
 from .settings_files import read_settings
-from .tokens import Tokens, panics_are_errors, tokens_of
+from .token_growth import tokenizer_from
+from .tokens import Tokens, tokens_of
 from .torch_backend import ImageTower, TorchBackend, Tower
 from .towers import PAD, UNK, DualEncoder, DualEncoderConfig
 from .two_tower import TwoTowerEncoder
@@ -91,12 +92,7 @@ def read_dual_encoder(folder: Path) -> tuple[DualEncoder, Tokenizer]:
 
 
 def _read_tokenizer(path: Path) -> Tokenizer:
-    text = path.read_text(encoding="utf-8")
-    try:
-        with panics_are_errors():
-            return Tokenizer.from_str(text)
-    except Exception as exc:  # tokenizers raises nothing narrower
-        raise ValueError(f"{path.name} is damaged: {exc}") from exc
+    return tokenizer_from(path.read_text(encoding="utf-8"))
 
 
 def write_dual_encoder(folder: Path, towers: DualEncoder, tokenizer: Tokenizer, *, int8: bool = False) -> None:

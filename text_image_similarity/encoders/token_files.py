@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from ..errors import ModelError
 from .piece_rules import PieceFile, PieceRules
 from .pieces import piece_tokens
-from .tokens import Tokens, cleaned_tokens, panics_are_errors, tokens_of
+from .token_growth import tokenizer_from
+from .tokens import Tokens, cleaned_tokens, tokens_of
 from .two_tower import TwoTowerEncoder
 
 _PIECES = "spiece.model"
@@ -75,8 +74,7 @@ def open_tokens(folder: Path, facts: Mapping[str, Any]) -> Tokens:
     if facts["kind"] == "sentencepiece":
         rules = PieceRules.from_dict({key: value for key, value in facts.items() if key not in ("kind", "whole")})
         return piece_tokens(PieceFile((folder / _PIECES).read_bytes(), rules))
-    with panics_are_errors():
-        tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer = tokenizer_from((folder / "tokenizer.json").read_text(encoding="utf-8"))
     tokenizer.encode_special_tokens = facts["encode_special_tokens"]  # not stored in its file
     if tokenizer.truncation is None:  # a dual encoder's own file, next to graphs without weights
         tokenizer.enable_truncation(facts["context_length"])

@@ -63,7 +63,7 @@ class KeptRows:
         self.rows = self.ties_left_out = 0
         self._taken = 0  # number of rows with exactly the threshold's score
 
-    def parts(self, output: Output, write: Callable[[bytes], Path]) -> Iterator[Path]:
+    def parts(self, output: Output, write: Callable[[bytes | memoryview], Path]) -> Iterator[Path]:
         """Write the rows part by part with a function that returns the path; each part may replace the previous one."""
         done = failed = 0
         total = self._scored.table.row_count

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..bounded_json import parse_json
 from ..errors import ModelError, UsageError
 from ..files import whole_file
 from ..folder_lock import FolderLock
@@ -66,7 +67,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            progress = json.loads((file.metadata() or {})["progress"])
+            progress = parse_json((file.metadata() or {})["progress"])
             return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, progress)  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as exc:
         raise ModelError(f"{path} is damaged ({exc}); delete it and train from scratch") from exc

@@ -26,8 +26,8 @@ from ..encoders.towers.image import build_backbone
 from ..errors import InputTypeError, ModelError, UsageError
 from ..files import CALIBRATION, path_text, place_of, write_whole
 from ..formats.names import is_image
+from .checkpoint import NAME, Checkpoint, load_checkpoint, only_one_in, restore, save_checkpoint
 from .checkpoint import NAME as CHECKPOINT
-from .checkpoint import Checkpoint, load_checkpoint, only_one_in, restore, save_checkpoint
 from .config import TrainConfig
 from .curves import CURVES, draw_curves
 from .data import Splits, batches, fingerprint, load_splits
@@ -207,7 +207,7 @@ class _Run:
         if found is None:
             model, self._tokenizer = start_model(config, [c for image in splits.train for c in image.captions])
         else:
-            model, self._tokenizer = rebuild_model(found.progress["model"], found.progress["tokenizer"])
+            model, self._tokenizer = rebuild_model(found.progress["model"], found.progress["tokenizer"], folder / NAME)
         self._model: DualEncoder = model.to(choose_placement(Config(device=config.device)).device)
         self._average = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
         self._per_epoch = len(splits.train) // config.batch_size

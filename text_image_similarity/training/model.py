@@ -12,16 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
 from ..config import Config
 from ..dataset import CaptionedImage
 from ..encoders import dual_encoder_folder
 from ..encoders.dual_encoder import as_encoder, read_dual_encoder, set_up
+from ..encoders.token_growth import tokenizer_from
 from ..encoders.towers import DualEncoder, DualEncoderConfig
-from ..errors import ModelError, RowError
+from ..encoders.weight_limit import limited_by
+from ..errors import ConfigError, ModelError, RowError
 from ..metrics import fit_calibration, matching_scores, mismatching_scores, retrieval
 from ..pipeline import embed_images
+from ..preprocess import check_sides
 from ..similarity import Embeddings
 from .config import TrainConfig
 from .pretrained import load_image_weights
@@ -66,12 +70,26 @@ def _set_bias(model: DualEncoder, config: TrainConfig) -> None:
             model.logit_bias.fill_(-10.0)
 
 
-def rebuild_model(shape: Mapping[str, Any], tokenizer: str) -> tuple[DualEncoder, Tokenizer]:
-    """Build the model of a checkpoint, with random weights, from its `DualEncoderConfig` and its tokenizer as JSON."""
-    config = DualEncoderConfig(**shape)
-    rebuilt = Tokenizer.from_str(tokenizer)
-    set_up(rebuilt, config.context_length)
-    return DualEncoder(config), rebuilt
+def rebuild_model(shape: Mapping[str, Any], tokenizer: str, checkpoint: Path) -> tuple[DualEncoder, Tokenizer]:
+    """Build the model of a checkpoint, with random weights.
+
+    Args:
+        shape: Its `DualEncoderConfig`.
+        tokenizer: Its tokenizer as JSON.
+        checkpoint: File with its weights, which limits how large the model may be.
+
+    Raises:
+        ModelError: The checkpoint describes no model, or one that is far larger than its weights.
+    """
+    try:
+        config = DualEncoderConfig(**shape)
+        check_sides(config.image_size)
+        rebuilt = tokenizer_from(tokenizer)
+        set_up(rebuilt, config.context_length)
+        with limited_by(str(checkpoint), lambda: [checkpoint]):
+            return DualEncoder(config), rebuilt
+    except (TypeError, ValueError, RuntimeError, ConfigError, SafetensorError) as exc:
+        raise ModelError(f"{checkpoint} is damaged ({exc}); delete it and train from scratch") from exc
 
 
 @dataclass(frozen=True, slots=True)

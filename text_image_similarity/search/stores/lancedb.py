@@ -28,6 +28,7 @@ from ..filters import Filter
 from ..filters.datafusion import DataFusionWriter
 from ..filters.sql import column_names, compile_sql
 from .exact import Block, best_of, ranked
+from .lance_manifests import LanceManifests
 from .protocol import Alone, Changes, Hits, Rows
 
 # An index pays off above this number of images; below it, all images are compared.
@@ -65,15 +66,19 @@ class LanceStore:
         fields: All fields, including the built-in ones.
         embed_dim: Length of the vectors.
         identity: Token of the catalogue.
+        named: Whether the user has named the place; otherwise, its files may not lead to other places.
 
     Raises:
-        DatabaseError: The store cannot be opened, or belongs to another catalogue.
+        DatabaseError: The store cannot be opened, leads to another place, or belongs to another catalogue.
     """
 
-    def __init__(self, place: str, fields: Sequence[Field], embed_dim: int, identity: str = "") -> None:
+    def __init__(
+        self, place: str, fields: Sequence[Field], embed_dim: int, identity: str = "", *, named: bool = False
+    ) -> None:
         self.shared = self.approximates = True
         self.exact_up_to = _EXACT_UP_TO
         self._place, self._process = place, os.getpid()
+        self._manifests = None if named else LanceManifests(Path(place), _TABLE)
         self._declared = tuple(fields)[len(BUILT_IN) :]
         self._kinds: dict[str, FieldKind] = {field.name: field.kind for field in fields}
         self._columns = column_names(self._declared)
@@ -88,6 +93,8 @@ class LanceStore:
             ]
         )
         with self._speaking("opened"):
+            if self._manifests:
+                self._manifests.check_all()
             self._database: Any = lancedb.connect(place, read_consistency_interval=timedelta(0))
             self._table: Any = self._open()
             owner = (self._table.schema.field("number").metadata or {}).get(_CATALOG.encode(), b"").decode()
@@ -240,6 +247,8 @@ class LanceStore:
                 "a LanceDB store was opened before this process was forked; open the catalogue after the fork"
             )
         try:
+            if self._manifests:
+                self._manifests.check_new()  # LanceDB follows newer versions by itself
             yield
         except _FAILURES as exc:
             raise DatabaseError(

@@ -73,7 +73,7 @@ def open_store(
 
     Raises:
         ConfigError: The kind is unknown, or its library is not installed.
-        DatabaseError: The store cannot be opened, or belongs to another catalogue.
+        DatabaseError: The store cannot be opened, leads to another place, or belongs to another catalogue.
     """
     check_kind(kind, place)
     if kind.startswith("lancedb"):
@@ -82,7 +82,8 @@ def open_store(
         os.environ.setdefault("LANCEDB_LOG", "error")
         from .lancedb import LanceStore
 
-        return LanceStore(_folder(kind, place, generation), fields, embed_dim, identity)
+        named = kind.removesuffix(":") != "lancedb"
+        return LanceStore(_folder(kind, place, generation), fields, embed_dim, identity, named=named)
     if kind.startswith("qdrant"):
         require("a catalogue in Qdrant", "qdrant_client", extra="search")
         from .qdrant import QdrantStore, connect
