@@ -707,12 +707,16 @@ def test_answers_with_long_texts_take_more_room_in_the_cache(tmp_path: Path) -> 
         catalog.add(
             [Product(str(n), "n" * 90_000, description="d" * 90_000, fields={"note": "f" * 9000}) for n in range(10)]
         )
-        results, query = Results(most_products=1000), Query(top_k=10)
-        found = catalog.match(query)
+        results, query = Results(most_bytes=3_000_000), Query(top_k=10)
+        found = write_matches(cast("Any", SimpleNamespace(name="shop")), catalog.match(query), 1 << 22)
         keys = [key_of(query, 1, version) for version in range(3)]
         for key in keys:
             results.put(key, found)
         assert [results.get(key) is not None for key in keys] == [False, False, True]
+
+
+def as_it_is(found: Any) -> Any:
+    return found
 
 
 def asked_for(name: object, query: Query = Query()) -> Any:  # noqa: B008
@@ -725,7 +729,7 @@ async def test_a_request_of_many_heavy_queries_lets_others_in_between_and_ends_w
     passes: list[tuple[list[Any], list[Any], list[Any]]] = []
 
     class Searcher:
-        def answer(self, asked: list[Any], texts: Any, images: Any) -> list[Any]:
+        def answer(self, asked: list[Any], texts: Any, images: Any, most: None) -> list[Any]:
             passes.append(([one.name for one in asked], list(texts), list(images)))
             began.release()
             assert turns.acquire(timeout=HANG_S)
@@ -738,9 +742,9 @@ async def test_a_request_of_many_heavy_queries_lets_others_in_between_and_ends_w
     query = Query([Term("red"), Term(image=b"a"), Term("blue")], fusion="rrf")
     texts: Any = list(range(20))
     images: Any = list("abcdefghij")
-    heavy = asyncio.create_task(scans.answer([asked_for(n, query) for n in range(10)], texts, images))
+    heavy = asyncio.create_task(scans.answer([asked_for(n, query) for n in range(10)], texts, images, as_it_is))
     await next_pass()
-    light: asyncio.Task[Any] = asyncio.create_task(scans.answer([asked_for("light")], [], []))
+    light: asyncio.Task[Any] = asyncio.create_task(scans.answer([asked_for("light")], [], [], as_it_is))
     await asyncio.sleep(0)
     turns.release(2)
     answered: list[Any] = await asyncio.wait_for(light, HANG_S)
@@ -770,14 +774,14 @@ async def test_clients_search_in_turn_by_what_their_searches_cost(monkeypatch: p
     turns, passes = Semaphore(0), []
 
     class Searcher:
-        def answer(self, asked: list[Any], texts: Any, images: Any) -> list[Any]:
+        def answer(self, asked: list[Any], texts: Any, images: Any, most: None) -> list[Any]:
             passes.append([one.name for one in asked])
             assert turns.acquire(timeout=HANG_S)
             return [one.name for one in asked]
 
     def search(client: str, name: str, query: Query) -> asyncio.Task[Any]:
         current.set(client)  # of the task that begins here
-        return asyncio.create_task(scans.answer([asked_for(name, query)], [], []))
+        return asyncio.create_task(scans.answer([asked_for(name, query)], [], [], as_it_is))
 
     scans = Scans("c", Searcher())  # type: ignore[arg-type]
     usual, costly = Query("red"), Query(where=long_filter(250))
@@ -801,7 +805,7 @@ async def test_long_filters_are_searched_for_in_passes_of_their_own() -> None:
     passes: list[int] = []
 
     class Searcher:
-        def answer(self, asked: list[Any], texts: Any, images: Any) -> list[Any]:
+        def answer(self, asked: list[Any], texts: Any, images: Any, most: None) -> list[Any]:
             passes.append(len(asked))
             return [one.name for one in asked]
 
@@ -816,7 +820,7 @@ async def test_long_filters_are_searched_for_in_passes_of_their_own() -> None:
         (Query(facets=["shop"] * 2, where=long_filter(60)), [1] * 64),
     ):
         passes.clear()
-        await scans.answer([asked_for(number, query) for number in range(64)], [], [])
+        await scans.answer([asked_for(number, query) for number in range(64)], [], [], as_it_is)
         assert passes == expected
     scans.close()
 
@@ -839,7 +843,7 @@ async def test_a_panic_of_several_searches_ends_none_of_those_to_come() -> None:
     going, began = Event(), Event()
 
     class Searcher:
-        def answer(self, asked: list[Any], texts: Any, images: Any) -> list[Any]:
+        def answer(self, asked: list[Any], texts: Any, images: Any, most: None) -> list[Any]:
             began.set()
             assert going.wait(HANG_S)
             if len(asked) > 1:
@@ -848,9 +852,9 @@ async def test_a_panic_of_several_searches_ends_none_of_those_to_come() -> None:
 
     scans = Scans("c", Searcher())  # type: ignore[arg-type]
     one: Any = [asked_for(name) for name in "abc"]
-    first = asyncio.create_task(scans.answer(one[:1], [], []))
+    first = asyncio.create_task(scans.answer(one[:1], [], [], as_it_is))
     await asyncio.to_thread(began.wait, HANG_S)
-    others = [asyncio.create_task(scans.answer([each], [], [])) for each in one[1:]]
+    others = [asyncio.create_task(scans.answer([each], [], [], as_it_is)) for each in one[1:]]
     await asyncio.sleep(0)
     going.set()
     found: list[Any] = await asyncio.wait_for(asyncio.gather(first, *others), HANG_S)
@@ -863,7 +867,7 @@ async def test_a_query_that_cannot_be_answered_does_not_part_all_the_others() ->
     going, began, passes = Event(), Event(), []
 
     class Searcher:
-        def answer(self, asked: list[Any], texts: Any, images: Any) -> list[Any]:
+        def answer(self, asked: list[Any], texts: Any, images: Any, most: None) -> list[Any]:
             began.set()
             assert going.wait(HANG_S)
             passes.append(len(asked))
@@ -873,9 +877,9 @@ async def test_a_query_that_cannot_be_answered_does_not_part_all_the_others() ->
 
     scans = Scans("c", Searcher())  # type: ignore[arg-type]
     asked: Any = [[asked_for(name)] for name in range(33)]
-    first = asyncio.create_task(scans.answer(asked[0], [], []))
+    first = asyncio.create_task(scans.answer(asked[0], [], [], as_it_is))
     await asyncio.to_thread(began.wait, HANG_S)
-    others = [asyncio.create_task(scans.answer(each, [], [])) for each in asked[1:]]
+    others = [asyncio.create_task(scans.answer(each, [], [], as_it_is)) for each in asked[1:]]
     await asyncio.sleep(0)
     going.set()
     found: list[Any] = await asyncio.gather(first, *others, return_exceptions=True)
@@ -1164,11 +1168,11 @@ def test_an_answer_that_is_too_long_is_not_written_to_its_end(place: Path) -> No
     with open_catalog(place / "shop.catalog", encoder=ColourEncoder()) as catalog:
         found = catalog.match(Query("red", top_k=3, facets=["shop"]))
         served = cast("Any", SimpleNamespace(name="shop"))
-        most = len(write_matches(served, "a", found, 1 << 20))
+        most = len(write_matches(served, found, 1 << 20).json)
         many = replace(found, matches=Watched(found.matches * 1000))
         with pytest.raises(ProblemError, match="top_k"):
-            write_matches(served, "a", many, most)
+            write_matches(served, many, most)
         assert len(looked) < 10
         values: dict[Any, int] = {f"value {number}": number for number in range(500)}
         with pytest.raises(ProblemError, match="facets"):
-            write_matches(served, "a", replace(found, facets={str(number): values for number in range(9)}), 50_000)
+            write_matches(served, replace(found, facets={str(number): values for number in range(9)}), 50_000)
