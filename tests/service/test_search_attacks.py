@@ -1204,7 +1204,7 @@ def test_only_the_products_of_a_page_are_read_and_only_as_many_as_an_answer_can_
         searcher = catalog.searcher
         asked = [searcher.check(Query(top_k=top_k), searcher.live()) for top_k in (300, 9, 300)]
         found = searcher.answer(asked, [], [], 10_000)
-        for length, expected in ((None, 50), (9, 9), (None, 50)):
+        for length, expected in ((None, 20), (9, 9), (None, 20)):
             matches = next(found)
             assert (len(matches) if isinstance(matches, Matches) else matches) == length
             assert len(read) == expected

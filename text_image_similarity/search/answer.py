@@ -29,7 +29,7 @@ from .vectors import Encoded
 
 _STORED: dict[FieldKind, type] = {"text": str, "number": float, "bool": bool, "date": float, "texts": tuple}
 
-_AT_ONCE = 50  # products that are read whole at a time
+_AT_ONCE = 20  # products that are read whole at a time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
