@@ -103,11 +103,11 @@ def answer(
     meaning = Meaning(generation)
     for one, ask in zip(asked, asks, strict=True):
         with naming(one.name):
-            found = ask if isinstance(ask, RowError) else _page(ask, _rank(ask, first.get(id(ask))), meaning, most)
-        if one.query.parts and _lacks_vectors(found):
+            answered = ask if isinstance(ask, RowError) else _page(ask, _rank(ask, first.get(id(ask))), meaning, most)
+        if one.query.parts and _lacks_vectors(answered):
             _check_there(session, generation)
-        yield found
-        del found  # before the next one is read
+        yield answered
+        del answered  # before the next one is read
 
 
 def _lacks_vectors(found: Matches | RowError | None) -> bool:

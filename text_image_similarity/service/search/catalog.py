@@ -238,7 +238,7 @@ class ServedCatalog:
         began = time.perf_counter()
         texts, images = contents([one.query for one in asked])
         work: tuple[Answer[Outcome], ...] = ()
-        outcomes: list[Sequence[Outcome]] = [[], []]
+        outcomes: tuple[Sequence[Outcome], Sequence[Outcome]] = [], []
         if texts or images:
             model = await self._model(generation)
             given: Any = images  # URLs and files, from the routes
@@ -248,7 +248,7 @@ class ServedCatalog:
                     *([self._pool.embed_images(model, given)] if images else []),
                 )
             )
-            outcomes = [work[0].results if texts else [], work[-1].results if images else []]
+            outcomes = work[0].results if texts else [], work[-1].results if images else []
         encoded, started = time.perf_counter(), time.time()
         found = await self._scans.answer(asked, *outcomes, reply.write)
         milliseconds = {"encode": 1000 * (encoded - began), "search": _milliseconds(encoded)}
