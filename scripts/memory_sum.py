@@ -17,6 +17,7 @@ from text_image_similarity.cli import serve
 from text_image_similarity.pipeline.feeders import look_ahead_of
 from text_image_similarity.service import Settings
 from text_image_similarity.service.http.connections import MOST_CONNECTIONS
+from text_image_similarity.service.search.results import MOST_BYTES
 from text_image_similarity.service.search.upkeep import AT_ONCE
 from text_image_similarity.service.settings import MOST_BODIES
 
@@ -99,6 +100,12 @@ def parts(settings: Settings, cores: int) -> list[Part]:
             f"per catalogue: downloads as above, and {AT_ONCE} writes with {(ahead := look_ahead_of(config, prepares=True))} images "
             "of 0.6 MB each",
             len(settings.catalogs) * (2 * config.io_workers * limits.max_bytes + AT_ONCE * ahead * _INPUT),
+        ),
+        Part(
+            "searches in catalogues",
+            f"per catalogue: {MOST_BYTES >> 20} MiB of cached results, and 7 times `--max-body-mb` for the products of a query and "
+            "their JSON",
+            len(settings.catalogs) * (MOST_BYTES + 7 * body),
         ),
         Part("connections", f"{MOST_CONNECTIONS}, 128 KiB each", MOST_CONNECTIONS * _CONNECTION),
     ]

@@ -227,13 +227,13 @@ def test_a_generation_that_is_dropped_while_it_answers(tmp_path: Path) -> None:
         query, red = Query("red", top_k=2), [*ColourEncoder().encode_text(["red"])]
         searcher = asking.searcher
         asked = [searcher.check(query, searcher.live())]
-        assert ids(searcher.answer(asked, red, [])[0]) == ["r", "b"]  # type: ignore[arg-type]
+        assert ids(next(searcher.answer(asked, red, []))) == ["r", "b"]  # type: ignore[arg-type]
         other.reindex("dim", encoder=DimEncoder())
         other.switch()
         assert searcher.dropped() == frozenset()
         assert other.drop() == [1]
         with pytest.raises(DatabaseError, match="generation 1 was dropped by another process during this query"):
-            searcher.answer(asked, red, [])
+            next(searcher.answer(asked, red, []))
         assert searcher.dropped() == {1}
         searcher.forget(1)
         assert searcher.dropped() == frozenset()

@@ -8,7 +8,7 @@ import os
 import sqlite3
 import subprocess
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import wraps
@@ -37,15 +37,18 @@ from text_image_similarity.cli.options import config_of
 from text_image_similarity.decode import decode
 from text_image_similarity.decode.isolation import module_path
 from text_image_similarity.encoders.testing import ColourEncoder
-from text_image_similarity.search import AddReport, Field, Match, Product, Query, Term, open_catalog
+from text_image_similarity.search import AddReport, Field, Match, Matches, Product, Query, Term, open_catalog
 from text_image_similarity.search.filters import And, Compare, Filter, Not, OneOf, Or
+from text_image_similarity.search.ledger import Ledger
 from text_image_similarity.search.match_log import LogEntry, open_match_log
 from text_image_similarity.service import create_app
 from text_image_similarity.service.clients import current
 from text_image_similarity.service.http import catalog_routes
 from text_image_similarity.service.http.access import check_keys
+from text_image_similarity.service.http.exchange import OutgoingAnswer, Room
 from text_image_similarity.service.http.queries import write_matches
 from text_image_similarity.service.inference.local import LocalModelPool
+from text_image_similarity.service.jobs import Call, ClientLeftError
 from text_image_similarity.service.keys import ApiKey
 from text_image_similarity.service.problems import ProblemError
 from text_image_similarity.service.search import catalog as serving_catalog
@@ -707,12 +710,16 @@ def test_answers_with_long_texts_take_more_room_in_the_cache(tmp_path: Path) -> 
         catalog.add(
             [Product(str(n), "n" * 90_000, description="d" * 90_000, fields={"note": "f" * 9000}) for n in range(10)]
         )
-        results, query = Results(most_products=1000), Query(top_k=10)
-        found = catalog.match(query)
+        results, query = Results(most_bytes=3_000_000), Query(top_k=10)
+        found = write_matches(cast("Any", SimpleNamespace(name="shop")), catalog.match(query), 1 << 22)
         keys = [key_of(query, 1, version) for version in range(3)]
         for key in keys:
             results.put(key, found)
         assert [results.get(key) is not None for key in keys] == [False, False, True]
+
+
+def as_it_is(found: Any) -> Any:
+    return found
 
 
 def asked_for(name: object, query: Query = Query()) -> Any:  # noqa: B008
@@ -725,7 +732,7 @@ async def test_a_request_of_many_heavy_queries_lets_others_in_between_and_ends_w
     passes: list[tuple[list[Any], list[Any], list[Any]]] = []
 
     class Searcher:
-        def answer(self, asked: list[Any], texts: Any, images: Any) -> list[Any]:
+        def answer(self, asked: list[Any], texts: Any, images: Any, most: None) -> list[Any]:
             passes.append(([one.name for one in asked], list(texts), list(images)))
             began.release()
             assert turns.acquire(timeout=HANG_S)
@@ -738,9 +745,9 @@ async def test_a_request_of_many_heavy_queries_lets_others_in_between_and_ends_w
     query = Query([Term("red"), Term(image=b"a"), Term("blue")], fusion="rrf")
     texts: Any = list(range(20))
     images: Any = list("abcdefghij")
-    heavy = asyncio.create_task(scans.answer([asked_for(n, query) for n in range(10)], texts, images))
+    heavy = asyncio.create_task(scans.answer([asked_for(n, query) for n in range(10)], texts, images, as_it_is))
     await next_pass()
-    light: asyncio.Task[Any] = asyncio.create_task(scans.answer([asked_for("light")], [], []))
+    light: asyncio.Task[Any] = asyncio.create_task(scans.answer([asked_for("light")], [], [], as_it_is))
     await asyncio.sleep(0)
     turns.release(2)
     answered: list[Any] = await asyncio.wait_for(light, HANG_S)
@@ -770,14 +777,14 @@ async def test_clients_search_in_turn_by_what_their_searches_cost(monkeypatch: p
     turns, passes = Semaphore(0), []
 
     class Searcher:
-        def answer(self, asked: list[Any], texts: Any, images: Any) -> list[Any]:
+        def answer(self, asked: list[Any], texts: Any, images: Any, most: None) -> list[Any]:
             passes.append([one.name for one in asked])
             assert turns.acquire(timeout=HANG_S)
             return [one.name for one in asked]
 
     def search(client: str, name: str, query: Query) -> asyncio.Task[Any]:
         current.set(client)  # of the task that begins here
-        return asyncio.create_task(scans.answer([asked_for(name, query)], [], []))
+        return asyncio.create_task(scans.answer([asked_for(name, query)], [], [], as_it_is))
 
     scans = Scans("c", Searcher())  # type: ignore[arg-type]
     usual, costly = Query("red"), Query(where=long_filter(250))
@@ -801,7 +808,7 @@ async def test_long_filters_are_searched_for_in_passes_of_their_own() -> None:
     passes: list[int] = []
 
     class Searcher:
-        def answer(self, asked: list[Any], texts: Any, images: Any) -> list[Any]:
+        def answer(self, asked: list[Any], texts: Any, images: Any, most: None) -> list[Any]:
             passes.append(len(asked))
             return [one.name for one in asked]
 
@@ -816,7 +823,7 @@ async def test_long_filters_are_searched_for_in_passes_of_their_own() -> None:
         (Query(facets=["shop"] * 2, where=long_filter(60)), [1] * 64),
     ):
         passes.clear()
-        await scans.answer([asked_for(number, query) for number in range(64)], [], [])
+        await scans.answer([asked_for(number, query) for number in range(64)], [], [], as_it_is)
         assert passes == expected
     scans.close()
 
@@ -839,7 +846,7 @@ async def test_a_panic_of_several_searches_ends_none_of_those_to_come() -> None:
     going, began = Event(), Event()
 
     class Searcher:
-        def answer(self, asked: list[Any], texts: Any, images: Any) -> list[Any]:
+        def answer(self, asked: list[Any], texts: Any, images: Any, most: None) -> list[Any]:
             began.set()
             assert going.wait(HANG_S)
             if len(asked) > 1:
@@ -848,9 +855,9 @@ async def test_a_panic_of_several_searches_ends_none_of_those_to_come() -> None:
 
     scans = Scans("c", Searcher())  # type: ignore[arg-type]
     one: Any = [asked_for(name) for name in "abc"]
-    first = asyncio.create_task(scans.answer(one[:1], [], []))
+    first = asyncio.create_task(scans.answer(one[:1], [], [], as_it_is))
     await asyncio.to_thread(began.wait, HANG_S)
-    others = [asyncio.create_task(scans.answer([each], [], [])) for each in one[1:]]
+    others = [asyncio.create_task(scans.answer([each], [], [], as_it_is)) for each in one[1:]]
     await asyncio.sleep(0)
     going.set()
     found: list[Any] = await asyncio.wait_for(asyncio.gather(first, *others), HANG_S)
@@ -863,7 +870,7 @@ async def test_a_query_that_cannot_be_answered_does_not_part_all_the_others() ->
     going, began, passes = Event(), Event(), []
 
     class Searcher:
-        def answer(self, asked: list[Any], texts: Any, images: Any) -> list[Any]:
+        def answer(self, asked: list[Any], texts: Any, images: Any, most: None) -> list[Any]:
             began.set()
             assert going.wait(HANG_S)
             passes.append(len(asked))
@@ -873,9 +880,9 @@ async def test_a_query_that_cannot_be_answered_does_not_part_all_the_others() ->
 
     scans = Scans("c", Searcher())  # type: ignore[arg-type]
     asked: Any = [[asked_for(name)] for name in range(33)]
-    first = asyncio.create_task(scans.answer(asked[0], [], []))
+    first = asyncio.create_task(scans.answer(asked[0], [], [], as_it_is))
     await asyncio.to_thread(began.wait, HANG_S)
-    others = [asyncio.create_task(scans.answer(each, [], [])) for each in asked[1:]]
+    others = [asyncio.create_task(scans.answer(each, [], [], as_it_is)) for each in asked[1:]]
     await asyncio.sleep(0)
     going.set()
     found: list[Any] = await asyncio.gather(first, *others, return_exceptions=True)
@@ -1164,11 +1171,145 @@ def test_an_answer_that_is_too_long_is_not_written_to_its_end(place: Path) -> No
     with open_catalog(place / "shop.catalog", encoder=ColourEncoder()) as catalog:
         found = catalog.match(Query("red", top_k=3, facets=["shop"]))
         served = cast("Any", SimpleNamespace(name="shop"))
-        most = len(write_matches(served, "a", found, 1 << 20))
+        most = len(write_matches(served, found, 1 << 20).json)
         many = replace(found, matches=Watched(found.matches * 1000))
         with pytest.raises(ProblemError, match="top_k"):
-            write_matches(served, "a", many, most)
+            write_matches(served, many, most)
         assert len(looked) < 10
         values: dict[Any, int] = {f"value {number}": number for number in range(500)}
         with pytest.raises(ProblemError, match="facets"):
-            write_matches(served, "a", replace(found, facets={str(number): values for number in range(9)}), 50_000)
+            write_matches(served, replace(found, facets={str(number): values for number in range(9)}), 50_000)
+
+
+def test_only_the_products_of_a_page_are_read_and_only_as_many_as_an_answer_can_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def count(self: Ledger, numbers: Sequence[int], *rest: Any) -> dict[int, Product]:
+        read.extend(numbers)
+        return by_number(self, numbers, *rest)
+
+    by_number, read = Ledger.by_number, list[int]()
+    with shop() as catalog:
+        catalog.add(Product(f"{number:03}", "red boots", description="d" * 1000, group="g") for number in range(300))
+        monkeypatch.setattr(Ledger, "by_number", count)
+        monkeypatch.setattr(Ledger, "browse", None)
+        for query, shown in (
+            (Query(top_k=5), 5),
+            (Query(top_k=5, group=True), 1),
+            (Query(top_k=5, sort="price", group=True), 1),
+            (Query("red", fusion="rrf", top_k=5), 5),
+        ):
+            assert len(catalog.match(query)) == len(read) == shown
+            read.clear()
+        searcher = catalog.searcher
+        asked = [searcher.check(Query(top_k=top_k), searcher.live()) for top_k in (300, 9, 300)]
+        found = searcher.answer(asked, [], [], 10_000)
+        for length, expected in ((None, 20), (9, 9), (None, 20)):
+            matches = next(found)
+            assert (len(matches) if isinstance(matches, Matches) else matches) == length
+            assert len(read) == expected
+            read.clear()
+
+
+@in_a_loop
+async def test_results_are_written_before_the_next_ones_are_read_and_one_that_is_too_long_ends_its_request() -> None:
+    going, began, done = Event(), Event(), list[Any]()
+
+    class Searcher:
+        def answer(self, asked: list[Any], texts: Any, images: Any, most: int) -> Iterator[Any]:
+            began.set()
+            assert going.wait(HANG_S)
+            assert most == 1000
+            for one in asked:
+                done.append(one.name)
+                yield one.name
+
+    def write(found: Any) -> Any:
+        done.append(f"{found} written")
+        if found == "a1":
+            raise ProblemError("too_many_bytes", "too long")
+        return found
+
+    scans = Scans("c", Searcher(), 1000)  # type: ignore[arg-type]
+    requests = [[asked_for(f"{name}{number}") for number in range(3)] for name in "0ab"]
+    first = asyncio.create_task(scans.answer(requests[0], [], [], write))
+    await asyncio.to_thread(began.wait, HANG_S)
+    others = [asyncio.create_task(scans.answer(each, [], [], write)) for each in requests[1:]]
+    await asyncio.sleep(0)
+    going.set()
+    found: list[Any] = await asyncio.gather(first, *others, return_exceptions=True)
+    assert (found[0], found[2]) == (["00", "01", "02"], ["b0", "b1", "b2"])
+    assert isinstance(found[1], ProblemError)
+    names = ["00", "01", "02", "a0", "a1", "b0", "b1", "b2"]
+    assert done == [each for name in names for each in (name, f"{name} written")]
+    scans.close()
+
+
+@in_a_loop
+async def test_a_pass_that_takes_long_lets_others_in() -> None:
+    seconds, going, began, passes = iter(range(10**6)), Event(), Event(), list[list[Any]]()
+
+    class Searcher:
+        def answer(self, asked: list[Any], texts: list[Any], images: Any, most: None) -> Iterator[Any]:
+            began.set()
+            assert going.wait(HANG_S)
+            passes.append([])
+            for one, text in zip(asked, texts, strict=True):
+                passes[-1].append((one.name, text))
+                yield one.name
+
+    def search(client: str, names: str) -> asyncio.Task[Any]:
+        current.set(client)  # of the task that begins here
+        asked, texts = [asked_for(name, Query("red")) for name in names], cast("Any", list(names.upper()))
+        return asyncio.create_task(scans.answer(asked, texts, [], as_it_is))
+
+    scans = Scans("c", Searcher(), clock=lambda: next(seconds))  # type: ignore[arg-type]  # a second for each query
+    slow = search("slow", "abc")
+    await asyncio.to_thread(began.wait, HANG_S)
+    quick = search("quick", "z")
+    await asyncio.sleep(0)
+    going.set()
+    assert list(await asyncio.wait_for(asyncio.gather(slow, quick), HANG_S)) == [["a", "b", "c"], ["z"]]
+    assert passes == [[("a", "A")], [("z", "Z")], [("b", "B")], [("c", "C")]]
+    scans.close()
+
+
+def test_the_memory_of_unread_answers_is_limited_for_each_client() -> None:
+    room = Room(1000)
+    replies = [OutgoingAnswer(room, cast("Any", None), Call("an id"), closing=False, log=None) for _ in range(5)]
+    for reply in replies:
+        reply.client = "a"
+    for reply in replies[:4]:
+        reply.count(600)
+        reply.count(400)
+    with pytest.raises(ProblemError, match="not read yet") as refused:
+        replies[4].count(1)
+    assert refused.value.code == "queue_full"
+    replies[0].end()
+    with pytest.raises(ClientLeftError):
+        replies[0].count(1)  # a search that nobody waits for
+    replies[4].count(1)
+    assert room.held == {"a": 3001}
+    for reply in replies[1:]:
+        reply.end()
+    assert not room.held
+
+
+def test_answers_are_counted_while_they_are_made(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+
+    def count(self: OutgoingAnswer, size: int) -> None:
+        counted.append(size)
+        if len(counted) > 5:
+            raise ProblemError("queue_full", "no room", retry_after_s=1)
+
+    monkeypatch.setattr(OutgoingAnswer, "count", count)
+    with serving(app_of(mini_settings(catalogs={"shop": str(place / "shop.catalog")}), ColourEncoder())) as client:
+        queries = [{"terms": ["red"], "top_k": top_k} for top_k in (1, 2)]
+        for number in (2, 4):  # the second time, from the cache
+            answer = client.post(f"{SHOP}/match", json={"queries": queries})
+            assert answer.status_code == 200
+            assert len(counted) == number
+            assert sum(counted[-2:]) > len(answer.content) - 200
+        refused = client.post(f"{SHOP}/match", json={"queries": [*queries, {"terms": ["blue"]}]})
+        problem(refused, 429, "queue_full")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import NoneType
 
@@ -19,7 +19,7 @@ from .filters import And, Filter, Not, OneOf, parse_filter
 from .ledger import Generation
 from .listing import list_products, order_of, sort_similar
 from .meaning import Meaning
-from .products import ImageOutcome
+from .products import ImageOutcome, Product
 from .query import FusionKind, Match, Matches, Query, Reason
 from .rank_fusion import Fused, fuse
 from .ranking import Ask, Candidate, first_limit, rank, rank_above
@@ -28,6 +28,8 @@ from .stores import Hits
 from .vectors import Encoded
 
 _STORED: dict[FieldKind, type] = {"text": str, "number": float, "bool": bool, "date": float, "texts": tuple}
+
+_AT_ONCE = 20  # products that are read whole at a time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,19 +64,26 @@ def check(session: Session, generation: Generation, query: Query, name: str) -> 
 
 
 def answer(
-    session: Session, asked: Sequence[Checked], encoded: Sequence[Encoded | RowError]
-) -> list[Matches | RowError]:
+    session: Session, asked: Sequence[Checked], encoded: Sequence[Encoded | RowError], most: int | None = None
+) -> Iterator[Matches | RowError | None]:
     """Answer queries to one generation with their terms' vectors; some are searched together.
 
-    Returns:
-        For each query, its matches or the reason why a term has no vector.
+    Args:
+        session: Session of the catalogue.
+        asked: The queries.
+        encoded: Their vectors.
+        most: Maximum number of characters of a query's products; None for any number.
+
+    Yields:
+        For each query, as soon as its products are read: its matches, the reason why a term has no vector, or None if
+        its products have more than `most` characters.
 
     Raises:
         UsageError: A query's page cannot be continued.
         DatabaseError: The generation was dropped in the meantime.
     """
     if not asked:
-        return []
+        return
     generation = asked[0].generation
     store = session.store(generation) if any(one.query.parts for one in asked) else None
     passing: dict[str, int] = {}
@@ -92,16 +101,16 @@ def answer(
         asks.append(Ask(found, one.where, one.cursor, generation, store, session.ledger, count, fusion))
     first = _search_together([ask for ask in asks if isinstance(ask, Ask)])
     meaning = Meaning(generation)
-    answers: list[Matches | RowError] = []
     for one, ask in zip(asked, asks, strict=True):
         with naming(one.name):
-            answers.append(ask if isinstance(ask, RowError) else _page(ask, _rank(ask, first.get(id(ask))), meaning))
-    if store is not None and any(_lacks_vectors(found) for found in answers):
-        _check_there(session, generation)
-    return answers
+            answered = ask if isinstance(ask, RowError) else _page(ask, _rank(ask, first.get(id(ask))), meaning, most)
+        if one.query.parts and _lacks_vectors(answered):
+            _check_there(session, generation)
+        yield answered
+        del answered  # before the next one is read
 
 
-def _lacks_vectors(found: Matches | RowError) -> bool:
+def _lacks_vectors(found: Matches | RowError | None) -> bool:
     return isinstance(found, Matches) and any(match.similarity is None for match in found)
 
 
@@ -191,17 +200,26 @@ def _rank(ask: Ask, first: Hits | None) -> _Ranking:
     return _Ranking(rank(ask, first), count_passing(ask.index, query, _without(ask)), ask.plan)
 
 
-def _page(ask: Ask, ranking: _Ranking, meaning: Meaning) -> Matches:
-    """Assemble the matches of a query."""
+def _page(ask: Ask, ranking: _Ranking, meaning: Meaning, most: int | None) -> Matches | None:
+    """Assemble the matches of a query; None if their products have more than `most` characters."""
     shown = ranking.candidates[: ask.query.top_k]
-    image_outcomes = ask.ledger.image_outcomes(ask.generation.number, [found.number for found in shown])
-    matches = []
-    for rank_, found in enumerate(shown, ask.seen + 1):
-        matches.append(_match(ask, found, image_outcomes.get(found.number, []), rank_, meaning, ranking.fused))
+    matches: list[Match] = []
+    for start in range(0, len(shown), _AT_ONCE):
+        numbers = [found.listed.number for found in shown[start : start + _AT_ONCE]]
+        products = ask.ledger.by_number(numbers, ask.where)
+        if most is not None and (most := most - sum(map(_length, products.values()))) < 0:
+            return None
+        outcomes = ask.ledger.image_outcomes(ask.generation.number, numbers)
+        for rank_, found in enumerate(shown[start : start + _AT_ONCE], ask.seen + start + 1):
+            product = products.get(found.listed.number)
+            if product is not None:  # otherwise, it was deleted or changed in the meantime
+                match = _match(ask, found, product, outcomes.get(found.listed.number, []), ranking.fused)
+                probability = meaning.probability(ask.query, match.similarity)
+                matches.append(replace(match, rank=rank_, probability=probability))
     after = None
     if len(ranking.candidates) > len(shown):
-        key = (shown[-1].key, shown[-1].product.id)
-        marks = ask.shown | {mark for found in shown if (mark := ask.mark(found.product)) is not None}
+        key = (shown[-1].key, shown[-1].listed.id)
+        marks = ask.shown | {mark for found in shown if (mark := ask.mark(found.listed)) is not None}
         after = write_cursor(ask.query, Cursor(ask.generation.number, key, ask.seen + len(shown), ask.fusion, marks))
     total, facets = ranking.counts
     facets = written_facets(facets, (*BUILT_IN, *ask.ledger.fields))
@@ -211,12 +229,11 @@ def _page(ask: Ask, ranking: _Ranking, meaning: Meaning) -> Matches:
 def _match(
     ask: Ask,
     found: Candidate,
+    product: Product,
     image_outcomes: Sequence[ImageOutcome],
-    rank_: int,
-    meaning: Meaning,
     fused: Fused | None,
 ) -> Match:
-    """Describe a product that was found: its best image, and the contribution of each term."""
+    """Describe a product that was found: its best image, and the contribution of each term; its rank is still missing."""
     slot = found.slot if found.slot is not None else _best_slot(ask.encoded, image_outcomes)
     vector = image_outcomes[slot].vector if slot is not None and slot < len(image_outcomes) else None
     similarity: float | None = None
@@ -225,18 +242,24 @@ def _match(
         whole = ask.encoded.fused[None, :]
         (similarity,) = as_floats(cosine(whole, vector[None, :]))
         cosines = list(as_floats(cosine(ask.encoded.vectors, vector[None, :])))  # (t, d) with (1, d) -> (t,)
-    image = found.product.images[slot] if slot is not None and slot < len(found.product.images) else None
+    image = product.images[slot] if slot is not None and slot < len(product.images) else None
     why: list[Reason] = []
     if fused is not None:
         names = [*map(str, ask.query.parts), "words"]
-        for place, share in sorted(fused.parts[found.number].items()):
-            near = fused.cosines[place].get(found.number) if place < len(fused.cosines) else None
+        for place, share in sorted(fused.parts[found.listed.number].items()):
+            near = fused.cosines[place].get(found.listed.number) if place < len(fused.cosines) else None
             why.append(Reason(names[place], near, share))
     elif similarity is not None:
         for term, near, share in zip(ask.query.parts, cosines, ask.encoded.shares.tolist(), strict=True):
             why.append(Reason(str(term), near, share * (near or 0.0)))
-    score = similarity if fused is None else sum(fused.parts[found.number].values())
-    return Match(found.product, similarity, meaning.probability(ask.query, similarity), rank_, image, score, tuple(why))
+    score = similarity if fused is None else sum(fused.parts[found.listed.number].values())
+    return Match(product, similarity, None, 0, image, score, tuple(why))
+
+
+def _length(product: Product) -> int:
+    """Return the number of characters of a product."""
+    texts = (product.id, product.name, product.description, *product.images, *map(str, product.fields.values()))
+    return sum(map(len, texts))
 
 
 def _without(ask: Ask) -> Filter | None:

@@ -9,7 +9,7 @@ from .fields import ID
 from .query import Query
 from .ranking import Ask, Candidate, best_images, search, take_page
 
-_AT_ONCE = 1000  # products to read at a time if groups hide some
+_AT_ONCE = 1000  # ids to read at a time if groups hide some
 
 
 def list_products(ask: Ask) -> list[Candidate]:
@@ -33,10 +33,10 @@ def sort_similar(ask: Ask) -> tuple[list[Candidate], list[int]]:
 
     def read() -> Iterator[Candidate]:
         for start in range(0, len(ordered), _AT_ONCE):
-            products = ask.ledger.by_number(ordered[start : start + _AT_ONCE], ask.where)
+            listed = ask.ledger.listed(ordered[start : start + _AT_ONCE], ask.where)
             for number in ordered[start : start + _AT_ONCE]:
-                if number in products:
-                    yield Candidate(products[number], number, slots[number], values[number])
+                if number in listed:
+                    yield Candidate(listed[number], slots[number], values[number])
 
     return take_page(ask, read(), _comes_after(ask)), list(ids)
 
@@ -55,11 +55,11 @@ def _browse(ask: Ask) -> Iterator[Candidate]:
     """Yield the products that pass the filter, in order, from the cursor on."""
     after = None if ask.cursor is None else ask.cursor.key
     size = _AT_ONCE if ask.query.group else ask.query.top_k + 1
-    while chunk := ask.ledger.browse(ask.where, order_of(ask.query), after, size):
-        yield from (Candidate(found.product, found.number, None, value) for found, value in chunk)
+    while chunk := ask.ledger.list_ids(ask.where, order_of(ask.query), after, size):
+        yield from (Candidate(found, None, value) for found, value in chunk)
         if len(chunk) < size:
             return
-        after = (chunk[-1][1], chunk[-1][0].product.id)
+        after = (chunk[-1][1], chunk[-1][0].id)
 
 
 def _comes_after(ask: Ask) -> Callable[[Candidate, Cursor], bool]:
@@ -69,7 +69,7 @@ def _comes_after(ask: Ask) -> Callable[[Candidate, Cursor], bool]:
     def behind(candidate: Candidate, cursor: Cursor) -> bool:
         (last, last_id), value = cursor.key, candidate.key
         if order is None or value == last:
-            return candidate.product.id > last_id
+            return candidate.listed.id > last_id
         if value is None or last is None:
             return value is None
         return (value < last) if order[1] else (value > last)  # type: ignore[operator]  # values of one field

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..similarity import Embeddings, as_floats, cosine
 from .fields import ID
-from .products import Product
+from .ledger.rows import Listed
 from .ranking import Ask, Candidate, best_images, search, take_page
 
 _K = 60
@@ -56,18 +56,18 @@ def fuse(ask: Ask) -> Fused:
     if words:
         for rank, number in enumerate(ask.ledger.find_words(words, ask.where, DEPTH), 1):
             parts[number][len(terms)] = 1 / (_K + rank)
-    products = ask.ledger.by_number([number for number in parts if number not in ask.encoded.own], ask.where)
+    products = ask.ledger.listed([number for number in parts if number not in ask.encoded.own], ask.where)
     for place, near in _leading_away(ask, products).items():
         cosines[place] = near
         for number, share in _shares(near, products).items():
             parts[number][place] = terms[place].weight * share
     scores = {number: sum(parts[number].values()) for number in products}
-    ranking = [Candidate(found, number, slots.get(number), scores[number]) for number, found in products.items()]
-    ranking.sort(key=lambda found: (-scores[found.number], found.product.id))
-    return Fused(take_page(ask, ranking), [found.number for found in ranking], dict(parts), cosines)
+    ranking = [Candidate(found, slots.get(number), scores[number]) for number, found in products.items()]
+    ranking.sort(key=lambda found: (-scores[found.listed.number], found.listed.id))
+    return Fused(take_page(ask, ranking), [found.listed.number for found in ranking], dict(parts), cosines)
 
 
-def _leading_away(ask: Ask, products: Mapping[int, Product]) -> dict[int, dict[int, float]]:
+def _leading_away(ask: Ask, products: Mapping[int, Listed]) -> dict[int, dict[int, float]]:
     """Return, for each term with a negative weight, its cosine with the best image of each product that has one."""
     away = [place for place, term in enumerate(ask.query.parts) if term.weight < 0]
     if not away:
@@ -85,7 +85,7 @@ def _leading_away(ask: Ask, products: Mapping[int, Product]) -> dict[int, dict[i
     return near
 
 
-def _shares(near: Mapping[int, float], products: Mapping[int, Product]) -> dict[int, float]:
+def _shares(near: Mapping[int, float], products: Mapping[int, Listed]) -> dict[int, float]:
     """Return 1 / (60 + rank) for each product, nearest first; products without an image get the mean of the others."""
     ordered = sorted(near, key=lambda number: (-near[number], products[number].id))
     shares = {number: 1 / (_K + rank) for rank, number in enumerate(ordered, 1)}

@@ -18,7 +18,7 @@ from .cursor import NO_CURSOR, Cursor, mark_of
 from .fields import ID, Value
 from .filters import Filter
 from .ledger import Generation, Ledger
-from .products import Product
+from .ledger.rows import Listed
 from .query import FusionKind, Query
 from .stores import Hits, Store
 from .vectors import Encoded
@@ -81,26 +81,24 @@ class Ask:
         """Marks of products and groups on earlier pages."""
         return frozenset() if self.cursor is None else self.cursor.shown
 
-    def mark(self, product: Product) -> bytes | None:
+    def mark(self, found: Listed) -> bytes | None:
         """Return the mark that keeps a product's group or, if ranks may change, the product from being shown again."""
-        if self.query.group and product.group is not None:
-            return mark_of(f"group {product.group}")
-        return mark_of(f"product {product.id}") if self.fusion == "rrf" else None
+        if self.query.group and found.group is not None:
+            return mark_of(f"group {found.group}")
+        return mark_of(f"product {found.id}") if self.fusion == "rrf" else None
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A product in a ranking.
+    """A product in a ranking. Only the products of a page are read whole.
 
     Args:
-        product: The product.
-        number: Its number.
+        listed: The product's number, id and group.
         slot: Slot of its best image; None if it has none.
         key: Value for ranking: a score, or the value of a field.
     """
 
-    product: Product
-    number: int
+    listed: Listed
     slot: int | None
     key: Value | None
 
@@ -181,7 +179,7 @@ def take_page(
     page: list[Candidate] = []
     shown = set(ask.shown)
     for candidate in candidates:
-        mark = ask.mark(candidate.product)
+        mark = ask.mark(candidate.listed)
         if mark in shown or (ask.cursor is not None and not behind(candidate, ask.cursor)):
             continue
         if mark is not None:
@@ -197,7 +195,7 @@ def _page(ask: Ask, best: Hits) -> list[Candidate]:
 
 
 def _in_order(ask: Ask, hits: Hits) -> Iterator[Candidate]:
-    """Yield products by score, equal ones by id, reading only as many as are requested."""
+    """Yield products by score, equal ones by id, reading only as many ids as are requested."""
     start, end = 0, len(hits.rows)
     if ask.cursor is not None:  # products above the cursor have been shown
         start = int(np.count_nonzero(hits.cosines > np.float32(_score(ask.cursor.key[0]))))
@@ -215,16 +213,16 @@ def _in_order(ask: Ask, hits: Hits) -> Iterator[Candidate]:
         for begin in range(0, len(keys), ask.query.top_k + 1):
             part = keys[begin : begin + ask.query.top_k + 1]
             # The store's filter may have seen older values of a product.
-            products = ask.ledger.by_number([key.number for key in part], ask.where)
+            listed = ask.ledger.listed([key.number for key in part], ask.where)
             for key in part:
-                if key.number in products:
-                    yield Candidate(products[key.number], key.number, key.slot, -key.fall)
+                if key.number in listed:
+                    yield Candidate(listed[key.number], key.slot, -key.fall)
         start = stop
 
 
 def _scores_less(candidate: Candidate, cursor: Cursor) -> bool:
     """Tell whether a product comes after a cursor, by descending score, equal ones by id."""
-    return (-_score(candidate.key), candidate.product.id) > (-_score(cursor.key[0]), cursor.key[1])
+    return (-_score(candidate.key), candidate.listed.id) > (-_score(cursor.key[0]), cursor.key[1])
 
 
 def _score(key: Value | None) -> float:

@@ -111,8 +111,8 @@ class Searcher:
         return check(self._session, generation, query, name)
 
     def answer(
-        self, asked: Sequence[Checked], texts: Sequence[Outcome], images: Sequence[Outcome]
-    ) -> list[Matches | RowError]:
+        self, asked: Sequence[Checked], texts: Sequence[Outcome], images: Sequence[Outcome], most: int | None = None
+    ) -> Iterator[Matches | RowError | None]:
         """Answer queries to one generation.
 
         Args:
@@ -120,19 +120,21 @@ class Searcher:
             texts: Outcomes of the generation's model for the texts of all queries, in order: unit vectors (embed_dim,)
                 or errors.
             images: The same for their images.
+            most: Maximum number of characters of a query's products; None for any number.
 
         Returns:
-            For each query, in order, its matches, or the reason why a term has no vector.
+            For each query, in order and as soon as it is answered, its matches, the reason why a term has no vector, or
+            None if its products have more than `most` characters.
 
         Raises:
             UsageError: A query names a product that does not exist, or a cursor that is not valid.
         """
         if not asked:
-            return []
+            return iter(())
         queries, names = [one.query for one in asked], [one.name for one in asked]
         generation = asked[0].generation
         encoded = join(queries, (texts, images), self._session.ledger, generation, names=names)
-        return answer(self._session, asked, encoded)
+        return answer(self._session, asked, encoded, most)
 
     def match_many(self, queries: Iterable[str | Query], names: Sequence[str]) -> list[Matches | RowError]:
         """See `Catalog.match_many`; `names` are names of the queries in messages."""
@@ -145,4 +147,4 @@ class Searcher:
         if any(query.parts for query in given):
             scorer = self._session.scorer(generation)
             encoded = encode(given, scorer, self._session.ledger, generation, names=names)
-        return answer(self._session, asked, encoded)
+        return [found for found in answer(self._session, asked, encoded) if found is not None]

@@ -29,6 +29,7 @@ from text_image_similarity.search.ledger import (
     sqlite,
 )
 from text_image_similarity.search.ledger.postgres import PostgresDatabase, make_catalog
+from text_image_similarity.search.ledger.words import MOST_WORDS
 from text_image_similarity.search.products import Entry, ImageOutcome, Product
 
 Open = Callable[[], Ledger]
@@ -403,3 +404,17 @@ def test_optimize_keeps_everything(ledger: Ledger) -> None:
     ledger.database.optimize()
     assert columns(ledger, 0) == before
     assert ledger.count(Compare("_id", "eq", "unknown")) == 0
+
+
+def test_a_query_has_64_distinct_words(ledger: Ledger) -> None:
+    ledger.add([entry("boots", name="Brown leather boots"), entry("café", name="Café")])
+    others = [f"unknown{number}" for number in range(MOST_WORDS)]
+    again = " ".join(word.upper() for word in others[:-1])
+    for words, expected in (
+        ([*others[:-1], "boots"], ["boots"]),
+        ([*others, "boots"], []),
+        ([*others[:-1], again, "CAFÉ"], ["café"]),
+        ([*others[:-2], "cafe\u0301 CAFE Café", "boots"], ["boots", "café"]),
+        ([f"{others[0]}_{others[1]}", *others[2:], "boots"], []),
+    ):
+        assert sorted(found(ledger, " ".join(words))) == expected

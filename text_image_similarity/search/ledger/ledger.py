@@ -26,6 +26,7 @@ from .generations import UNSEEN, check_there
 from .rows import (
     PRODUCT,
     Found,
+    Listed,
     beyond,
     bytes_of,
     found_of,
@@ -36,6 +37,8 @@ from .rows import (
     values_of,
     vector_of,
 )
+
+_LISTED = "product.number, f0, f1"  # the columns of `Listed`
 
 
 class Ledger:
@@ -119,6 +122,10 @@ class Ledger:
         """Return the products that exist and pass a filter, by their numbers."""
         return {found.number: found.product for found in self._found(self._passing(PRODUCT, numbers, where))}
 
+    def listed(self, numbers: Sequence[int], where: Filter | None = None) -> dict[int, Listed]:
+        """Return the ids and groups of products that exist and pass a filter, by number."""
+        return {row[0]: Listed(*row) for row in self._passing(_LISTED, numbers, where)}
+
     def passing(self, numbers: Sequence[int], where: Filter | None) -> list[int]:
         """Return the numbers of products that exist and pass a filter, in order."""
         there = {row[0] for row in self._passing("number", numbers, where)}
@@ -181,6 +188,24 @@ class Ledger:
             after: Sort value and id of the last product of the previous call.
             most: Maximum number of products to return.
         """
+        rows, stored = self._browse(PRODUCT, where, order, after, most)
+        return list(zip(self._found(rows), stored, strict=True))
+
+    def list_ids(
+        self, where: Filter | None, order: tuple[str, bool] | None, after: tuple[Value | None, str] | None, most: int
+    ) -> list[tuple[Listed, Value | None]]:
+        """Return the next products like `browse`, but only their ids and groups."""
+        rows, stored = self._browse(_LISTED, where, order, after, most)
+        return list(zip((Listed(*row[:3]) for row in rows), stored, strict=True))
+
+    def _browse(
+        self,
+        columns: str,
+        where: Filter | None,
+        order: tuple[str, bool] | None,
+        after: tuple[Value | None, str] | None,
+        most: int,
+    ) -> tuple[list[Row], list[Value | None]]:
         condition, values = self.database.where(where, self.fields)
         column, sequence = "f0", "f0"
         if order is not None:
@@ -189,10 +214,9 @@ class Ledger:
         if after is not None:
             behind, more = ("f0 > ?", [after[1]]) if order is None else beyond(column, order[1], after)
             condition, values = f"({condition}) AND {behind}", [*values, *more]
-        query = f"SELECT {PRODUCT}, {column} FROM product WHERE {condition} ORDER BY {sequence} LIMIT {most:d}"
+        query = f"SELECT {columns}, {column} FROM product WHERE {condition} ORDER BY {sequence} LIMIT {most:d}"
         rows = self.database.read(query, values)
-        stored = [None] * len(rows) if order is None else self._values(order[0], [row[-1] for row in rows])
-        return list(zip(self._found(rows), stored, strict=True))
+        return rows, [None] * len(rows) if order is None else self._values(order[0], [row[-1] for row in rows])
 
     def find_words(self, text: str, where: Filter | None, most: int) -> list[int]:
         """Return the numbers of products whose name or description contains any of the words, most relevant first."""

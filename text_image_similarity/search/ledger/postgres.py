@@ -7,27 +7,24 @@ rare words are given more weight here.
 from __future__ import annotations
 
 import math
-import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
 from ...errors import DatabaseError
-from ...normal_forms import normal_form
 from ..fields import BUILT_IN, Field
 from ..filters import Filter
 from ..filters.postgres import PostgresWriter
 from ..filters.sql import column_names, compile_sql
 from ..postgres import TYPES, Connections, PostgresTransaction, restored
 from .database import Purpose, Row, Transaction
+from .words import asked_words, words_of
 
 _LAYOUT = 1
 _PATIENCE_S = 60
-_MOST_WORDS = 64  # words of a query
 
 # Limits of a tsvector.
-_LONGEST_WORD, _MOST_BYTES = 1000, 500_000
+_MOST_BYTES = 500_000
 _LAST_PLACE, _MOST_PLACES = 16_383, 255
 
 # Texts may be too long for a B-tree, so hash indexes are used; the one on ids also keeps them unique.
@@ -148,7 +145,7 @@ class PostgresDatabase:
         return tuple(stored)
 
     def find_words(self, text: str, condition: str, values: Sequence[object], limit: int) -> list[Row]:
-        words = list(dict.fromkeys(_words(text)))[:_MOST_WORDS]
+        words = list(asked_words(text))
         if not words:
             return []
         with self._connections.transaction() as transaction:
@@ -206,18 +203,11 @@ def _dialect(sql: str) -> str:
     return sql.replace("?", "%s")
 
 
-def _words(text: str) -> list[str]:
-    """Return the words of a text without case and accents; PostgreSQL's own parsers depend on the server's locale."""
-    plain = normal_form("NFKD", text).casefold()
-    found = re.findall(r"[^\W_]+", "".join(sign for sign in plain if not unicodedata.combining(sign)))
-    return [word for word in found if len(word.encode()) <= _LONGEST_WORD]
-
-
 def _vector(text: str) -> str:
     """Return a text's words with their positions, in PostgreSQL's format."""
     places: dict[str, list[str]] = {}
     size = 0
-    for place, word in enumerate(_words(text), 1):
+    for place, word in enumerate(words_of(text), 1):
         size += len(word.encode()) + 8
         if size > _MOST_BYTES:
             break

@@ -34,6 +34,21 @@ class Found:
     product: Product
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A product in a list, without its texts, which may be long.
+
+    Args:
+        number: Number of the product.
+        id: Its id.
+        group: Its group; None if it has none.
+    """
+
+    number: int
+    id: str
+    group: str | None
+
+
 def read_counter(database: Database, name: str) -> int:
     """Return a counter of a ledger."""
     with intact(database):

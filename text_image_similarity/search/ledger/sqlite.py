@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,6 +27,7 @@ from .database import Purpose, Row, Transaction
 from .fair_lock import FairLock
 from .sqlite_file import PATIENCE_S, SqliteFile
 from .sqlite_tables import APPLICATION, LAYOUT, TABLES, TYPES
+from .words import asked_words
 
 MEMORY = ":memory:"
 _LOCKS: dict[Purpose, str] = {"follow": ".lock", "optimize": ".optimize.lock", "check": ".check.lock"}
@@ -129,10 +129,10 @@ class SqliteDatabase:
         return tuple(with_nul(text) for text in json.loads(stored))
 
     def find_words(self, text: str, condition: str, values: Sequence[object], limit: int) -> list[Row]:
-        words = re.findall(r"\w+", text)
+        words = dict.fromkeys(asked_words(text).values())
         if not words:
             return []
-        any_of = " OR ".join(f'"{word}"' for word in dict.fromkeys(words))
+        any_of = " OR ".join(f'"{word}"' for word in words)
         query = (
             "SELECT product.number, -bm25(words) FROM words JOIN product ON product.number = words.rowid "
             f"WHERE words MATCH ? AND {condition} ORDER BY bm25(words), f0 LIMIT ?"

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from threading import Lock, RLock
 from typing import TYPE_CHECKING
 
 from ..audit import Note
@@ -23,7 +24,7 @@ _SENDING_S = 60.0  # time to send a whole response
 
 
 class Room:
-    """The memory for request and response bodies of clients, with its limits.
+    """The memory for request and response bodies of clients, with its limits. Safe to share between threads.
 
     Args:
         most_bytes: Longest body, in bytes.
@@ -32,20 +33,31 @@ class Room:
     def __init__(self, most_bytes: int) -> None:
         self._most = MOST_BODIES * most_bytes
         self.held: Counter[str] = Counter()  # by client
+        self._lock = RLock()
 
     def hold(self, client: str, size: int) -> None:
         """Count bytes that are held for a client."""
-        self.held[client] += size
+        with self._lock:
+            self.held[client] += size
 
     def release(self, client: str, size: int) -> None:
         """Stop counting bytes of a client."""
-        self.held[client] -= size
-        if not self.held[client]:
-            del self.held[client]
+        with self._lock:
+            self.held[client] -= size
+            if not self.held[client]:
+                del self.held[client]
 
     def has_room(self, client: str, more: int) -> bool:
         """Tell whether `more` bytes may be held for a client, which may use at most half of the memory."""
-        return self.held.total() + more <= self._most and 2 * (self.held[client] + more) <= self._most
+        with self._lock:
+            return self.held.total() + more <= self._most and 2 * (self.held[client] + more) <= self._most
+
+    def take(self, client: str, size: int) -> bool:
+        """Hold bytes for a client if there is room, and tell whether there was."""
+        with self._lock:
+            if there := self.has_room(client, size):
+                self.hold(client, size)
+            return there
 
 
 class IncomingBody:
@@ -137,6 +149,28 @@ class OutgoingAnswer:
             *([(b"connection", b"close")] if closing else []),
         ]
         self.status = 0  # 0 until the response has begun
+        self._lock, self._ended = Lock(), False
+
+    def count(self, size: int) -> None:
+        """Count a part of the response while it is made, on any thread.
+
+        Raises:
+            ProblemError: `queue_full`, if there is no room for it.
+            ClientLeftError: The request has ended.
+        """
+        with self._lock:
+            if self._ended:
+                raise ClientLeftError
+            if not self._room.take(self.client, size):
+                detail = f"the responses that are not read yet leave no memory for {self.held + size:,} bytes"
+                raise ProblemError("queue_full", detail, retry_after_s=1, reason="body_memory")
+            self.held += size
+
+    def end(self) -> None:
+        """Release the memory of the response."""
+        with self._lock:
+            self._ended = True
+            self._room.release(self.client, self.held)
 
     async def send(self, message: Message) -> None:
         """Pass a message on."""
@@ -148,8 +182,9 @@ class OutgoingAnswer:
         if len(body) <= _PIECE:
             await self._send(message)
             return
-        self.held += len(body)
-        self._room.hold(self.client, len(body))
+        more_held = max(0, len(body) - self.held)  # without the parts that were counted when they were made
+        self.held += more_held
+        self._room.hold(self.client, more_held)
         try:
             async with asyncio.timeout(_SENDING_S):  # the connection takes the next piece once the client has read
                 for start in range(0, len(body), _PIECE):

@@ -107,7 +107,7 @@ class Gate:
                 client = f"key {sha256((key.name or key.key).encode()).hexdigest()[:16]}"
             current.set(client)
             body.client = reply.client = client
-            scope["state"]["count_body"] = body.count
+            scope["state"].update(count_body=body.count, count_answer=reply.count)
             if work is not None and scope["method"] == "POST" and (refusal := self.pool.refusal()) is not None:
                 raise refusal
             body.check()
@@ -130,7 +130,8 @@ class Gate:
                 ProblemError("internal_error", "internal error; see the server's log for this request id")
             )
         finally:
-            self.room.release(client, body.held + reply.held)
+            self.room.release(client, body.held)
+            reply.end()
             if work is not None and 200 <= reply.status < 400:
                 self.patience.note_served(client)
             self._record(scope, headers, call, reply.status, work)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeVar
@@ -11,10 +11,11 @@ from urllib.parse import quote
 from fastapi import Request
 from pydantic_core import to_json
 
-from ...errors import UsageError
+from ...errors import RowError, UsageError
 from ...search import AWAY, Match, Matches, Product, Query, Term
 from ..problems import ProblemError
 from ..search.catalog import ServedCatalog
+from ..search.results import Shown, Written
 from .access import bound
 from .bodies import decode_base64, is_fetchable
 from .search_schema import MatchImageRequest, MatchTextRequest, QueryBody, TermBody
@@ -58,33 +59,74 @@ def image_term(url: str | None, base64: str | None, weight: float = 1.0) -> Term
     return Term(image=_url(url) if base64 is None else decode_base64(base64), weight=weight)
 
 
-def write_matches(catalog: ServedCatalog, match_id: str, found: Matches, most: int) -> bytes:
+class MatchReply:
+    """The response to a match request; see `Reply`.
+
+    Args:
+        request: The request.
+        catalog: The catalogue.
+    """
+
+    def __init__(self, request: Request, catalog: ServedCatalog) -> None:
+        self._most: int = request.app.state.settings.max_body_bytes
+        self._left, self._catalog = self._most, catalog
+        self._count: Callable[[int], None] = request.state.count_answer
+
+    def write(self, found: Matches | RowError | None) -> Written | RowError:
+        """Return the results of a query as JSON; None stands for products with too many characters."""
+        if found is None:
+            raise _too_long()
+        if isinstance(found, RowError):
+            return found
+        written = write_matches(self._catalog, found, self._left)
+        self.add(written)
+        return written
+
+    def add(self, found: Written) -> None:
+        """Count results that are JSON already."""
+        self._left -= len(found.json)
+        if self._left < 0:
+            raise _too_long()
+        self._count(found.size)
+
+    def start_over(self) -> None:
+        """Forget what has been counted, because all queries are answered once more."""
+        self._left = self._most
+
+
+def write_matches(catalog: ServedCatalog, found: Matches, most: int) -> Written:
     """Return results as JSON; their parts are written one by one, and the sizes are counted.
 
     Args:
         catalog: The catalogue.
-        match_id: Id of the match, for events.
         found: The results.
         most: Maximum size of the JSON in bytes.
 
     Raises:
         ProblemError: `too_many_bytes`.
     """
-    about = {"match_id": match_id, "catalog": catalog.name, "generation": found.generation, "total": found.total}
+    about = {"catalog": catalog.name, "generation": found.generation, "total": found.total}
     matches = _written((_format_match(catalog, match) for match in found), most)
     counted = (
         {name: [{"value": value, "count": count} for value, count in islice(counts.items(), _MOST_VALUES)]}
         for name, counts in found.facets.items()
     )
     facets = _written(counted, most - sum(map(len, matches)))
-    return b"".join(
+    json = b"".join(
         (
-            to_json({**about, "plan": found.plan})[:-1],
+            to_json({**about, "plan": found.plan})[1:-1],
             b',"matches":[' + b",".join(matches) + b"]",
             b',"facets":{' + b",".join(facet[1:-1] for facet in facets) + b"},",
             to_json({"next": found.next})[1:],
         )
     )
+    shown = tuple(Shown(match.product.id, match.similarity, match.score) for match in found)
+    return Written(json, shown, found.total, found.generation, found.plan)
+
+
+def _too_long() -> ProblemError:
+    detail = "the response would exceed max_body_bytes; request a smaller top_k, or fewer facets or queries"
+    return ProblemError("too_many_bytes", detail)
 
 
 def _written(values: Iterable[Any], most: int) -> list[bytes]:
@@ -93,8 +135,7 @@ def _written(values: Iterable[Any], most: int) -> list[bytes]:
     for value in values:
         found.append(to_json(value, inf_nan_mode="null"))
         if (most := most - len(found[-1])) < 0:
-            detail = "the response would exceed max_body_bytes"
-            raise ProblemError("too_many_bytes", f"{detail}; request a smaller top_k, or fewer facets or queries")
+            raise _too_long()
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,10 +18,11 @@ from ..problems import ProblemError
 from ..search.catalog import Answered, ServedCatalog
 from ..search.errors import refused
 from ..search.journal import Asked
+from ..search.results import Written
 from .access import catalog_of, check_fields, check_products, checked
 from .auditing import is_blocked, noted_hosts
 from .bodies import PROBLEMS, ImageRoute, WorkRoute, while_connected
-from .queries import image_term, query_of, short_query_of, write_matches
+from .queries import MatchReply, image_term, query_of, short_query_of
 from .schema import failure_of
 from .search_schema import MatchAnswer, MatchesAnswer, MatchImageRequest, MatchRequest, MatchTextRequest
 
@@ -88,17 +88,17 @@ async def match(catalog: str, asked: MatchRequest, request: Request) -> Response
         for number, body in enumerate(asked.queries)
     ]
     entries, found = await answer(request, served, queries)
-    most = request.app.state.settings.max_body_bytes
-    results: list[bytes] = []
-    for entry, each in zip(entries, found, strict=True):
-        if isinstance(each.answer, RowError):
-            results.append(to_json({"match_id": entry, "error": failure_of(each.answer)}))
-        else:
-            results.append(write_matches(served, entry, each.answer, most))
-        most -= len(results[-1])
-        await asyncio.sleep(0)  # other requests get a turn between two queries
-    head = b'{"catalog":' + to_json(served.name) + b',"results":['
-    return Response(head + b",".join(results) + b"]}", media_type="application/json")
+    parts = [b'{"catalog":', to_json(served.name), b',"results":[']
+    for place, (entry, each) in enumerate(zip(entries, found, strict=True)):
+        parts += [b"," if place else b"", *_result(entry, each.answer)]
+    return Response(b"".join((*parts, b"]}")), media_type="application/json")
+
+
+def _result(entry: str, found: Written | RowError) -> list[bytes]:
+    """Return the JSON of one query's results in parts."""
+    if isinstance(found, RowError):
+        return [to_json({"match_id": entry, "error": failure_of(found)})]
+    return [b'{"match_id":', to_json(entry), b",", found.json]
 
 
 async def answer(
@@ -117,7 +117,7 @@ async def answer(
     asked.take(queries, catalog.catalog.fields)
     check_fields(request, [name for query in queries for name in (*query.facets, (query.sort or "").removeprefix("-"))])
     await check_products(request, catalog, [term.product for query in queries for term in query.parts])
-    found = await while_connected(request, catalog.match(queries))
+    found = await while_connected(request, catalog.match(queries, MatchReply(request, catalog)))
     asked.found = found
     call: Call = request.state.call
     for query, each in zip(queries, found, strict=True):
@@ -136,8 +136,7 @@ async def answer_one(request: Request, catalog: ServedCatalog, query: Query) -> 
     (entry,), (found,) = await answer(request, catalog, [query])
     if isinstance(found.answer, RowError):
         raise refused(found.answer)
-    most = request.app.state.settings.max_body_bytes
-    return Response(write_matches(catalog, entry, found.answer, most), media_type="application/json")
+    return Response(b"".join(_result(entry, found.answer)), media_type="application/json")
 
 
 async def _read_image(request: Request) -> tuple[MatchImageRequest, bytes | None]:

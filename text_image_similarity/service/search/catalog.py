@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ...config import Config
 from ...errors import ConfigError, DatabaseError, RowError, TextImageSimilarityError, UsageError
@@ -22,7 +22,7 @@ from ..problems import ProblemError
 from ..settings import Settings
 from ..telemetry.search import SearchMetrics
 from .errors import translated
-from .results import Results, key_of
+from .results import Results, Written, key_of
 from .scans import Scans
 from .threads import Threads
 from .thumbnails import Thumbnails
@@ -39,16 +39,33 @@ class Answered:
     """The results of a query.
 
     Args:
-        answer: The products, or the reason why a term cannot be encoded.
+        answer: The products as JSON, or the reason why a term cannot be encoded.
         generation: The generation that answered.
         milliseconds: Duration of each stage, `encode` and `search`, or only `cache` if the results were cached.
         work: Results of the models, for traces.
     """
 
-    answer: Matches | RowError
+    answer: Written | RowError
     generation: int
     milliseconds: Mapping[str, float]
     work: tuple[Answer[Any], ...] = ()
+
+
+class Reply(Protocol):
+    """The response to a request, whose parts are counted while they are made, on any thread.
+
+    Raises:
+        ProblemError: From each method, `too_many_bytes` or `queue_full`.
+    """
+
+    def write(self, found: Matches | RowError | None) -> Written | RowError:
+        """Return the results of a query as JSON; None stands for products with too many characters."""
+
+    def add(self, found: Written) -> None:
+        """Count results that are JSON already."""
+
+    def start_over(self) -> None:
+        """Forget what has been counted, because all queries are answered once more."""
 
 
 class ServedCatalog:
@@ -67,6 +84,7 @@ class ServedCatalog:
 
     def __init__(self, name: str, place: str, settings: Settings, pool: ModelPool, metrics: SearchMetrics) -> None:
         self.name, self.place, self._timeout_s = name, place, settings.request_timeout_s
+        self._most = settings.max_body_bytes
         config = settings.models[settings.default]
         self._config, self._pool, self._metrics = config, pool, metrics
         self._results = Results()
@@ -111,7 +129,7 @@ class ServedCatalog:
                 logger.warning("%s: %s", self.name, reason)
         else:
             self._catalog = open_catalog(self.place, config=self._config)
-        self._scans = Scans(self.name, self._catalog.searcher)
+        self._scans = Scans(self.name, self._catalog.searcher, self._most)
         self._metrics.watch_catalog(self.name, lambda: self.depth)
 
     async def start(self) -> None:
@@ -147,20 +165,21 @@ class ServedCatalog:
         """Number of requests that wait for a search."""
         return 0 if self._scans is None else self._scans.depth
 
-    async def match(self, queries: Sequence[Query]) -> list[Answered]:
+    async def match(self, queries: Sequence[Query], reply: Reply) -> list[Answered]:
         """Answer the queries of a request.
 
         Raises:
-            ProblemError: A query cannot be answered, or there is no room.
+            ProblemError: A query cannot be answered, there is no room, or the response would be too long.
         """
         try:
             async with asyncio.timeout(self._timeout_s):
                 with translated(self.name):
                     try:
-                        return await self._match(queries)
+                        return await self._match(queries, reply)
                     except DatabaseError as exc:  # for example, a generation was dropped in the meantime
                         logger.warning("catalogue %s: %s; trying once more", self.name, exc)
-                        return await self._match(queries)
+                        reply.start_over()
+                        return await self._match(queries, reply)
         except TimeoutError as exc:
             detail = f"{self.name}: not answered within the service's limit of {self._timeout_s:g} s"
             raise ProblemError("catalog_unavailable", detail, retry_after_s=1) from exc
@@ -183,23 +202,25 @@ class ServedCatalog:
         with translated(self.name):
             return await (self._checking if writes else self._reading).run(work, *given)
 
-    async def _match(self, queries: Sequence[Query]) -> list[Answered]:
+    async def _match(self, queries: Sequence[Query], reply: Reply) -> list[Answered]:
         began = time.perf_counter()
         generation, version, asked = await self._searching.run(self._check, queries)
         keys = [key_of(query, generation.number, version) for query in queries]
         known = [self._results.get(key) for key in keys]
         for found in known:
             self._metrics.count_result(self.name, found=found is not None)
+            if found is not None:
+                reply.add(found)
         missing = [place for place, found in enumerate(known) if found is None]
         looked = {"cache": _milliseconds(began)}
         answered: dict[int, Answered] = {
             place: Answered(found, generation.number, looked) for place, found in enumerate(known) if found is not None
         }
         if missing:
-            fresh = await self._answer(generation, [asked[place] for place in missing])
+            fresh = await self._answer(generation, [asked[place] for place in missing], reply)
             complete = await self._searching.run(self.catalog.searcher.has_followed, generation, version)
             for place, each in zip(missing, fresh, strict=True):
-                if complete and isinstance(each.answer, Matches):
+                if complete and isinstance(each.answer, Written):
                     self._results.put(keys[place], each.answer)
                 answered[place] = each
         return [answered[place] for place in range(len(queries))]
@@ -212,12 +233,12 @@ class ServedCatalog:
         asked = [searcher.check(query, generation, name) for query, name in zip(queries, names, strict=True)]
         return generation, version, asked
 
-    async def _answer(self, generation: Generation, asked: Sequence[Checked]) -> list[Answered]:
+    async def _answer(self, generation: Generation, asked: Sequence[Checked], reply: Reply) -> list[Answered]:
         assert self._scans is not None, "the service has not started"
         began = time.perf_counter()
         texts, images = contents([one.query for one in asked])
         work: tuple[Answer[Outcome], ...] = ()
-        outcomes: list[Sequence[Outcome]] = [[], []]
+        outcomes: tuple[Sequence[Outcome], Sequence[Outcome]] = [], []
         if texts or images:
             model = await self._model(generation)
             given: Any = images  # URLs and files, from the routes
@@ -227,9 +248,9 @@ class ServedCatalog:
                     *([self._pool.embed_images(model, given)] if images else []),
                 )
             )
-            outcomes = [work[0].results if texts else [], work[-1].results if images else []]
+            outcomes = work[0].results if texts else [], work[-1].results if images else []
         encoded, started = time.perf_counter(), time.time()
-        found = await self._scans.answer(asked, *outcomes)
+        found = await self._scans.answer(asked, *outcomes, reply.write)
         milliseconds = {"encode": 1000 * (encoded - began), "search": _milliseconds(encoded)}
         for stage, took in milliseconds.items():
             self._metrics.observe_search(self.name, stage, took / 1000)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DatabaseError, RowError, UsageError
-from ...search import Field, Matches, Query, Term
+from ...search import Field, Query, Term
 from ...search.filters import to_dict
 from ...search.match_log import LogEntry, LogEvent, LogWriter, MatchLog, masked, new_match_id, open_match_log
 from ..jobs import CLIENT_LEFT, Call
@@ -23,6 +23,7 @@ from ..problems import ProblemError
 from ..settings import Settings
 from ..telemetry.search import SearchMetrics
 from .catalog import Answered, ServedCatalog
+from .results import Written
 from .threads import Threads
 
 logger = logging.getLogger("text_image_similarity")
@@ -209,13 +210,12 @@ def _bounded(asked: Any, most: int) -> Any:
     return asked if length <= most else {"left_out": f"{length:,} characters"}
 
 
-def _answered(matches: Matches) -> dict[str, Any]:
-    results = [{"id": each.product.id, "similarity": each.similarity, "score": each.score} for each in matches]
+def _answered(found: Written) -> dict[str, Any]:
     return {
-        "generation": matches.generation,
-        "results": tuple(results),
-        "total": matches.total,
-        "plan": matches.plan,
+        "generation": found.generation,
+        "results": tuple(each._asdict() for each in found.shown),
+        "total": found.total,
+        "plan": found.plan,
     }
 
 

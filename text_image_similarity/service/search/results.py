@@ -1,16 +1,18 @@
-"""A cache of results: the same query has the same results until something is written."""
+"""Results as JSON, and a cache of them: the same query has the same results until something is written."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from hashlib import sha256
 from threading import Lock
+from typing import NamedTuple
 
-from ...search import Matches, Query
+from ...search import Query
 from ...search.cursor import digest_of
 
-_MOST_PRODUCTS = 50_000  # products in all cached results
-_CHARACTERS = 2000  # characters of a typical product
+MOST_BYTES = 64 << 20  # of all cached results of a catalogue
+_SHOWN_BYTES = 300  # of each `Shown`, without its id, which is in the JSON too
 Key = tuple[int, int, str, int, bytes]
 
 
@@ -19,15 +21,45 @@ def key_of(query: Query, generation: int, version: int) -> Key:
     return generation, version, digest_of(query), query.top_k, sha256((query.after or "").encode()).digest()
 
 
+class Shown(NamedTuple):
+    """A product that was found, for the log: see `Match`."""
+
+    id: str
+    similarity: float | None
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The results of a query.
+
+    Args:
+        json: Their JSON, from after the id of the match to the end.
+        shown: The products.
+        total, generation, plan: As in `Matches`.
+    """
+
+    json: bytes
+    shown: tuple[Shown, ...]
+    total: int
+    generation: int
+    plan: str
+
+    @property
+    def size(self) -> int:
+        """The bytes that they take in memory."""
+        return len(self.json) + sum(_SHOWN_BYTES + 4 * len(each.id) for each in self.shown)
+
+
 class Results:
     """The most recently used results, in memory. Safe to share between threads."""
 
-    def __init__(self, most_products: int = _MOST_PRODUCTS) -> None:
-        self._most, self._held = most_products, 0
-        self._found: OrderedDict[Key, Matches] = OrderedDict()
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+        self._most, self._held = most_bytes, 0
+        self._found: OrderedDict[Key, Written] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, key: Key) -> Matches | None:
+    def get(self, key: Key) -> Written | None:
         """Return cached results, or None."""
         with self._lock:
             found = self._found.get(key)
@@ -35,23 +67,13 @@ class Results:
                 self._found.move_to_end(key)
             return found
 
-    def put(self, key: Key, matches: Matches) -> None:
+    def put(self, key: Key, found: Written) -> None:
         """Store results, replacing the least recently used ones."""
         with self._lock:
-            if key in self._found:
+            if key in self._found or found.size > self._most:
                 return
-            self._found[key] = matches
-            self._held += _size_of(matches)
-            while self._held > self._most and len(self._found) > 1:
+            self._found[key] = found
+            self._held += found.size
+            while self._held > self._most:
                 _, oldest = self._found.popitem(last=False)
-                self._held -= _size_of(oldest)
-
-
-def _size_of(matches: Matches) -> int:
-    """Return the size of results in typical products; a facet's value counts as a tenth of one."""
-    values = [value for counts in matches.facets.values() for value in counts]
-    texts = [matches.next or "", *(value for value in values if isinstance(value, str))]
-    for match in matches:
-        product = match.product
-        texts += [product.name, product.description, *product.images, *map(str, product.fields.values())]
-    return 1 + len(matches) + len(values) // 10 + sum(map(len, texts)) // _CHARACTERS
+                self._held -= oldest.size

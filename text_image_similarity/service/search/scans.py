@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -17,25 +18,38 @@ from ...search import Matches, Searcher
 from ...search.answer import Checked
 from ...search.filters import And, Filter, Not, OneOf, Or
 from ..clients import current
+from ..jobs import ClientLeftError
 from ..problems import ProblemError
 from ..shares import Client, Turns
+from .results import Written
 
 logger = logging.getLogger("text_image_similarity")
 
-Answers = list[Matches | RowError]
+Answers = list[Written | RowError]
+Write = Callable[[Matches | RowError | None], Written | RowError]
 _MOST = 64  # maximum cost of a pass, in typical queries
+_PASS_S = 0.5  # after which the remaining queries of a pass are queued again
 _MOST_WAITING = 256
 
 
 @dataclass(slots=True, eq=False)
 class _Scan:
-    """The queries of one request, with the embeddings of their texts and images."""
+    """The queries of one request that are not answered yet, with the embeddings of their texts and images."""
 
+    client: Client
+    write: Write
     asked: Sequence[Checked]
     texts: Sequence[Outcome]
     images: Sequence[Outcome]
-    cost: int  # cost in typical queries
+    cost: int = 0  # cost in typical queries, set when it is queued
+    found: Answers = field(default_factory=list)  # of the first queries, which are no longer in `asked`
     done: Future[Answers] = field(default_factory=Future)
+
+    def take(self, found: Matches | RowError | None) -> None:
+        """Keep the results of the next query, as JSON."""
+        self.found.append(self.write(found))
+        texts, images = _contents(self.asked[:1])
+        self.asked, self.texts, self.images = self.asked[1:], self.texts[texts:], self.images[images:]
 
 
 class _Line:
@@ -55,17 +69,18 @@ class _Line:
             own = 0 if client is None else sum(client == each[2] for each in self._waiting)
             return len(self._waiting) >= _MOST_WAITING or own >= _MOST_WAITING // 2
 
-    def put(self, client: Client, scan: _Scan) -> None:
-        """Queue a client's scan.
+    def put(self, scan: _Scan, *, again: bool = False) -> None:
+        """Queue a client's scan, or `again` its remaining queries, for which it pays once more.
 
         Raises:
             ProblemError: `draining`, once the queue is closed.
         """
+        scan.cost = sum(map(_cost, scan.asked))
         with self._changed:
-            if self._closed:
+            if self._closed and not again:
                 raise ProblemError("draining", "the service is shutting down", retry_after_s=1)
             self._count += 1
-            heappush(self._waiting, (self._turns.begin(client, scan.cost), self._count, client, scan))
+            heappush(self._waiting, (self._turns.begin(scan.client, scan.cost), self._count, scan.client, scan))
             self._changed.notify()
 
     def take(self) -> list[_Scan]:
@@ -94,10 +109,14 @@ class Scans:
     Args:
         name: Name of the catalogue.
         searcher: Searcher to use.
+        most: Maximum number of characters of a query's products; None for any number.
+        clock: Function that returns seconds, for tests.
     """
 
-    def __init__(self, name: str, searcher: Searcher) -> None:
-        self._searcher = searcher
+    def __init__(
+        self, name: str, searcher: Searcher, most: int | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._searcher, self._most, self._clock = searcher, most, clock
         self._waiting = _Line()
         self._thread = Thread(target=self._run, name=f"search-{name}", daemon=True)
         self._thread.start()
@@ -107,19 +126,24 @@ class Scans:
         """Number of requests that wait."""
         return len(self._waiting)
 
-    async def answer(self, asked: Sequence[Checked], texts: Sequence[Outcome], images: Sequence[Outcome]) -> Answers:
+    async def answer(
+        self, asked: Sequence[Checked], texts: Sequence[Outcome], images: Sequence[Outcome], write: Write
+    ) -> Answers:
         """Answer the queries of a request; see `Searcher.answer`.
 
+        The results of each query are given to `write`, on the thread that searches, before the next ones are read.
+
         Raises:
-            ProblemError: `queue_full`, `draining`.
+            ProblemError: `queue_full`, `draining`, or from `write`.
             UsageError, DatabaseError: As from `Searcher.answer`.
         """
         client = current.get()
         if self._waiting.is_full(client):
             raise ProblemError("queue_full", f"{self.depth} searches are waiting", retry_after_s=1, reason="queue_full")
         found: Answers = []
-        for scan in _passes(asked, texts, images):  # other requests get a turn between passes
-            self._waiting.put(client, scan)
+        for part in _passes(asked, texts, images):  # other requests get a turn between passes
+            scan = _Scan(client, write, *part)
+            self._waiting.put(scan)
             answers = await asyncio.wrap_future(scan.done)
             found += answers
         return found
@@ -133,7 +157,8 @@ class Scans:
         while taken := self._waiting.take():
             by_generation: dict[int, list[_Scan]] = defaultdict(list)
             for scan in taken:
-                if scan.done.set_running_or_notify_cancel():  # otherwise, no request is waiting for it
+                # Otherwise, no request is waiting for it.
+                if scan.done.running() or scan.done.set_running_or_notify_cancel():
                     by_generation[scan.asked[0].generation.number].append(scan)
             for group in by_generation.values():
                 self._search(group)
@@ -141,12 +166,10 @@ class Scans:
     def _search(self, scans: Sequence[_Scan]) -> None:
         """Answer scans of one generation together; if that fails, in halves, because one of them may be the cause."""
         try:
-            found = self._searcher.answer(
-                [one for scan in scans for one in scan.asked],
-                [outcome for scan in scans for outcome in scan.texts],
-                [outcome for scan in scans for outcome in scan.images],
-            )
+            while scans := self._pass(scans):
+                pass
         except BaseException as exc:  # a panic of a native library is not an Exception
+            scans = [scan for scan in scans if not scan.done.done()]
             if len(scans) == 1:
                 scans[0].done.set_exception(exc)
                 return
@@ -154,14 +177,38 @@ class Scans:
             middle = len(scans) // 2
             self._search(scans[:middle])
             self._search(scans[middle:])
-            return
-        start = 0
-        for scan in scans:
-            scan.done.set_result(found[start : start + len(scan.asked)])
-            start += len(scan.asked)
+
+    def _pass(self, scans: Sequence[_Scan]) -> Sequence[_Scan]:
+        """Answer scans until one of them fails, and return those after it; if it takes too long, queue the rest again."""
+        ends, began = self._clock() + _PASS_S, False
+        answers = iter(
+            self._searcher.answer(
+                [one for scan in scans for one in scan.asked],
+                [outcome for scan in scans for outcome in scan.texts],
+                [outcome for scan in scans for outcome in scan.images],
+                self._most,
+            )
+        )
+        for place, scan in enumerate(scans):
+            while scan.asked:
+                if began and self._clock() > ends:
+                    for late in scans[place:]:
+                        self._waiting.put(late, again=True)
+                    return ()
+                found, began = next(answers), True
+                try:
+                    scan.take(found)
+                except (ProblemError, ClientLeftError) as exc:
+                    scan.done.set_exception(exc)
+                    return scans[place + 1 :]
+                del found  # before the next one is read
+            scan.done.set_result(scan.found)
+        return ()
 
 
-def _passes(asked: Sequence[Checked], texts: Sequence[Outcome], images: Sequence[Outcome]) -> Iterator[_Scan]:
+def _passes(
+    asked: Sequence[Checked], texts: Sequence[Outcome], images: Sequence[Outcome]
+) -> Iterator[tuple[Sequence[Checked], Sequence[Outcome], Sequence[Outcome]]]:
     """Yield the queries of a request in passes that cost at most `_MOST` typical queries or have only one query."""
     costs = [_cost(one) for one in asked]
     start = text = image = 0
@@ -170,11 +217,15 @@ def _passes(asked: Sequence[Checked], texts: Sequence[Outcome], images: Sequence
         while end < len(asked) and cost + costs[end] <= _MOST:
             cost += costs[end]
             end += 1
-        parts = [term for one in asked[start:end] for term in one.query.parts]
-        next_text = text + sum(term.text is not None for term in parts)
-        next_image = image + sum(term.image is not None for term in parts)
-        yield _Scan(asked[start:end], texts[text:next_text], images[image:next_image], cost)
-        start, text, image = end, next_text, next_image
+        more_texts, more_images = _contents(asked[start:end])
+        yield asked[start:end], texts[text : text + more_texts], images[image : image + more_images]
+        start, text, image = end, text + more_texts, image + more_images
+
+
+def _contents(asked: Sequence[Checked]) -> tuple[int, int]:
+    """Return how many texts and images queries have."""
+    parts = [term for one in asked for term in one.query.parts]
+    return sum(term.text is not None for term in parts), sum(term.image is not None for term in parts)
 
 
 def _cost(one: Checked) -> int:
