@@ -54,7 +54,7 @@ class LeafMaker:
             raise UsageError(
                 f"{name!r} cannot be ordered, because its kind is {field.kind}; compare it with = (eq), != (ne) or `in`"
             )
-        return Compare(name, cast(Comparison, op), _comparable(field, value))
+        return Compare(name, cast(Comparison, op), _comparable(_element_of(field), value))
 
     def _several(self, field: Field, op: str, given: object) -> tuple[Scalar, ...]:
         if not is_several(given):
@@ -65,7 +65,8 @@ class LeafMaker:
                 f"{op} takes at most {_MOST_VALUES:,} values (field {field.name!r}), and a filter at most "
                 f"{_MOST_VALUES_TOGETHER:,} in total"
             )
-        return tuple(dict.fromkeys(_comparable(field, value) for value in given))
+        element = _element_of(field)
+        return tuple(dict.fromkeys(_comparable(element, value) for value in given))
 
 
 def is_several(given: object) -> TypeGuard[Collection[Any]]:
@@ -87,9 +88,14 @@ def check_level(level: int) -> None:
         )
 
 
+def _element_of(field: Field) -> Field:
+    """Return the field whose values a condition compares: of a field of lists, its texts."""
+    return Field(field.name) if field.kind == "texts" else field
+
+
 def _comparable(field: Field, value: object) -> Scalar:
-    """Return the stored value for one value of a field; in a field of lists, for one text."""
-    stored = Field(field.name, "text" if field.kind == "texts" else field.kind).stored(value)
+    """Return the stored value for one value of a field, which does not hold lists."""
+    stored = field.stored(value)
     if stored is None:
         raise UsageError(
             f"{field.name!r} cannot be compared with {excerpt(value)}, which counts as a missing value; use exists"

@@ -11,12 +11,13 @@ from ...search.cursor import digest_of
 
 _MOST_PRODUCTS = 50_000  # products in all cached results
 _CHARACTERS = 2000  # characters of a typical product
+_DIGEST = 32  # bytes; a cursor's own digest is shorter, and clients could find two queries that share it
 Key = tuple[int, int, str, int, bytes]
 
 
 def key_of(query: Query, generation: int, version: int) -> Key:
     """Return the key of results: the query with its page, the model, and the version of the data."""
-    return generation, version, digest_of(query), query.top_k, sha256((query.after or "").encode()).digest()
+    return generation, version, digest_of(query, _DIGEST), query.top_k, sha256((query.after or "").encode()).digest()
 
 
 class Results:
