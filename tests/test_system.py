@@ -50,6 +50,11 @@ def test_cores_are_those_that_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     assert system.usable_cores() == 1
 
 
+def test_a_long_name_is_not_compared_with_those_it_may_misspell() -> None:
+    assert system.closest("Fa" * 50, ["fa" * 51, "b"]) == "fa" * 51
+    assert system.closest("fa" * 50 + "f", ["fa" * 51, "b"]) is None
+
+
 def test_pauses_grow_to_a_cap_and_are_jittered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random, "random", lambda: 1.0)
     assert [system.backoff_s(tries) for tries in (0, 1, 2, 5, 6, 1000)] == [0.25, 0.5, 1.0, 8.0, 8.0, 8.0]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from ipaddress import ip_network
+from itertools import islice
 from typing import Any, TypeVar, cast
 
 from .errors import ConfigError, InputTypeError
 
 F = TypeVar("F", bound=Callable[..., Any])
+_LEVELS, _ITEMS = 3, 10  # levels of a value, and items of a list or mapping, that an excerpt can show
 SETTINGS = ("model", "revision", "device", "precision", "backend", "preprocess", "score", "batch_size", "base_dir")
 
 
@@ -26,6 +28,35 @@ def settings_in_config(function: F) -> F:
         return function(*given, **named)
 
     return cast(F, call)
+
+
+def excerpt(value: object, most: int = 100) -> str:
+    """Return the beginning of a value's `repr`, which is never built for a whole text, list or mapping.
+
+    Args:
+        value: Any value, such as one from a request.
+        most: Maximum number of characters.
+
+    Example:
+        >>> excerpt("x" * 10**6, 8), excerpt(["a", {"b": 1.5}])
+        ("'xxxxxxx", "['a', {'b': 1.5}]")
+    """
+    return repr(_beginning(value, most, _LEVELS))[:most]
+
+
+def _beginning(value: Any, most: int, levels: int) -> Any:
+    """Return as much of a value as an excerpt of so many characters can show."""
+    if isinstance(value, (str, bytes)):
+        return value[:most]
+    if isinstance(value, (list, tuple, Mapping)) and not levels:
+        return ...
+    if isinstance(value, Mapping):
+        return {
+            _beginning(key, most, 0): _beginning(each, most, levels - 1) for key, each in islice(value.items(), _ITEMS)
+        }
+    if type(value) in (list, tuple):
+        return type(value)(_beginning(each, most, levels - 1) for each in value[:_ITEMS])
+    return value
 
 
 def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:

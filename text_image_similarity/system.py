@@ -80,6 +80,9 @@ def return_free_memory() -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
+_LONGEST_NAME = 100  # characters of a name that may be a misspelling
+
+
 def backoff_s(tries: int) -> float:
     """Return the seconds to wait after `tries` + 1 failed attempts: full jitter under 0.25 * 2^tries, at most 8."""
     pause: float = min(8.0, 0.25 * 2 ** min(tries, 5)) * random.random()
@@ -87,7 +90,12 @@ def backoff_s(tries: int) -> float:
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that a name probably misspells, or None; case is ignored, and `_` counts as `-`."""
+    """Return the known name that a name probably misspells, or None; case is ignored, and `_` counts as `-`.
+
+    A name of more than 100 characters has none: comparing takes time in proportion to the product of the lengths.
+    """
+    if len(name) > _LONGEST_NAME:
+        return None
     names = {each.casefold().replace("_", "-"): each for each in known}
     near = get_close_matches(name.casefold().replace("_", "-"), names, n=1, cutoff=0.66)
     return names[near[0]] if near else None

@@ -619,6 +619,19 @@ def test_the_model_is_one_that_is_served(folder: Path, service: FakeService) -> 
     assert same(folder)
 
 
+def test_a_long_name_of_a_model_is_not_shown_in_full(folder: Path, service: FakeService) -> None:
+    def named(*names: str) -> Fault:
+        data = [{"id": name, "default": True} for name in names]
+        models = httpx.Response(200, json={"data": data})
+        return lambda request: models if request.url.path == "/v1/models" else service(request)
+
+    with pytest.raises(TableError, match=r"GET /v1/models .*ValueError: the name of a model has 5,000 characters\)"):
+        through(named("x" * 5000), folder)
+    with pytest.raises(ModelUnavailableError, match=r"does not serve 'a{200}'") as refused:
+        through(named(*(f"{number:04000}" for number in range(100))), folder, model="a" * 4000)
+    assert len(str(refused.value)) < 11_000
+
+
 def test_scores_of_two_models_are_not_mixed(folder: Path, service: FakeService) -> None:
     looked = count(1)
 

@@ -227,6 +227,7 @@ def test_another_process_sees_what_is_written(tmp_path: Path) -> None:
             {"colour": "red"},
             r"product 'a': the field 'colour' does not exist; the fields are kind, price, new, added, tags",
         ),
+        ({"x" * 201: 1}, "xxx has 201 characters; a field's name has at most 200"),
         ({"price": "n/a"}, r"product 'a': 'price' must be a number, not 'n/a'"),
         ({"price": float("inf")}, "'price' must be a finite number, not inf"),
         ({"new": "perhaps"}, "'new' must be true or false, not 'perhaps'"),

@@ -317,6 +317,26 @@ async def test_an_interrupted_write_does_not_outlive_the_service(monkeypatch: py
 
 
 @in_a_loop
+async def test_a_write_ends_after_its_transaction_when_the_service_ends() -> None:
+    began = Event()
+
+    class Long:
+        checking = nullcontext
+
+        def add(self, products: list[str], check: Any, *, ends: Any) -> AddReport:
+            began.set()
+            wait_for(ends)
+            return AddReport(added=1)
+
+    upkeep = Upkeep(SimpleNamespace(name="c", catalog=SimpleNamespace(searcher=Long())))  # type: ignore[arg-type]
+    task = asyncio.create_task(upkeep.write(["x"] * 1000, [], None))  # type: ignore[list-item]
+    await asyncio.to_thread(began.wait, HANG_S)
+    await upkeep.close()
+    with pytest.raises(ProblemError, match="the service is stopping"):
+        await task
+
+
+@in_a_loop
 async def test_a_write_that_has_not_begun_when_its_request_ends_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     going, order = Event(), []
 
@@ -484,6 +504,7 @@ def test_what_no_search_needs_is_neither_taken_nor_kept(place: Path, service: ht
     cursors = ["A" * 30_000, "B" * 30_000, None]
     keys = [key_of(Query("red", after=after), 1, 1) for after in cursors]
     assert len(set(keys)) == 3
+    assert len(keys[0][2]) == 64  # a digest that no client can find two queries for
     assert max(len(repr(key)) for key in keys) < 500
     with closing(open_match_log(place / "shop.catalog")) as log:
 

@@ -8,12 +8,13 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from itertools import islice
 from types import TracebackType
 from typing import Any
 
 import httpx
 
-from ..checks import at_least
+from ..checks import at_least, excerpt
 from ..config import Config, Limits, pair_score
 from ..encoders import ModelInfo
 from ..errors import ConfigError, ErrorCode, ModelUnavailableError, RowError, TableError, UsageError, printable
@@ -27,6 +28,8 @@ _OURS = frozenset({"model", "score", "chunk_size", "base_dir", "files_under", "d
 _OUR_LIMITS = frozenset({"max_bytes", "allow_local_files"})
 _MOST_BYTES = 8 * 1024 * 1024  # bytes of a request, unless a single image is larger
 _LONGEST_FACT = 4096  # characters of a model's name or path in a service's response
+_SHOWN = 200  # characters of a model's name in an error
+_MOST_NAMES = 50  # names of models in an error
 _LONGEST_REQUEST_S = 86_400.0  # longest time that a service may take for one request
 _REPLICAS = 20  # replicas, each of which may have to load a model
 _SPLIT = frozenset({408, 413})  # a smaller request may succeed
@@ -149,7 +152,7 @@ class ServiceEngine:
         now = self._info_now()  # None from a replica that has not loaded the model
         if now is not None and replace(now, device=None) != replace(self._info, device=None):
             raise TableError(
-                f"{self._name} at {self._service.url} is not the same model as when this run began; restore the "
+                f"{self._name[:_SHOWN]} at {self._service.url} is not the same model as when this run began; restore the "
                 "earlier model, or score the table from the start with --restart (start='restart')"
             )
         return results
@@ -224,11 +227,14 @@ class ServiceEngine:
         """Return the name of the model to request."""
         with self._understood("GET /v1/models"):
             listed = {str(model["id"]): bool(model["default"]) for model in self._get("/v1/models")["data"]}
+            if (longest := max(map(len, listed))) > _LONGEST_FACT:
+                raise ValueError(f"the name of a model has {longest:,} characters")
             default = next(name for name, is_default in listed.items() if is_default)
         name = self._wanted or (default if config.model == Config().model else str(config.model))
         if name not in listed:
             raise ModelUnavailableError(
-                f"the service at {self._service.url} does not serve {name!r}; it serves {', '.join(map(printable, listed))}"
+                f"the service at {self._service.url} does not serve {name[:_SHOWN]!r}; it serves "
+                + ", ".join(printable(each[:_SHOWN]) for each in islice(listed, _MOST_NAMES))
             )
         return name
 
@@ -240,13 +246,15 @@ class ServiceEngine:
                 return info
             answer = self._service.ask("POST", "/v1/embeddings", content, insist=False)
             if answer.status != 200 or answer.body is None:
-                raise ModelUnavailableError(f"the service at {self._service.url} cannot load {self._name}: {answer}")
+                raise ModelUnavailableError(
+                    f"the service at {self._service.url} cannot load {self._name[:_SHOWN]}: {answer}"
+                )
             if answer.body.get("model") != self._name:
                 raise ModelUnavailableError(
-                    f"{self._name} at {self._service.url} stands for several models, whose scores cannot be compared; "
-                    f"name one of them, such as {answer.body.get('model')!r}"
+                    f"{self._name[:_SHOWN]} at {self._service.url} stands for several models, whose scores cannot be compared; "
+                    f"name one of them, such as {excerpt(answer.body.get('model'), _SHOWN)}"
                 )
-        raise TableError(f"the service at {self._service.url} does not describe the model {self._name}")
+        raise TableError(f"the service at {self._service.url} does not describe the model {self._name[:_SHOWN]}")
 
     def _info_now(self) -> ModelInfo | None:
         """Return the model's description, or None if it is not loaded."""

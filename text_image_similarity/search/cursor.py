@@ -107,10 +107,10 @@ def _is_key(value: object, id: object, types: tuple[type, ...]) -> bool:
     return isinstance(id, str) and isinstance(value, types) and all(map(is_whole, texts))
 
 
-def digest_of(query: Query) -> str:
-    """Return the digest of a query, without its page and page size."""
+def digest_of(query: Query, size: int = 9) -> str:
+    """Return the digest of a query, of `size` bytes, without its page and page size."""
     terms = [(term.kind, term.text, term.product, term.weight, _content(term)) for term in query.parts]
-    return blake2b(repr((terms, options_of(query))).encode("utf-8", "surrogatepass"), digest_size=9).hexdigest()
+    return blake2b(repr((terms, options_of(query))).encode("utf-8", "surrogatepass"), digest_size=size).hexdigest()
 
 
 def _content(term: Term) -> str:

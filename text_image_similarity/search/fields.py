@@ -24,7 +24,7 @@ from decimal import Decimal
 from numbers import Real
 from typing import Literal, get_args
 
-from ..checks import one_of
+from ..checks import excerpt, one_of
 from ..errors import InputTypeError, UsageError
 from ..normal_forms import normal_form
 from ..records import is_missing, is_whole
@@ -51,6 +51,7 @@ _FIRST = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH).total_seconds()
 _DAY = 86400.0
 _LAST = (datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC) - _EPOCH).total_seconds()
 
+LONGEST_NAME = 200  # characters of a field's name
 _MOST_CHARACTERS = 10_000
 _MOST_DIGITS = 400  # digits of a number as text, and characters of a date
 _MOST_FIELDS = 64
@@ -78,8 +79,8 @@ class Field:
     kind: FieldKind = "text"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not 0 < len(self.name) <= 200 or not is_whole(self.name):
-            raise UsageError(f"a field's name must be text of 1 to 200 characters, not {self.name!r:.60}")
+        if not isinstance(self.name, str) or not 0 < len(self.name) <= LONGEST_NAME or not is_whole(self.name):
+            raise UsageError(f"a field's name must be text of 1 to 200 characters, not {excerpt(self.name, 60)}")
         if self.name.startswith("_") and self.name not in (ID, GROUP, ERROR):
             raise UsageError(
                 f"the field {self.name!r} begins with _, which is reserved for fields that every product has"
@@ -165,8 +166,7 @@ class Field:
         return tuple(dict.fromkeys(self._text(each) for each in value))
 
     def _wrong(self, wanted: str, value: object) -> UsageError:
-        shown = value[:100] if isinstance(value, str) else value
-        return UsageError(f"{self.name!r} must be {wanted}, not {shown!r:.100}")
+        return UsageError(f"{self.name!r} must be {wanted}, not {excerpt(value)}")
 
     def written(self, stored: Value) -> Value:
         """Return a stored value as written in filters: dates as text, other values unchanged.
@@ -246,16 +246,27 @@ def single(value: Value | None) -> tuple[Scalar, ...]:
     return value if isinstance(value, tuple) else () if value is None else (value,)
 
 
+def check_name(name: object) -> None:
+    """Make sure that a name is not longer than that of any field, before it is hashed, compared and shown.
+
+    Raises:
+        UsageError: The name is too long.
+    """
+    if isinstance(name, str) and len(name) > LONGEST_NAME:
+        raise UsageError(f"{excerpt(name, 60)} has {len(name):,} characters; a field's name has at most {LONGEST_NAME}")
+
+
 def named(fields: Iterable[Field], name: str) -> Field:
     """Return a field by its name.
 
     Raises:
         UsageError: There is no such field; the message lists those that exist.
     """
+    check_name(name)
     known = {field.name: field for field in fields}
     if name not in known:
         near = closest(str(name), known)
         hint = f"; did you mean {near!r}?" if near else ""
         names = sorted(known, key=lambda each: each.startswith("_"))  # the declared ones first
-        raise UsageError(f"the field {name!r:.100} does not exist; the fields are {', '.join(names)}{hint}")
+        raise UsageError(f"the field {excerpt(name)} does not exist; the fields are {', '.join(names)}{hint}")
     return known[name]

@@ -13,7 +13,18 @@ from tests.support.filters import FIELDS as AWKWARD
 from tests.support.filters import as_text, filters
 from text_image_similarity.errors import InputTypeError, UsageError
 from text_image_similarity.search.fields import Field
-from text_image_similarity.search.filters import And, Compare, Exists, Filter, Not, OneOf, Or, parse_filter, to_dict
+from text_image_similarity.search.filters import (
+    And,
+    Compare,
+    Exists,
+    Filter,
+    Not,
+    OneOf,
+    Or,
+    mapping,
+    parse_filter,
+    to_dict,
+)
 from text_image_similarity.search.filters.text import _tokens
 
 FIELDS = (
@@ -28,8 +39,16 @@ FIELDS = (
     Field("and", "number"),
     Field("odd `name` 😀"),
 )
+LONG = "x" * 201
 FOOTWEAR = Compare("category", "eq", "Footwear")
 CHEAP = Compare("price", "lte", 90.0)
+
+
+class Unshown:
+    """A value that no message may show, because it is beyond the length of any."""
+
+    def __repr__(self) -> str:
+        raise AssertionError
 
 
 def parsed(given: Any) -> Filter | None:
@@ -216,11 +235,39 @@ def test_what_is_wrong_with_a_text(text: str, message: str) -> None:
         (Compare("prise", "eq", 1.0), "the field 'prise' does not exist"),
         (Compare("price", "like", 1.0), "'like' is not a filter operator"),  # type: ignore[arg-type]
         (OneOf("price", "ab"), "in takes a list"),  # type: ignore[arg-type]
+        ({LONG: 1}, "'x{59} has 201 characters; a field's name has at most 200$"),
+        ({LONG: {}}, "'x{59} has 201 characters"),
+        ({"price": {LONG: 1}}, "'x{59} has 201 characters"),
+        ({"field": LONG, "op": "eq", "value": 1}, "'x{59} has 201 characters"),
+        (Compare(LONG, "eq", 1.0), "'x{59} has 201 characters"),
+        ({"price": {"eq": {"of": [1] * 10 + [Unshown()]}}}, r"'price' must be a number, not {'of': \[1, "),
+        (
+            {"price": {"in": dict.fromkeys("abcdefghij", 1) | {"k": Unshown()}}},
+            "in takes a list of values, not {'a': 1, ",
+        ),
+        ({"not": [[[[Unshown()]]]]}, r"'not' must contain .*, not \[\[\[Ellipsis"),
     ],
 )
 def test_what_is_wrong_with_an_object(given: object, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parsed(given)
+
+
+def test_a_name_that_occurs_twice_is_found_without_comparing_all_pairs() -> None:
+    compared = 0
+
+    class Name(str):
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str(self) == str(other)
+
+    names = [Name(number) for number in range(1000)]
+    with pytest.raises(UsageError, match="'999' twice"):
+        mapping._once([(name, 1) for name in (*names, Name(999))])
+    assert compared < 10_000
 
 
 @pytest.mark.parametrize("given", [3, ["price"], Not("price <= 90")])  # type: ignore[arg-type]
@@ -270,7 +317,7 @@ def test_sixteen_levels_are_enough() -> None:
         ("'" + "\\'" * 32_000, "never closed"),
         ('{"' + '\\"' * 32_000, "not JSON"),
         ("`" * 65_001, "never closed"),
-        ("`" * 65_000, r"the field '`{99}"),
+        ("`" * 65_000, r"'`{59} has 32,499 characters"),
         ({"note": "x" * 10_001}, "'note' is 10,001 characters long"),
     ],
     ids=range(10),

@@ -7,11 +7,12 @@
 
 from __future__ import annotations
 
-from .parse import parse_filter
+from .parse import MOST_CHARACTERS, parse_filter
 from .reference import matches
 from .tree import And, Compare, Comparison, Exists, Filter, Not, OneOf, Or, to_dict
 
 __all__ = [
+    "MOST_CHARACTERS",
     "And",
     "Compare",
     "Comparison",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeGuard, cast, get_args
 
+from ...checks import excerpt
 from ...errors import UsageError
 from ..fields import Field, Scalar, named
 from .tree import And, Compare, Comparison, Exists, Filter, OneOf, Or
@@ -40,10 +41,12 @@ class LeafMaker:
         if self._leaves > _MOST_LEAVES:
             raise UsageError(f"a filter has at most {_MOST_LEAVES} conditions; combine those on one field with `in`")
         if op not in OPERATORS:
-            raise UsageError(f"{op!r:.60} is not a filter operator (field {name!r}); use one of {', '.join(OPERATORS)}")
+            raise UsageError(
+                f"{excerpt(op, 60)} is not a filter operator (field {name!r}); use one of {', '.join(OPERATORS)}"
+            )
         if op == "exists":
             if not isinstance(value, bool):
-                raise UsageError(f"exists takes true or false, not {value!r:.100} (field {name!r})")
+                raise UsageError(f"exists takes true or false, not {excerpt(value)} (field {name!r})")
             return Exists(name, value)
         if op in ("in", "not_in"):
             return OneOf(name, self._several(field, op, value), negated=op == "not_in")
@@ -51,18 +54,19 @@ class LeafMaker:
             raise UsageError(
                 f"{name!r} cannot be ordered, because its kind is {field.kind}; compare it with = (eq), != (ne) or `in`"
             )
-        return Compare(name, cast(Comparison, op), _comparable(field, value))
+        return Compare(name, cast(Comparison, op), _comparable(_element_of(field), value))
 
     def _several(self, field: Field, op: str, given: object) -> tuple[Scalar, ...]:
         if not is_several(given):
-            raise UsageError(f"{op} takes a list of values, not {given!r:.100} (field {field.name!r})")
+            raise UsageError(f"{op} takes a list of values, not {excerpt(given)} (field {field.name!r})")
         self._values += len(given)
         if len(given) > _MOST_VALUES or self._values > _MOST_VALUES_TOGETHER:
             raise UsageError(
                 f"{op} takes at most {_MOST_VALUES:,} values (field {field.name!r}), and a filter at most "
                 f"{_MOST_VALUES_TOGETHER:,} in total"
             )
-        return tuple(dict.fromkeys(_comparable(field, value) for value in given))
+        element = _element_of(field)
+        return tuple(dict.fromkeys(_comparable(element, value) for value in given))
 
 
 def is_several(given: object) -> TypeGuard[Collection[Any]]:
@@ -84,12 +88,17 @@ def check_level(level: int) -> None:
         )
 
 
+def _element_of(field: Field) -> Field:
+    """Return the field whose values a condition compares: of a field of lists, its texts."""
+    return Field(field.name) if field.kind == "texts" else field
+
+
 def _comparable(field: Field, value: object) -> Scalar:
-    """Return the stored value for one value of a field; in a field of lists, for one text."""
-    stored = Field(field.name, "text" if field.kind == "texts" else field.kind).stored(value)
+    """Return the stored value for one value of a field, which does not hold lists."""
+    stored = field.stored(value)
     if stored is None:
         raise UsageError(
-            f"{field.name!r} cannot be compared with {value!r:.100}, which counts as a missing value; use exists"
+            f"{field.name!r} cannot be compared with {excerpt(value)}, which counts as a missing value; use exists"
         )
     assert not isinstance(stored, tuple)
     return stored

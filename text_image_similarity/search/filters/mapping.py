@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from ...checks import excerpt
 from ...errors import UsageError
+from ..fields import check_name
 from .leaves import OPERATORS, LeafMaker, check_level, is_several, joined
 from .tree import And, Filter, Not, Or
 
@@ -41,19 +44,19 @@ def from_mapping(given: Mapping[str, Any], maker: LeafMaker, level: int = 0) -> 
         return maker.make(_text_of(given["field"]), _text_of(given["op"]), given["value"])
     parts: list[Filter] = []
     for key, value in given.items():
-        match key:
+        match _text_of(key):
             case "and" | "or":
                 parts.append(joined(And if key == "and" else Or, _each(key, value, maker, level + 1)))
             case "not":
                 parts.append(Not(_whole(value, "not", maker, level + 1)))
             case _:
-                parts += _conditions(_text_of(key), value, maker)
+                parts += _conditions(key, value, maker)
     return joined(And, parts) if parts else None
 
 
 def _each(key: str, given: object, maker: LeafMaker, level: int) -> list[Filter]:
     if not is_several(given) or not len(given):
-        raise UsageError(f"{key!r} takes a list of at least one filter, not {given!r:.100}")
+        raise UsageError(f"{key!r} takes a list of at least one filter, not {excerpt(given)}")
     return [_whole(part, key, maker, level) for part in given]
 
 
@@ -61,7 +64,7 @@ def _whole(given: object, key: str, maker: LeafMaker, level: int) -> Filter:
     check_level(level)
     found = from_mapping(given, maker, level) if isinstance(given, Mapping) else None
     if found is None:
-        raise UsageError(f"{key!r} must contain a filter such as {{'price': {{'lte': 90}}}}, not {given!r:.100}")
+        raise UsageError(f"{key!r} must contain a filter such as {{'price': {{'lte': 90}}}}, not {excerpt(given)}")
     return found
 
 
@@ -75,7 +78,8 @@ def _conditions(name: str, given: object, maker: LeafMaker) -> list[Filter]:
 
 def _text_of(name: object) -> str:
     if not isinstance(name, str):
-        raise UsageError(f"a filter names fields and operators with strings, not with {name!r:.100}")
+        raise UsageError(f"a filter names fields and operators with strings, not with {excerpt(name)}")
+    check_name(name)
     return name
 
 
@@ -83,10 +87,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Build a JSON object, refusing duplicate keys; Python's parser would silently drop one of them."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise UsageError(
-            f"the filter has {twice!r:.60} twice in one object; write the conditions as a list under 'and'"
+            f"the filter has {excerpt(twice, 60)} twice in one object; write the conditions as a list under 'and'"
         )
     return found
 

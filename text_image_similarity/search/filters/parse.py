@@ -12,7 +12,7 @@ from .mapping import from_json, from_mapping
 from .text import from_text
 from .tree import And, Compare, Exists, Filter, Not, OneOf, Or, depth_of
 
-_MOST_CHARACTERS = 65_536
+MOST_CHARACTERS = 65_536
 
 
 def parse_filter(given: Filter | Mapping[str, Any] | str | None, fields: Iterable[Field]) -> Filter | None:
@@ -56,8 +56,8 @@ def parse_filter(given: Filter | Mapping[str, Any] | str | None, fields: Iterabl
 
 
 def _from_str(given: str, maker: LeafMaker) -> Filter | None:
-    if len(given) > _MOST_CHARACTERS:
-        raise UsageError(f"the filter is {len(given):,} characters long, but at most {_MOST_CHARACTERS:,} are allowed")
+    if len(given) > MOST_CHARACTERS:
+        raise UsageError(f"the filter is {len(given):,} characters long, but at most {MOST_CHARACTERS:,} are allowed")
     if not given.strip():
         raise UsageError("the filter is empty; leave it out to include every product")
     return from_json(given, maker) if given.lstrip().startswith("{") else from_text(given, maker)
@@ -70,7 +70,8 @@ def _checked(where: Filter, maker: LeafMaker, level: int) -> Filter:
         case Compare(field, op, value):
             return maker.make(field, op, _written(maker.field(field), value))
         case OneOf(field, values, negated):
-            listed = [_written(maker.field(field), value) for value in values] if is_several(values) else values
+            declared = maker.field(field)
+            listed = [_written(declared, value) for value in values] if is_several(values) else values
             return maker.make(field, "not_in" if negated else "in", listed)
         case Exists(field, wanted):
             return maker.make(field, "exists", wanted)

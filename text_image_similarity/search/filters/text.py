@@ -19,8 +19,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from ...errors import UsageError
 from ..fields import Field, number_text
@@ -49,17 +48,11 @@ _TOKEN = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
+class _Token(NamedTuple):  # a filter may have tens of thousands, and a dataclass takes longer to create
     kind: str
     text: str
     start: int
-
-    @property
-    def word(self) -> str:
-        """The keyword or sign of the token; empty for a name or a value."""
-        lower = self.text.lower()
-        return lower if self.kind == "sign" or (self.kind == "word" and lower in _KEYWORDS) else ""
+    word: str = ""  # the keyword or sign; empty for a name or a value
 
 
 def from_text(text: str, maker: LeafMaker) -> Filter:
@@ -74,9 +67,13 @@ def from_text(text: str, maker: LeafMaker) -> Filter:
 def _tokens(text: str) -> Iterator[_Token]:
     """Split a text into tokens, up to the first invalid one, because each search after an unclosed quote is slow."""
     for match in _TOKEN.finditer(text):
-        if match.lastgroup != "space":
-            yield _Token(str(match.lastgroup), match[0], match.start())
-        if match.lastgroup == "other":
+        kind, found = str(match.lastgroup), match[0]
+        if kind in ("word", "sign"):
+            lower = found.lower()
+            yield _Token(kind, found, match.start(), lower if kind == "sign" or lower in _KEYWORDS else "")
+        elif kind != "space":
+            yield _Token(kind, found, match.start())
+        if kind == "other":
             return
     yield _Token("end", "", len(text.rstrip()))
 
@@ -184,6 +181,8 @@ class _Parser:
 
     def _unescape(self, token: _Token) -> str:
         inner = token.text[1:-1]
+        if "\\" not in inner:
+            return inner
         if token.text[0] == "'":  # to JSON's quotes
             inner = re.sub(
                 r"\\.|\"", lambda found: {"\\'": "'", '"': '\\"'}.get(found[0], found[0]), inner, flags=re.DOTALL

@@ -12,12 +12,13 @@ from ...errors import ConfigError, InputTypeError, UsageError
 from ...normal_forms import normal_form
 from ...search import Product
 from ...search.fields import BUILT_IN, ERROR, ID
-from ...search.filters import And, Compare, Filter, OneOf, matches, parse_filter
+from ...search.filters import MOST_CHARACTERS, And, Compare, Filter, OneOf, matches, parse_filter
 from ...search.products import stored_values
 from ..keys import ANYBODY, ApiKey, Role
 from ..problems import ProblemError
 from ..search.catalog import ServedCatalog
 
+_MOST_LEVELS = 64  # of JSON that may be a filter
 T = TypeVar("T")
 
 
@@ -98,6 +99,45 @@ def checked(make: Callable[[], T], where: str = "") -> T:
         raise ProblemError("invalid_request", f"{where}: {exc}" if where else str(exc)) from None
 
 
+def check_length(wheres: Iterable[object]) -> None:
+    """Make sure, before filters are parsed, that together they are not longer than one may be.
+
+    Raises:
+        ProblemError: `invalid_request`.
+    """
+    length = 0
+    for where in wheres:
+        length += _length_of(where)
+        if length > MOST_CHARACTERS:
+            raise ProblemError(
+                "invalid_request",
+                f"the filters of a request have at most {MOST_CHARACTERS:,} characters in total, and in JSON each value and "
+                "name counts as two more; send fewer queries at once, or shorter filters",
+            )
+
+
+def _length_of(where: object) -> int:
+    """Return about how long a filter is as text; of one that is too long, no more than necessary is looked at."""
+    length, level = 0, [where]
+    for _ in range(_MOST_LEVELS):  # deeper ones are refused by the parser
+        below: list[object] = []
+        for each in level:
+            length += 2
+            if isinstance(each, str):
+                length += len(each)
+            elif isinstance(each, int):
+                length += each.bit_length() // 3
+            elif isinstance(each, (list, dict)):
+                if length + 2 * len(each) > MOST_CHARACTERS:
+                    return length + 2 * len(each)
+                below += each
+                below += each.values() if isinstance(each, dict) else ()
+            if length > MOST_CHARACTERS:
+                return length
+        level = below
+    return length
+
+
 def bound(request: Request, catalog: ServedCatalog, where: object = None) -> Filter | None:
     """Return a request's filter combined with that of its key, so that it cannot find more than the key allows.
 
@@ -132,14 +172,18 @@ async def check_products(
     Raises:
         ProblemError: `unknown_product`, whether a product is hidden or does not exist.
     """
-    wanted = tuple({normal_form("NFC", id): None for id in ids if id is not None})
-    if not wanted or key_of(request).where is None:
+    given = [id for id in ids if id is not None]
+    if not given or key_of(request).where is None:
         return
-    where = OneOf(ID, wanted)
-    seen = {product.id for product in await visible(request, catalog, where, len(wanted), writes=writes)}
-    for id in wanted:
-        if id not in seen:
-            raise unknown_product(id)
+
+    def find_hidden() -> str | None:
+        wanted = tuple({normal_form("NFC", id): None for id in given})
+        where = bound(request, catalog, OneOf(ID, wanted))
+        seen = {product.id for product in islice(catalog.catalog.products(where), len(wanted))}
+        return next((id for id in wanted if id not in seen), None)
+
+    if (hidden := await catalog.call(find_hidden, writes=writes)) is not None:
+        raise unknown_product(hidden)
 
 
 async def check_tenant(
@@ -151,13 +195,17 @@ async def check_tenant(
         return
     fields = served.catalog.fields
     names = [each.name for each in (*BUILT_IN, *fields)]
-    for number, product in enumerate(products):
-        values = checked(lambda product=product: stored_values(product, fields), f"/products/{number}")  # type: ignore[misc]
-        if not matches(own, dict(zip(names, values, strict=True))):
-            raise ProblemError(
-                "forbidden",
-                f"/products/{number}: the filter of this key does not allow the product {product.id[:100]!r}",
-            )
+
+    def check_values() -> None:
+        for number, product in enumerate(products):
+            values = checked(lambda product=product: stored_values(product, fields), f"/products/{number}")  # type: ignore[misc]
+            if not matches(own, dict(zip(names, values, strict=True))):
+                raise ProblemError(
+                    "forbidden",
+                    f"/products/{number}: the filter of this key does not allow the product {product.id[:100]!r}",
+                )
+
+    await served.call(check_values, writes=True)  # on a thread, because long values take time
     await check_products(request, served, deleted, writes=True)
     there = await served.call(
         lambda: [product.id for product in products if served.catalog.get(product.id) is not None], writes=True

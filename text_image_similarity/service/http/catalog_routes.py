@@ -174,10 +174,8 @@ async def similar_products(
     """Find the products that are most similar to a product."""
     served = catalog_of(request, catalog)
     await product_of(request, served, id)
-    query = checked(
-        lambda: search.Query(Term(product=id), where=bound(request, served, where), top_k=top_k, after=page)
-    )
-    return await answer_one(request, served, query)
+    wanted = partial(search.Query, Term(product=id), top_k=top_k, after=page)
+    return await answer_one(request, served, lambda: wanted(where=bound(request, served, where)))
 
 
 @products.get("/v1/catalogs/{catalog}/products/{id:path}", response_model=ProductFacts)
@@ -301,7 +299,9 @@ async def _facts(request: Request, served: ServedCatalog) -> dict[str, Any]:
 async def _write(
     request: Request, served: ServedCatalog, products: Sequence[NamedProductBody], deleted: Sequence[str]
 ) -> dict[str, Any]:
-    given = [checked(lambda body=body: _product(body), f"/products/{n}") for n, body in enumerate(products)]  # type: ignore[misc]
+    given = await served.call(
+        lambda: [checked(partial(_product, body), f"/products/{n}") for n, body in enumerate(products)], writes=True
+    )
     check = None if bound(request, served) is None else partial(check_tenant, request, served)
     note_change(request, "products", f"{served.name}: {len(given)} to add or replace, {len(deleted)} to delete")
     written = await _upkeep(request, served).write(given, deleted, check)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -19,7 +19,7 @@ from ..search.catalog import Answered, ServedCatalog
 from ..search.errors import refused
 from ..search.journal import Asked
 from ..search.results import Written
-from .access import catalog_of, check_fields, check_products, checked
+from .access import catalog_of, check_fields, check_length, check_products, checked
 from .auditing import is_blocked, noted_hosts
 from .bodies import PROBLEMS, ImageRoute, WorkRoute, while_connected
 from .queries import MatchReply, image_term, query_of, short_query_of
@@ -54,8 +54,8 @@ images = APIRouter(route_class=ImageRoute, responses=PROBLEMS, tags=["search"])
 async def match_text(asked: MatchTextRequest, request: Request) -> Response:
     """Find the products that match words, in the default catalogue."""
     catalog = catalog_of(request)
-    query = checked(lambda: short_query_of(request, catalog, asked, [Term(asked.text)]))
-    return await answer_one(request, catalog, query)
+    check_length([asked.where])
+    return await answer_one(request, catalog, lambda: short_query_of(request, catalog, asked, [Term(asked.text)]))
 
 
 @images.post(
@@ -75,19 +75,25 @@ async def match_image(request: Request) -> Response:
     """Find the products that match an image, and optionally words, in the default catalogue."""
     catalog = catalog_of(request)
     body, upload = await _read_image(request)
-    query = checked(lambda: short_query_of(request, catalog, body, _image_terms(body, upload)))
-    return await answer_one(request, catalog, query)
+    check_length([body.where])
+    return await answer_one(
+        request, catalog, lambda: short_query_of(request, catalog, body, _image_terms(body, upload))
+    )
 
 
 @work.post("/v1/catalogs/{catalog}/match", response_model=MatchesAnswer)
 async def match(catalog: str, asked: MatchRequest, request: Request) -> Response:
     """Answer queries, up to 64 of them together."""
     served = catalog_of(request, catalog)
-    queries = [
-        checked(lambda body=body: query_of(request, served, body), f"/queries/{number}")  # type: ignore[misc]
-        for number, body in enumerate(asked.queries)
-    ]
-    entries, found = await answer(request, served, queries)
+    check_length([body.where for body in asked.queries])
+
+    def read() -> list[Query]:
+        return [
+            checked(lambda body=body: query_of(request, served, body), f"/queries/{number}")  # type: ignore[misc]
+            for number, body in enumerate(asked.queries)
+        ]
+
+    entries, found = await answer(request, served, read)
     parts = [b'{"catalog":', to_json(served.name), b',"results":[']
     for place, (entry, each) in enumerate(zip(entries, found, strict=True)):
         parts += [b"," if place else b"", *_result(entry, each.answer)]
@@ -102,9 +108,14 @@ def _result(entry: str, found: Written | RowError) -> list[bytes]:
 
 
 async def answer(
-    request: Request, catalog: ServedCatalog, queries: Sequence[Query]
+    request: Request, catalog: ServedCatalog, read: Callable[[], Sequence[Query]]
 ) -> tuple[list[str], list[Answered]]:
     """Answer queries, and record them for the match log.
+
+    Args:
+        request: The request.
+        catalog: The catalogue.
+        read: Function that returns the queries; it runs on a thread, in the client's turn, because a filter may be long.
 
     Returns:
         For each query, the id for events and the results.
@@ -114,7 +125,13 @@ async def answer(
     """
     asked: Asked = request.state.call.asked
     asked.catalog = catalog.name
-    asked.take(queries, catalog.catalog.fields)
+
+    def take() -> Sequence[Query]:
+        queries = read()
+        asked.take(queries, catalog.catalog.fields)
+        return queries
+
+    queries = await catalog.read_queries(take)
     check_fields(request, [name for query in queries for name in (*query.facets, (query.sort or "").removeprefix("-"))])
     await check_products(request, catalog, [term.product for query in queries for term in query.parts])
     found = await while_connected(request, catalog.match(queries, MatchReply(request, catalog)))
@@ -127,13 +144,13 @@ async def answer(
     return asked.ids, found
 
 
-async def answer_one(request: Request, catalog: ServedCatalog, query: Query) -> Response:
-    """Answer one query.
+async def answer_one(request: Request, catalog: ServedCatalog, read: Callable[[], Query]) -> Response:
+    """Answer the query that a function returns, as in `answer`.
 
     Raises:
         ProblemError: The request is refused, an image or text cannot be encoded, or the response is too long.
     """
-    (entry,), (found,) = await answer(request, catalog, [query])
+    (entry,), (found,) = await answer(request, catalog, lambda: [checked(read)])
     if isinstance(found.answer, RowError):
         raise refused(found.answer)
     return Response(b"".join(_result(entry, found.answer)), media_type="application/json")

@@ -202,6 +202,10 @@ class ServedCatalog:
         with translated(self.name):
             return await (self._checking if writes else self._reading).run(work, *given)
 
+    async def read_queries(self, read: Callable[[], T]) -> T:
+        """Run a function that reads the queries of a request, whose filters may be long, on a thread for searches."""
+        return await self._searching.run(read)
+
     async def _match(self, queries: Sequence[Query], reply: Reply) -> list[Answered]:
         began = time.perf_counter()
         generation, version, asked = await self._searching.run(self._check, queries)

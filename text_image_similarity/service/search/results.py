@@ -13,12 +13,13 @@ from ...search.cursor import digest_of
 
 MOST_BYTES = 64 << 20  # of all cached results of a catalogue
 _SHOWN_BYTES = 300  # of each `Shown`, without its id, which is in the JSON too
+_DIGEST = 32  # bytes; a cursor's own digest is shorter, and clients could find two queries that share it
 Key = tuple[int, int, str, int, bytes]
 
 
 def key_of(query: Query, generation: int, version: int) -> Key:
     """Return the key of results: the query with its page, the model, and the version of the data."""
-    return generation, version, digest_of(query), query.top_k, sha256((query.after or "").encode()).digest()
+    return generation, version, digest_of(query, _DIGEST), query.top_k, sha256((query.after or "").encode()).digest()
 
 
 class Shown(NamedTuple):

@@ -104,6 +104,7 @@ class Upkeep:
         self._starting = asyncio.Lock()
         self._threads = ThreadPoolExecutor(AT_ONCE, "write")
         self._turns = FairQueue(lambda _, task: self._threads.submit(task), AT_ONCE, most_of_one=1)
+        self._closing = False
         self._asked: dict[Future[dict[str, Any]], Client] = {}  # writes that wait or have begun
         self._process: Process | None = None
         self._state: dict[str, Any] | None = None
@@ -209,7 +210,11 @@ class Upkeep:
             self._following = asyncio.create_task(self._follow(self._process, self._state))
 
     async def close(self) -> None:
-        """End the process, if it is running; its vectors are kept, and the next process continues."""
+        """End the process, if it is running; its vectors are kept, and the next process continues.
+
+        Writes end after their next transaction.
+        """
+        self._closing = True
         if self._process is not None and self._process.returncode is None:
             with suppress(ProcessLookupError):
                 self._process.terminate()
@@ -262,7 +267,9 @@ class Upkeep:
 
         def ends() -> bool:
             now = time.monotonic()
-            return now > writing.until or (now > turn_ends and self._turns.keeps_waiting(writing.client))
+            return (
+                self._closing or now > writing.until or (now > turn_ends and self._turns.keeps_waiting(writing.client))
+            )
 
         if writing.deleted is None:
             with catalog.searcher.checking():
