@@ -152,7 +152,7 @@ class ServiceEngine:
         now = self._info_now()  # None from a replica that has not loaded the model
         if now is not None and replace(now, device=None) != replace(self._info, device=None):
             raise TableError(
-                f"{self._name[:_SHOWN]} at {self._service.url} is not the same model as when this run began; restore the "
+                f"{self._shown_name} at {self._service.url} is not the same model as when this run began; restore the "
                 "earlier model, or score the table from the start with --restart (start='restart')"
             )
         return results
@@ -238,6 +238,10 @@ class ServiceEngine:
             )
         return name
 
+    @property
+    def _shown_name(self) -> str:
+        return self._name[:_SHOWN]
+
     def _info_when_loaded(self) -> ModelInfo:
         """Return the model's description, after making each replica load a model that is loaded on demand."""
         content = json.dumps({"model": self._name, "input": "a"}).encode()
@@ -247,14 +251,14 @@ class ServiceEngine:
             answer = self._service.ask("POST", "/v1/embeddings", content, insist=False)
             if answer.status != 200 or answer.body is None:
                 raise ModelUnavailableError(
-                    f"the service at {self._service.url} cannot load {self._name[:_SHOWN]}: {answer}"
+                    f"the service at {self._service.url} cannot load {self._shown_name}: {answer}"
                 )
             if answer.body.get("model") != self._name:
                 raise ModelUnavailableError(
-                    f"{self._name[:_SHOWN]} at {self._service.url} stands for several models, whose scores cannot be compared; "
+                    f"{self._shown_name} at {self._service.url} stands for several models, whose scores cannot be compared; "
                     f"name one of them, such as {excerpt(answer.body.get('model'), _SHOWN)}"
                 )
-        raise TableError(f"the service at {self._service.url} does not describe the model {self._name[:_SHOWN]}")
+        raise TableError(f"the service at {self._service.url} does not describe the model {self._shown_name}")
 
     def _info_now(self) -> ModelInfo | None:
         """Return the model's description, or None if it is not loaded."""

@@ -75,7 +75,7 @@ def read_dual_encoder(folder: Path) -> tuple[DualEncoder, Tokenizer]:
             towers = DualEncoder(shape)
         weights = read_weights(folder / "model.safetensors")
         towers.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
-        tokenizer = _read_tokenizer(folder / "tokenizer.json")
+        tokenizer = tokenizer_from((folder / "tokenizer.json").read_text(encoding="utf-8"))
         set_up(tokenizer, shape.context_length)
     except (
         OSError,
@@ -89,10 +89,6 @@ def read_dual_encoder(folder: Path) -> tuple[DualEncoder, Tokenizer]:
     ) as exc:
         raise ModelError(f"the dual encoder in {folder} cannot be loaded: {exc}") from exc
     return towers, tokenizer
-
-
-def _read_tokenizer(path: Path) -> Tokenizer:
-    return tokenizer_from(path.read_text(encoding="utf-8"))
 
 
 def write_dual_encoder(folder: Path, towers: DualEncoder, tokenizer: Tokenizer, *, int8: bool = False) -> None:

@@ -131,12 +131,12 @@ class Encodings:
 
     def learn(self, metadata: pq.FileMetaData, dropped: Collection[str]) -> None:
         """Add the encodings of a file, except those of columns that will not be read."""
+        for path, (length, _) in _fixed_lengths(metadata, dropped).items():
+            self._fixed[path] = max(length, self._fixed.get(path, 0))
         encodings: dict[str, list[tuple[bool, bool]]] = {}
         lists: set[str] = set()
         for place in range(metadata.num_columns):
             column = metadata.schema.column(place)
-            if column.physical_type == "FIXED_LEN_BYTE_ARRAY":
-                self._fixed[column.path] = max(column.length, self._fixed.get(column.path, 0))
             if column.physical_type == "BYTE_ARRAY" and column.path not in dropped:
                 found = encodings.setdefault(column.path, [])
                 found += [

@@ -88,9 +88,8 @@ def rows_in_memory(images: Iterable[ImageSource], texts: Iterable[object]) -> It
         ValueError: The numbers of images and captions differ.
     """
     for image, text in zip(images, texts, strict=True):
-        if is_plain(text):  # fast path for most captions
-            yield None, None if type(image) is np.ndarray else key_of(image), image, text, ()
-        elif isinstance(caption := caption_of(text), str):
+        caption = text if is_plain(text) else caption_of(text)
+        if isinstance(caption, str):
             yield None, key_of(image), image, caption, ()
         else:
             yield None, None, caption, "", ()
@@ -98,6 +97,8 @@ def rows_in_memory(images: Iterable[ImageSource], texts: Iterable[object]) -> It
 
 def key_of(image: ImageSource) -> Hashable:
     """Return the key of an image in the look-ahead: its reference, or None if it is in memory."""
+    if isinstance(image, np.ndarray):  # fast path: asking for a path takes longer
+        return None
     return _key(str(image)) if isinstance(image, (str, os.PathLike)) else None
 
 

@@ -7,11 +7,13 @@
 
 from __future__ import annotations
 
+from .mapping import MOST_BRACKETS
 from .parse import MOST_CHARACTERS, parse_filter
 from .reference import matches
 from .tree import And, Compare, Comparison, Exists, Filter, Not, OneOf, Or, to_dict
 
 __all__ = [
+    "MOST_BRACKETS",
     "MOST_CHARACTERS",
     "And",
     "Compare",

@@ -15,7 +15,7 @@ from .leaves import OPERATORS, LeafMaker, check_level, is_several, joined
 from .tree import And, Filter, Not, Or
 
 _EXPLICIT = {"field", "op", "value"}
-_MOST_BRACKETS = 64  # 16 levels of and/or, an object and a list each, and a list of values
+MOST_BRACKETS = 64  # 16 levels of and/or, an object and a list each, and a list of values
 
 
 def from_json(text: str, maker: LeafMaker) -> Filter | None:
@@ -102,5 +102,5 @@ def _check_brackets(text: str) -> None:
             inside = not inside
         elif not inside and len(sign) == 1:
             depth += 1 if sign in "[{" else -1
-            if depth > _MOST_BRACKETS:
+            if depth > MOST_BRACKETS:
                 check_level(depth)

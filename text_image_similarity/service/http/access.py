@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
@@ -12,13 +12,12 @@ from ...errors import ConfigError, InputTypeError, UsageError
 from ...normal_forms import normal_form
 from ...search import Product
 from ...search.fields import BUILT_IN, ERROR, ID
-from ...search.filters import MOST_CHARACTERS, And, Compare, Filter, OneOf, matches, parse_filter
+from ...search.filters import MOST_BRACKETS, MOST_CHARACTERS, And, Compare, Filter, OneOf, matches, parse_filter
 from ...search.products import stored_values
 from ..keys import ANYBODY, ApiKey, Role
 from ..problems import ProblemError
 from ..search.catalog import ServedCatalog
 
-_MOST_LEVELS = 64  # of JSON that may be a filter
 T = TypeVar("T")
 
 
@@ -119,7 +118,7 @@ def check_length(wheres: Iterable[object]) -> None:
 def _length_of(where: object) -> int:
     """Return about how long a filter is as text; of one that is too long, no more than necessary is looked at."""
     length, level = 0, [where]
-    for _ in range(_MOST_LEVELS):  # deeper ones are refused by the parser
+    for _ in range(MOST_BRACKETS):  # deeper ones are refused by the parser
         below: list[object] = []
         for each in level:
             length += 2
@@ -178,8 +177,7 @@ async def check_products(
 
     def find_hidden() -> str | None:
         wanted = tuple({normal_form("NFC", id): None for id in given})
-        where = bound(request, catalog, OneOf(ID, wanted))
-        seen = {product.id for product in islice(catalog.catalog.products(where), len(wanted))}
+        seen = {product.id for product in _seen(request, catalog, OneOf(ID, wanted), len(wanted))}
         return next((id for id in wanted if id not in seen), None)
 
     if (hidden := await catalog.call(find_hidden, writes=writes)) is not None:
@@ -229,11 +227,11 @@ async def visible(
     request: Request, catalog: ServedCatalog, where: Filter, most: int, *, writes: bool = False
 ) -> list[Product]:
     """Return products that pass a filter and that a request's key may see; `writes` is as for `ServedCatalog.call`."""
+    return await catalog.call(lambda: list(_seen(request, catalog, where, most)), writes=writes)
 
-    def read() -> list[Product]:
-        return list(islice(catalog.catalog.products(bound(request, catalog, where)), most))
 
-    return await catalog.call(read, writes=writes)
+def _seen(request: Request, catalog: ServedCatalog, where: Filter, most: int) -> Iterator[Product]:
+    return islice(catalog.catalog.products(bound(request, catalog, where)), most)
 
 
 def unknown_product(id: str) -> ProblemError:
