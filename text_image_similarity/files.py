@@ -96,7 +96,7 @@ def pinned(folder: Path, *, own: bool = True) -> Iterator[Path]:
 
     Raises:
         UsageError: It must be our own, and is a link or belongs to another user.
-        OSError: There is no such folder, or another one takes its place at this moment.
+        OSError: The folder does not exist, or was replaced at this moment.
     """
     identity = check_own(folder) if own else identity_of(folder)
     if not hasattr(os, "O_DIRECTORY"):  # Windows
