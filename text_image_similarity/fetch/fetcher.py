@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import stat
 import sys
 import time
 import zlib
@@ -19,8 +18,9 @@ from ..errors import ErrorCode, RowError
 from ..system import backoff_s
 from .backend import Resolver
 from .direct import DirectAnswer, Times, header_lines
-from .hints import base64_error, explain_reference, is_base64_image, join_hint, missing_error, shorten_path
+from .hints import base64_error, explain_reference, is_base64_image, join_hint, missing_error
 from .host_headers import HostHeaders
+from .local import read_file
 from .pacing import FREE_RETRIES, LONGEST_RETRY_AFTER_S, Clock, Hosts
 from .references import data_url_bytes, file_url_path, scheme_of, strip_invisible
 from .responses import (
@@ -137,17 +137,11 @@ class Fetcher:
     def _fetch_file(self, path: Path) -> bytes:
         reference, path = path, Path(self._config.base_dir or ".") / path
         under = self._config.files_under
-        check_under(path, under)
         if under is not None and ".." in path.parts:  # otherwise, errors would reveal which folders exist outside
+            check_under(path, under)
             path = path.resolve()
         try:
-            found = path.stat()
-            if not stat.S_ISREG(found.st_mode):
-                kind = "a folder" if stat.S_ISDIR(found.st_mode) else "not a regular file"
-                raise RowError(ErrorCode.FILE_NOT_FOUND, f"{shorten_path(path)} is {kind}")
-            check_bytes(found.st_size, self._limits.max_bytes)
-            with path.open("rb") as file:
-                data = file.read(self._limits.max_bytes + 1)
+            data = read_file(path, under, self._limits.max_bytes)
         except (OSError, ValueError) as exc:
             raise missing_error(reference, path, exc, partial(is_under, root=under)) from exc
         return self._checked(data)

@@ -29,14 +29,39 @@ def check_under(path: Path, root: str | PathLike[str] | None) -> None:
     Raises:
         RowError: The path leads elsewhere.
     """
-    if root is None or is_under(path, root):
+    if root is not None and not is_under(path, root):
+        raise _refused(path, root)
+
+
+def check_open_under(file: int, path: Path, root: str | PathLike[str] | None) -> None:
+    """Make sure that a file that was opened by its path is under a folder; None allows any file.
+
+    On Linux, the kernel tells where the open file is, so it does no harm if a link of the path is changed meanwhile.
+
+    Args:
+        file: File descriptor.
+
+    Raises:
+        RowError: The file is elsewhere.
+    """
+    if root is None:
         return
+    try:
+        real = Path(f"/proc/self/fd/{file}").readlink()
+    except OSError:  # not Linux, or a container without /proc
+        check_under(path, root)
+        return
+    if not any(map(real.is_relative_to, _folders(os.fspath(root)))):
+        raise _refused(path, root)
+
+
+def _refused(path: Path, root: str | PathLike[str]) -> RowError:
     why = (
         f"is not under {root}"
         if os.fspath(root) != NOWHERE
         else "is named by a table that is not in a folder on this machine"
     )
-    raise RowError(ErrorCode.FILE_NOT_FOUND, f"{REFUSED}: {shorten_path(path)} {why}")
+    return RowError(ErrorCode.FILE_NOT_FOUND, f"{REFUSED}: {shorten_path(path)} {why}")
 
 
 def check_no_share(path: Path) -> None:
