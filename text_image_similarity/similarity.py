@@ -18,6 +18,12 @@ from .errors import ConfigError
 Embeddings = NDArray[np.float32]
 Scores = NDArray[np.floating]
 
+# Powers of ten for 5 to 10 decimal places. Below 128, a float32 that has a decimal with fewer places has the same one
+# with 5, and its product with these powers fits in a float64.
+_SCALES = 10.0 ** np.arange(5, 11)[:, None]
+_SCALED = 128
+_MANY = 16  # values from which this takes less time than formatting each
+
 
 def cosine(image: Embeddings, text: Embeddings) -> Embeddings:
     """Return the cosine of each image with the text in the same row.
@@ -60,7 +66,17 @@ def as_floats(scores: Scores) -> list[float]:
         >>> as_floats(np.array([0.1], np.float32))
         [0.1]
     """
-    return [float(str(value)) for value in scores]
+    if scores.dtype != np.float32:  # NumPy shows it as Python does
+        return list(scores.tolist())
+    if len(scores) < _MANY:
+        return [float(str(value)) for value in scores]
+    shortened = np.rint(scores * _SCALES) / _SCALES  # (6, n); as exact as reading a decimal
+    fits = shortened.astype(np.float32) == scores
+    found = shortened[fits.argmax(axis=0), np.arange(len(scores))].tolist()
+    others = (np.abs(scores) >= _SCALED) | ~fits.any(axis=0)  # large, tiny or not finite
+    for place in others.nonzero()[0].tolist() if others.any() else ():
+        found[place] = float(str(scores[place]))
+    return list(found)
 
 
 def score_range(kind: ScoreKind) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -95,6 +96,8 @@ def test_elsewhere_than_on_linux_nothing_is_asked_about_a_file_that_may_not_be_r
 ) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setattr(roots, "on_other_share", lambda path, folder: True)
-    monkeypatch.setattr(Path, "stat", None)
+    monkeypatch.setattr(os, "open", None)
+    monkeypatch.setattr(Path, "stat", asked := Mock(side_effect=FileNotFoundError))
     with pytest.raises(RowError, match="needs --files-under"):
         read_file(root / "a.png", root, 100)
+    assert not asked.called

@@ -154,8 +154,7 @@ class Stages:
         """
         good = [vectors for vectors in found if isinstance(vectors, (tuple, list))]
         with self._stats.timed("score"):
-            parts = (good[start : start + _AT_ONCE] for start in range(0, len(good), _AT_ONCE))
-            scores = [result for part in parts for result in self._scored(part, kind)]
+            scores = self._scored(good, kind) if good else []
         if len(scores) == len(found):
             return scores
         rest = iter(scores)
@@ -169,17 +168,25 @@ class Stages:
         ]
 
     def _scored(self, rows: Sequence[Sequence[Vector]], kind: RowScore) -> list[ScoreResult]:
+        parts = (rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE))
+        columns = zip(*(self._columns(part, kind) for part in parts), strict=True)
+        whole, *each = (as_floats(np.concatenate(column)) for column in columns)
+        if self._several is None:
+            return list(map(ScoreResult, whole))
+        by_row = zip(whole, zip(*each, strict=True), strict=True)
+        return [ScoreResult(one, by_model=row) for one, row in by_row]
+
+    def _columns(self, rows: Sequence[Sequence[Vector]], kind: RowScore) -> list[Scores]:
+        """Return the scores of rows, shape (n,); if there are several models, then also those of each model."""
         images, texts = (
             np.concatenate([row[side] for row in rows]).reshape(len(rows), -1) for side in (0, 1)
         )  # (n, d)
         if self._several is None:
-            return list(map(ScoreResult, as_floats(_scores(rows, (images, texts), kind))))
+            return [_scores(rows, (images, texts), kind)]
         parts = self._several.slices
         cosines = [cosine(images[:, part], texts[:, part]) for part in parts]
-        each = [_scores(rows, (images, texts), kind, part) for part in parts]  # (n,) for each model
-        whole, each_floats = as_floats(self._several.combined(cosines, each)), list(map(as_floats, each))
-        by_row = zip(whole, zip(*each_floats, strict=True), strict=True)
-        return [ScoreResult(one, by_model=row) for one, row in by_row]
+        each = [_scores(rows, (images, texts), kind, part) for part in parts]
+        return [self._several.combined(cosines, each), *each]
 
     def own(self, outcome: Outcome) -> Outcome:
         """Return a copy of an outcome, with a vector of length 1, that callers may change freely."""
