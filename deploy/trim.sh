@@ -1,5 +1,5 @@
 #!/bin/sh
-# Deletes files that are not needed from an environment with the small install: Arrow's Flight, headers and duplicates, ONNX Runtime's tools, and tests. Saves 60 MB.
+# Deletes files that an environment with the small install does not need: Arrow's Flight, headers and duplicates, ONNX Runtime's tools, and tests. Saves 60 MB.
 # Usage: deploy/trim.sh SITE_PACKAGES
 set -eu
 cd "$1"

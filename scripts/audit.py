@@ -83,7 +83,7 @@ def _ask(client: httpx.Client, some: Sequence[Package]) -> list[dict[str, Any]]:
     queries = [{"package": {"ecosystem": "PyPI", "name": name}, "version": version} for name, version in some]
     answer = client.post("/v1/querybatch", json={"queries": queries}).raise_for_status().json()
     if not isinstance(answer, dict) or not isinstance(results := answer.get("results"), list):
-        raise ValueError("its response is not OSV's")
+        raise ValueError("the response does not come from OSV")
     return results
 
 

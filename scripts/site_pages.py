@@ -76,7 +76,7 @@ def http_page(document: dict[str, Any]) -> str:
             lines += [f"## {method.upper()} {path}", "", operation.get("description") or operation["summary"], ""]
             lines += _rows(("parameter", "in", "type", "what"), _parameters(operation))
             lines += _rows(("body", "fields"), _bodies(operation, document))
-            lines += [f"Answers: {', '.join(operation['responses'])}.", ""]
+            lines += [f"Responses: {', '.join(operation['responses'])}.", ""]
     return "\n".join(lines)
 
 

@@ -75,4 +75,4 @@ def test_the_http_page_names_every_path_and_body() -> None:
     assert r"| `limit` | query | integer | a\|b |" in page
     assert "| `application/json` | `text` (required): string |" in page
     assert "| 429 | Come back. |" in page
-    assert "Answers: 200, 429." in page
+    assert "Responses: 200, 429." in page

@@ -96,7 +96,7 @@ def pinned(folder: Path, *, own: bool = True) -> Iterator[Path]:
 
     Raises:
         UsageError: It must be our own, and is a link or belongs to another user.
-        OSError: The folder does not exist, or was replaced at this moment.
+        OSError: The folder does not exist, or was replaced while it was being opened.
     """
     identity = check_own(folder) if own else identity_of(folder)
     if not hasattr(os, "O_DIRECTORY"):  # Windows
@@ -106,7 +106,7 @@ def pinned(folder: Path, *, own: bool = True) -> Iterator[Path]:
     try:
         found = os.fstat(number)
         if (found.st_dev, found.st_ino) != identity:
-            raise FileNotFoundError(errno.ENOENT, "it was replaced at this moment", str(folder))
+            raise FileNotFoundError(errno.ENOENT, "it was replaced while it was being opened", str(folder))
         path = _PINNED / str(number)
         yield path if path.is_dir() else folder
     finally:
@@ -189,7 +189,7 @@ def _at_once(path: str, flags: int) -> int:
     if file is None or not stat.S_ISREG(os.fstat(file).st_mode):
         if file is not None:
             os.close(file)
-        raise TableError(f"{shown(Path(path))} is not a regular file, as a run writes; remove it")
+        raise TableError(f"{shown(Path(path))} is not a regular file, unlike those that a run writes; remove it")
     return file
 
 

@@ -60,9 +60,7 @@ def call_within(seconds: float, function: Callable[[], T], *, name: str) -> T:
         raise TimeoutError(str(exc) or f"no answer within {seconds:g} s") from exc
 
 
-_PLACE = (
-    '".{}" in a checkout; elsewhere with the path of the wheel instead of the dot'  # every shell reads double quotes
-)
+_PLACE = '".{}" in a checkout; elsewhere, replace the dot with the path of the wheel'  # every shell reads double quotes
 
 
 def usable_cores() -> int:

@@ -283,7 +283,7 @@ def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
         if isinstance(before, dict) and isinstance(after, dict):
             found += changes(before, after)
         elif before != after:
-            found.append(f"{name} was {_short(before)} and is {_short(after)}")
+            found.append(f"{name} was {_short(before)} and is now {_short(after)}")
     return found
 
 

@@ -49,11 +49,15 @@ class ScoreOperator(BashOperator):
         "input": Param(
             "s3://lake/pairs/{day}/*.parquet", type="string", description="files to score; {day} is YYYY-MM-DD"
         ),
-        "output": Param("s3://lake/scored/{day}", type="string", description="folder; a file keeps its name"),
-        "day": Param(None, type=["null", "string"], description="instead of the day of the run's interval"),
+        "output": Param(
+            "s3://lake/scored/{day}", type="string", description="folder for the scores; each file keeps its name"
+        ),
+        "day": Param(None, type=["null", "string"], description="day to score instead of that of the run's interval"),
         "model": Param("fast", type="string"),
         "work_dir": Param(
-            None, type=["null", "string"], description="for parts, shared by the workers, if OUT is a URL"
+            None,
+            type=["null", "string"],
+            description="folder for finished parts that all workers share; set it if output is a URL",
         ),
         "max_failure_share": Param(
             0.05, type="number", minimum=0, maximum=1, description="largest share of the day's rows that may fail"
@@ -84,7 +88,7 @@ def score_pairs() -> None:
         files = expand(places["input"])
         names = [file.rpartition("/")[2] for file in files]
         if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"several files are named {min(twice)}, so their scores would have the same name, too")
+            raise ValueError(f"several files are named {min(twice)}, so their scores would be written to the same file")
         if not is_url(places["output"]):
             Path(places["output"]).mkdir(parents=True, exist_ok=True)
         folder = places["output"].rstrip("/")

@@ -268,7 +268,8 @@ def split_by_host(options: argparse.Namespace) -> int:
                 upload(path, f"{options.target.rstrip('/')}/{name}")
             else:
                 path.replace(local / name)
-    logger.info("%d rows in %d shards of %d to %d", sum(rows_of), options.shards, min(rows_of), max(rows_of))
+    sizes = sum(rows_of), options.shards, min(rows_of), max(rows_of)
+    logger.info("wrote %d rows in %d shards of %d to %d rows", *sizes)
     return 0
 
 

@@ -87,7 +87,9 @@ def score(pairs: Any) -> list[dict[str, Any]]:
     if not isinstance(pairs, list) or not all(isinstance(pair, dict) for pair in pairs):
         raise ValueError('"pairs" must be a list of objects with "url" and "caption"')
     if len(pairs) > MOST_PAIRS:
-        raise ValueError(f"{len(pairs):,} pairs are more than {MOST_PAIRS:,}; put a table into S3 instead")
+        raise ValueError(
+            f"a request may have at most {MOST_PAIRS:,} pairs, not {len(pairs):,}; put a table into S3 instead"
+        )
     return [as_object(result) for result in results_of(pairs)]
 
 

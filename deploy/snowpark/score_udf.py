@@ -9,7 +9,7 @@
     select score_staged_file(build_scoped_file_url(@photos, path), caption) from pairs;
 
 Both functions return `{"similarity": 0.31, "error": null}`, or no similarity and the error. `score_pair` needs an external
-access integration that names the hosts of the images, `score_staged_file` needs none. The library's wheel comes from a
+access integration that names the hosts of the images; `score_staged_file` needs none. The library's wheel comes from a
 stage, and its dependencies come from PyPI through Snowflake's artifact repository.
 """
 

@@ -297,7 +297,7 @@ def test_a_stopped_run_goes_on_and_says_what_changed(
     assert "stopped on request with 4 of 9 rows kept; the same command resumes" in capsys.readouterr().err
     monkeypatch.undo()
     assert command(*arguments, "--score", "unit") == 2
-    assert 'score was "cosine" and is "unit"' in capsys.readouterr().err
+    assert 'score was "cosine" and is now "unit"' in capsys.readouterr().err
     assert command(*arguments, "--work-dir", table.parent) == 0
     assert command(*arguments, "--score", "unit", "--restart") == 0
     assert len(out.read_text().splitlines()) == 10

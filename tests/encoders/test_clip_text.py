@@ -128,7 +128,7 @@ def test_an_end_token_may_be_number_2(tiny_clip: Path) -> None:
 
 def test_clip_folders_that_cannot_be_read_rightly_are_refused(tiny_clip: Path, tmp_path: Path) -> None:
     folder = add_tokens(tiny_clip, tmp_path, {"additional_special_tokens": ["<img>"]}, resize=False)
-    with pytest.raises(ModelError, match="has token ids up to 514, but its text tower has 514 embeddings"):
+    with pytest.raises(ModelError, match="has token ids up to 514, but the text tower has only 514 embeddings"):
         load_encoder(torch_config(folder))
     network, tokenizer = CLIPModel.from_pretrained(tiny_clip), AutoTokenizer.from_pretrained(tiny_clip)
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing("$A", None, [])

@@ -38,7 +38,7 @@ def folder_of(files: dict[str, Any], at: Path) -> Path:
         ({"modules.json": [], "0_CLIPModel/config.json": CLIP, "1_Dense/config.json": {}}, "is in {}/0_CLIPModel; use that folder"),
         ({"modules.json": [], "1_Pooling/pooling.json": {}}, "is a sentence-transformers model without a CLIP model"),
         ({"adapter_config.json": {"base_model_name_or_path": "o/base", "peft_type": "LORA"}}, "holds a PEFT adapter for o/base without adapter_model.safetensors"),
-        ({"adapter_config.json": {"base_model_name_or_path": "o/base", "peft_type": "LORA", "megatron_config": {"a": 1}, "megatron_core": "evil"}, "adapter_model.safetensors": ""}, "with megatron_config in its adapter_config.json, which runs code"),
+        ({"adapter_config.json": {"base_model_name_or_path": "o/base", "peft_type": "LORA", "megatron_config": {"a": 1}, "megatron_core": "evil"}, "adapter_model.safetensors": ""}, "with megatron_config in its adapter_config.json, which would make peft run code"),
         ({"adapter_config.json": "{", "config.json": CLIP, "model.safetensors": ""}, "whose adapter_config.json does not name its base model"),
         ({f"checkpoint-{n}/config.json": CLIP for n in (90, 500, 1000)}, "Trainer's checkpoints; the model is in {}/checkpoint-1000"),
         ({"config.json": CLIP, "model.safetensors": "", "trainer_state.json": {}, "optimizer.pt": ""}, "lacks preprocessor_config.json and tokenizer.json or other tokenizer files, like a Trainer checkpoint"),

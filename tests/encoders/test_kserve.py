@@ -68,8 +68,8 @@ def test_the_wanted_output_is_read(monkeypatch: pytest.MonkeyPatch, answer: http
         (httpx.Response(200, content=b"<html>"), "returned no usable 'image_embeds'"),
         (httpx.Response(200, content=b"[" * 100_000), "returned no usable 'image_embeds'"),
         (httpx.Response(200, content=b"[" + b"0," * 1_000_000 + b"0]"), "more than 1,000,000"),
-        (httpx.Response(400, json={"error": "x" * 10_000}), r"refuses model 'image': x{500}$"),
-        (httpx.Response(404), "refuses model 'image': status 404"),
+        (httpx.Response(400, json={"error": "x" * 10_000}), r"refused a request to model 'image': x{500}$"),
+        (httpx.Response(404), "refused a request to model 'image': status 404"),
     ],
 )
 def test_a_wrong_answer_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch, answer: httpx.Response, said: str) -> None:

@@ -127,14 +127,14 @@ def test_schemas_of_any_name_are_apart(postgres_url: str) -> None:
     [
         (
             "postgresql://shop:geheim@127.0.0.1:1/db",
-            r"'catalog' in PostgreSQL at 127.0.0.1/db failed: .*; check the address",
+            r"'catalog' in PostgreSQL at 127.0.0.1/db cannot be used: .*; check the address",
         ),
         (
             "postgresql://postgres:geheim@/nowhere{socket}&schema=s",
-            "'s' in PostgreSQL at .*/nowhere failed: .*\"nowhere\" does not exist; check the address, user, password and database",
+            "'s' in PostgreSQL at .*/nowhere cannot be used: .*\"nowhere\" does not exist; check the address, user, password and database",
         ),
         ("postgresql://nobody:geheim@/postgres{socket}", '"nobody" does not exist; check the address, user, password'),
-        ("postgresql://shop:geheim@/db?unknown=1", "failed: invalid URI query parameter"),
+        ("postgresql://shop:geheim@/db?unknown=1", "cannot be used: invalid URI query parameter"),
     ],
 )
 def test_servers_that_cannot_be_reached(postgres_url: str, url: str, message: str) -> None:

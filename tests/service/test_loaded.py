@@ -297,8 +297,8 @@ def test_a_model_that_never_fits_is_served_all_the_same(caplog: pytest.LogCaptur
     with caplog.at_level(logging.WARNING, "text_image_similarity"):
         asyncio.run(check())
     assert [record.getMessage() for record in caplog.records] == [
-        "the weights of a (0 MB) do not fit in --model-memory; it is served anyway",
-        "the weights of b (0 MB) do not fit in --model-memory next to a, which always stays; it is served anyway, and "
+        "the weights of a (0 MB) do not fit in --model-memory; the model is served anyway",
+        "the weights of b (0 MB) do not fit in --model-memory next to a, which always stays loaded; the model is served anyway, and "
         "unloaded whenever no request needs it",
     ]
 

@@ -199,7 +199,7 @@ def test_earlier_scores_are_refused_or_replaced(kind: str) -> None:
     again = score(frame.to_reader() if kind == "reader" else frame)
     again = again.read_all() if kind == "reader" else again
     with pytest.raises(
-        UsageError, match="the frame already has a column 'similarity'; overwrite_column=True replaces it"
+        UsageError, match="the frame already has a column 'similarity'; replace it with overwrite_column=True"
     ):
         score(again.to_reader() if kind == "reader" else again)
     scored = as_arrow(score(again.to_reader() if kind == "reader" else again, overwrite_column=True))

@@ -82,7 +82,7 @@ def test_a_run_resumes_and_retries_with_the_calibration_that_it_began_with(folde
     with pytest.raises(StoppedError):
         score(folder, "out.csv", stop=lambda: next(asked))
     replace(CURVE, slope=5.0).save(folder)
-    with pytest.raises(UsageError, match=r"calibration slope was 4\.0 and is 5\.0"):
+    with pytest.raises(UsageError, match=r"calibration slope was 4\.0 and is now 5\.0"):
         score(folder, "out.csv")
     CURVE.save(folder)
     score(folder, "out.csv")

@@ -155,10 +155,10 @@ def test_a_stopped_run_with_an_embedding_cache_gives_the_same_bytes(folder: Path
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"batch_size": 5}, "batch_size was 4 and is 5"),
-        ({"score": "unit"}, 'score was "cosine" and is "unit"'),
-        ({"chunk_size": 11}, "chunk_size was 10 and is 11"),
-        ({"limits": Limits(max_pixels=1000)}, "max_pixels was 50000000 and is 1000"),
+        ({"batch_size": 5}, "batch_size was 4 and is now 5"),
+        ({"score": "unit"}, 'score was "cosine" and is now "unit"'),
+        ({"chunk_size": 11}, "chunk_size was 10 and is now 11"),
+        ({"limits": Limits(max_pixels=1000)}, "max_pixels was 50000000 and is now 1000"),
     ],
 )
 def test_other_settings_do_not_go_on(folder: Path, change: dict[str, Any], said: str) -> None:
@@ -181,7 +181,7 @@ def test_another_input_does_not_go_on(folder: Path) -> None:
         score(folder, progress=stop_after(45))
     text = (folder / "in.csv").read_text()
     (folder / "in.csv").write_text(text.replace("003,", "333,"))
-    with pytest.raises(UsageError, match=r'input_content was "[0-9a-f]{32}" and is "[0-9a-f]{32}"'):
+    with pytest.raises(UsageError, match=r'input_content was "[0-9a-f]{32}" and is now "[0-9a-f]{32}"'):
         score(folder)
     (folder / "in.csv").write_text(text)
     assert score(folder).rows == ROWS
@@ -190,7 +190,7 @@ def test_another_input_does_not_go_on(folder: Path) -> None:
 def test_another_model_does_not_go_on(folder: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         score(folder, progress=stop_after(45))
-    with pytest.raises(UsageError, match='weights was "colour" and is "other"'):
+    with pytest.raises(UsageError, match='weights was "colour" and is now "other"'):
         score(folder, encoder=ColourEncoder(fingerprint="other"))
 
 
@@ -318,7 +318,7 @@ def test_a_pipe_among_the_parts_is_refused(folder: Path, name: str) -> None:
         score(folder, progress=stop_after(45))
     (folder / "out.csv.parts" / name).unlink(missing_ok=True)
     os.mkfifo(folder / "out.csv.parts" / name)
-    with pytest.raises(TableError, match=rf"{name} is not a regular file, as a run writes; remove it"):
+    with pytest.raises(TableError, match=rf"{name} is not a regular file, unlike those that a run writes; remove it"):
         score(folder)
     (folder / "out.csv.parts" / name).unlink()
     score(folder)
@@ -491,7 +491,7 @@ def test_failures_that_may_have_passed_are_retried(tmp_path: Path, name: str) ->
     retry = TableOptions(start="retry_failed")
     with pytest.raises(KeyboardInterrupt):
         score(tmp_path, name, transport=again.transport, options=retry, progress=stop_after(15))
-    with pytest.raises(UsageError, match=r"retry_failed was .* and is null"):
+    with pytest.raises(UsageError, match=r"retry_failed was .* and is now null"):
         score(tmp_path, name)
     after = score(tmp_path, name, transport=again.transport, options=retry)
     assert 25 <= again.requests < 2 * 25  # those of the part that was kept are not asked for again
@@ -577,7 +577,7 @@ def test_an_input_that_changes_under_the_run_is_noticed(folder: Path) -> None:
     with pytest.raises(TableError, match="was changed while it was being scored"):
         score(folder, progress=append)
     assert not (folder / "out.csv").exists()
-    with pytest.raises(UsageError, match="input_rows was 95 and is 96"):
+    with pytest.raises(UsageError, match="input_rows was 95 and is now 96"):
         score(folder)
     assert score(folder, options=TableOptions(start="restart")).rows == 96
 
@@ -598,7 +598,7 @@ def test_the_same_table_in_another_folder_is_another_input(folder: Path, monkeyp
 def test_other_columns_do_not_go_on(folder: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         score(folder, progress=stop_after(45))
-    with pytest.raises(UsageError, match='col_text was "caption" and is "id"'):
+    with pytest.raises(UsageError, match='col_text was "caption" and is now "id"'):
         score(folder, col_text="id")
 
 
@@ -621,7 +621,7 @@ def test_other_versions_go_on_with_a_warning(folder: Path, caplog: pytest.LogCap
     told["versions"]["pillow"] = "0.1"
     path.write_text(f"{json.dumps(told)}\n{rest}")
     (warning,) = score(folder).warnings
-    assert 'pillow was "0.1" and is' in warning
+    assert 'pillow was "0.1" and is now' in warning
     assert warning in caplog.text
 
 

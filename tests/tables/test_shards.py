@@ -129,7 +129,9 @@ def test_a_field_of_one_sample_stops_no_shard(tmp_path: Path, caplog: pytest.Log
         "a,red,,1.0,",
         "b,red,1,1.0,",
     ]
-    assert "members with the names of output columns, __key__, similarity; they are left out" in caplog.text
+    assert (
+        "members in the samples' JSON with the names of output columns are left out: __key__, similarity" in caplog.text
+    )
 
 
 def test_a_folder_gets_a_file_for_each_shard(tmp_path: Path, shards: Path) -> None:

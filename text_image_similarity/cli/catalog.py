@@ -134,7 +134,7 @@ def _add(actions: Subparsers) -> None:
         help="retry images that failed earlier, with or without a TABLE to add first",
     )
     parser.add_argument(
-        "--strict", action="store_true", help="exit with 4 if any product was refused or any image failed"
+        "--strict", action="store_true", help="exit with code 4 if any product was refused or any image failed"
     )
     parser.add_argument(
         "--report",

@@ -40,7 +40,7 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
         "--service-key-file",
         metavar="FILE",
         type=Path,
-        help=f"file with the API key for the service; by default the environment variable `{_KEY}`",
+        help=f"file with the API key for the service; by default, the key comes from the environment variable `{_KEY}`",
     )
     add(
         "--compare",

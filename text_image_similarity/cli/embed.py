@@ -32,7 +32,7 @@ from .stopping import Stopping
 from .terminal import lay_out
 
 _MATRIX = b"\x93NUMPY"
-_COLUMN = "name the column of images with --col, or with --of captions the column of captions"
+_COLUMN = "name the column of images with --col, or the column of captions with --of captions and --col"
 _ADVICE = {**ADVICE, "--url-col": _COLUMN, "--caption-col": _COLUMN, "--image-col": _COLUMN, "--text-col": _COLUMN}
 
 

@@ -45,8 +45,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     option(
         "--check-only",
         action="store_true",
-        help="write nothing, but check that an export gives the same results on this machine as its source did when it "
-        "was exported; with `--check-data`, the source model itself is needed too",
+        help="write nothing, but check that an existing export gives the same results on this machine as its source "
+        "gave at the time of the export; with `--check-data`, the source model itself is needed too",
     )
     add_log_options(command)
     command.set_defaults(run=run)

@@ -41,7 +41,7 @@ def add_generation_actions(actions: Subparsers[argparse.ArgumentParser]) -> None
     add_log_options(parser)
     parser.set_defaults(limits=[])
     for name, text in (
-        ("switch", "Switch every process to the vectors that `reindex` has built, between one query and the next."),
+        ("switch", "Switch every process, between two of its queries, to the vectors that `reindex` has built."),
         ("rollback", "Go back to the model that was in use before the last `switch`."),
     ):
         add_reading_options(add_action(actions, name, text, run_switch)).set_defaults(action=name)

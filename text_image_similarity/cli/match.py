@@ -96,8 +96,9 @@ def add_ranking_options(parser: argparse.ArgumentParser) -> None:
     option(
         "--fusion",
         choices=("sum", "rrf"),
-        help="how several terms become one ranking: `sum` adds their vectors; `rrf` fuses their "
-        "ranks with those of a word search in names and descriptions; by default `sum`, or `rrf` if none of the products searched has an image",
+        help="how several terms become one ranking: `sum` adds their vectors; `rrf` fuses the ranking for each "
+        "term with that of a word search in names and descriptions; by default `sum`, or `rrf` if none of the "
+        "products searched has an image",
     )
 
 
@@ -150,8 +151,9 @@ def _open(options: argparse.Namespace, config: Config, query: Query) -> Catalog:
     if not is_source(options.catalog):
         if options.model is not None:
             raise UsageError(
-                f"--model is only for tables, and {options.catalog} has its own model; to change it: text-image-similarity catalog "
-                f"reindex {shlex.quote(options.catalog)} --model {shlex.quote(options.model)}"
+                f"--model is only for tables, and {options.catalog} has its own model; to change that model, run: "
+                f"text-image-similarity catalog reindex {shlex.quote(options.catalog)} "
+                f"--model {shlex.quote(options.model)}"
             )
         return open_catalog(options.catalog, config=config)
     with closing(progress_bar(options, "products")) as bar:

@@ -46,7 +46,10 @@ def add_log_action(actions: Subparsers[argparse.ArgumentParser]) -> None:
         help="write each search text with the image that was clicked, as a table that `train` reads",
     )
     chosen.add_argument(
-        "--prune", metavar="DAYS", type=_days, help="remove entries that are older than this, with their events"
+        "--prune",
+        metavar="DAYS",
+        type=_days,
+        help="remove entries that are more than this many days old, with their events",
     )
     parser.add_argument(
         "--since",

@@ -51,7 +51,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="N|P%",
         help="stop with exit code 4 once more rows than this have failed, as in `score`",
     )
-    option("--strict", action="store_true", help="exit with 4 if any row failed; by default, only if all rows failed")
+    option(
+        "--strict",
+        action="store_true",
+        help="exit with code 4 if any row failed; by default, only if all rows failed",
+    )
     add_encoding_options(command)
     command.set_defaults(run=run, interrupted="finished parts are kept, and the same command resumes from them")
 

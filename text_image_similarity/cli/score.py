@@ -143,10 +143,15 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--max-failures",
         metavar="N|P%",
-        help="stop with exit code 4 once more rows than this have failed, such as `1000`, or `5%` of the rows so far; this is "
-        "checked after every part. Finished parts are kept; to resume the run, repeat the command with a higher value",
+        help="stop with exit code 4 once more than this many rows have failed: a number, such as `1000`, or a share of "
+        "the rows so far, such as `5%`; this is checked after every part. Finished parts are kept; to resume the run, "
+        "repeat the command with a higher value",
     )
-    add("--strict", action="store_true", help="exit with 4 if any row has no score; by default, only if no row has one")
+    add(
+        "--strict",
+        action="store_true",
+        help="exit with code 4 if any row has no score; by default, only if no row has one",
+    )
 
 
 def _add_probability(group: argparse._ArgumentGroup) -> None:

@@ -84,14 +84,14 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
         "--audit-log",
         metavar="FILE",
         help="audit log: a file that gets a JSON line for each refused key, blocked address, exceeded limit and change to a "
-        "catalogue, or `-` for stderr; see docs/service-security.md#the-audit-log; by default the environment variable "
-        f"`{AUDIT_VARIABLE}`",
+        "catalogue, or `-` for stderr; see docs/service-security.md#the-audit-log; by default, the one named by the "
+        f"environment variable `{AUDIT_VARIABLE}`",
     )
     add(
         "--otlp-endpoint",
         metavar="URL",
         help="collector that traces are sent to, as OTLP over HTTP, such as `http://collector:4318`; see "
-        f"docs/monitoring.md#traces; by default the environment variable `{TRACES_VARIABLE}`",
+        f"docs/monitoring.md#traces; by default, the one named by the environment variable `{TRACES_VARIABLE}`",
     )
     _add_model_options(parser)
     add_runtime_options(parser)
@@ -153,7 +153,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         help="hub id, folder or alias of a model; NAME is what requests call it; may be repeated; the first is the default. "
         "By default, `fast` is loaded at the start and `accurate` on its first request",
     )
-    add("--lazy", action="store_true", help="load models other than the first on their first request")
+    add("--lazy", action="store_true", help="load models other than the first only when they are first requested")
     add_field(group, Settings, "model_memory", metavar="SIZE", type=_memory)
     add(
         "--split",

@@ -104,8 +104,8 @@ def _open(name: str, config: str | None) -> Any:
 
     if Path(name).is_dir():
         raise UsageError(
-            f"{name} is a folder here, which the library datasets would read instead of hf:{name}; write ./{name} for the "
-            "folder, or run in another directory for the data set on the hub"
+            f"{name} is a folder here, which the library `datasets` would read instead of hf:{name}; write "
+            f"./{name} for the folder, or run in another directory for the data set on the hub"
         )
     found = _ask_hub(name)
     if isinstance(found, Exception):

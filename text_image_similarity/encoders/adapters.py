@@ -40,8 +40,8 @@ def base_of(name: str, folder: Path) -> str:
         )
     if any(on_other_share(Path(place), folder) for place in places_in(base)):
         raise ModelNameError(
-            f"{name} holds a PEFT adapter for {base}, which is on another computer; copy that model to this one, and write "
-            f"its folder into base_model_name_or_path of {SETTINGS}"
+            f"{name} holds a PEFT adapter for {base}, which is on another computer; copy that model to this "
+            f"computer, and write its folder into base_model_name_or_path of {SETTINGS}"
         )
     check_values(name, SETTINGS, settings)
     if (kind := settings.get("peft_type")) not in _KINDS:
@@ -50,7 +50,8 @@ def base_of(name: str, folder: Path) -> str:
         )
     if settings.get("megatron_config"):  # peft imports the module that `megatron_core` names
         raise ModelNameError(
-            f"{name} holds a PEFT adapter with megatron_config in its {SETTINGS}, which runs code from a module named there; remove it"
+            f"{name} holds a PEFT adapter with megatron_config in its {SETTINGS}, which would make peft run code from "
+            "a module named there; remove this setting"
         )
     check_patterns(name, SETTINGS, settings)
     _check_ranks(name, settings)

@@ -66,7 +66,7 @@ def clip_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Features
     known = network.text_model.get_input_embeddings().num_embeddings
     if (highest := max(own.get_vocab().values())) >= known:
         raise ModelError(
-            f"the tokenizer of {name} has token ids up to {highest}, but its text tower has {known} embeddings; "
+            f"the tokenizer of {name} has token ids up to {highest}, but the text tower has only {known} embeddings; "
             "call resize_token_embeddings and train the new ones, or use the tokenizer that the model was trained with"
         )
     return tokens_of(own, pad=end), partial(_at_end, end)

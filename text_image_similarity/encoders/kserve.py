@@ -116,7 +116,7 @@ class _Http:
         if answer.status_code in _PASSING:
             raise _AwayError(f"status {answer.status_code}")
         if answer.status_code != 200:
-            raise ModelError(f"the inference server {self.url} refuses model {model!r}: {_said(answer)}")
+            raise ModelError(f"the inference server {self.url} refused a request to model {model!r}: {_said(answer)}")
         return self._read(model, answer, wanted)
 
     def _post(self, url: str, content: bytes, headers: dict[str, str]) -> httpx.Response:
@@ -188,7 +188,9 @@ class _Grpc:
             too_long = "larger than max" in str(exc.details())
             if not too_long and exc.code() in (codes.UNAVAILABLE, codes.DEADLINE_EXCEEDED, codes.RESOURCE_EXHAUSTED):
                 raise _AwayError(f"{exc.code().name}: {exc.details()}") from exc
-            raise ModelError(f"the inference server {self.url} refuses model {model!r}: {exc.details()}") from exc
+            raise ModelError(
+                f"the inference server {self.url} refused a request to model {model!r}: {exc.details()}"
+            ) from exc
         for output, content in zip(answer.outputs, answer.raw_output_contents, strict=False):
             if output.name == wanted and output.datatype == "FP32":
                 return np.frombuffer(content, "<f4").reshape(list(output.shape))

@@ -79,5 +79,6 @@ def _check(encoder: TwoTowerEncoder, folder: Path, *, int8: bool) -> None:
         cosine, difference = float((ours * theirs).sum(1).min()), float(np.abs(ours - theirs).max())
         if not (cosine >= INT8_COSINE if int8 else difference <= FP32_TOLERANCE):
             raise ModelError(
-                f"the exported {tower} tower returns different embeddings: cosine {cosine:.4f}, difference {difference:.1e}"
+                f"the exported {tower} tower returns embeddings that differ from the model's: cosine {cosine:.4f}, "
+                f"difference {difference:.1e}"
             )

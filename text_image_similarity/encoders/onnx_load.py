@@ -63,8 +63,8 @@ def load_onnx(
     asked = config.backend in ("onnx", "openvino") or precision == "int8"
     if config.backend == "openvino" and precision == "int8":
         raise ConfigError(
-            f"backend='openvino' runs {name} in fp32; for int8, set backend='onnx', which is faster, or export the model "
-            "for OpenVINO, which makes it smaller"
+            f"backend='openvino' runs {name} in fp32; for int8, set backend='onnx' for more speed, or export the model "
+            "for OpenVINO to make it smaller"
         )
     for_torch = replace(config, device="cpu", precision="fp32", backend="torch")
     if weights is None and folder is not None:
@@ -90,7 +90,7 @@ def load_onnx(
     except ModelError as exc:
         if asked:
             raise
-        logger.warning("%s runs on torch instead of ONNX Runtime, which is faster: %s", name, exc)
+        logger.warning("%s runs on torch, which is slower than ONNX Runtime: %s", name, exc)
         return loaded or load_torch(for_torch)
 
 

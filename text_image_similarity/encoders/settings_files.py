@@ -128,8 +128,9 @@ def check_values(name: str, file: str, found: Any) -> None:
             )
         if key in _ELSEWHERE or key.startswith(_PRETRAINED) or (key in _CONTENTS and isinstance(value, str)):
             raise ModelNameError(
-                f"{name} has {key:.100} in its {file}, with which a library opens files or runs code from elsewhere; a model is read "
-                "only from its own folder, so remove it if the model does not need it"
+                f"{name} has {key:.100} in its {file}, which would make a library open files or run code from "
+                "elsewhere; a model is read only from its own folder, so remove this setting if the model does not "
+                "need it"
             )
         if key in _VOCABULARIES and isinstance(value, str) and not _NAME.fullmatch(value):
             raise ModelNameError(

@@ -32,8 +32,8 @@ class ExportOptions:
             built on the GPU that will run them) or `python` (for servers that lack both; their Python environment needs
             onnxruntime).
         max_batch: Maximum number of items in a batch, for Triton and TensorRT.
-        check_data: Table of images and captions on which the export is also compared with its source, with up to 1,000
-            pairs, in addition to the 128 generated pairs.
+        check_data: Table of images and captions; up to 1,000 of its pairs are used to compare the export with its
+            source, in addition to the 128 generated pairs.
         allow_drift: Write the export even if its scores differ from its source's by more than the bounds for its
             precision; every summary then says so.
         force: Replace an existing export.

@@ -60,8 +60,8 @@ def check_compression(metadata: pq.FileMetaData, dropped: Collection[str], file:
             taken = length * column.num_values if listed else row if length else 0
             if taken > (max(_LARGE_GROUP, _MOST_COMPRESSED * stored) if listed else _MOST_FIXED):
                 raise TableError(
-                    f"column {column.path_in_schema.partition('.')[0]!r} of {file} has values of {length:,} bytes each, even "
-                    "if they are missing, which is too much; write the file without the column"
+                    f"column {column.path_in_schema.partition('.')[0]!r} of {file} takes {length:,} bytes for "
+                    "each value, even a missing one, which is too much; write the file without the column"
                 )
         if size > max(_LARGE_GROUP, _MOST_COMPRESSED * stored):
             largest = max(_columns(group, dropped), key=lambda column: column.total_uncompressed_size)

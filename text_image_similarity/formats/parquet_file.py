@@ -72,7 +72,7 @@ def open_parquet(
         except UnicodeDecodeError as exc:
             raise TableError(f"{place} cannot be read as Parquet: the name of a column is not UTF-8") from exc
         except pa.ArrowMemoryError as exc:
-            raise TableError(f"{place} needs more memory than there is: {exc}") from exc
+            raise TableError(f"{place} needs more memory than is available: {exc}") from exc
         except pa.ArrowException as exc:
             if source.refusal:
                 raise source.refusal from exc
@@ -214,9 +214,9 @@ class _CheckedFile:
             self._stored += stored
             if self._size > self._most:
                 self._refuse(
-                    f"column {column.name!r} of {self.place} has a page of {header.uncompressed:,} bytes, compressed to "
-                    f"{header.compressed:,}, and with it a row group has more than the {self._most:,} bytes that its size in the file "
-                    "allows; write the file in smaller row groups, or without the column"
+                    f"column {column.name!r} of {self.place} has a page of {header.uncompressed:,} bytes, compressed "
+                    f"to {header.compressed:,}, which brings its row group to more than {self._most:,} bytes, the most "
+                    "that its size in the file allows; write the file in smaller row groups, or without the column"
                 )
             if self._pages > max(_MOST_PAGES, self._stored // _PAGE_BYTES):
                 self._refuse(

@@ -59,8 +59,8 @@ def write_comparison(
     )
     heads = [("", ""), *((name, "n") for name in names), ("difference", "n"), ("95 % interval", "n")]
     note = (
-        '<p class="note">Differences are second minus first. Intervals are bootstrap intervals over images; an interval '
-        "that contains 0 means that this data set cannot tell the two models apart.</p>"
+        '<p class="note">Each difference is the second figure minus the first. Intervals are bootstrap intervals over '
+        "images; an interval that contains 0 means that this data set cannot tell the two models apart.</p>"
     )
     known = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
     parts = [

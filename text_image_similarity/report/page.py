@@ -146,7 +146,7 @@ def _failed_section(rows: Sequence[ReportRow], tally: Tally, images: Mapping[Any
     if not rows:
         return section("Failed rows", '<p class="empty">No row failed.</p>', "failed")
     total = tally.failures.total()
-    said = f"{len(rows):,} of {total:,} are shown, some for every code."
+    said = f"{len(rows):,} of the {total:,} failed rows are shown, with some for every code."
     note = "" if len(rows) == total else f'<p class="note">{said}</p>'
     body = "".join(
         f'<tr>{_row_number(row)}{_image(row, images)}<td class="code"><code>{escape(row.code)}</code></td>'

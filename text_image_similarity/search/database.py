@@ -79,9 +79,10 @@ class ModelIdentity:
         """
         if self.model != str(named) and on_network_share(self.model):
             raise ModelNameError(
-                f"the catalogue names a model on a network share, {self.model}, and loading it would log in there: if you trust "
-                "it, also name it yourself, with serve --model or as Config.model in Python; otherwise copy the model "
-                "to this machine, and run: text-image-similarity catalog set-model CATALOG FOLDER"
+                f"the catalogue names a model on a network share, {self.model}, and loading it would log in there: "
+                "if you trust that share, name the model yourself, too, with serve --model or as Config.model in "
+                "Python; otherwise, copy the model to this machine, and run: text-image-similarity catalog set-model "
+                "CATALOG FOLDER"
             )
 
     def same_as(self, other: ModelIdentity) -> bool:

@@ -45,10 +45,10 @@ def guess_fields(names: Sequence[str], batches: Iterable[Mapping[str, Sequence[A
     for name, amount in amounts.items():
         if amount is not None and kinds[name][:1] == ["text"]:
             logger.warning(
-                "the column %r becomes a text field, which cannot be ordered, because of values such as %r; to filter and sort it by number, "
-                "write the values without a currency or thousands separators, as in 1299.00",
-                name,
+                "values such as %r make the column %r a text field, which cannot be ordered; to filter and sort it by "
+                "number, write the values without a currency or thousands separators, as in 1299.00",
                 amount,
+                name,
             )
     found = [Field(name, fitting[0] if name in filled else "text") for name, fitting in kinds.items() if fitting]
     return tuple(found[:_MOST])

@@ -210,7 +210,7 @@ class Connections:
             code = exc.sqlstate or ("08" if isinstance(exc, psycopg.OperationalError) else "")
             hint = next((hint for start, hint in _HINTS.items() if code.startswith(start)), "")
             lines = str(exc).strip().splitlines() or [type(exc).__name__]
-            raise DatabaseError(f"{self} failed: {lines[0]}{hint}") from exc
+            raise DatabaseError(f"{self} cannot be used: {lines[0]}{hint}") from exc
 
 
 class PostgresTransaction:

@@ -93,8 +93,8 @@ def reindex(
         report.recall = measure_recall(session, generation)
         if report.recall.mean < LEAST_RECALL:
             raise DatabaseError(
-                f"the store of generation {generation.number} finds a share of {report.recall.mean:.3f} of the nearest "
-                f"images, but {LEAST_RECALL} is required; the live generation stays in use"
+                f"the recall of the store of generation {generation.number} is {report.recall.mean:.3f}, but at least "
+                f"{LEAST_RECALL} is required; the live generation stays in use"
             )
     session.generations.set_ready(generation.number)
     return report

@@ -52,9 +52,7 @@ class ApiKey:
         if self.where is not None and not isinstance(self.where, (str, Mapping)):
             raise ConfigError(f"the filter (where) of the API key {self.name!r} must be a string or an object")
         if self.where is not None and not self.name.strip():
-            raise ConfigError(
-                "an API key with a filter (where) needs a name, by which its matches are distinguished in the log"
-            )
+            raise ConfigError("an API key with a filter (where) needs a name, which identifies its matches in the log")
         if self.where is not None and self.role == "admin":
             raise ConfigError(
                 f"the API key {self.name!r} has the role admin, which applies to whole catalogues and cannot be combined with a filter"

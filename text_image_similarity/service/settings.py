@@ -60,7 +60,7 @@ class Settings:
             client may have at most half as many.
         max_pairs: Maximum number of pairs in a request.
         max_body_bytes: Longest request body, in bytes; all request and response bodies in progress together may take
-            eight times as much, and those of one client half of that.
+            eight times as much, and those of a single client may take half of that.
         request_timeout_s: Seconds after which a response is sent, with the error `timeout` for unfinished pairs.
         drain_delay_s: Seconds to keep accepting connections after SIGTERM, so that load balancers notice the shutdown.
         api_keys: API keys, one of which clients must send; if there are none, everyone may score and search, and nobody
@@ -74,7 +74,7 @@ class Settings:
         log_place: Place of the match log, instead of each catalogue's own log: `postgresql://...`, `mongodb://...` or a
             `.sqlite` file.
         cache_entries: Number of embeddings kept in memory for each model. A file named by `embedding_cache` keeps
-            the newest million.
+            the newest million embeddings.
         allowed_hosts: Names that requests may use in their Host header, such as `scores.example.com` or
             `*.example.com`; `*` allows any. IP addresses are always allowed.
         audit_log: File to which a JSON line is appended for each refused key, blocked address, exceeded limit and
@@ -165,7 +165,7 @@ class Settings:
         for host in self.allowed_hosts:
             if not _HOST.fullmatch(host):
                 raise ConfigError(
-                    f"allowed_hosts: {host!r} is not a host name, such as scores.example.com, without a port"
+                    f"allowed_hosts: {host!r} is not a host name without a port, such as scores.example.com"
                 )
 
     def _checked_keys(self) -> tuple[ApiKey, ...]:

@@ -93,7 +93,7 @@ class SparkEngine:
     def _scored(self, records: Sequence[Record]) -> ScoredPart:
         from .worker import packed, score_records
 
-        assert self._config is not None, "score is called before start"
+        assert self._config is not None, "call start() before score()"
         rows = [parts_of(record) for record in records]
         pairs = [row for row in rows if not isinstance(row, RowError)]
         part = packed(pairs)

@@ -60,7 +60,7 @@ def _leave_out_fields(table: SampleTable, task: Task[Any], options: TableOptions
     taken = table.leave_out(name for name in task.added_names if name not in options.drop_columns)
     if taken:
         logger.warning(
-            "%s: the JSON of samples has members with the names of output columns, %s; they are left out",
+            "%s: members in the samples' JSON with the names of output columns are left out: %s",
             source,
             list_columns(taken),
         )
@@ -84,7 +84,7 @@ def _check_columns(table: Table, task: Task[Any], options: TableOptions, source:
     for name in options.drop_columns:
         if name not in table.columns:
             check_columns(table.columns, [name], source)
-    hint = "--overwrite-column (overwrite_column=True) replaces it, or rename it"
+    hint = "replace it with --overwrite-column (overwrite_column=True), or rename it"
     kept = [name for name in table.columns if name not in options.drop_columns]
     check_no_columns(kept, task.added_names, source, hint)
     lists = list_columns_of(table)

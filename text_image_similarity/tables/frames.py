@@ -154,7 +154,7 @@ def _check(
     """Check the columns of a frame that are read."""
     check_columns(names, task.read, _PLACE)
     if not overwrites:
-        check_no_columns(names, task.added_names, _PLACE, "overwrite_column=True replaces it, or rename it")
+        check_no_columns(names, task.added_names, _PLACE, "replace it with overwrite_column=True, or rename it")
     if schema is not None:
         check_types(schema, (task.columns[0], None), _PLACE)
         for text in (*task.captions, *task.references):

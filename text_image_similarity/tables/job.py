@@ -136,7 +136,7 @@ class TableJob(Generic[R]):
         for tag, result in counter.reporting(results, map(sum, counts)) if counter.watched else islice(results, wanted):
             if tag is not rows:
                 raise TableError(
-                    "the engine mixed up the results of different parts, so none of its rows can be trusted"
+                    "the engine mixed up the results of different parts, so none of its results can be trusted"
                 )
             answers.append(result)
         if len(answers) < wanted:

@@ -257,7 +257,10 @@ def _start(engine: TableEngine[Any], config: Config, fallback: str | None) -> tu
     except ModelUnavailableError as error:
         if fallback is None:
             raise
-        warning = f"{config.model} is unavailable; scored with {fallback} instead: its scores cannot be compared with those of {config.model}"
+        warning = (
+            f"{config.model} is unavailable; scored with {fallback} instead, whose scores cannot be compared with "
+            f"those of {config.model}"
+        )
         logger.warning("%s\n%s", warning, error)
         return engine.start(replace(config, model=fallback, revision=None)), [warning]
 

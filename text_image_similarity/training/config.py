@@ -31,8 +31,8 @@ class TrainConfig:
         image_weights: Initial weights of the image tower: `imagenet` downloads torchvision's or timm's weights, `none`
             means random weights, and any other value is a safetensors file with torchvision's parameter names.
         text_tower: `lstm`, `gru` or `transformer`.
-        init: Folder of a trained model, or `mini`, to start from; it determines towers, vocabulary and temperature, so
-            settings of these cannot be combined with it.
+        init: Folder of a trained model, or `mini`, to start from; the towers, the vocabulary and the temperature are
+            then that model's, so the options for them cannot be given as well.
         embed_dim: Dimension of the embeddings.
         head_width: Hidden width of the projections to embeddings; 0 makes them linear.
         text_width: Width of the text tower; a multiple of 32 for a transformer.
@@ -45,7 +45,8 @@ class TrainConfig:
         loss: `info_nce` (CLIP) or `sigmoid` (SigLIP).
         epochs: Passes over the training photos, each with one caption drawn at random.
         batch_size: Number of pairs that the loss compares with each other.
-        grad_accum: Number of parts in which a batch is encoded, to save memory; the loss still compares all its pairs.
+        grad_accum: Number of parts in which a batch is encoded, to save memory; the loss still compares all
+            pairs of the batch.
         lr: Peak learning rate of the text tower and the projections.
         image_lr: Peak learning rate of the image tower; 0 freezes it.
         weight_decay: Weight decay of AdamW.
@@ -55,8 +56,8 @@ class TrainConfig:
         ema: Decay of the moving average of the weights, which is validated and saved; 0 disables averaging.
         patience: Epochs without a better validation recall after which training stops; 0 never stops early.
         augment: Whether images are cropped, mirrored and tinted at random.
-        splits: `own` uses the splits of the data set, `random` splits it 60/20/20 by photo, `auto` uses its own splits
-            if there are any.
+        splits: `own` uses the splits of the data set; `random` splits it 60/20/20 by photo; `auto` is `own` if there is
+            a train split, and `random` otherwise.
         col_url: Column of image references, if the source is a table.
         col_text: Column of captions, if the source is a table.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.

@@ -223,7 +223,7 @@ def _local_files(uri: str, experiment: str, place: str) -> Callable[[str], objec
         if not on_other_share(folder, store) and (not _is_below(store, here) or _is_below(folder, here)):
             copy: Callable[[str], object] = files.log_artifact
             return copy
-        advice = f"use another experiment, or a database outside {here}, which may send files to any folder"
+        advice = f"use another experiment, or a database outside {here}: one inside may send files only there"
     raise UsageError(f"experiment={experiment} in tracking={uri} sends files to {place}; {advice}")
 
 

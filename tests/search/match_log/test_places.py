@@ -49,7 +49,7 @@ def test_files_of_others_stay_as_they_are(tmp_path: Path) -> None:
         open_match_log(path)
     assert path.read_bytes() == before
     path.write_text("no database" * 1000)
-    with pytest.raises(DatabaseError, match=r"other.sqlite failed: file is not a database; name another file"):
+    with pytest.raises(DatabaseError, match=r"other.sqlite cannot be used: file is not a database; name another file"):
         open_match_log(path)
     with pytest.raises(DatabaseError, match="its folder must exist"):
         open_match_log(tmp_path / "missing" / "log.sqlite")
@@ -63,7 +63,7 @@ def test_files_of_others_stay_as_they_are(tmp_path: Path) -> None:
 def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with open_match_log(tmp_path / "log.sqlite") as log, closing(sqlite3.connect(tmp_path / "log.sqlite")) as file:
         file.execute("DROP TABLE event")
-        with pytest.raises(DatabaseError, match=r"log.sqlite failed: no such table: event"):
+        with pytest.raises(DatabaseError, match=r"log.sqlite cannot be used: no such table: event"):
             log.append([entry()])
         assert list(log.entries()) == []
 
@@ -99,7 +99,9 @@ def test_a_log_and_a_catalogue_share_a_schema_of_postgres(postgres_url: str, fir
 
 
 def test_a_postgres_that_is_away_is_named_without_its_password() -> None:
-    with pytest.raises(DatabaseError, match=r"in PostgreSQL at 127.0.0.1/db failed: .*check the address") as caught:
+    with pytest.raises(
+        DatabaseError, match=r"in PostgreSQL at 127.0.0.1/db cannot be used: .*check the address"
+    ) as caught:
         open_match_log("postgresql://shop:secret@127.0.0.1:1/db")
     assert "secret" not in str(caught.value)
 
@@ -134,7 +136,9 @@ def test_what_mongo_did_not_write_is_told(mongo: Any, monkeypatch: pytest.Monkey
 
     with open_match_log(MONGO) as log:
         monkeypatch.setattr(mongomock.Collection, "insert_many", fail)
-        with pytest.raises(DatabaseError, match=r"mongodb://db.example/shop/matches failed: batch op errors") as caught:
+        with pytest.raises(
+            DatabaseError, match=r"mongodb://db.example/shop/matches cannot be used: batch op errors"
+        ) as caught:
             log.append([entry()])
     assert "secret" not in str(caught.value)
 
@@ -144,7 +148,7 @@ def test_a_mongo_that_is_away_is_named_without_its_password(monkeypatch: pytest.
         raise ServerSelectionTimeoutError("nobody answers")
 
     monkeypatch.setattr(pymongo, "MongoClient", fail)
-    with pytest.raises(DatabaseError, match="shop/matches failed: nobody answers; check the address") as caught:
+    with pytest.raises(DatabaseError, match="shop/matches cannot be used: nobody answers; check the address") as caught:
         open_match_log(MONGO)
     assert "secret" not in str(caught.value)
 

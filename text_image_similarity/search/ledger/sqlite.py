@@ -115,7 +115,9 @@ class SqliteDatabase:
             pass
         except OSError as exc:
             if wait or purpose == "optimize":  # readers can use the existing data without following
-                raise DatabaseError(f"the catalogue {self._path} failed: {exc.strerror or exc}{_READ_ONLY}") from exc
+                raise DatabaseError(
+                    f"the catalogue {self._path} cannot be used: {exc.strerror or exc}{_READ_ONLY}"
+                ) from exc
         try:
             yield held
         finally:
@@ -251,7 +253,7 @@ class SqliteDatabase:
         except sqlite3.Error as exc:
             text = str(exc)
             hint = next((hint for sign, hint in _HINTS.items() if sign in text), "")
-            raise DatabaseError(f"the catalogue {self._path} failed: {text}{hint}") from exc
+            raise DatabaseError(f"the catalogue {self._path} cannot be used: {text}{hint}") from exc
 
 
 _READ_ONLY = "; it can only be read here: this user cannot write to its folder, its file or the file system"

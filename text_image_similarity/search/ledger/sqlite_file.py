@@ -99,8 +99,8 @@ class SqliteFile:
             self._frozen = _state_of(self._path)
             if self._frozen[-1]:
                 raise DatabaseError(
-                    f"the catalogue {self._path} cannot be read here, because its latest changes are still in {self._path}-wal: open it "
-                    "once where its folder can be written"
+                    f"the catalogue {self._path} cannot be read here, because its latest changes are still in "
+                    f"{self._path}-wal: open it once with permission to write to its folder"
                 ) from exc
         return self.connect(reads=reads)
 

@@ -97,6 +97,6 @@ class MongoStorage:
             yield
         except PyMongoError as exc:
             raise DatabaseError(
-                f"the log {self._place} failed: {exc}; check the address, user and password, and that the server is "
-                "running; acknowledged records are kept"
+                f"the log {self._place} cannot be used: {exc}; check the address, user and password, and that the "
+                "server is running; acknowledged records are kept"
             ) from exc

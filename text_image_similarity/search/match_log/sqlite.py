@@ -127,7 +127,7 @@ class SqliteStorage:
         except sqlite3.Error as exc:
             text = str(exc)
             hint = next((hint for sign, hint in _HINTS.items() if sign in text), "")
-            raise DatabaseError(f"the log {self._path} failed: {text}{hint}") from exc
+            raise DatabaseError(f"the log {self._path} cannot be used: {text}{hint}") from exc
 
 
 _HINTS = {

@@ -90,8 +90,8 @@ class LanceManifests:
 
     def _leads_elsewhere(self, reason: str) -> DatabaseError:
         return DatabaseError(
-            f"the vectors in {self._folder} are not opened, because they lead to another place ({reason}), which someone who "
-            "made the catalogue may have chosen; remove that folder and open the catalogue again, which restores them"
+            f"the vectors in {self._folder} are not opened, because they lead to another place ({reason}), perhaps "
+            "one chosen by whoever made the catalogue; to restore them, remove that folder and open the catalogue again"
         )
 
 
@@ -111,7 +111,7 @@ def _reasons(data: bytes) -> Iterator[str]:
         if number == _INDEX_SECTION:
             yield from _reasons_of_indexes(_message(data, _number(value)))
         elif number in _FLAGS and _number(value) & _BASES_IN_USE:
-            yield "states that there are several places"
+            yield "says that its data is in several places"
         elif number == _BRANCH:
             yield "belongs to a branch"
         elif number in _READERS:

@@ -57,7 +57,8 @@ def connect(url: str) -> QdrantClient:
     key = os.environ.get("QDRANT_API_KEY") or None
     if key is not None and parts.scheme != "qdrants" and not _is_loopback(parts.hostname):
         raise ConfigError(
-            f"store={url!r} would send QDRANT_API_KEY to {parts.hostname} in plain text; write qdrants:// for a server behind TLS, or unset it"
+            f"store={url!r} would send QDRANT_API_KEY to {parts.hostname} in plain text; write qdrants:// for a server "
+            "behind TLS, or unset the variable"
         )
     scheme = "https" if parts.scheme == "qdrants" else "http"
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname

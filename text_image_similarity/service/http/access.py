@@ -110,8 +110,8 @@ def check_length(wheres: Iterable[object]) -> None:
         if length > MOST_CHARACTERS:
             raise ProblemError(
                 "invalid_request",
-                f"the filters of a request have at most {MOST_CHARACTERS:,} characters in total, and in JSON each value and "
-                "name counts as two more; send fewer queries at once, or shorter filters",
+                f"the filters of a request have at most {MOST_CHARACTERS:,} characters in total, where each value and "
+                "name in JSON counts as two characters more than it has; send fewer queries, or shorter filters",
             )
 
 

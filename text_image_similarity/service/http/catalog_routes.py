@@ -96,7 +96,7 @@ async def catalogs(request: Request) -> Response:
 
 @about.get("/v1/catalogs/{catalog}", response_model=CatalogDetails)
 async def catalog_details(catalog: str, request: Request) -> Response:
-    """Describe a catalogue; with the role `admin`, also its models and the progress of a new one."""
+    """Describe a catalogue; with the role `admin`, also its models and the progress of a reindex."""
     served = catalog_of(request, catalog)
     found = await _facts(request, served)
     if key_of(request).may("admin"):

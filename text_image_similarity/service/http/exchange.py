@@ -162,7 +162,7 @@ class OutgoingAnswer:
             if self._ended:
                 raise ClientLeftError
             if not self._room.take(self.client, size):
-                detail = f"the responses that are not read yet leave no memory for {self.held + size:,} bytes"
+                detail = f"the responses that have not been read yet leave no memory for {self.held + size:,} bytes"
                 raise ProblemError("queue_full", detail, retry_after_s=1, reason="body_memory")
             self.held += size
 

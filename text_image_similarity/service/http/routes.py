@@ -165,7 +165,7 @@ async def livez(request: Request) -> Response:
 
 @probes.get("/readyz", response_model=Status, responses={503: PROBLEMS[503]})
 async def readyz(request: Request) -> Response:
-    """Report whether to send requests here: the model works, the queue is not full, and the service is not shutting down."""
+    """Report whether to send requests here: the model works, the queue has room, and no shutdown has begun."""
     if (problem := unready(request)) is not None:
         raise problem
     return JsonAnswer({"status": "ok"})

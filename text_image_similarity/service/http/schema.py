@@ -133,7 +133,7 @@ class EmbeddingsRequest(BaseModel):
 
     input: Annotated[
         str | Annotated[list[str], Field(min_length=1)],
-        Field(description="Captions; or images: http(s) or data: URLs, or files in standard base64."),
+        Field(description="Captions, or images as http(s) or data: URLs or as files in standard base64."),
         BeforeValidator(_check_texts),
     ]
     model: ModelName | None = None
@@ -141,7 +141,9 @@ class EmbeddingsRequest(BaseModel):
     encoding_format: Annotated[
         Literal["float", "base64"], Field(description="With base64, embeddings are little-endian float32 values.")
     ] = "float"
-    dimensions: Annotated[StrictInt | None, Field(description="Must be the model's own, if given.")] = None
+    dimensions: Annotated[
+        StrictInt | None, Field(description="If given, it must be the model's own number of dimensions.")
+    ] = None
 
 
 class Embedding(BaseModel):
@@ -153,7 +155,7 @@ class Embedding(BaseModel):
 
 
 class Usage(BaseModel):
-    """Always 0, because nothing is billed."""
+    """Numbers of tokens, which are always 0, because nothing is billed."""
 
     prompt_tokens: Literal[0] = 0
     total_tokens: Literal[0] = 0

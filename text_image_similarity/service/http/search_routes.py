@@ -83,7 +83,7 @@ async def match_image(request: Request) -> Response:
 
 @work.post("/v1/catalogs/{catalog}/match", response_model=MatchesAnswer)
 async def match(catalog: str, asked: MatchRequest, request: Request) -> Response:
-    """Answer queries, up to 64 of them together."""
+    """Answer several queries in one request; their number is limited by `--max-pairs`."""
     served = catalog_of(request, catalog)
     check_length([body.where for body in asked.queries])
 

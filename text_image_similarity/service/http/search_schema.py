@@ -167,7 +167,7 @@ class CatalogFacts(BaseModel):
     generation: int
     model: str
     fields: list[dict[str, str]]
-    logged: Annotated[bool, Field(description="Whether searches are logged, and events are accepted.")]
+    logged: Annotated[bool, Field(description="Whether searches are logged and events are accepted.")]
 
 
 class CatalogDetails(CatalogFacts):
@@ -206,7 +206,7 @@ class EventRequest(_Strict):
 
 
 class ProductBody(_Strict):
-    """A product to add, or to replace the one with its id."""
+    """A product to add, or to replace the one that has the same id."""
 
     name: str = ""
     images: Annotated[list[Reference], Field(max_length=8, description="http(s) and data: URLs.")] = []

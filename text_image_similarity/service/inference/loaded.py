@@ -156,9 +156,9 @@ class LoadedModels:
         together = sum(self._bytes.get(each, 0) for each in {name, self._default})
         if self._budget is None or together <= self._budget:
             return
-        beside = f" next to {self._default}, which always stays" if name != self._default else ""
+        beside = f" next to {self._default}, which always stays loaded" if name != self._default else ""
         logger.warning(
-            "the weights of %s (%.0f MB) do not fit in --model-memory%s; it is served anyway%s",
+            "the weights of %s (%.0f MB) do not fit in --model-memory%s; the model is served anyway%s",
             name,
             self._bytes[name] / 1e6,
             beside,
@@ -177,7 +177,7 @@ class LoadedModels:
             if sum(self._bytes.get(each, 0) for each in {*self._loaded, *self._loading}) <= self._budget:
                 return
             self._metrics.count_unload(name)
-            logger.info("%s is unloaded: %.0f MB of weights", name, self._bytes[name] / 1e6)
+            logger.info("unloaded %s, which frees %.0f MB of weights", name, self._bytes[name] / 1e6)
             self._closing = [each for each in self._closing if not each.done()]
             self._closing.append(start_daemon(partial(_close, [self._loaded.pop(name)]), name="service"))
 

@@ -132,7 +132,7 @@ async function spelled(batch, limits) {
   return Promise.all(
     batch.map(async (pair) => {
       if (sizeOf(pair) + 100 > limits.bytes) {
-        throw new Problem(413, "too_many_bytes", `a request may take at most ${megabytes(limits.bytes)}, but this pair takes ${megabytes(sizeOf(pair))}`);
+        throw new Problem(413, "too_many_bytes", `a request may have at most ${megabytes(limits.bytes)}, but this pair has ${megabytes(sizeOf(pair))}`);
       }
       if (!pair.file) return { image_url: pair.url, caption: pair.caption };
       return { image_base64: await read(pair.file), caption: pair.caption };

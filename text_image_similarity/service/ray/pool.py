@@ -208,7 +208,7 @@ async def _collect_reports(handle: DeploymentHandle[Any]) -> list[Report] | None
     except DeploymentUnavailableError:
         return []  # it has no replica
     except Exception:  # the next attempt may succeed
-        logger.warning("%s does not report", handle.deployment_name, exc_info=True)
+        logger.warning("the replicas of %s did not report", handle.deployment_name, exc_info=True)
         return None
     return [report for report in answers if isinstance(report, Report)]
 

@@ -174,7 +174,7 @@ class Upkeep:
         with translated(self._served.name):
             generation = next((each for each in generations if each.state == wanted), None)
             if generation is None:
-                what = "there is no model to go back to" if back else "no new model is ready; ask for a reindex first"
+                what = "there is no model to go back to" if back else "no new model is ready; request a reindex first"
                 raise ProblemError("conflict", what)
             await self._served.prepare(generation)  # prepare it first, so that no query waits for the model
             await asyncio.to_thread(catalog.rollback if back else catalog.switch)
