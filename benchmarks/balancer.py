@@ -1,7 +1,8 @@
 """A load balancer that works like a Kubernetes Service: it forwards connections to the replicas that report ready.
 
-It forwards bytes without parsing requests: nothing is sent twice, and a connection stays with its replica until one end
-closes it. A replica that refuses a connection has received no bytes, so the connection goes to another one.
+The balancer forwards bytes without parsing requests: nothing is sent twice, and a connection stays with its replica
+until one end closes it. A replica that refuses a connection has received no bytes, so the connection goes to another
+one.
 """
 
 from __future__ import annotations

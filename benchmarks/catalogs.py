@@ -1,4 +1,4 @@
-"""Catalogues to search over HTTP: many products with random vectors, and some with images that another model can encode."""
+"""Catalogues to search over HTTP: many products with random vectors, some with images that another model can encode."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A stand-in for a GPU: an encoder that takes a fixed time per image, without the GIL, and returns a constant vector.
 
-It shows how fast an encoder can be fed on a machine without a GPU. Images are prepared for it as for CLIP.
+The stand-in shows how fast an encoder can be fed on a machine without a GPU. Images are prepared for it as for CLIP.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class FakeDevice:
     """A `PreparingEncoder` on a device with a fixed rate.
 
     Args:
-        images_per_s: The number of images that it encodes per second; captions take no time.
+        images_per_s: The number of images that the device encodes per second; captions take no time.
     """
 
     images_per_s: float

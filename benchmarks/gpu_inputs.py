@@ -1,7 +1,8 @@
 """Create the inputs of `--only gpu`: tables of distinct JPEGs by size and format, and models of the exact shapes.
 
 A GPU scores ten thousand pairs per second, so the photos of the other sections recur, each time with a different
-comment in the file. To this package that is a different image, which is decoded and encoded again at the same cost.
+comment in the file. To this package, each copy is a different image, which is decoded and encoded again at the same
+cost.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class _Client:
     Args:
         address: The address of the service.
         source: The address that the client connects from.
-        key: Its API key.
+        key: The client's API key.
         host: The server from which the service fetches images.
         known: The scores of the images.
     """

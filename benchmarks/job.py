@@ -46,7 +46,7 @@ class Job:
     Args:
         name: A name that is unique within its section.
         function: The function to call, as `module:function`; it must return a JSON object.
-        arguments: Its keyword arguments.
+        arguments: Keyword arguments of the function.
         delay_ms: If not None, the loopback server responds with this delay, and its address is added to `arguments` as
             `server`.
         served: The folder whose photos the server serves.
@@ -81,7 +81,7 @@ class Beside:
 
     Args:
         function: The function to call, as `module:function`; it must return a JSON object.
-        arguments: Its keyword arguments.
+        arguments: Keyword arguments of the function.
     """
 
     def __init__(self, function: str, **arguments: Any) -> None:

@@ -37,8 +37,8 @@ class Outcome:
 
     Args:
         due: When the request should have been sent.
-        sent: When it was sent.
-        ended: When its response was complete, or the connection was lost.
+        sent: When the request was sent.
+        ended: When the response was complete, or the connection was lost.
         kind: `scored`; `failed` with status 200; a status such as `429`; `refused`, if no connection was made and
             nothing was sent; `lost`, if the connection ended before the response; or `unanswered`, if there was no
             response by the end of a schedule.
@@ -63,7 +63,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._received = b""
-        self._head = -1  # its length, once it has arrived
+        self._head = -1  # length of the head, once it has arrived
         self._length = 0
         self._status = 0
         self._told: Told | None = None

@@ -52,7 +52,8 @@ def cpu_seconds(pid: int) -> float:
 def family_mib(pid: int) -> float:
     """Return the current memory of a process and its descendants, with shared pages counted once (PSS); 0 if it ended.
 
-    The kernel takes a while to compute that, so a process without children is skipped: `peak_mib` measures that one.
+    The kernel takes a while to compute that, so a process without children is skipped: `peak_mib` measures such a
+    process.
     """
     total = 0.0
     with suppress(psutil.NoSuchProcess):
@@ -71,7 +72,7 @@ class Family:
         mib: Resident memory, in MiB; shared pages are counted once per process.
         files: The number of open files.
         threads: The number of threads.
-        cpu_s: CPU time that they have used, in seconds.
+        cpu_s: CPU time that these processes have used, in seconds.
     """
 
     mib: float

@@ -1,7 +1,7 @@
 """Measure the predictor's latency: `python benchmarks/predictor.py [--model mini] [--pictures 10000]`.
 
 The database holds random unit vectors, because the time does not depend on their values; the model, the captions and
-the image, which is read from disk, are real. After one warm-up run, it prints the times of `--repeats` runs in
+the image, which is read from disk, are real. After one warm-up run, the script prints the times of `--repeats` runs in
 milliseconds.
 """
 

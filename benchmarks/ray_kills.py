@@ -3,8 +3,7 @@
 Clients send one pair per request, and the next one after the response, while replicas are killed (SIGKILL) one after
 the other, each once the replacement of the previous one is up. A request is lost if the client gets no score for it.
 For the last row of the table, nothing is killed: changed settings are deployed, which replaces all replicas. The output
-    is the
-table in docs/ray_serve.md.
+is the table in docs/ray_serve.md.
 """
 
 from __future__ import annotations

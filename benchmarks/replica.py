@@ -26,7 +26,7 @@ class Replica:
 
     Args:
         arguments: The arguments of the command, except for the host and port.
-        log: The file to which its stderr is appended.
+        log: The file to which the process's stderr is appended.
     """
 
     def __init__(self, arguments: Sequence[str], log: Path) -> None:

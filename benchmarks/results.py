@@ -53,11 +53,11 @@ class Section:
     """A section of the page, with one table.
 
     Args:
-        name: Its name, for `--only` and in the markers of the page.
-        jobs: Returns the jobs, which run one after the other in each round.
-        table: Renders the results as Markdown.
+        name: The name of the section, for `--only` and in the markers of the page.
+        jobs: Function that returns the jobs, which run one after the other in each round.
+        table: Function that renders the results as Markdown.
         rounds: The maximum number of rounds, for jobs that take a long time and need no ratio.
-        lacks: Returns what this machine lacks for the measurement; an empty text if nothing.
+        lacks: Function that returns what this machine lacks for the measurement; an empty text if nothing.
     """
 
     name: str

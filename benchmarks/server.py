@@ -1,7 +1,7 @@
 """A loopback server that serves the photos with a fixed delay: `python -m benchmarks.server [--delay-ms 50]`.
 
-It prints its port, keeps connections alive, holds every response in memory and waits on the clock of a single thread,
-so that it takes little time from the process that is measured on the same machine. It supports only GET.
+The server prints its port, keeps connections alive, holds every response in memory and waits on the clock of a single
+thread, so that it takes little time from the process that is measured on the same machine. Only GET is supported.
 """
 
 from __future__ import annotations

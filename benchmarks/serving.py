@@ -58,7 +58,7 @@ class Encoded:
     Args:
         seconds: The time spent on encoding.
         batches: The number of batches.
-        pairs: The number of pairs in them.
+        pairs: The number of pairs in the batches.
     """
 
     seconds: float

@@ -1,6 +1,6 @@
 """Vectors like those of a shop's images, in clusters of uneven size, and queries like images and like texts.
 
-They are generated in blocks, so that a million need little memory, and do not depend on the number of rows.
+The vectors are generated in blocks, so that a million need little memory, and do not depend on the number of rows.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     .venv/bin/python -m scripts.export_mini
 
 The graphs are like those of any export (`encoders.graphs`), except that initializers that are weights become external
-data: `encoder.json` says which weight each of them is, and the library passes them to ONNX Runtime when it opens the
-graphs.
+data. `encoder.json` says which weight each of them is, and the library passes the weights to ONNX Runtime when it opens
+the graphs.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def write_graphs(model: Path, whole: Path, out: Path) -> None:
 
     Args:
         model: The folder of the model.
-        whole: The folder of its export.
+        whole: The folder of the model's export.
         out: The folder to write to.
     """
     weights = read_weights(model / "model.safetensors")

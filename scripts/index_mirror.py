@@ -1,8 +1,8 @@
 """Print the index that Poetry should use as a mirror, or nothing if its own index responds.
 
-In addition to the simple index, Poetry reads a JSON API, which company mirrors often lack. In that case, its mirror
-plug-in can take the packages from the index that pip is configured for. Run this with the Python in which Poetry is
-installed.
+In addition to the simple index, Poetry reads a JSON API, which company mirrors often lack. If a mirror lacks this API,
+Poetry's mirror plug-in can take the packages from the index that pip is configured for. Run this with the Python in
+which Poetry is installed.
 """
 
 from __future__ import annotations

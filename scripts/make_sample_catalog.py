@@ -2,9 +2,9 @@
 
     .venv/bin/python -m scripts.make_sample_catalog
 
-The products are listed here by hand. Their columns say what their images show, so the table decides whether a result
-for "a red bag", or for the image of the blue bag and "red", is right. The images are drawn by `products.py` from our
-own shapes, so they may be shared freely.
+The products are listed here by hand. The table's columns say what the images show, so the table decides whether a
+result for "a red bag", or for the image of the blue bag and "red", is right. The images are drawn by `products.py` from
+our own shapes, so they may be shared freely.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Make docs/search_page.webp, search_page_dark.webp and search_page_phone.webp, screenshots of the search page.
 
-They are taken in Chromium. The service is real (mini, in a separate process), and searches the sample catalogue.
+The screenshots are taken in Chromium. The service is real (mini, in a separate process), and searches the sample
+catalogue.
 
     python -m scripts.make_search_screenshots [FOLDER]
 """

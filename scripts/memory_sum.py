@@ -1,7 +1,7 @@
 """Write the service's worst-case memory into docs/operating.md, from its settings; `make docs` runs it.
 
-It covers everything that clients can make the service hold, with every part at its limit at the same time. Two parts
-are measured instead: the process while its model runs, and a decoder process without an image.
+The sum covers everything that clients can make the service hold, with every part at its limit at the same time. Two
+parts are measured instead: the process while its model runs, and a decoder process without an image.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 A package index shows README.md without the files next to it, so its links are rewritten to lead to the repository at
 the tag. pyproject.toml gets the repository's address. build/release_notes.md gets the tag's section of CHANGELOG.md.
-The workflow `.github/workflows/release.yml` runs this in a checkout that it discards afterwards; it needs only Python.
+The workflow `.github/workflows/release.yml` runs this script in a checkout that it discards afterwards; the script
+needs only Python.
 """
 
 from __future__ import annotations

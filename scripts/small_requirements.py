@@ -2,8 +2,8 @@
 
 `requirements/small.txt` is enough to score, `small-serve.txt` to run the service too, `small-search.txt` to run the
 service with catalogues, and `small-cloud.txt` to read and write buckets too. `torch.txt` is PyTorch with the
-requirements of its wheels, and `full-*.txt` everything else in container images with torch. They are for `pip install
---no-deps --require-hashes`, so each lists every package: pip has no other way to leave out a dependency.
+requirements of its wheels, and `full-*.txt` everything else in container images with torch. The files are for `pip
+install --no-deps --require-hashes`, so each lists every package: pip has no other way to leave out a dependency.
 `deploy/triton/requirements.txt` lists the packages that Triton's python models import, in the same way.
 """
 

@@ -127,7 +127,7 @@ def text_features(tower: nn.Module, tokenizer: Tokenizer, captions: Sequence[str
 
 
 def encode_captions(tower: nn.Module, tokenizer: Tokenizer, captions: Sequence[str]) -> Tensor:
-    """Run a text tower over m captions for training: (m, width). Captions of similar length go together to pad less."""
+    """Run a text tower over m captions for training: (m, width). Similar lengths are grouped, to pad less."""
     order = sorted(range(len(captions)), key=lambda i: len(captions[i]))
     parts = [order[start : start + 64] for start in range(0, len(order), 64)]
     said = torch.cat([tower(token_ids(tokenizer, [captions[i] for i in part])) for part in parts])

@@ -1,7 +1,7 @@
 """Compare published models' scores with published figures: `python -m scripts.verify_models [MODEL ...]`.
 
-This needs network access. Every figure names its source, and the images are fetched from where the source found them.
-Models without published figures are compared with another implementation of the same weights.
+The comparison needs network access. Every figure names its source, and the images are fetched from where the source
+found them. Models without published figures are compared with another implementation of the same weights.
 """
 
 from __future__ import annotations

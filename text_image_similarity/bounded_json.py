@@ -8,7 +8,7 @@ from typing import Any
 
 MOST_PARTS = 1_000_000  # for a row of a table, where lists of numbers may be long
 MOST_DEPTH = 100  # so that code that parses a text can also write it, even deep in the call stack
-MOST_DIGITS = 400  # of a whole number: no float has more before its point, and parsing takes quadratic time
+MOST_DIGITS = 400  # of a whole number; no float has more before its point, and parsing takes quadratic time
 _PART = re.compile(r'[,\[{]|"[^"]*"?')
 
 
@@ -68,6 +68,6 @@ def _has_more_parts(text: str, most: int) -> bool:
     parts = 0
     for count, found in enumerate(_PART.finditer(bare), 1):
         parts += bare[found.start()] != '"'
-        if parts > most or count - parts > 2 * most + 2:  # a member has two strings and a comma
+        if parts > most or count - parts > 2 * most + 2:  # a member of an object has at most two strings and a comma
             return True
     return False

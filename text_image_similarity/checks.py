@@ -45,7 +45,7 @@ def excerpt(value: object, most: int = 100) -> str:
 
 
 def _beginning(value: Any, most: int, levels: int) -> Any:
-    """Return as much of a value as an excerpt of so many characters can show."""
+    """Return as much of a value as an excerpt of `most` characters can show."""
     if isinstance(value, (str, bytes)):
         return value[:most]
     if isinstance(value, (list, tuple, Mapping)) and not levels:

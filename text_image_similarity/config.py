@@ -136,8 +136,8 @@ class Config:
     """The settings of a run.
 
     Args:
-        model: Hub id, local folder, name of an open_clip model (see docs/models.md), or one of `fast` (CLIP ViT-B/32, the
-            default), `accurate` (CLIP ViT-L/14) and `mini` (small, ships with this package, needs no download).
+        model: Hub id, local folder, name of an open_clip model (see docs/models.md), or one of `fast` (CLIP ViT-B/32,
+            the default), `accurate` (CLIP ViT-L/14) and `mini` (small, ships with this package, needs no download).
         revision: Commit, tag or branch of a hub model; by default, `fast` and `accurate` use a pinned commit, and other
             models their main branch.
         device: `auto` picks CUDA, then MPS, then the CPU; or `cpu`, `cuda`, `cuda:N` or `mps`.
@@ -152,8 +152,8 @@ class Config:
             and changes scores slightly; see docs/performance.md#fast-preprocessing.
         batch_size: Images or captions encoded at once; a larger batch, up to a few hundred, is faster on a GPU.
         score: `cosine` (-1..1), `unit` (`(cos+1)/2`, four decimals), `clip_score` (`100*max(cos,0)`), `clipscore`
-            (`2.5*max(cos,0)`, Hessel et al. 2021) or `ref_clipscore` (RefCLIPScore of the same paper, for rows with reference
-            captions); see docs/scoring.md.
+            (`2.5*max(cos,0)`, Hessel et al. 2021) or `ref_clipscore` (RefCLIPScore of the same paper, for rows with
+            reference captions); see docs/scoring.md.
         timeout_s: Seconds for one attempt to download; the limit `total_s` on all attempts together may end it earlier.
         retries: Number of retries of a download after a temporary failure.
         io_workers: Threads that fetch and decode images; use more for slow or distant hosts.
@@ -211,13 +211,13 @@ class Config:
     feeders: Feeding = "auto"
     isolate_decoder: bool = False
     chunk_size: int = 1000
-    proxy: str | None = field(default=None, repr=False)  # it may contain a password
+    proxy: str | None = field(default=None, repr=False)  # the URL may contain a password
     ca_file: str | PathLike[str] | None = None
     headers_file: str | PathLike[str] | None = None
     base_dir: str | PathLike[str] | None = None
     files_under: str | PathLike[str] | None = None
     model_cache: str | PathLike[str] | None = None
-    embedding_cache: str | PathLike[str] | None = field(default=None, repr=False)  # it may contain a password
+    embedding_cache: str | PathLike[str] | None = field(default=None, repr=False)  # a URL may contain a password
     limits: Limits = field(default_factory=Limits)
     dialect: Dialect = field(default_factory=Dialect)
 

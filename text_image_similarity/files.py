@@ -22,7 +22,7 @@ CALIBRATION = "calibration.json"  # in the folder of a model, but not part of th
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path near `path`, in a private folder; at the end, that file is flushed to disk and moved to `path`.
+    """Yield a path in a private folder near `path`; at the end, flush the file there to disk and move it to `path`.
 
     No reader ever sees half a file, even after a crash. If the block raises, nothing changes. If `path` is a link, its
     target is replaced and the link is kept.
@@ -45,12 +45,13 @@ def whole_file(path: Path) -> Iterator[Path]:
 def private_folder(parent: Path, prefix: str) -> Iterator[Path]:
     """Yield a new, empty folder that no one else can reach, and delete it at the end.
 
-    It has a secret name, in a folder that only this user may enter. Whoever may write to `parent` can move that outer folder
-    away and put another one, or a link, in its place; but without the secret, paths in the inner folder then lead nowhere,
-    so nothing is written or deleted elsewhere. After a SIGKILL, both folders remain.
+    The folder has a secret name, and is in an outer folder that only this user may enter. Whoever may write to `parent`
+    can move the outer folder away and put another one, or a link, in its place. Without the secret, however, paths in
+    the inner folder then lead nowhere, so nothing is written or deleted elsewhere. After a SIGKILL, both folders
+    remain.
 
     Args:
-        parent: Folder in which to create it, so that files can be moved from one to the other.
+        parent: Folder in which to create the outer folder, so that files can be moved from one to the other.
         prefix: Beginning of the outer folder's name.
 
     Raises:
@@ -86,16 +87,16 @@ def _noticing(inner: Path) -> Iterator[None]:
 
 @contextmanager
 def pinned(folder: Path, *, own: bool = True) -> Iterator[Path]:
-    """Yield a path that leads to a folder and to no other, even if the folder is renamed and another one takes its name.
+    """Yield a path that leads to a folder and to no other, even if the folder is renamed and another takes its name.
 
-    This needs Linux. Elsewhere, the folder's own path is yielded.
+    Only Linux allows this; elsewhere, the folder's own path is yielded.
 
     Args:
         folder: The folder.
         own: Whether the folder must be one that no one else may have put there.
 
     Raises:
-        UsageError: It must be our own, and is a link or belongs to another user.
+        UsageError: The folder must be our own, but is a link or belongs to another user.
         OSError: The folder does not exist, or was replaced while it was being opened.
     """
     identity = check_own(folder) if own else identity_of(folder)
@@ -119,7 +120,7 @@ def shown(path: Path) -> Path:
 
 
 def identity_of(folder: Path) -> tuple[int, int]:
-    """Return what identifies a folder whatever its name is.
+    """Return the device and the number that identify a folder, whatever its name is.
 
     Raises:
         OSError: There is no such folder.
@@ -132,7 +133,8 @@ def place_of(path: Path) -> Path:
     """Return the place of a file that is about to be written, with all links resolved.
 
     Raises:
-        UsageError: The path is a link that leads out of its folder; someone else could have put it into a shared folder.
+        UsageError: The path is a link that leads out of its folder; in a shared folder, someone else could have put it
+            there.
     """
     folder, place = path.parent.resolve(), path.resolve()
     if place.parent != folder and path.name not in ("", ".."):  # a folder below could be replaced by a link later
@@ -144,16 +146,16 @@ def place_of(path: Path) -> Path:
 
 @contextmanager
 def open_own(path: Path, mode: Literal["w", "a", "wb"]) -> Iterator[IO[Any]]:
-    """Open a file of a run for writing, without following a link, which someone else could have put into a shared folder.
+    """Open a file of a run for writing, without following a link, which someone else could have put there.
 
     Args:
-        path: The file to open. Unless text is appended, a file or link that is there is removed first, so that nothing is
+        path: The file to open. Unless text is appended, an existing file or link is removed first, so that nothing is
             written to a file that also has another name.
         mode: As for `open`; text is UTF-8.
 
     Raises:
         OSError: The file cannot be opened, or is a link.
-        TableError: It is not a regular file.
+        TableError: The path is not that of a regular file.
     """
     if mode != "a":
         path.unlink(missing_ok=True)
@@ -164,11 +166,11 @@ def open_own(path: Path, mode: Literal["w", "a", "wb"]) -> Iterator[IO[Any]]:
 
 @contextmanager
 def read_own(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file of a run for reading; a pipe, which someone else could have put into a shared folder, might never end.
+    """Open a file of a run for reading; a pipe, which someone else could have put there, might never end.
 
     Raises:
         OSError: The file cannot be opened.
-        TableError: It is not a regular file.
+        TableError: The path is not that of a regular file.
     """
     with open(path, "rb", opener=_at_once) as file:
         yield file
@@ -194,13 +196,13 @@ def _at_once(path: str, flags: int) -> int:
 
 
 def check_own(folder: Path) -> tuple[int, int]:
-    """Return what identifies a folder of parts unless someone else may have put it there, because a run deletes files in it.
+    """Check that a folder of parts, in which a run deletes files, is our own, and return what `identity_of` returns.
 
     Raises:
-        UsageError: It is a link, or belongs to another user.
+        UsageError: The folder is a link, or belongs to another user.
         OSError: There is no such folder.
     """
-    is_junction = getattr(os.path, "isjunction", os.path.islink)  # from Python 3.12 on
+    is_junction = getattr(os.path, "isjunction", os.path.islink)  # `isjunction` exists from Python 3.12 on
     found = folder.lstat()
     if stat.S_ISLNK(found.st_mode) or is_junction(folder):
         problem = "is a link, and files in the folder to which it leads would be deleted"
@@ -266,7 +268,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def without_nan(value: Any) -> Any:
-    """Return a value that JSON can represent: at any depth, numbers that are not finite become None and keys become text."""
+    """Return a value that JSON can represent: at any depth, numbers that are not finite become None, and keys text."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):

@@ -21,7 +21,7 @@ class FolderLock:
     """A lock that one process at a time holds while it writes into a folder, with a note that identifies the holder.
 
     Args:
-        folder: Created if it does not exist.
+        folder: Folder to lock, which is created if it does not exist.
         output: The output that the process writes, for messages.
         own: Whether the folder must be one that no one else may have put there.
     """
@@ -36,14 +36,14 @@ class FolderLock:
         """Acquire the lock.
 
         Raises:
-            BusyError: Another process holds it.
+            BusyError: Another process holds the lock.
             TableError: The folder cannot be created.
-            UsageError: The folder must be our own, and is not.
+            UsageError: The folder must be our own, but is not.
         """
         for _ in range(20):  # a run that has finished may remove the folder at any of these lines
             with suppress(FileNotFoundError, FileExistsError), ExitStack() as held:
                 if self._own and self._folder.is_symlink():
-                    check_own(self._folder)  # otherwise, mkdir fails if it leads nowhere
+                    check_own(self._folder)  # without this check, mkdir would fail for a link that leads nowhere
                 self._folder.mkdir(exist_ok=True)
                 self._pin(held)
                 try:
@@ -64,7 +64,7 @@ class FolderLock:
         """Make sure that the folder is still the one that was locked, before files in it are changed.
 
         Raises:
-            UsageError: Someone has put another one in its place.
+            UsageError: Someone has put another folder in its place.
             OSError: There is no such folder any more.
         """
         if self._identify() != self._identity:
@@ -73,7 +73,7 @@ class FolderLock:
             )
 
     def remove(self) -> None:
-        """Remove the lock's files while it is held; a process that waits for it then creates its own."""
+        """Remove the lock's files while it is held; a process that waits for the lock then creates its own files."""
         self.check()
         self._note.unlink(missing_ok=True)
         (self.inside / "lock").unlink()

@@ -2,8 +2,8 @@
 
 `unicodedata.normalize` sorts the marks on a letter in quadratic time while it holds the GIL: 20,000 marks take more
 than a second. Here, a text is normalised in pieces. No piece begins with a mark or another character that may join the
-letter before it, so the result is the same as with one piece unless a letter has more marks than a piece may have
-characters.
+letter before it. The result is therefore the same as with one piece, unless a letter has more marks than a piece may
+have characters.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Preprocess images for a model: resize, centre crop, scale, normalise.
 
-This is OpenAI's original Pillow pipeline as `transformers` keeps it in `CLIPImageProcessorPil`, split in two: the part
-that makes 8-bit pixels of the model's size runs on loader threads; the arithmetic runs per batch, with the model.
+The steps are OpenAI's original Pillow pipeline as `transformers` keeps it in `CLIPImageProcessorPil`, split in two: the
+part that makes 8-bit pixels of the model's size runs on loader threads; the arithmetic runs per batch, with the model.
 """
 
 from __future__ import annotations
@@ -87,15 +87,15 @@ class Preprocess:
         height, width = self.crop or (resized_height, resized_width)
         top, left = self._before(resized_height - height), self._before(resized_width - width)
         if max(image.size) > _MAX_ASPECT * min(image.size) and self.crop and self.fit != "inside":
-            # A very long image would be enlarged to gigabytes before the crop: cut the crop's part out of the source
-            # instead.
+            # A very long image would be enlarged to gigabytes before the crop, so the crop's part is cut out of the
+            # source instead.
             y, x = image.height / resized_height, image.width / resized_width  # source pixels per resized pixel
             box = (left * x, top * y, (left + width) * x, (top + height) * y)
             return np.asarray(image.resize((width, height), self.resample, box=box))
         size = resized_width, resized_height
         if image.size != size and self.fast and self.resample in _ANTIALIASED and self.fit != "inside":
             whole = _interpolated(image, (resized_height, resized_width), self.resample)
-            return np.ascontiguousarray(whole[top : top + height, left : left + width])  # releases the rest
+            return np.ascontiguousarray(whole[top : top + height, left : left + width])  # the copy releases the rest
         if height > resized_height or width > resized_width:
             return self._bordered(resized(image, size, self.resample), height, width)
         return resized(image, size, self.resample, Region(left, top, width, height))

@@ -32,7 +32,7 @@ class Record:
     """An image and the text it is compared with.
 
     Args:
-        url: Reference to the image: an http(s) URL, a path, a `file:` or a `data:` URL. Or the image itself: the bytes
+        url: Reference to the image (an http(s) URL, a path, a `file:` or a `data:` URL), or the image itself: the bytes
             of its encoded file, or a mapping `{"bytes": ..., "path": ...}`, whose path is used if it has no bytes.
         text: The caption.
         references: Captions that people wrote for the image; `score="ref_clipscore"` compares the caption with them.
@@ -82,7 +82,7 @@ class ScoreResult:
 
 
 def parts_of(record: Record) -> tuple[str | bytes, str, tuple[str, ...]] | RowError:
-    """Return a record's image (a reference or an encoded file), caption and references, or the reason why it has no score."""
+    """Return a record's image (reference or encoded file), caption and references, or why it has no score."""
     caption = caption_of(record.text)
     if isinstance(caption, RowError):
         return caption
@@ -133,7 +133,7 @@ def references_of(*cells: object) -> tuple[str, ...]:
     """Return the reference captions in some cells of a row, without missing and blank ones.
 
     Args:
-        cells: Each is a list of texts, a JSON list of texts, or a text, which counts as a single reference.
+        cells: Cells, each a list of texts, a JSON list of texts, or a text, which counts as a single reference.
 
     Example:
         >>> references_of('["a dog", "a brown dog"]', "a pet", None)

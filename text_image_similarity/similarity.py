@@ -1,8 +1,8 @@
 """Compute scores from embeddings: cosine similarity, and the score kinds based on it.
 
 `clipscore` is CLIPScore with w = 2.5 (Hessel et al. 2021, "CLIPScore: A Reference-free Evaluation Metric for Image
-Captioning", section 3), without the prompt prefix. `ref_clipscore` is RefCLIPScore, section 3.1 there. `clip_score` is
-torchmetrics' scale, clamped per pair.
+Captioning", section 3), without the prompt prefix. `ref_clipscore` is RefCLIPScore, section 3.1 of the same paper.
+`clip_score` is torchmetrics' scale, clamped per pair.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from .errors import ConfigError
 Embeddings = NDArray[np.float32]
 Scores = NDArray[np.floating]
 
-# Powers of ten for 5 to 10 decimal places. Below 128, a float32 that has a decimal with fewer places has the same one
-# with 5, and its product with these powers fits in a float64.
+# Powers of ten for 5 to 10 decimal places. A float32 below 128 whose shortest decimal has fewer places gets the same
+# decimal with 5 places, and its product with these powers fits in a float64.
 _SCALES = 10.0 ** np.arange(5, 11)[:, None]
 _SCALED = 128
-_MANY = 16  # values from which this takes less time than formatting each
+_MANY = 16  # number of values from which these powers take less time than formatting each value
 
 
 def cosine(image: Embeddings, text: Embeddings) -> Embeddings:
@@ -45,7 +45,7 @@ def cosine(image: Embeddings, text: Embeddings) -> Embeddings:
 
 
 def score_all(images: Sequence[Embeddings], texts: Sequence[Embeddings], kind: ScoreKind) -> Embeddings:
-    """Return the score of each image with each text, shape (images, texts), float32, equal to the scores of single pairs.
+    """Return the score of each image with each text, shape (images, texts), float32; each equals that of a single pair.
 
     Example:
         >>> score_all([np.float32([1, 0])], [np.float32([0, 1]), np.float32([1, 0])], "cosine")
@@ -66,11 +66,11 @@ def as_floats(scores: Scores) -> list[float]:
         >>> as_floats(np.array([0.1], np.float32))
         [0.1]
     """
-    if scores.dtype != np.float32:  # NumPy shows it as Python does
+    if scores.dtype != np.float32:  # Python shows such floats as NumPy does
         return list(scores.tolist())
     if len(scores) < _MANY:
         return [float(str(value)) for value in scores]
-    shortened = np.rint(scores * _SCALES) / _SCALES  # (6, n); as exact as reading a decimal
+    shortened = np.rint(scores * _SCALES) / _SCALES  # (6, n); each is the float64 nearest to a decimal
     fits = shortened.astype(np.float32) == scores
     found = shortened[fits.argmax(axis=0), np.arange(len(scores))].tolist()
     others = (np.abs(scores) >= _SCALED) | ~fits.any(axis=0)  # large, tiny or not finite

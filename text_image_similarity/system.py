@@ -90,7 +90,8 @@ def backoff_s(tries: int) -> float:
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that a name probably misspells, or None; case is ignored, and `_` counts as `-`.
 
-    A name of more than 100 characters has none: comparing takes time in proportion to the product of the lengths.
+    For a name of more than 100 characters, the result is None, because comparing takes time in proportion to the
+    product of the lengths.
     """
     if len(name) > _LONGEST_NAME:
         return None
@@ -126,10 +127,10 @@ _MOST_TIERS = 4  # levels of nested folders in which older versions of glibc loo
 def refuse_planted_driver() -> None:
     """Make sure, before torch is imported, that importing it runs no code from the working folder.
 
-    cuSPARSELt, which torch loads, has an empty entry in its search path for NVIDIA's driver, and the dynamic linker takes
-    that for the working folder. A folder with such a file is refused. The process does not change to another folder
-    during the import, because the working folder belongs to the whole process, and other threads would open their
-    relative paths elsewhere.
+    cuSPARSELt, which torch loads, has an empty entry in its search path for NVIDIA's driver, and the dynamic linker
+    takes that entry for the working folder. A folder with such a file is refused. The process does not change to
+    another folder during the import, because the working folder belongs to the whole process, and other threads would
+    open their relative paths elsewhere.
 
     Raises:
         UsageError: The working folder holds a file that would be loaded as the driver.
@@ -137,7 +138,7 @@ def refuse_planted_driver() -> None:
     if sys.platform != "linux" or "torch" in sys.modules:
         return
     folders = [Path()]
-    for folder in folders:  # grows
+    for folder in folders:  # the list grows meanwhile
         for each in (folder, *(folder / "glibc-hwcaps" / f"x86-64-v{level}" for level in (2, 3, 4))):
             if os.path.lexists(each / _DRIVER):
                 raise UsageError(
@@ -166,9 +167,9 @@ def is_installed(name: str) -> bool:
 def package_version() -> str:
     """Return this package's version, which is defined only in pyproject.toml.
 
-    The imported package counts, regardless of what else is installed: in a source tree, the version is in that file;
-    elsewhere, in the metadata of the installation, or of a wheel that is imported as a zip. The version of a copy with
-    neither is `unknown`.
+    The imported package counts, regardless of what else is installed: in a source tree, the version is in
+    pyproject.toml; elsewhere, in the metadata of the installation, or of a wheel that is imported as a zip. The version
+    of a copy with neither is `unknown`.
     """
     import tomllib  # both take longer to import than this module, and few processes need the version
     from importlib.metadata import distributions

@@ -199,7 +199,7 @@ class Workspace:
 
     @property
     def folder(self) -> Path:
-        """The path of the folder for reading and writing; while the lock is held, it leads to no other folder on Linux."""
+        """The folder's path for reading and writing; while the lock is held, it leads to no other folder on Linux."""
         return self._lock.inside
 
     @property

@@ -44,7 +44,7 @@ class Contestant:
         name: The name for `--only`.
         label: The name of the library.
         setting: How the library is used.
-        module: The module in this package that contains its `load`.
+        module: The module in this package that contains the contestant's `load`.
         options: The arguments of `load`.
         distributions: The packages whose versions are recorded.
         environment: The interpreter to run it with: this one if empty, otherwise that of `--<environment>-python`.

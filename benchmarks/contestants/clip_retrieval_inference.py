@@ -3,8 +3,8 @@
 The reader, mapper and writer run as in `clip-retrieval inference`; the command's logger is omitted, because the process
 that it starts takes longer than a small benchmark. Each reader process gets its own shard, because it fails otherwise.
 The time to write the shards, which is img2dataset's work, is not counted. The model is open_clip's; embeddings are
-stored in float16. On 2 cores, batches of 16 without a reader process are fastest. It needs NumPy 1, and so a separate
-environment (`--clip-retrieval-python`).
+stored in float16. On 2 cores, batches of 16 without a reader process are fastest. clip-retrieval needs NumPy 1, and so
+a separate environment (`--clip-retrieval-python`).
 """
 
 from __future__ import annotations

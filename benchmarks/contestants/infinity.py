@@ -1,8 +1,8 @@
 """infinity-emb's engine in this process: images as bytes and captions go in, and unit vectors come out.
 
-It truncates captions to 20 tokens, because it mistakes transformers' default length of generated text for the model's
-limit, so the scores of longer captions differ. It needs transformers 4 and NumPy 1, and so a separate environment
-(`--infinity-python`).
+The engine truncates captions to 20 tokens, because it mistakes transformers' default length of generated text for the
+model's limit, so the scores of longer captions differ. It needs transformers 4 and NumPy 1, and so a separate
+environment (`--infinity-python`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """sentence-transformers with a CLIP folder: `encode` the images, `encode` the captions, compute the cosine.
 
-Its batches have 32 items by default, and it sorts captions by length itself; the best setting on 2 cores is batches of
-16. Its ONNX backend needs optimum-onnx, which is incompatible with transformers 5.
+The library's batches have 32 items by default, and it sorts captions by length itself; the best setting on 2 cores is
+batches of 16. The library's ONNX backend needs optimum-onnx, which is incompatible with transformers 5.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def table(rounds: Rounds) -> str:
 
 
 def _facts(found: dict[str, Any], batch_s: float) -> dict[str, str]:
-    """Return the column for a model, by row."""
+    """Return a model's column of the table, by row."""
     ended = dict(found["kinds"])
     asked, served = sum(ended.values()), ended.get(SCORED, 0)
     refused = sum(ended.pop(kind, 0) for kind in _REFUSED)

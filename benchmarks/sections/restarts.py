@@ -50,10 +50,10 @@ async def roll(
 
     Args:
         there: The running replicas.
-        address: The address of the load balancer in front of them.
+        address: The address of the load balancer in front of the replicas.
         requests: The requests that clients post repeatedly.
         times: The number of restarts.
-        ready: Tells whether a replica receives requests again; the next one is not stopped until then.
+        ready: Function that tells whether a replica receives requests again; the next one is not stopped until then.
 
     Returns:
         The number of requests by kind of outcome; the exit codes; and percentiles of the request times, in seconds.

@@ -26,7 +26,7 @@ def arguments_of(
 ) -> Iterator[str]:
     """Yield the arguments for options that are set by environment variables and not on the command line.
 
-    An option that may be repeated takes several values, separated by spaces; a flag is `true` or `false`. An empty
+    An option that may be repeated takes several values, separated by spaces; a flag takes `true` or `false`. An empty
     variable counts as missing.
 
     Args:

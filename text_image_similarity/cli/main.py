@@ -55,8 +55,8 @@ def command_parser() -> argparse.ArgumentParser:
 
 
 def run_script(in_path: Path, out_path: Path, arguments: Sequence[str] | None = None) -> None:
-    """Run the batch script and exit: `score` with default paths, and with `mini` if no model is named and the hub is
-    unavailable.
+    """Run the batch script and exit; it is `score` with default paths, and with the model `mini` if no model is named
+    and the hub is unavailable.
 
     Args:
         in_path: The default input.
@@ -73,7 +73,7 @@ def run_script(in_path: Path, out_path: Path, arguments: Sequence[str] | None = 
 
 
 def _run_and_exit(options: argparse.Namespace) -> None:
-    # Python's own helper processes, and those of libraries, would look for modules in the working folder first.
+    # Without this, helper processes of Python and of libraries would look for modules in the working folder first.
     os.environ["PYTHONSAFEPATH"] = "1"
     if options.log_format == "json":
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -208,7 +208,7 @@ def _tables(options: argparse.Namespace, found: Matches, fields: Sequence[Field]
 
 
 def _why_none(options: argparse.Namespace, found: Matches) -> str:
-    """Return the reason why no product was found, as the end of a line; empty if there is none."""
+    """Return the reason why no product was found, as the end of a line; empty if no reason is known."""
     given = {"--where": options.where, "--min-similarity": options.min_similarity}
     limits = [option for option, value in given.items() if value is not None]
     return f": no product meets {' and '.join(limits)}" if limits and not found.total else ""

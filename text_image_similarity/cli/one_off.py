@@ -80,7 +80,7 @@ def is_single_image(place: str) -> bool:
 
 
 def run_one_off(options: argparse.Namespace) -> int:
-    """Print the score of each caption, and return the exit code: 1 if any caption has none."""
+    """Print the score of each caption, and return the exit code: 1 if any caption has no score."""
     if options.service_url is not None or options.engine != "local" or len(again(options.model)) > 1:
         raise UsageError(
             "a single image is scored in this process by one model; leave out --engine and --service-url, and name "

@@ -1,7 +1,7 @@
 """Parsers whose options come from settings: name, type, default and text are written once, where the field is defined.
 
-The text comes from the class's docstring, where the field is described under `Args`. `--help` shows it as plain text,
-and `scripts/document_options.py` writes it into docs/command_line*.md.
+The text comes from the class's docstring, where the field is described under `Args`. `--help` shows this text as plain
+text, and `scripts/document_options.py` writes the text into docs/command_line*.md.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
         return super().add_argument_group(title, *given, **more)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse, and report an unknown option under this command's name; argparse would use the program's."""
+        """Parse arguments, and report an unknown option under this command's name; argparse would use the program's."""
         if self.reads_environment:
             try:
                 args = [*arguments_of(self._actions, os.environ, args), *args]

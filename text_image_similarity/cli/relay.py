@@ -1,7 +1,7 @@
 """Keep standard error valid JSON: lines that libraries print there become objects like the log's own.
 
 libtiff, ONNX Runtime, a JVM and the like write to file descriptor 2 directly, past any Python handler. A separate
-process reads what they write: a thread could not read while the printing library holds the GIL, nor after a crash.
+process reads what libraries write: a thread could not read while the printing library holds the GIL, nor after a crash.
 """
 
 from __future__ import annotations

@@ -70,12 +70,12 @@ def _missing(count: int) -> list[tuple[str, str]]:
 
 
 def _summary_of(scored: str) -> dict[str, Any]:
-    """Return the run's summary of the table, or only the table's name if there is none."""
+    """Return the summary of the run that wrote a table, or only the table's name if there is no summary."""
     from ..tables import read_summary
 
     try:
         return read_summary(scored)
-    except UsageError:  # there is none
+    except UsageError:  # there is no summary
         return {"output": scored}
     except (TableError, ValueError, TypeError) as exc:
         raise UsageError(

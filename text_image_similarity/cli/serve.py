@@ -239,7 +239,7 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> 
 
 
 def _hosts(given: list[str] | None, listening: str) -> tuple[str, ...]:
-    """Return the host names that requests may use: a stranger's page could make its own name lead to this machine."""
+    """Return the allowed host names; a stranger's page could make another name, its own, lead to this machine."""
     if given:
         return ("localhost", *given)
     return ("localhost",) if _is_loopback(listening) else ("*",)
@@ -259,7 +259,7 @@ def _memory(text: str) -> int:
 
 
 def _models(texts: Sequence[str], base: Config) -> dict[str, Config]:
-    """Parse each `[NAME=]MODEL[@REVISION]`."""
+    """Return the settings of each model by its name, from texts of the form `[NAME=]MODEL[@REVISION]`."""
     found: dict[str, Config] = {}
     for text in texts:
         name, config = _model(text, base)
@@ -270,7 +270,7 @@ def _models(texts: Sequence[str], base: Config) -> dict[str, Config]:
 
 
 def _model(text: str, base: Config) -> tuple[str, Config]:
-    """Parse `[NAME=]MODEL[@REVISION]`."""
+    """Return the name and the settings of a model, from a text of the form `[NAME=]MODEL[@REVISION]`."""
     name, equals, model = text.partition("=")
     model = model if equals else name
     found, at, revision = model.rpartition("@")
@@ -280,7 +280,7 @@ def _model(text: str, base: Config) -> tuple[str, Config]:
 
 
 def _catalogs(texts: Sequence[str]) -> dict[str, str]:
-    """Parse each `[NAME=]PLACE`; the default name is the last part of the place, up to its first dot."""
+    """Return places by name, from `[NAME=]PLACE`; the default name is the place's last part, up to its first dot."""
     found: dict[str, str] = {}
     for text in texts:
         name, equals, place = text.partition("=")
@@ -293,7 +293,7 @@ def _catalogs(texts: Sequence[str]) -> dict[str, str]:
 
 
 def _split(text: str) -> tuple[str, dict[str, float]]:
-    """Parse `NAME=MODEL:WEIGHT,MODEL:WEIGHT`."""
+    """Return a split's name, and the weight of each model, from a text `NAME=MODEL:WEIGHT,MODEL:WEIGHT`."""
     name, _, shares = text.partition("=")
     try:
         return name, {model: float(weight) for model, _, weight in (s.rpartition(":") for s in shares.split(","))}

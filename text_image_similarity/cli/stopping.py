@@ -21,7 +21,7 @@ class Stopping:
         self._asked = self._at_work = False
 
     def asked(self) -> bool:
-        """Tell whether the run should end; before the first call there is no part to finish."""
+        """Tell whether the run should end; the first call also records that parts are in progress from now on."""
         self._at_work = True
         return self._asked
 

@@ -78,7 +78,7 @@ def lost_output() -> OSError | None:
 
 
 def _open(stream: TextIO | None) -> TextIO:
-    if stream is None:  # it was closed before Python started
+    if stream is None:  # the stream was closed before Python started
         return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - closed by the caller
     as_it_is = stream.errors == "surrogateescape" and stream.encoding.lower().replace("-", "") == "utf8"
     if not as_it_is and hasattr(stream, "reconfigure"):

@@ -17,7 +17,7 @@ logger = logging.getLogger("text_image_similarity")
 class ProgressBar:
     """A progress bar with rate and failures on a terminal, or an occasional line in the log.
 
-    It starts with the first call of `show`, once the model is loaded. Rows that were finished earlier do not count
+    The bar starts at the first call of `show`, once the model is loaded. Rows that were finished earlier do not count
     towards the rate.
 
     Args:
@@ -37,7 +37,7 @@ class ProgressBar:
     ) -> None:
         self._unit = unit
         self._bar: tqdm[NoReturn] | None = None
-        self._failed = -1  # as shown
+        self._failed = -1  # number of failures that the bar shows
         self._heartbeat = None if bar else Heartbeat(unit, heartbeat_s, clock)
 
     def show(self, done: int, failed: int, total: int) -> None:

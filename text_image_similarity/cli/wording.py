@@ -1,7 +1,7 @@
 """Reword errors for the command line: `precision='fp16' needs a GPU` becomes `--precision fp16 needs a GPU`.
 
-The other packages do not know the command line. If a message of theirs names an option anyway, the parameter follows
-in parentheses, as in `--force (force=True)`, and is removed here.
+The other packages do not know the command line. If a message of another package names an option anyway, the parameter
+follows in parentheses, as in `--force (force=True)`, and is removed here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Iterable
 
 QUOTES = ("'", '"')
-_PLAIN = re.compile(r"[\w@+=:,./\\-]+")  # needs quotes neither in cmd nor in PowerShell
+_PLAIN = re.compile(r"[\w@+=:,./\\-]+")  # text that needs quotes neither in cmd nor in PowerShell
 _PART = r"[^()]*"
 for _ in range(3):  # levels of nested parentheses
     _PART = rf"(?:[^()]|\({_PART}\))*"

@@ -1,9 +1,9 @@
 """Comparison of single requests with batch requests: how much faster a service is with many pairs per request.
 
-The first rows of a table that go to the service are assigned alternately, one to a single request, the next one to a
-batch, so that no image is sent twice and the service's cache helps neither mode. Blocks of both modes alternate, and so
-does their order, so that a service that warms up or gets busy affects both. Requests are sent one at a time, and this
-client measures their duration, including the reading of files and HTTP.
+The first rows of a table that go to the service are assigned alternately: one to a single request, the next one to a
+batch. No image is therefore sent twice, and the service's cache helps neither mode. Blocks of both modes alternate, and
+so does their order, so that a service that warms up or gets busy affects both. Requests are sent one at a time, and
+this client measures their duration, including the reading of files and HTTP.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..records import Record
 from .engine import ServiceEngine
 
 MOST = 256  # rows for each mode
-_LOOKED_AT = 4 * MOST  # rows of the table that are searched for them
+_LOOKED_AT = 4 * MOST  # rows of the table to look through for rows that go to the service
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Comparison:
     Args:
         mode: `single` or `batch`.
         requests: Number of requests.
-        images: Number of rows in them.
+        images: Number of rows in the requests.
         seconds: Time of all requests together.
         images_per_second: Rows per second.
         speed_up: Rate as a multiple of the rate of single requests.

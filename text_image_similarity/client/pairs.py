@@ -1,8 +1,8 @@
 """Convert records to the pairs of a request.
 
-http(s) references are sent to the service unchanged. All others, and images in the table itself, are read here, because
-a service never reads local paths; the code is that of a local run, so the errors are the same. Records that cannot be
-sent get their result here, too.
+http(s) references are sent to the service unchanged. All other references, and images in the table itself, are read
+here, because a service never reads local paths; the code is that of a local run, so the errors are the same. Records
+that cannot be sent get their result here, too.
 """
 
 from __future__ import annotations

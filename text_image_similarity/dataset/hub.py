@@ -1,7 +1,7 @@
 """Data sets on the Hugging Face hub, through the library `datasets` (extra `train`).
 
 The hub is first asked, with a short timeout, whether it has the data set, so that an unreachable hub is detected at
-once; in that case, a data set in the local cache is read from there.
+once. If the hub is unreachable, a data set in the local cache is read from there.
 
 The README of a data set may name data files anywhere: those that are not in the data set's own repository are refused,
 because they may be private files of this machine or of its network.
@@ -51,7 +51,7 @@ def hub_tables(name: str) -> dict[str, SplitTable]:
         splits, features = _splits_of(builder), tuple(builder.info.features)
     except (UsageError, TableError):
         raise
-    except Exception as exc:  # datasets raises what its many readers raise
+    except Exception as exc:  # the library `datasets` raises whatever its many readers raise
         raise TableError(f"the data set {name} cannot be read: {exc}") from exc
     return {
         split_name(split): SplitTable(
@@ -89,12 +89,12 @@ def load_split(name: str, config: str | None, split: str | None) -> Any:
 
 def _read_split(builder: Any, name: str, split: str, columns: Sequence[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
     try:
-        # As Arrow, because datasets would otherwise open the files and URLs that nested images and sounds name.
+        # As Arrow, because `datasets` would otherwise open the files and URLs that nested images and sounds name.
         table = _load(builder, split).select_columns(list(columns)).with_format("arrow")
         rows = chain.from_iterable(batch.to_pylist() for batch in table.iter(batch_size=_ROWS))
         for number, row in enumerate(rows, 1):
             yield f"row {number} of {name} ({split})", tuple(row[column] for column in columns)
-    except Exception as exc:  # datasets raises what its many readers raise
+    except Exception as exc:  # the library `datasets` raises whatever its many readers raise
         raise TableError(f"the data set {name} cannot be read: {exc}") from exc
 
 
@@ -124,7 +124,7 @@ def _open(name: str, config: str | None) -> Any:
 
 
 def _check_patterns(name: str, commit: str) -> None:
-    """Refuse a data set that names files elsewhere, before the library looks for them, which takes a request."""
+    """Refuse a data set that names files elsewhere, before the library sends requests to look for them."""
     for file in ("README.md", ".huggingface.yaml"):
         try:
             path = hf_hub_download(name, file, repo_type="dataset", revision=commit)
@@ -182,7 +182,7 @@ def _ask_hub(name: str) -> str | Exception:
 
 
 def _require_cached(name: str, cache: Path, problem: Exception) -> None:
-    # The cache's folders are named owner___set, the set in snake case; compare without case and underscores.
+    # The cache's folders are named owner___set, with the set in snake case, so case and underscores are ignored.
     wanted = name.replace("/", "___")
     folders = cache.glob("*___*") if cache.is_dir() else ()
     if any(_plain(folder.name) == _plain(wanted) for folder in folders):

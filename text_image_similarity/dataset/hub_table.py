@@ -43,7 +43,7 @@ def open_source(
     Raises:
         MissingExtraError: The library `datasets` is not installed.
         UsageError: The table or data set does not exist, or has several splits and none is named.
-        TableError: It cannot be read, or the hub cannot be reached and it is not in the cache.
+        TableError: The table or data set cannot be read, or the hub cannot be reached and its cache lacks the data set.
     """
     if not is_hub(place):
         return open_table(place, dialect=dialect, dropped=dropped, max_bytes=max_bytes)

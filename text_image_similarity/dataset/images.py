@@ -108,5 +108,5 @@ def load_image(image: CaptionedImage, config: Config) -> Image.Image:
 
 
 def digest(data: bytes) -> bytes:
-    """Return a digest (16 bytes) of bytes."""
+    """Return a 16-byte digest of some bytes."""
     return blake2b(data, digest_size=16).digest()

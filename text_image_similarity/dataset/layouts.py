@@ -77,7 +77,7 @@ def file_tables(place: str, dialect: Dialect | None = None) -> dict[str, SplitTa
 
 
 def _split_files(folder: str, files: Sequence[str], dialect: Dialect | None) -> dict[str, SplitTable]:
-    """Return the tables that are named after splits."""
+    """Return the tables by split, from those files of a folder that are named after splits."""
     named: dict[str, list[str]] = {}
     for file in files:
         name = Path(file).name

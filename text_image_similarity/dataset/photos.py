@@ -64,7 +64,7 @@ def _find_copies(images: Sequence[CaptionedImage], limits: Limits) -> dict[Hasha
         for key, image in by_source.items():
             content[key] = key
             if isinstance(image.source, str) and sizes[key] is not None and times[sizes[key]] > 1:
-                with suppress(RowError):  # the reason is reported when it is loaded
+                with suppress(RowError):  # the reason is reported when the image is loaded
                     content[key] = digest(loader.read(image))
     return content
 

@@ -53,7 +53,7 @@ def read_dataset(
 
     Returns:
         One item per photo, in the order of first appearance. A photo that is also in a later split (in the order train,
-        validation, test) is left out of the earlier one, and rows without a caption or an image are left out of every
+        validation, test) is left out of the earlier one. Rows without a caption or an image are left out of every
         split, with a warning in the log.
 
     Raises:
@@ -114,7 +114,7 @@ def _read_splits(
     wanted = {split_name(name): name for name in names}
     read = [name for name in tables if name in wanted]
     if all(name in SPLITS for name in read):
-        # Later splits too, because a photo belongs to the last one that has it.
+        # Later splits are read too, because a photo belongs to the last split that has it.
         read = [name for name in SPLITS[min(map(SPLITS.index, read)) :] if name in tables]
     unasked = LeftOut()  # for splits that are read only to find their photos
     images = [_read_images(tables[name], columns, config, left if name in wanted else unasked) for name in read]
@@ -180,7 +180,7 @@ def _read_images(
         image = value if isinstance(value, RowError) else _located(find_image(value), config)
         if len(captions) < len(given):
             left.add(where, ErrorCode.ENCODER_ERROR, "has a caption with a lone surrogate, half of a UTF-16 pair")
-        elif not captions and not isinstance(value, RowError):  # an error is a damaged shard, without a caption
+        elif not captions and not isinstance(value, RowError):  # a damaged shard has no caption to report
             why = next((found for one in spoken if isinstance(found := caption_of(one), RowError)), None)
             left.add(
                 where,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# A photo in several splits stays in the last of them, in this order, because a model must not be trained on test photos.
+# A photo in several splits stays in the last of them, in this order: a model must not be trained on test photos.
 SPLITS = ("train", "validation", "test")
 OTHER_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"}
 

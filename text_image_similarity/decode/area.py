@@ -1,8 +1,8 @@
 """Memory shared between a process and a program that it starts.
 
-On Linux and macOS it has no name, so nothing is left behind no matter how either process ends. On Linux it is a memfd,
-which is not limited by the size of /dev/shm (containers have 64 MB there, or nothing), and takes memory only for pages
-that were written.
+On Linux and macOS the memory has no name, so nothing is left behind no matter how either process ends. On Linux it is a
+memfd, which is not limited by the size of /dev/shm (containers have 64 MB there, or nothing), and takes memory only for
+pages that were written.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class SharedArea:
         self.handle, self.inherited = str(file), (file,)
 
     def passed_on(self) -> None:
-        """Close the descriptors, once the other process has its own."""
+        """Close the descriptors in `inherited` once the other process has its own."""
         for file in self.inherited:
             os.close(file)
         self.inherited = ()

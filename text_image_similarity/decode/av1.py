@@ -2,7 +2,7 @@
 
 The boxes of an AVIF file declare a size, but the decoder allocates the size in which the stream is coded. This module
 follows the boxes of ISO 14496-12 and ISO 23008-12 to all AV1 items, and to the first image of each track, and reads the
-headers there (AV1 Bitstream Specification, 5.3 to 5.9). It decodes no pixels.
+headers there (AV1 Bitstream Specification, 5.3 to 5.9). No pixels are decoded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SELECT = 2
 _HOLDERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"meta"})
 _ONCE_IN_META = (b"idat", b"iinf", b"iloc")
 _ONCE = ((b"stsd",), (b"stsz",), (b"stco", b"co64"))
-_MOST_HELD = 2.5  # times `max_pixels`, to allow for colours, alpha, and a grid's tiles beyond the edge
+_MOST_HELD = 2.5  # multiple of `max_pixels`, to allow for colours, alpha, and a grid's tiles beyond the edge
 # A file may code this many times the pixels that it declares, to allow for alpha and tiles far beyond the edge, and
 # this many pixels in any case.
 _MOST_TIMES, _ALWAYS = 8, 1 << 20

@@ -10,7 +10,7 @@ from threading import Condition, Thread
 class Deadlines:
     """Calls a function for each operation that exceeds its deadline; safe to share between threads.
 
-    Its thread starts with the first operation. A `threading.Timer` for each image would take as long as
+    The thread that watches starts with the first operation. A `threading.Timer` for each image would take as long as
     passing the image to a worker.
     """
 
@@ -26,8 +26,8 @@ class Deadlines:
 
         Args:
             who: Owner of the operation; an owner has one operation at a time.
-            seconds: Seconds that it may take.
-            late: Called once if it takes longer; it must be quick.
+            seconds: Seconds that the operation may take.
+            late: Function that is called once if the operation takes longer, and must be quick.
         """
         due = time.monotonic() + seconds
         with self._changed:

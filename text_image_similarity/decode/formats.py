@@ -170,8 +170,8 @@ def read_directory(data: bytes, tags: Collection[int], *, cut_off: bool = False)
 def entries(data: bytes) -> Iterator[tuple[int, int, int, int]]:
     """Yield the entries of the first directory of a TIFF structure; none for any other data.
 
-    Each is its tag, its type, its number of values, and the offset of its last field, which holds either the values or
-    their offset. Only the first 65,535 are read.
+    An entry is its tag, its type, its number of values, and the offset of its last field, which holds either the values
+    or their offset. Only the first 65,535 entries are read.
 
     Raises:
         struct.error: The directory ends early.
@@ -181,7 +181,7 @@ def entries(data: bytes) -> Iterator[tuple[int, int, int, int]]:
     if not order:
         return
     head, entry, number = ("Q", 20, "HHQ") if big else ("H", 12, "HHI")
-    content = data.ljust(16, b"\xff") if len(data) < 16 else data  # so that the directory would be beyond the end
+    content = data.ljust(16, b"\xff") if len(data) < 16 else data  # to put the directory beyond the end
     (at,) = struct.unpack_from(order + ("Q" if big else "I"), content, 8 if big else 4)
     (count,) = struct.unpack_from(order + head, content, at)
     at += struct.calcsize(head)
@@ -190,7 +190,7 @@ def entries(data: bytes) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _tiff_form(data: bytes) -> tuple[str, bool]:
-    """Return the byte order of a TIFF structure for `struct`, or "", and whether it is a BigTIFF."""
+    """Return a TIFF structure's byte order for `struct`, "" for any other data, and whether it is a BigTIFF."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2], "")
     return order, data[2:4] == struct.pack(f"{order}H", 43)
 
@@ -200,7 +200,7 @@ def _boxes_end(data: bytes) -> int:
     end = 0
     while end + 8 <= len(data):
         size = int.from_bytes(data[end : end + 4])
-        if size < 8 or not data[end + 4 : end + 8].isalnum():  # up to the end of the file, a 64-bit size, or not a box
+        if size < 8 or not data[end + 4 : end + 8].isalnum():  # open-ended, of 64-bit size, or no box
             return len(data)
         end += size
     return end + 8 if end < len(data) else end  # the header of the next box is cut off

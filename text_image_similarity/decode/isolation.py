@@ -46,8 +46,8 @@ _NONSENSE = "the decoder process sent an invalid response"
 _CLOCK = 3  # wall-clock limit as a multiple of `decode_s`, so that rows do not fail on a busy machine
 WORKER_ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
-    # glibc would keep the memory of a large image within a limited address space. It should keep the memory of typical
-    # images, because allocating it again for each of them takes as long as decoding.
+    # By default, glibc would keep the memory of a large image within a limited address space. It should keep only the
+    # memory of typical images, because allocating that memory again for each of them takes as long as decoding.
     "MALLOC_MMAP_THRESHOLD_": str(1 << 22),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 25),
     "MALLOC_TOP_PAD_": str(1 << 22),
@@ -55,7 +55,7 @@ WORKER_ENVIRONMENT = {
 
 
 def worker_command(limits: Limits) -> list[str]:
-    """Return the command that starts a worker with this process's module path, without its area's handle and size."""
+    """Return the command that starts a worker with this process's module path; its area's handle and size come last."""
     settings = {
         "path": module_path(),
         "heif": heif_module(),
@@ -218,7 +218,7 @@ class _Worker:
         requests, answers = self._process.stdin, self._process.stdout
         assert requests is not None
         assert answers is not None
-        self.usable = False  # until its response is read completely, which an interruption may prevent
+        self.usable = False  # until the response is read completely, which an interruption may prevent
         self._deadlines.begin(self, seconds, self._process.kill)
         broken: Exception | None = None
         answered = False
@@ -227,7 +227,7 @@ class _Worker:
             requests.flush()
             kind, width, height, length = ANSWER.unpack(answers.read(ANSWER.size))
             answered = True
-        except (OSError, ValueError, struct.error) as exc:  # its pipe ended, or was closed by `kill`
+        except (OSError, ValueError, struct.error) as exc:  # the pipe ended, or was closed by `kill`
             broken = exc
         finally:
             self._late = not self._deadlines.end(self)

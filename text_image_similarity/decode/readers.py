@@ -1,10 +1,10 @@
 """Pillow's readers with separate settings.
 
 Pillow keeps `MAX_IMAGE_PIXELS`, `LOAD_TRUNCATED_IMAGES` and its warnings in module globals, which any code in the
-process may change at any time. Changing them back here would race with other threads and break other people's code. The
-methods of the readers are therefore copied with separate globals, which have our settings, check sizes by `Limits`, and
-neither warn nor log. Only libtiff still writes to standard error: its handler belongs to the process, and only a worker
-process (`isolation`) can turn it off.
+process may change at any time. Changing these globals back here would race with other threads and break other people's
+code. The methods of the readers are therefore copied with separate globals, which have our settings, check sizes by
+`Limits`, and neither warn nor log. Only libtiff still writes to standard error: its handler belongs to the process, and
+only a worker process (`isolation`) can turn it off.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _QUIET = SimpleNamespace(**dict.fromkeys(("warn", "debug", "error", "warning", "
 
 
 class Source(io.BytesIO):
-    """A file in memory that allows only so many reads, because a hostile file may have millions of pieces."""
+    """A file in memory that allows a limited number of reads, because a hostile file may have millions of pieces."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
@@ -169,12 +169,12 @@ class _Chunks(PngImagePlugin.PngStream):
             except (SyntaxError, ValueError, LookupError):
                 self.fp.seek(pos)
                 if cid in _ANIMATION:
-                    self.im_n_frames = None  # treat it as a still image from here on
+                    self.im_n_frames = None  # treat the file as a still image from here on
         return ImageFile._safe_read(self.fp, length)
 
     def crc(self, cid: bytes, data: bytes) -> None:
         if cid[0] & _ANCILLARY:
-            self.crc_skip(cid, data)  # it was checked before
+            self.crc_skip(cid, data)  # the checksum was verified before
         else:
             super().crc(cid, data)
 
@@ -190,7 +190,7 @@ class _Chunks(PngImagePlugin.PngStream):
 
 
 class _Bmp(BmpImagePlugin.BmpImageFile):
-    """A BMP with a separate limit if it is compressed."""
+    """A BMP with separate limits on pixels and reads if it is compressed."""
 
     def _open(self) -> None:
         super()._open()

@@ -9,13 +9,13 @@ from collections.abc import Iterable
 from ..errors import ErrorCode, RowError
 
 _MOST_SCANNED = 2_500_000_000  # scans of a JPEG times its pixels: 50 scans of the largest image; programs write 10
-# Markers of a JPEG that are followed by a segment, and those that end it: its end marker, and the start of another one,
-# which libjpeg refuses. It skips other markers within a scan.
+# Markers of a JPEG that are followed by a segment, and those that end the JPEG: its end marker, and the start of
+# another JPEG, which libjpeg refuses. libjpeg skips other markers within a scan.
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
 _SCAN, _ENDS = b"\xda", (b"\xd8", b"\xd9")
 _MOST_SEGMENTS = 10_000  # segments examined between scans; cameras write a few hundred
 _MOST_MARKERS = 1_000_000  # markers examined in all pieces of a TIFF: 20 in each of 50,000
-_MOST_OVERLAP = 4  # times the size of a TIFF that its pieces may take together if none is counted twice
+_MOST_OVERLAP = 4  # total size of a TIFF's pieces, each counted once, as a multiple of the file's size
 _SCAN_COST = 4096  # lowest cost of a scan, in pixels
 _BLOCK = 8  # pixels of a side are coded in multiples of this
 
@@ -36,7 +36,7 @@ def check_pieces(content: bytes, starts: Iterable[int], size: tuple[int, int]) -
     Args:
         content: The file.
         starts: Offset of each strip or tile.
-        size: Width and height of each, in pixels.
+        size: Width and height of each strip or tile, in pixels.
 
     Raises:
         RowError: `too_many_pixels`.
@@ -54,7 +54,7 @@ def check_pieces(content: bytes, starts: Iterable[int], size: tuple[int, int]) -
 
 
 def later_scans(content: bytes, start: int) -> int:
-    """Count the scans of a JPEG after its first one, as libjpeg finds them, ignoring data after its end, such as a video.
+    """Count the scans of a JPEG after the first, as libjpeg finds them, ignoring data after the end, such as a video.
 
     Args:
         content: The file.

@@ -197,7 +197,7 @@ def _video_by_header(data: bytes) -> str:
 
 
 def _image_by_header(data: bytes) -> str:
-    """Return the name of an image format without a signature, or without one at the start."""
+    """Return the name of an image format with no signature at the start, as recognised by its header; "" for others."""
     if found := _NETPBM.match(data[:_HEAD]):
         kind = found[1] or found[2]
         return _NETPBM_NAMES[kind] if kind else "PFM"

@@ -1,6 +1,6 @@
 """Variants of supported formats that Pillow cannot read, distinguished from damaged files by their headers.
 
-This is called after a complete file could not be decoded. A valid header names a variant from the format's
+This module is used after a complete file could not be decoded. A valid header names a variant from the format's
 specification; any other header means that the file is damaged.
 """
 
@@ -112,7 +112,7 @@ def _jpeg_variant(data: bytes) -> str:
 
 
 def _bmp_variant(data: bytes) -> str:
-    bits, compression = struct.unpack_from("<HI", data[: 14 + data[14]].ljust(64, b"\0"), 28)  # a short header has none
+    bits, compression = struct.unpack_from("<HI", data[: 14 + data[14]].ljust(64, b"\0"), 28)  # short headers lack both
     if compression not in _BMP_COMPRESSIONS or bits not in (0, 1, 2, 4, 8, 16, 24, 32, 64):
         return ""
     return f"{bits} bits per pixel, {_BMP_COMPRESSIONS[compression]} compression"

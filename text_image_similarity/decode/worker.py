@@ -1,9 +1,9 @@
 """The child's side of isolated decoding: a process that decodes images within limits that it cannot raise.
 
 Images and pixels are exchanged at the beginning of shared memory (`area`). A request, through standard input, is
-(shorter side or 0, length) for a file there; a response, through standard output, is (kind, width, height, length) for
-the data that replaced it: the pixels in RGB, or the error as "code detail". The only heavy libraries loaded are Pillow
-and NumPy. The process ends with its parent, when the pipe ends.
+(shorter side or 0, length) for an image file in that memory. A response, through standard output, is (kind, width,
+height, length) for the data that replaced it: the pixels in RGB, or the error as "code detail". The only heavy
+libraries loaded are Pillow and NumPy. The process ends with its parent, when the pipe ends.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def serve(settings: dict[str, Any], handle: str, size: str) -> None:
     """Decode the images requested through standard input until it ends.
 
     Args:
-        settings: `max_pixels`, `max_side`, `decode_s` and `decode_memory` of `Limits`; `heif`, the module that registers
-            an opener for HEIF, or None.
+        settings: `max_pixels`, `max_side`, `decode_s` and `decode_memory` of `Limits`; `heif`, the module that
+            registers an opener for HEIF, or None.
         handle: Handle of the area that is shared with the parent.
         size: Size of the area in bytes.
     """
@@ -110,7 +110,7 @@ def _limit_memory(spare: int) -> None:
 
 
 def _limit_time(seconds: float) -> None:
-    """Let the system end the process (SIGXCPU) if the next image takes more processor time; the parent watches the clock."""
+    """Have the system end the process (SIGXCPU) if the next image takes more CPU time; the parent watches the clock."""
     if resource is not None:
         used = resource.getrusage(resource.RUSAGE_SELF)
         soft = math.ceil(used.ru_utime + used.ru_stime + seconds) + 1  # in whole seconds

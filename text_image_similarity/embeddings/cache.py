@@ -1,8 +1,9 @@
 """A file that keeps embeddings by content between runs, so that the same image or caption is encoded only once.
 
 The file is an SQLite database in write-ahead mode, so several processes on one machine may read and write it at once,
-and a killed process leaves it intact. It grows by about 4 bytes for each value of an embedding, unless `max_entries` is
-set; to start over, delete it. Do not put it on a network file system, whose locks SQLite cannot rely on.
+and a killed process leaves it intact. The file grows by about 4 bytes for each value of an embedding, unless
+`max_entries` is set; to start over, delete it. Do not put it on a network file system, whose locks SQLite cannot rely
+on.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Recent(Generic[Key, Value]):
     def get_many(self, keys: Collection[Key]) -> dict[Key, Value]:
         """Return the values of those keys that have one, and mark them as the most recently used."""
         values = self._values
-        if values.keys().isdisjoint(keys):  # as for most captions, and three times as fast
+        if values.keys().isdisjoint(keys):  # the case for most captions; this is three times as fast
             return {}
         found = {key: values[key] for key in keys if key in values}
         for key in found:
@@ -60,8 +60,8 @@ class Recent(Generic[Key, Value]):
 class EmbeddingMemory:
     """A bounded number of embeddings, by content. Safe to share between threads.
 
-    A vector that is a row of a batch keeps the whole batch in memory. Rows of a batch come and go together, so this
-    does no harm until one of them is used again; that row then gets a separate copy.
+    A vector that is a row of a batch keeps the whole batch in memory. Rows of a batch come and go together, so keeping
+    the batch does no harm until one of its rows is used again; that row then gets a separate copy.
 
     Args:
         entries: Maximum number of embeddings in memory.
@@ -127,7 +127,7 @@ class PartEmbeddings:
         self._unsaved: dict[bytes, Vector] = {}
 
     def get(self, key: bytes, found: Vector | None = None) -> Vector | None:
-        """Return the embedding from this part, or else the remembered one: `found`, if it was already looked up."""
+        """Return the embedding from this part, or else the remembered one, which is `found` if already looked up."""
         vector = self._unsaved.get(key)
         if vector is None:
             vector = self._made.get(key)

@@ -15,7 +15,7 @@ _LENGTH_TOLERANCE = 1e-3  # deviation from length 1 that half precision or a ser
 class SavedEmbeddings(Protocol):
     """A store of embeddings, by content. Safe to share between threads.
 
-    Its failures only cost time: `get` then finds less and `put` stores less, and neither raises an exception.
+    A store's failures only cost time: `get` then finds less and `put` stores less, and neither raises an exception.
     """
 
     def get(self, key: bytes) -> Vector | None:

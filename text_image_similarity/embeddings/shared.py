@@ -2,7 +2,8 @@
 
 Redis must respond within 50 ms, or the request counts as failed; after three failures, Redis is not used for a while. A
 value has a checksum over itself and its key, so a value that was damaged, moved or written by another program counts as
-missing. This protects against accidents, not against attackers: anyone who can write to that Redis can change scores.
+missing. The checksum protects against accidents, not against attackers: anyone who can write to that Redis can change
+scores.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Check the regular expressions of a PEFT adapter, which could take forever to match the names of a model's modules.
 
-Python's `re` tries one way to match after another, so this module computes how many ways an expression may have: the
-counts of its parts are multiplied, and those of alternatives are added unless their first letters exclude each other. A
-repetition of something that itself has several ways has exponentially many.
+Python's `re` tries one way to match after another, so this module computes in how many ways an expression may match.
+The counts of its parts are multiplied, and those of alternatives are added unless their first letters exclude each
+other. A repetition of something that itself may match in several ways has exponentially many.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..errors import ModelNameError
 # Settings that hold regular expressions, or names that peft puts into one.
 _PATTERNS = re.compile(r"(\w+_)?modules(_to_save)?|\w+_pattern|target_parameters")
 _REPEATED = 32  # ways of a repetition: about as many as the letters of a name that it can match
-_MOST_WAYS = 2 * _REPEATED**4  # for a name, in all expressions together
+_MOST_WAYS = 2 * _REPEATED**4  # ways to match a name, in all expressions together
 _LONGEST = 20_000  # letters of an expression
 
 
@@ -60,7 +60,7 @@ def _ways_of(pattern: str) -> float:
     if len(pattern) > _LONGEST:
         return math.inf
     try:
-        return _ways(import_module("re._parser").parse(pattern))  # which has no public name
+        return _ways(import_module("re._parser").parse(pattern))  # this module has no public name
     except (re.error, RecursionError, OverflowError):
         return math.inf
 

@@ -14,7 +14,7 @@ from .settings_files import check_values, read_settings
 
 SETTINGS = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-# Values of `peft_type` that are accepted. Some others cannot be merged, or load other models, adapters or pickles.
+# Values of `peft_type` that are accepted. Some other types cannot be merged, or load models, adapters or pickles.
 _KINDS = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "HRA", "VERA", "LN_TUNING", "FOURIERFT", "RANDLORA")
 
 

@@ -25,7 +25,8 @@ def load_calibration(model: str | PathLike[str], folder: str | PathLike[str] | N
         The curve; `load_calibration("mini").probability(scores)` turns cosines into probabilities from 0 to 1.
 
     Raises:
-        ConfigError: No folder is given, and the model has no calibration of its own. Hub models never have one.
+        ConfigError: No folder is given, and the model has no calibration of its own. Hub models never have a
+            calibration.
         ModelError: The folder does not contain a calibration, or the calibration is damaged.
     """
     from ..metrics import Calibration  # imported here because it loads SciPy, which scoring does not need

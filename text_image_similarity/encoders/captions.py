@@ -1,6 +1,6 @@
 """Clean captions as open_clip's tokenizers do before they split them into tokens.
 
-The rules are those of `open_clip.tokenizer`, which come from OpenAI and big_vision. They are repeated here because
+The rules are those of `open_clip.tokenizer`, which come from OpenAI and big_vision. The rules are repeated here because
 exported models run without open_clip and torch.
 """
 

@@ -56,7 +56,7 @@ def load_clip(
         config: `device`, `precision`, `preprocess` and `batch_size` are used.
         revision: Commit, tag or branch on the hub.
         trusted: Whether to accept weights in PyTorch's format if the model has no safetensors; only for pinned commits.
-            They are read without running pickled code.
+            Such weights are read without running pickled code.
         adapter: Folder of a PEFT adapter to merge into the model.
 
     Raises:
@@ -94,7 +94,7 @@ def _load(
     if folder is not None:
         check_type(name, read_settings(folder / "config.json"))
         check_settings(name, folder)
-        revision = revision if here else folder.name  # the commit whose settings were checked
+        revision = revision if here else folder.name  # the commit whose settings were just checked
     # False, not None: with None transformers asks on the terminal whether to run code from the model's repository. The
     # parts of a model do not receive this option, so `check_settings` has refused settings that name such code.
     common = {"revision": revision or "main", "local_files_only": local_files_only, "trust_remote_code": False}
@@ -175,7 +175,7 @@ def _explained(name: str, missing: type[ModelError]) -> Iterator[None]:
 def _scale(network: Any) -> float:
     if (scale := getattr(network, "logit_scale", None)) is not None:
         return float(scale.exp())
-    temperature = getattr(network, "temperature", None)  # of ALIGN
+    temperature = getattr(network, "temperature", None)  # ALIGN has this instead
     return 1.0 if temperature is None else 1 / float(temperature)
 
 

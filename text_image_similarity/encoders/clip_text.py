@@ -1,11 +1,12 @@
 """Tokenize captions for CLIP and SigLIP models, and select the token whose state represents the caption.
 
 CLIP takes captions of any length and uses the state of the token with which its tokenizer ends each caption. The id
-comes from the tokenizer, because `config.json` is often wrong: folders from before July 2023 give 2, for which
-`transformers` takes the highest id instead, and that is a different token if tokens were added to the vocabulary.
+comes from the tokenizer, because `config.json` is often wrong. Folders from before July 2023 give 2, for which
+`transformers` takes the highest id instead; that is a different token if tokens were added to the vocabulary.
 
-SigLIP was trained on lower-case captions padded to the full length. SigLIP 1's tokenizer lower-cases them itself. The
-fixed-resolution SigLIP 2 models come with Gemma's tokenizer, which keeps case; `transformers` does not correct that.
+SigLIP was trained on lower-case captions padded to the full length. SigLIP 1's tokenizer lower-cases captions itself.
+The fixed-resolution SigLIP 2 models come with Gemma's tokenizer, which keeps case; `transformers` does not correct
+that.
 """
 
 from __future__ import annotations
@@ -53,15 +54,15 @@ def clip_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Features
     Args:
         name: Name of the model, for error messages.
         network: The model.
-        tokenizer: Its tokenizer.
+        tokenizer: Tokenizer of the model.
 
     Raises:
         ModelError: The tokenizer does not end captions with an end token, or has tokens that the model does not know.
     """
     own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    own.encode_special_tokens = tokenizer.backend_tokenizer.encode_special_tokens  # not serialised with the tokenizer
+    own.encode_special_tokens = tokenizer.backend_tokenizer.encode_special_tokens  # `to_str` leaves this out
     own.no_padding()
-    own.enable_truncation(network.config.text_config.max_position_embeddings)  # keeps the end token
+    own.enable_truncation(network.config.text_config.max_position_embeddings)  # this keeps the end token
     end = _end_token(name, own)
     known = network.text_model.get_input_embeddings().num_embeddings
     if (highest := max(own.get_vocab().values())) >= known:
@@ -103,7 +104,8 @@ def siglip_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Featur
     Args:
         name: Name of the model, for error messages.
         network: The model.
-        tokenizer: Its tokenizer. A fast one is changed to lower-case captions, unless its `do_lower_case` is false.
+        tokenizer: Tokenizer of the model. A fast one is changed to lower-case captions, unless its `do_lower_case` is
+            false.
 
     Raises:
         ModelError: The tokenizer has no padding token.
@@ -123,7 +125,7 @@ def siglip_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Featur
 
 
 def _fast_tokens(tokenizer: Any, length: int, pad: int) -> Tokens | None:
-    """Return the `Tokens` of a copy of a fast tokenizer. Unlike the original, it does not change between calls."""
+    """Return the `Tokens` of a copy of a fast tokenizer, which does not change between calls; None for a slow one."""
     if (fast := getattr(tokenizer, "backend_tokenizer", None)) is None:
         return None
     own = Tokenizer.from_str(fast.to_str())

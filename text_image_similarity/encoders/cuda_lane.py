@@ -1,8 +1,8 @@
 """A tower on a CUDA device: reused pinned memory, a stream for copies, and one CUDA graph for each shape.
 
-This was written from the documentation of torch 2.15 and has not yet run on a GPU; `double_buffer` decides when each
-step is taken, and is tested. A graph is one launch instead of hundreds, so the kernels of a small model do not wait for
-Python. Towers that cannot be captured are launched as usual.
+This module was written from the documentation of torch 2.15 and has not yet run on a GPU; `double_buffer` decides when
+each step is taken, and is tested. A graph is one launch instead of hundreds, so the kernels of a small model do not
+wait for Python. Towers that cannot be captured are launched as usual.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class CudaLane:
     ) -> None:
         self._tower, self._device, self._clock = tower, device, clock
         self._copying, self._computing = torch.cuda.Stream(device), torch.cuda.Stream(device)
-        self._computing.wait_stream(torch.cuda.current_stream(device))  # which may still be writing the weights
+        self._computing.wait_stream(torch.cuda.current_stream(device))  # the weights may still be written there
         self._pool = torch.cuda.graph_pool_handle()  # shared, because graphs on one stream run one after the other
         self._programs: dict[tuple[int, tuple[int, ...], torch.dtype], Program] = {}
         self._begun: dict[int, tuple[Program, int]] = {}
@@ -113,7 +113,7 @@ class CudaLane:
         given = _pinned(shape, kind)
         _fill(given, batch)
         there = given.to(self._device)
-        self._computing.wait_stream(torch.cuda.current_stream(self._device))  # which copies the batch
+        self._computing.wait_stream(torch.cuda.current_stream(self._device))  # the current stream copies the batch
         self._copying.wait_stream(self._computing)
         with torch.cuda.stream(self._computing), _capturing:
             for _ in range(_WARM_UPS):
@@ -132,14 +132,15 @@ def capture(tower: nn.Module, there: Tensor, stream: torch.cuda.Stream, pool: An
 
     Args:
         tower: The tower.
-        there: Its input (n, m, ...) on the device, which is read again at every launch of the kernels. It is reversed
-            for the check, because a graph may contain values that depended on the input during its capture.
+        there: Input (n, m, ...) of the tower on the device, which is read again at every launch of the kernels. The
+            input is reversed for the check, because a graph may contain values that depended on the input during its
+            capture.
         stream: Any stream except the default one.
         pool: Memory that graphs may share as long as they never run at the same time.
 
     Returns:
-        A function that launches them on the current stream and returns features in float32, which the next launch
-        overwrites; None if they cannot be captured, or compute different features from the tower.
+        A function that launches the kernels on the current stream and returns features in float32, which the next
+        launch overwrites; None if the kernels cannot be captured, or compute different features from the tower.
     """
     graph = torch.cuda.CUDAGraph()
     try:

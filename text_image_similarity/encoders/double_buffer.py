@@ -1,7 +1,7 @@
 """Keep a device busy: while it computes one batch, the next one is copied to it; results are read one batch late.
 
 This module does not depend on the device. A `Lane` does the work in one of a few slots, each of which has its own
-memory for one batch; this module decides which slot a batch gets, and reuses a slot only after its result has been
+memory for one batch. This module decides which slot a batch gets, and reuses a slot only after its result has been
 read.
 """
 

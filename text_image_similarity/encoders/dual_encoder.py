@@ -1,8 +1,9 @@
 """Load and save a small dual encoder: `mini`, the model in this package, or one trained with this package.
 
 A model is a folder with three files: `config.json`, `model.safetensors` and `tokenizer.json`. Weights are float32 or
-float16. A matrix may also be int8 with one float scale per row, stored under the matrix's name plus `.scale`; it is
-converted to floats when it is loaded (weight-only quantisation: a fifth of the disk space, no change in speed).
+float16. A matrix may also be int8 with one float scale per row, stored under the matrix's name plus `.scale`. Such a
+matrix is converted to floats when it is loaded (weight-only quantisation: a fifth of the disk space, no change in
+speed).
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def write_dual_encoder(folder: Path, towers: DualEncoder, tokenizer: Tokenizer, 
     Args:
         folder: Folder to write to; created if it does not exist.
         towers: The model.
-        tokenizer: Its tokenizer.
+        tokenizer: Tokenizer of the model.
         int8: Whether to store matrices as int8 and the rest as float16; otherwise everything is float32.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,7 +108,7 @@ def write_dual_encoder(folder: Path, towers: DualEncoder, tokenizer: Tokenizer, 
     config = {"model_type": "dual_encoder", **asdict(towers.config)}
     with whole_file(folder / "model.safetensors") as partial:
         save_file(quantised(state) if int8 else state, partial)
-    (folder / CALIBRATION).unlink(missing_ok=True)  # it belonged to the previous weights
+    (folder / CALIBRATION).unlink(missing_ok=True)  # the calibration belonged to the previous weights
     with whole_file(folder / "tokenizer.json") as partial:
         partial.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     with whole_file(folder / "config.json") as partial:
@@ -127,7 +128,7 @@ def as_encoder(
 
     Args:
         towers: The model.
-        tokenizer: Its tokenizer, configured by `set_up`.
+        tokenizer: Tokenizer of the model, configured by `set_up`.
         name: Name of the encoder.
         fast: Whether to use the fast preprocessing.
         weights: Fingerprint of the files that the towers were read from.

@@ -1,7 +1,7 @@
 """Load an export: a folder written by `export` that describes itself and runs without the libraries of its source.
 
-`config.json` is the manifest. It records the model (shapes, preprocessing, tokens, logit scale), its source, the
-comparison with that source, the hash of every other file, and a digest of all this. All hashes are checked before
+`config.json` is the manifest. The manifest records the model (shapes, preprocessing, tokens, logit scale), its source,
+the comparison with that source, the hash of every other file, and a digest of all this. All hashes are checked before
 anything is scored. A calibration in the folder is not part of the export, so `evaluate --calibrate` can replace it.
 """
 
@@ -62,7 +62,7 @@ def load_exported(name: str, folder: Path, config: Config) -> TwoTowerEncoder:
         ConfigError: The settings are not compatible with the export; the message names its source, which may be
             compatible.
         ModelError: The export is damaged or incomplete, has another layout, or cannot be opened.
-        MissingExtraError: The library that runs its format is not installed.
+        MissingExtraError: The library that runs the export's format is not installed.
     """
     manifest = read_manifest(folder)
     _check_config(name, manifest, config)
@@ -97,7 +97,7 @@ def manifest_path(folder: Path, made: str | None = None) -> Path:
 
     Args:
         folder: The export.
-        made: Its format; detected from the folder if omitted.
+        made: Format of the export; detected from the folder if omitted.
     """
     if made is not None:
         return folder / MANIFESTS.get(made, MANIFEST)

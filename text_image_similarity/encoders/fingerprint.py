@@ -13,7 +13,7 @@ from ..files import CALIBRATION, regular_size
 
 FACTS = "encoder.json"  # describes exported graphs; left out because it contains the fingerprint itself
 _SHA256 = re.compile("[0-9a-f]{64}")  # the cache names other files by the SHA-1 that git uses
-# The SHA-256 of pinned models' weights, by commit and file name. It does not depend on what the hub reports.
+# The SHA-256 of pinned models' weights, by commit and file name. These hashes do not depend on what the hub reports.
 _PINNED = {
     ("3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268", "pytorch_model.bin"): (
         "a63082132ba4f97a80bea76823f544493bffa8082296d62d71581a4feff1576f"
@@ -25,7 +25,7 @@ _PINNED = {
         "f1a17cdbe0f36fec524f5cafb1c261ea3bbbc13e346e0f74fc9eb0460dedd0d3"
     ),
 }
-# Settings, vocabularies and weights. A model card changes nothing.
+# Files of settings, vocabularies and weights. A model card does not change the hash.
 _PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors", "pytorch_model*.bin")
 
 

@@ -61,7 +61,7 @@ def in_fitting_parts(encode: Callable[[Any], Tensor], items: Any, fit: Fit) -> l
             fit.fitted(len(part))
             done += len(part)
             continue
-        # Outside the handler, where the traceback would still hold the failed batch's tensors.
+        # This is outside the handler, in which the traceback would still hold the failed batch's tensors.
         torch.cuda.empty_cache()
     return parts
 

@@ -1,8 +1,8 @@
 """Keep torch usable in a process that was forked after torch had run.
 
-A fork does not copy threads, so the next multi-threaded computation would wait forever for those of OpenMP. Running on
-one thread avoids that; `torch.utils.data.DataLoader` does the same in its workers. A GPU that the parent process has
-used cannot be used at all.
+A fork does not copy threads, so the next multi-threaded computation would wait forever for OpenMP's threads. Running on
+one thread avoids this wait; `torch.utils.data.DataLoader` does the same in its workers. A GPU that the parent process
+has used cannot be used at all.
 """
 
 from __future__ import annotations

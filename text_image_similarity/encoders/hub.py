@@ -46,13 +46,13 @@ def has_open_clip(name: str, revision: str | None) -> bool:
 
 
 def cached_folder(name: str, revision: str | None) -> Path | None:
-    """Return a model's folder in the cache, which is named after its commit, or None. Files may be missing from it."""
+    """Return a model's folder in the cache, named after its commit, or None; files may be missing from the folder."""
     path = try_to_load_from_cache(name, "config.json", revision=revision)
     return Path(path).parent if isinstance(path, str) else None
 
 
 def require_hub(name: str, revision: str | None) -> list[str]:
-    """Ask the hub whether it has a model. This takes at most `PROBE_S` seconds, regardless of the network.
+    """Ask the hub whether it has a model, in at most `PROBE_S` seconds, regardless of the network.
 
     Returns:
         The paths of the model's files.

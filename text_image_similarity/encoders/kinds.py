@@ -15,7 +15,7 @@ from .adapters import base_of
 from .open_clip_names import CONFIG
 from .settings_files import check_settings, read_settings
 
-# Families of transformers. Each builds its own two towers, regardless of its settings, and each is tested.
+# Families of transformers. Each family builds its own two towers, regardless of its settings, and each is tested.
 FAMILIES = ("clip", "siglip", "siglip2", "metaclip_2", "chinese_clip", "altclip", "align")
 OWN = "dual_encoder"  # written by `train`
 OPEN_CLIP = "open_clip"
@@ -69,7 +69,8 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
         folder: The folder, which exists.
 
     Returns:
-        The contents of its `config.json`; only `model_type` for exports, adapters and models in open_clip's layout.
+        The contents of the folder's `config.json`; only `model_type` for exports, adapters and models in open_clip's
+        layout.
 
     Raises:
         ModelNameError: The folder holds no such model; the message says what it holds instead, and what to do.

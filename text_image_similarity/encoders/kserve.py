@@ -1,7 +1,7 @@
 """Exchange tensors with an inference server in the KServe v2 protocol, over HTTP with binary tensors or over gRPC.
 
-Triton, KServe, OpenVINO Model Server and others support it. It is specified at kserve.github.io, "Open Inference
-Protocol", and in Triton's extension for binary tensor data.
+Triton, KServe, OpenVINO Model Server and others support this protocol. The protocol is specified at kserve.github.io,
+"Open Inference Protocol", and in Triton's extension for binary tensor data.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class InferenceServer(Protocol):
 
         Args:
             model: Name of the model.
-            name: Name of its input.
+            name: Name of the model's input.
             values: The input, uint8 or int64.
-            wanted: Name of its output.
+            wanted: Name of the model's output.
 
         Raises:
             ModelError: The server refuses the request, or returns something else.
@@ -85,7 +85,7 @@ class _Http:
         self.url, self._lock, self._process = url.rstrip("/"), Lock(), 0
 
     def _client_here(self) -> httpx.Client:
-        """Return this process's client. One inherited through a fork would share its connections with the parent."""
+        """Return this process's client. A client inherited through a fork would share the parent's connections."""
         with self._lock:
             if self._process != os.getpid():
                 self._client = httpx.Client(timeout=httpx.Timeout(_ANSWER_S, connect=_CONNECT_S), trust_env=False)

@@ -1,4 +1,4 @@
-"""The last layer of a transformer, computed only for the token that the tower returns: the class token or the end token.
+"""The last layer of a transformer, computed only for the token that the tower returns: the class or the end token.
 
 The other tokens affect that token's vector only through their keys and values, so nothing else is computed for them: no
 queries, output projection or feed-forward network, which are five sixths of the layer's work. Results differ only by
@@ -19,7 +19,7 @@ class OneToken(nn.Module):
 
     Args:
         layer: The layer.
-        place: Position of the token: 0 is the first, -1 the last. It attends to all tokens.
+        place: Position of the token, which attends to all tokens: 0 is the first, -1 the last.
     """
 
     def __init__(self, layer: nn.Module, place: int):
@@ -54,7 +54,7 @@ def token_of(layer: Any, hidden: Tensor, token: Tensor, seen: Tensor | None = No
         layer: The layer.
         hidden: All tokens, (n, t, width).
         token: The token to compute, (n, 1, width).
-        seen: The tokens that it attends to, (n, t); None means all.
+        seen: The tokens that the token attends to, (n, t); None means all.
     """
     attention = layer.self_attn
 
@@ -86,7 +86,7 @@ def token_of_block(block: Any, hidden: Tensor, token: Tensor, seen: Tensor | Non
 
 
 def at_ends(hidden: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the tokens (n, 1, width) at given positions, and the tokens (n, t) that they attend to in a causal tower."""
+    """Return the tokens (n, 1, width) at given positions, and which ones (n, t) they attend to in a causal tower."""
     count, length = hidden.shape[:2]
     token = hidden[torch.arange(count, device=hidden.device), ends][:, None]
     return token, torch.arange(length, device=hidden.device) <= ends[:, None]

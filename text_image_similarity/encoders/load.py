@@ -63,7 +63,7 @@ def model_folder(name: str | PathLike[str]) -> Path:
 def on_network_share(model: str) -> bool:
     r"""Return whether a model's name may be a place on a Windows network share, such as `\\host\share`.
 
-    Looking for a file there would log in to that host, which a stranger who wrote the name must not choose.
+    Looking for a file there would log in to that host, so a stranger who wrote the name must not choose the host.
     """
     return any(network_share(model_folder(place)) for place in places_in(model))
 
@@ -71,7 +71,7 @@ def on_network_share(model: str) -> bool:
 def resolve_model(model: str | PathLike[str], revision: str | None) -> tuple[str, str | None]:
     """Resolve a model's name and revision: aliases to hub ids, pinned models to their commits, folders to full paths.
 
-    Names that resolve to the same result are the same model. The hub is not asked, so branches are not resolved to
+    Names that resolve to the same result name the same model. The hub is not asked, so branches are not resolved to
     commits.
 
     Example:
@@ -234,7 +234,7 @@ def _adapted(name: str, folder: Path, config: Config) -> PreparingEncoder:
     """Load a model and merge a PEFT adapter into it."""
     from .adapters import SETTINGS, WEIGHTS, base_of
 
-    if not is_installed("peft"):  # no extra includes it
+    if not is_installed("peft"):  # no extra includes peft
         raise MissingExtraError(f"{name}, which holds a PEFT adapter, needs peft: pip install peft")
     named = base_of(name, folder)
     _check_meant(named)

@@ -91,7 +91,7 @@ def _rewritten(name: str, tidy: str) -> str | None:
 
 
 def _known_elsewhere(name: str, tidy: str) -> str | None:
-    """Return the name to use instead of one from OpenAI, open_clip or sentence-transformers, or without an owner."""
+    """Return the name to use for a name from another library, or for one without an owner; None if there is none."""
     plain = _plain(tidy)
     for prefix in ("", "openai", "clip", "openaiclip", "openclip", "sentencetransformersclip"):
         found = _OPENAI.get(plain.removeprefix(prefix).removesuffix("openai"))

@@ -36,7 +36,7 @@ class OnnxBackend:
 
     Args:
         image_session, text_session: ONNX Runtime sessions of one thread each.
-        tokens: Pads the ids.
+        tokens: `Tokens` that pad the ids.
         workers: The threads that make the calls.
         precision: `fp32` or `int8`.
         weight_bytes: Memory that the parameters take, in bytes.
@@ -112,7 +112,7 @@ def open_backend(
 
     Args:
         folder: Folder with the graphs.
-        tokens: Pads the ids.
+        tokens: `Tokens` that pad the ids.
         precision: `fp32` or `int8`.
         initializers: For graphs without weights, by tower: the name in `model.safetensors` of each initializer.
         graphs: Name of a tower's graph in the folder, where `{}` stands for the tower, `image` or `text`.

@@ -70,7 +70,7 @@ def load_onnx(
     if weights is None and folder is not None:
         weights = fingerprint(folder)
     loaded: TwoTowerEncoder | None = None
-    if weights is None or not _place(folder, weights, config).is_dir():  # or some files are not here yet
+    if weights is None or not _place(folder, weights, config).is_dir():  # not exported yet, or files are missing
         if asked:
             require(f"exporting {name} to ONNX", *_EXPORTERS, "onnxruntime", extra="onnx")
         loaded = load_torch(for_torch)

@@ -36,7 +36,7 @@ _PATTERNS = ("tokenizer*.json", "special_tokens_map.json", "vocab*", "merges.txt
 
 
 _MOST_CONTEXT = 4096  # tokens
-_COUNTED = {"vocab_size"}  # its table is counted before it is filled
+_COUNTED = {"vocab_size"}  # the table of this size is counted before it is filled
 _TABLE = re.compile("position|d_model|hidden_size")  # settings that determine the size of a table of positions
 _MOST_WIDTH = 16_384  # also the largest number of patches, positions or queries
 
@@ -145,7 +145,7 @@ def _check_settings(name: str, model: Mapping[str, Any]) -> None:
     sizes = given if isinstance(given, list) else [given]
     check_sides(*sizes)
     lengths = [part.get("context_length") for part in (text, model.get("multimodal_cfg")) if isinstance(part, Mapping)]
-    if any(isinstance(length, int) and length > _MOST_CONTEXT for length in lengths):  # a mask takes its square
+    if any(isinstance(length, int) and length > _MOST_CONTEXT for length in lengths):  # a mask takes the length squared
         raise ModelError(
             f"the settings of {name} have a context_length of more than {_MOST_CONTEXT:,} tokens; correct it"
         )

@@ -1,8 +1,8 @@
 """Run open_clip models on torch, with the towers, preprocessing and tokenizers that open_clip builds.
 
 Embeddings equal those of open_clip's `encode_image` and `encode_text`. There is one difference: causal text towers that
-use the state of the end token get captions padded to a few tokens instead of all 77. This changes vectors by no more
-than rounding, which is checked when a model is loaded.
+use the state of the end token get captions padded to a few tokens instead of all 77. The shorter padding changes
+vectors by no more than rounding, which is checked when a model is loaded.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ def load_open_clip(files: OpenClipFiles, parsed: OpenClipName, weights: str | No
     Args:
         files: The model's files and settings.
         parsed: The model's name.
-        weights: Fingerprint of its files.
+        weights: Fingerprint of the model's files.
         config: `device`, `precision`, `preprocess` and `batch_size` are used.
 
     Raises:
-        ModelError: Its settings or weights cannot be used.
+        ModelError: The model's settings or weights cannot be used.
     """
     placement = choose_placement(config)
     with _explained(files.name):

@@ -28,8 +28,8 @@ class OpenClipName:
 
     Args:
         architecture: Name of open_clip's architecture, such as `ViT-B-32`.
-        tag: Tag of its published weights.
-        file: File of its weights.
+        tag: Tag of published weights.
+        file: File of weights.
         hub: Hub id.
         folder: Folder that holds `open_clip_config.json`.
     """
@@ -73,7 +73,7 @@ def read_open_clip_name(name: str) -> OpenClipName | None:
             if architecture
             else f"model {name!r} names no architecture; {_FORMS}"
         )
-    if ":" in architecture:  # open_clip would look for it on the hub
+    if ":" in architecture:  # open_clip would look for such a name on the hub
         raise ModelNameError(f"model {name!r} cannot be read; did you mean {rest!r}? {_FORMS}")
     if tag.startswith("/"):
         return OpenClipName(architecture=architecture, file=_file(name, architecture, tag[1:]))
@@ -91,7 +91,7 @@ def check_architecture(name: str, architecture: str) -> None:
     Raises:
         ModelNameError: open_clip does not have this architecture.
     """
-    found = None if "open_clip" in sys.modules else find_spec("open_clip")  # once imported, it may have more
+    found = None if "open_clip" in sys.modules else find_spec("open_clip")  # once imported, more can be added
     places = found.submodule_search_locations if found is not None else None
     known = [path.stem for place in places or () for path in Path(place, "model_configs").glob("*.json")]
     if known and architecture not in known:
@@ -113,7 +113,7 @@ def check_tag(name: str, architecture: str, tag: str) -> None:
 
 
 def table_tags(package: Path) -> list[str]:
-    """Return the tags of pretrained weights from the table next to open_clip's `__init__.py`, or none if it is missing."""
+    """Return the tags in the table of weights next to open_clip's `__init__.py`, or none if the table is missing."""
     table = package.with_name("pretrained.py")
     return re.findall(r"\b(\w+)=\w*(?:cfg|dict)\(", table.read_text(encoding="utf-8")) if table.is_file() else []
 

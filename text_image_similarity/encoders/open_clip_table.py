@@ -1,4 +1,4 @@
-"""Look up open_clip's architectures and its table of published weights. Imports open_clip, and with it torch."""
+"""Look up open_clip's architectures and its table of published weights; this imports open_clip, and with it torch."""
 
 from __future__ import annotations
 

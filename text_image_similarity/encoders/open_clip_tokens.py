@@ -1,7 +1,7 @@
 """Tokenize captions for open_clip models, with CLIP's byte pairs or a tokenizer of `transformers`, after cleaning them.
 
-Ids equal those of open_clip's own tokenizer; this is checked on a few captions when a model is loaded. If they differ,
-as they do for tokenizers that add tokens in an unusual order, open_clip's own tokenizer is used, under a lock.
+Ids equal those of open_clip's own tokenizer; this is checked on a few captions when a model is loaded. If the ids
+differ, as they do for tokenizers that add tokens in an unusual order, open_clip's own tokenizer is used, under a lock.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def _agree(tokens: Tokens, theirs: Callable[..., Any], length: int) -> bool:
 
 
 def _their_tokens(theirs: Callable[..., Any], lengths: Callable[[Sequence[str]], list[int]], most: int) -> Tokens:
-    """Return the `Tokens` of open_clip's own tokenizer, whose rows have full length; `lengths` shows which were cut."""
+    """Return the `Tokens` of open_clip's own tokenizer, with full-length rows; `lengths` shows what was cut."""
     locks: dict[int, Lock] = {}  # tokenizers of transformers keep state, and a fork may copy a held lock
 
     @panics_are_errors()

@@ -42,8 +42,8 @@ _importing = Lock()
 def import_openvino() -> Any:
     """Import OpenVINO without its telemetry.
 
-    The telemetry is a separate package that is installed with OpenVINO. It reports each import to Google Analytics and
-    stores an id in the home folder. OpenVINO works the same without it.
+    The telemetry is a separate package that is installed with OpenVINO. The telemetry reports each import to Google
+    Analytics and stores an id in the home folder. OpenVINO works the same without it.
     """
     with _importing:
         hide = _TELEMETRY not in sys.modules
@@ -51,8 +51,9 @@ def import_openvino() -> Any:
             sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # how Python says that a module cannot be imported
         try:
             openvino = import_module("openvino")
-            # Its table of types is built on first use. Two threads that use it first at the same time deadlock: one holds
-            # the table and waits for the interpreter, the other holds the interpreter and waits for the table.
+            # OpenVINO's table of types is built on first use. If two threads use it first at the same time, they
+            # deadlock: one holds the table and waits for the interpreter, while the other holds the interpreter and
+            # waits for the table.
             openvino.Type.f32.to_dtype()
             return openvino
         finally:
@@ -66,7 +67,7 @@ class OpenVinoBackend:
 
     Args:
         towers: The compiled towers.
-        tokens: Pads the ids.
+        tokens: `Tokens` that pad the ids.
         workers: The threads that make the calls.
         precision: `fp32`, or `int8` if weights are rounded.
         weight_bytes: Memory that the parameters take, in bytes.
@@ -157,8 +158,8 @@ def open_openvino(
     """Open the two towers of an exported folder.
 
     Args:
-        folder: Holds `image.xml` and `text.xml` with their `.bin` files, or `image.onnx` and `text.onnx`.
-        tokens: Pads the ids.
+        folder: Folder with `image.xml` and `text.xml` and their `.bin` files, or with `image.onnx` and `text.onnx`.
+        tokens: `Tokens` that pad the ids.
         precision: Precision of the export, `fp32` or `int8`.
         initializers: For ONNX graphs without weights, by tower: the name in `model.safetensors` of each initializer.
 

@@ -31,7 +31,7 @@ def masked_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Featur
     Args:
         name: Name of the model, for error messages.
         network: The model.
-        tokenizer: Its tokenizer.
+        tokenizer: Tokenizer of the model.
 
     Raises:
         ModelError: The tokenizer has no fast form, or no padding token.
@@ -59,7 +59,7 @@ def check_alike(encoder: TwoTowerEncoder, network: Any, processor: Any, tokenize
     """Check, on a few images and captions, that an encoder agrees with the model's own processor and tokenizer.
 
     Raises:
-        ModelError: The results differ; the message says which.
+        ModelError: The results differ; the message says which ones.
     """
     rng = np.random.default_rng(0)
     sizes = ((90, 120), (70, 50))

@@ -11,11 +11,11 @@ class AddedPiece:
     """A token that is split off a caption before sentencepiece reads it.
 
     Args:
-        text: Its text.
-        id: Its id.
-        special: Whether it is one of the tokenizer's special tokens.
-        lstrip, rstrip: Whether the spaces before and after it are removed.
-        single_word: Whether it is recognised only between spaces.
+        text: Text of the token.
+        id: Id of the token.
+        special: Whether the token is one of the tokenizer's special tokens.
+        lstrip, rstrip: Whether the spaces before and after the token are removed.
+        single_word: Whether the token is recognised only between spaces.
     """
 
     text: str
@@ -68,7 +68,7 @@ class PieceFile:
     """A sentencepiece model and the rules around it, as an export stores them.
 
     Args:
-        model: Contents of its file, `spiece.model`.
+        model: Contents of the model's file, `spiece.model`.
         rules: The rules.
     """
 

@@ -47,7 +47,7 @@ def runs_on_onnx(config: Config, shape: dict[str, Any]) -> bool:
         shape: The model's `config.json`; empty if it is not known yet.
 
     Raises:
-        ConfigError: Either was requested, but is unavailable or does not support this model or device.
+        ConfigError: ONNX Runtime or OpenVINO was requested, but is missing or does not support this model or device.
     """
     asked = config.backend in ("onnx", "openvino") or config.precision == "int8"
     if config.backend == "torch":

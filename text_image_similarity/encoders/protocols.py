@@ -20,12 +20,12 @@ class ModelInfo:
     Args:
         model: Hub id, folder or alias.
         revision: Commit of a hub model, or None.
-        device: Device that it runs on: `cpu`, `cuda:0`, `mps`, or `remote` for an inference server.
+        device: Device that the model runs on: `cpu`, `cuda:0`, `mps`, or `remote` for an inference server.
         precision: `fp32`, `fp16` or `int8`.
-        backend: Backend that runs it: `torch`, `onnx`, `openvino`, `tensorrt` or `triton`.
+        backend: Backend that runs the model: `torch`, `onnx`, `openvino`, `tensorrt` or `triton`.
         preprocess: `exact` or `fast`.
-        fingerprint: Identifies everything that its embeddings depend on apart from pixels and words; None if unknown.
-            Embeddings with equal fingerprints may share a cache.
+        fingerprint: Text that identifies everything that the model's embeddings depend on apart from pixels and words;
+            None if unknown. Embeddings with equal fingerprints may share a cache.
         export: Source and target of an export; None for other models.
     """
 

@@ -44,7 +44,7 @@ _VOCABULARIES = {
     "target_vocab_file",
 }
 _CONTENTS = ("vocab", "merges")  # of a tokenizer; a text is the path of a file
-_PRETRAINED = "pretrained_cfg"  # timm's, and keys that begin with it
+_PRETRAINED = "pretrained_cfg"  # timm's key; others may begin with it
 _NAME = re.compile(r"(?!\.\.?$)[\w.-]+")  # of a file in the same folder
 _ATTENTION = re.compile("_?attn_implementation(_internal)?")
 _ATTENTIONS = (None, "eager", "sdpa")  # others come from the hub if a library is missing
@@ -67,7 +67,7 @@ def read_settings(path: Path) -> Any:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is not JSON in UTF-8, or is larger or nested more deeply than any model's settings.
+        ValueError: The file is not JSON in UTF-8, or is larger or nested more deeply than any model's settings.
     """
     if not path.is_file():  # a pipe, for example, which could be read forever
         raise FileNotFoundError(f"{path} is not a regular file")

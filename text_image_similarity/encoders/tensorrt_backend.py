@@ -35,7 +35,7 @@ class TensorRtBackend:
 
     Args:
         image_plan, text_plan: The plans of the towers.
-        tokens: Pads the ids.
+        tokens: `Tokens` that pad the ids.
         precision: Precision of the graphs.
         device: `cuda:N`.
         weight_bytes: Size of the plans in bytes.
@@ -190,8 +190,8 @@ def open_tensorrt(folder: Path, tokens: Tokens, precision: str, *, device: int =
     """Open the plans of an export.
 
     Args:
-        folder: Holds `image.plan`, `text.plan`, their manifests, and the graphs that they were built from.
-        tokens: Pads the ids.
+        folder: Folder with `image.plan`, `text.plan`, their manifests, and the graphs that they were built from.
+        tokens: `Tokens` that pad the ids.
         precision: Precision of the export, `fp32` or `fp16`.
         device: Number of the GPU.
 
@@ -201,7 +201,7 @@ def open_tensorrt(folder: Path, tokens: Tokens, precision: str, *, device: int =
     """
     if not (
         is_installed("tensorrt") and is_installed("cuda")
-    ):  # no extra includes them, because they must match the driver
+    ):  # no extra includes these libraries, because they must match the driver
         raise MissingExtraError(f"running {folder} needs TensorRT and CUDA: pip install tensorrt cuda-bindings")
     tensorrt = import_module("tensorrt")
     memory = Cuda(import_module("cuda.bindings.runtime"), device)

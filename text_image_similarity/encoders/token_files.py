@@ -75,7 +75,7 @@ def open_tokens(folder: Path, facts: Mapping[str, Any]) -> Tokens:
         rules = PieceRules.from_dict({key: value for key, value in facts.items() if key not in ("kind", "whole")})
         return piece_tokens(PieceFile((folder / _PIECES).read_bytes(), rules))
     tokenizer = tokenizer_from((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    tokenizer.encode_special_tokens = facts["encode_special_tokens"]  # not stored in its file
+    tokenizer.encode_special_tokens = facts["encode_special_tokens"]  # this setting is not stored in the file
     if tokenizer.truncation is None:  # a dual encoder's own file, next to graphs without weights
         tokenizer.enable_truncation(facts["context_length"])
     if (clean := facts.get("clean")) is not None:

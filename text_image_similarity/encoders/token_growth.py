@@ -15,8 +15,8 @@ from .tokens import panics_are_errors
 
 _MOST_PARTS = 1 << 26  # commas and brackets; a vocabulary of a million pieces has a few million
 _MOST_STEPS = 48  # Replace and Prepend in a row; CLIP's and T5's have a few
-_MOST_LETTERS = 8  # that a step may write; all published ones write up to three
-_MOST_GROWTH = 1024  # of a text, in all steps
+_MOST_LETTERS = 8  # letters that a step may write; all published steps write up to three
+_MOST_GROWTH = 1024  # how many times longer all steps together may make a text
 _STEPS = ("normalizer", "pre_tokenizer")
 
 
@@ -24,7 +24,7 @@ def tokenizer_from(text: str) -> Tokenizer:
     """Return the tokenizer of a `tokenizer.json`.
 
     Raises:
-        ValueError: It is damaged, or could make captions too long.
+        ValueError: The tokenizer is damaged, or could make captions too long.
     """
     try:
         stated = parse_json(text, most_parts=_MOST_PARTS)
@@ -34,7 +34,7 @@ def tokenizer_from(text: str) -> Tokenizer:
     try:
         with panics_are_errors():
             return Tokenizer.from_str(text)
-    except Exception as exc:  # tokenizers raises nothing narrower
+    except Exception as exc:  # the library `tokenizers` raises nothing more specific
         raise ValueError(f"tokenizer.json is damaged: {exc}") from exc
 
 
@@ -55,10 +55,10 @@ def _growth(step: dict[str, Any]) -> tuple[int, int]:
         return 1, 4
     length = len(str(step.get("content" if step["type"] == "Replace" else "prepend")))
     if step["type"] == "Prepend":
-        return length, 1  # once only
+        return length, 1  # the step writes only once
     pattern = step.get("pattern")
     replaced = str(pattern.get("String") or "") if isinstance(pattern, dict) else ""
-    # A regular expression may match nothing, between any two letters.
+    # A regular expression may match the empty string, between any two letters.
     return length, max(1, -(-length // len(replaced))) if replaced else 1 + length
 
 

@@ -30,10 +30,10 @@ class Tokens:
     """A model's way of tokenizing captions; safe to share between threads.
 
     Args:
-        encode: Turns n captions into their token ids, cut at the model's context length, without padding.
+        encode: Function that turns n captions into their token ids, cut at the model's context length, without padding.
         pad: Id of the padding token.
         context_length: Length of the longest row, in tokens; None for no limit.
-        whole: Whether every row is padded to that length (SigLIP).
+        whole: Whether every row is padded to `context_length` (SigLIP).
         tokenizer: The tokenizer that `encode` uses, if it can be saved as one file.
         clean: The cleaning that a caption gets before it is tokenized, if any.
         pieces: The sentencepiece model, and the rules around it, that `encode` uses instead of a tokenizer.
@@ -54,7 +54,7 @@ class Tokens:
     def batches(
         self, rows: Sequence[Ids], *, most: int, step: int, widths: Sequence[int] = ()
     ) -> Iterator[NDArray[np.int64]]:
-        """Yield rows, given shortest first, in batches (n, t) of one width.
+        """Yield rows, which must be given shortest first, in batches (n, t) of one width.
 
         Args:
             rows: Token ids.

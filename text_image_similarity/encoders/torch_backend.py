@@ -1,9 +1,9 @@
 """torch as a backend, with a device, a precision, and batches that fit in memory.
 
 Images are sent to the device as bytes and converted to floats there, so only a quarter as much data is transferred as
-with float32. On a GPU there can be a queue in front of each tower (`double_buffer`, `cuda_lane`): a batch is sent while
-the previous one is computed, so a caller that starts the next batch before reading the last result keeps the GPU busy.
-The queue has not run on a GPU yet, so it must be requested.
+with float32. On a GPU there can be a queue in front of each tower (`double_buffer`, `cuda_lane`). A batch is then sent
+while the previous one is computed, so a caller that starts the next batch before reading the last result keeps the GPU
+busy. The queue has not run on a GPU yet, so it must be requested.
 
 All batches have the same number of items, the last one filled up with copies, because the kernels that a library
 chooses, and with them the last digits, depend on the shape. A vector therefore depends only on its image or caption, as
@@ -93,7 +93,7 @@ class ImageTower(nn.Module):
 
 
 class BackendMemory:
-    """The state of a backend that changes while it runs.
+    """The part of a backend's state that changes while the backend runs.
 
     Attributes:
         `pictures`, `captions`: How many images and captions fit in memory.
@@ -121,7 +121,7 @@ class BackendMemory:
         """Return the towers in float32, copying them on first use."""
         with self._lock:
             if self._wide is None:
-                copied_image, copied_text = deepcopy((image, text))  # together, because they may share a model
+                copied_image, copied_text = deepcopy((image, text))  # together, because the towers may share a model
                 copied_image.dtype = torch.float32
                 self._wide = copied_image.float(), copied_text.float()
             return self._wide
@@ -135,12 +135,12 @@ class TorchBackend:
     again in float32. If the device itself fails, this call and every later one raise `DeviceLostError`.
 
     Args:
-        placement: Their device and precision.
+        placement: Device and precision of the towers.
         image_tower: Function from bytes (n, h, w, 3) on the device to features (n, embed_dim).
         text_tower: Function from padded token ids (n, t) on the device to features (n, embed_dim).
-        tokens: Pads the ids.
+        tokens: `Tokens` that pad the ids.
         `pictures`, `captions`: Number of images and of captions per call, or None for all at once.
-        learned: State of the backend that changes while it runs.
+        learned: The part of the backend's state that changes while the backend runs.
     """
 
     placement: Placement
@@ -169,7 +169,7 @@ class TorchBackend:
 
     @property
     def weight_bytes(self) -> int:
-        towers = nn.ModuleList([self.image_tower, self.text_tower])  # they may share a model
+        towers = nn.ModuleList([self.image_tower, self.text_tower])  # the towers may share a model
         return sum(part.nbytes for part in (*towers.parameters(), *towers.buffers()))
 
     @property
@@ -189,7 +189,7 @@ class TorchBackend:
         return self.begin_text(rows)()
 
     def begin_image(self, pixels: Sequence[Pixels]) -> Callable[[], Embeddings]:
-        """Start the work of `image`, and return a function that waits for the result; without a queue, do all of it now."""
+        """Start the work of `image`, and return a function that waits for the result; without a queue, do it now."""
 
         def batches(items: Sequence[Pixels]) -> Iterator[Sequence[Pixels]]:
             step = self.pictures or len(items)

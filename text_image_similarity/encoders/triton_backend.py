@@ -64,7 +64,7 @@ class TritonBackend:
 
     @property
     def weight_bytes(self) -> int:
-        return 0  # on this machine
+        return 0  # no weights are on this machine
 
     def image(self, pixels: Sequence[Pixels]) -> Embeddings:
         batches = (np.stack(pixels[start : start + _AT_ONCE]) for start in range(0, len(pixels), _AT_ONCE))

@@ -81,8 +81,8 @@ class TwoTowerEncoder:
         context_length: Longest caption in tokens; longer ones are cut.
         logit_scale: Factor that cosines are multiplied by before a softmax or sigmoid.
         preprocess: The model's preprocessing.
-        tokens: Tokenizes captions.
-        backend: Runs the towers.
+        tokens: `Tokens` of the model.
+        backend: Backend that runs the towers.
         weights: Fingerprint of the model's files, or None for a model that is being trained.
         logit_bias: Number added to scaled cosines before a sigmoid; None for models that were trained with a softmax.
         export: Source and target of an export; None for other models.
@@ -183,10 +183,10 @@ class TwoTowerEncoder:
         return self.encode_tokens(self.tokenize(texts))
 
     def probability(self, cosines: Embeddings) -> Embeddings | None:
-        """Return the model's own probability that pairs with these cosines match; None if trained with a softmax.
+        """Return the model's own probability that pairs with these cosines match; None after training with a softmax.
 
-        For SigLIP this is 1 / (1 + exp(-(scale * cosine + bias))). It is low for most matching pairs, because the model
-        was trained on batches in which very few pairs match.
+        For SigLIP the probability is 1 / (1 + exp(-(scale * cosine + bias))). This probability is low for most matching
+        pairs, because the model was trained on batches in which very few pairs match.
         """
         if self.logit_bias is None:
             return None

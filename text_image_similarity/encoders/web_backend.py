@@ -1,4 +1,4 @@
-"""Run an export for browsers in Python, to check it and to score with it. Its graphs take normalised images."""
+"""Run an export for browsers in Python, to check it and to score with it. The graphs take normalised images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def open_web(folder: Path, tokens: Tokens, precision: str) -> OnnxBackend:
 
     Args:
         folder: The export.
-        tokens: Pads the ids.
+        tokens: `Tokens` that pad the ids.
         precision: `fp32`, `fp16` or `int8`.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # otherwise ONNX Runtime stores a device id in the home folder

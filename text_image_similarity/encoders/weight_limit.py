@@ -31,7 +31,7 @@ def limited_by(name: str, find: Callable[[], Iterable[Path]]) -> Iterator[None]:
 
     Args:
         name: The model's name, for messages.
-        find: Function that returns the files of weights, called when the first weight is registered. Without any,
+        find: Function that returns the files of weights, called when the first weight is registered. Without any file,
             nothing is limited. Several names of one file count once.
 
     Raises:
@@ -59,7 +59,7 @@ def limited_by(name: str, find: Callable[[], Iterable[Path]]) -> Iterator[None]:
 
 
 def _identity(path: Path) -> tuple[int, int] | Path:
-    """Return what is the same for all names of a file; some file systems on Windows give it no number."""
+    """Return a value that is the same for all names of a file; its path if the file system gives it no number."""
     found = path.stat()
     return (found.st_dev, found.st_ino) if found.st_ino else path
 

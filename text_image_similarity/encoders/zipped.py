@@ -11,7 +11,7 @@ def mini_folder() -> Path:
 
 
 def on_disk(folder: Path) -> Path:
-    """Return a folder of this package. If it is in a zip archive, it is copied once to the user's cache folder."""
+    """Return a folder of this package, after copying it to the user's cache folder if it is in a zip archive."""
     archive = next((place for place in folder.parents if place.is_file()), None)
     if archive is None:
         return folder

@@ -59,7 +59,7 @@ class ModelComparison:
         second: Figures of the second model.
         differences: For each figure, the second model's value minus the first's, with a 95 % bootstrap interval.
         correlation: Rank correlation of the two models.
-        disagreements: The matching pairs that they rank most differently, largest difference first.
+        disagreements: The matching pairs that the models rank most differently, largest difference first.
     """
 
     source: str

@@ -59,7 +59,7 @@ def encode_dataset(
     Args:
         source: Name of the data set in messages.
         images: Images of the data set.
-        scorer: Session that encodes them.
+        scorer: Session that encodes the images and captions.
         left_out: Counts of items that have already been left out.
         progress: As for `evaluate`.
 

@@ -29,7 +29,7 @@ class Evaluation:
         split: Split that was used; None means all of it.
         info: The model.
         images: Number of images that were measured.
-        captions: Number of their captions.
+        captions: Number of the captions of these images.
         captions_cut: Number of captions that are longer than the model can read, so that their end is ignored.
         failures: Numbers of images, captions and incomplete rows that were left out, by error code.
         seconds: Seconds spent on images, on captions and on the figures.

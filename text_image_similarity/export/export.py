@@ -89,7 +89,7 @@ def export_model(
     check_free(place, replaces=replaces)  # before torch is imported
     require(f"exporting {config.model}", *_EXPORTERS, extra="onnx")
     from ..encoders.graphs import drop_weights
-    from .write import write_export  # imported here because it imports these libraries
+    from .write import write_export  # imported here because it loads the libraries checked above
 
     with whole_folder(place, replaces=replaces) as made:
         tell(f"loading {config.model}")

@@ -48,7 +48,7 @@ class EncodedPairs:
     Args:
         image: The images' vectors, shape (n, d).
         text: The captions' vectors, shape (n, d).
-        image_alone, text_alone: Vectors of the first few, each encoded alone.
+        image_alone, text_alone: Vectors of the first few images and captions, each encoded alone.
         image_ms, text_ms: Milliseconds per image and per caption.
     """
 
@@ -91,8 +91,9 @@ class Parity:
         score_max, score_mean: Largest and mean difference of the pairs' cosines.
         rank_correlation: Spearman's rho of the pairs' scores; None if they do not vary.
         recall_source, recall_export: Share of captions whose image is among the ten best of all images, for each model.
-        recall_counts: Whether the source's recall exceeds chance by three standard deviations. If it does not, as with
-            random weights, a loss of recall is also due to chance, and only cosines, scores and ranks are checked.
+        recall_counts: Whether the source's recall exceeds chance by three standard deviations. If the source's recall
+            does not exceed chance like this, as with random weights, a loss of recall is also due to chance, and only
+            cosines, scores and ranks are checked.
         failures: The bounds that are exceeded, in words.
     """
 
@@ -125,7 +126,7 @@ def compare(data: str, source: EncodedPairs, export: EncodedPairs, bounds: Bound
     Args:
         data: Where the pairs come from.
         source: Vectors of the model itself.
-        export: Vectors of its export.
+        export: Vectors of the export.
         bounds: Bounds for the export.
     """
     image = _tower(source.image, export.image, export.image_alone, export.image_ms)

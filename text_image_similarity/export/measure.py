@@ -1,4 +1,4 @@
-"""Encode the pairs on which an export is compared, in batches and the first few alone, and measure the time."""
+"""Encode the pairs on which an export is compared, all in batches and the first few also alone, measuring the time."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def pairs_of(source: str | PathLike[str], config: Config, encoder: PreparingEnco
     Args:
         source: A data set, as for `read_dataset`.
         config: The settings for fetching and decoding.
-        encoder: Prepares the images.
+        encoder: Encoder that prepares the images.
 
     Raises:
         UsageError, TableError: The table cannot be read, or fewer than two of its images can be loaded.
@@ -87,7 +87,7 @@ def pairs_of(source: str | PathLike[str], config: Config, encoder: PreparingEnco
 
 
 def encoded(encoder: PreparingEncoder, pairs: CheckPairs) -> EncodedPairs:
-    """Encode pairs with one model, in batches and the first few alone."""
+    """Encode pairs with one model, all in batches and the first few also alone."""
     rows = encoder.tokenize(pairs.captions)
     image_alone = np.concatenate([encoder.encode_pixels([one]) for one in pairs.pixels[:_ALONE]])
     text_alone = np.concatenate([encoder.encode_tokens([one]) for one in rows[:_ALONE]])

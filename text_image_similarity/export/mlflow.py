@@ -1,7 +1,7 @@
 """Save an export as an MLflow model, for the registry, `mlflow models serve` and MLflow's UDFs.
 
 The model contains the export and this package's code, and requires fixed versions of the few libraries that scoring
-needs, which do not include torch and transformers. Nothing in it is pickled.
+needs, which do not include torch and transformers. Nothing in the model is pickled.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Convert the two ONNX graphs of an export to OpenVINO's own files, which open three times as fast.
 
 Weights keep their type: float32, or int8 if the ONNX export has int8 weights that are converted to floats when they are
-used. NNCF is not needed for that. The result is not compared with the source here.
+used. NNCF is not needed for this conversion. The result is not compared with the source here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def write_openvino(onnx_folder: Path, out: Path, precision: str) -> None:
     """Write `image.xml`, `image.bin`, `text.xml` and `text.bin`.
 
     Args:
-        onnx_folder: Holds `image.onnx` and `text.onnx`; int8 graphs must be made with the recipe `weights`.
+        onnx_folder: Folder with `image.onnx` and `text.onnx`; int8 graphs must be made with the recipe `weights`.
         out: An existing folder.
         precision: Precision of the ONNX export, `fp32` or `int8`.
 

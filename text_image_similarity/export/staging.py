@@ -53,7 +53,7 @@ def check_free(place: Path, *, replaces: Callable[[Path], bool]) -> None:
     """Check that a folder can be written to a place without deleting anything that must be kept.
 
     Raises:
-        UsageError: There is a file, or a folder that is not empty and may not be replaced.
+        UsageError: The place holds a file, or a folder that is not empty and may not be replaced.
     """
     there = place.expanduser()
     if there.exists() and not (there.is_dir() and (not any(there.iterdir()) or replaces(there))):
@@ -80,8 +80,8 @@ def _locked(staging: Path) -> Iterator[None]:
 
 
 def _delete_abandoned(folder: Path) -> None:
-    """Delete a folder of a killed process, but not another one to which someone has given such a name."""
-    with suppress(OSError, Timeout, UsageError):  # another process is using it, or it is not ours
+    """Delete a folder of a killed process, but not another folder to which someone has given such a name."""
+    with suppress(OSError, Timeout, UsageError):  # another process is using the folder, or it is not ours
         with pinned(folder) as outer:
             inside = [each.name for each in outer.iterdir()]
             if len(inside) != 1 or not _SECRET.fullmatch(inside[0]) or not (outer / inside[0] / _LOCK).is_file():

@@ -30,7 +30,7 @@ def write_tensorrt(
     """Check the types of the graphs, and write the graphs with `build_plans.sh`.
 
     Args:
-        onnx_folder: Holds `image.onnx` and `text.onnx`, in fp16 for half precision.
+        onnx_folder: Folder with `image.onnx` and `text.onnx`, in fp16 for half precision.
         out: An existing folder, which may be the same.
         text_lengths: Lengths in tokens to which captions are padded, each with its own kernels. Lengths above the
             model's context length are reduced to it. A model that pads all captions has one length.

@@ -48,7 +48,7 @@ def write_triton(made: Path, facts: Mapping[str, Any], backend: TritonBackend, m
 
     Args:
         made: The folder.
-        facts: The entries of its manifest.
+        facts: The entries of the export's manifest.
         backend: Triton's backend for the towers.
         max_batch: Largest number of items in a batch.
     """

@@ -1,7 +1,7 @@
 """Check from an ONNX file alone that TensorRT would run it in the precision that it was exported in.
 
 TensorRT 11 takes the type of each value from the file, as TensorRT 10 does with `--stronglyTyped`. The check reads
-types but no weights, and needs neither TensorRT nor a GPU. It says nothing about speed, or about operators that
+types but no weights, and needs neither TensorRT nor a GPU. The check says nothing about speed, or about operators that
 TensorRT does not support.
 """
 

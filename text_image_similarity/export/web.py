@@ -1,8 +1,8 @@
 """Write a folder that transformers.js loads, in a browser or in Node.
 
 transformers.js reads neither our manifest nor our preprocessing, so the graphs, the tokenizer and the settings of the
-image processor are written to the files where it expects them. Its images differ from Pillow's in any case, because
-browsers resize differently.
+image processor are written to the files where it expects them. The resized images differ from Pillow's in any case,
+because browsers resize differently.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def write_web(onnx_folder: Path, out: Path, facts: Mapping[str, Any]) -> None:
     """Write the graphs and the settings of an export for transformers.js.
 
     Args:
-        onnx_folder: Holds `image.onnx` and `text.onnx`.
+        onnx_folder: Folder with `image.onnx` and `text.onnx`.
         out: An existing folder that holds `tokenizer.json`.
         facts: The entries of the manifest.
 

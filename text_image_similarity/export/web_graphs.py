@@ -1,7 +1,8 @@
 """Convert the two graphs of an export to those that transformers.js runs.
 
-transformers.js normalises images itself, so the image graph begins after that step. It cuts captions without keeping
-the end token, whose state represents the caption, so the text graph puts that token back if it is missing.
+transformers.js normalises images itself, so the image graph begins after that step. transformers.js cuts captions
+without keeping the end token, whose state represents the caption, so the text graph puts that token back if it is
+missing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Write the files of an export. This needs torch, onnx and the libraries of the target."""
+"""Write the files of an export, which needs torch, onnx and the libraries of the target."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write_export(
 
     Args:
         source: The model.
-        home: Folder of its files, if they have one.
+        home: Folder of the model's files, if they have one.
         made: Folder to write to, which is emptied first.
         options: Options of the export.
         recipe: The recipe for int8.

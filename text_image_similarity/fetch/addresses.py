@@ -1,10 +1,10 @@
 """Check addresses before connecting, with a table of denied ranges.
 
-The table follows IANA's special-purpose address registries for IPv4 and IPv6 (RFC 6890, as of 2025) and its IPv6 address
-space registry: outside 2000::/3 there are no ordinary unicast addresses. `ipaddress.is_global` is not used, because its
-result depends on Python's version and counts some multicast addresses as global. Of the IPv6 addresses that embed an
-IPv4 address, only those with NAT64's well-known prefix are allowed, because every IPv4 site has such an address in
-IPv6-only networks. The embedded address is checked as usual.
+The table follows IANA's special-purpose address registries for IPv4 and IPv6 (RFC 6890, as of 2025), and its IPv6
+address space registry: outside 2000::/3 there are no ordinary unicast addresses. `ipaddress.is_global` is not used,
+because its result depends on Python's version and counts some multicast addresses as global. Of the IPv6 addresses that
+embed an IPv4 address, only those with NAT64's well-known prefix are allowed, because every IPv4 site has such an
+address in IPv6-only networks. The embedded address is checked as usual.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from .stream import GuardedStream, time_left
 Resolver = Callable[[str, int], list[str]]
 
 _OPEN_PORTS = 1024  # references may use any port from here on; most lower ports belong to services other than the web
-_LOOK_UP_S = 2.0  # timeout for resolving a name when a proxy is used, which some company networks cannot do
+_LOOK_UP_S = 2.0  # timeout for resolving a name when a proxy is used; some company networks cannot
 _MOST_ADDRESSES = 100  # addresses of a name that are checked
 _REMEMBERED = 4096  # number of checked names, and of allowed hosts, to remember
 

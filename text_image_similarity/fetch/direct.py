@@ -89,7 +89,7 @@ class Direct:
             try:
                 return self._ask(kept, target.origin, request, times)
             except (httpcore.NetworkError, httpcore.RemoteProtocolError):
-                pass  # it may have ended, or contain leftovers of an earlier response
+                pass  # the connection may have ended, or contain leftovers of an earlier response
         elif kept is not None:
             kept.close()
         return self._ask(self._connect(target.origin, times), target.origin, request, times)
@@ -140,7 +140,7 @@ class _Head(NamedTuple):
     reason: bytes
     headers: Callable[[], Headers]
     length: int | None = None  # of a body that is delimited only by its length
-    whole: bytes | None = None  # such a body, if it arrived with the head
+    whole: bytes | None = None  # that body, if it arrived with the head
     keeps: bool = False  # whether the connection can be reused afterwards
 
 
@@ -242,7 +242,7 @@ def _by_h11(stream: GuardedStream, received: bytes, timeout: float) -> tuple[_He
         httpcore.RemoteProtocolError: The response is not HTTP.
     """
     parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MOST_INCOMPLETE)
-    parser.send(h11.Request(method="GET", target="/", headers=[("Host", "")]))  # as if it had sent the request
+    parser.send(h11.Request(method="GET", target="/", headers=[("Host", "")]))  # as if the parser had sent the request
     parser.send(h11.EndOfMessage())
     _feed(parser, received)
     with head_of_an_answer(len(received)):

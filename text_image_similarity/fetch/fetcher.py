@@ -119,7 +119,7 @@ class Fetcher:
 
     def close(self) -> None:
         """Close the fetcher: fetches in progress fail within moments, and waiting ones do not start."""
-        if sys.is_finalizing():  # a fork has no threads, but the locks that they held stay locked
+        if sys.is_finalizing():  # a fork has no such threads, but their locks stay locked
             return
         self._closing.set()
         if isinstance(self._transport, GuardedTransport):
@@ -246,7 +246,7 @@ class Fetcher:
                 return RowError(ErrorCode.REDIRECT_ERROR, str(exc))
             case httpx.RemoteProtocolError():
                 return RowError(ErrorCode.BAD_RESPONSE, str(exc))
-        if self._closing.is_set():  # which closes the client while this thread uses it
+        if self._closing.is_set():  # closing ends connections in use
             return RowError(ErrorCode.CONNECT_ERROR, "the run was closed")
         return RowError(ErrorCode.BAD_RESPONSE, str(exc) or type(exc).__name__)
 

@@ -3,7 +3,7 @@
     {"images.example.com": {"Authorization": "Bearer ..."}, "*.example.org": {"Referer": "https://example.org/"}}
 
 The headers are sent only to the hosts that the file names, so the URL of each request decides which ones are sent, even
-after a redirect. Their values are secrets and never appear in messages.
+after a redirect. The values of headers are secrets and never appear in messages.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _read(path: str | os.PathLike[str]) -> list[tuple[str, object]]:
     except OSError as exc:
         raise ConfigError(f"headers_file={os.fspath(path)} cannot be read: {exc.strerror or exc}") from exc
     except (ValueError, RecursionError):
-        # Without its cause, which quotes the file.
+        # This error is raised without its cause, which quotes the file.
         raise ConfigError(f"headers_file={os.fspath(path)} is not JSON in UTF-8") from None
     if not isinstance(found, Mapping):
         raise ConfigError(f'headers_file={os.fspath(path)} must hold an object: {{"host": {{"header": "value"}}}}')

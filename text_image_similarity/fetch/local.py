@@ -27,12 +27,12 @@ _PIECE = 1024 * 1024
 def read_file(path: Path, root: str | PathLike[str] | None, max_bytes: int) -> bytes:
     """Return the content of a regular file.
 
-    On Linux, the file is opened first, and the kernel then tells where it is. That takes fewer system calls than
-    resolving the links of its path, and links cannot be changed between the check and the reading.
+    On Linux, the file is opened first, and the kernel then tells where the open file is. Asking the kernel takes fewer
+    system calls than resolving the links of a path, and links cannot be changed between the check and the reading.
 
     Args:
         path: Path of the file.
-        root: Folder under which it must be, after links are resolved; None allows any file.
+        root: Folder under which the file must be, after links are resolved; None allows any file.
         max_bytes: Maximum size of the file.
 
     Raises:

@@ -11,6 +11,6 @@ def are_too_small(pieces: int, received: int) -> bool:
 
     Args:
         pieces: Number of pieces so far.
-        received: Total number of bytes in them.
+        received: Total number of bytes in these pieces.
     """
     return pieces > _PIECES and received < pieces * _PIECE_BYTES

@@ -43,7 +43,7 @@ _DOTS = re.compile("[\u3002\uff0e\uff61]")  # dots in international names (RFC 3
 
 
 def strip_invisible(text: str) -> str:
-    """Return a reference without the invisible characters around it: white space, byte-order marks, zero-width characters.
+    """Return a reference without invisible characters around it: white space, byte-order marks, zero-width characters.
 
     At most 1,000 are removed from each end: a megabyte of them is not a reference, and would block a service.
 

@@ -36,7 +36,8 @@ def check_under(path: Path, root: str | PathLike[str] | None) -> None:
 def check_open_under(file: int, path: Path, root: str | PathLike[str] | None) -> None:
     """Make sure that a file that was opened by its path is under a folder; None allows any file.
 
-    On Linux, the kernel tells where the open file is, so it does no harm if a link of the path is changed meanwhile.
+    On Linux, the kernel tells where the open file is, so it does no harm if a link in the path is changed in the
+    meantime.
 
     Args:
         file: File descriptor.
@@ -68,7 +69,7 @@ def check_no_share(path: Path) -> None:
     """Make sure that a path that no one has allowed is not on a Windows network share.
 
     Raises:
-        RowError: It is; Windows would log in to the share's host to look for it.
+        RowError: The path is on a share; Windows would log in to the share's host to look for the file.
     """
     if network_share(path):
         raise RowError(

@@ -160,7 +160,7 @@ class GuardedStream(httpcore.NetworkStream):
             failure = self._failure(exc, httpcore.ConnectTimeout, httpcore.ConnectError)
             if isinstance(failure, httpcore.ConnectTimeout):
                 raise failure from exc
-            # Converted here, because httpcore's pool drops the cause, which tells a TLS error from a connection error.
+            # Converted here: httpcore's pool would drop the cause, which tells a TLS error from a connection error.
             code = ErrorCode.TLS_ERROR if isinstance(exc, ssl.SSLError) else ErrorCode.CONNECT_ERROR
             raise RowError(code, f"TLS: {exc}{explain_untrusted(exc)}") from exc
         except BaseException:
@@ -177,12 +177,12 @@ class GuardedStream(httpcore.NetworkStream):
         return None
 
     def _is_readable(self) -> bool:
-        """Tell whether an idle connection has something to read, which can only be the end of the connection or unexpected data."""
+        """Tell whether an idle connection has anything to read, which can only be its end or unexpected data."""
         if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
             return True
         try:
             return self._is_ready(0.0, to_write=False)
-        except ValueError:  # it is closed
+        except ValueError:  # the connection is closed
             return True
 
     def _in_time(
@@ -194,13 +194,13 @@ class GuardedStream(httpcore.NetworkStream):
         to_write: bool = False,
         waiting: bool = False,
     ) -> T:
-        """Return the result of a call of the socket, after waiting until the socket is ready for it.
+        """Return the result of a call on the socket, after waiting until the socket is ready for it.
 
         Args:
             call: The call, which raises an error if the socket is not ready.
-            argument: Its argument.
+            argument: Argument of the call.
             timeout: Seconds; None means the time that the row has left.
-            to_write: Whether it sends something.
+            to_write: Whether the call sends something.
             waiting: Whether the socket is known not to be ready yet.
         """
         now = time.monotonic()

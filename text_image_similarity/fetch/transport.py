@@ -3,9 +3,9 @@
 httpx itself limits each read, not their sum, and resolves a name again after any check of it. Here, every connection,
 even after a redirect, goes to the address that was checked, while Host and SNI keep the name.
 
-A proxy is used only if it is configured, and is then trusted. Its targets are checked first: literal addresses, and
-names as far as they can be resolved here. A SOCKS proxy then gets the checked address (`socks5`); all others resolve
-names themselves, because they may know names that are unknown here.
+A proxy is used only if it is configured, and is then trusted. The proxy's targets are checked first: literal addresses,
+and names as far as they can be resolved here. A SOCKS proxy then gets the checked address (`socks5`); all others
+resolve names themselves, because they may know names that are unknown here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class GuardedTransport(httpx.BaseTransport):
     """An httpx transport over persistent, guarded connections.
 
     Every thread has its own small pool, because httpcore's pool examines all its connections for each request, some
-    with a system call; one pool for 32 threads would spend more time on its list than on the network.
+    with a system call. One pool for 32 threads would spend more time on its list than on the network.
 
     Args:
         limits: Limits; `connect_s` and those on addresses and ports are used.
@@ -90,7 +90,7 @@ class GuardedTransport(httpx.BaseTransport):
         return context
 
     def _pool(self) -> httpcore.ConnectionPool:
-        """Return the calling thread's pool."""
+        """Return the calling thread's pool of connections."""
         pool: httpcore.ConnectionPool | None = getattr(self._own, "pool", None)
         if pool is None:
             pool = self._own.pool = httpcore.ConnectionPool(

@@ -32,9 +32,10 @@ def stored(kind: pa.DataType) -> pa.DataType:
 
 
 def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """Return a type that holds the values of both without loss, or None; a null type, at any depth, is replaced by the other type.
+    """Return a type that holds the values of both without loss, or None.
 
-    Text, bytes, integers, floats, decimals of one scale, and times in one zone may differ in width or unit.
+    A null type, at any depth, is replaced by the other type. Text, bytes, integers, floats, decimals of one scale, and
+    times in one zone may differ in width or unit.
     """
     types = pa.types
     if one == other or types.is_null(other):

@@ -15,8 +15,8 @@ _MOST = 1_000_000
 def expand_braces(place: str) -> list[str]:
     """Return the expansion of a name with braces, in order; the last braces vary fastest.
 
-    A range keeps leading zeros: its numbers are as wide as its wider end. Braces without a range or a comma are
-    literal.
+    A range keeps leading zeros: its numbers are as wide as the longer of its two ends. Braces without a range or a
+    comma are literal.
 
     Raises:
         UsageError: There are more than a million names.

@@ -1,6 +1,6 @@
 """Captions files as in the Flickr data sets: a line for each caption, after the name of its image.
 
-Either a header such as `image,caption` comes first (tabs or pipes may replace the comma, and columns may lie in
+Either a header such as `image,caption` comes first (tabs or pipes may replace the comma, and other columns may lie in
 between), or every line is `name.jpg#0<tab>a caption`. A caption never spans lines; in a file with commas it may be
 quoted.
 """

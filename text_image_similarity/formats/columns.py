@@ -25,7 +25,7 @@ def check_count(count: int, place: str) -> None:
         place: Name of the table in messages.
 
     Raises:
-        TableError: There are too many.
+        TableError: The table has too many columns.
     """
     if count > _MOST_COLUMNS:
         raise TableError(f"{place} has more than {_MOST_COLUMNS:,} columns; leave out those that scoring does not need")
@@ -162,7 +162,7 @@ def _add_delimiter(spoken: str, option: str) -> str:
 
 
 def _same(columns: Sequence[str], name: str) -> str | None:
-    """Return the column whose name differs only in case and spaces."""
+    """Return the column whose name equals a given name except for case and outer spaces; None if there is none."""
     return next((column for column in columns if column.strip().casefold() == name.strip().casefold()), None)
 
 

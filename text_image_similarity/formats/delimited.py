@@ -24,8 +24,8 @@ from .text import Lines, in_parts, open_text, undecodable
 logger = logging.getLogger("text_image_similarity")
 
 DELIMITERS: dict[TableKind, str] = {"csv": ",", "tsv": "\t"}
-# If a quote is left open, the rest of the file is one field. This is less than the limit for a row, so that the message
-# names the row.
+# If a quote is left open, the rest of the file is one field. This limit on a field is lower than the limit on a row, so
+# that the message names the row.
 _FIELD_CHARACTERS = 60 * 1024 * 1024
 _QUOTING: dict[str, dict[str, Any]] = {  # the csv module's names
     "minimal": {},
@@ -60,8 +60,8 @@ class DelimitedTable:
     """A table of text fields, in one or several files with the same columns.
 
     Args:
-        files: Places of its files.
-        dialect: Dialect of its files.
+        files: Places of the table's files.
+        dialect: Dialect of the files.
         dropped: Columns to skip.
     """
 
@@ -167,7 +167,7 @@ class DelimitedTable:
         """Yield the fields of every row, the header first, skipping blank lines."""
         reader = self._reader(file)
         number, first, width = 0, 1, 0
-        has_quotes = self.dialect.quoting == "auto" and self._quoting == "none"  # perhaps, in any row
+        has_quotes = self.dialect.quoting == "auto" and self._quoting == "none"  # whether any row may have quotes
         try:
             for row in reader:
                 file.spent = 0

@@ -24,7 +24,7 @@ class Hashed(io.RawIOBase):
         return count
 
     def finish(self) -> str:
-        """Read the rest, and return the hash of the whole file."""
+        """Read the rest of the file, and return the hash of the whole file."""
         buffer = bytearray(1 << 20)  # reused, because newly allocated memory is slow
         while self.readinto(buffer):
             pass

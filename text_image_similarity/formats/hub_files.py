@@ -1,7 +1,7 @@
 """Files of data sets on the hub, `hf://datasets/<owner>/<name>[@revision]/<path>`, from the hub or its cache.
 
-The hub is contacted first, with a short timeout. If it responds, fsspec streams the files; otherwise, files that `hf
-download` or `datasets` left in the hub's cache are read.
+The hub is contacted first, with a short timeout. If the hub responds, fsspec streams the files; otherwise, files that
+`hf download` or `datasets` left in the hub's cache are read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FILE = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.*))?", re.D
 
 
 def hub_home() -> Path:
-    """Return the folder that holds the caches of the hub's client and of `datasets` unless variables move them."""
+    """Return the folder with the caches of the hub's client and `datasets`, unless environment variables move them."""
     return Path(constants.HF_HOME)
 
 

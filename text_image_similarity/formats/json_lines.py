@@ -21,10 +21,10 @@ from .text import Lines, in_parts, open_text, undecodable
 
 @dataclass(slots=True)
 class JsonTable:
-    """A table of JSON objects, in one or several files. Its columns are all keys that occur, known after `scan`.
+    """A table of JSON objects, in one or several files. The columns are all keys that occur, known after `scan`.
 
     Args:
-        files: Places of its files.
+        files: Places of the table's files.
         dropped: Keys to skip.
     """
 

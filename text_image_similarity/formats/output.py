@@ -209,7 +209,7 @@ class JsonOutput:
 
 
 def _output_dialect(place: str, table: Table, dialect: Dialect) -> Dialect:
-    given = table.files[0] if table.files else ""  # "" for a data set on the hub, and a folder of images has no suffix
+    given = table.files[0] if table.files else ""  # a hub data set has no files, a folder of images no suffix
     if not ending_of(given) or format_of(place).kind != format_of(given).kind:
         return Dialect()
     return replace(dialect, encoding=None, quoting="minimal" if dialect.quoting == "backslash" else dialect.quoting)

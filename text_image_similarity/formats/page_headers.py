@@ -1,8 +1,8 @@
 """Headers of the pages of a Parquet file, which say how large a page becomes when it is decompressed.
 
-They are structures of Thrift's compact protocol, as parquet.thrift in the format's specification describes them. This
-reader is stricter than Arrow's, which must never read a different number: a field that occurs twice, has another type
-or does not fit its type is an error. Statistics and unknown fields are skipped, not read.
+The headers are structures of Thrift's compact protocol, as parquet.thrift in the format's specification describes them.
+This reader is stricter than Arrow's, which must never read a different number: a field that occurs twice, has another
+type or does not fit its type is an error. Statistics and unknown fields are skipped, not read.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 LONGEST_HEADER = 16 * 1024 * 1024  # also Arrow's limit, in bytes
-_MOST_FIELDS = 256  # of a header, with those in its structures and the elements of its lists
+_MOST_FIELDS = 256  # fields of a header, including those of its structures and the elements of its lists
 _MOST_DEPTH = 8
 _MOST_NUMBER = (1 << 31) - 1
-# Types of fields. A truth value is in the type itself.
+# Types of fields. There is one type for true and one for false, without a value.
 _STOP, _TRUE, _FALSE, _BYTE, _INT16, _INT32, _INT64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT, _UUID = range(14)
 _FIXED = {_BYTE: 1, _DOUBLE: 8, _UUID: 16}
 _BITS = {_INT16: 16, _INT32: 32, _INT64: 64}
-# Numbers of fields of a header. Those of the structures contain the number of values in field 1, and the encoding.
+# Numbers of fields of a header. Its structures contain the number of values, in field 1, and the encoding.
 _TYPE, _UNCOMPRESSED, _COMPRESSED = 1, 2, 3
 _DATA, _INDEX, _DICTIONARY, _DATA_2 = 5, 6, 7, 8
 _DICTIONARY_PAGE = 2
 _STRUCTURES = {0: _DATA, _DICTIONARY_PAGE: _DICTIONARY, 3: _DATA_2}  # for each type of page
 _ENCODING = {0: 2, 2: 2, 3: 4}
 _WITH_VALUES = {0, 3}
-_DICTIONARIES, _DIFFERENCES = {2, 8}, {6, 7}  # encodings of texts that occur once and are repeated, or are differences
+_DICTIONARIES, _DIFFERENCES = {2, 8}, {6, 7}  # encodings that store each text once, or differences
 
 
 class IncompleteHeaderError(Exception):

@@ -21,8 +21,8 @@ from .storage import open_bytes, reading
 # Limits in bytes for a row's texts and numbers (as for a row of text) and for a whole row. Images have their own limit.
 _CELL_BYTES = 64 * 1024 * 1024
 _ROW_BYTES = 512 * 1024 * 1024
-# Values of a column of lists in a row group: a row must be read completely before its bytes can be counted, and repeated
-# values take hardly any bytes in the file.
+# Maximum number of values of a column of lists in a row group: a row must be read completely before its bytes can be
+# counted, and repeated values take hardly any bytes in the file.
 _LIST_VALUES = 8 * 1024 * 1024
 _ROW_VALUES = 10_000  # or as many for each of its rows, on average
 # If a column chunk takes less than a byte for this many values, they may all be in a single row.
@@ -37,7 +37,7 @@ class ParquetTable:
     """A table of typed columns, in one or several files with the same columns.
 
     Args:
-        files: Places of its files.
+        files: Places of the table's files.
         dropped: Columns to skip.
     """
 
@@ -143,7 +143,7 @@ class ParquetTable:
                             number += batch.num_rows
 
     def _kept(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Return the columns to read, in order."""
+        """Return a batch with only the columns to read, in the table's order."""
         names = batch.schema.names
         order = [place for place, name in enumerate(names) if name not in self.dropped]
         if [names[place] for place in order] != self.schema.names:  # in a different order, and with unique names
@@ -246,8 +246,8 @@ def _pieces(batch: pa.RecordBatch, file: str, number: int) -> Iterator[pa.Record
 
     Args:
         batch: Rows as they are stored.
-        file: File that they are in.
-        number: Number of the file's rows before them.
+        file: File that the rows are in.
+        number: Number of the file's rows before these rows.
 
     Raises:
         TableError: A single cell does not fit.
@@ -272,7 +272,7 @@ def _check_row(schema: pa.Schema, sizes: Sequence[int], where: str) -> None:
         where: The row, for messages.
 
     Raises:
-        TableError: Its texts and numbers are too large, or all its cells together.
+        TableError: The row's texts and numbers, or all its cells together, are too large.
     """
     others = [
         (size, column.name) for size, column in zip(sizes, schema, strict=True) if not may_hold_images(column.type)

@@ -15,9 +15,9 @@ from .arrow_types import longest_value
 from .rows import PART_SIZE
 
 _READ_ROWS = 64  # maximum number of rows to read at once
-_FEW_ROWS = 4  # if the length of texts is unknown, for example because they are stored as differences
-# A page is decompressed as a whole, and a few rows may hold most of a row group: one of this size, in bytes, is read a
-# few rows at a time if it is compressed this much, and refused if it is compressed even more.
+_FEW_ROWS = 4  # the same, if the length of texts is unknown, for example because they are stored as differences
+# A page is decompressed as a whole, and a few rows may hold most of a row group. A row group of this size, in bytes, is
+# read a few rows at a time if it is compressed this much, and refused if it is compressed even more.
 _LARGE_GROUP = 256 * 1024 * 1024
 _COMPRESSED = 32
 _MOST_COMPRESSED = 1000
@@ -45,10 +45,10 @@ def columns_to_read(names: list[str], dropped: Collection[str]) -> list[str] | N
 
 
 def check_compression(metadata: pq.FileMetaData, dropped: Collection[str], file: str) -> None:
-    """Refuse row groups that would fill the memory when they are decompressed, except for columns that will not be read.
+    """Refuse row groups that would fill the memory when decompressed, ignoring columns that will not be read.
 
     Raises:
-        TableError: A row group is too large for its bytes in the file; the message names its largest column. Or values
+        TableError: A row group is too large for its bytes in the file (the message names its largest column), or values
             of fixed length, which take no bytes in the file where they are missing, are too long.
     """
     lengths = _fixed_lengths(metadata, dropped)
@@ -86,7 +86,8 @@ def _fixed_lengths(metadata: pq.FileMetaData, dropped: Collection[str]) -> dict[
 def most_page_bytes(group: pq.RowGroupMetaData, dropped: Collection[str]) -> int:
     """Return how many bytes the pages of a row group may have, as much as `check_compression` allows.
 
-    If its footer does not say that it is compressed a lot, its pages must not be either: more rows are then read at once.
+    If the footer does not say that the row group is compressed a lot, its pages must not be either, because more rows
+    are then read at once.
     """
     size, stored = _sizes(group, dropped)
     lot = size > max(_LARGE_GROUP, _COMPRESSED * stored)
@@ -94,7 +95,7 @@ def most_page_bytes(group: pq.RowGroupMetaData, dropped: Collection[str]) -> int
 
 
 def encoding_of(chunk: pq.ColumnChunkMetaData) -> tuple[bool, bool]:
-    """Tell whether a column of texts has a dictionary, and whether it is stored as differences, according to its footer."""
+    """Tell from the footer whether a column of texts has a dictionary, and whether it is stored as differences."""
     encodings = chunk.encodings
     has_dictionary = chunk.has_dictionary_page or not {"PLAIN_DICTIONARY", "RLE_DICTIONARY"}.isdisjoint(encodings)
     return has_dictionary, any(name[:5] == "DELTA" for name in encodings)

@@ -28,7 +28,7 @@ from .storage import open_bytes, reading
 _BUFFER = 4 * 1024 * 1024  # bytes read at a time of each column of a large row group
 _LOOK_BUFFER = 64 * 1024  # the same, if only the first row is read
 _HEADER_BUFFER = 16 * 1024  # bytes read at first of a header that is not in one piece
-_PADDING = 100  # for old files of parquet-mr, Arrow reads so many bytes more of a column
+_PADDING = 100  # for old files of parquet-mr, Arrow reads this many more bytes of a column
 # Pages of a row group; if there are more, they must have as many bytes as this on average.
 _MOST_PAGES = 65_536
 _PAGE_BYTES = 64
@@ -88,7 +88,7 @@ class ParquetReader:
 
     Args:
         file: The file, as Arrow opened it.
-        source: Its bytes.
+        source: Bytes of the file.
         dropped: Columns that will not be read.
     """
 
@@ -98,11 +98,11 @@ class ParquetReader:
 
     @property
     def metadata(self) -> pq.FileMetaData:
-        """What the file's footer says."""
+        """The metadata in the file's footer."""
         return self.file.metadata
 
     def batches(self, most: int, group: int, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of a row group, `most` at a time, with these columns, or all for None."""
+        """Yield the rows of a row group, `most` at a time, with the given columns; None means all columns."""
         row_group = self.metadata.row_group(group)
         self.source.check(row_group, self.metadata.schema, most_page_bytes(row_group, self.dropped), columns)
         yield from self.file.iter_batches(most, row_groups=[group], columns=columns)
@@ -110,7 +110,7 @@ class ParquetReader:
 
 @dataclass(slots=True)
 class _Column:
-    """A column of a row group: from which byte to which it goes, how many values are to come, and where the next page begins.
+    """A column of a row group: where its bytes begin and end, how many values are left, and where the next page begins.
 
     `hides` tells whether a header has an encoding of texts that the footer does not declare; the number of rows that
     are read at once depends on it.
@@ -126,7 +126,7 @@ class _Column:
 
 @dataclass(slots=True)
 class _CheckedFile:
-    """The file that Arrow reads from. Before Arrow gets a byte of a column, the headers of all pages up to it are checked."""
+    """File that Arrow reads; before Arrow gets a byte of a column, the headers of the pages up to it are checked."""
 
     place: str
     raw: IO[bytes]

@@ -90,7 +90,7 @@ def _repeating(table: pa.Table) -> bool | list[str]:
     if not large:
         return True
     sink = pa.BufferOutputStream()
-    pq.write_table(table.slice(0, 0), sink)  # for the columns by their Parquet paths, inside structs and lists too
+    pq.write_table(table.slice(0, 0), sink)  # to get the columns by their Parquet paths, even inside structs and lists
     schema = pq.ParquetFile(sink.getvalue()).schema
     columns = [schema.column(place) for place in range(len(schema.names))]
     return [each.path for each in columns if not (each.path.split(".")[0] in large and _is_bytes(each))]

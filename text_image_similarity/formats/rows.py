@@ -118,7 +118,7 @@ class JsonRows:
 
     @property
     def nbytes(self) -> int:
-        return 2 * sum(map(len, self.lines))  # and the values of the lines
+        return 2 * sum(map(len, self.lines))  # the lines, and as much again for their values
 
     def column(self, name: str) -> list[Any]:
         return [row.get(name) for row in self.values]
@@ -152,7 +152,7 @@ class JsonRows:
         return JsonRows([self.numbers[place] for place in places], self.kinds, lines, values)
 
     def _whole(self, name: str, values: list[Any]) -> list[Any]:
-        """Return values unchanged, if every text among them can be written."""
+        """Return values unchanged, or raise a `TableError` if a text among them has a lone surrogate."""
         for number, value in zip(self.numbers, values, strict=True):
             if isinstance(value, str) and not is_whole(value):
                 raise TableError(

@@ -1,8 +1,8 @@
 """Samples: files that share a name up to its first dot, such as `0001.jpg`, `0001.txt` and `0001.json`.
 
 WebDataset's tar shards, img2dataset's layout `files`, and plain folders of images and caption files use this
-convention. A sample's image is the first member with an image suffix. Its caption is `.txt`, otherwise `.caption`,
-otherwise `caption` in its `.json`, otherwise `text` there.
+convention. A sample's image is the first member with an image suffix. A sample's caption is its `.txt`, otherwise its
+`.caption`, otherwise `caption` in its `.json`, otherwise `text` in its `.json`.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Sample:
     """One image with its caption.
 
     Args:
-        key: Name that its files share; None for the sample that represents the rest of a damaged shard.
+        key: Name that the sample's files share; None for the sample that represents the rest of a damaged shard.
         image: Encoded file or reference, or the reason why there is neither.
         caption: Caption; None if there is none.
-        fields: Members of its `.json`.
+        fields: Members of the sample's `.json`.
     """
 
     key: str | None

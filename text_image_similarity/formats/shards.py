@@ -44,7 +44,7 @@ class SampleRows(JsonRows):
 
 @dataclass(slots=True)
 class SampleTable:
-    """A table of samples, in one or several shards or in a folder. Its columns are known after `scan`.
+    """A table of samples, in one or several shards or in a folder. The columns are known after `scan`.
 
     Args:
         files: Tar files, or one folder.
@@ -89,7 +89,7 @@ class SampleTable:
                     file = io.BufferedReader(raw, _BUFFER)
                     for sample in self._shard(place, file, first=-1):
                         count += self._learn(sample, place)
-                    file.detach()  # it would otherwise be closed too
+                    file.detach()  # the raw file would otherwise be closed too
                     digests.append(raw.finish())
             self._counts.append(count)
         self.row_count, self.digest = sum(self._counts), one_digest(digests)

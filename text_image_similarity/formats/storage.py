@@ -51,7 +51,7 @@ def folder_of(place: str) -> Path | None:
     fixed = list(path.parts[:-1])
     while not path.exists() and any(
         _WILD.search(part) or "{" in part for part in fixed
-    ):  # for a pattern, the part before it
+    ):  # for a pattern, use the part before the wildcard
         fixed.pop()
     return Path(*fixed)
 
@@ -68,8 +68,8 @@ def with_folder(config: Config, folder: str | PathLike[str] | None) -> Config:
 
     Args:
         config: The settings.
-        folder: Folder of the table; None if the table is not local; it may then name no local files unless `base_dir`
-            or `files_under` is set.
+        folder: Folder of the table; None if the table is not local, so that it may name no local files unless
+            `base_dir` or `files_under` is set.
     """
     own = path_text(config.base_dir, "base_dir") if config.base_dir else folder
     root = path_text(config.files_under, "files_under") if config.files_under else own
@@ -294,7 +294,7 @@ def _plain_files(entries: Iterable[tuple[str, bool]], folder: str, inside: Itera
     Args:
         entries: Entries of the folder: names, and whether each is a folder.
         folder: Name of the folder.
-        inside: Names of files in it, at any depth.
+        inside: Names of files in the folder, at any depth.
     """
     shown = [
         (name, deep) for name, deep in sorted(entries) if not name.rstrip("/").rpartition("/")[2].startswith((".", "_"))

@@ -188,7 +188,7 @@ def read_rows(table: Table, names: Sequence[str]) -> Iterator[tuple[str, tuple[A
 
     Args:
         table: Table, which is read from its beginning, a few rows at a time.
-        names: One or more of its columns.
+        names: One or more of the table's columns.
 
     Raises:
         TableError: The table is damaged.

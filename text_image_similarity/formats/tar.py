@@ -1,8 +1,8 @@
 """Read the members of a tar file as a stream, from beginning to end.
 
-Headers are those of POSIX ustar and pax and of GNU tar, parsed by the standard library's `TarInfo.frombuf`. Its
-`TarFile` is not used, because it takes a damaged header for the end of the file, and reads headers of any size into
-memory. Nothing is ever written to disk; links, devices and sparse files are skipped.
+Headers are those of POSIX ustar and pax and of GNU tar, parsed by the standard library's `TarInfo.frombuf`. The
+library's `TarFile` is not used, because it takes a damaged header for the end of the file, and reads headers of any
+size into memory. Nothing is ever written to disk; links, devices and sparse files are skipped.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Agreement of scores with human judgement: rank correlations.
 
-Kendall's tau-b (Kendall 1945, "The treatment of ties in ranking problems") and tau-c (Stuart 1953, "The estimation and
-comparison of strengths of association in contingency tables"), and Spearman's rho. Papers on caption metrics report
-tau-c on Flickr8k-Expert, where every rating counts as one pair (Hessel et al. 2021, CLIPScore, section 4.1).
+This module computes Kendall's tau-b (Kendall 1945, "The treatment of ties in ranking problems") and tau-c (Stuart 1953,
+"The estimation and comparison of strengths of association in contingency tables"), and Spearman's rho. Papers on
+caption metrics report tau-c on Flickr8k-Expert, where every rating counts as one pair (Hessel et al. 2021, CLIPScore,
+section 4.1).
 """
 
 from __future__ import annotations

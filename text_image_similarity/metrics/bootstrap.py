@@ -1,9 +1,9 @@
 """Confidence intervals for differences between two models: the paired bootstrap.
 
-Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapters 6 and 13: as many groups as there are in the
-data are drawn with replacement, the difference is computed on the sample, and the interval lies between two quantiles
-of many such differences. Queries of one image stay together, because they are not independent, and both models are
-measured on the same sample.
+The method is that of Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapters 6 and 13. As many groups
+as there are in the data are drawn with replacement, the difference is computed on the sample, and the interval lies
+between two quantiles of many such differences. Queries of one image stay together, because they are not independent,
+and both models are measured on the same sample.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Calibration: the probability that a pair with a given cosine matches.
 
-Platt scaling (Platt 1999, "Probabilistic Outputs for Support Vector Machines"): a logistic curve over the cosine, with
-his smoothed targets, fitted by Newton's method. Matching and mismatching pairs have the same total weight, so the
-probability is correct if half of the pairs match; `probability(scores, prior=...)` adjusts it to another share. The
-quality of the curve is measured on pairs that it was not fitted to: the Brier score, and the expected calibration error
-over 15 bins (Naeini et al. 2015; Guo et al. 2017, "On Calibration of Modern Neural Networks").
+The method is Platt scaling (Platt 1999, "Probabilistic Outputs for Support Vector Machines"): a logistic curve over the
+cosine, with his smoothed targets, fitted by Newton's method. Matching and mismatching pairs have the same total weight,
+so the probability is correct if half of the pairs match; `probability(scores, prior=...)` adjusts it to another share.
+The quality of the curve is measured on pairs that it was not fitted to: the Brier score, and the expected calibration
+error over 15 bins (Naeini et al. 2015; Guo et al. 2017, "On Calibration of Modern Neural Networks").
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Calibration:
         slope: Slope of the log odds as a function of the cosine.
         intercept: Log odds at a cosine of 0.
         prior: Share of matching pairs that the curve assumes, 0..1.
-        matching: Number of matching pairs that it was fitted to.
-        mismatching: Number of mismatching pairs that it was fitted to.
+        matching: Number of matching pairs that the curve was fitted to.
+        mismatching: Number of mismatching pairs that the curve was fitted to.
         brier: Mean squared error on held-out pairs, 0..1; always guessing 0.5 gives 0.25.
         calibration_error: Expected calibration error on held-out pairs, 0..1.
         model: The model whose cosines were used.
@@ -113,7 +113,8 @@ def fit_calibration(
 ) -> Calibration:
     """Fit the curve to the cosines of matching and mismatching pairs.
 
-    Its quality is measured with two curves, each fitted to a random half of the pairs and tested on the other half.
+    The quality of the curve is measured with two curves, each fitted to a random half of the pairs and tested on the
+    other half.
 
     Args:
         matching: Cosines of matching pairs, shape (n,), at least two.

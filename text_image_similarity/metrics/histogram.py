@@ -83,7 +83,7 @@ class Histogram:
             yield start, end, sum(self.bins[place] for place in range(first, first + step))
 
     def coarse(self) -> Iterator[tuple[float, int]]:
-        """Yield the middle and the count of each bin that is not empty, after every twenty bins are merged."""
+        """Yield the middle and the count of each bin that is not empty, after merging every twenty bins into one."""
         for place, count in self._coarse():
             yield self.low + (place + _COARSE / 2) * self.width, count
 
@@ -94,7 +94,7 @@ class Histogram:
         yield from sorted(coarse.items())
 
     def kept(self) -> dict[str, Any]:
-        """Return a compact form for `take`, a few hundred characters of JSON, with every twenty bins merged."""
+        """Return a compact form for `take`, a few hundred characters of JSON, with every twenty bins made into one."""
         return {
             "bins": " ".join(f"{place}:{count}" for place, count in self._coarse()),
             "total": self.total,

@@ -24,8 +24,8 @@ class Spread:
 
     Args:
         count: Number of scores.
-        mean: Their mean.
-        std: Their standard deviation (of the population, divided by the count).
+        mean: Mean of the scores.
+        std: Standard deviation of the scores (of the population, divided by the count).
         quantiles: For each share, the value below which that share of the scores lies.
     """
 

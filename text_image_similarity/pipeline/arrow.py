@@ -20,7 +20,7 @@ def score_batches(
 
     Args:
         batches: Rows, in batches of any size; a batch is held until its last row is scored.
-        scorer: Session that scores them.
+        scorer: Session that scores the rows.
         columns: Columns of references and of captions.
 
     Returns:

@@ -71,9 +71,10 @@ def classify(  # noqa: PLR0913 - what to classify, among what, how, and what tes
     Args:
         images: Images, as for `embed_images`; any number.
         labels: Labels, at least one; words that they all share belong in `templates`.
-        config: The settings of the call, a model's name, or an open `Scorer`; None is `Config()`. The score kind does not matter.
-        templates: Prompts with `{}` where the label goes; several are averaged. `pipeline.CLIP_TEMPLATES` holds
-            seven of OpenAI's.
+        config: The settings of the call, a model's name, or an open `Scorer`; None is `Config()`. The score kind does
+            not matter.
+        templates: Prompts with `{}` where the label goes; several are averaged. `pipeline.CLIP_TEMPLATES` holds seven
+            of OpenAI's prompts.
         logit_scale: Factor for cosines before the softmax; None uses the model's own.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
         transport: Transport for HTTP requests, for tests; None is the network.

@@ -34,7 +34,7 @@ def one_late(batches: Iterable[T], is_last: Callable[[T], bool], *, late: bool) 
             while len(waiting) > late or (waiting and is_last(batch)):
                 yield waiting.pop(0)
     except Exception:
-        yield from waiting  # their results come before the exception
+        yield from waiting  # the results of waiting batches come before the exception
         raise
     yield from waiting
 
@@ -46,7 +46,7 @@ def begin_each(
 ) -> Callable[[], list[Outcome]]:
     """Start encoding a batch, and return a function that waits for it and returns the result of `encode_each`.
 
-    This never raises; an error is raised when the returned function is called.
+    No error is raised here; errors are raised when the returned function is called.
     """
     try:
         begun = begin(items) if items else None
@@ -76,7 +76,7 @@ def encode_each(
     try:
         vectors = encode(items) if begun is None else begun()
         vectors = np.asarray(vectors).view()
-        vectors.setflags(write=False)  # they are remembered, and shared by rows
+        vectors.setflags(write=False)  # vectors are remembered, and shared by rows
         if vectors.ndim == 2 and math.isfinite(np.vdot(vectors, vectors)):  # takes a third of the time of the next line
             return list(vectors)
         finite = np.all(np.isfinite(vectors), axis=1)

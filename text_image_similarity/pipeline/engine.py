@@ -35,7 +35,7 @@ class Engine(Protocol):
         """Load the model where rows will be scored, and return its description.
 
         Raises:
-            ConfigError, ModelError: The model cannot be loaded there.
+            ConfigError, ModelError: The model cannot be loaded where rows are scored.
         """
 
     def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
@@ -72,7 +72,7 @@ class LocalEngine:
         scorer = Scorer(config, encoder=encoder, transport=self._transport)
         self._sessions = Sessions(scorer, transport=self._transport)
         encoder = scorer.encoder
-        # Without a fingerprint, at least its class distinguishes it.
+        # Without a fingerprint, at least its class distinguishes an encoder from others.
         known = encoder.info.fingerprint or type(encoder).__qualname__
         return replace(encoder.info, fingerprint=known)
 

@@ -168,7 +168,8 @@ def as_image(image: Any, name: str) -> Any:
     """Return an RGB array or tensor as (h, w, 3) uint8, and an image, a reference or a missing value unchanged.
 
     Args:
-        image: Arrays and tensors of any library may be (h, w, 3) or (3, h, w), of uint8 from 0 to 255 or floats from 0 to 1.
+        image: The image. Arrays and tensors of any library may be (h, w, 3) or (3, h, w), of uint8 from 0 to 255 or
+            floats from 0 to 1.
         name: Name of the image in messages.
 
     Raises:

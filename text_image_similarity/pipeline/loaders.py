@@ -1,7 +1,7 @@
 """Threads that load images ahead of the encoder.
 
-This is not a ThreadPoolExecutor, which would make a process that ends during a run wait for every queued download.
-These threads are daemons, and a closed pool drops the tasks that it has not started.
+The pool here is not a ThreadPoolExecutor, which would make a process that ends during a run wait for every queued
+download. These threads are daemons, and a closed pool drops the tasks that it has not started.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _Task = tuple[Future[Any], Callable[[], Any]]
 
 
 class _Queue:
-    """Tasks by owner, who take turns; None for each thread that shall end."""
+    """A queue of tasks, taken from owners in turn; each thread that is to end gets None instead of a task."""
 
     def __init__(self) -> None:
         self._tickets: SimpleQueue[bool] = SimpleQueue()  # waits without holding the lock
@@ -49,7 +49,7 @@ class _Queue:
             tasks = self._tasks.pop(owner)
             task = tasks.popleft()
             if tasks:
-                self._tasks[owner] = tasks  # as the last one
+                self._tasks[owner] = tasks  # at the end of the line
         return task
 
 
@@ -78,7 +78,8 @@ class Loaders:
 
         Args:
             task: The task.
-            owner: The call that it belongs to: if several share the pool, no slow one keeps the others waiting.
+            owner: The call that the task belongs to: if several calls share the pool, no slow one keeps the others
+                waiting.
         """
         future: Future[Result] = Future()
         with self._lock:
@@ -102,7 +103,7 @@ def in_one_process(results: Iterable[Result]) -> Iterator[Result]:
     """Yield results that other threads produce, as long as this is the process in which they run.
 
     Raises:
-        UsageError: This process was forked from that one; a fork copies no threads, and would wait forever.
+        UsageError: This process was forked from the one with the threads, which a fork lacks, so it would wait forever.
     """
     getpid = os.getpid
     process = getpid()

@@ -27,11 +27,11 @@ class Tile:
     """A rectangle of a similarity matrix.
 
     Args:
-        row: Index of its first image.
-        column: Index of its first caption.
+        row: Index of the tile's first image.
+        column: Index of the tile's first caption.
         scores: Scores, shape (images, captions), float32; NaN where the image or the caption could not be encoded.
-        image_errors: For each of its images, the reason why it could not be encoded, or None.
-        text_errors: For each of its captions, the reason why it could not be encoded, or None.
+        image_errors: For each of the tile's images, the reason why it could not be encoded, or None.
+        text_errors: For each of the tile's captions, the reason why it could not be encoded, or None.
     """
 
     row: int

@@ -1,6 +1,7 @@
 """Load images: read, decode and resize them, from a reference to the encoder's input.
 
-The threads of runs, of the service and of feeder processes all use this, so they get the same pixels and errors.
+The threads of runs, of the service and of feeder processes all use `PixelLoader`, so they get the same pixels and
+errors.
 """
 
 from __future__ import annotations

@@ -31,9 +31,9 @@ class LoadedImage(NamedTuple):
     """An image that has been loaded.
 
     Args:
-        key: Key of its content and the model, or None for an image that came without a file.
+        key: Key of the image's content and the model, or None for an image that came without a file.
         pixels: The encoder's input, or None if `vector` is known.
-        vector: Its embedding, if it is remembered.
+        vector: Embedding of the image, if it is remembered.
     """
 
     key: bytes | None
@@ -83,7 +83,7 @@ class RowBatch(Generic[Tag]):
     Args:
         rows: Rows of one part, of which no image is still loading.
         new: Images to encode, with copies grouped together.
-        ends_part: Whether they are the last rows of their part.
+        ends_part: Whether these are the last rows of their part.
     """
 
     __slots__ = ("ends_part", "images", "new", "references", "tags", "texts")

@@ -91,7 +91,7 @@ class Run(Generic[Item, Tag]):
             yield batch.tags, results
 
     def embeddings(self, items: Iterable[tuple[Tag, Hashable, Item]]) -> Batches[tuple[Tag, bytes | None], Outcome]:
-        """Yield the vectors or errors of consecutive (tag, key, item), in order, with their tags and keys of contents."""
+        """Yield the vectors or errors of consecutive (tag, key, item), in order, with the tags and keys of contents."""
         rows = ((tag, key, item, "", ()) for tag, key, item in items)
         begun = ((batch, self._begin_images(batch.new)) for batch in self._batches(rows))
         for batch, wait_for_images in one_late(begun, lambda _: False, late=self._stages.overlaps):
@@ -128,7 +128,8 @@ class Run(Generic[Item, Tag]):
             while self._waiting:
                 yield self._next_batch(rows)
         finally:
-            # A fork copies no threads, but the locks that they hold, so cancelling their work there might wait forever.
+            # A fork copies no threads, but it copies the locks that they hold, so cancelling their work there might
+            # wait forever.
             for row in self._waiting if process == os.getpid() else ():
                 if row is not None and isinstance(row[1], PendingImage):
                     row[1].cancel()
@@ -197,7 +198,7 @@ class Run(Generic[Item, Tag]):
         """Finish a loaded image whose embedding is known, or add it to those to encode."""
         if (content := image.loaded()) is None:
             return
-        if (key := content.key) is None:  # it has no copies
+        if (key := content.key) is None:  # an image without a key has no copies
             new[id(image)] = [image]
             return
         if (twins := self._in_progress.get(key)) is not None:  # in the batch before this one

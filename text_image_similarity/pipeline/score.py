@@ -140,8 +140,9 @@ def score_images(
 
     Args:
         images: PIL images of any mode (turned upright if they come straight from `Image.open`), RGB arrays and tensors
-            (h, w, 3) or (3, h, w), of uint8 or of floats from 0 to 1, encoded files (bytes; the fastest, because they are decoded on
-            several threads), mappings `{"bytes": ..., "path": ...}`, or references as for `embed_images`.
+            (h, w, 3) or (3, h, w), of uint8 or of floats from 0 to 1, encoded files (bytes; the fastest, because they
+            are decoded on several threads), mappings `{"bytes": ..., "path": ...}`, or references as for
+            `embed_images`.
         texts: One caption for each image.
         config: The settings of the run, or a model's name; None is `Config()`.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.

@@ -40,9 +40,9 @@ from .stats import RunStats
 class Scorer:
     """A session that scores and embeds with one model, one pool of threads, and one cache of embeddings.
 
-    It is a context manager, and is safe to share between threads. Threads and connections are opened on first use, and
-    again in a forked process. Concurrent calls share the threads, in order, so give a long run over a table its own
-    session.
+    A scorer is a context manager, and is safe to share between threads. Threads and connections are opened on first
+    use, and again in a forked process. Concurrent calls share the threads, in order, so give a long run over a table
+    its own session.
 
     Args:
         config: The settings of all calls, or a model's name; None is `Config()`.

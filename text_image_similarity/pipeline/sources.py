@@ -35,8 +35,8 @@ def in_parts(items: Iterable[Item], size: int) -> Iterator[Iterator[Item]]:
 class PlainColumns(Generic[Tag]):
     """The rows of a part as columns of references and captions, of which none needs a closer look.
 
-    As any other part, it yields its tag with a `Record` for each row. `rows_of` takes the columns as they are, which
-    takes a fifth of the time.
+    Like any other part, these columns yield their tag with a `Record` for each row. `rows_of` takes the columns as they
+    are, in a fifth of the time.
     """
 
     tag: Tag
@@ -103,7 +103,7 @@ def key_of(image: ImageSource) -> Hashable:
 
 
 def _all_plain(values: Sequence[Any]) -> bool:
-    """Tell whether `is_plain` holds for all of some values; asking for each would take ten times as long."""
+    """Tell whether `is_plain` holds for all of some values; calling it for each value would take ten times as long."""
     return {*map(type, values)} == {str} and min(values) >= "!" and max(values) < "\x7f"
 
 

@@ -1,6 +1,7 @@
 """The steps of scoring with one encoder, for an image, a batch and a pair, shared by runs over tables and the service.
 
-Both therefore give the same scores. The steps may be called from any thread; callers decide when, and in which batches.
+Runs and the service therefore give the same scores. The steps may be called from any thread; callers decide when, and
+in which batches.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class Stages:
             with self._stats.timed("tokenize"):
                 tokens = list(self._encoder.tokenize(texts))
                 return tokens if len(tokens) == len(texts) else None
-        except Exception:  # later reported for each caption
+        except Exception:  # the error is reported later, for each caption
             return None
 
     def cut_among(self, texts: Sequence[str]) -> set[str]:
@@ -107,7 +108,7 @@ class Stages:
 
         Args:
             texts: Captions.
-            tokens: Result of `tokens` for them.
+            tokens: Result of `tokens` for the captions.
 
         Raises:
             DeviceLostError: Nothing more can be encoded.
@@ -225,7 +226,7 @@ def cut_among(encoder: Encoder, texts: Sequence[str]) -> set[str]:
     ]  # a token has a byte or more
     try:
         return cut_of(long, as_preparing(encoder).tokenize(long) if long else [])
-    except Exception:  # reported caption by caption when they are encoded
+    except Exception:  # the error is reported caption by caption when captions are encoded
         return set()
 
 

@@ -51,7 +51,7 @@ class RunStats:
 
         Args:
             results: Results of the rows.
-            cut: How many of those with a score have a caption that was cut.
+            cut: How many of the results with a score have a caption that was cut.
         """
         failed = [result.code.value for result in results if result.error is not None and result.code is not None]
         self.rows += len(results)

@@ -60,8 +60,8 @@ def score_dataset(
 
     Raises:
         InputTypeError: `ds` is not a Ray dataset.
-        UsageError: A column is missing or would be overwritten, if the dataset knows its columns without being run;
-            otherwise Ray reports the same message when the result is consumed, as it does for a `ConfigError` or
+        UsageError: A column is missing or would be overwritten, if the dataset knows its columns without being run.
+            Otherwise, Ray reports the same message when the result is consumed, as it does for a `ConfigError` or
             `ModelError` of an actor.
         MissingExtraError: Ray is not installed.
         ConfigError: `concurrency` is not valid.
@@ -143,7 +143,7 @@ def _warn_if_full(actors: int, cpus: float) -> None:
 
 
 def _pool_size(concurrency: object) -> dict[str, int]:
-    """Return the arguments of `ActorPoolStrategy`."""
+    """Return the arguments of `ActorPoolStrategy` for a value of `concurrency`."""
     sizes = concurrency if isinstance(concurrency, tuple) else (concurrency, concurrency)
     if concurrency is None:
         return {}

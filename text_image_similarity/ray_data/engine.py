@@ -65,8 +65,8 @@ class RayEngine:
         self._change = Condition()
 
     def __enter__(self) -> RayEngine:
-        # Read when Ray is imported or started: no usage reports, and, if it is ours, listening only on loopback and no copies
-        # of the working folder for workers under `uv run`.
+        # These variables are read when Ray is imported or started: Ray then sends no usage reports and, if this engine
+        # starts it, listens only on loopback and copies no working folder for workers under `uv run`.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if not self._joins:
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -142,7 +142,7 @@ class RayEngine:
         try:
             info: ModelInfo = _answer(first, "no worker could start")
         except Exception:
-            self._end_actors()  # they occupy CPUs, and the caller may try another model
+            self._end_actors()  # actors occupy CPUs, and the caller may try another model
             raise
         return info
 
@@ -195,7 +195,7 @@ class RayEngine:
         return min((int(there[name] / need) for name, need in needs.items() if need), default=int(there["CPU"]))
 
     def _no_room(self) -> None:
-        """Raise an error, or log a warning if the cluster may grow.
+        """Raise an error because no actor fits, or log a warning if the cluster may grow.
 
         Raises:
             UsageError: An actor does not fit on the cluster.

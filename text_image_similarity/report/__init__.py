@@ -1,8 +1,8 @@
 """Reports about finished tables: one page with scores, failures, throughput, and notable rows with their images.
 
-The page is one HTML file. It opens from disk, makes no network requests, and shows untrusted content as text. It does
-not edit, filter or compare tables. It contains small copies of the images that it shows, so share it only with people
-who may see the images.
+The page is one HTML file. The page opens from disk, makes no network requests, and shows untrusted content as text. The
+report does not edit, filter or compare tables. The page contains small copies of the images that it shows, so share it
+only with people who may see the images.
 """
 
 from __future__ import annotations

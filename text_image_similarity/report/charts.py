@@ -86,7 +86,7 @@ def duration(seconds: float) -> str:
 
 
 def _rates(points: Points) -> list[tuple[float, float, float]]:
-    """Return (from, to, rows per second) for at most about `_INTERVALS` intervals; points that go back in time are skipped."""
+    """Return (from, to, rows per second) for at most about `_INTERVALS` intervals; points back in time are skipped."""
     onward: list[tuple[float, int]] = []
     for seconds, rows in points:
         if math.isfinite(seconds) and (not onward or (seconds > onward[-1][0] and rows >= onward[-1][1])):

@@ -21,11 +21,11 @@ class FoundItem:
         id: Id of the item.
         name: Name of the item.
         description: Description of the item.
-        image: Reference to its image; None if there is none.
+        image: Reference to the item's image; None if there is none.
         similarity: Cosine; None without an image or search terms.
         probability: Probability of a match, 0..1; None if there is no calibration.
         fields: Names and values of the item's fields.
-        why: Contributions to its rank, one text each.
+        why: Contributions to the item's rank, one text each.
     """
 
     rank: int

@@ -45,7 +45,7 @@ def thumbnails(
         config: The run's settings; limits, address checks, `base_dir` and `isolate_decoder` apply here too. There are
             no retries.
         transport: Transport for HTTP requests, for tests; None is the network.
-        seconds: Time limit for all images together. Images that are missing by then are left out.
+        seconds: Time limit for all images together. Images that are missing when the time is up are left out.
 
     Returns:
         JPEGs of at most 160 by 160 pixels, by reference or file, without images that failed.

@@ -33,7 +33,7 @@ def make_report(
     """Read a finished table once and write its report.
 
     Args:
-        rows: Every row of the table, in order. Memory does not grow with their number.
+        rows: Every row of the table, in order. Memory does not grow with the number of rows.
         summary: Contents of the run's summary file; `score` is required, and `write_report` lists the rest.
         config: The run's settings, with the `base_dir` that its relative references started from.
         path: The page to write.
@@ -124,7 +124,7 @@ def write_report(
         tally: Counts of the rows.
         summary: Contents of the run's summary file: `input`, `output`, `model`, `revision`, `device`, `precision`,
             `backend`, `preprocess`, `seconds`, `pairs_per_second`, `versions`, `warnings`. `throughput`, a list of
-            [seconds since the start, rows done], is drawn if present. All of these are optional.
+            [seconds since the start, rows done], is drawn if present. All entries are optional.
         images: Small JPEGs by `ReportRow.source`, as from `thumbnails`; a missing one is shown as a placeholder.
 
     Raises:

@@ -1,8 +1,8 @@
 """The two passes of `tables` as machine code, which numba compiles for this processor when this module is imported.
 
-An image is an array (height, width) of 32-bit numbers. Each is a pixel of four bytes as Pillow stores it; the last byte
-has no meaning. Both passes add up weighted rows, because processors can do so for many values at a time; the horizontal
-pass transposes a few rows for that, and then transposes the result back.
+An image is an array (height, width) of 32-bit numbers. Each number is a pixel of four bytes as Pillow stores it; the
+last byte has no meaning. Both passes add up weighted rows, because processors can do so for many values at a time; the
+horizontal pass transposes a few rows for that, and then transposes the result back.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _compiled(signature: Any) -> Callable[[Any], Any]:
     def compile_it(function: Any) -> Any:
         try:
             return numba.njit(signature, nogil=True, cache=True)(function)
-        except (OSError, RuntimeError):  # there is no folder for it, or it cannot be written
+        except (OSError, RuntimeError):  # there is no folder for the code, or it cannot be written
             return numba.njit(signature, nogil=True)(function)
 
     return compile_it

@@ -22,7 +22,7 @@ Pixels = NDArray[np.uint8]  # (h, w, 3), RGB
 _FEW = 500  # number of images that Pillow resizes in about the two seconds that loading compiled code takes
 _LIBRARIES = ("numba", "pyarrow")
 _SETTINGS = ".numba_config.yaml"
-# Sizes before and after for the trials: smaller and larger, both orders of passes, one axis only, tiles and single pixels.
+# Sizes before and after for the trials: smaller, larger, both orders of passes, one axis only, tiles, single pixels.
 _TRIALS = (
     ((97, 70), (31, 22)),
     ((33, 90), (30, 20)),
@@ -55,8 +55,8 @@ def resized(
 def _by_pillow(image: Image.Image, size: tuple[int, int], resample: Image.Resampling, part: Region) -> Pixels:
     pixels: Pixels = np.asarray(image.resize(size, resample) if image.size != size else image)
     if part.width * part.height < size[0] * size[1]:
-        # Not `crop`, which checks Image.MAX_IMAGE_PIXELS, a global that other code may have set. The part is copied to release the
-        # rest.
+        # Not `crop`, which checks Image.MAX_IMAGE_PIXELS, a global that other code may have set. The part is copied to
+        # release the rest of the image.
         rows, columns = slice(part.top, part.top + part.height), slice(part.left, part.left + part.width)
         return np.ascontiguousarray(pixels[rows, columns])
     return pixels
@@ -89,7 +89,7 @@ class _Compiled:
 
 
 def load_compiled() -> Resizer | None:
-    """Return the compiled resizer if it gives Pillow's bytes in a few trials; otherwise, log the reason and return None."""
+    """Return the compiled resizer if it gives Pillow's bytes in a few trials; otherwise, log why and return None."""
     try:
         resizer = _by_compiled_code()
         rng = np.random.default_rng(0)
@@ -109,8 +109,8 @@ def load_compiled() -> Resizer | None:
 
 def _by_compiled_code() -> Resizer:
     if Path(_SETTINGS).exists():
-        # Numba would read settings from this file, among them a folder of compiled code stored as pickles: a folder of images
-        # made by somebody else could run code.
+        # Numba would read settings from this file, among them a folder of compiled code stored as pickles, so a folder
+        # of images made by somebody else could run code.
         raise RuntimeError(f"{_SETTINGS} in the working folder is not trusted; set NUMBA_ variables instead")
     import pyarrow  # both are imported only here, because not everyone needs them, and they are slow to import
 

@@ -36,7 +36,7 @@ class Weights(NamedTuple):
     Attributes:
         first: First old pixel with a weight, shape (after,).
         counts: Number of old pixels with a weight, shape (after,).
-        weights: Their weights times 2**22, shape (after, most); beyond `counts` they are zero.
+        weights: Weights of these old pixels times 2**22, shape (after, most); beyond `counts` they are zero.
     """
 
     first: NDArray[np.int32]
@@ -61,7 +61,7 @@ class Pass(NamedTuple):
     """One pass of a resize.
 
     Attributes:
-        vertical: Whether it computes new rows; otherwise it computes new columns.
+        vertical: Whether the pass computes new rows; otherwise it computes new columns.
         begin: First column (in a vertical pass) or row that is needed.
         length: Number of columns or rows that are needed.
         weights: The weights.

@@ -71,7 +71,7 @@ def answer(
     Args:
         session: Session of the catalogue.
         asked: The queries.
-        encoded: Their vectors.
+        encoded: Vectors of the queries.
         most: Maximum number of characters of a query's products; None for any number.
 
     Yields:
@@ -123,7 +123,7 @@ def _check_there(session: Session, generation: Generation) -> None:
 
 
 def check_fields(query: Query, declared: Sequence[Field]) -> Filter | None:
-    """Return a query's filter, after checking that all fields in the query exist. This needs no model.
+    """Return a query's filter, after checking, without a model, that all fields in the query exist.
 
     Raises:
         UsageError: A field does not exist, or its kind cannot be used this way.
@@ -174,7 +174,7 @@ class _Ranking:
         candidates: The products in order, and one more if there is a next page.
         counts: Total and facets.
         plan: As in `Matches`.
-        fused: The fused ranking, if they are ordered by ranks.
+        fused: The ranking by reciprocal ranks, if it determines the order.
     """
 
     candidates: Sequence[Candidate]
@@ -212,7 +212,7 @@ def _page(ask: Ask, ranking: _Ranking, meaning: Meaning, most: int | None) -> Ma
         outcomes = ask.ledger.image_outcomes(ask.generation.number, numbers)
         for rank_, found in enumerate(shown[start : start + _AT_ONCE], ask.seen + start + 1):
             product = products.get(found.listed.number)
-            if product is not None:  # otherwise, it was deleted or changed in the meantime
+            if product is not None:  # otherwise, the product was deleted or changed in the meantime
                 match = _match(ask, found, product, outcomes.get(found.listed.number, []), ranking.fused)
                 probability = meaning.probability(ask.query, match.similarity)
                 matches.append(replace(match, rank=rank_, probability=probability))
@@ -233,7 +233,7 @@ def _match(
     image_outcomes: Sequence[ImageOutcome],
     fused: Fused | None,
 ) -> Match:
-    """Describe a product that was found: its best image, and the contribution of each term; its rank is still missing."""
+    """Describe a product that was found: its best image, and the contribution of each term; its rank is set later."""
     slot = found.slot if found.slot is not None else _best_slot(ask.encoded, image_outcomes)
     vector = image_outcomes[slot].vector if slot is not None and slot < len(image_outcomes) else None
     similarity: float | None = None

@@ -65,7 +65,7 @@ def open_catalog(
         A catalogue, which is a context manager and safe to share between threads.
 
     Raises:
-        UsageError: `fields` is missing for a new catalogue or differs from the existing one, the store differs, or a setting is invalid.
+        UsageError: A new catalogue lacks `fields`, an existing one has others or another store, or a value is invalid.
         DatabaseError: The catalogue cannot be read or written, or the place holds something else.
         ModelError: The model cannot be loaded; for an existing catalogue, this is raised only when the model is needed.
 
@@ -83,7 +83,7 @@ class Catalog:
     """A catalogue of products; see `open_catalog`. Threads may share it, and several processes may open the same one.
 
     Args:
-        session: Its open resources, which are closed with the catalogue.
+        session: Open resources of the catalogue, which are closed with it.
 
     Attributes:
         searcher: The steps of `match_many`, for callers that encode elsewhere.
@@ -187,7 +187,7 @@ class Catalog:
 
         Args:
             out: File to write, in the format given by its suffix.
-            columns: Names of its columns.
+            columns: Names of the file's columns.
             where: Filter for products; None means all of them.
             force: Whether to replace an existing file.
 
@@ -198,7 +198,7 @@ class Catalog:
         return export_table(self.products(where), self.fields, path_text(out, "out"), columns, force=force)
 
     def retry(self, *, progress: Progress | None = None) -> AddReport:
-        """Retry the images of all products with an image that failed; `updated` counts products without one now."""
+        """Retry the images of all products with an image that failed; `updated` counts those whose images now work."""
         check_calls(progress=progress)
         return retry_failures(self._session, progress=progress)
 

@@ -180,7 +180,7 @@ class CaptionDatabase:
 
 @dataclass(frozen=True, slots=True)
 class _Saved:
-    """The part on disk that both kinds have in common."""
+    """The part of a file that databases of images and of captions have in common."""
 
     items: tuple[str, ...]
     embeddings: Embeddings

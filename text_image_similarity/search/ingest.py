@@ -83,11 +83,11 @@ class _Pending:
     """A product whose images are being processed.
 
     Args:
-        number: Its place among the products that were passed in.
+        number: Place of the product among those that were passed in.
         product: The product, with resolved references.
-        values: Its stored values, without errors.
-        fields: Its fields as JSON.
-        outcomes: Outcomes of its images so far, each with the key of its content.
+        values: Stored values of the product, without errors.
+        fields: Fields of the product as JSON.
+        outcomes: Outcomes of the product's images so far, each with the key of its content.
     """
 
     number: int
@@ -110,8 +110,8 @@ class Ingest:
         progress: Called with (products done, failed or refused among these, products in total or 0).
         total: Total number of products, if known.
         base: Folder that relative references start from, unless `Config.base_dir` is set.
-        check: Called with the products of each transaction before they are written; raises an error if they must not
-            be. No other caller with a check writes in between.
+        check: Called with the products of each transaction before they are written; raises an error if they must not be
+            written. No other caller with a check writes in between.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Ingest:
         self._ended = False
 
     def add(self, products: Iterable[Product]) -> Generator[int]:
-        """Add products, and yield after each transaction how many are done: so many of the first, with refused ones."""
+        """Add products, and yield after each transaction how many of the first are done, including refused ones."""
         live = self._session.generations.live()
         self._session.follow_all()  # before writing: a store with a later version has followed another ledger
         given = enumerate(products)
@@ -197,7 +197,7 @@ class Ingest:
         self._ended = True
 
     def _refuse_until(self, number: float) -> None:
-        """Count the refused products before this one, which come before a transaction."""
+        """Count the refused products before a number, which is that of the last product in the next transaction."""
         while self._refused and self._refused[0][0] < number:
             self.report.refuse(self._refused.popleft()[1])
 
@@ -245,7 +245,7 @@ class Ingest:
         return self.report.products
 
     def _put(self, entries: Sequence[Entry]) -> bool:
-        """Write entries as `Ledger.add` does; the check and the transaction are locked together, downloads are not."""
+        """Write entries as `Ledger.add` does; the check and the transaction share a lock that excludes downloads."""
         with nullcontext() if self._check is None else self._ledger.database.exclusive("check", wait=True):
             if self._check is not None:
                 self._check([entry.product for entry in entries])

@@ -29,7 +29,7 @@ def read_judgements(
         place: A table of any format that `score_table` reads.
         columns: Columns of texts and of image references; None if there is none.
         product: Column of the products' ids.
-        match: Column that says whether they match: true or false, yes or no, 1 or 0.
+        match: Column that says whether a query and a product match: true or false, yes or no, 1 or 0.
         config: Settings, of which `base_dir` and `files_under` (by default both are the table's folder) and `dialect`
             are used; None means the defaults.
 

@@ -68,7 +68,7 @@ class MongoCollection:
                 yield number, product_or_reason(reader, _plain(document), number)
 
     def guess_fields(self) -> tuple[Field, ...]:
-        """Return fields for members other than id, name, description, group and images, from the first documents."""
+        """Guess fields for members other than id, name, description, group and images from the first documents."""
         known = self._reader(()).columns
         with self._failing():
             documents = [_plain(document) for document in self._documents().limit(_LOOKED_AT)]

@@ -69,7 +69,7 @@ def best(
         floor = max(floor, _limit_th(rough, limit) - _SLACK)
     candidates = np.flatnonzero(rough >= floor)
     places = candidates if among is None else among[candidates]
-    # Computed again row by row, as in `score_pairs`: equal rows get equal cosines in every search.
+    # Cosines are computed again row by row, as in `score_pairs`, so equal rows get equal cosines in every search.
     exact = cosine(query[None, :], rows[places])  # (m,)
     order = np.argsort(-exact, kind="stable")
     order = order[exact[order] >= least]

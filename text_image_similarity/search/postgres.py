@@ -34,7 +34,7 @@ _CONNECT_S = 10
 _LEAST_PGVECTOR = (0, 8)  # first version whose searches continue until enough images pass the filter
 _BEGIN = {
     False: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-    True: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",  # sees writes from before its lock was granted
+    True: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",  # the block sees writes from before the lock
 }
 _LOST = (
     "; check the address, user, password and database, and that the server is running; acknowledged records are kept"

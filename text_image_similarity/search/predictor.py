@@ -137,8 +137,8 @@ class Predictor:
 
         Args:
             text_query: Text to search for.
-            image_paths: Images, as in `build_image_database`. Those that cannot be read are left out, with a warning in
-                the log.
+            image_paths: Images, as in `build_image_database`. Images that cannot be read are left out, with a warning
+                in the log.
             top_k: Maximum number of matches to return, at least 1.
 
         Returns:

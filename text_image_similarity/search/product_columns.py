@@ -36,11 +36,11 @@ class ProductColumns:
 
     Args:
         id: Column of the product's id.
-        name: Column of its name; None means `name`, or else `title`.
-        images: Column or columns of its images or references to them; () means the first existing one of `images`,
-            `image`, `image_url` and `url`.
-        description: Column of its description; None means `description`, if it exists.
-        group: Column of an id that its variants share; None means `group`, if it exists.
+        name: Column of the product's name; None means `name`, or else `title`.
+        images: Column or columns of the product's images or references to them; () means the first existing one of
+            `images`, `image`, `image_url` and `url`.
+        description: Column of the product's description; None means `description`, if it exists.
+        group: Column of an id that a product's variants share; None means `group`, if it exists.
         fields: Columns of the declared fields whose column has a different name from the field.
 
     Raises:
@@ -103,7 +103,7 @@ class RowReader:
             values,
             texts.get("group") or None,
         )
-        fields_as_json(product)  # checked now, because it would be too late once others are being written
+        fields_as_json(product)  # checked now, because it would be too late once other products are being written
         return product
 
 

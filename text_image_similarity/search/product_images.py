@@ -48,7 +48,7 @@ def kept_roots(database: Database) -> list[Path]:
 
 
 def steady_reference(reference: str, root: str | PathLike[str] | None) -> str:
-    """Return a reference from which the folder that the file must be in can be told later.
+    """Return a reference that later shows which folder the file must be in.
 
     Args:
         reference: Reference to a file that may be read, independent of a base folder.
@@ -99,7 +99,7 @@ def encode_images(
 
     Args:
         session: Session of the catalogue.
-        generation: Generation whose model encodes them.
+        generation: Generation whose model encodes the images.
         images: References to the images.
         earlier: Known outcomes, by the same keys and by reference; an image that fails now keeps its known vector.
     """

@@ -87,7 +87,7 @@ class ImageOutcome:
     Args:
         content: Key of the image's bytes and the model, from `embeddings.content_key`; None if it could not be read.
         vector: Unit vector, shape (embed_dim,), float32.
-        error: `"<code>: <detail>"` if it failed.
+        error: `"<code>: <detail>"` if the image failed.
     """
 
     content: bytes | None = None
@@ -130,7 +130,7 @@ def stored_values(product: Product, declared: Sequence[Field]) -> tuple[Value | 
 
 
 def with_error(values: tuple[Value | None, ...], error: str | None) -> tuple[Value | None, ...]:
-    """Return stored values with the first error of the product's images, the third built-in field."""
+    """Return stored values with the first error of the product's images in the third built-in field."""
     return (*values[:2], error, *values[3:])
 
 

@@ -191,7 +191,7 @@ class Reason:
     Args:
         term: The term, such as `text 'brown boots'`, or `words` for the word list of `rrf`.
         similarity: Cosine of the term and the image, -1..1; None without an image.
-        contribution: Its share of the score; the shares of all reasons add up to the score.
+        contribution: The term's share of the score; the shares of all reasons add up to the score.
     """
 
     term: str
@@ -247,8 +247,8 @@ class Matches(Sequence[Match]):
             are text, as in filters.
         next: Value of `Query.after` for the next page; None on the last page.
         generation: The generation that was searched.
-        plan: How they were found: `exact`, by comparing every product that passes the filter; `approximate`, through
-            the store's index; or `list`, without comparing.
+        plan: How the products were found: `exact`, by comparing every product that passes the filter; `approximate`,
+            through the store's index; or `list`, without comparing.
     """
 
     matches: tuple[Match, ...]

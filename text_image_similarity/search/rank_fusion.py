@@ -1,8 +1,8 @@
 """Reciprocal rank fusion: one list of products for each term and one for the words, combined by rank.
 
-Cormack, Clarke, Büttcher 2009, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning Methods": a
-product's score is the sum of 1 / (60 + rank) over the lists that it is in, here multiplied by the term's weight. A term
-with a negative weight ranks the products that the others found, and its share is subtracted.
+The method is that of Cormack, Clarke and Büttcher 2009, "Reciprocal Rank Fusion outperforms Condorcet and individual
+Rank Learning Methods". A product's score is the sum of 1 / (60 + rank) over the lists that it is in, here multiplied by
+the term's weight. A term with a negative weight ranks the products that the others found, and its share is subtracted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Fused:
     Args:
         page: Products of the page in order, and one more if there is a next page.
         numbers: All products of the ranking.
-        parts: For each of them, the contribution of each list, by the list's number; the word list is the last.
+        parts: For each product, the contribution of each list, by the list's number; the word list is the last.
         cosines: For the list of each term, the cosines of its products.
     """
 

@@ -94,7 +94,7 @@ class Candidate:
 
     Args:
         listed: The product's number, id and group.
-        slot: Slot of its best image; None if it has none.
+        slot: Slot of the product's best image; None if it has no image.
         key: Value for ranking: a score, or the value of a field.
     """
 
@@ -132,7 +132,7 @@ def rank(ask: Ask, first: Hits | None = None) -> list[Candidate]:
         enough = len(hits.rows) < limit
         if len(found) > ask.query.top_k or (exact and enough):
             return found
-        if enough:  # if an index gave up early
+        if enough:  # the index gave up early
             exact = True
         else:
             limit *= 4

@@ -34,7 +34,7 @@ class ReindexReport:
         images: Number of images with a vector in the generation, including those of earlier calls.
         failures: Number of images that failed in this call, by error code.
         lost: Number of images with a vector in the live generation but not in this one.
-        recall: Recall of its store; None if the store compares everything.
+        recall: Recall of the generation's store; None if the store compares everything.
     """
 
     generation: int
@@ -68,8 +68,8 @@ def reindex(
 
     Raises:
         ModelError: The model cannot be loaded.
-        DatabaseError: Another generation is being built, the recall of this one's store is too low, or more images are
-            lost than `allow_lost` permits.
+        DatabaseError: Another generation is being built, the recall of this generation's store is too low, or more
+            images are lost than `allow_lost` permits.
         StoppedError: `stop` returned True; finished vectors are kept.
     """
     generation = _begin(session, model, encoder)
@@ -143,12 +143,12 @@ def switch_to(session: Session, state: str, otherwise: str) -> Generation:
     """Switch to the generation in a state.
 
     Raises:
-        DatabaseError: There is none; the message is `otherwise`.
+        DatabaseError: There is no such generation; the message is `otherwise`.
     """
     generation = next((found for found in session.generations.all() if found.state == state), None)
     if generation is None:
         raise DatabaseError(otherwise)
-    session.store(generation)  # opened now, so that the first query does not wait for it
+    session.store(generation)  # opened now, so that the first query does not wait for the store
     while not session.generations.switch(generation.number):
         for _ in complete(session, generation, ReindexReport(generation.number)):
             pass

@@ -39,7 +39,7 @@ class Searcher:
         return self._session.generations.live()
 
     def has_followed(self, generation: Generation, version: int) -> bool:
-        """Tell whether the store of a generation has everything up to a version; other processes may be writing it."""
+        """Tell whether a generation's store has everything up to a version; other processes may be writing to it."""
         return self._session.opened(generation).version >= version
 
     def open(self, generation: Generation) -> None:
@@ -73,7 +73,7 @@ class Searcher:
             yield
 
     def add(self, products: Sequence[Product], check: Check, *, ends: Callable[[], bool]) -> AddReport:
-        """Add products as `Catalog.add` does, and call `check` with those of each transaction, under the lock of `checking`.
+        """Add products as `Catalog.add` does, and call `check` with those of each transaction, locked as by `checking`.
 
         Images are fetched and encoded without the lock. `ends` is called after each transaction; if it returns True, no
         other one begins, and the first products, as many as the report counts, are done.
@@ -119,7 +119,7 @@ class Searcher:
             asked: The queries.
             texts: Outcomes of the generation's model for the texts of all queries, in order: unit vectors (embed_dim,)
                 or errors.
-            images: The same for their images.
+            images: The same for the images of all queries.
             most: Maximum number of characters of a query's products; None for any number.
 
         Returns:

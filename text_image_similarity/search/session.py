@@ -91,7 +91,7 @@ class Session:
 
         Args:
             generation: The generation.
-            store: Its store.
+            store: Store of the generation.
             wait: Whether to wait if another process or thread is already doing so, so that the store is up to date
                 afterwards. Otherwise, a shared store is left as it is.
         """

@@ -22,8 +22,8 @@ class Encoded:
 
     Args:
         query: The query.
-        vectors: Unit vectors of its terms, shape (t, embed_dim), float32.
-        fused: Their weighted sum as a unit vector, shape (embed_dim,).
+        vectors: Unit vectors of the query's terms, shape (t, embed_dim), float32.
+        fused: Weighted sum of the vectors, as a unit vector, shape (embed_dim,).
         shares: Share of each term's cosine in that of the sum, shape (t,): the weights divided by the length of the
             sum.
         own: Numbers of the products that are terms, which are left out of the results.
@@ -74,7 +74,7 @@ def join(
 
     Args:
         queries: The queries.
-        outcomes: Outcomes of the generation's model for their `contents`, texts and images.
+        outcomes: Outcomes of the generation's model for the queries' `contents`, texts and images.
         ledger: The products.
         generation: The generation.
         names: Names of the queries in messages.

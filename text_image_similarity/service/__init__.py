@@ -2,8 +2,8 @@
 
     Gate -> routes -> ModelPool -> ServedModel: fetch, decode (threads) -> Batcher -> encode -> score
 
-`create_app` returns the ASGI application, for any server; `serve` runs it in this process. Both need the extra `serve`,
-and are imported on first use.
+`create_app` returns the ASGI application, for any server; `serve` runs it in this process. Both functions need the
+extra `serve`, and are imported on first use.
 """
 
 from __future__ import annotations

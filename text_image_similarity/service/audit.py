@@ -1,11 +1,11 @@
-"""The audit log of refusals and changes, by client. One JSON object per line, for a SIEM.
+"""The audit log of refusals and changes, by client, as one JSON object per line, for a SIEM.
 
 A line holds no secrets and no content of requests: no key, caption, URL or image. The number of lines is limited for
 each client and for all together; any more events are only counted, and so are events that do not fit on a full disk.
 Lines with the event `left_out` contain these counts, so that the sum over all lines is complete.
 
 A line is a single write to a file opened for appending, so lines from several processes never mix. A separate thread
-writes them, because a disk may be slow or an NFS server unavailable.
+writes lines, because a disk may be slow or an NFS server unavailable.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Note:
 
 
 class AuditLog:
-    """Writes notes to a file, or discards them. Safe to share between threads; once open, never raises and never
+    """Writes notes to a file, or discards them. Safe to share between threads; once open, it never raises and never
     blocks.
 
     Args:
@@ -191,7 +191,7 @@ class AuditLog:
 
 
 class _AppendedFile:
-    """A file that lines are appended to, or stderr; a file that was moved away, for example by logrotate, is created again."""
+    """A file that lines are appended to, or stderr; a file that was moved away, as by logrotate, is created again."""
 
     def __init__(self, place: str) -> None:
         self._path = None if place == STDERR else Path(place).absolute()

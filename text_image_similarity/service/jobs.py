@@ -56,7 +56,7 @@ class Answer(Generic[ResultT]):
     Args:
         model: Name of the served model.
         results: A result for each pair, image or caption, in order.
-        spans: For each of them, its spans in the stages.
+        spans: For each result, its spans in the stages.
     """
 
     model: str
@@ -103,7 +103,7 @@ class Item:
     image_outcome: Outcome | None = None
     text_outcome: Outcome | None = None
     score: ScoreResult | None = None  # score of a pair
-    ready: float = 0.0  # when it was ready to be encoded, in seconds since the epoch
+    ready: float = 0.0  # when the item was ready to be encoded, in seconds since the epoch
     finished: bool = False
     spans: list[Span] = field(default_factory=list)
 
@@ -136,11 +136,11 @@ class Job:
         self, inputs: Inputs, kind: ScoreKind | None, wake: Callable[[], None], release: Callable[[], None]
     ) -> None:
         self.client = current.get()
-        self.due = 0.0  # turn of its first item at the model
+        self.due = 0.0  # turn of the job's first item at the model
         self.kind = kind
         self.items = [Item(self, number, image, caption) for number, (image, caption) in enumerate(inputs)]
-        self.gone = False  # whether its request is no longer waiting
-        self.timed_out = False  # whether its unfinished items have been answered and counted
+        self.gone = False  # whether the job's request is no longer waiting
+        self.timed_out = False  # whether unfinished items have been answered and counted
         self.problem: ModelError | None = None
         self._wake, self._release = wake, release
         self._left = len(self.items)

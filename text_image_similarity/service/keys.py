@@ -20,13 +20,13 @@ class ApiKey:
 
     Args:
         key: The secret.
-        name: Name of its owner in the log. Keys with the same name share their matches and events; a key with a filter
-            must have a name.
+        name: Name of the key's owner in the log. Keys with the same name share their matches and events; a key with a
+            filter must have a name.
         role: `search` may score and search, `write` may also change products, and `admin` may also change the models of
             catalogues.
-        catalogs: Catalogues that it may see; empty means all of them.
-        where: Filter that all products that it finds, changes or adds must pass; None allows all products, as `admin`
-            requires.
+        catalogs: Catalogues that the key may see; empty means all of them.
+        where: Filter that all products that the key finds, changes or adds must pass; None allows all products, as
+            `admin` requires.
 
     Raises:
         ConfigError: A value is not valid.

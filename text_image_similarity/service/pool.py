@@ -21,7 +21,7 @@ class ModelPool(Protocol):
     """The protocol of pools of models that process requests.
 
     `score`, `embed_images` and `embed_texts` take a served model's name, or None for the default, and raise a
-    `ProblemError` `unknown_model`, `queue_full` or `model_unavailable`. Cancelling one abandons the request.
+    `ProblemError` `unknown_model`, `queue_full` or `model_unavailable`. Cancelling such a call abandons the request.
     """
 
     async def start(self) -> None:
@@ -55,8 +55,8 @@ class ModelPool(Protocol):
             Name of the model in requests.
 
         Raises:
-            ProblemError: `model_unavailable`, if the model cannot be loaded, or none can be added at run time; it is
-                then not served.
+            ProblemError: `model_unavailable`, if the model cannot be loaded, or none can be added at run time; the
+                model is then not served.
         """
 
     def encoder(self, model: str) -> Encoder | None:

@@ -145,8 +145,8 @@ class FairQueue:
         threads: Number of concurrent tasks.
         most_of_one: Maximum number of concurrent tasks of one client; by default all.
         long_s: Seconds. A client whose tasks take longer on average may use at most half of the threads while there are
-            other clients, and pauses after each task, so that its threads are idle for the others' share of the time.
-            Alone, it may use all threads.
+            other clients. Such a client pauses after each task, so that its threads are idle for the others' share of
+            the time. On its own, a client may use all threads.
         later: Function that calls another one after a number of seconds, for tests.
         clock: Function that returns seconds, for tests.
     """

@@ -1,4 +1,4 @@
-"""Score a Spark DataFrame, or within SQL: Arrow batches in Spark's Python workers, none in the driver."""
+"""Score a Spark DataFrame, or from within SQL, as Arrow batches in Spark's Python workers, not in the driver."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def similarity_udf(config: Config) -> Any:
 
     The first argument is a string, a binary value or a struct of `bytes` and `path`, and the second one is a string.
 
-    It is an iterator pandas UDF, marked as not deterministic, because Spark's optimiser might otherwise score a row
-    twice.
+    The function is an iterator pandas UDF, marked as not deterministic, because Spark's optimiser might otherwise score
+    a row twice.
 
     Args:
         config: The settings, as for `score_dataframe`.

@@ -49,7 +49,7 @@ class SparkEngine:
         with suppress(Exception):  # a lost session has no jobs to end
             self._end_jobs()
         if self._ours:
-            with suppress(Exception):  # it may have been ended by the signal that ends this process
+            with suppress(Exception):  # the session may have been ended by the signal that ends this process
                 self._spark.stop()
 
     def _end_jobs(self) -> None:
@@ -149,7 +149,7 @@ def _advice(exc: Exception) -> str:
 
 
 def _reason(exc: Exception) -> str:
-    """Return the line of a long message that says what happened: Java's first cause, or the end of a Python traceback."""
+    """Return the line of a long message that says what happened: Java's first cause, or a Python traceback's end."""
     lines = [line.strip() for line in str(exc).splitlines()]
     lines = [line for line in lines if line and not line.startswith("SQLSTATE")] or [type(exc).__name__]
     causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]

@@ -31,8 +31,8 @@ def open_session(conf: Mapping[str, str]) -> tuple[SparkSession, bool]:
     """Return this process's Spark session, and whether this call started it.
 
     Args:
-        conf: Spark's settings. If neither they nor the environment name a master, Spark runs on this machine with all
-            cores; there it listens only on loopback and serves no web pages, unless a setting says otherwise.
+        conf: Spark's settings. If neither these settings nor the environment name a master, Spark runs on this machine
+            with all cores; it then listens only on loopback and serves no web pages, unless a setting says otherwise.
 
     Raises:
         UsageError: A name is not a Spark setting.
@@ -92,8 +92,8 @@ def _defaults() -> dict[str, str]:
 def _environment(settings: Mapping[str, str]) -> Iterator[None]:
     """Set the variables that PySpark, its JVM and local workers need to start, unless they are already set.
 
-    Without them, PySpark would look for Spark in the folder above the working folder, and its workers for modules in
-    the working folder; local workers would run the `python3` on PATH.
+    Without these variables, PySpark would look for Spark in the folder above the working folder, and its workers for
+    modules in the working folder; local workers would run the `python3` on PATH.
     """
     import pyspark
 

@@ -154,7 +154,7 @@ def _encoder(config: Config, _: tuple[tuple[str, int, int], ...]) -> Encoder:
 
 
 def _images(values: pd.Series[Any] | pd.DataFrame) -> pa.Array:
-    """Return a UDF's first argument in Arrow: texts, bytes, or mappings for structs, which pandas receives as a frame."""
+    """Return a UDF's first argument in Arrow: texts, bytes, or mappings for structs, which pandas gets as a frame."""
     if isinstance(values, pd.DataFrame):
         return pa.array([{str(k): _present(v) for k, v in row.items()} for row in values.to_dict("records")])
     if any(isinstance(value, (bytes, bytearray)) for value in values):

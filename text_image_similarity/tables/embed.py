@@ -125,7 +125,7 @@ def embed_table(  # noqa: PLR0913 - as `score_table`
     """Encode every row of a table and write it with two more columns, `embedding` and `error`.
 
     The vectors are the same as those that `score_table` compares: float32 unit vectors, whose dot product is the
-    cosine. Parquet holds them as lists of floats. A run that was stopped resumes with the same call.
+    cosine. Parquet holds the vectors as lists of floats. A run that was stopped resumes with the same call.
 
     Args:
         in_path, out_path, config, progress, stop: As for `score_table`.

@@ -42,7 +42,7 @@ def most_failures(limit: int | str | None, rows: int) -> float:
         rows: Number of rows so far.
 
     Raises:
-        ConfigError: `limit` is neither.
+        ConfigError: `limit` is neither a number of rows nor a share.
 
     Example:
         >>> most_failures("5%", 200), most_failures(3, 200)
@@ -81,7 +81,7 @@ def explain_failures(
         config: The settings of the run.
         columns: Columns of references and of captions; None for a column that the table lacks, such as that of
             references in shards.
-        example: An error of this kind, from a row.
+        example: An error of the most frequent kind, from a row.
         options: Names of the command line's options for the columns.
     """
     code, count = Counter(failures).most_common(1)[0]

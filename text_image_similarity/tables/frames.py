@@ -57,9 +57,9 @@ def score_frame(  # noqa: PLR0913 - columns, and how; settings are in Config
             working folder unless `base_dir` is set.
         col_url: Column of images: references, the bytes of encoded files, or structs of `bytes` and `path`.
         col_text: Column of captions, or several, each of which gets its own `similarity_<column>` and `error_<column>`.
-            A reader supports only one. A list of captions in a cell gets a list of scores.
+            A reader supports only one column of captions. A list of captions in a cell gets a list of scores.
         col_references: One or more columns of reference captions, for `score="ref_clipscore"`: lists of texts, or
-            single texts. Not supported for a reader.
+            single texts. Readers do not support reference captions.
         encoder: A loaded encoder to use and share; None loads the model of `config`.
         overwrite_column: Whether to replace existing columns `similarity` and `error`; otherwise they cause an error.
         progress: Whether to show a progress bar; None shows one only in notebooks.

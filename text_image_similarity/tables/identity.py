@@ -68,8 +68,8 @@ def check_replaceable(target: str, placed: str | None, *, by: str = "score") -> 
 
     Args:
         target: Output of the run.
-        placed: Hash of the output that a run was about to move there when it ended, or None.
-        by: The command that would replace it.
+        placed: Hash of the output that a run was about to move to `target` when the run ended, or None.
+        by: The command that would replace the output.
 
     Raises:
         UsageError: The output was not written by a run of that command.

@@ -39,7 +39,7 @@ class TableJob(Generic[R]):
     Args:
         table: Table that is read.
         layout: Mapping from rows to records and back.
-        output: Output that writes it.
+        output: Output that writes the result.
         work: Workspace with the finished parts.
         watch: Monitor of failed rows.
         earlier: Finished output of an earlier run; only its temporary failures are scored again.
@@ -169,7 +169,7 @@ class TableJob(Generic[R]):
 class _Window:
     """An iterator of parts that ends when enough of them are waiting for results, and can then be reopened.
 
-    This limits memory, because an engine may have any number of rows in progress, and their sizes may differ a
+    Ending early limits memory, because an engine may have any number of rows in progress, and their sizes may differ a
     thousandfold.
 
     Args:
@@ -178,7 +178,7 @@ class _Window:
 
     def __init__(self, parts: Iterator[tuple[int, TaggedRows[Rows]]]) -> None:
         self._parts = parts
-        self._sizes: deque[int] = deque()  # of parts that are waiting for results
+        self._sizes: deque[int] = deque()  # sizes of parts that are waiting for results
 
     def open(self) -> Iterator[TaggedRows[Rows]]:
         """Yield more parts."""
@@ -213,7 +213,7 @@ def _one_behind(work: Workspace) -> Iterator[Commit]:
 def _ahead(parts: Iterator[T]) -> Iterator[T]:
     """Yield the items of an iterator with a look-ahead of one: the next part is read while this one is used.
 
-    It reads on a daemon thread, so the process does not wait for a read that hangs.
+    The next part is read on a daemon thread, so the process does not wait for a read that hangs.
     """
     reader = Loaders(1, name="score-read")
     waiting = reader.submit(partial(next, parts, None))

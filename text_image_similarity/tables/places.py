@@ -74,7 +74,7 @@ def work_folder(target: str, work_dir: str | PathLike[str] | None = None) -> Pat
         work_dir: Folder to use instead, which is created.
 
     Raises:
-        UsageError: The folder for it cannot be created.
+        UsageError: The folder for the parts cannot be created.
     """
     if work_dir is None and not is_url(target):
         path = _resolved(target)  # a link stays, and its target is replaced

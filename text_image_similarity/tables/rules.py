@@ -123,7 +123,7 @@ def find_calibration(source: str, folder: str | PathLike[str] | None) -> Calibra
 
     Raises:
         UsageError: The table's scores are not cosines.
-        ModelError: The folder has no calibration, or it is damaged.
+        ModelError: The folder has no calibration, or the calibration is damaged.
     """
     from ..metrics import Calibration  # imported here, because it loads SciPy, which scoring does not need
 

@@ -68,15 +68,15 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
         out_path: The table to write; `<out_path>.summary.json` is written next to it. A folder (one that exists, or a
             name that ends in a slash) gets a file of the same name for each file of the input; tar shards become
             Parquet files.
-        config: The settings of the run, or a model's name; None is `Config()`. Relative image paths start from the table's folder unless
-            `base_dir` is set.
+        config: The settings of the run, or the name of a model; None is `Config()`. Relative image paths start from the
+            table's folder unless `base_dir` is set.
         col_url: Column of images or of references to them. None means `url`, a column of images that is identified by
             its name and type (`image`, `jpg` ...), or the images of shards.
         col_text: Column of captions, or several. None means `caption`, or `text` if the table holds images and has no
             `caption`. Each of several columns gets its own `similarity_<column>` and `error_<column>`; if Parquet or
             JSON holds a list of captions in a cell, these are lists too. Each image is fetched and encoded once.
-        col_references: One or more columns of reference captions, for `score="ref_clipscore"`: a list in a cell, a list in JSON, or
-            text, which is a single reference.
+        col_references: One or more columns of reference captions, for `score="ref_clipscore"`. A cell holds a list, a
+            list in JSON, or a text, which is a single reference.
         models: Several models instead of `config.model`, in this process: each gets its own column, such as
             `similarity_mini`, and each image is fetched and decoded once.
         ensemble: Adds a column `similarity` that combines all models: the `mean` of their scores, or `probability`; see
@@ -97,7 +97,8 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
         TableError: The input cannot be read, or the output cannot be written.
         BusyError: Another run is writing this output.
         StoppedError: `stop` returned True; the same call resumes.
-        TooManyFailuresError: More rows failed than `options.max_failures` allows; the same call with another limit resumes.
+        TooManyFailuresError: More rows failed than `options.max_failures` allows; the same call with another limit
+            resumes.
         ConfigError, ModelError: A setting or the model cannot be used; raised before the first row.
     """
     task, config = scoring(col_url, col_text, col_references), as_config(config)

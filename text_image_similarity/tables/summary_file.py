@@ -17,9 +17,9 @@ def read_summary(output: str) -> dict[str, Any]:
 
     Raises:
         UsageError: The file does not exist.
-        TableError: It cannot be read, or is not a regular file.
-        ValueError: It is not JSON, exceeds a limit, or has an entry of a kind that no run writes.
-        TypeError: It is not a JSON object.
+        TableError: The file cannot be read, or is not a regular file.
+        ValueError: The file is not JSON, exceeds a limit, or has an entry of a kind that no run writes.
+        TypeError: The file is not a JSON object.
     """
     place = f"{output}.summary.json"
     if not is_url(place):

@@ -139,7 +139,7 @@ class TrainConfig:
                 raise ConfigError(f"{', '.join(given)} cannot be set with init={str(self.init)!r}, which has its own")
 
     def fixed(self) -> dict[str, object]:
-        """Return the settings that a resumed run must not change: all except those for where and how fast it runs."""
+        """Return the settings that a resumed run must not change: all but those for the place and speed of the run."""
         free = ("device", "workers", "checkpoint_steps", "tracking", "experiment", "loading")
         return {
             name: str(value) if isinstance(value, PathLike) else value

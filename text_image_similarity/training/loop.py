@@ -109,8 +109,8 @@ def train(
         The model's folder, the best epoch, and the metrics of each epoch and of the final test.
 
     Raises:
-        UsageError: The folder holds another run or a link that leads out of it, a setting differs from that of the run to resume, or there is too
-            little data.
+        UsageError: The folder holds another run, or a link that leads out of it; a setting differs from that of the run
+            to resume; or there is too little data.
         TableError: The data cannot be read.
         ModelError: The weights to start from cannot be used, or the loss is no longer finite.
         ModelUnavailableError: The weights cannot be downloaded.
@@ -321,9 +321,7 @@ class _Run:
 
 def _refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     changed = [
-        f"{name} was {before.get(name)!r} and is now {value!r}"
-        for name, value in now.items()
-        if before.get(name) != value
+        f"{key} was {before.get(key)!r} and is now {value!r}" for key, value in now.items() if before.get(key) != value
     ]
     if changed:
         raise UsageError(

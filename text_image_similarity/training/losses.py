@@ -31,7 +31,7 @@ def info_nce(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None = N
 
 
 def sigmoid_loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """Return the log loss of classifying all pairs of the batch as matching or not: the sum per image, averaged over images.
+    """Return the log loss of classifying all pairs of the batch as matching or not, summed per image and averaged.
 
     Args:
         image: Unit vectors, shape (n, d).

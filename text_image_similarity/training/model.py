@@ -74,9 +74,9 @@ def rebuild_model(shape: Mapping[str, Any], tokenizer: str, checkpoint: Path) ->
     """Build the model of a checkpoint, with random weights.
 
     Args:
-        shape: Its `DualEncoderConfig`.
-        tokenizer: Its tokenizer as JSON.
-        checkpoint: File with its weights, which limits how large the model may be.
+        shape: `DualEncoderConfig` of the model.
+        tokenizer: Tokenizer of the model, as JSON.
+        checkpoint: File with the model's weights, which limits how large the model may be.
 
     Raises:
         ModelError: The checkpoint describes no model, or one that is far larger than its weights.
@@ -108,7 +108,7 @@ def encode(model: DualEncoder, tokenizer: Tokenizer, images: Sequence[CaptionedI
         model: Model in float32 on its device; it is left in evaluation mode.
         tokenizer: Tokenizer of the model.
         images: Photos with captions.
-        loading: Settings for fetching and decoding them.
+        loading: Settings for fetching and decoding the photos.
 
     Raises:
         ModelError: Fewer than two photos can be read, or a vector is not finite.

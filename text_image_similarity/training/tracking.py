@@ -23,7 +23,7 @@ logger = logging.getLogger("text_image_similarity")
 
 
 # What MLflow's databases consist of: tables, indexes, and a trigger for stored passwords, which training never writes.
-# The text decides, because SQLite runs it no matter what kind of object its row claims to be.
+# A statement's text decides, because SQLite runs the text no matter what kind of object the row claims to be.
 _OWN_SCHEMA = re.compile(r"CREATE (TABLE|INDEX|UNIQUE INDEX) |$")
 _OWN_TRIGGER = (  # in full, with single spaces
     "CREATE TRIGGER prevent_secrets_aad_mutation BEFORE UPDATE ON secrets FOR EACH ROW "
@@ -160,7 +160,7 @@ def _alone_in(uri: str) -> Iterator[None]:
         finally:
             lock.unlink(
                 missing_ok=True
-            )  # removed while it is held; a waiting process finds it gone and creates its own
+            )  # the file is removed while the lock is held; a waiting process finds it gone and creates its own
 
 
 def _sqlite_file(uri: str) -> Path | None:

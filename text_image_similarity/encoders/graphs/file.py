@@ -25,7 +25,7 @@ _ALIGNED = 4096  # weights in a separate file begin at multiples of this many by
 Made = Mapping[str, Callable[[], NDArray[Any]]]
 _Weight = tuple[
     TensorProto, Callable[[], NDArray[Any]]
-]  # its name, type and shape, and a function that returns its values
+]  # a weight's name, type and shape, and a function that returns its values
 
 
 def write_graph(model: ModelProto, path: Path, folder: Path, *, made: Made | None = None, apart: bool = False) -> None:
@@ -34,7 +34,7 @@ def write_graph(model: ModelProto, path: Path, folder: Path, *, made: Made | Non
     Args:
         model: The graph, loaded without its external data; its weights are removed.
         path: The file to write.
-        folder: Folder of its external data.
+        folder: Folder of the graph's external data.
         made: Functions that return weights of which the model has only the name, type and shape.
         apart: Whether to write weights to a separate file however small they are.
     """

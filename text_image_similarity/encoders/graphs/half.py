@@ -1,7 +1,7 @@
 """Convert a float32 ONNX file to half precision, with float32 where half precision would be inaccurate.
 
 These remain float32: normalising pixels, softmax, sums and means, the statistics of layer norms, everything after the
-last product, and computations with values near or beyond the largest half (65,504), which occur in some sentence
+last product, and computations with values near or beyond the largest half (65,504). Such values occur in some sentence
 encoders and are found by a run in float32. Engines that take the precision only from the file, such as TensorRT 11,
 need nothing else.
 """

@@ -3,8 +3,8 @@
 Matrix products are computed with integers, from weights with a scale for each output and activations with a scale for
 each token. A token's scale is its own largest value, so it does not depend on what is encoded together with it, and
 batches may have any size. The graph uses standard operators (QuantizeLinear, DequantizeLinear), which ONNX Runtime runs
-as integer products. The patches of images are multiplied as bytes, without rounding. All other weights, such as those of
-other convolutions, are only stored as int8.
+as integer products. The patches of images are multiplied as bytes, without rounding. All other weights, such as those
+of other convolutions, are only stored as int8.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SMALLEST = 4096  # values; smaller weights gain nothing
 # The axis of each operator's weights along which its outputs lie, so that every output has its own scale.
 _AXES = {"Conv": 0, "Gather": 0, "LSTM": 1, "GRU": 1}
 _STORED = 127
-# Weights have seven bits: with eight, the sum of two products exceeds 16 bits on processors without VNNI and is clipped.
+# Weights have seven bits: with eight, a sum of two products exceeds 16 bits on processors without VNNI and is clipped.
 _MULTIPLIED = 63
 # The constants that the operators of rounded products use.
 _CONSTANTS: dict[str, NDArray[Any]] = {
@@ -117,7 +117,7 @@ class _Rounding:
         return plain and len(self.weights[node.input[1]].dims) == 2
 
     def _multiply(self, node: NodeProto) -> None:
-        """Add a product of integers: the input is divided by its rows' largest values, and the product multiplied by them."""
+        """Add a product of integers: the input is divided by its rows' maxima, and the product multiplied by them."""
         activation, weight, *bias = node.input
         (result,) = node.output
         rows = f"{activation}.rows"
@@ -235,7 +235,7 @@ def _given(node: NodeProto) -> dict[str, Any]:
 
 
 def _axis(node: NodeProto) -> int | None:
-    """Return the axis of its weights along which a node's outputs lie."""
+    """Return the axis of a node's weights along which its outputs lie; None for an operator without such weights."""
     if node.op_type in ("MatMul", "Gemm"):
         return 0 if _given(node).get("transB") else -1
     return _AXES.get(node.op_type)

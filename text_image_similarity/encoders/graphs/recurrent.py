@@ -1,8 +1,8 @@
 """A text tower with an LSTM or GRU as an ONNX graph, built by hand because packed sequences cannot be traced.
 
 ONNX's operators take the length of each caption (`sequence_lens`), so padding is never read, and a vector is the same
-to the last bit whether its caption is encoded alone or with longer ones. They order a cell's gates differently from
-torch: i o f c for an LSTM (torch: i f g o) and z r h for a GRU (torch: r z n).
+to the last bit whether its caption is encoded alone or with longer ones. The operators order a cell's gates differently
+from torch: i o f c for an LSTM (torch: i f g o) and z r h for a GRU (torch: r z n).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class _Builder:
         return names[0]
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
-        """Add a weight under a name, unless it is already there."""
+        """Add a weight under a name, unless the graph already has it."""
         if name not in {weight.name for weight in self.weights}:
             self.weights.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name

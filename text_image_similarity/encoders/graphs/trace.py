@@ -39,7 +39,7 @@ def trace(tower: nn.Module, example: Tensor, dynamic: dict[int, Any], names: tup
 
     Args:
         tower: The tower, which returns features.
-        example: An example of its input.
+        example: An example of the tower's input.
         dynamic: The dimensions of the input that may vary.
         names: Names of the input and of the output.
         opset: Version of ONNX's operators.

@@ -36,7 +36,7 @@ def write_towers(
     opset: int = OPSET,
     multiply_bytes: bool = True,
 ) -> None:
-    """Write `image.onnx` and `text.onnx`; if one exceeds 2 GB, its weights are written to a file `.onnx.data` next to it.
+    """Write `image.onnx` and `text.onnx`; if one exceeds 2 GB, its weights go to a file `.onnx.data` next to it.
 
     The towers are written one after the other, so that memory holds only one graph.
 
@@ -78,8 +78,8 @@ def write_towers(
 def drop_weights(encoder: TwoTowerEncoder) -> None:
     """Free the memory of a model's weights after `write_towers`; afterwards, the model cannot encode.
 
-    Deleting the model would not free them: onnxscript's rewrite rules live as long as the process and keep the last
-    graph that they were tried on, and that graph keeps the model's weights and views of them.
+    Deleting the model would not free the weights. The rewrite rules of onnxscript live as long as the process and keep
+    the last graph that they were tried on, and that graph keeps the model's weights and views of them.
     """
     backend = encoder.backend
     assert isinstance(backend, TorchBackend)

@@ -1,8 +1,8 @@
 """Image towers, by name: two mobile networks that are defined here, and any classifier of torchvision or timm.
 
 `mobilenet_v2` follows Sandler et al. 2018; `efficientnet_lite0` follows EfficientNet-Lite (Tan and Le 2019 without
-squeeze-and-excitation, with ReLU6). Both have batch norm folded into the convolutions and TensorFlow's SAME padding,
-because their published ImageNet weights were trained that way.
+squeeze-and-excitation, with ReLU6). Both networks have batch norm folded into the convolutions and TensorFlow's SAME
+padding, because their published ImageNet weights were trained that way.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Backbone(nn.Module):
 
     Args:
         features: The network, without its classifier.
-        width: Width of its features.
+        width: Width of the features.
         mean: Mean of each channel, for pixels scaled to 0..1.
         std: Standard deviation of each channel.
     """
@@ -120,7 +120,7 @@ def build_backbone(name: str, image_size: int) -> Backbone:
 
     Args:
         name: Name of the network, as in `DualEncoderConfig.image_tower`.
-        image_size: Side of its images, in pixels.
+        image_size: Side of the images, in pixels.
 
     Raises:
         ConfigError: The network does not exist, or does not return one vector per image.

@@ -2,7 +2,7 @@
 
 `lstm` and `gru` are bidirectional with max pooling over the caption (Conneau et al. 2017, InferSent). `transformer` is
 BERT's encoder (Devlin et al. 2019: learned positions, layer norm after each part, GELU) with mean pooling over the
-caption (Reimers and Gurevych 2019, Sentence-BERT), so training can start from the weights of such a model.
+caption (Reimers and Gurevych 2019, Sentence-BERT). Training can therefore start from the weights of such a model.
 """
 
 from __future__ import annotations

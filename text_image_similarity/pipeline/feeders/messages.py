@@ -21,7 +21,7 @@ class Order(NamedTuple):
 
     Args:
         number: Number of the order, 1 or more.
-        place: Offset of its slot in the shared memory, in bytes; None if it has no slot.
+        place: Offset of the image's slot in the shared memory, in bytes; None if it has no slot.
         item: The image's reference or file; or a number, the size in bytes of the file in its slot.
     """
 

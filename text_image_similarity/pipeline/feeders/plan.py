@@ -35,8 +35,8 @@ class FeederSettings:
         config: The run's settings, with this feeder's share of the threads and of the requests to a host.
         preparer: Object that prepares images for the encoder.
         fingerprint: Fingerprint of the encoder.
-        cores: Number of images that it decodes concurrently.
-        share: Its share of the run's downloads.
+        cores: Number of images that the feeder decodes concurrently.
+        share: The feeder's share of the run's downloads.
         heif: Module that registers an opener for HEIF, or None.
     """
 
@@ -89,8 +89,8 @@ def plan_feeders(config: Config, encoder: Encoder, *, skips: bool = False) -> Fe
     Args:
         config: The session's settings.
         encoder: The session's encoder.
-        skips: Whether there are embeddings from earlier runs. Feeders cannot see them, and would decode images that
-            this process does not have to decode.
+        skips: Whether there are embeddings from earlier runs. Feeders cannot see those embeddings, and would decode
+            images that this process does not have to decode.
 
     Raises:
         ConfigError: `config.feeders` is a number, but the encoder's preprocessing cannot be sent to another process.
@@ -119,7 +119,7 @@ def plan_feeders(config: Config, encoder: Encoder, *, skips: bool = False) -> Fe
         look_ahead,
         look_ahead + in_progress * config.batch_size,
         slot_bytes,
-        max(60.0, 6 * config.limits.decode_s),  # more than the limit of an isolated decoder, which reports it itself
+        max(60.0, 6 * config.limits.decode_s),  # more than an isolated decoder's own limit
     )
 
 

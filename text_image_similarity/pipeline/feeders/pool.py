@@ -1,8 +1,8 @@
 """The parent's side of feeders: it sends images to them and returns futures, which complete in any order.
 
-No image is lost when a feeder ends. Images that it had not begun to decode go to another feeder. Images that it was
-decoding are suspects: each is loaded again by a feeder that does nothing else, and fails with `decoder_crash` if that
-feeder ends too.
+No image is lost when a feeder ends. Images that the feeder had not begun to decode go to another feeder. Images that
+the feeder was decoding are suspects: each is loaded again by a feeder that does nothing else, and fails with
+`decoder_crash` if that feeder ends too.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class Feeders:
                 for answer in answers:
                     self._complete(seat, answer)
                 with self._lock:
-                    if seat.failed_starts or not answers:  # it has just started
+                    if seat.failed_starts or not answers:  # the feeder has just started
                         seat.failed_starts = 0.0
                         self._wake_all()
                     elif self._can_take(seat):

@@ -60,8 +60,8 @@ class SideBySide:
 def preparer_of(encoder: Encoder) -> Preparer | None:
     """Return an encoder's preparer in a form that can be sent to another process; None if there is none.
 
-    A custom encoder provides it in an attribute `preparer`: a small object that can be pickled, with `decode_side`
-    and `prepare`.
+    A custom encoder provides its preparer in an attribute `preparer`: a small object that can be pickled, with
+    `decode_side` and `prepare`.
     """
     from ...encoders.two_tower import TwoTowerEncoder  # imported here, because it loads tokenizers
 

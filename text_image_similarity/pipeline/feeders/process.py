@@ -26,8 +26,8 @@ serve(*sys.argv[2:])
 def feeder_command() -> list[str]:
     """Return the command that starts a feeder, without the arguments for what it shares with its parent.
 
-    It is a separate program and not a fork: a fork copies locks that other threads hold, and `multiprocessing` would
-    run the caller's main module again.
+    A feeder is a separate program and not a fork: a fork copies locks that other threads hold, and `multiprocessing`
+    would run the caller's main module again.
     """
     return [sys.executable, "-I", "-S", "-c", _PROGRAM, json.dumps(module_path())]
 
@@ -36,9 +36,9 @@ class FeederProcess:
     """A feeder's process, from start to end.
 
     Args:
-        command: Command that starts it.
-        inherited: File descriptors to pass on to it.
-        settings: Settings that are sent to it first.
+        command: Command that starts the feeder.
+        inherited: File descriptors to pass on to the feeder.
+        settings: Settings that are sent to the feeder first.
 
     Raises:
         OSError: The process cannot be started.
@@ -57,7 +57,7 @@ class FeederProcess:
             env={**os.environ, **WORKER_ENVIRONMENT},
             pass_fds=inherited,
         )
-        with suppress(OSError):  # it has already ended, which `receive` will notice
+        with suppress(OSError):  # the process has already ended, which `receive` will notice
             send(self._pipe(self._process.stdin), settings)
 
     @property

@@ -1,8 +1,8 @@
 """Memory that the parent and its feeders share: a slot for each image in transit, and the state of each feeder.
 
-A file's bytes go to the feeder in a slot if they fit, and the pixels come back in it. The parent encodes them in place:
-a slot becomes free again once nothing refers to its arrays. Images that do not fit, or for which no slot is free,
-go through the pipe, so nothing ever waits for a slot.
+A file's bytes go to the feeder in a slot if they fit, and the pixels come back in the same slot. The parent encodes
+them in place: a slot becomes free again once nothing refers to its arrays. Images that do not fit, or for which no slot
+is free, go through the pipe, so nothing ever waits for a slot.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Ring:
 
     Args:
         area: The shared memory.
-        begin: Offset of the first slot in it, in bytes.
+        begin: Offset of the first slot in the area, in bytes.
         slot_bytes: Size of a slot in bytes.
         slots: Number of slots.
     """
@@ -122,7 +122,7 @@ def arrays_in(flat: Any, layout: Layout) -> Any:
 
 
 def layout_of(prepared: Any, most: int) -> Layout | None:
-    """Return a prepared image's layout in a slot of `most` bytes; None if it is not made of arrays or too large."""
+    """Return a prepared image's layout in a slot of `most` bytes; None if it is too large or not made of arrays."""
     arrays = prepared if isinstance(prepared, tuple) else (prepared,)
     if not all(isinstance(array, np.ndarray) and not array.dtype.hasobject for array in arrays):
         return None

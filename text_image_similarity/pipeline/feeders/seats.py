@@ -21,11 +21,11 @@ class Errand:
     """An image in transit.
 
     Args:
-        number: Number of its order.
+        number: Number of the image's order.
         item: The image's reference or file.
         stats: Counters that receive the time spent.
-        future: Receives the loaded image or the error.
-        place: Offset of its slot in the shared memory; None if it has none.
+        future: Future that receives the loaded image or the error.
+        place: Offset of the image's slot in the shared memory; None if it has no slot.
         deaths: Number of feeders that have ended while they had the image.
         alone: Number of feeders that have ended while they were loading only this image.
     """

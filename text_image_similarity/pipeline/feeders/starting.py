@@ -40,7 +40,7 @@ class LazyFeeders:
         """Return the feeders for a run that has begun to load `images` images; None if it loads the next one itself.
 
         Raises:
-            ConfigError: `config.feeders` is a number, and they cannot be started.
+            ConfigError: `config.feeders` is a number, and the feeders cannot be started.
         """
         plan = self._plan
         if plan is None or images <= plan.after:

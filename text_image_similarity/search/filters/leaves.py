@@ -89,7 +89,7 @@ def check_level(level: int) -> None:
 
 
 def _element_of(field: Field) -> Field:
-    """Return the field whose values a condition compares: of a field of lists, its texts."""
+    """Return the field whose values a condition compares: for a field of lists, a field of single texts."""
     return Field(field.name) if field.kind == "texts" else field
 
 

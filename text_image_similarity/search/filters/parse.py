@@ -27,7 +27,7 @@ def parse_filter(given: Filter | Mapping[str, Any] | str | None, fields: Iterabl
         A tree of at most 16 levels and 256 leaves; None if every product passes.
 
     Raises:
-        InputTypeError: The filter has none of these forms.
+        InputTypeError: The filter has none of the forms of `given`.
         UsageError: The filter cannot be parsed or is too large, a field does not exist, or a value is not of the
             field's kind.
 

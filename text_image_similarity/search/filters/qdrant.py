@@ -63,7 +63,7 @@ def _not_among(key: str, values: Sequence[Scalar]) -> models.Filter:
 
 def _among(key: str, values: Sequence[Scalar]) -> models.Condition:
     texts = [value for value in values if isinstance(value, str)]
-    if texts:  # then all are
+    if texts:  # if one value is a text, all are
         return models.FieldCondition(key=key, match=models.MatchAny(any=texts))
     if not values:
         return _NOTHING

@@ -53,7 +53,7 @@ class SqlWriter(Protocol):
         """Return the SQL for a value, a placeholder or a literal; called in the order of the values in the SQL."""
 
     def contains(self, column: str, values: Sequence[str]) -> str:
-        """Return an expression that is true where a column's list, which is not NULL, has at least one of the values."""
+        """Return an expression that is true where a column's list, which is not NULL, has one or more of the values."""
 
 
 def compile_sql(where: Filter | None, writer: SqlWriter) -> str:
@@ -86,7 +86,7 @@ def with_nul(text: str) -> str:
 
 
 def _expression(where: Filter, writer: SqlWriter, *, known: bool) -> str:
-    """Return an expression that is true only for the rows that pass a filter; with `known`, it is false, not NULL, for others."""
+    """Return a condition that only rows that pass a filter meet; with `known`, it is false, not NULL, for others."""
     match where:
         case Compare(field, op, value):
             return _comparison(field, op, value, writer, known=known)
@@ -121,5 +121,5 @@ def _membership(field: str, values: Sequence[Scalar], negated: bool, writer: Sql
 
 
 def _there(column: str, known: bool) -> str:
-    """Return the text before a comparison that must not be NULL."""
+    """Return the condition to put before a comparison so that it is never NULL; empty unless `known` is set."""
     return f"{column} IS NOT NULL AND " if known else ""

@@ -47,14 +47,14 @@ class Exists:
 
 @dataclass(frozen=True, slots=True)
 class And:
-    """All parts are true; there are two or more."""
+    """All parts are true; there are two or more parts."""
 
     parts: tuple[Filter, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Or:
-    """At least one part is true; there are two or more."""
+    """At least one part is true; there are two or more parts."""
 
     parts: tuple[Filter, ...]
 

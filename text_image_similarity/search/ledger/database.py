@@ -47,7 +47,7 @@ class Database(Protocol):
         """
 
     def write(self) -> AbstractContextManager[Transaction]:
-        """Run a block in a write transaction once no other is open; the transaction is rolled back if the block raises."""
+        """Run a block in a write transaction once no other is open; it is rolled back if the block raises an error."""
 
     def exclusive(self, purpose: Purpose, *, wait: bool) -> AbstractContextManager[bool]:
         """Hold an inter-process lock during a block.

@@ -31,7 +31,7 @@ class FairLock:
             with self._changing:
                 if (thread, turn) in self._waiting:
                     self._waiting.remove((thread, turn))
-                elif self._owner == thread:  # it was its turn in the meantime
+                elif self._owner == thread:  # the thread got its turn in the meantime
                     self._hand_on()
             raise
 

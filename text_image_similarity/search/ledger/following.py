@@ -19,7 +19,7 @@ def read_changes(
 ) -> Iterator[Changes]:
     """Yield the changes to products since a version, in batches.
 
-    Only the last batch advances the store's version. Without changes, there is no batch; the last one is missing if
+    Only the last batch advances the store's version. Without changes, there is no batch; the last batch is missing if
     deletions have been forgotten in the meantime, and the caller must then start over.
 
     Args:

@@ -25,7 +25,7 @@ class Generation:
         number: Number of the generation, from 1; never reused.
         identity: The model, with its embeddings of four probes.
         state: `building`, `ready`, `live` or `kept`.
-        calibration: Calibration of its cosines in this catalogue, as JSON; None if there is none.
+        calibration: Calibration of the model's cosines in this catalogue, as JSON; None if there is none.
     """
 
     number: int
@@ -46,7 +46,7 @@ _FIRST_ERROR = (
 
 
 class Generations:
-    """The generations in a ledger's database. Exactly one is live once the first has been added."""
+    """The generations in a ledger's database. Exactly one generation is live once the first has been added."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -167,6 +167,6 @@ def add_generation(transaction: Transaction, identity: ModelIdentity, state: Sta
 
 def _generation(row: Row) -> Generation:
     number, model, revision, probes, dimension, state, calibration = row
-    json.loads(calibration or "{}")  # fails here if it is not valid JSON
+    json.loads(calibration or "{}")  # fails here if the calibration is not valid JSON
     vectors = np.frombuffer(bytes(probes), "<f4").astype(np.float32, copy=False).reshape(-1, dimension)  # (4, d)
     return Generation(int(number), ModelIdentity(model, revision, vectors), state, calibration)

@@ -69,7 +69,7 @@ class Ledger:
         """Add or replace all products or none; if several have the same id, the last one counts.
 
         Returns:
-            Whether they were added; False if an entry has no image outcomes for a generation that is not being
+            Whether the products were added; False if an entry has no image outcomes for a generation that is not being
             built, such as one that appeared or was completed while the images were encoded.
         """
         latest = {entry.product.id: entry for entry in entries}
@@ -246,7 +246,7 @@ class Ledger:
         return int(self.database.read(query, (generation,))[0][0])
 
     def compare(self, live: int, other: int) -> tuple[int, int]:
-        """Return how many images have a vector in another generation, and how many only in the live generation."""
+        """Return how many images have a vector in another generation, and how many have one only in the live one."""
         vectors = "SELECT count(*) FROM picture WHERE generation = ? AND vector IS NOT NULL"
         here = (
             f"{vectors} AND NOT EXISTS (SELECT 1 FROM picture AS other WHERE other.generation = ? AND other.number = picture.number "
@@ -261,8 +261,7 @@ class Ledger:
     def prune(self) -> None:
         """Forget the deletions from before the last call of this method.
 
-        Followers are not registered. One that has not followed since then can tell from `pruned` that it must start
-        over.
+        Followers are not registered. A follower that has fallen behind can tell from `pruned` that it must start over.
         """
         with self.database.write() as transaction:
             counters: dict[str, int] = dict(transaction.run("SELECT name, value FROM counter"))

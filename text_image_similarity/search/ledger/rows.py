@@ -40,8 +40,8 @@ class Listed:
 
     Args:
         number: Number of the product.
-        id: Its id.
-        group: Its group; None if it has none.
+        id: Id of the product.
+        group: Group of the product; None if it has none.
     """
 
     number: int

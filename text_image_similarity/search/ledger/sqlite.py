@@ -55,7 +55,8 @@ class SqliteDatabase:
 
     def __init__(self, path: str | Path, fields: Sequence[Field] | None = None) -> None:
         self._path, self._process = str(path), os.getpid()
-        # One connection writes; those for reading never wait. A database in memory has a single connection, used in turn.
+        # One connection writes; those for reading never wait. A database in memory has a single connection, which is
+        # used in turn.
         self._writing, self._connections = FairLock(), SqliteFile(self._path)
         self._alone = {purpose: Lock() for purpose in _LOCKS}  # for a database in memory, instead of files
         with self._failing():
@@ -74,7 +75,7 @@ class SqliteDatabase:
             return found.fetchall()
 
     def stream(self, sql: str, size: int, *, everything: bool = False) -> Iterator[list[Row]]:
-        if self._path == MEMORY:  # a second connection could not see it
+        if self._path == MEMORY:  # a second connection could not see the database
             rows = self.read(sql)
             yield from (rows[start : start + size] for start in range(0, len(rows), size))
             return
@@ -158,7 +159,7 @@ class SqliteDatabase:
         for _ in range(self._free_pages() // _STEP + 1):
             self._step(f"PRAGMA incremental_vacuum({_STEP})")
         self._step("PRAGMA wal_checkpoint(PASSIVE)")
-        # Little is left to do; if there are readers, it is postponed until the next time.
+        # Little is left to do; if there are readers, the rest is postponed until the next time.
         with self._writing, self._failing():
             self._file.execute("PRAGMA busy_timeout = 500")
             try:

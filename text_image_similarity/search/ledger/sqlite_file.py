@@ -37,7 +37,7 @@ class SqliteFile:
             reads: Whether the connection is only for reading.
 
         Raises:
-            sqlite3.Error: It cannot be opened.
+            sqlite3.Error: The file cannot be opened.
         """
         place = self._path if self._frozen is None else f"{Path(self._path).absolute().as_uri()}?immutable=1"
         file = sqlite3.connect(
@@ -87,8 +87,8 @@ class SqliteFile:
             reads: Whether the connection is only for reading.
 
         Raises:
-            DatabaseError: Its latest changes cannot be read.
-            sqlite3.Error: It cannot be opened.
+            DatabaseError: The file's latest changes cannot be read.
+            sqlite3.Error: The file cannot be opened.
         """
         self._frozen = None
         try:

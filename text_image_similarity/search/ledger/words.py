@@ -25,7 +25,7 @@ def words_of(text: str) -> list[str]:
 
 
 def asked_words(text: str) -> dict[str, str]:
-    """Return the first distinct words of a query, each with its spelling there.
+    """Return the first distinct words of a query, each with its spelling in the query.
 
     Example:
         >>> asked_words("Café, CAFE noir")

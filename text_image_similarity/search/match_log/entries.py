@@ -39,7 +39,7 @@ class LogEntry:
         where: Filter, combined with that of the tenant; None without one.
         results: Products in the response, best first, as mappings with `id`, `similarity` and `score`.
         total: Total number of products found; None if there was no search.
-        plan: How they were found; see `Matches.plan`; None if there was no search.
+        plan: How the products were found; see `Matches.plan`; None if there was no search.
         milliseconds: Duration of each stage, and of the whole request under `total`.
         error: `"<code>: <detail>"` if the response was an error, otherwise None.
 

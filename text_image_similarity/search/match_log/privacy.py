@@ -1,8 +1,8 @@
 """Privacy of the match log: how much of a query is stored.
 
-`hashed` shows whether two queries are equal. It does not hide a query from someone who can guess it and
-hash the guess. The hash has no key, so that the replicas of a service and later runs agree without a secret that would
-have to be stored; use `off` to store neither texts nor hashes.
+`hashed` shows whether two queries are equal. `hashed` does not hide a query from someone who can guess it and hash the
+guess. The hash has no key, so that the replicas of a service and later runs agree without a secret that would have to
+be stored; use `off` to store neither texts nor hashes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def masked(entry: LogEntry, queries: LogQueries) -> LogEntry:
         entry: The entry.
         queries: `full` keeps everything. `hashed` replaces texts and URLs of images by their SHA-256 in hexadecimal
             digits, as `text_sha256` and so on; the filter is kept, and for a cursor only the fact that there was one.
-            `off` drops the query, except whether it asked for a later page, and the values of the filter: a mapping
+            `off` keeps only whether the query asked for a later page, and drops the values of the filter: a mapping
             keeps its names, unless the request was refused, and an expression is dropped. `hashed` and `off` reduce an
             error to its code, because its detail may quote the query. The products found are always kept.
     """

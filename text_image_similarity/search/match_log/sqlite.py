@@ -1,6 +1,6 @@
 """The match log in an SQLite file, in write-ahead mode: readers never wait, and writers wait for each other.
 
-It is a separate file, so that imports into a catalogue's ledger do not delay it.
+The log is a separate file, so that imports into a catalogue's ledger do not delay the log.
 """
 
 from __future__ import annotations

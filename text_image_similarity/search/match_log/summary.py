@@ -28,7 +28,7 @@ class LogSummary:
     Args:
         requests: Number of entries, regardless of the response.
         searches: Number of entries without an error that are not later pages of a result (`query` has no `after`). All
-            figures below are about these, except `refused`, `milliseconds_*` and `events`.
+            figures below are about searches, except `refused`, `milliseconds_*` and `events`.
         refused: Number of entries with an error, by error code, most frequent first.
         empty: Number of searches without a product.
         empty_queries: The most frequent queries among the searches without a product, with their counts.
@@ -62,7 +62,7 @@ class LogSummary:
 
 @dataclass(slots=True)
 class _Counts:
-    """Counts during the pass."""
+    """What is counted during the pass over a log."""
 
     requests: int = 0
     searches: int = 0

@@ -31,7 +31,7 @@ class TrainingExport:
     Args:
         pairs: Number of rows: distinct pairs of a text and a product's image.
         products: Number of different products in these rows.
-        clicks: Number of searches that they come from.
+        clicks: Number of searches that these rows come from.
         wrong: Number of pairs left out because of a verdict `wrong`.
         missing: Number of pairs left out because the product has been removed or has no image.
     """

@@ -78,9 +78,9 @@ class LogWriter:
         """Queue a record, and return a future that completes when it is durable.
 
         Returns:
-            A future whose result is None once the record is durable. It fails with a `DatabaseError`, immediately while
-            the database fails or too many records wait. A failed record is not retried; in rare cases, if a connection
-            broke during the commit, it may have been written anyway.
+            A future whose result is None once the record is durable. The future fails with a `DatabaseError`,
+            immediately while the database fails or too many records wait. A failed record is not retried; in rare
+            cases, if a connection broke during the commit, it may have been written anyway.
         """
         future: Future[None] = Future()
         future.set_running_or_notify_cancel()  # a caller that gives up cannot stop a write in progress
@@ -201,7 +201,7 @@ class LogWriter:
     def _postpone(self, group: Sequence[_Waiting], problem: DatabaseError) -> None:
         """Keep records for the next attempt, or drop them if there will be none."""
         with self._lock:
-            first, self._failure, self._group = self._failure is None, problem, []  # they wait again, or are dropped
+            first, self._failure, self._group = self._failure is None, problem, []  # records wait again, or are dropped
             self._next_try = monotonic() + self._retry_s
             self._failures += 1
             self._waiting.extendleft(each for each in reversed(group) if each[1] is None)

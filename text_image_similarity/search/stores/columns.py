@@ -120,7 +120,7 @@ class TextColumn:
         known = self._known
         new = [value for value in dict.fromkeys(values) if value is not None and value not in known]
         known.update(zip(new, range(len(known), len(known) + len(new)), strict=True))
-        codes = map(known.get, cast("Sequence[Value]", values), repeat(-1))  # None is not among them
+        codes = map(known.get, cast("Sequence[Value]", values), repeat(-1))  # None is not among the known values
         self._codes.extend(np.fromiter(codes, np.int32, len(values)), take)
 
     def compare(self, op: str, value: Value, size: int) -> Mask:
@@ -192,7 +192,7 @@ class TextsColumn:
 def _without_unused(known: dict[Value, int], codes: NDArray[np.int32]) -> tuple[dict[Value, int], NDArray[np.int32]]:
     """Return a dictionary with only the texts that some codes refer to, and these codes in the new dictionary."""
     names, used = list(known), np.unique(codes[codes >= 0])
-    moved = np.full(len(names) + 1, -1, np.int32)  # the last one for -1
+    moved = np.full(len(names) + 1, -1, np.int32)  # the last element is for -1
     moved[used] = np.arange(len(used))
     return {names[code]: place for place, code in enumerate(used.tolist())}, moved[codes]
 

@@ -17,8 +17,8 @@ class Block:
     """A block of images.
 
     Args:
-        rows: Numbers of their products, shape (n,).
-        slots: Index of each one among its product's images, shape (n,).
+        rows: Numbers of the images' products, shape (n,).
+        slots: Index of each image among its product's images, shape (n,).
         vectors: Unit vectors, shape (n, embed_dim), float32.
     """
 

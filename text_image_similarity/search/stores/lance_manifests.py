@@ -1,9 +1,9 @@
 """Make sure that a Lance table in a local folder leads nowhere else before the library opens it.
 
 A manifest of Lance may name other places for its files (`base_paths`), even in an object store, and the library would
-connect to them with the user's credentials. Its metadata may also name models, which LanceDB would load. The provider of
-a catalogue must not be able to choose either. All manifests are read here, because old ones are opened for cleaning up.
-The numbers of fields are from `table.proto` and `file.proto` of Lance 13.
+connect to them with the user's credentials. The metadata in a manifest may also name models, which LanceDB would load.
+The provider of a catalogue must not be able to choose either. All manifests are read here, because old ones are opened
+for cleaning up. The numbers of fields are from `table.proto` and `file.proto` of Lance 13.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ...errors import DatabaseError
 
-_MOST_BYTES = 16 << 20  # of a manifest; one with 10,000 files of data has 1 MB
+_MOST_BYTES = 16 << 20  # of a manifest; a manifest of 10,000 files of data has 1 MB
 _TAIL = 16  # position, version and magic at the end of a manifest
 _PLAIN = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _INDEX_SECTION, _FLAGS, _BASES, _BRANCH = 6, (9, 10), 18, 20  # fields of a manifest
@@ -30,7 +30,7 @@ class LanceManifests:
 
     Args:
         folder: Folder of a store, which need not exist.
-        table: Name of its table.
+        table: Name of the store's table.
     """
 
     def __init__(self, folder: Path, table: str) -> None:
@@ -131,7 +131,7 @@ def _reasons_of_metadata(entry: bytes) -> Iterator[str]:
 def _reasons_of_field(field: bytes) -> Iterator[str]:
     """Yield why a column may hold addresses of files: blobs may be external."""
     for number, value in _parts(field):
-        if number != 2 and isinstance(value, bytes) and b"blob" in value.lower():  # 2 is its name
+        if number != 2 and isinstance(value, bytes) and b"blob" in value.lower():  # 2 is the name of the field
             yield "has a column of files"
 
 
@@ -177,7 +177,7 @@ _READERS = {1: _reasons_of_field, 2: _reasons_of_fragment, 5: _reasons_of_metada
 
 
 def _message(data: bytes, start: int) -> bytes:
-    """Return the message that lies at a position, after its length."""
+    """Return the message at a position, which begins with the length of the message."""
     length = int.from_bytes(data[start : start + 4], "little")
     found = data[start + 4 : start + 4 + length]
     if start + 4 > len(data) or len(found) != length:

@@ -59,7 +59,7 @@ _TYPES: dict[FieldKind, pa.DataType] = {
 class LanceStore:
     """A store in a LanceDB table; see `Store`.
 
-    It cannot be used in a process that was forked from the one that opened it.
+    The store cannot be used in a process that was forked from the one that opened it.
 
     Args:
         place: A folder, or its URI in an object store.

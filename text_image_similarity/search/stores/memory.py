@@ -34,10 +34,10 @@ class _State:
     Args:
         vectors: Vectors, shape (n, embed_dim).
         numbers: Number of each vector's product, shape (n,).
-        slots: Index among its product's images, shape (n,).
-        alive: Whether it is still valid, shape (n,).
-        first: Whether it is the first vector of its product, shape (n,).
-        columns: Values of its product's fields.
+        slots: Index of each vector's image among its product's images, shape (n,).
+        alive: Whether each vector is still valid, shape (n,).
+        first: Whether each vector is the first of its product, shape (n,).
+        columns: Values of the fields of each vector's product, by field.
     """
 
     vectors: Embeddings
@@ -130,7 +130,7 @@ class MemoryStore:
         self.clear()
 
     def _begin(self) -> None:
-        """Start empty; running searches keep their state."""
+        """Empty the store before a complete read; searches in progress keep the earlier state."""
         self._vectors = Growing(np.empty((0, self._embed_dim), np.float32))
         self._numbers, self._slots = (Growing(np.empty(0, np.int64)) for _ in range(2))
         self._first = Growing(np.empty(0, bool))
@@ -160,7 +160,7 @@ class MemoryStore:
             self._first.extend(np.r_[True, owners[1:] != owners[:-1]])
 
     def _compact(self, alive: Mask) -> Mask:
-        """Drop the vectors that are no longer valid, and return the mask of those that remain, all of which are valid."""
+        """Drop the vectors that are no longer valid, and return the mask of those that remain, which are all valid."""
         kept = np.flatnonzero(alive)
         for name in ("_vectors", "_numbers", "_slots", "_first"):
             before: Growing = getattr(self, name)

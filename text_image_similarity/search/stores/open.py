@@ -47,7 +47,7 @@ def check_named(kind: str, place: str, given: str | None) -> None:
         given: Kind of store from the caller; `TEXT_IMAGE_SIMILARITY_STORES` may name others, separated by spaces.
 
     Raises:
-        UsageError: Only the catalogue names it.
+        UsageError: Only the catalogue names the store.
     """
     named = os.environ.get(STORES_VARIABLE, "")
     if kind in _AT_HOME or kind in (given, named, *named.split()):

@@ -1,7 +1,7 @@
 """A store in PostgreSQL with pgvector, next to the catalogue's ledger, with a table for each generation.
 
-Exact searches compare all images that pass the filter. Approximate ones follow an HNSW graph (Malkov and Yashunin 2016,
-"Efficient and robust approximate nearest neighbor search using Hierarchical Navigable Small World graphs"), which
+Exact searches compare all images that pass the filter. Approximate searches follow an HNSW graph (Malkov and Yashunin
+2016, "Efficient and robust approximate nearest neighbor search using Hierarchical Navigable Small World graphs"), which
 `optimize` builds, until enough images pass the filter.
 """
 
@@ -124,7 +124,8 @@ class PgVectorStore:
                     continue
                 if found:  # left behind by an unfinished build
                     cursor.execute(f"DROP INDEX {name}".encode())
-                # Others can read and write in the meantime; the time it takes depends on the server's maintenance_work_mem.
+                # Others can read and write in the meantime; the time that the build takes depends on the server's
+                # maintenance_work_mem.
                 cursor.execute(definition.encode())
             cursor.execute(f"VACUUM (ANALYZE) {self._qualified}".encode())
 

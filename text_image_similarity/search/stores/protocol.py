@@ -1,8 +1,8 @@
 """The protocol of vector stores, so that a catalogue works with any of them.
 
-The authoritative data, including vectors, is in the catalogue's ledger; a store follows it. It holds the vectors of one
-generation (those of one model) with the stored values of the products' fields, and can be rebuilt at any time. A store
-that breaks therefore costs minutes, not data.
+The authoritative data, including vectors, is in the catalogue's ledger; a store follows it. A store holds the vectors
+of one generation (those of one model) with the stored values of the products' fields, and can be rebuilt at any time. A
+store that breaks therefore costs minutes, not data.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Changes:
         rows: Numbers of products that were added or changed, without duplicates, shape (n,).
         columns: For each field, including the built-in ones, the stored values of the n products; None if missing.
         owners: For each image with a vector, the number of its product, shape (m,).
-        slots: Index among its product's images, from 0, shape (m,).
+        slots: Index of each of these images among its product's images, from 0, shape (m,).
         vectors: Unit vectors of the images, shape (m, embed_dim), float32.
         deleted: Numbers of deleted products, shape (k,).
         expected: Maximum number of images in total, if these changes are part of a complete read; otherwise 0.
@@ -53,8 +53,8 @@ class Hits:
     """Images that were found, best first.
 
     Args:
-        rows: Numbers of their products, shape (k,); a product with several images may occur several times.
-        slots: Index of each one among its product's images, shape (k,).
+        rows: Numbers of the images' products, shape (k,); a product with several images may occur several times.
+        slots: Index of each image among its product's images, shape (k,).
         cosines: Cosines of query and image, as from `similarity.cosine`, shape (k,), float32.
     """
 

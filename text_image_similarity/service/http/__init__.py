@@ -1,4 +1,4 @@
-"""The service's HTTP side: the application, its routes and the server. It needs the extra `serve`."""
+"""The service's HTTP side: the application, its routes and the server; all of it needs the extra `serve`."""
 
 from ...system import require
 

@@ -70,7 +70,7 @@ def check_keys(keys: Iterable[ApiKey], catalog: ServedCatalog) -> None:
     """Make sure that the filters of API keys are valid for a catalogue.
 
     Raises:
-        ConfigError: A filter cannot be used there.
+        ConfigError: A filter cannot be used in the catalogue.
     """
     for key in keys:
         if key.sees(catalog.name):
@@ -116,7 +116,7 @@ def check_length(wheres: Iterable[object]) -> None:
 
 
 def _length_of(where: object) -> int:
-    """Return about how long a filter is as text; of one that is too long, no more than necessary is looked at."""
+    """Return the approximate length of a filter as text, looking at no more of it than necessary if it is too long."""
     length, level = 0, [where]
     for _ in range(MOST_BRACKETS):  # deeper ones are refused by the parser
         below: list[object] = []
@@ -152,7 +152,7 @@ def bound(request: Request, catalog: ServedCatalog, where: object = None) -> Fil
 
 
 def check_fields(request: Request, names: Iterable[str]) -> None:
-    """Make sure that a request's key may see the values of some fields; errors reveal where the shop's images are.
+    """Make sure that a request's key may see the values of some fields; `_error` reveals where the shop's images are.
 
     Raises:
         ProblemError: `forbidden`.

@@ -67,7 +67,7 @@ def noted_refusal(problem: ProblemError, key: ApiKey) -> list[Note]:
     """Return the note for a refused request; a detail that may quote the request is left out."""
     event = _EVENTS.get(problem.code)
     if (problem.code == "unknown_catalog" and key.catalogs) or (problem.code == "unknown_product" and key.where):
-        event = "access_refused"  # it may exist, but be hidden from this key
+        event = "access_refused"  # the product may exist, but be hidden from this key
     detail = "" if event == "request_refused" else problem.detail
     return [] if event is None else [Note(event, problem.reason or problem.code, detail)]
 

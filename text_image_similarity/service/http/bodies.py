@@ -69,7 +69,7 @@ class _WorkRequest(Request):
         return self.asked
 
     async def read_json(self) -> Any:
-        """Read JSON and drop the body, which from then on counts as the memory that its texts take.
+        """Read JSON and drop the body, of which only the memory that its texts take is counted from then on.
 
         Long bodies are read one at a time, in steps between which other requests get a turn.
         """
@@ -249,8 +249,8 @@ def decode_base64(text: str) -> ImageInput:
     """Decode a file from base64.
 
     A `data:` URL is returned unchanged. Other text, such as base64 with line breaks or errors, becomes a `data:` URL,
-    which the fetcher reads or reports as the pair's error. So does long text, because decoding it would block the event
-    loop.
+    which the fetcher reads or reports as the pair's error. Long text becomes a `data:` URL too, because decoding it
+    would block the event loop.
     """
     text = strip_invisible(text)
     if text[:5].lower() == "data:":
@@ -264,7 +264,7 @@ def decode_base64(text: str) -> ImageInput:
 
 
 def add_problems(app: FastAPI, routes: Sequence[Route]) -> None:
-    """Convert the framework's refusals into problems; for a wrong method, name the methods of all routes for the path."""
+    """Convert the framework's refusals into problems; for a wrong method, name the methods of all the path's routes."""
 
     async def invalid(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, RequestValidationError)

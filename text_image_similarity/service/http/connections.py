@@ -21,7 +21,7 @@ from ..clients import peer_name
 
 MOST_CONNECTIONS = 2048  # connections in total; one address, such as a proxy's, may have at most as many as are free
 NEW_A_SECOND = 500  # connections that one address may open per second in the long run
-NEW_AT_ONCE = 1024  # connections that it may open at once after a pause
+NEW_AT_ONCE = 1024  # connections that one address may open at once after a pause
 HEAD_BYTES = 16 * 1024
 HEAD_S = 10.0  # from a head's first byte to its end, and for the rest of a refused body
 SEND_S = 30.0  # until a client has read what is buffered for it
@@ -78,7 +78,7 @@ class LimitedProtocol(HttpToolsProtocol):
     audit: AuditLog | None = None
     _deadline: asyncio.TimerHandle | None = None  # deadline of a head, or of the rest of a refused body
     _sending: asyncio.TimerHandle | None = None
-    _peer: str | None = None  # once it is counted
+    _peer: str | None = None  # set once the connection is counted
     _head = 0  # bytes of the head and the trailers
     _unread = 0  # bytes since the last event of the parser
     _pieces = 0  # chunks of the body from the parser
@@ -172,7 +172,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Continue with the next request; the rest of one that was refused early has a few seconds to arrive."""
+        """Continue with the next request; the rest of a request that was refused early has a few seconds to arrive."""
         super().on_response_complete()
         if not self._whole and self._deadline is None and not self.pipeline:
             said = f"{HEAD_S:g} s after the response, a request was still being sent"

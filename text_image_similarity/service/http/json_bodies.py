@@ -148,7 +148,7 @@ def _pieces(body: bytes | bytearray) -> Iterator[bytes]:
 class _Look:
     """Measurements of JSON before it is parsed.
 
-    `size` is the most memory that its strings can take, in bytes, and `names` the number of members of its objects.
+    `size` is the most memory that the strings can take, in bytes, and `names` the number of members of all objects.
     """
 
     def __init__(self) -> None:

@@ -96,7 +96,8 @@ async def docs() -> Response:
 async def _evaluate(request: Request, asked: Sequence[LegacyEvaluation]) -> list[dict[str, Any]]:
     """Score pairs, model by model, and return results in order.
 
-    A problem refuses the request if nothing has been scored yet; later, it becomes the error of the affected pairs.
+    If nothing has been scored yet, a problem is the response to the request; later, it becomes the error of the
+    affected pairs.
     """
     found: dict[int, dict[str, Any]] = {}
     in_progress = False
@@ -128,7 +129,7 @@ async def _evaluate(request: Request, asked: Sequence[LegacyEvaluation]) -> list
 async def _evaluate_chunk(
     request: Request, name: str | None, asked: Mapping[int, LegacyEvaluation], *, in_progress: bool = False
 ) -> dict[int, dict[str, Any]]:
-    """Score as many pairs as a request may have; a batch in progress waits for a place in the queue, within a request's time limit."""
+    """Score as many pairs as a request may have; a batch in progress waits, within the time limit, to be queued."""
     began = time.perf_counter()
     pool: ModelPool = request.app.state.pool
     if name == ENSEMBLE and request.app.state.settings.ensemble == "probability":

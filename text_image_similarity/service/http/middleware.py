@@ -1,6 +1,6 @@
 """The gate that every request passes: ids, refusals, limits and problems, then metrics, traces and log lines.
 
-It is plain ASGI in front of the routes, so that a full service refuses requests before doing any work for them.
+The gate is plain ASGI in front of the routes, so that a full service refuses requests before doing any work for them.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Gate:
         pool: Pool that tells whether there is room.
         metrics, tracing: Recorders of requests.
         work_routes: Routes whose requests need a model.
-        open_routes: Routes that need no key. All others need one, and so do unknown paths.
+        open_routes: Routes that need no key. All other routes need a key, and so do unknown paths.
         match_routes: Routes whose responses are logged in the match log.
         journal: The match log.
         auditor: Writer of the audit log.
@@ -119,7 +119,7 @@ class Gate:
             if problem.reason is not None:
                 self.metrics.rejected.labels(problem.reason).inc()
             call.notes += noted_refusal(problem, scope["state"].get("key", ANYBODY))
-            problem.__traceback__ = None  # its frames hold the body
+            problem.__traceback__ = None  # the frames of the traceback hold the body
             await asyncio.sleep(self.patience.pause_s(client, _REFUSAL_S + _BYTE_S * body.sent))
             await reply.refuse(problem)
         except Exception:

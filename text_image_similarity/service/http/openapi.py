@@ -85,7 +85,7 @@ def _image_schemas() -> dict[str, Any]:
 
 
 def _complete(operation: dict[str, Any], *, keyed: bool) -> None:
-    """Add the parts that all operations share."""
+    """Add the parts that all operations share to an operation of the document."""
     if keyed:
         operation["security"] = [{name: []} for name in _KEYS]
     for status, answer in operation["responses"].items():

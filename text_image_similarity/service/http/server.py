@@ -50,7 +50,7 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> N
     """
     listener = _bind(host, port)
     with listener:
-        for library in ("uvicorn.error", "python_multipart"):  # they log a line for each malformed request
+        for library in ("uvicorn.error", "python_multipart"):  # these log a line for each malformed request
             logging.getLogger(library).setLevel(logging.ERROR)
         signal.signal(signal.SIGTERM, _stop_loading)
         metrics = Metrics()
@@ -153,7 +153,8 @@ class _Server(uvicorn.Server):
 def _calm_collector() -> None:
     """Make Python's garbage collector run rarely, and skip permanent objects.
 
-    It stops all threads while it runs: 50 to 100 ms with libraries and models loaded, about every second under load.
+    The collector stops all threads while it runs: 50 to 100 ms with libraries and models loaded, about every second
+    under load.
     """
     gc.collect()
     gc.freeze()

@@ -96,7 +96,7 @@ class Batcher:
             self._closed = True
             self._changed.notify()
         self._thread.join()
-        self._work, self._idle = lambda items: None, lambda: None  # its owner may own this batcher
+        self._work, self._idle = lambda items: None, lambda: None  # the owner of `work` may own this batcher
 
     def _run(self) -> None:
         while batch := self._take():
@@ -108,7 +108,7 @@ class Batcher:
             return self._changed.wait_for(lambda: bool(self._waiting) or self._closed, timeout_s)
 
     def _take(self) -> list[Item]:
-        """Wait for the next batch; empty when closed."""
+        """Wait for the next batch, and return it; the batch is empty once the batcher is closed."""
         while not self._has_work(IDLE_S):
             self._idle()
         with self._changed:

@@ -1,7 +1,7 @@
 """The models in memory: loaded on demand and, beyond a budget, unloaded, least recently used first.
 
 Only models that no request needs are unloaded, so no request fails or waits because of that; if requests need more
-models than fit in the budget, it is exceeded. Only weights are counted.
+models than fit in the budget, the budget is exceeded. Only weights are counted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ RELOAD_S = 30.0  # pause after a model failed to load
 
 
 class LoadedModels:
-    """Loaded models by name. Call all methods except `release` on one thread, which must be that of the event loop once there is one.
+    """Loaded models by name.
+
+    Call all methods except `release` on one thread, which must be that of the event loop once there is one.
 
     Args:
         load: Function that loads a model by its name; called on threads that may block.
@@ -129,7 +131,7 @@ class LoadedModels:
 
     async def _load_later(self, name: str) -> Exception | None:
         """Load a model, and return why that failed, or None."""
-        self._make_room()  # for the model, if its size is known
+        self._make_room()  # room for the model, if its size is known
         closing, self._closing = self._closing, []
         try:
             await asyncio.gather(*map(asyncio.wrap_future, closing), return_exceptions=True)

@@ -150,7 +150,7 @@ class LocalModelPool:
             job.timed_out = True
         finally:
             job.gone = True
-            items, job.items = job.items, []  # they refer to the job and its images
+            items, job.items = job.items, []  # items refer to the job and its images
         if job.problem is not None:
             raise ProblemError("model_unavailable", f"{name}: {job.problem}", retry_after_s=RELOAD_S)
         return name, items

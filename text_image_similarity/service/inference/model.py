@@ -58,7 +58,7 @@ class ServedModel:
         self.name = name
         self.facts = asdict(encoder.info) | {"embed_dim": encoder.embed_dim}
         self.weight_bytes = int(getattr(encoder, "weight_bytes", 0))  # only encoders of this package have one
-        self.problem: ModelError | None = None  # why it has stopped working
+        self.problem: ModelError | None = None  # why the model has stopped working
         _self_test(name, encoder)
         self.succeeded = time.monotonic()  # time of the last success
         self._workers, self._metrics = workers, metrics
@@ -167,7 +167,7 @@ class ServedModel:
         loaded = self._stages.load(content)
         for item in items:
             if isinstance(loaded, RowError):
-                loaded.__traceback__ = loaded.__context__ = loaded.__cause__ = None  # its frames hold the image
+                loaded.__traceback__ = loaded.__context__ = loaded.__cause__ = None  # frames hold the image
                 item.image_outcome = loaded
             elif loaded.vector is not None:
                 item.image_outcome = loaded.vector
@@ -273,7 +273,7 @@ class ServedModel:
             self.succeeded = time.monotonic()
         except DeviceLostError as exc:
             self._mark_lost([], exc)
-        except BaseException:  # it may be temporary; if not, the service becomes unready by itself
+        except BaseException:  # the failure may be temporary; if not, the service becomes unready by itself
             logger.exception("the self-test of %s failed", self.name)
 
     def _fail_unexpectedly(self, items: Iterable[Item], exc: BaseException) -> None:

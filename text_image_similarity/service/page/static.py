@@ -58,7 +58,7 @@ class File:
 def make_page_router() -> APIRouter:
     """Return the routes of the web pages at `/` and `/search`, and of their files under `/page/`.
 
-    They are not in the OpenAPI document. An unknown file raises `HTTPException(404)`.
+    These routes are not in the OpenAPI document. An unknown file raises `HTTPException(404)`.
     """
     found = _read_files()
     router = APIRouter(include_in_schema=False, default_response_class=Response)

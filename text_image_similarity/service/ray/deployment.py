@@ -98,7 +98,7 @@ def _make_options(plan: Plan, replicas: Replicas, target: float) -> dict[str, An
 
 
 class ModelReplica:
-    """A process with one model. It may be killed at any time: its files stay intact, and its decoders end with it.
+    """A process with one model, which may be killed at any time: its files stay intact, and its decoders end with it.
 
     Args:
         settings: Settings of the service, with only this model.

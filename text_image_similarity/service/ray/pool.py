@@ -44,9 +44,9 @@ class Report:
 
     Args:
         replica: Name of the replica.
-        unready: Reason why it should get no requests, or None.
-        facts: Facts about its model.
-        families: Its metric families.
+        unready: Reason why the replica should get no requests, or None.
+        facts: Facts about the replica's model.
+        families: Metric families of the replica.
     """
 
     replica: str
@@ -186,7 +186,7 @@ class RayModelPool:
         return reports if time.monotonic() - learned < _FRESH_S else []
 
     async def _watch(self) -> None:
-        """Collect reports periodically."""
+        """Collect the reports of all replicas periodically."""
         handles = [*self._models.values(), self._peers]
         while True:
             await asyncio.gather(*map(self._update_reports, handles))
@@ -206,7 +206,7 @@ async def _collect_reports(handle: DeploymentHandle[Any]) -> list[Report] | None
     try:
         answers = await handle.broadcast("report").results_async(timeout_s=_LOOK_S, return_exceptions=True)
     except DeploymentUnavailableError:
-        return []  # it has no replica
+        return []  # the deployment has no replica
     except Exception:  # the next attempt may succeed
         logger.warning("the replicas of %s did not report", handle.deployment_name, exc_info=True)
         return None
@@ -241,7 +241,7 @@ class ClusterMetrics(Metrics):
 
 
 class _Collected(Collector):
-    """Metrics that have been collected."""
+    """A Prometheus collector that returns metrics collected earlier."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = families

@@ -79,7 +79,7 @@ class ServedCatalog:
         metrics: Metrics to record to.
 
     Attributes:
-        thumbnails: Thumbnails of its products.
+        thumbnails: Thumbnails of the catalogue's products.
     """
 
     def __init__(self, name: str, place: str, settings: Settings, pool: ModelPool, metrics: SearchMetrics) -> None:
@@ -93,7 +93,7 @@ class ServedCatalog:
         self._scans: Scans | None = None
         self._watching: asyncio.Task[None] | None = None
         # Other reads, such as facets, may take a long time and must not delay searches.
-        # Nor may they end a write halfway, whose checks have threads of their own.
+        # Nor may they end a write halfway, so the checks of writes have threads of their own.
         self._searching, self._reading, self._checking = (Threads(name, _THREADS, self._timeout_s) for _ in range(3))
         self.thumbnails = Thumbnails(config, self._timeout_s, self._check_file)
 
@@ -193,8 +193,8 @@ class ServedCatalog:
 
         Args:
             work: The function.
-            given: Its arguments.
-            writes: Whether it belongs to a write that has begun, which waits for no readings.
+            given: Arguments of the function.
+            writes: Whether it belongs to a write that has begun, which does not wait for other reads.
 
         Raises:
             ProblemError: The library raised an error, or the function takes longer than a request may.
@@ -300,7 +300,7 @@ class ServedCatalog:
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _close_dropped(self, gone: Mapping[int, float]) -> dict[int, float]:
-        """Close dropped generations once no query can use them; return the times since which the others have been gone."""
+        """Close dropped generations once no query can use them; return since when the others have been gone."""
         searcher, now = self.catalog.searcher, time.monotonic()
         since = {number: gone.get(number, now) for number in await self._reading.run(searcher.dropped)}
         for number in [number for number, began in since.items() if now - began > self._timeout_s]:

@@ -44,8 +44,8 @@ class Asked:
         catalog: Name of the catalogue; None if it does not exist.
         ids: Ids of the matches for events, one for each query.
         queries: The queries; empty if they could not be read.
-        wheres: Their filters as JSON values, None for a query without one.
-        found: Their results; empty until they have been answered.
+        wheres: Filters of the queries as JSON values, None for a query without one.
+        found: Results of the queries; empty until they have been answered.
     """
 
     catalog: str | None

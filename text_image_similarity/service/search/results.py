@@ -35,7 +35,7 @@ class Written:
     """The results of a query.
 
     Args:
-        json: Their JSON, from after the id of the match to the end.
+        json: JSON of the results, from after the id of the match to the end.
         shown: The products.
         total, generation, plan: As in `Matches`.
     """
@@ -48,7 +48,7 @@ class Written:
 
     @property
     def size(self) -> int:
-        """The bytes that they take in memory."""
+        """The bytes that the results take in memory."""
         return len(self.json) + sum(_SHOWN_BYTES + 4 * len(each.id) for each in self.shown)
 
 

@@ -41,7 +41,7 @@ class _Scan:
     asked: Sequence[Checked]
     texts: Sequence[Outcome]
     images: Sequence[Outcome]
-    cost: int = 0  # cost in typical queries, set when it is queued
+    cost: int = 0  # cost in typical queries, set when the scan is queued
     found: Answers = field(default_factory=list)  # of the first queries, which are no longer in `asked`
     done: Future[Answers] = field(default_factory=Future)
 
@@ -157,7 +157,7 @@ class Scans:
         while taken := self._waiting.take():
             by_generation: dict[int, list[_Scan]] = defaultdict(list)
             for scan in taken:
-                # Otherwise, no request is waiting for it.
+                # If neither holds, no request is waiting for the scan.
                 if scan.done.running() or scan.done.set_running_or_notify_cancel():
                     by_generation[scan.asked[0].generation.number].append(scan)
             for group in by_generation.values():
@@ -179,7 +179,7 @@ class Scans:
             self._search(scans[middle:])
 
     def _pass(self, scans: Sequence[_Scan]) -> Sequence[_Scan]:
-        """Answer scans until one of them fails, and return those after it; if it takes too long, queue the rest again."""
+        """Answer scans until one fails, and return those after it; if this takes too long, queue the rest again."""
         ends, began = self._clock() + _PASS_S, False
         answers = iter(
             self._searcher.answer(

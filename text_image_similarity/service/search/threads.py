@@ -32,7 +32,7 @@ class Threads:
         self._asked: set[Future[Any]] = set()
 
     async def run(self, work: Callable[..., T], *given: Any) -> T:
-        """Run a task on a thread. A task that takes too long continues there, unless it has not begun.
+        """Run a task on a thread. A task that takes too long continues on its thread, unless it has not begun.
 
         Raises:
             ProblemError: `catalog_unavailable`, if it takes too long.
@@ -58,5 +58,5 @@ class Threads:
 
 def run_if_awaited(done: Future[T], work: Callable[[], T]) -> None:
     """Run a task and settle its future, unless the future was cancelled before."""
-    if done.set_running_or_notify_cancel():  # otherwise, no request is waiting for it
+    if done.set_running_or_notify_cancel():  # otherwise, no request is waiting for the task
         settle(done, work)

@@ -100,7 +100,7 @@ class Thumbnails:
         try:
             async with asyncio.timeout(self._timeout_s):
                 assert making.task is not None
-                return await asyncio.shield(making.task)  # other requests may be waiting for it too
+                return await asyncio.shield(making.task)  # other requests may be waiting for the image too
         except TimeoutError as exc:
             detail = f"the image was not read within the service's limit of {self._timeout_s:g} s"
             raise ProblemError("catalog_unavailable", detail, retry_after_s=2) from exc
@@ -156,7 +156,7 @@ class Thumbnails:
         def load() -> bytes:
             known = self._made.get(making.key)
             if not making.waiting:
-                raise TimeoutError  # no request is waiting for it
+                raise TimeoutError  # no request is waiting for the image
             return self._load(making.reference, making.key[1]) if known is None else known.content
 
         if done.set_running_or_notify_cancel():

@@ -53,8 +53,8 @@ class _Writing:
     """A request that writes.
 
     Args:
-        client: Its client.
-        done: Its result.
+        client: Client of the request.
+        done: Future of the result.
         given: What is left to write; empty if nothing is.
         context, loop: Where `check` runs.
     """
@@ -64,7 +64,7 @@ class _Writing:
     given: list[Given]
     context: Context
     loop: asyncio.AbstractEventLoop
-    until: float = 0.0  # the end of its time, of `time.monotonic`, once it has begun
+    until: float = 0.0  # when its time is up (`time.monotonic`), once the write has begun
     deleted: int | None = None
     report: AddReport = field(default_factory=AddReport)
 
@@ -91,9 +91,9 @@ class _Writing:
 class Upkeep:
     """Writes to a served catalogue, for clients in turn, and runs `catalog reindex` for it.
 
-    Requests of one client are carried out one after another, in order. Slow image hosts delay mostly the client that names
-    them, and no searches: several clients write at the same time, a long write is interrupted between its transactions
-    while others wait, and each takes the catalogue's lock only for its transactions.
+    Requests of one client are carried out one after another, in order. Slow image hosts delay mostly the client that
+    names them, and no searches. Several clients write at the same time, a long write is interrupted between its
+    transactions while others wait, and each write takes the catalogue's lock only for its transactions.
 
     Args:
         served: The catalogue.
@@ -125,8 +125,8 @@ class Upkeep:
                 transaction. None allows everything.
 
         Raises:
-            ProblemError: `queue_full`, `catalog_unavailable`, or what `check` or the catalogue refuses; products written
-                so far are kept.
+            ProblemError: `queue_full`, `catalog_unavailable`, or a refusal by `check` or the catalogue; products
+                written so far are kept.
         """
         client = current.get()
         self._check_room(client)
@@ -139,7 +139,7 @@ class Upkeep:
         try:  # a write that has begun continues, and the client's next one waits for it
             return await asyncio.wait_for(asyncio.shield(task), _LONGEST_S)
         except TimeoutError as exc:
-            if done.cancel():  # unless it has begun
+            if done.cancel():  # unless the write has begun
                 writing.given.clear()  # the queue holds the task until its turn comes
             detail = (
                 f"{self._served.name}: not written within {_LONGEST_S:g} s, but the write may still finish; "
@@ -161,7 +161,7 @@ class Upkeep:
     def _count_down(self, done: Future[dict[str, Any]], task: asyncio.Task[dict[str, Any]]) -> None:
         del self._asked[done]
         if not task.cancelled():
-            task.exception()  # it has already been raised, unless no request waited that long
+            task.exception()  # the error has already been raised, unless no request waited that long
 
     async def switch(self, *, back: bool) -> None:
         """Switch to the new model, or back to the previous one.
@@ -210,7 +210,7 @@ class Upkeep:
             self._following = asyncio.create_task(self._follow(self._process, self._state))
 
     async def close(self) -> None:
-        """End the process, if it is running; its vectors are kept, and the next process continues.
+        """End the reindexing process, if it is running; its vectors are kept, and the next process continues.
 
         Writes end after their next transaction.
         """
@@ -221,7 +221,7 @@ class Upkeep:
         if self._following is not None:
             await self._following
         for done in tuple(self._asked):
-            done.cancel()  # unless it has begun
+            done.cancel()  # no effect on a write that has begun
         await asyncio.to_thread(self._threads.shutdown)
         for done in tuple(self._asked):
             if not done.done():  # interrupted
@@ -244,7 +244,7 @@ class Upkeep:
         done = writing.done
         if not writing.until:
             if not done.set_running_or_notify_cancel():
-                return  # no request is waiting for it
+                return  # no request is waiting for this write
             writing.until = time.monotonic() + _LONGEST_S
         try:
             self._write(writing)
@@ -257,7 +257,7 @@ class Upkeep:
             done.set_result(writing.as_dict())
 
     def _write(self, writing: _Writing) -> None:
-        """Write what `given` holds, which is removed from it, except for the products that are left."""
+        """Write what `given` holds, and leave there only the products for which the turn was too short."""
         catalog, turn_ends = self._served.catalog, time.monotonic() + _TURN_S
         products, deleted, check = writing.given.pop()
 

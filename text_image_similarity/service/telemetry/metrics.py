@@ -138,7 +138,7 @@ class Metrics:
         """Count the unloading of a model, and forget its queue."""
         self._unloads.labels(model).inc()
         self._weights.labels(model).set(0)
-        self._depth.labels(model).set_function(int)  # otherwise it would keep the model until a garbage collection
+        self._depth.labels(model).set_function(int)  # otherwise the gauge would keep the model until garbage collection
         for gauge in (self._depth, self._capacity, self._shared_off):
             gauge.remove(model)
 
