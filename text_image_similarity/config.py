@@ -44,7 +44,7 @@ class Limits:
 
     Args:
         connect_s: Seconds to open a connection.
-        total_s: Seconds for all downloads of a row: attempts, redirects and pauses, but not the wait for a busy host.
+        total_s: Seconds for all downloads of a row: attempts, redirects and pauses, but not the wait for a host.
         max_bytes: Largest image file, in bytes, after any content decoding.
         max_pixels: Largest image, in pixels.
         max_side: Longest side of an image, in pixels.
@@ -158,8 +158,8 @@ class Config:
         retries: Number of retries of a download after a temporary failure.
         io_workers: Threads that fetch and decode images; use more for slow or distant hosts.
         feeders: Separate processes that fetch, decode and resize images, at most one for each request that `per_host`
-            allows; 0 uses threads of this process only. `auto` starts them in long runs on a machine with a GPU or more
-            than 8 cores; see docs/scale.md#feeders.
+            allows; 0 uses threads of this process only. `auto` starts them in long runs on a machine with more than 8
+            cores, or with a GPU and 4 or more; see docs/scale.md#feeders.
         isolate_decoder: Decode in worker processes with limits on time and memory, so that an image that crashes or
             hangs the decoder fails only its own row; this is slightly slower; see
             docs/images.md#what-the-decoder-reads.

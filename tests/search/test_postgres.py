@@ -202,3 +202,16 @@ def test_a_catalogue_in_postgres(postgres_url: str) -> None:
             other.optimize()
         assert "red" not in [match.product.id for match in catalog.match(Query("red"))]
         assert [match.product.id for match in catalog.match(Query("red", where="price >= 2"))] == ["blue"]
+
+
+def test_a_store_can_be_rebuilt_as_the_documentation_says(postgres_url: str) -> None:
+    with open_catalog(postgres_url, fields=[], encoder=ColourEncoder()) as catalog:
+        catalog.add([Product(colour, f"A {colour} mug", (inline(colour),)) for colour in ("red", "green")])
+    connections = Connections(postgres_url)
+    with closing(connections), connections.locked("make") as transaction:
+        assert transaction is not None
+        transaction.run("DROP TABLE pictures_1")
+        transaction.run("DELETE FROM followed WHERE generation = 1")
+    with open_catalog(postgres_url, encoder=ColourEncoder()) as catalog:
+        assert catalog.check(2).missing == 0
+        assert [match.product.id for match in catalog.match(Query("green", top_k=1))] == ["green"]
