@@ -213,5 +213,5 @@ def test_a_store_can_be_rebuilt_as_the_documentation_says(postgres_url: str) -> 
         transaction.run("DROP TABLE pictures_1")
         transaction.run("DELETE FROM followed WHERE generation = 1")
     with open_catalog(postgres_url, encoder=ColourEncoder()) as catalog:
-        assert catalog.check(2).missing == 0
+        assert catalog.check(queries=2).missing == 0
         assert [match.product.id for match in catalog.match(Query("green", top_k=1))] == ["green"]
