@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from math import inf
 from threading import RLock
 
 from ..config import Config
@@ -16,6 +17,7 @@ from ..errors import DatabaseError, ModelNameError
 from ..pipeline import Scorer
 from .database import ModelIdentity
 from .ledger import Generation, Generations, Ledger, intact
+from .ledger.time_limit import time_limit
 from .stores import Store
 
 logger = logging.getLogger("text_image_similarity")
@@ -107,10 +109,11 @@ class Session:
             self._following.release()
 
     def _catch_up(self, generation: Generation, store: Store) -> None:
-        target = self.ledger.version
-        if store.version > target:  # the ledger has been restored from a backup
-            store.clear()
-        with intact(self.ledger.database):
+        # Of use to all queries, and begun from scratch if interrupted.
+        with time_limit(inf), intact(self.ledger.database):
+            target = self.ledger.version
+            if store.version > target:  # the ledger has been restored from a backup
+                store.clear()
             while store.version < target:
                 if store.version < self.ledger.pruned:  # the ledger no longer has the deletions since then
                     store.clear()
