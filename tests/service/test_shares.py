@@ -160,6 +160,24 @@ def test_one_after_the_other_by_what_each_costs_and_who_gives_up_is_passed_over(
     assert found.count("large") == 3
 
 
+def test_what_cost_more_than_was_said_is_paid_for_also_by_what_waits_already() -> None:
+    async def run() -> list[str]:
+        one, found = OneByOne(), list[str]()
+
+        async def go(client: str, real: float) -> None:
+            async with one.turn(client, 1) as pay:
+                found.append(client)
+                pay(real)
+
+        async with one.turn("first", 1):
+            tasks = [asyncio.create_task(go(*each)) for each in [("heavy", 10)] * 3 + [("light", 0.5)] * 8]
+            await asyncio.sleep(0)
+        await asyncio.wait(tasks)
+        return found
+
+    assert asyncio.run(run()) == ["heavy", *["light"] * 8, "heavy", "heavy"]
+
+
 def test_refusals_take_a_small_share_of_the_time_while_others_are_served() -> None:
     now = 100.0
     patience = Patience(lambda: now)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import chain
@@ -115,14 +116,21 @@ def finish(steps: Steps) -> Any:
             return end.value
 
 
-async def finish_in_turns(steps: Steps) -> Any:
-    """Run steps with other tasks of the event loop in between, and return their value."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
-        await asyncio.sleep(0)
+async def finish_in_turns(steps: Steps, pay: Callable[[float], None]) -> Any:
+    """Run steps with other tasks of the event loop in between, tell their seconds, and return their value."""
+    took = 0.0
+    try:
+        while True:
+            began = time.perf_counter()
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+            finally:
+                took += time.perf_counter() - began
+            await asyncio.sleep(0)
+    finally:
+        pay(took)
 
 
 def compressed(said: str) -> ProblemError:

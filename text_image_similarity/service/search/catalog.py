@@ -129,7 +129,7 @@ class ServedCatalog:
                 logger.warning("%s: %s", self.name, reason)
         else:
             self._catalog = open_catalog(self.place, config=self._config)
-        self._scans = Scans(self.name, self._catalog.searcher, self._most)
+        self._scans = Scans(self.name, self._catalog.searcher, self._most, timeout_s=self._timeout_s)
         self._metrics.watch_catalog(self.name, lambda: self.depth)
 
     async def start(self) -> None:
