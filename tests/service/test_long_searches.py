@@ -77,8 +77,8 @@ async def test_who_searches_longer_than_was_expected_pays_afterwards() -> None:
 async def test_a_query_that_reads_for_too_long_ends_alone(tmp_path: Path, together: bool) -> None:
     database = SqliteDatabase(tmp_path / "a.sqlite", ())
 
-    def read(name: str) -> None:
-        database.read(LONG if name == "b" else VERSION)
+    def read(name: str) -> object:
+        return database.read(LONG if name == "b" else VERSION)
 
     searcher = Searching(lambda name: None if together else read(name))
     if together:
