@@ -306,9 +306,9 @@ async def test_an_interrupted_write_does_not_outlive_the_service(monkeypatch: py
     monkeypatch.setattr(upkeep_of, "AT_ONCE", 1)
     upkeep = Upkeep(SimpleNamespace(name="c", catalog=SimpleNamespace(searcher=Endless())))  # type: ignore[arg-type]
     current.set("one")
-    tasks = [asyncio.create_task(upkeep.write(["x"] * 1000, [], None))]  # type: ignore[list-item]
+    tasks = [asyncio.create_task(upkeep.write(["x"] * 10**5, [], None))]  # type: ignore[list-item]
     current.set("two")
-    tasks += [asyncio.create_task(upkeep.write(["y"] * 1000, [], None))]  # type: ignore[list-item]
+    tasks += [asyncio.create_task(upkeep.write(["y"] * 10**5, [], None))]  # type: ignore[list-item]
     await asyncio.sleep(0.05)
     await asyncio.wait_for(upkeep.close(), HANG_S)
     for task in tasks:
