@@ -119,6 +119,7 @@ def test_a_long_statement_is_answered_as_a_timeout_and_ends(tmp_path: Path, monk
         monkeypatch.setattr(SqliteDatabase, "read", slow)
         for path in ("/v1/catalogs/c/facets?field=shop", None):
             answer = client.get(path) if path else client.post("/v1/catalogs/c/match", json={"queries": [{}]})
-            problem(answer, 503, "catalog_unavailable")
+            said = problem(answer, 503, "catalog_unavailable")["detail"]
+            assert path or "use a simpler filter" in said
             assert ended.wait(2), "the statement is interrupted, not only left"
             ended.clear()

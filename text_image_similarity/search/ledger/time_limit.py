@@ -29,7 +29,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 def check_time() -> None:
     """Raise a `TimeoutError` if the time of `time_limit` is up."""
     if _is_up():
-        raise TimeoutError("reading the catalogue took too long")
+        raise TimeoutError("reading the catalogue took too long; use a simpler filter, or fewer facets and terms")
 
 
 @contextmanager

@@ -181,7 +181,8 @@ class ServedCatalog:
                         reply.start_over()
                         return await self._match(queries, reply)
         except TimeoutError as exc:
-            detail = f"{self.name}: not answered within the service's limit of {self._timeout_s:g} s"
+            said = str(exc) or f"not answered within the service's limit of {self._timeout_s:g} s"
+            detail = f"{self.name}: {said}"
             raise ProblemError("catalog_unavailable", detail, retry_after_s=1) from exc
 
     def _check_file(self, reference: str) -> None:
