@@ -98,6 +98,23 @@ async def test_a_query_that_reads_for_too_long_ends_alone(tmp_path: Path, togeth
     database.close()
 
 
+@in_a_loop
+async def test_a_search_whose_request_has_ended_is_dropped() -> None:
+    now = 0.0
+    searcher = Searching(lambda name: None)
+    scans = Scans("c", searcher, timeout_s=30.0, clock=lambda: now)  # type: ignore[arg-type]
+    tasks = [search(scans, "x", "first")]
+    await asyncio.to_thread(searcher.began.wait, HANG_S)
+    tasks.append(search(scans, "y", "late"))
+    await asyncio.sleep(0)
+    now = 31.0
+    searcher.going.set()
+    found = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), HANG_S)
+    assert isinstance(found[1], TimeoutError)
+    assert searcher.passes == [["first"]]
+    await asyncio.to_thread(scans.close)
+
+
 def test_a_long_statement_is_answered_as_a_timeout_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_catalog(tmp_path / "c", fields=FIELDS, encoder=ColourEncoder()) as catalog:
         catalog.add(Product("a", "a"))
