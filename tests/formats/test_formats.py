@@ -640,6 +640,35 @@ def test_a_row_of_delimiters_ends_before_memory_does(folder: Path, again: str, m
         assert ("has a row with more than 200 delimiters" in str(found.value)) == refused
 
 
+@pytest.mark.parametrize(
+    ("name", "begin", "row", "blank"),
+    [
+        ("in.csv.gz", "url,caption\n", "red.png,red\n", "\n"),
+        ("in.tsv.zst", "url\tcaption\n", "red.png\tred\n", "\r\n"),
+        ("in.jsonl.gz", "", '{"url": "red.png", "caption": "red"}\n', " \n"),
+    ],
+)
+def test_blank_lines_may_be_many_but_not_far_more_than_rows(
+    folder: Path, name: str, begin: str, row: str, blank: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("text_image_similarity.formats.text._BLANK_LINES", 100, raising=False)
+    for text, refused in (
+        (begin + blank * 90 + row + blank * 10, False),
+        (begin + (row + blank * 9) * 50, False),
+        (begin + row + blank * 200 + row, True),
+        (begin + (row + blank * 30) * 50, True),
+        (blank * 200 + begin + row, True),
+    ):
+        with pa.output_stream(folder / name) as file:  # compressed as the name says
+            file.write(text.encode())
+        if refused:
+            with pytest.raises(TableError, match="far more blank lines"):
+                score(folder / name, folder / "out.csv")
+        else:
+            assert score(folder / name, folder / "out.csv").rows == text.count(row)
+        (folder / "out.csv").unlink(missing_ok=True)
+
+
 def test_long_rows_may_have_more_delimiters_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("text_image_similarity.formats.text._SHORT", 10)
     monkeypatch.setattr("text_image_similarity.formats.text._ROW_DELIMITERS", 20)

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from tests.support.images import inline, make_png
 from tests.support.shop import all_pages, ids, product, shop
 from text_image_similarity import Catalog, InputTypeError, Product, Query, RowError, Term, UsageError
 from text_image_similarity.encoders.testing import ColourEncoder
+from text_image_similarity.search import rank_fusion
 from text_image_similarity.search.fields import BUILT_IN, Value
 from text_image_similarity.search.filters import matches
 from text_image_similarity.search.ledger import Ledger
+from text_image_similarity.search.ledger.time_limit import time_limit
 from text_image_similarity.search.products import stored_values
 
 
@@ -294,6 +297,38 @@ def test_what_leads_away_changes_the_order_and_not_what_is_found() -> None:
         assert why["bare"]["text 'blue'"].similarity is None
         for match in found:
             assert sum(reason.contribution for reason in match.why) == pytest.approx(match.score, abs=1e-9)
+
+
+def test_images_that_lead_away_are_read_in_parts_up_to_a_number_and_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def count(self: Ledger, generation: int, numbers: Sequence[int]) -> dict[int, Any]:
+        read.append(len(numbers))
+        if wait_s:
+            pause.wait(wait_s)  # and reads nothing, so that only the time between the parts is looked at
+            return {}
+        return image_outcomes(self, generation, numbers)
+
+    image_outcomes, read, pause, wait_s = Ledger.image_outcomes, list[int](), Event(), 0.0
+    query = Query([Term("red"), Term("blue", weight=-1)], fusion="rrf", top_k=7)
+    with shop() as catalog:
+        colours = random.Random(0).choices(("red", "magenta", "blue", "lime", "yellow"), k=60)
+        catalog.add(Product(f"p{number:02}", images=inline(colour)) for number, colour in enumerate(colours))
+        whole = all_pages(catalog, query)
+        monkeypatch.setattr(Ledger, "image_outcomes", count)
+        monkeypatch.setattr(rank_fusion, "_AT_ONCE", 7, raising=False)
+        assert all_pages(catalog, query) == whole
+        assert max(read) == 7
+        read.clear()
+        monkeypatch.setattr(rank_fusion, "_MOST_LED", 20, raising=False)
+        found = catalog.match(replace(query, top_k=60))
+        away = [reason for match in found for reason in match.why if reason.term == "text 'blue'"]
+        assert (found.total, len(away), len([each for each in away if each.similarity is not None])) == (60, 60, 20)
+        assert read[:3] == [7, 7, 6]
+        read.clear()
+        monkeypatch.setattr(rank_fusion, "_MOST_LED", 60, raising=False)
+        wait_s = 0.05
+        with time_limit(0.12), pytest.raises(TimeoutError):
+            catalog.match(query)
+        assert 0 < len(read) < 5
 
 
 def test_ranks_are_fused_as_in_the_paper() -> None:

@@ -185,7 +185,7 @@ async def test_a_client_whose_images_are_slow_keeps_no_other_from_writing() -> N
     going, began, order = Event(), Event(), []
 
     class Slow:
-        checking = nullcontext
+        checking, end_additions = nullcontext, staticmethod(lambda: None)
 
         def add(self, products: list[str], check: Any, *, ends: Any) -> AddReport:
             if products[0] == "slow0":
@@ -225,7 +225,7 @@ async def test_slow_writes_let_others_begin(monkeypatch: pytest.MonkeyPatch) -> 
     written: list[str] = []
 
     class Endless:
-        checking = nullcontext
+        checking, end_additions = nullcontext, staticmethod(lambda: None)
 
         def add(self, products: list[str], check: Any, *, ends: Any) -> AddReport:
             began.release()
@@ -295,7 +295,7 @@ async def test_an_interrupted_write_has_the_same_result(interrupted: bool, monke
 @in_a_loop
 async def test_an_interrupted_write_does_not_outlive_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     class Endless:
-        checking = nullcontext
+        checking, end_additions = nullcontext, staticmethod(lambda: None)
 
         def add(self, products: list[str], check: Any, *, ends: Any) -> AddReport:
             while not ends():
@@ -306,9 +306,9 @@ async def test_an_interrupted_write_does_not_outlive_the_service(monkeypatch: py
     monkeypatch.setattr(upkeep_of, "AT_ONCE", 1)
     upkeep = Upkeep(SimpleNamespace(name="c", catalog=SimpleNamespace(searcher=Endless())))  # type: ignore[arg-type]
     current.set("one")
-    tasks = [asyncio.create_task(upkeep.write(["x"] * 1000, [], None))]  # type: ignore[list-item]
+    tasks = [asyncio.create_task(upkeep.write(["x"] * 10**5, [], None))]  # type: ignore[list-item]
     current.set("two")
-    tasks += [asyncio.create_task(upkeep.write(["y"] * 1000, [], None))]  # type: ignore[list-item]
+    tasks += [asyncio.create_task(upkeep.write(["y"] * 10**5, [], None))]  # type: ignore[list-item]
     await asyncio.sleep(0.05)
     await asyncio.wait_for(upkeep.close(), HANG_S)
     for task in tasks:
@@ -321,7 +321,7 @@ async def test_a_write_ends_after_its_transaction_when_the_service_ends() -> Non
     began = Event()
 
     class Long:
-        checking = nullcontext
+        checking, end_additions = nullcontext, staticmethod(lambda: None)
 
         def add(self, products: list[str], check: Any, *, ends: Any) -> AddReport:
             began.set()
@@ -341,7 +341,7 @@ async def test_a_write_that_has_not_begun_when_its_request_ends_is_dropped(monke
     going, order = Event(), []
 
     class Slow:
-        checking = nullcontext
+        checking, end_additions = nullcontext, staticmethod(lambda: None)
 
         def add(self, products: list[str], check: Any, *, ends: Any) -> AddReport:
             assert going.wait(HANG_S)

@@ -68,7 +68,7 @@ def test_filters_are_parsed_on_threads(service: httpx.Client, monkeypatch: pytes
 
 def test_products_are_checked_on_threads(service: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = [noting(monkeypatch, *each) for each in ((access, "stored_values"), (access, "normal_form"))]
-    calls.append(noting(monkeypatch, catalog_routes, "_product"))
+    calls.append(noting(monkeypatch, catalog_routes, "read_product"))
     body = {"products": [{"id": "new", "fields": {"shop": "best"}}]}
     assert service.post(f"{SHOP}/products:batch", json=body, headers=by("best")).status_code == 200
     assert service.post(f"{SHOP}/products:batch", json={"delete": ["new"]}, headers=by("best")).status_code == 200

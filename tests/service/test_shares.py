@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from time import sleep
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ import pytest
 from tests.support.images import make_png
 from tests.support.services import app_of, base64_pair, mini_settings, serving
 from text_image_similarity.encoders.testing import ColourEncoder
+from text_image_similarity.service.http import bodies
+from text_image_similarity.service.http.json_bodies import finish_in_turns
 from text_image_similarity.service.problems import ProblemError
 from text_image_similarity.service.shares import Client, FairQueue, OneByOne, Patience, Turns
 
@@ -158,6 +162,46 @@ def test_one_after_the_other_by_what_each_costs_and_who_gives_up_is_passed_over(
     found = asyncio.run(run())
     assert found[:7] == ["large", *["small"] * 5, "large"]
     assert found.count("large") == 3
+
+
+def test_what_cost_more_than_was_said_is_paid_for_also_by_what_waits_already() -> None:
+    async def run() -> list[str]:
+        one, found = OneByOne(), list[str]()
+
+        async def go(client: str, real: float) -> None:
+            async with one.turn(client, 1) as pay:
+                found.append(client)
+                pay(real)
+
+        async with one.turn("first", 1):
+            tasks = [asyncio.create_task(go(*each)) for each in [("heavy", 10)] * 3 + [("light", 0.5)] * 8]
+            await asyncio.sleep(0)
+        await asyncio.wait(tasks)
+        return found
+
+    assert asyncio.run(run()) == ["heavy", *["light"] * 8, "heavy", "heavy"]
+
+
+def test_a_long_body_costs_the_time_that_reading_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def steps(fails: bool) -> Iterator[None]:
+        for _ in range(3):
+            sleep(0.01)
+            yield
+        if fails:
+            raise ProblemError("invalid_json", "no")
+
+    told: list[float] = []
+    for fails in (False, True):
+        with suppress(ProblemError):
+            asyncio.run(finish_in_turns(steps(fails), told.append))  # type: ignore[arg-type]
+        assert told.pop() >= 0.03
+    paid: list[float] = []
+    monkeypatch.setattr(Turns, "debit", lambda self, client, more, waiting: paid.append(more))
+    monkeypatch.setattr(bodies, "_BYTE_S", 0.0)
+    with serving(app_of(mini_settings(), ColourEncoder())) as client:
+        pair = {"image_url": "nothing", "caption": "c" * (1 << 17)}
+        assert client.post("/v1/similarity", json={"pairs": [pair]}).status_code == 200
+    assert [more > 0 for more in paid] == [True]
 
 
 def test_refusals_take_a_small_share_of_the_time_while_others_are_served() -> None:

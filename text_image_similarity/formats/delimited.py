@@ -178,6 +178,8 @@ class DelimitedTable:
                         self._check_row((place, number, first, last), row, width)
                     yield row
                     number += 1
+                else:
+                    file.skip_blank(number)
                 first = last + 1
         except UnicodeError as exc:
             encoding = self.dialect.encoding or str(getattr(exc, "encoding", "utf-16"))

@@ -85,6 +85,7 @@ class JsonTable:
         try:
             for line in file.lines():
                 if not (text := line.strip(BLANK)):
+                    file.skip_blank(number)
                     continue
                 number += 1
                 row = self._value(text, number, place)

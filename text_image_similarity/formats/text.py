@@ -22,6 +22,7 @@ _MAGIC: dict[Codec, bytes] = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
 _ROW_CHARACTERS = 64 * 1024 * 1024  # more than the longest data: URL allowed by default
 # Delimiters of a row, in and between fields. A field takes at least 8 bytes of memory, even if it is empty.
 _ROW_DELIMITERS = 4 * 1024 * 1024
+_BLANK_LINES = 1024 * 1024  # of a file, besides ten for each row: a few compressed bytes may expand to very many
 _SHORT = 1024 * 1024  # characters of a row up to which its delimiters are not counted
 Row = TypeVar("Row")
 
@@ -39,6 +40,7 @@ class Lines(io.TextIOWrapper):
     delimiter = ""
     spent = 0
     _delimiters = 0  # of the current row
+    _blank = 0  # lines so far
 
     def __next__(self) -> str:  # type: ignore[override]  # typeshed has bytes there
         line = self.readline(_ROW_CHARACTERS - self.spent + 1)
@@ -63,6 +65,15 @@ class Lines(io.TextIOWrapper):
             raise TableError(
                 f"{self.place} has a row with more than {_ROW_DELIMITERS:,} delimiters; it begins with {line[:40]!r}. "
                 "Is this another kind of file?"
+            )
+
+    def skip_blank(self, rows: int) -> None:
+        """Count a blank line after a number of rows, and refuse a file with far too many."""
+        self._blank += 1
+        if self._blank > _BLANK_LINES + 10 * rows:
+            raise TableError(
+                f"{self.place} has far more blank lines ({self._blank:,}) than rows; remove the blank lines. Is this another kind of "
+                "file?"
             )
 
     def lines(self) -> Iterator[str]:

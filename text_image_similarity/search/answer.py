@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import NoneType
 
@@ -66,7 +66,7 @@ def check(session: Session, generation: Generation, query: Query, name: str) -> 
 def answer(
     session: Session, asked: Sequence[Checked], encoded: Sequence[Encoded | RowError], most: int | None = None
 ) -> Iterator[Matches | RowError | None]:
-    """Answer queries to one generation with their terms' vectors; some are searched together.
+    """Answer queries to one generation with their terms' vectors; some are searched together, and first.
 
     Args:
         session: Session of the catalogue.
@@ -74,7 +74,7 @@ def answer(
         encoded: Vectors of the queries.
         most: Maximum number of characters of a query's products; None for any number.
 
-    Yields:
+    Returns:
         For each query, as soon as its products are read: its matches, the reason why a term has no vector, or None if
         its products have more than `most` characters.
 
@@ -83,7 +83,7 @@ def answer(
         DatabaseError: The generation was dropped in the meantime.
     """
     if not asked:
-        return
+        return iter(())
     generation = asked[0].generation
     store = session.store(generation) if any(one.query.parts for one in asked) else None
     passing: dict[str, int] = {}
@@ -100,6 +100,17 @@ def answer(
         fusion = _fusion(one.query, count) if one.cursor is None else one.cursor.fusion
         asks.append(Ask(found, one.where, one.cursor, generation, store, session.ledger, count, fusion))
     first = _search_together([ask for ask in asks if isinstance(ask, Ask)])
+    return _answers(session, asked, asks, first, most)
+
+
+def _answers(
+    session: Session,
+    asked: Sequence[Checked],
+    asks: Sequence[Ask | RowError],
+    first: Mapping[int, Hits],
+    most: int | None,
+) -> Iterator[Matches | RowError | None]:
+    generation = asked[0].generation
     meaning = Meaning(generation)
     for one, ask in zip(asked, asks, strict=True):
         with naming(one.name):

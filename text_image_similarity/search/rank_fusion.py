@@ -16,10 +16,13 @@ import numpy as np
 from ..similarity import Embeddings, as_floats, cosine
 from .fields import ID
 from .ledger.rows import Listed
+from .ledger.time_limit import check_time
 from .ranking import Ask, Candidate, best_images, search, take_page
 
 _K = 60
 DEPTH = 1000  # products of each list; the same for every page, so that pages are consistent
+_MOST_LED = 4 * DEPTH  # products whose images are compared with the terms that lead away: those of four lists
+_AT_ONCE = 250  # products whose images are in memory at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ def fuse(ask: Ask) -> Fused:
         for rank, number in enumerate(ask.ledger.find_words(words, ask.where, DEPTH), 1):
             parts[number][len(terms)] = 1 / (_K + rank)
     products = ask.ledger.listed([number for number in parts if number not in ask.encoded.own], ask.where)
-    for place, near in _leading_away(ask, products).items():
+    for place, near in _leading_away(ask, products, parts).items():
         cosines[place] = near
         for number, share in _shares(near, products).items():
             parts[number][place] = terms[place].weight * share
@@ -67,21 +70,25 @@ def fuse(ask: Ask) -> Fused:
     return Fused(take_page(ask, ranking), [found.listed.number for found in ranking], dict(parts), cosines)
 
 
-def _leading_away(ask: Ask, products: Mapping[int, Listed]) -> dict[int, dict[int, float]]:
-    """Return, for each term with a negative weight, its cosine with the best image of each product that has one."""
-    away = [place for place, term in enumerate(ask.query.parts) if term.weight < 0]
-    if not away:
+def _leading_away(
+    ask: Ask, products: Mapping[int, Listed], parts: Mapping[int, Mapping[int, float]]
+) -> dict[int, dict[int, float]]:
+    """Return, for each term with a negative weight, its cosine with the best image of each product that has one.
+
+    Of more than `_MOST_LED` products, only the highest in the ranking so far are compared, as if the others had no image.
+    """
+    near: dict[int, dict[int, float]] = {place: {} for place, term in enumerate(ask.query.parts) if term.weight < 0}
+    if not near:
         return {}
-    owners, vectors = [], []
-    for number, image_outcomes in ask.ledger.image_outcomes(ask.generation.number, list(products)).items():
-        there = [image.vector for image in image_outcomes if image.vector is not None]
-        owners += [number] * len(there)
-        vectors += there
-    near: dict[int, dict[int, float]] = {place: {} for place in away}
-    for place in away if vectors else ():
-        similar = as_floats(cosine(ask.encoded.vectors[place][None, :], np.stack(vectors)))
-        for number, each in zip(owners, similar, strict=True):
-            near[place][number] = max(each, near[place].get(number, -1.0))
+    ordered = sorted(products, key=lambda number: (-sum(parts[number].values()), products[number].id))[:_MOST_LED]
+    for start in range(0, len(ordered), _AT_ONCE):
+        check_time()
+        found = ask.ledger.image_outcomes(ask.generation.number, ordered[start : start + _AT_ONCE])
+        images = [(number, each.vector) for number, group in found.items() for each in group if each.vector is not None]
+        for place in near if images else ():
+            similar = as_floats(cosine(ask.encoded.vectors[place][None, :], np.stack([vector for _, vector in images])))
+            for (number, _), each in zip(images, similar, strict=True):
+                near[place][number] = max(each, near[place].get(number, -1.0))
     return near
 
 

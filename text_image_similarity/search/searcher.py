@@ -88,6 +88,13 @@ class Searcher:
                     break
         return ingest.report
 
+    def end_additions(self) -> None:
+        """Stop fetching and encoding images, now and for good: `add` ends with a `UsageError` after its current transaction.
+
+        No product is written whose images are not all done.
+        """
+        self._session.end_scorers()
+
     def lend(self, generation: Generation, encoder: Encoder) -> None:
         """Use a loaded encoder for a generation; it must be for the same model.
 

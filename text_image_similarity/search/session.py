@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from math import inf
 from threading import RLock
 
 from ..config import Config
 from ..encoders import Encoder
-from ..errors import DatabaseError, ModelNameError
+from ..errors import DatabaseError, ModelNameError, UsageError
 from ..pipeline import Scorer
 from .database import ModelIdentity
 from .ledger import Generation, Generations, Ledger, intact
+from .ledger.time_limit import time_limit
 from .stores import Store
 
 logger = logging.getLogger("text_image_similarity")
@@ -60,6 +62,7 @@ class Session:
         self._following = RLock()
         self._scorers: dict[int, Scorer] = {}
         self._stores: dict[int, Store] = {}
+        self._ended = False  # whether no scorer is opened any more
 
     def scorer(self, generation: Generation) -> Scorer:
         """Return the scorer for a generation.
@@ -67,8 +70,11 @@ class Session:
         Raises:
             ModelError: The model cannot be loaded.
             DatabaseError: The model is not the one that made the generation's vectors.
+            UsageError: After `end_scorers`.
         """
         with self._opening:
+            if self._ended:
+                raise UsageError("the catalogue is being closed")
             if generation.number not in self._scorers:
                 made = self._make_scorer(generation)
                 self._scorers[generation.number] = made
@@ -107,10 +113,11 @@ class Session:
             self._following.release()
 
     def _catch_up(self, generation: Generation, store: Store) -> None:
-        target = self.ledger.version
-        if store.version > target:  # the ledger has been restored from a backup
-            store.clear()
-        with intact(self.ledger.database):
+        # Of use to all queries, and begun from scratch if interrupted.
+        with time_limit(inf), intact(self.ledger.database):
+            target = self.ledger.version
+            if store.version > target:  # the ledger has been restored from a backup
+                store.clear()
             while store.version < target:
                 if store.version < self.ledger.pruned:  # the ledger no longer has the deletions since then
                     store.clear()
@@ -220,6 +227,14 @@ class Session:
         deleted = self.ledger.delete(ids)
         self.follow_all()
         return deleted
+
+    def end_scorers(self) -> None:
+        """Close the scorers, now and for good: what they are doing ends with a `UsageError`."""
+        with self._opening:
+            self._ended = True
+            scorers = list(self._scorers.values())
+        for scorer in scorers:
+            scorer.close()
 
     def close(self) -> None:
         """Close everything."""

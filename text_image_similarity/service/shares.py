@@ -16,10 +16,11 @@ from functools import partial
 from heapq import heappop, heappush
 from math import inf
 from threading import Lock, Timer
-from typing import Any
+from typing import Any, TypeVar
 
 Client = Hashable
 Task = Callable[[], None]
+T = TypeVar("T")
 
 _MOST_KNOWN = 1000  # clients
 _LATELY_S = 1.0  # clients with a task within this time share the threads
@@ -46,6 +47,21 @@ class Turns:
         due = max(self._now, self._ends.get(client, 0.0))
         self._ends[client] = due + cost
         return due
+
+    def debit(self, client: Client, more: float, waiting: list[tuple[float, int, Client, T]]) -> None:
+        """Charge a client for work that cost more than was known when it began.
+
+        Args:
+            client: The client.
+            more: The difference; if it is negative, nothing is charged.
+            waiting: A heap of work that waits, each with when it is due, a number and its client; that of this client is
+                delayed too.
+        """
+        if more > 0:
+            self.begin(client, more)
+            waiting[:] = sorted(
+                (due + more * (owner == client), number, owner, work) for due, number, owner, work in waiting
+            )
 
     def reach(self, due: float) -> None:
         """Record that work due at `due` has begun; if many clients are known, forget those without debts, or all."""
@@ -95,21 +111,24 @@ class OneByOne:
 
     def __init__(self) -> None:
         self._turns, self._count, self._busy = Turns(), 0, False
-        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []  # a heap
+        self._waiting: list[tuple[float, int, Client, asyncio.Future[None]]] = []  # a heap
 
     @asynccontextmanager
-    async def turn(self, client: Client, cost: float) -> AsyncIterator[None]:
+    async def turn(self, client: Client, cost: float) -> AsyncIterator[Callable[[float], None]]:
         """Wait for a client's turn, and hold it during a block.
 
         Args:
             client: Client of the turn.
-            cost: Cost of the block, relative to others.
+            cost: Estimated cost of the block, relative to others.
+
+        Yields:
+            Function that is told what the block has really cost, for which the client pays.
         """
         due = self._turns.begin(client, cost)
         if self._busy:
             self._count += 1
             entrance = asyncio.get_running_loop().create_future()
-            heappush(self._waiting, (due, self._count, entrance))
+            heappush(self._waiting, (due, self._count, client, entrance))
             try:
                 await entrance
             except asyncio.CancelledError:
@@ -119,7 +138,7 @@ class OneByOne:
         self._busy = True
         self._turns.reach(due)
         try:
-            yield
+            yield lambda real: self._turns.debit(client, real - cost, self._waiting)
         finally:
             self._let_in()
 
@@ -127,7 +146,7 @@ class OneByOne:
         """Start the next coroutine whose client is still waiting."""
         self._busy = False
         while self._waiting:
-            entrance = heappop(self._waiting)[2]
+            entrance = heappop(self._waiting)[3]
             if not entrance.done():
                 self._busy = True  # counted as busy until it runs, too
                 entrance.set_result(None)

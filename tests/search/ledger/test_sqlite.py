@@ -14,9 +14,11 @@ from typing import Any, cast
 
 import pytest
 
+from tests.support.shop import product, shop
 from text_image_similarity import DatabaseError
 from text_image_similarity.search.ledger import SqliteDatabase
 from text_image_similarity.search.ledger.fair_lock import FairLock
+from text_image_similarity.search.ledger.time_limit import time_limit
 
 VERSION = "SELECT value FROM counter WHERE name = 'version'"
 
@@ -94,6 +96,34 @@ def test_who_waits_for_what_is_in_memory_comes_before_who_has_it_again() -> None
             order.append("again")
         waiting.result(timeout=30)
     assert order == ["other [(0,)]", "again"]
+
+
+LONG = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 30000000) SELECT count(*) FROM n"
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_a_long_statement_is_interrupted_when_its_time_is_up(tmp_path: Path, in_memory: bool) -> None:
+    with closing(SqliteDatabase(":memory:" if in_memory else tmp_path / "a.sqlite", ())) as database:
+        with time_limit(0.1), pytest.raises(TimeoutError, match="too long"):
+            database.read(LONG)
+        with time_limit(-1), pytest.raises(TimeoutError):
+            database.read(VERSION)
+        short = LONG.replace("30000000", "300000")
+        assert database.read(short) == [(300_000,)]  # the limit is over, and nothing is left of it
+        with time_limit(-1), time_limit(60):
+            assert database.read(short) == [(300_000,)]
+
+
+def test_a_store_catches_up_however_long_that_takes() -> None:
+    with shop() as catalog:
+        catalog.add([product("r", "red")])
+        session = catalog._session
+        generation = session.generations.live()
+        store = session.opened(generation)
+        store.clear()
+        with time_limit(-1):
+            session._catch_up(generation, store)
+        assert store.count(None) == 1
 
 
 @pytest.fixture

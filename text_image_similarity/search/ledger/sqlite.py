@@ -27,6 +27,7 @@ from .database import Purpose, Row, Transaction
 from .fair_lock import FairLock
 from .sqlite_file import PATIENCE_S, SqliteFile
 from .sqlite_tables import APPLICATION, LAYOUT, TABLES, TYPES
+from .time_limit import interrupting
 from .words import asked_words
 
 MEMORY = ":memory:"
@@ -71,7 +72,12 @@ class SqliteDatabase:
         return self._path
 
     def read(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
-        with self._failing(), self._reading() as file, closing(file.execute(sql, _plain(values))) as found:
+        with (
+            self._failing(),
+            self._reading() as file,
+            interrupting(file),
+            closing(file.execute(sql, _plain(values))) as found,
+        ):
             return found.fetchall()
 
     def stream(self, sql: str, size: int, *, everything: bool = False) -> Iterator[list[Row]]:

@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 _MOST_MEMBERS = 100  # members of an object in a body
 _SHORT = 1 << 16  # longest body, or base64, that is read at once, in bytes
+_BYTE_S = 2e-9  # approximate seconds to read a byte of JSON
 _LONGEST_TYPE = 500  # longest Content-Type, whose parameters are slow to parse
 FORM = "multipart/form-data"
 _IN_OTHER_WORDS = dict.fromkeys(("model_type", "model_attributes_type"), "Input should be an object")
@@ -79,8 +80,8 @@ class _WorkRequest(Request):
         if len(body) <= _SHORT:
             self.asked = finish(body.read(self.state.count_body))
         else:
-            async with self.app.state.reading.turn(current.get(), len(body)):
-                self.asked = await finish_in_turns(body.read(self.state.count_body))
+            async with self.app.state.reading.turn(current.get(), len(body) * _BYTE_S) as pay:
+                self.asked = await finish_in_turns(body.read(self.state.count_body), pay)
         self._body = b"{}"  # the framework checks that there is a body
         return self.asked
 

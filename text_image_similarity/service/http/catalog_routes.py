@@ -14,7 +14,7 @@ from starlette.types import Scope
 
 from ... import search
 from ...errors import ErrorCode
-from ...search import Product, Term
+from ...search import Term
 from ...search.fields import BUILT_IN
 from ...system import package_version
 from ..problems import ProblemError
@@ -32,9 +32,9 @@ from .access import (
     require_role,
 )
 from .auditing import note_change, noted_hosts
-from .bodies import PROBLEMS, ProductsRoute, WorkRoute, is_fetchable
+from .bodies import PROBLEMS, ProductsRoute, WorkRoute
 from .json_bodies import JsonAnswer
-from .queries import format_product
+from .queries import MatchReply, format_product, most_frequent, read_product
 from .routes import unready
 from .search_routes import answer_one
 from .search_schema import (
@@ -91,7 +91,8 @@ Id = Annotated[str, Path(min_length=1, max_length=1000)]
 @about.get("/v1/catalogs", response_model=CatalogsAnswer)
 async def catalogs(request: Request) -> Response:
     """List the catalogues that requests may search."""
-    return JsonAnswer({"data": [await _facts(request, catalog) for catalog in catalogs_of(request)]})
+    found = [await _facts(request, catalog) for catalog in catalogs_of(request)]
+    return JsonAnswer({"data": found}, count=request.state.count_answer)
 
 
 @about.get("/v1/catalogs/{catalog}", response_model=CatalogDetails)
@@ -104,7 +105,7 @@ async def catalog_details(catalog: str, request: Request) -> Response:
             "generations": await served.call(lambda: _generations(served)),
             "reindex": _upkeep(request, served).reindexing,
         }
-    return JsonAnswer(found)
+    return JsonAnswer(found, count=request.state.count_answer)
 
 
 @about.get("/v1/catalogs/{catalog}/facets", response_model=FacetsAnswer)
@@ -122,20 +123,24 @@ async def facets(
     served = catalog_of(request, catalog)
     check_fields(request, field)
 
-    def count() -> dict[str, Any]:
+    def count() -> Response:
         kinds = {each.name: each.kind for each in (*BUILT_IN, *served.catalog.fields)}
         ranged = [name for name in field if kinds.get(name) in _RANGED]
         given = bound(request, served, where)
         listed = search.Query(where=given, top_k=1, facets=[name for name in field if name not in ranged])
-        found = served.catalog.match(listed).as_dict()
-        values = {name: {"values": counts[:most], "min": None, "max": None} for name, counts in found["facets"].items()}
+        found = served.catalog.match(listed)
+        values: dict[str, dict[str, Any]] = {
+            name: {"values": most_frequent(counts, most), "min": None, "max": None}
+            for name, counts in found.facets.items()
+        }
         for name in ranged:
             ends = [served.catalog.match(search.Query(where=given, sort=sort, top_k=1)) for sort in (name, f"-{name}")]
             low, high = ([match.product.fields.get(name) for match in end] for end in ends)
             values[name] = {"values": [], "min": next(iter(low), None), "max": next(iter(high), None)}
-        return {"total": found["total"], "facets": {name: values[name] for name in field}}
+        facets = {name: values[name] for name in field}
+        return JsonAnswer({"total": found.total, "facets": facets}, count=MatchReply(request, served).count, levels=4)
 
-    return JsonAnswer(await served.call(count))
+    return await served.call(count)
 
 
 @products.get("/v1/catalogs/{catalog}/products/{id:path}/image", response_class=Response)
@@ -159,6 +164,7 @@ async def image(
     headers["Content-Security-Policy"] = "default-src 'none'"
     if small.etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
+    request.state.count_answer(len(small.content))
     return Response(small.content, media_type="image/jpeg", headers=headers)
 
 
@@ -183,7 +189,8 @@ async def product(catalog: str, id: Id, request: Request) -> Response:
     """Return a product; with the role `write`, also the references to its images."""
     served = catalog_of(request, catalog)
     found = await product_of(request, served, id)
-    return JsonAnswer(found.as_dict() if key_of(request).may("write") else format_product(found))
+    facts = found.as_dict() if key_of(request).may("write") else format_product(found)
+    return JsonAnswer(facts, count=request.state.count_answer)
 
 
 @puts.put("/v1/catalogs/{catalog}/products/{id:path}", response_model=AddAnswer)
@@ -300,7 +307,7 @@ async def _write(
     request: Request, served: ServedCatalog, products: Sequence[NamedProductBody], deleted: Sequence[str]
 ) -> dict[str, Any]:
     given = await served.call(
-        lambda: [checked(partial(_product, body), f"/products/{n}") for n, body in enumerate(products)], writes=True
+        lambda: [checked(partial(read_product, body), f"/products/{n}") for n, body in enumerate(products)], writes=True
     )
     check = None if bound(request, served) is None else partial(check_tenant, request, served)
     note_change(request, "products", f"{served.name}: {len(given)} to add or replace, {len(deleted)} to delete")
@@ -320,10 +327,3 @@ def _generations(served: ServedCatalog) -> list[dict[str, Any]]:
         {"number": each.number, "model": each.identity.model, "state": each.state}
         for each in served.catalog.generations
     ]
-
-
-def _product(body: NamedProductBody) -> Product:
-    for number, image in enumerate(body.images):
-        if not is_fetchable(image):
-            raise ProblemError("invalid_request", f"/images/{number} must be an http(s) or data: URL")
-    return Product(**body.model_dump())

@@ -50,7 +50,7 @@ _UNHEALTHY: dict[int | str, dict[str, Any]] = {503: {"model": Health}}
 async def single(asked: LegacyEvaluation, request: Request) -> Response:
     """Score one pair."""
     found = await _evaluate_chunk(request, asked.model_config_name, {0: asked})
-    return JsonAnswer(found[0])
+    return JsonAnswer(found[0], count=request.state.count_answer, levels=1)
 
 
 @batches.post("/batch", response_model=LegacyEvaluationBatchResult)
@@ -66,7 +66,8 @@ async def batch(asked: LegacyEvaluationBatch, request: Request) -> Response:
             "total_successful": len(results) - failed,
             "total_failed": failed,
             "total_processing_time_ms": _milliseconds(began),
-        }
+        },
+        count=request.state.count_answer,
     )
 
 

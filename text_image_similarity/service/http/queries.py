@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeVar
@@ -13,12 +13,13 @@ from pydantic_core import to_json
 
 from ...errors import RowError, UsageError
 from ...search import AWAY, Match, Matches, Product, Query, Term
+from ...search.fields import Value
 from ..problems import ProblemError
 from ..search.catalog import ServedCatalog
 from ..search.results import Shown, Written
 from .access import bound
 from .bodies import decode_base64, is_fetchable
-from .search_schema import MatchImageRequest, MatchTextRequest, QueryBody, TermBody
+from .search_schema import MatchImageRequest, MatchTextRequest, NamedProductBody, QueryBody, TermBody
 
 _SIZE = 256
 _MOST_VALUES = 1000  # values of a facet; a facet of ids has as many as there are products
@@ -84,10 +85,14 @@ class MatchReply:
 
     def add(self, found: Written) -> None:
         """Count results that are JSON already."""
-        self._left -= len(found.json)
+        self.count(len(found.json), found.size)
+
+    def count(self, length: int, size: int | None = None) -> None:
+        """Count JSON of a length, and the memory that it takes if that is more."""
+        self._left -= length
         if self._left < 0:
             raise _too_long()
-        self._count(found.size)
+        self._count(length if size is None else size)
 
     def start_over(self) -> None:
         """Forget what has been counted, because all queries are answered once more."""
@@ -107,10 +112,7 @@ def write_matches(catalog: ServedCatalog, found: Matches, most: int) -> Written:
     """
     about = {"catalog": catalog.name, "generation": found.generation, "total": found.total}
     matches = _written((_format_match(catalog, match) for match in found), most)
-    counted = (
-        {name: [{"value": value, "count": count} for value, count in islice(counts.items(), _MOST_VALUES)]}
-        for name, counts in found.facets.items()
-    )
+    counted = ({name: list(most_frequent(counts, _MOST_VALUES))} for name, counts in found.facets.items())
     facets = _written(counted, most - sum(map(len, matches)))
     json = b"".join(
         (
@@ -162,6 +164,24 @@ def format_product(product: Product) -> dict[str, Any]:
         "group": product.group,
         "fields": dict(product.fields),  # as read from JSON
     }
+
+
+def most_frequent(counts: Mapping[Value, int], most: int) -> Iterator[dict[str, Any]]:
+    """Return the first values of a facet, each with its count."""
+    return ({"value": value, "count": count} for value, count in islice(counts.items(), most))
+
+
+def read_product(body: NamedProductBody) -> Product:
+    """Return the product in a request.
+
+    Raises:
+        ProblemError: An image is not an http(s) or `data:` URL.
+        UsageError, InputTypeError: The product is not valid.
+    """
+    for number, image in enumerate(body.images):
+        if not is_fetchable(image):
+            raise ProblemError("invalid_request", f"/images/{number} must be an http(s) or data: URL")
+    return Product(**body.model_dump())
 
 
 def thumbnail_path(catalog: ServedCatalog, product: Product, image: int = 0) -> str:

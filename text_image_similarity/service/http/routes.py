@@ -50,11 +50,12 @@ async def similarity(asked: SimilarityRequest, request: Request) -> Response:
     pairs = [Pair(_image_of(pair), pair.caption or "") for pair in asked.pairs]
     answer = await ask(request, pool.score(asked.model, pairs, asked.score), [pair.image for pair in pairs])
     members = _members(request, answer.model)
-    results = [
+    results = (
         {"id": pair.id, **_format_result(result, members)}
         for pair, result in zip(asked.pairs, answer.results, strict=True)
-    ]
-    return JsonAnswer({"model": answer.model, "score": asked.score, "results": results})
+    )
+    found = {"model": answer.model, "score": asked.score, "results": results}
+    return JsonAnswer(found, count=request.state.count_answer)
 
 
 @uploads.post("/v1/similarity/upload", response_model=UploadAnswer, tags=["scores"])
@@ -97,7 +98,7 @@ async def embeddings(asked: EmbeddingsRequest, request: Request) -> Response:
             "invalid_request",
             f"/dimensions: the vectors of {answer.model} always have {len(vectors[0])} dimensions; leave the field out",
         )
-    data = [
+    data = (
         {
             "object": "embedding",
             "index": index,
@@ -108,9 +109,9 @@ async def embeddings(asked: EmbeddingsRequest, request: Request) -> Response:
             ),
         }
         for index, vector in enumerate(vectors)
-    ]
-    usage = {"prompt_tokens": 0, "total_tokens": 0}
-    return JsonAnswer({"object": "list", "data": data, "model": answer.model, "usage": usage})
+    )
+    found = {"object": "list", "data": data, "model": answer.model, "usage": {"prompt_tokens": 0, "total_tokens": 0}}
+    return JsonAnswer(found, count=request.state.count_answer)
 
 
 @about.get("/v1/models", response_model=ModelsAnswer, responses={401: PROBLEMS[401]})

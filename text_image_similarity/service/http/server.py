@@ -128,7 +128,17 @@ class _Server(uvicorn.Server):
         end = time.monotonic() + _GRACE_S
         while time.monotonic() < end and not self.force_exit and any(c.cycle is None for c in self._connections()):
             await asyncio.sleep(0.01)
-        await super().shutdown(sockets)
+        ending = asyncio.create_task(self._end_writes())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            ending.cancel()
+
+    async def _end_writes(self) -> None:
+        """After the time of a request, end the writes to catalogues, whose images may hang, so that they can be answered."""
+        await asyncio.sleep(self._app.state.settings.request_timeout_s)
+        for upkeep in self._app.state.upkeep.values():
+            await upkeep.end()
 
     def _connections(self) -> list[Any]:
         return list(self.server_state.connections)

@@ -129,7 +129,7 @@ class ServedCatalog:
                 logger.warning("%s: %s", self.name, reason)
         else:
             self._catalog = open_catalog(self.place, config=self._config)
-        self._scans = Scans(self.name, self._catalog.searcher, self._most)
+        self._scans = Scans(self.name, self._catalog.searcher, self._most, timeout_s=self._timeout_s)
         self._metrics.watch_catalog(self.name, lambda: self.depth)
 
     async def start(self) -> None:
@@ -181,7 +181,8 @@ class ServedCatalog:
                         reply.start_over()
                         return await self._match(queries, reply)
         except TimeoutError as exc:
-            detail = f"{self.name}: not answered within the service's limit of {self._timeout_s:g} s"
+            said = str(exc) or f"not answered within the service's limit of {self._timeout_s:g} s"
+            detail = f"{self.name}: {said}"
             raise ProblemError("catalog_unavailable", detail, retry_after_s=1) from exc
 
     def _check_file(self, reference: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from math import inf
 from threading import Condition, Thread
 
 from ...errors import RowError
@@ -17,6 +18,7 @@ from ...pipeline import Outcome
 from ...search import Matches, Searcher
 from ...search.answer import Checked
 from ...search.filters import And, Filter, Not, OneOf, Or
+from ...search.ledger.time_limit import time_limit
 from ..clients import current
 from ..jobs import ClientLeftError
 from ..problems import ProblemError
@@ -28,6 +30,7 @@ logger = logging.getLogger("text_image_similarity")
 Answers = list[Written | RowError]
 Write = Callable[[Matches | RowError | None], Written | RowError]
 _MOST = 64  # maximum cost of a pass, in typical queries
+_QUERY_S = 0.005  # of a typical query; whoever takes longer pays for it afterwards
 _PASS_S = 0.5  # after which the remaining queries of a pass are queued again
 _MOST_WAITING = 256
 
@@ -41,9 +44,17 @@ class _Scan:
     asked: Sequence[Checked]
     texts: Sequence[Outcome]
     images: Sequence[Outcome]
-    cost: int = 0  # cost in typical queries, set when the scan is queued
+    cost: int = 0  # estimated cost in typical queries, set when it is queued
+    spent: float = 0.0  # seconds since then
+    alone: bool = False  # whether it must have a pass of its own
+    until: float = inf  # the time from which no request waits for it
     found: Answers = field(default_factory=list)  # of the first queries, which are no longer in `asked`
     done: Future[Answers] = field(default_factory=Future)
+
+    @property
+    def size(self) -> int:
+        """Cost that counts towards that of its pass."""
+        return _MOST if self.alone else self.cost
 
     def take(self, found: Matches | RowError | None) -> None:
         """Keep the results of the next query, as JSON."""
@@ -75,6 +86,8 @@ class _Line:
         Raises:
             ProblemError: `draining`, once the queue is closed.
         """
+        if again:
+            self.settle(scan)
         scan.cost = sum(map(_cost, scan.asked))
         with self._changed:
             if self._closed and not again:
@@ -83,16 +96,23 @@ class _Line:
             heappush(self._waiting, (self._turns.begin(scan.client, scan.cost), self._count, scan.client, scan))
             self._changed.notify()
 
+    def settle(self, scan: _Scan) -> None:
+        """Charge the client of a scan for what its answers have really cost."""
+        estimate = scan.cost - sum(map(_cost, scan.asked))
+        with self._changed:
+            self._turns.debit(scan.client, scan.spent / _QUERY_S - estimate, self._waiting)
+        scan.spent = 0.0
+
     def take(self) -> list[_Scan]:
         """Wait for scans, and return the next ones to combine; empty once the queue is closed and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
             taken: list[_Scan] = []
             cost = 0
-            while self._waiting and (not taken or cost + self._waiting[0][3].cost <= _MOST):
+            while self._waiting and (not taken or cost + self._waiting[0][3].size <= _MOST):
                 due, _, _, scan = heappop(self._waiting)
                 self._turns.reach(due)
-                cost += scan.cost
+                cost += scan.size
                 taken.append(scan)
             return taken
 
@@ -110,13 +130,22 @@ class Scans:
         name: Name of the catalogue.
         searcher: Searcher to use.
         most: Maximum number of characters of a query's products; None for any number.
+        timeout_s: Longest time for a request, in seconds. One query may read the catalogue for a third of it, because all
+            others wait for that.
         clock: Function that returns seconds, for tests.
     """
 
     def __init__(
-        self, name: str, searcher: Searcher, most: int | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        name: str,
+        searcher: Searcher,
+        most: int | None = None,
+        *,
+        timeout_s: float = inf,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._searcher, self._most, self._clock = searcher, most, clock
+        self._timeout_s, self._longest_s = timeout_s, timeout_s / 3
         self._waiting = _Line()
         self._thread = Thread(target=self._run, name=f"search-{name}", daemon=True)
         self._thread.start()
@@ -136,13 +165,14 @@ class Scans:
         Raises:
             ProblemError: `queue_full`, `draining`, or from `write`.
             UsageError, DatabaseError: As from `Searcher.answer`.
+            TimeoutError: A query takes too long.
         """
         client = current.get()
         if self._waiting.is_full(client):
             raise ProblemError("queue_full", f"{self.depth} searches are waiting", retry_after_s=1, reason="queue_full")
         found: Answers = []
         for part in _passes(asked, texts, images):  # other requests get a turn between passes
-            scan = _Scan(client, write, *part)
+            scan = _Scan(client, write, *part, until=self._clock() + self._timeout_s)
             self._waiting.put(scan)
             answers = await asyncio.wrap_future(scan.done)
             found += answers
@@ -159,9 +189,15 @@ class Scans:
             for scan in taken:
                 # If neither holds, no request is waiting for the scan.
                 if scan.done.running() or scan.done.set_running_or_notify_cancel():
-                    by_generation[scan.asked[0].generation.number].append(scan)
+                    if self._clock() > scan.until:
+                        scan.done.set_exception(TimeoutError())
+                    else:
+                        by_generation[scan.asked[0].generation.number].append(scan)
             for group in by_generation.values():
                 self._search(group)
+                for scan in group:
+                    if scan.done.done():
+                        self._waiting.settle(scan)
 
     def _search(self, scans: Sequence[_Scan]) -> None:
         """Answer scans of one generation together; if that fails, in halves, because one of them may be the cause."""
@@ -174,34 +210,47 @@ class Scans:
                 scans[0].done.set_exception(exc)
                 return
             logger.debug("repeating %d searches in two halves, because they failed together: %s", len(scans), exc)
+            if isinstance(exc, TimeoutError):  # halves could take as long again and again
+                for scan in scans:
+                    scan.alone = True
+                    self._waiting.put(scan, again=True)
+                return
             middle = len(scans) // 2
             self._search(scans[:middle])
             self._search(scans[middle:])
 
     def _pass(self, scans: Sequence[_Scan]) -> Sequence[_Scan]:
-        """Answer scans until one fails, and return those after it; if this takes too long, queue the rest again."""
-        ends, began = self._clock() + _PASS_S, False
-        answers = iter(
-            self._searcher.answer(
-                [one for scan in scans for one in scan.asked],
-                [outcome for scan in scans for outcome in scan.texts],
-                [outcome for scan in scans for outcome in scan.images],
-                self._most,
-            )
-        )
+        """Answer scans until one of them fails, and return those after it; if it takes too long, queue the rest again."""
+        started, began = self._clock(), False
+        try:
+            with time_limit(self._longest_s):
+                answers = iter(
+                    self._searcher.answer(
+                        [one for scan in scans for one in scan.asked],
+                        [outcome for scan in scans for outcome in scan.texts],
+                        [outcome for scan in scans for outcome in scan.images],
+                        self._most,
+                    )
+                )
+        finally:
+            together, total = self._clock() - started, sum(scan.cost for scan in scans)
+            for scan in scans:
+                scan.spent += together * scan.cost / total
         for place, scan in enumerate(scans):
             while scan.asked:
-                if began and self._clock() > ends:
+                if began and self._clock() > started + _PASS_S:
                     for late in scans[place:]:
                         self._waiting.put(late, again=True)
                     return ()
-                found, began = next(answers), True
+                began, since = True, self._clock()
                 try:
-                    scan.take(found)
-                except (ProblemError, ClientLeftError) as exc:
+                    with time_limit(self._longest_s):
+                        scan.take(next(answers))
+                except (ProblemError, ClientLeftError, TimeoutError) as exc:
                     scan.done.set_exception(exc)
                     return scans[place + 1 :]
-                del found  # before the next one is read
+                finally:
+                    scan.spent += self._clock() - since
             scan.done.set_result(scan.found)
         return ()
 

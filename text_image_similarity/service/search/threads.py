@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
+from ...search.ledger.time_limit import time_limit
 from ...system import settle
 from ..clients import current
 from ..problems import ProblemError
@@ -32,14 +34,20 @@ class Threads:
         self._asked: set[Future[Any]] = set()
 
     async def run(self, work: Callable[..., T], *given: Any) -> T:
-        """Run a task on a thread. A task that takes too long continues on its thread, unless it has not begun.
+        """Run a task on a thread. If it takes too long, it does not begin, or its reads from ledgers are interrupted.
 
         Raises:
             ProblemError: `catalog_unavailable`, if it takes too long.
         """
         done: Future[T] = Future()
+        end = time.monotonic() + self._timeout_s
+
+        def work_in_time() -> T:
+            with time_limit(end - time.monotonic()):
+                return work(*given)
+
         self._asked.add(done)
-        self._turns.put(current.get(), partial(run_if_awaited, done, partial(work, *given)))
+        self._turns.put(current.get(), partial(run_if_awaited, done, work_in_time))
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await asyncio.wrap_future(done)

@@ -19,6 +19,7 @@ from typing import Any
 
 from ...config import Config, Limits
 from ...decode.isolation import module_path
+from ...errors import UsageError
 from ...search import AddReport, Product
 from ..clients import current
 from ..problems import ProblemError
@@ -209,12 +210,14 @@ class Upkeep:
             self._state = {"model": model, "state": "running", "detail": None}
             self._following = asyncio.create_task(self._follow(self._process, self._state))
 
-    async def close(self) -> None:
-        """End the reindexing process, if it is running; its vectors are kept, and the next process continues.
-
-        Writes end after their next transaction.
-        """
+    async def end(self) -> None:
+        """End writes: downloads of images at once, and anything else after the current transaction."""
         self._closing = True
+        await asyncio.to_thread(self._served.catalog.searcher.end_additions)
+
+    async def close(self) -> None:
+        """End writes and the reindexing process, if it is running; its vectors are kept, and the next process continues."""
+        await self.end()
         if self._process is not None and self._process.returncode is None:
             with suppress(ProcessLookupError):
                 self._process.terminate()
@@ -225,7 +228,7 @@ class Upkeep:
         await asyncio.to_thread(self._threads.shutdown)
         for done in tuple(self._asked):
             if not done.done():  # interrupted
-                done.set_exception(ProblemError("catalog_unavailable", "the service is stopping", retry_after_s=5))
+                done.set_exception(_stopping())
 
     async def _follow(self, process: Process, state: dict[str, Any]) -> None:
         assert process.stderr is not None
@@ -247,11 +250,15 @@ class Upkeep:
                 return  # no request is waiting for this write
             writing.until = time.monotonic() + _LONGEST_S
         try:
-            self._write(writing)
+            if not self._closing:
+                self._write(writing)
         except BaseException as exc:  # raised again in the request
-            done.set_exception(exc)
+            ended = self._closing and isinstance(exc, UsageError)  # by `end`
+            done.set_exception(_stopping() if ended else exc)
             return
-        if writing.given:
+        if writing.given and self._closing:
+            done.set_exception(_stopping())
+        elif writing.given:
             self._turns.put(writing.client, partial(self._take_turn, writing), first=True)
         else:
             done.set_result(writing.as_dict())
@@ -279,6 +286,10 @@ class Upkeep:
         writing.count(report)
         if (rest := products[report.products :]) and time.monotonic() <= writing.until:
             writing.given.append((rest, (), check))
+
+
+def _stopping() -> ProblemError:
+    return ProblemError("catalog_unavailable", "the service is stopping", retry_after_s=5)
 
 
 def reindex_arguments(place: str, model: str, config: Config) -> list[str]:
