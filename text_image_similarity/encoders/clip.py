@@ -32,6 +32,7 @@ from .last_layer import give_one_token
 from .naflex import patch_features
 from .other_families import check_alike, masked_text
 from .settings_files import check_settings, read_settings
+from .token_growth import check_tokenizers
 from .tokens import panics_are_errors
 from .torch_backend import ImageTower, TorchBackend, Tower
 from .two_tower import TwoTowerEncoder
@@ -94,6 +95,7 @@ def _load(
     if folder is not None:
         check_type(name, read_settings(folder / "config.json"))
         check_settings(name, folder)
+        check_tokenizers(name, folder)
         revision = revision if here else folder.name  # the commit whose settings were checked
     # False, not None: with None transformers asks on the terminal whether to run code from the model's repository. The
     # parts of a model do not receive this option, so `check_settings` has refused settings that name such code.
