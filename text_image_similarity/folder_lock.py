@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import sys
@@ -14,7 +15,10 @@ from filelock import FileLock, Timeout
 
 from .bounded_json import parse_json
 from .errors import BusyError, TableError, UsageError
-from .files import check_own, identity_of, open_own, pinned, read_own
+from .files import check_single, open_own, read_own
+from .folders import check_own, close_to_others, identity_of, pinned
+
+logger = logging.getLogger("text_image_similarity")
 
 
 class FolderLock:
@@ -37,15 +41,17 @@ class FolderLock:
 
         Raises:
             BusyError: Another process holds it.
-            TableError: The folder cannot be created.
+            TableError: The folder cannot be created, or a file in the place of the lock has another name.
             UsageError: The folder must be our own, and is not.
         """
         for _ in range(20):  # a run that has finished may remove the folder at any of these lines
             with suppress(FileNotFoundError, FileExistsError), ExitStack() as held:
                 if self._own and self._folder.is_symlink():
                     check_own(self._folder)  # otherwise, mkdir fails if it leads nowhere
-                self._folder.mkdir(exist_ok=True)
+                self._folder.mkdir(0o755 if self._own else 0o777, exist_ok=True)  # whatever the umask is
                 self._pin(held)
+                if (lock := self.inside / "lock").is_file():  # some versions of filelock empty it
+                    check_single(lock, lock.lstat())
                 try:
                     held.enter_context(FileLock(self.inside / "lock", timeout=0))
                 except Timeout as exc:
@@ -93,6 +99,11 @@ class FolderLock:
         self.inside = held.enter_context(pinned(self._folder, own=self._own))
         held.callback(setattr, self, "inside", self._folder)
         self._identity = identity_of(self.inside)
+        if self._own and close_to_others(self.inside) and any(self.inside.iterdir()):
+            logger.warning(
+                "until now, other users could put files into %s; if you do not trust them, start again with --restart",
+                self._folder,
+            )
 
     def _identify(self) -> tuple[int, int]:
         return check_own(self._folder) if self._own else identity_of(self._folder)
