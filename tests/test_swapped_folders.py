@@ -14,6 +14,7 @@ import pytest
 from filelock import FileLock, Timeout
 
 from text_image_similarity import TableError, UsageError, filter_table, folders
+from text_image_similarity.encoders import onnx_export
 from text_image_similarity.export.staging import whole_folder
 from text_image_similarity.files import open_own, place_of, whole_file, write_whole
 from text_image_similarity.folder_lock import FolderLock
@@ -198,6 +199,21 @@ def test_an_export_is_not_written_elsewhere(shared: Path, home: Path) -> None:
     with pytest.raises(UsageError, match="was replaced or removed while"):
         write()
     assert (shared / ".moved").is_dir()
+
+
+def test_a_model_is_not_exported_for_onnx_runtime_elsewhere(
+    shared: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(_: object, made: Path, **__: object) -> None:
+        (outer,) = shared.iterdir()
+        swap(outer, home)
+        (made / "config.json").write_text("ours")
+
+    for name, fake in (("_write_facts", lambda *_: None), ("write_towers", write), ("_check", lambda *_, **__: None)):
+        monkeypatch.setattr(onnx_export, name, fake)
+    with pytest.raises(UsageError, match="was replaced or removed while"):
+        onnx_export.export(None, shared / "model", int8=False)  # type: ignore[arg-type]
+    assert [path.name for path in (shared / ".moved").iterdir()] != []
 
 
 def test_an_export_is_not_written_through_a_link(shared: Path, home: Path, tmp_path: Path) -> None:
