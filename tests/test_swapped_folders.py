@@ -201,6 +201,18 @@ def test_an_export_is_not_written_elsewhere(shared: Path, home: Path) -> None:
     assert (shared / ".moved").is_dir()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, no path leads to a folder that was moved")
+def test_files_of_a_pinned_folder_are_written_there(shared: Path, home: Path) -> None:
+    (shared / "model").mkdir()
+    with folders.pinned(shared / "model", own=False) as inside:
+        swap(shared / "model", home)
+        write_whole(inside / "output", "ours")
+        (inside / "lock").symlink_to(home / "lock")
+        with pytest.raises(UsageError, match=rf"{shared}/\.moved/lock is a link to {home}/lock"):
+            write_whole(inside / "lock", "ours")
+    assert (shared / ".moved" / "output").read_text() == "ours"
+
+
 def test_a_model_is_not_exported_for_onnx_runtime_elsewhere(
     shared: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -158,7 +158,7 @@ def write_whole(path: Path, text: str) -> None:
         with whole_file(path) as partial:
             partial.write_text(text, encoding="utf-8", newline="")
     except OSError as exc:
-        raise TableError(f"{path} cannot be written: {exc.strerror or exc}") from exc
+        raise TableError(f"{shown(path)} cannot be written: {exc.strerror or exc}") from exc
 
 
 def without_nan(value: Any) -> Any:

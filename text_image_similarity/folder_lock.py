@@ -31,7 +31,7 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path, output: str, *, own: bool = False) -> None:
-        self._folder, self._output, self._own = folder, output, own
+        self.folder, self._output, self._own = folder, output, own
         self._identity: tuple[int, int] | None = None  # of the folder when it was locked
         self._held = ExitStack()
         self.inside = folder  # path for the folder's files; on Linux, it leads to the locked folder and to no other
@@ -46,9 +46,9 @@ class FolderLock:
         """
         for _ in range(20):  # a run that has finished may remove the folder at any of these lines
             with suppress(FileNotFoundError, FileExistsError), ExitStack() as held:
-                if self._own and self._folder.is_symlink():
-                    check_own(self._folder)  # otherwise, mkdir fails if it leads nowhere
-                self._folder.mkdir(0o755 if self._own else 0o777, exist_ok=True)  # whatever the umask is
+                if self._own and self.folder.is_symlink():
+                    check_own(self.folder)  # otherwise, mkdir fails if it leads nowhere
+                self.folder.mkdir(0o755 if self._own else 0o777, exist_ok=True)  # whatever the umask is
                 self._pin(held)
                 if (lock := self.inside / "lock").is_file():  # some versions of filelock empty it
                     check_single(lock, lock.lstat())
@@ -64,7 +64,7 @@ class FolderLock:
                     json.dump(_myself(), file)
                 self._held = held.pop_all()
                 return
-        raise TableError(f"{self._folder} cannot be created: a file is in its place, or something keeps removing it")
+        raise TableError(f"{self.folder} cannot be created: a file is in its place, or something keeps removing it")
 
     def check(self) -> None:
         """Make sure that the folder is still the one that was locked, before files in it are changed.
@@ -75,8 +75,18 @@ class FolderLock:
         """
         if self._identify() != self._identity:
             raise UsageError(
-                f"{self._folder} was replaced while {self._output} was written; keep others from writing there"
+                f"{self.folder} was replaced while {self._output} was written; keep others from writing there"
             )
+
+    def place(self) -> Path:
+        """Return the path for the folder's files if the folder is still the one that was locked.
+
+        Raises:
+            UsageError: Someone has put another one in its place.
+            OSError: There is no such folder any more.
+        """
+        self.check()
+        return self.inside
 
     def remove(self) -> None:
         """Remove the lock's files while it is held; a process that waits for it then creates its own."""
@@ -96,17 +106,17 @@ class FolderLock:
 
     def _pin(self, held: ExitStack) -> None:
         """Reach the folder through `inside` as long as the stack holds it."""
-        self.inside = held.enter_context(pinned(self._folder, own=self._own))
-        held.callback(setattr, self, "inside", self._folder)
+        self.inside = held.enter_context(pinned(self.folder, own=self._own))
+        held.callback(setattr, self, "inside", self.folder)
         self._identity = identity_of(self.inside)
         if self._own and close_to_others(self.inside) and any(self.inside.iterdir()):
             logger.warning(
                 "until now, other users could put files into %s; if you do not trust them, start again with --restart",
-                self._folder,
+                self.folder,
             )
 
     def _identify(self) -> tuple[int, int]:
-        return check_own(self._folder) if self._own else identity_of(self._folder)
+        return check_own(self.folder) if self._own else identity_of(self.folder)
 
     def _holder(self) -> str:
         try:

@@ -135,8 +135,11 @@ def pinned(folder: Path, *, own: bool = True) -> Iterator[Path]:
 
 
 def shown(path: Path) -> Path:
-    """Return the path of a file for messages, even if its folder is pinned."""
-    return path.parent.resolve() / path.name if path.parent.parent == PINNED else path
+    """Return a path for messages, even if it is a pinned folder or is in one."""
+    if PINNED not in path.parents:
+        return path
+    inside = path.relative_to(PINNED).parts
+    return (PINNED / inside[0]).resolve().joinpath(*inside[1:])
 
 
 def identity_of(folder: Path) -> tuple[int, int]:
