@@ -205,8 +205,9 @@ def test_an_export_is_not_written_elsewhere(shared: Path, home: Path) -> None:
 def test_files_of_a_pinned_folder_are_written_there(shared: Path, home: Path) -> None:
     (shared / "model").mkdir()
     with folders.pinned(shared / "model", own=False) as inside:
-        swap(shared / "model", home)
-        write_whole(inside / "output", "ours")
+        with whole_file(inside / "output") as partial:
+            swap(shared / "model", home)
+            partial.write_text("ours")
         (inside / "lock").symlink_to(home / "lock")
         with pytest.raises(UsageError, match=rf"{shared}/\.moved/lock is a link to {home}/lock"):
             write_whole(inside / "lock", "ours")
