@@ -104,7 +104,7 @@ def _load(
     processor = AutoImageProcessor.from_pretrained(name, backend="pil", **common)
     tokenizer = AutoTokenizer.from_pretrained(name, **common)
     check_tokenizer(name, tokenizer)
-    with limited_by(name, lambda: _weight_files(Path(name) if here else cached_folder(name, revision))):
+    with limited_by(name, lambda: _weight_files(Path(name) if here else cached_folder(name, revision), trusted)):
         network, found = AutoModel.from_pretrained(
             name,
             dtype=placement.dtype,
@@ -127,8 +127,11 @@ def _load(
     return replace(encoder, weights=fingerprint(folder) if folder else None)
 
 
-def _weight_files(folder: Path | None) -> list[Path]:
-    return [] if folder is None else list(folder.glob("*.safetensors"))
+def _weight_files(folder: Path | None, trusted: bool) -> list[Path]:
+    """Return the files that transformers reads; weights in PyTorch's format only if there are no others."""
+    if folder is None:
+        return []
+    return list(folder.glob("*.safetensors")) or (list(folder.glob("*.bin")) if trusted else [])
 
 
 def _encoder(name: str, network: Any, processor: Any, tokenizer: Any, config: Config) -> TwoTowerEncoder:
