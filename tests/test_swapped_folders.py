@@ -289,7 +289,8 @@ def test_what_a_killed_run_leaves_is_deleted_by_the_next(shared: Path, home: Pat
 def test_a_folder_that_is_deleted_before_it_is_locked_is_created_again(
     shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    acquire, beaten = FileLock.acquire, []
+    acquire = FileLock.acquire
+    beaten: list[FileLock] = []
 
     def late(lock: FileLock, *given: Any, **how: Any) -> Any:
         if not beaten:

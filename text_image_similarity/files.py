@@ -97,17 +97,16 @@ def _at_once(path: str, flags: int) -> int:
     except OSError as exc:
         if exc.errno != errno.ENXIO:  # nobody reads from the pipe
             raise
-        file = None
+        raise _not_regular(Path(path)) from exc
     try:
-        check_single(Path(path), None if file is None else os.fstat(file), reads=flags & _WRITES == 0)
+        check_single(Path(path), os.fstat(file), reads=flags & _WRITES == 0)
     except TableError:
-        if file is not None:
-            os.close(file)
+        os.close(file)
         raise
     return file
 
 
-def check_single(path: Path, found: os.stat_result | None, *, reads: bool = False) -> None:
+def check_single(path: Path, found: os.stat_result, *, reads: bool = False) -> None:
     """Check that a file of a run is a regular one and, unless it is only read, that it has no other name.
 
     What is written to a hard link, which someone else could have put into a shared folder, would be written elsewhere.
@@ -115,10 +114,14 @@ def check_single(path: Path, found: os.stat_result | None, *, reads: bool = Fals
     Raises:
         TableError: It is not such a file.
     """
-    if found is None or not stat.S_ISREG(found.st_mode):
-        raise TableError(f"{shown(path)} is not a regular file, as a run writes; remove it")
+    if not stat.S_ISREG(found.st_mode):
+        raise _not_regular(path)
     if found.st_nlink > 1 and not reads:
         raise TableError(f"{shown(path)} has another name elsewhere (it is a hard link); remove it")
+
+
+def _not_regular(path: Path) -> TableError:
+    return TableError(f"{shown(path)} is not a regular file, as a run writes; remove it")
 
 
 def regular_size(path: Path) -> int:
