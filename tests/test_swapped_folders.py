@@ -286,6 +286,13 @@ def test_what_a_killed_run_leaves_is_deleted_by_the_next(shared: Path, home: Pat
     assert (theirs / "file").exists()
 
 
+def test_two_files_are_written_at_once(shared: Path) -> None:
+    with whole_file(shared / "out.csv") as partial:
+        write_whole(shared / "other.csv", "ours")
+        partial.write_text("ours")
+    assert {path.name for path in shared.iterdir()} == {"out.csv", "other.csv"}
+
+
 def test_a_folder_that_is_deleted_before_it_is_locked_is_created_again(
     shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
