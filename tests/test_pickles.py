@@ -1,4 +1,4 @@
-"""Nothing here reads a pickle: weights in PyTorch's format are read without running code, and pipes are the only exception."""
+"""Nothing here reads a pickle, except in pipes: weights in PyTorch's format are read without running code."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ CALIBRATION = "calibration.json"  # in the folder of a model, but not part of th
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path near `path`, in a private folder; at the end, that file is flushed to disk and moved to `path`.
+    """Yield a path in a private folder near `path`; at the end, flush the file there to disk and move it to `path`.
 
     No reader ever sees half a file, even after a crash. If the block raises, nothing changes. If `path` is a link, its
     target is replaced and the link is kept.
@@ -43,7 +43,8 @@ def place_of(path: Path) -> Path:
     """Return the place of a file that is about to be written, with all links resolved.
 
     Raises:
-        UsageError: The path is a link that leads out of its folder; someone else could have put it into a shared folder.
+        UsageError: The path is a link that leads out of its folder; in a shared folder, someone else could have put it
+            there.
     """
     folder, place = path.parent.resolve(), path.resolve()
     shared = path.parent if path.parent.parent == PINNED else place.parent  # a pinned folder keeps its path
@@ -56,16 +57,16 @@ def place_of(path: Path) -> Path:
 
 @contextmanager
 def open_own(path: Path, mode: Literal["w", "a", "wb"]) -> Iterator[IO[Any]]:
-    """Open a file of a run for writing, without following a link, which someone else could have put into a shared folder.
+    """Open a file of a run for writing, without following a link, which someone else could have put there.
 
     Args:
-        path: The file to open. Unless text is appended, a file or link that is there is removed first, so that nothing is
+        path: The file to open. Unless text is appended, an existing file or link is removed first, so that nothing is
             written to a file that also has another name.
         mode: As for `open`; text is UTF-8.
 
     Raises:
         OSError: The file cannot be opened, or is a link.
-        TableError: It is not a regular file.
+        TableError: The path is not that of a regular file.
     """
     if mode != "a":
         path.unlink(missing_ok=True)
@@ -76,11 +77,11 @@ def open_own(path: Path, mode: Literal["w", "a", "wb"]) -> Iterator[IO[Any]]:
 
 @contextmanager
 def read_own(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file of a run for reading; a pipe, which someone else could have put into a shared folder, might never end.
+    """Open a file of a run for reading; a pipe, which someone else could have put there, might never end.
 
     Raises:
         OSError: The file cannot be opened.
-        TableError: It is not a regular file.
+        TableError: The path is not that of a regular file.
     """
     with open(path, "rb", opener=_at_once) as file:
         yield file
@@ -91,7 +92,7 @@ def _without_link(path: str, flags: int) -> int:
 
 
 def _at_once(path: str, flags: int) -> int:
-    """Open a regular file, without waiting for whoever writes to or reads from a pipe; for writing, one with a single name."""
+    """Open a regular file, for writing only one with a single name, without waiting for the other end of a pipe."""
     try:
         file = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
     except OSError as exc:
@@ -112,7 +113,7 @@ def check_single(path: Path, found: os.stat_result, *, reads: bool = False) -> N
     What is written to a hard link, which someone else could have put into a shared folder, would be written elsewhere.
 
     Raises:
-        TableError: It is not such a file.
+        TableError: The file is not regular, or has another name.
     """
     if not stat.S_ISREG(found.st_mode):
         raise _not_regular(path)
@@ -121,7 +122,7 @@ def check_single(path: Path, found: os.stat_result, *, reads: bool = False) -> N
 
 
 def _not_regular(path: Path) -> TableError:
-    return TableError(f"{shown(path)} is not a regular file, as a run writes; remove it")
+    return TableError(f"{shown(path)} is not a regular file, unlike those that a run writes; remove it")
 
 
 def regular_size(path: Path) -> int:
@@ -165,7 +166,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def without_nan(value: Any) -> Any:
-    """Return a value that JSON can represent: at any depth, numbers that are not finite become None and keys become text."""
+    """Return a value that JSON can represent: at any depth, numbers that are not finite become None, and keys text."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):

@@ -40,14 +40,14 @@ class FolderLock:
         """Acquire the lock.
 
         Raises:
-            BusyError: Another process holds it.
+            BusyError: Another process holds the lock.
             TableError: The folder cannot be created, or a file in the place of the lock has another name.
-            UsageError: The folder must be our own, and is not.
+            UsageError: The folder must be our own, but is not.
         """
         for _ in range(20):  # a run that has finished may remove the folder at any of these lines
             with suppress(FileNotFoundError, FileExistsError), ExitStack() as held:
                 if self._own and self.folder.is_symlink():
-                    check_own(self.folder)  # otherwise, mkdir fails if it leads nowhere
+                    check_own(self.folder)  # without this check, mkdir would fail for a link that leads nowhere
                 self.folder.mkdir(0o755 if self._own else 0o777, exist_ok=True)  # whatever the umask is
                 self._pin(held)
                 if (lock := self.inside / "lock").is_file():  # some versions of filelock empty it
@@ -82,7 +82,7 @@ class FolderLock:
         """Return the path for the folder's files if the folder is still the one that was locked.
 
         Raises:
-            UsageError: Someone has put another one in its place.
+            UsageError: Someone has put another folder in its place.
             OSError: There is no such folder any more.
         """
         self.check()

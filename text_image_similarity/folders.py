@@ -27,12 +27,13 @@ _LOCK = ".text-image-similarity.lock"  # in the inner folder; held by its proces
 def private_folder(parent: Path, prefix: str) -> Iterator[Path]:
     """Yield a new, empty folder that no one else can reach, and delete it at the end.
 
-    It has a secret name, in a folder that only this user may enter. Whoever may write to `parent` can move that outer folder
-    away and put another one, or a link, in its place; but without the secret, paths in the inner folder then lead nowhere,
-    so nothing is written or deleted elsewhere. After a SIGKILL, both folders remain until the next call with this prefix.
+    The folder has a secret name, and is in an outer folder that only this user may enter. Whoever may write to `parent`
+    can move the outer folder away and put another one, or a link, in its place. Without the secret, however, paths in
+    the inner folder then lead nowhere, so nothing is written or deleted elsewhere. After a SIGKILL, both folders
+    remain until the next call with this prefix.
 
     Args:
-        parent: Folder in which to create it, so that files can be moved from one to the other.
+        parent: Folder in which to create the outer folder, so that files can be moved from one to the other.
         prefix: Beginning of the outer folder's name.
 
     Raises:
@@ -47,7 +48,7 @@ def private_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
 
 def _new_folder(parent: Path, prefix: str, held: ExitStack) -> Path:
-    """Create the two folders, and return the inner one, which is locked and not deleted as long as the stack holds it."""
+    """Create the two folders, and return the inner one, which stays and is locked as long as the stack holds it."""
     outer = parent / f"{prefix}{secrets.token_hex(4)}"
     outer.mkdir(0o777 if os.name == "nt" else 0o700)  # on Windows, moved files would keep the folder's permissions
     inner = outer / secrets.token_hex(8)
@@ -74,12 +75,12 @@ def _delete_abandoned(parent: Path, prefix: str) -> None:
     name = re.compile(re.escape(prefix) + "[0-9a-f]{8}")
     with suppress(OSError), os.scandir(parent) as there:  # the folder may not be listed
         for outer in [parent / each.name for each in there if name.fullmatch(each.name)]:
-            with suppress(OSError, UsageError):  # another process is using it, or it is not ours
+            with suppress(OSError, UsageError):  # another process is using the folder, or it is not ours
                 _delete_unless_held(outer)
 
 
 def _delete_unless_held(outer: Path) -> None:
-    """Delete a folder that no process holds, but not another one to which someone has given such a name."""
+    """Delete a folder that no process holds, but not another folder to which someone has given such a name."""
     with pinned(outer) as held:
         inside = list(held.iterdir())
         if not inside:
@@ -107,17 +108,17 @@ def _noticing(inner: Path) -> Iterator[None]:
 
 @contextmanager
 def pinned(folder: Path, *, own: bool = True) -> Iterator[Path]:
-    """Yield a path that leads to a folder and to no other, even if the folder is renamed and another one takes its name.
+    """Yield a path that leads to a folder and to no other, even if the folder is renamed and another takes its name.
 
-    This needs Linux. Elsewhere, the folder's own path is yielded.
+    Only Linux allows this; elsewhere, the folder's own path is yielded.
 
     Args:
         folder: The folder.
         own: Whether the folder must be one that no one else may have put there.
 
     Raises:
-        UsageError: It must be our own, and is a link or belongs to another user.
-        OSError: The folder does not exist, or was replaced at this moment.
+        UsageError: The folder must be our own, but is a link or belongs to another user.
+        OSError: The folder does not exist, or was replaced while it was being opened.
     """
     identity = check_own(folder) if own else identity_of(folder)
     if not hasattr(os, "O_DIRECTORY"):  # Windows
@@ -127,7 +128,7 @@ def pinned(folder: Path, *, own: bool = True) -> Iterator[Path]:
     try:
         found = os.fstat(number)
         if (found.st_dev, found.st_ino) != identity:
-            raise FileNotFoundError(errno.ENOENT, "it was replaced at this moment", str(folder))
+            raise FileNotFoundError(errno.ENOENT, "it was replaced while it was being opened", str(folder))
         path = PINNED / str(number)
         yield path if path.is_dir() else folder
     finally:
@@ -143,7 +144,7 @@ def shown(path: Path) -> Path:
 
 
 def identity_of(folder: Path) -> tuple[int, int]:
-    """Return what identifies a folder whatever its name is.
+    """Return the device and the number that identify a folder, whatever its name is.
 
     Raises:
         OSError: There is no such folder.
@@ -153,13 +154,13 @@ def identity_of(folder: Path) -> tuple[int, int]:
 
 
 def check_own(folder: Path) -> tuple[int, int]:
-    """Return what identifies a folder of parts unless someone else may have put it there, because a run deletes files in it.
+    """Check that a folder of parts, in which a run deletes files, is our own, and return what `identity_of` returns.
 
     Raises:
-        UsageError: It is a link, or belongs to another user.
+        UsageError: The folder is a link, or belongs to another user.
         OSError: There is no such folder.
     """
-    is_junction = getattr(os.path, "isjunction", os.path.islink)  # from Python 3.12 on
+    is_junction = getattr(os.path, "isjunction", os.path.islink)  # `isjunction` exists from Python 3.12 on
     found = folder.lstat()
     if stat.S_ISLNK(found.st_mode) or is_junction(folder):
         problem = "is a link, and files in the folder to which it leads would be deleted"
@@ -177,10 +178,10 @@ def close_to_others(folder: Path) -> bool:
     """Take from all other users the permission to write to a folder of parts, where they could put files.
 
     Returns:
-        Whether they had it.
+        Whether other users had this permission.
 
     Raises:
-        UsageError: They have it, and this user cannot take it from them.
+        UsageError: Other users have this permission, and this user cannot take it from them.
         OSError: There is no such folder.
     """
     found = folder.stat()
@@ -204,7 +205,7 @@ def _is_ours(folder: Path, owner: int) -> bool:
 
 
 def _gives_files_to(folder: Path, owner: int) -> bool:
-    """Tell whether new files in a folder belong to its owner, as on network file systems that give all files to one user."""
+    """Tell whether a new file belongs to its folder's owner, as where a network file system gives all to one user."""
     try:
         with TemporaryFile(dir=folder) as file:
             return os.fstat(file.fileno()).st_uid == owner

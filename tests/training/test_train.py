@@ -578,12 +578,12 @@ def test_a_resumed_run_keeps_its_settings(photos: Path, tmp_path: Path) -> None:
     train(photos, tmp_path / "model", replace(TINY, epochs=1))
     with pytest.raises(UsageError, match="continue with --resume"):
         train(photos, tmp_path / "model", TINY)
-    with pytest.raises(UsageError, match=r"lr was 0.001 and is 0.5"):
+    with pytest.raises(UsageError, match=r"lr was 0.001 and is now 0.5"):
         train(photos, tmp_path / "model", replace(TINY, epochs=1, lr=0.5), resume=True)
     rows = pq.read_table(photos).to_pylist()
     rows[0]["caption_0"] = "something else"
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "other.parquet")
-    with pytest.raises(UsageError, match=r"data was '[0-9a-f]{16}' and is"):
+    with pytest.raises(UsageError, match=r"data was '[0-9a-f]{16}' and is now"):
         train(tmp_path / "other.parquet", tmp_path / "model", replace(TINY, epochs=1), resume=True)
     (tmp_path / "model" / CHECKPOINT).write_bytes(b"half a file")
     with pytest.raises(ModelError, match="delete it"):

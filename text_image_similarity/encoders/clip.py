@@ -96,7 +96,7 @@ def _load(
         check_type(name, read_settings(folder / "config.json"))
         check_settings(name, folder)
         check_tokenizers(name, folder)
-        revision = revision if here else folder.name  # the commit whose settings were checked
+        revision = revision if here else folder.name  # the commit whose settings were just checked
     # False, not None: with None transformers asks on the terminal whether to run code from the model's repository. The
     # parts of a model do not receive this option, so `check_settings` has refused settings that name such code.
     common = {"revision": revision or "main", "local_files_only": local_files_only, "trust_remote_code": False}

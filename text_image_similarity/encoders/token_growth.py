@@ -50,7 +50,7 @@ def tokenizer_from(text: str) -> Tokenizer:
     try:
         with panics_are_errors():
             return Tokenizer.from_str(text)
-    except Exception as exc:  # tokenizers raises nothing narrower
+    except Exception as exc:  # the library `tokenizers` raises nothing more specific
         raise ValueError(f"tokenizer.json is damaged: {exc}") from exc
 
 
@@ -62,7 +62,7 @@ def check_tokenizers(name: str, folder: Path) -> None:
         folder: Folder of the tokenizer; some files may be missing.
 
     Raises:
-        ModelNameError: One of them is damaged, or could make captions too long.
+        ModelNameError: A file is damaged, or could make captions too long.
     """
     for path in sorted({path for pattern in TOKENIZERS for path in folder.glob(pattern) if path.is_file()}):
         try:
@@ -78,7 +78,7 @@ def check_steps(tokenizer: Tokenizer) -> None:
     """Check the steps of a tokenizer that is open.
 
     Raises:
-        ValueError: They could make captions too long.
+        ValueError: The steps could make captions too long.
     """
     growth, count = 1, 0
     parts = [part for part in (tokenizer.normalizer, tokenizer.pre_tokenizer) if part is not None]
@@ -107,7 +107,7 @@ def _check_file(text: str) -> None:
         # The library also reads steps that do not name their type, and writes them with it.
         with panics_are_errors():
             alone = Tokenizer.from_str(json.dumps({**_ALONE, **{key: stated.get(key) for key in _STEPS}}))
-    except Exception as exc:  # tokenizers raises nothing narrower
+    except Exception as exc:  # the library `tokenizers` raises nothing more specific
         raise ValueError(f"tokenizer.json is damaged: {exc}") from exc
     check_steps(alone)
 
@@ -121,9 +121,9 @@ def _growth(step: dict[str, Any]) -> tuple[int, int]:
         return 0, _TIMES[kind]
     length = len(str(step["content" if kind == "Replace" else "prepend"]))
     if kind == "Prepend":
-        return length, 1  # once only
+        return length, 1  # the step writes only once
     replaced = str(step["pattern"].get("String") or "")
-    # A regular expression may match nothing, between any two letters.
+    # A regular expression may match the empty string, between any two letters.
     return length, max(1, -(-length // len(replaced))) if replaced else 1 + length
 
 

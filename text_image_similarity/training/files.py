@@ -19,7 +19,7 @@ def check_links(place: Path) -> None:
     """Check that no file that the run writes is a link out of its folder; it would be refused hours later.
 
     Raises:
-        UsageError: One of them is.
+        UsageError: A file is a link out of the folder.
     """
     for name in (CHECKPOINT, *FILES, *CURVES):
         place_of(place / name)
@@ -33,7 +33,7 @@ def check_unused(folder: Path, place: Path) -> None:
         place: The path for its files.
 
     Raises:
-        UsageError: It has.
+        UsageError: The folder has such a file.
     """
     if (place / CHECKPOINT).exists():
         raise UsageError(f"{folder} already contains a run; continue with --resume, or name another folder")
@@ -54,7 +54,7 @@ def check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) 
         UsageError: A setting differs.
     """
     changed = [
-        f"{name} was {before.get(name)!r} and is {value!r}" for name, value in now.items() if before.get(name) != value
+        f"{key} was {before.get(key)!r} and is now {value!r}" for key, value in now.items() if before.get(key) != value
     ]
     if changed:
         raise UsageError(

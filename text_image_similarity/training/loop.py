@@ -108,8 +108,8 @@ def train(
         The model's folder, the best epoch, and the metrics of each epoch and of the final test.
 
     Raises:
-        UsageError: The folder holds another run or a link that leads out of it, a setting differs from that of the run to resume, or there is too
-            little data.
+        UsageError: The folder holds another run, or a link that leads out of it; a setting differs from that of the run
+            to resume; or there is too little data.
         TableError: The data cannot be read.
         ModelError: The weights to start from cannot be used, or the loss is no longer finite.
         ModelUnavailableError: The weights cannot be downloaded.
