@@ -318,7 +318,7 @@ def test_a_pipe_among_the_parts_is_refused(folder: Path, name: str) -> None:
         score(folder, progress=stop_after(45))
     (folder / "out.csv.parts" / name).unlink(missing_ok=True)
     os.mkfifo(folder / "out.csv.parts" / name)
-    with pytest.raises(TableError, match=rf"{name} is not a regular file, as a run writes; remove it"):
+    with pytest.raises(TableError, match=rf"{name} is not a regular file, unlike those that a run writes; remove it"):
         score(folder)
     (folder / "out.csv.parts" / name).unlink()
     score(folder)
