@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models
+from transformers import AutoConfig, AutoTokenizer
 
 from tests.encoders.test_load import copy_of
 from tests.support.open_clip_models import save_open_clip
@@ -86,7 +87,7 @@ def test_a_tokenizer_of_transformers_is_checked_before_it_is_opened(
         raise AssertionError
 
     folder = growing(tiny_clip, tmp_path / ("a" * 40))
-    monkeypatch.setattr(clip.AutoTokenizer, "from_pretrained", opened)
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", opened)
     with pytest.raises(ModelNameError, match=r"the tokenizer\.json of .* far longer"):
         load_encoder(Config(model=str(folder), device="cpu", backend="torch"))
 
@@ -97,7 +98,7 @@ def test_a_tokenizer_of_transformers_is_checked_before_it_is_opened(
     monkeypatch.setattr(hub, "snapshot_download", fetch)
     monkeypatch.setattr(clip, "require_hub", lambda *_: [])
     monkeypatch.setattr(clip, "cached_folder", lambda *_: None)
-    monkeypatch.setattr(clip.AutoConfig, "from_pretrained", _not_cached)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", _not_cached)
     with pytest.raises(ModelNameError, match=r"the tokenizer\.json of o/theirs .* far longer"):
         load_clip("o/theirs", Config(device="cpu"), revision=None, trusted=False)
 

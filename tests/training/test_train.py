@@ -46,6 +46,7 @@ from text_image_similarity.errors import BusyError, ConfigError, ModelError, Mod
 from text_image_similarity.folder_lock import FolderLock
 from text_image_similarity.training import loop
 from text_image_similarity.training.checkpoint import NAME as CHECKPOINT
+from text_image_similarity.training.checkpoint import save_checkpoint
 from text_image_similarity.training.data import Batch, fingerprint, load_splits
 from text_image_similarity.training.loop import TrainProgress, TrainResult
 from text_image_similarity.training.losses import info_nce, sigmoid_loss
@@ -557,7 +558,7 @@ def test_a_link_out_of_the_folder_is_refused_before_anything_is_read(tmp_path: P
 def test_a_folder_that_is_replaced_during_a_run_leads_nowhere_else(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, home, save = tmp_path / "model", tmp_path / "home", loop.save_checkpoint
+    out, home, save = tmp_path / "model", tmp_path / "home", save_checkpoint
     home.mkdir()
     (home / CHECKPOINT).write_text("precious")
 
