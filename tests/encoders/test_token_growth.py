@@ -91,6 +91,14 @@ def test_a_tokenizer_of_transformers_is_checked_before_it_is_opened(
     with pytest.raises(ModelNameError, match=r"the tokenizer\.json of .* far longer"):
         load_encoder(Config(model=str(folder), device="cpu", backend="torch"))
 
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").touch()
+    settings = {"peft_type": "LORA", "base_model_name_or_path": str(folder)}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelNameError, match=r"the tokenizer\.json of .* far longer"):
+        load_encoder(Config(model=str(adapter), device="cpu", backend="torch"))
+
     def fetch(*_: Any, allow_patterns: list[str], **__: Any) -> str:
         assert "tokenizer*.json" in allow_patterns
         return str(folder)
