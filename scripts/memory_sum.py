@@ -15,6 +15,7 @@ import yaml
 
 from text_image_similarity.cli import serve
 from text_image_similarity.pipeline.feeders import look_ahead_of
+from text_image_similarity.preprocess import MOST_SIDE
 from text_image_similarity.service import Settings
 from text_image_similarity.service.http.connections import MOST_CONNECTIONS
 from text_image_similarity.service.search.results import MOST_BYTES
@@ -51,8 +52,15 @@ class Part:
     most: int
 
 
-def parts(settings: Settings, cores: int) -> list[Part]:
-    """Return the maximum memory of a service, part by part."""
+def parts(settings: Settings, cores: int, image: int = _INPUT, *, prepares: bool = True) -> list[Part]:
+    """Return the maximum memory of a service, part by part.
+
+    Args:
+        settings: Its settings.
+        cores: Number of cores.
+        image: Bytes of an image that waits for the model.
+        prepares: Whether images wait at the model's size.
+    """
     config = settings.models[settings.default]
     limits, body = config.limits, settings.max_body_bytes
     if config.isolate_decoder:
@@ -92,14 +100,14 @@ def parts(settings: Settings, cores: int) -> list[Part]:
         Part(
             "images and captions that are waiting for the model",
             "`--max-inflight`, 0.6 MB each",
-            settings.max_inflight * _INPUT,
+            settings.max_inflight * image,
         ),
         Part("cached embeddings", "`--cache-entries`, 2.3 kB each", settings.cache_entries * _VECTOR),
         Part(
             "writes to catalogues",
-            f"per catalogue: downloads as above, and {AT_ONCE} writes with {(ahead := look_ahead_of(config, prepares=True))} images "
+            f"per catalogue: downloads as above, and {AT_ONCE} writes with {(ahead := look_ahead_of(config, prepares=prepares))} images "
             "of 0.6 MB each",
-            len(settings.catalogs) * (2 * config.io_workers * limits.max_bytes + AT_ONCE * ahead * _INPUT),
+            len(settings.catalogs) * (2 * config.io_workers * limits.max_bytes + AT_ONCE * ahead * image),
         ),
         Part(
             "searches in catalogues",
@@ -108,6 +116,28 @@ def parts(settings: Settings, cores: int) -> list[Part]:
             len(settings.catalogs) * (MOST_BYTES + 7 * body),
         ),
         Part("connections", f"{MOST_CONNECTIONS}, 128 KiB each", MOST_CONNECTIONS * _CONNECTION),
+    ]
+
+
+def others(settings: Settings, cores: int) -> list[Part]:
+    """Return how much more memory a service takes with a model of larger images, or with images at full size."""
+    usual = sum(part.most for part in parts(settings, cores))
+
+    def more(image: int, prepares: bool) -> int:
+        return sum(part.most for part in parts(settings, cores, image, prepares=prepares)) - usual
+
+    full = _PIXELS * settings.models[settings.default].limits.max_pixels
+    return [
+        Part(
+            "in addition, with a model of the largest images",
+            f"instead of 0.6 MB: 3 bytes for each of {MOST_SIDE:,} x {MOST_SIDE:,} pixels",
+            more(3 * MOST_SIDE**2, True),
+        ),
+        Part(
+            "in addition, with an encoder that has no `prepare`",
+            f"instead of 0.6 MB: {_PIXELS} bytes for each of `--max-pixels`",
+            more(full, False),
+        ),
     ]
 
 
@@ -142,18 +172,23 @@ def deployed() -> dict[str, tuple[list[str], int]]:
 
 def documented(page: str) -> str:
     """Return a page with the up-to-date table between its markers."""
-    columns = {"the defaults": parts(settings_for([]), CORES)}
-    columns |= {name: parts(settings_for(arguments), CORES) for name, (arguments, _) in deployed().items()}
+    shown = {"the defaults": settings_for([])}
+    shown |= {name: settings_for(arguments) for name, (arguments, _) in deployed().items()}
+    columns = {name: parts(settings, CORES) for name, settings in shown.items()}
     lines = [f"| MiB, with {CORES} cores | how much | {' | '.join(columns)} |", "|---|---|" + "---|" * len(columns)]
-    for row in zip(*columns.values(), strict=True):
-        size = row[0].size if row[0].size == row[-1].size else f"{row[0].size}; {row[-1].size}"
-        lines.append(f"| {row[0].what} | {size} | {' | '.join(f'{part.most / MIB:,.0f}' for part in row)} |")
+    lines += map(_line, zip(*columns.values(), strict=True))
     sums = (f"**{sum(part.most for part in column) / MIB:,.0f}**" for column in columns.values())
     limits = (f"{limit / MIB:,.0f}" for _, limit in deployed().values())
     lines += [f"| **together** | | {' | '.join(sums)} |", f"| the limit of the container | | | {' | '.join(limits)} |"]
+    lines += map(_line, zip(*(others(settings, CORES) for settings in shown.values()), strict=True))
     if not MARKED.search(page):
         raise ValueError("the page must have a mark for the table of memory")
     return MARKED.sub(lambda found: found[1] + "\n".join(lines) + "\n" + found[2], page)
+
+
+def _line(row: tuple[Part, ...]) -> str:
+    size = row[0].size if row[0].size == row[-1].size else f"{row[0].size}; {row[-1].size}"
+    return f"| {row[0].what} | {size} | {' | '.join(f'{part.most / MIB:,.0f}' for part in row)} |"
 
 
 def _bytes(text: str) -> int:

@@ -18,6 +18,7 @@ import text_image_similarity
 PACKAGE = Path(text_image_similarity.__file__).parent
 FLOORS = {
     "errors": 0,
+    "folders": 1,
     "bounded_json": 1,
     "checks": 1,
     "normal_forms": 1,

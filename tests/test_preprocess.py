@@ -13,6 +13,7 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 
 from text_image_similarity import ModelError
+from text_image_similarity.errors import RowError
 from text_image_similarity.preprocess import Preprocess
 
 CLIP = Preprocess(
@@ -41,6 +42,15 @@ def test_clip_equals_the_reference(width: int, height: int, seed: int) -> None:
     image = picture(width, height, seed)
     expected = REFERENCE([image], return_tensors="np")["pixel_values"]
     np.testing.assert_allclose(normalised(CLIP, image), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("size", [(3000, 1), (1, 3000)])
+def test_a_long_image_is_not_enlarged_to_gigabytes(size: tuple[int, int]) -> None:
+    whole = replace(CLIP, crop=None)
+    assert whole.pixels(picture(300, 100)).shape == (224, 672, 3)
+    with pytest.raises(RowError, match="too_many_pixels: resized for the model, the image would have"):
+        whole.pixels(Image.new("RGB", size))
+    assert CLIP.pixels(Image.new("RGB", size)).shape == (224, 224, 3)
 
 
 def test_siglip_equals_the_reference() -> None:

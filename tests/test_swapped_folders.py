@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock, Timeout
 
-from text_image_similarity import TableError, UsageError, filter_table
+from text_image_similarity import TableError, UsageError, filter_table, folders
+from text_image_similarity.encoders import onnx_export
 from text_image_similarity.export.staging import whole_folder
 from text_image_similarity.files import open_own, place_of, whole_file, write_whole
 from text_image_similarity.folder_lock import FolderLock
 from text_image_similarity.tables import filter as filter_module
 from text_image_similarity.tables.scored_rows import KeptRows
-from text_image_similarity.workspace import Workspace
+from text_image_similarity.workspace import Part, Workspace
 
 
 @pytest.fixture
@@ -196,29 +201,169 @@ def test_an_export_is_not_written_elsewhere(shared: Path, home: Path) -> None:
     assert (shared / ".moved").is_dir()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, no path leads to a folder that was moved")
+def test_files_of_a_pinned_folder_are_written_there(shared: Path, home: Path) -> None:
+    (shared / "model").mkdir()
+    with folders.pinned(shared / "model", own=False) as inside:
+        with whole_file(inside / "output") as partial:
+            swap(shared / "model", home)
+            partial.write_text("ours")
+        (inside / "lock").symlink_to(home / "lock")
+        with pytest.raises(UsageError, match=rf"{shared}/\.moved/lock is a link to {home}/lock"):
+            write_whole(inside / "lock", "ours")
+    assert (shared / ".moved" / "output").read_text() == "ours"
+
+
+def test_a_model_is_not_exported_for_onnx_runtime_elsewhere(
+    shared: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(_: object, made: Path, **__: object) -> None:
+        (outer,) = shared.iterdir()
+        swap(outer, home)
+        (made / "config.json").write_text("ours")
+
+    for name, fake in (("_write_facts", lambda *_: None), ("write_towers", write), ("_check", lambda *_, **__: None)):
+        monkeypatch.setattr(onnx_export, name, fake)
+    with pytest.raises(UsageError, match="was replaced or removed while"):
+        onnx_export.export(None, shared / "model", int8=False)  # type: ignore[arg-type]
+    assert [path.name for path in (shared / ".moved").iterdir()] != []
+
+
 def test_an_export_is_not_written_through_a_link(shared: Path, home: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (shared / "model").symlink_to(tmp_path / "empty")
     with pytest.raises(UsageError, match="is a link to"), whole_folder(shared / "model", replaces=lambda _: True):
         pass
     (shared / "model").unlink()
-    (shared / ".exporting-model-0").symlink_to(home)
+    (shared / ".exporting-model-01234567").symlink_to(home)
     with whole_folder(shared / "model", replaces=lambda _: False) as made:
         (made / "config.json").write_text("ours")
     assert [path.name for path in (shared / "model").iterdir()] == ["config.json"]
 
 
 def test_an_export_deletes_only_what_an_export_has_left(shared: Path) -> None:
-    theirs = shared / ".exporting-model-0"
+    theirs = shared / ".exporting-model-01234567"
     (theirs / "work").mkdir(parents=True)
     (theirs / "work" / "lock").write_text("precious")
-    left = shared / ".exporting-model-1" / "0123456789abcdef"
+    left = shared / ".exporting-model-89abcdef" / "0123456789abcdef"
     (left / "whole").mkdir(parents=True)
-    (left / "lock").touch()
+    (left / ".text-image-similarity.lock").touch()
     with whole_folder(shared / "model", replaces=lambda _: False) as made:
         (made / "config.json").write_text("ours")
     assert {path.name for path in shared.iterdir()} == {theirs.name, "model"}
     assert (theirs / "work" / "lock").read_text() == "precious"
+
+
+_HOLD = """
+import sys, time
+from pathlib import Path
+from text_image_similarity.files import whole_file
+
+with whole_file(Path(sys.argv[1])) as partial:
+    print(partial.parent.parent.name, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_run_leaves_is_deleted_by_the_next(shared: Path, home: Path) -> None:
+    (shared / ".text-image-similarity-01234567").symlink_to(home)
+    theirs = shared / ".text-image-similarity-89abcdef" / "0123456789abcdef"
+    theirs.mkdir(parents=True)  # without a lock
+    (theirs / "file").touch()
+    others = {path.name for path in shared.iterdir()}
+    with subprocess.Popen([sys.executable, "-c", _HOLD, str(shared / "out.csv")], stdout=subprocess.PIPE) as run:
+        try:
+            assert run.stdout is not None
+            left = shared / run.stdout.readline().decode().strip()
+            (inner,) = left.iterdir()
+            write_whole(shared / "out.csv", "ours")
+            assert (inner / "out.csv").exists(), "a run that is in progress keeps its files"
+        finally:
+            run.kill()
+    assert inner.exists()
+    write_whole(shared / "out.csv", "ours")
+    assert {path.name for path in shared.iterdir()} == {*others, "out.csv"}
+    assert (theirs / "file").exists()
+
+
+def test_two_files_are_written_at_once(shared: Path) -> None:
+    with whole_file(shared / "out.csv") as partial:
+        write_whole(shared / "other.csv", "ours")
+        partial.write_text("ours")
+    assert {path.name for path in shared.iterdir()} == {"out.csv", "other.csv"}
+
+
+def test_a_folder_that_is_deleted_before_it_is_locked_is_created_again(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire = FileLock.acquire
+    beaten: list[FileLock] = []
+
+    def late(lock: FileLock, *given: Any, **how: Any) -> Any:
+        if not beaten:
+            beaten.append(lock)
+            raise Timeout("lock")
+        return acquire(lock, *given, **how)
+
+    monkeypatch.setattr(FileLock, "acquire", late)
+    write_whole(shared / "out.csv", "ours")
+    assert [path.name for path in shared.iterdir()] == ["out.csv"]
+
+
+def test_files_are_written_where_there_are_no_locks(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(FileLock, "acquire", fail)
+    with whole_file(shared / "out.csv") as partial:
+        write_whole(shared / "other.csv", "ours")
+        partial.write_text("ours")
+    assert {path.name for path in shared.iterdir()} == {"out.csv", "other.csv"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="files have no mode there")
+def test_no_one_else_may_write_to_a_folder_of_parts(
+    shared: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts, before = shared / "parts", os.umask(0o002)
+    try:
+        with Workspace(parts, "out.csv", "csv"):
+            assert parts.stat().st_mode & 0o777 == 0o755
+        parts.mkdir()
+        (parts / "file").touch()
+    finally:
+        os.umask(before)
+    assert parts.stat().st_mode & 0o777 == 0o775
+    with Workspace(parts, "out.csv", "csv"):
+        assert parts.stat().st_mode & 0o777 == 0o755
+    assert f"other users could put files into {parts}" in caplog.text
+
+    def fail(path: Path, mode: int) -> None:
+        raise PermissionError(errno.EPERM, "not permitted", str(path))
+
+    parts.chmod(0o777)
+    monkeypatch.setattr(Path, "chmod", fail)
+    with Workspace(parts, "out.csv", "csv"):  # a file system that gives all files to one user
+        pass
+    monkeypatch.setattr(folders, "_gives_files_to", lambda *_: False)
+    with pytest.raises(UsageError, match=rf"may write to {parts}; run chmod go-w"), Workspace(parts, "out.csv", "csv"):
+        pass
+
+
+def test_hard_links_among_the_parts_are_refused(shared: Path, home: Path) -> None:
+    parts = shared / "parts"
+    parts.mkdir()
+    os.link(home / "output", parts / "lock")
+    with pytest.raises(TableError, match=r"parts/lock has another name"), Workspace(parts, "out.csv", "csv"):
+        pass
+    (parts / "lock").unlink()
+    part = Part(number=0, rows=1, digest="", scored=1, failures={}, captions_cut=None, seconds={})
+    with Workspace(parts, "out.csv", "csv") as work:
+        work.begin({}, {}, restart=False)
+        (parts / "manifest.jsonl").unlink()
+        os.link(home / "output", parts / "manifest.jsonl")
+        with pytest.raises(TableError, match=r"manifest\.jsonl has another name elsewhere .*; remove it"):
+            work.commit(part, b"rows")
 
 
 def test_a_folder_that_appears_during_an_export_is_kept(shared: Path) -> None:

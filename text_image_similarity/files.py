@@ -5,18 +5,16 @@ from __future__ import annotations
 import errno
 import math
 import os
-import secrets
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
-from tempfile import TemporaryFile
 from typing import IO, Any, Literal
 
 from .errors import InputTypeError, TableError, UsageError
+from .folders import PINNED, private_folder, shown
 
-_PINNED = Path("/proc/self/fd")  # holds a link to each open folder on Linux
+_WRITES = os.O_WRONLY | os.O_RDWR
 CALIBRATION = "calibration.json"  # in the folder of a model, but not part of the model
 
 
@@ -41,94 +39,6 @@ def whole_file(path: Path) -> Iterator[Path]:
         move_durably(partial, place)
 
 
-@contextmanager
-def private_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """Yield a new, empty folder that no one else can reach, and delete it at the end.
-
-    The folder has a secret name, and is in an outer folder that only this user may enter. Whoever may write to `parent`
-    can move the outer folder away and put another one, or a link, in its place. Without the secret, however, paths in
-    the inner folder then lead nowhere, so nothing is written or deleted elsewhere. After a SIGKILL, both folders
-    remain.
-
-    Args:
-        parent: Folder in which to create the outer folder, so that files can be moved from one to the other.
-        prefix: Beginning of the outer folder's name.
-
-    Raises:
-        OSError: The folder cannot be created.
-        UsageError: Someone has replaced the outer folder.
-    """
-    outer = parent / f"{prefix}{secrets.token_hex(4)}"
-    outer.mkdir(0o777 if os.name == "nt" else 0o700)  # on Windows, moved files would keep the folder's permissions
-    inner = outer / secrets.token_hex(8)
-    try:
-        with pinned(outer) as held:
-            (held / inner.name).mkdir()
-        with _noticing(inner):
-            yield inner
-    finally:
-        shutil.rmtree(inner, ignore_errors=True)
-        with suppress(OSError):
-            outer.rmdir()  # only an empty folder, because another one may be in its place
-
-
-@contextmanager
-def _noticing(inner: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as exc:
-        if os.path.lexists(inner):
-            raise
-        raise UsageError(
-            f"{inner.parent} was replaced or removed while files were written there; keep others from writing to "
-            f"{inner.parent.parent}"
-        ) from exc
-
-
-@contextmanager
-def pinned(folder: Path, *, own: bool = True) -> Iterator[Path]:
-    """Yield a path that leads to a folder and to no other, even if the folder is renamed and another takes its name.
-
-    Only Linux allows this; elsewhere, the folder's own path is yielded.
-
-    Args:
-        folder: The folder.
-        own: Whether the folder must be one that no one else may have put there.
-
-    Raises:
-        UsageError: The folder must be our own, but is a link or belongs to another user.
-        OSError: The folder does not exist, or was replaced while it was being opened.
-    """
-    identity = check_own(folder) if own else identity_of(folder)
-    if not hasattr(os, "O_DIRECTORY"):  # Windows
-        yield folder
-        return
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        found = os.fstat(number)
-        if (found.st_dev, found.st_ino) != identity:
-            raise FileNotFoundError(errno.ENOENT, "it was replaced while it was being opened", str(folder))
-        path = _PINNED / str(number)
-        yield path if path.is_dir() else folder
-    finally:
-        os.close(number)
-
-
-def shown(path: Path) -> Path:
-    """Return the path of a file for messages, even if its folder is pinned."""
-    return path.parent.resolve() / path.name if path.parent.parent == _PINNED else path
-
-
-def identity_of(folder: Path) -> tuple[int, int]:
-    """Return the device and the number that identify a folder, whatever its name is.
-
-    Raises:
-        OSError: There is no such folder.
-    """
-    found = folder.stat()
-    return found.st_dev, found.st_ino
-
-
 def place_of(path: Path) -> Path:
     """Return the place of a file that is about to be written, with all links resolved.
 
@@ -137,11 +47,12 @@ def place_of(path: Path) -> Path:
             there.
     """
     folder, place = path.parent.resolve(), path.resolve()
+    shared = path.parent if path.parent.parent == PINNED else place.parent  # a pinned folder keeps its path
     if place.parent != folder and path.name not in ("", ".."):  # a folder below could be replaced by a link later
         raise UsageError(
-            f"{path} is a link to {place}, which is not in its folder; remove the link, or name {place} itself"
+            f"{shown(path)} is a link to {place}, which is not in its folder; remove the link, or name {place} itself"
         )
-    return place
+    return shared / place.name
 
 
 @contextmanager
@@ -181,50 +92,37 @@ def _without_link(path: str, flags: int) -> int:
 
 
 def _at_once(path: str, flags: int) -> int:
-    """Open a regular file, without waiting for whoever writes to or reads from a pipe."""
+    """Open a regular file, for writing only one with a single name, without waiting for the other end of a pipe."""
     try:
         file = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
     except OSError as exc:
         if exc.errno != errno.ENXIO:  # nobody reads from the pipe
             raise
-        file = None
-    if file is None or not stat.S_ISREG(os.fstat(file).st_mode):
-        if file is not None:
-            os.close(file)
-        raise TableError(f"{shown(Path(path))} is not a regular file, unlike those that a run writes; remove it")
+        raise _not_regular(Path(path)) from exc
+    try:
+        check_single(Path(path), os.fstat(file), reads=flags & _WRITES == 0)
+    except TableError:
+        os.close(file)
+        raise
     return file
 
 
-def check_own(folder: Path) -> tuple[int, int]:
-    """Check that a folder of parts, in which a run deletes files, is our own, and return what `identity_of` returns.
+def check_single(path: Path, found: os.stat_result, *, reads: bool = False) -> None:
+    """Check that a file of a run is a regular one and, unless it is only read, that it has no other name.
+
+    What is written to a hard link, which someone else could have put into a shared folder, would be written elsewhere.
 
     Raises:
-        UsageError: The folder is a link, or belongs to another user.
-        OSError: There is no such folder.
+        TableError: The file is not regular, or has another name.
     """
-    is_junction = getattr(os.path, "isjunction", os.path.islink)  # `isjunction` exists from Python 3.12 on
-    found = folder.lstat()
-    if stat.S_ISLNK(found.st_mode) or is_junction(folder):
-        problem = "is a link, and files in the folder to which it leads would be deleted"
-    elif stat.S_ISDIR(found.st_mode) and not _is_ours(folder, found.st_uid):
-        problem = "belongs to another user, who may have put scores into it"
-    else:
-        return found.st_dev, found.st_ino
-    raise UsageError(
-        f"{folder} {problem}; remove it, write the output to another folder, or keep the parts elsewhere with --work-dir "
-        "FOLDER (work_dir)"
-    )
+    if not stat.S_ISREG(found.st_mode):
+        raise _not_regular(path)
+    if found.st_nlink > 1 and not reads:
+        raise TableError(f"{shown(path)} has another name elsewhere (it is a hard link); remove it")
 
 
-def _is_ours(folder: Path, owner: int) -> bool:
-    """Tell whether a folder belongs to this user or to root; on Windows, every folder counts as ours."""
-    if os.name == "nt" or owner in (0, os.geteuid()):
-        return True
-    try:
-        with TemporaryFile(dir=folder) as file:  # some network file systems give all files to one user
-            return os.fstat(file.fileno()).st_uid == owner
-    except OSError:
-        return False
+def _not_regular(path: Path) -> TableError:
+    return TableError(f"{shown(path)} is not a regular file, unlike those that a run writes; remove it")
 
 
 def regular_size(path: Path) -> int:
@@ -264,7 +162,7 @@ def write_whole(path: Path, text: str) -> None:
         with whole_file(path) as partial:
             partial.write_text(text, encoding="utf-8", newline="")
     except OSError as exc:
-        raise TableError(f"{path} cannot be written: {exc.strerror or exc}") from exc
+        raise TableError(f"{shown(path)} cannot be written: {exc.strerror or exc}") from exc
 
 
 def without_nan(value: Any) -> Any:

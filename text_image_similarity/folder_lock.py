@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import sys
@@ -14,7 +15,10 @@ from filelock import FileLock, Timeout
 
 from .bounded_json import parse_json
 from .errors import BusyError, TableError, UsageError
-from .files import check_own, identity_of, open_own, pinned, read_own
+from .files import check_single, open_own, read_own
+from .folders import check_own, close_to_others, identity_of, pinned
+
+logger = logging.getLogger("text_image_similarity")
 
 
 class FolderLock:
@@ -27,7 +31,7 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path, output: str, *, own: bool = False) -> None:
-        self._folder, self._output, self._own = folder, output, own
+        self.folder, self._output, self._own = folder, output, own
         self._identity: tuple[int, int] | None = None  # of the folder when it was locked
         self._held = ExitStack()
         self.inside = folder  # path for the folder's files; on Linux, it leads to the locked folder and to no other
@@ -37,15 +41,17 @@ class FolderLock:
 
         Raises:
             BusyError: Another process holds the lock.
-            TableError: The folder cannot be created.
+            TableError: The folder cannot be created, or a file in the place of the lock has another name.
             UsageError: The folder must be our own, but is not.
         """
         for _ in range(20):  # a run that has finished may remove the folder at any of these lines
             with suppress(FileNotFoundError, FileExistsError), ExitStack() as held:
-                if self._own and self._folder.is_symlink():
-                    check_own(self._folder)  # without this check, mkdir would fail for a link that leads nowhere
-                self._folder.mkdir(exist_ok=True)
+                if self._own and self.folder.is_symlink():
+                    check_own(self.folder)  # without this check, mkdir would fail for a link that leads nowhere
+                self.folder.mkdir(0o755 if self._own else 0o777, exist_ok=True)  # whatever the umask is
                 self._pin(held)
+                if (lock := self.inside / "lock").is_file():  # some versions of filelock empty it
+                    check_single(lock, lock.lstat())
                 try:
                     held.enter_context(FileLock(self.inside / "lock", timeout=0))
                 except Timeout as exc:
@@ -58,7 +64,7 @@ class FolderLock:
                     json.dump(_myself(), file)
                 self._held = held.pop_all()
                 return
-        raise TableError(f"{self._folder} cannot be created: a file is in its place, or something keeps removing it")
+        raise TableError(f"{self.folder} cannot be created: a file is in its place, or something keeps removing it")
 
     def check(self) -> None:
         """Make sure that the folder is still the one that was locked, before files in it are changed.
@@ -69,8 +75,18 @@ class FolderLock:
         """
         if self._identify() != self._identity:
             raise UsageError(
-                f"{self._folder} was replaced while {self._output} was written; keep others from writing there"
+                f"{self.folder} was replaced while {self._output} was written; keep others from writing there"
             )
+
+    def place(self) -> Path:
+        """Return the path for the folder's files if the folder is still the one that was locked.
+
+        Raises:
+            UsageError: Someone has put another folder in its place.
+            OSError: There is no such folder any more.
+        """
+        self.check()
+        return self.inside
 
     def remove(self) -> None:
         """Remove the lock's files while it is held; a process that waits for the lock then creates its own files."""
@@ -90,12 +106,17 @@ class FolderLock:
 
     def _pin(self, held: ExitStack) -> None:
         """Reach the folder through `inside` as long as the stack holds it."""
-        self.inside = held.enter_context(pinned(self._folder, own=self._own))
-        held.callback(setattr, self, "inside", self._folder)
+        self.inside = held.enter_context(pinned(self.folder, own=self._own))
+        held.callback(setattr, self, "inside", self.folder)
         self._identity = identity_of(self.inside)
+        if self._own and close_to_others(self.inside) and any(self.inside.iterdir()):
+            logger.warning(
+                "until now, other users could put files into %s; if you do not trust them, start again with --restart",
+                self.folder,
+            )
 
     def _identify(self) -> tuple[int, int]:
-        return check_own(self._folder) if self._own else identity_of(self._folder)
+        return check_own(self.folder) if self._own else identity_of(self.folder)
 
     def _holder(self) -> str:
         try:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .errors import ModelError
+from .errors import ErrorCode, ModelError, RowError
 from .resize import Pixels as Pixels  # other modules import it from here
 from .resize import Region, resized
 from .system import refuse_planted_driver
@@ -26,7 +26,7 @@ _ANTIALIASED = {Image.Resampling.BICUBIC: "bicubic", Image.Resampling.BILINEAR: 
 # A JPEG reduced to this many times the model's size, or more, leaves the ranking of scores unchanged; at the size
 # itself (512 pixels reduced to 256 for a model of 224) the rank correlation falls to 0.998.
 _SPARE = 1.5
-_MOST_SIDE = 2048  # of an image for a model, in pixels; several times what models take
+MOST_SIDE = 2048  # of an image for a model, in pixels; several times what models take
 _MAX_ASPECT = 32  # above this, an image is cropped before it is resized; up to it, results equal the reference
 
 
@@ -80,11 +80,19 @@ class Preprocess:
 
         With `patches`, the shape is (1 + most, side * side, 3): the first row contains the numbers of patches down and
         across, and each of the other rows is a patch.
+
+        Raises:
+            RowError: Without a crop, the image is so long that it would have more pixels than any model takes.
         """
         if self.patches is not None:
             return _patched(image, *self.patches, self.resample)
         resized_height, resized_width = self._resized(image.height, image.width)
         height, width = self.crop or (resized_height, resized_width)
+        if height * width > MOST_SIDE**2:
+            raise RowError(
+                ErrorCode.TOO_MANY_PIXELS,
+                f"resized for the model, the image would have {width:,} x {height:,} pixels",
+            )
         top, left = self._before(resized_height - height), self._before(resized_width - width)
         if max(image.size) > _MAX_ASPECT * min(image.size) and self.crop and self.fit != "inside":
             # A very long image would be enlarged to gigabytes before the crop, so the crop's part is cut out of the
@@ -153,9 +161,9 @@ def check_sides(*sides: int) -> None:
     Raises:
         ModelError: A side is too long.
     """
-    if (longest := max(sides)) > _MOST_SIDE:
+    if (longest := max(sides)) > MOST_SIDE:
         raise ModelError(
-            f"the model's settings ask for images with a side of {longest:,} pixels, more than {_MOST_SIDE:,}; correct "
+            f"the model's settings ask for images with a side of {longest:,} pixels, more than {MOST_SIDE:,}; correct "
             "the size in its settings"
         )
 

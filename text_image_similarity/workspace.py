@@ -27,8 +27,9 @@ from typing import Any
 
 from .bounded_json import parse_json
 from .errors import TableError, UsageError
-from .files import move_durably, open_own, read_own, shown
+from .files import move_durably, open_own, read_own
 from .folder_lock import FolderLock
+from .folders import shown
 
 logger = logging.getLogger("text_image_similarity")
 

@@ -14,7 +14,7 @@ import pytest
 import timm
 import torch
 from open_clip.hf_configs import arch_dict
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig
 
@@ -304,6 +304,14 @@ def test_pickles_in_a_folder_are_not_loaded(tiny_clip: Path, tmp_path: Path) -> 
     with pytest.raises((OSError, ModelError), match=r"(?s)model\.safetensors|safetensors"):
         load_clip(str(folder), CLIP, revision=None, trusted=False)
     assert not opened
+
+
+def test_weights_in_pytorchs_format_limit_what_is_built(tiny_clip: Path, tmp_path: Path) -> None:
+    folder = changed(tiny_clip, tmp_path / "model", "config.json", {"vocab_size": 4_000_000}, "text_config")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=TOO_LARGE):
+        load_clip(str(folder), CLIP, revision=None, trusted=True)
 
 
 opened: list[int] = []

@@ -11,15 +11,18 @@ from typing import Any, cast
 import httpx
 import pytest
 import yaml
+from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from scripts import memory_sum
 from tests.support.images import make_png
 from tests.support.paths import ROOT
 from tests.support.services import app_of, base64_pair, mini_settings, serving
+from text_image_similarity.encoders.adapter import UnpreparedEncoder
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.errors import RowError
 from text_image_similarity.fetch.references import data_url_bytes
+from text_image_similarity.preprocess import MOST_SIDE
 from text_image_similarity.service.http import json_bodies
 from text_image_similarity.service.http.exchange import IncomingBody, Room
 from text_image_similarity.service.http.json_bodies import JsonAnswer, JsonBody, finish
@@ -167,6 +170,19 @@ def test_the_sum_grows_with_its_settings(argument: str, part: int) -> None:
     arguments, _ = memory_sum.deployed()["Kubernetes"]
     less, more = (memory_sum.parts(memory_sum.settings_for([*arguments, *add]), 2) for add in ([], [argument]))
     assert more[part].most > 1.8 * less[part].most
+
+
+def test_images_at_full_size_are_in_the_sum() -> None:
+    settings = memory_sum.settings_for([])
+    pixels = settings.models[settings.default].limits.max_pixels
+    image = UnpreparedEncoder(ColourEncoder()).prepare(Image.new("RGB", (300, 200)))
+    assert image.size == (300, 200), "it waits at full size"
+    larger, full = memory_sum.others(settings, memory_sum.CORES)
+    usual = memory_sum.parts(settings, memory_sum.CORES)[8]
+    assert full.most + usual.most == settings.max_inflight * 4 * pixels
+    assert larger.most + usual.most == settings.max_inflight * 3 * MOST_SIDE**2
+    (catalogued,) = (each for each in memory_sum.others(memory_sum.settings_for(["--catalog=a=b.catalog"]), 2)[1:])
+    assert catalogued.most > 1.5 * full.most, "writes to catalogues keep them too"
 
 
 def test_long_numbers_are_refused_before_they_are_read() -> None:

@@ -24,7 +24,7 @@ from tests.support.images import make_png
 from text_image_similarity import Config, Limits, LocalEngine, TableError, UsageError, score_csv
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.errors import BusyError, ConfigError, DeviceLostError, StoppedError
-from text_image_similarity.files import _is_ours
+from text_image_similarity.folders import _is_ours
 from text_image_similarity.formats.delimited import DelimitedTable
 from text_image_similarity.preprocess import Pixels
 from text_image_similarity.similarity import Embeddings

@@ -44,7 +44,9 @@ from text_image_similarity.encoders.two_tower import TwoTowerEncoder
 from text_image_similarity.encoders.weights import dequantised
 from text_image_similarity.errors import BusyError, ConfigError, ModelError, ModelUnavailableError, UsageError
 from text_image_similarity.folder_lock import FolderLock
+from text_image_similarity.training import loop
 from text_image_similarity.training.checkpoint import NAME as CHECKPOINT
+from text_image_similarity.training.checkpoint import save_checkpoint
 from text_image_similarity.training.data import Batch, fingerprint, load_splits
 from text_image_similarity.training.loop import TrainProgress, TrainResult
 from text_image_similarity.training.losses import info_nce, sigmoid_loss
@@ -550,6 +552,26 @@ def test_a_link_out_of_the_folder_is_refused_before_anything_is_read(tmp_path: P
     (tmp_path / "model" / name).symlink_to("../.bash_aliases")
     with pytest.raises(UsageError, match=rf"{name} is a link to .*bash_aliases, which is not in its folder"):
         train(tmp_path / "no data", tmp_path / "model", TINY, resume=resume)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, the folder is checked only before each step")
+def test_a_folder_that_is_replaced_during_a_run_leads_nowhere_else(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, home, save = tmp_path / "model", tmp_path / "home", save_checkpoint
+    home.mkdir()
+    (home / CHECKPOINT).write_text("precious")
+
+    def beaten(place: Path, *given: Any) -> None:
+        out.rename(tmp_path / "moved")
+        out.symlink_to(home)
+        save(place, *given)
+
+    monkeypatch.setattr(loop, "save_checkpoint", beaten)
+    with pytest.raises(UsageError, match=f"{out} was replaced while {out} was written; keep others"):
+        train(photos, out, replace(TINY, epochs=1))
+    assert {path.name: path.read_text() for path in home.iterdir()} == {CHECKPOINT: "precious"}
+    assert (tmp_path / "moved" / CHECKPOINT).exists()
 
 
 @pytest.mark.extended

@@ -32,6 +32,7 @@ from .last_layer import give_one_token
 from .naflex import patch_features
 from .other_families import check_alike, masked_text
 from .settings_files import check_settings, read_settings
+from .token_growth import check_tokenizers
 from .tokens import panics_are_errors
 from .torch_backend import ImageTower, TorchBackend, Tower
 from .two_tower import TwoTowerEncoder
@@ -94,6 +95,7 @@ def _load(
     if folder is not None:
         check_type(name, read_settings(folder / "config.json"))
         check_settings(name, folder)
+        check_tokenizers(name, folder)
         revision = revision if here else folder.name  # the commit whose settings were just checked
     # False, not None: with None transformers asks on the terminal whether to run code from the model's repository. The
     # parts of a model do not receive this option, so `check_settings` has refused settings that name such code.
@@ -102,7 +104,7 @@ def _load(
     processor = AutoImageProcessor.from_pretrained(name, backend="pil", **common)
     tokenizer = AutoTokenizer.from_pretrained(name, **common)
     check_tokenizer(name, tokenizer)
-    with limited_by(name, lambda: _weight_files(Path(name) if here else cached_folder(name, revision))):
+    with limited_by(name, lambda: _weight_files(Path(name) if here else cached_folder(name, revision), trusted)):
         network, found = AutoModel.from_pretrained(
             name,
             dtype=placement.dtype,
@@ -125,8 +127,11 @@ def _load(
     return replace(encoder, weights=fingerprint(folder) if folder else None)
 
 
-def _weight_files(folder: Path | None) -> list[Path]:
-    return [] if folder is None else list(folder.glob("*.safetensors"))
+def _weight_files(folder: Path | None, trusted: bool) -> list[Path]:
+    """Return the files that transformers reads; weights in PyTorch's format only if there are no others."""
+    if folder is None:
+        return []
+    return list(folder.glob("*.safetensors")) or (list(folder.glob("*.bin")) if trusted else [])
 
 
 def _encoder(name: str, network: Any, processor: Any, tokenizer: Any, config: Config) -> TwoTowerEncoder:

@@ -25,6 +25,7 @@ from ..errors import ModelError
 from .last_layer import at_ends, give_one_token, token_of
 from .piece_rules import AddedPiece, PieceFile, PieceRules
 from .pieces import piece_tokens
+from .token_growth import check_steps
 from .tokens import Ids, Tokens, ids_of, panics_are_errors, tokens_of
 
 _PROBES = (
@@ -38,12 +39,15 @@ Features = Callable[[Any, Tensor], Tensor]  # (model, token ids (n, t)) -> featu
 
 
 def check_tokenizer(name: str, tokenizer: Any) -> None:
-    """Check that a tokenizer distinguishes words.
+    """Check that a tokenizer distinguishes words, and does not make captions much longer.
 
     Raises:
         ModelError: The tokenizer gives all words the same id; `transformers` creates such a tokenizer if its files are
             missing.
+        ValueError: It could make captions too long.
     """
+    if (fast := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+        check_steps(fast)
     if len(set(tokenizer("a red dog", add_special_tokens=False)["input_ids"])) < 2:
         raise ModelError(f"{name} has no usable tokenizer: it gives all words the same id; are its files missing?")
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from ..config import Config
 from ..errors import ConfigError, ModelError
 from ..files import CALIBRATION, whole_file
+from ..folders import shown
 from ..preprocess import Preprocess, check_sides
 from .device import Placement, choose_placement
 from .fingerprint import fingerprint
@@ -72,7 +73,7 @@ def read_dual_encoder(folder: Path) -> tuple[DualEncoder, Tokenizer]:
             raise ValueError(f"its config.json lacks {', '.join(lacking)}")
         shape = DualEncoderConfig(**{f.name: given[f.name] for f in fields(DualEncoderConfig)})
         check_sides(shape.image_size)
-        with limited_by(str(folder), lambda: [folder / "model.safetensors"]):
+        with limited_by(str(shown(folder)), lambda: [folder / "model.safetensors"]):
             towers = DualEncoder(shape)
         weights = read_weights(folder / "model.safetensors")
         towers.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
@@ -88,7 +89,7 @@ def read_dual_encoder(folder: Path) -> tuple[DualEncoder, Tokenizer]:
         SafetensorError,
         ConfigError,
     ) as exc:
-        raise ModelError(f"the dual encoder in {folder} cannot be loaded: {exc}") from exc
+        raise ModelError(f"the dual encoder in {shown(folder)} cannot be loaded: {exc}") from exc
     return towers, tokenizer
 
 

@@ -18,7 +18,7 @@ from ..system import call_within
 from .kinds import check_listing, check_weights
 from .names import suggest
 from .open_clip_names import CONFIG
-from .settings_files import SETTINGS
+from .settings_files import SETTINGS, TOKENIZERS
 
 PROBE_S = 4.0  # seconds that the hub may take to respond
 
@@ -101,7 +101,7 @@ def fetch_folder(name: str, signs: Sequence[str], patterns: Sequence[str]) -> Pa
 
 
 def fetch_settings(name: str, revision: str | None) -> Path:
-    """Fetch a hub model's settings, so that they can be checked before its other files are fetched.
+    """Fetch a hub model's settings and tokenizer, so that they can be checked before its other files are fetched.
 
     Returns:
         The model's folder in the cache, which is named after its commit.
@@ -111,7 +111,7 @@ def fetch_settings(name: str, revision: str | None) -> Path:
         ModelUnavailableError: The hub cannot be reached.
     """
     with _reached(name, revision):
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(SETTINGS)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[*SETTINGS, *TOKENIZERS]))
 
 
 def _cached(name: str, files: Sequence[str], revision: str | None) -> Path | None:

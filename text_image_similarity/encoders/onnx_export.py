@@ -7,13 +7,12 @@ other machines, which record where they came from, are written by the package `e
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import ModelError
+from ..folders import private_folder
 from .facts import model_facts
 from .fingerprint import FACTS
 from .graphs import write_towers
@@ -38,16 +37,13 @@ def export(encoder: TwoTowerEncoder, folder: Path, *, int8: bool) -> None:
         ModelError: The model cannot be exported, or its exported form returns different embeddings.
         Exception: Any other error of torch, ONNX Runtime or the file system.
     """
-    prefix = f".exporting-{folder.name}-"
-    for left in folder.parent.glob(prefix + "*"):  # left by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=prefix) as name:
-        made = Path(name) / "model"
+    with private_folder(folder.parent, f".exporting-{folder.name}-") as staging:
+        made = staging / "model"
         made.mkdir()
         _write_facts(encoder, made)
         write_towers(encoder, made, precision="int8" if int8 else "fp32", opset=_OPSET)
         _check(encoder, made, int8=int8)
-        shutil.move(made, folder)
+        made.rename(folder)
 
 
 def _write_facts(encoder: TwoTowerEncoder, folder: Path) -> None:

@@ -21,6 +21,7 @@ from .fingerprint import fingerprint_of
 from .kinds import pickled_advice
 from .open_clip_names import CONFIG, OpenClipName, check_architecture, check_tag
 from .settings_files import check_settings, check_values, read_settings
+from .token_growth import check_tokenizers
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -118,6 +119,7 @@ def find_open_clip(name: str, parsed: OpenClipName, revision: str | None) -> Ope
         own = beside is not None and any((beside / file).is_file() for file in _TOKENIZER_FILES)
         tokenizer = beside if own and beside is not None else _hub_tokenizer(str(wanted))
         check_settings(f"the tokenizer of {name}", tokenizer)
+        check_tokenizers(name, tokenizer)
     if wanted := text.get("hf_model_name"):
         text["hf_model_name"] = str(_text_settings(name, str(wanted)))
     return OpenClipFiles(name, {**model, "text_cfg": text}, weights, preprocess, tokenizer, commit)

@@ -21,6 +21,7 @@ from ..errors import ModelError
 from .captions import CLEANINGS, Cleaning
 from .open_clip_files import OpenClipFiles
 from .protocols import CutIds
+from .token_growth import check_steps
 from .tokens import Ids, Tokens, cleaned_tokens, panics_are_errors
 
 _START, _END = "<start_of_text>", "<end_of_text>"
@@ -57,7 +58,9 @@ def open_clip_tokens(files: OpenClipFiles) -> tuple[Tokens, int]:
         **options,
     )
     inner = theirs.tokenizer
-    if (backend := getattr(inner, "backend_tokenizer", None)) is not None and inner.pad_token_id is not None:
+    if (backend := getattr(inner, "backend_tokenizer", None)) is not None:
+        check_steps(backend)
+    if backend is not None and inner.pad_token_id is not None:
         own = Tokenizer.from_str(backend.to_str())
         own.encode_special_tokens = backend.encode_special_tokens
         own.no_padding()

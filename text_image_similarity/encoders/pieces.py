@@ -14,6 +14,7 @@ from typing import Any
 from ..system import require
 from .piece_rules import PieceFile, PieceRules
 from .protocols import CutIds
+from .token_growth import check_pieces
 from .tokens import Ids, Tokens
 
 _SPACE = "▁"  # in sentencepiece
@@ -26,10 +27,12 @@ def piece_tokens(file: PieceFile) -> Tokens:
     Raises:
         MissingExtraError: sentencepiece is not installed.
         RuntimeError: The model's bytes are damaged.
+        ValueError: The model could make captions too long.
     """
     require("reading captions for a SigLIP model", "sentencepiece")
     from sentencepiece import SentencePieceProcessor
 
+    check_pieces(file.model)
     processor, rules = SentencePieceProcessor(), file.rules
     processor.LoadFromSerializedProto(file.model)
     known = {piece.text: piece for piece in rules.added}

@@ -16,6 +16,7 @@ from ..errors import ModelNameError
 
 # The files that these libraries read as settings: all JSON except vocabularies, which may be large and name nothing.
 SETTINGS = ("*config.json", "special_tokens_map.json", "added_tokens.json", "*.index.json")
+TOKENIZERS = ("tokenizer*.json", "*.model")  # files of a tokenizer with steps that change captions
 _MOST_BYTES = 16 << 20
 _MOST_DEPTH = 32
 _CODE = "auto_map"
@@ -132,9 +133,9 @@ def check_values(name: str, file: str, found: Any) -> None:
                 "elsewhere; a model is read only from its own folder, so remove this setting if the model does not "
                 "need it"
             )
-        if key in _VOCABULARIES and isinstance(value, str) and not _NAME.fullmatch(value):
+        if key in _VOCABULARIES and isinstance(value, str) and not _is_beside(key, value):
             raise ModelNameError(
-                f"{name} has {key} {value!r:.100} in its {file}, which is not the name of a file next to it; remove it"
+                f"{name} has {key} {value!r:.100} in its {file}, which is not the name of a tokenizer's file next to it; remove it"
             )
         if _ATTENTION.fullmatch(key) and not _known_attention(value):
             raise ModelNameError(
@@ -154,6 +155,11 @@ def _members(found: Any) -> Iterator[tuple[int, str | None, Any]]:
             waiting += ((depth + 1, inner, each) for inner, each in value.items())
         elif isinstance(value, list):
             waiting += ((depth + 1, None, each) for each in value)
+
+
+def _is_beside(key: str, file: str) -> bool:
+    """Tell whether a file of a tokenizer is one next to the settings, whose contents are checked if they are JSON."""
+    return file == "tokenizer.json" if key == "tokenizer_file" else _NAME.fullmatch(file) is not None
 
 
 def _known_attention(value: Any) -> bool:

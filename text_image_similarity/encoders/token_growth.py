@@ -1,16 +1,23 @@
-"""Open a tokenizer whose normalizers cannot make a caption much longer.
+"""Open a tokenizer only if its steps cannot make a caption much longer.
 
-A stranger's `tokenizer.json` below 1 KB could otherwise turn one letter into gigabytes, before the caption is cut.
+A stranger's `tokenizer.json` below 1 KB could otherwise turn one letter into gigabytes, before the caption is cut. A
+tokenizer that another library opens is checked twice: its files before, because a tokenizer reads its own tokens when
+it is opened, and its steps afterwards, because a library may add some.
 """
 
 from __future__ import annotations
 
+import json
+from base64 import b64decode
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from ..bounded_json import parse_json
+from ..errors import ModelNameError
+from .settings_files import TOKENIZERS
 from .tokens import panics_are_errors
 
 _MOST_PARTS = 1 << 26  # commas and brackets; a vocabulary of a million pieces has a few million
@@ -18,6 +25,19 @@ _MOST_STEPS = 48  # Replace and Prepend in a row; CLIP's and T5's have a few
 _MOST_LETTERS = 8  # letters that a step may write; all published steps write up to three
 _MOST_GROWTH = 1024  # how many times longer all steps together may make a text
 _STEPS = ("normalizer", "pre_tokenizer")
+_LONGER = "has normalizers that could make a caption far longer; use another tokenizer"
+# How many times longer other steps may make a text; steps that are not listed do not make it longer.
+_TIMES = {
+    "NFC": 3,
+    "NFD": 4,
+    "NFKC": 18,
+    "NFKD": 18,
+    "Lowercase": 2,
+    "BertNormalizer": 12,
+    "ByteLevel": 5,
+    "Metaspace": 2,
+}
+_ALONE = {"added_tokens": [], "model": {"type": "WordLevel", "vocab": {}, "unk_token": ""}}
 
 
 def tokenizer_from(text: str) -> Tokenizer:
@@ -26,11 +46,7 @@ def tokenizer_from(text: str) -> Tokenizer:
     Raises:
         ValueError: The tokenizer is damaged, or could make captions too long.
     """
-    try:
-        stated = parse_json(text, most_parts=_MOST_PARTS)
-    except ValueError as exc:
-        raise ValueError(f"tokenizer.json is damaged: {exc}") from exc
-    _check_growth(stated)
+    _check_file(text)
     try:
         with panics_are_errors():
             return Tokenizer.from_str(text)
@@ -38,26 +54,75 @@ def tokenizer_from(text: str) -> Tokenizer:
         raise ValueError(f"tokenizer.json is damaged: {exc}") from exc
 
 
-def _check_growth(stated: Any) -> None:
+def check_tokenizers(name: str, folder: Path) -> None:
+    """Check the files of a tokenizer before a library opens them.
+
+    Args:
+        name: The model's name as the user gave it, for messages.
+        folder: Folder of the tokenizer; some files may be missing.
+
+    Raises:
+        ModelNameError: A file is damaged, or could make captions too long.
+    """
+    for path in sorted({path for pattern in TOKENIZERS for path in folder.glob(pattern) if path.is_file()}):
+        try:
+            if path.suffix == ".json":
+                _check_file(path.read_text(encoding="utf-8"))
+            else:
+                check_pieces(path.read_bytes())
+        except (OSError, ValueError) as exc:
+            raise ModelNameError(f"the {path.name} of {name} cannot be used: {exc}") from exc
+
+
+def check_steps(tokenizer: Tokenizer) -> None:
+    """Check the steps of a tokenizer that is open.
+
+    Raises:
+        ValueError: The steps could make captions too long.
+    """
     growth, count = 1, 0
-    for step in (step for key in _STEPS if isinstance(stated, dict) for step in _steps(stated.get(key))):
+    parts = [part for part in (tokenizer.normalizer, tokenizer.pre_tokenizer) if part is not None]
+    for step in (step for part in parts for step in _steps(json.loads(part.__getstate__()))):
         length, factor = _growth(step)
-        count, growth = count + 1, growth * factor
+        count, growth = count + (length > 0), growth * factor
         if length > _MOST_LETTERS or count > _MOST_STEPS or growth > _MOST_GROWTH:
-            raise ValueError(
-                "tokenizer.json has normalizers that could make a caption far longer; use another tokenizer"
-            )
+            raise ValueError(f"the tokenizer {_LONGER}")
+
+
+def check_pieces(model: bytes) -> None:
+    """Check the rules with which a sentencepiece model replaces letters.
+
+    Raises:
+        ValueError: The model is damaged, or could make captions too long.
+    """
+    for number, spec in _fields(model):
+        for inner, charsmap in _fields(spec) if number == 3 and isinstance(spec, bytes) else ():  # normalizer_spec
+            if inner == 2 and isinstance(charsmap, bytes) and _longest(charsmap) > _MOST_GROWTH:
+                raise ValueError(f"the tokenizer {_LONGER}")
+
+
+def _check_file(text: str) -> None:
+    try:
+        stated = parse_json(text, most_parts=_MOST_PARTS)
+        # The library also reads steps that do not name their type, and writes them with it.
+        with panics_are_errors():
+            alone = Tokenizer.from_str(json.dumps({**_ALONE, **{key: stated.get(key) for key in _STEPS}}))
+    except Exception as exc:  # the library `tokenizers` raises nothing more specific
+        raise ValueError(f"tokenizer.json is damaged: {exc}") from exc
+    check_steps(alone)
 
 
 def _growth(step: dict[str, Any]) -> tuple[int, int]:
     """Return how many letters a step writes at once, and how many times longer it could make a text."""
-    if step["type"] == "ByteLevel":
-        return 1, 4
-    length = len(str(step.get("content" if step["type"] == "Replace" else "prepend")))
-    if step["type"] == "Prepend":
+    kind = step["type"]
+    if kind == "Precompiled":
+        return 0, max(1, _longest(b64decode(step["precompiled_charsmap"])))
+    if kind in _TIMES:
+        return 0, _TIMES[kind]
+    length = len(str(step["content" if kind == "Replace" else "prepend"]))
+    if kind == "Prepend":
         return length, 1  # the step writes only once
-    pattern = step.get("pattern")
-    replaced = str(pattern.get("String") or "") if isinstance(pattern, dict) else ""
+    replaced = str(step["pattern"].get("String") or "")
     # A regular expression may match the empty string, between any two letters.
     return length, max(1, -(-length // len(replaced))) if replaced else 1 + length
 
@@ -68,7 +133,45 @@ def _steps(part: Any) -> Iterator[dict[str, Any]]:
         for each in part:
             yield from _steps(each)
     elif isinstance(part, dict):
-        if part.get("type") in ("Replace", "Prepend", "ByteLevel"):
+        if part.get("type") in ("Replace", "Prepend", "Precompiled", *_TIMES):
             yield part
         for inner in ("normalizers", "pretokenizers"):
             yield from _steps(part.get(inner))
+
+
+def _longest(charsmap: bytes) -> int:
+    """Return the length of the longest text that sentencepiece's rules may put in the place of a letter.
+
+    The rules are the length of a trie, the trie, and the texts, each of which ends with a zero.
+    """
+    texts = charsmap[4 + int.from_bytes(charsmap[:4], "little") :]
+    return max(len(text.decode(errors="replace")) for text in texts.split(b"\0"))
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
+    """Yield the numbers and values of a message's fields in Protocol Buffers' encoding."""
+    at = 0
+    while at < len(message):
+        key, at = _number(message, at)
+        number, kind = key >> 3, key & 7
+        if kind == 0:
+            value, at = _number(message, at)
+            yield number, value
+            continue
+        if kind not in (1, 2, 5):
+            raise ValueError("the sentencepiece model is damaged")
+        length, at = _number(message, at) if kind == 2 else (8 if kind == 1 else 4, at)
+        yield number, message[at : at + length]
+        at += length
+    if at > len(message):
+        raise ValueError("the sentencepiece model is damaged")
+
+
+def _number(message: bytes, at: int) -> tuple[int, int]:
+    """Return the number at a place, which takes seven bits of each byte, and the place after it."""
+    found = 0
+    for shift, byte in enumerate(message[at : at + 10]):
+        found |= (byte & 127) << 7 * shift
+        if byte < 128:
+            return found, at + shift + 1
+    raise ValueError("the sentencepiece model is damaged")

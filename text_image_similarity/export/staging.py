@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from ..errors import ModelError, UsageError
-from ..files import pinned, place_of, private_folder
-
-_LOCK = "lock"
-_SECRET = re.compile("[0-9a-f]{16}")  # name of the folder that `private_folder` yields
+from ..files import place_of
+from ..folders import private_folder
 
 
 @contextmanager
@@ -33,12 +27,9 @@ def whole_folder(place: Path, *, replaces: Callable[[Path], bool]) -> Iterator[P
     """
     check_free(place, replaces=replaces)
     place = place_of(place.expanduser())
-    prefix = f".exporting-{place.name}-"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        for left in place.parent.glob(prefix + "*"):
-            _delete_abandoned(left)
-        with private_folder(place.parent, prefix) as staging, _locked(staging):
+        with private_folder(place.parent, f".exporting-{place.name}-") as staging:
             made = staging / "whole"
             made.mkdir()
             yield made
@@ -71,21 +62,3 @@ def _set_aside(place: Path, aside: Path, replaces: Callable[[Path], bool]) -> No
         aside.rename(place)
         check_free(place, replaces=replaces)
         raise
-
-
-@contextmanager
-def _locked(staging: Path) -> Iterator[None]:
-    with pinned(staging) as held, FileLock(held / _LOCK, timeout=0):
-        yield
-
-
-def _delete_abandoned(folder: Path) -> None:
-    """Delete a folder of a killed process, but not another folder to which someone has given such a name."""
-    with suppress(OSError, Timeout, UsageError):  # another process is using the folder, or it is not ours
-        with pinned(folder) as outer:
-            inside = [each.name for each in outer.iterdir()]
-            if len(inside) != 1 or not _SECRET.fullmatch(inside[0]) or not (outer / inside[0] / _LOCK).is_file():
-                return
-            with _locked(outer / inside[0]):
-                shutil.rmtree(outer / inside[0], ignore_errors=True)
-        folder.rmdir()

@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from ..checks import true_or_false
 from ..errors import TableError, UsageError
-from ..files import place_of, private_folder, whole_file
+from ..files import place_of, whole_file
+from ..folders import private_folder
 from ..formats import (
     ArrowRows,
     JsonRows,

@@ -21,6 +21,7 @@ from ..bounded_json import parse_json
 from ..errors import ModelError, UsageError
 from ..files import whole_file
 from ..folder_lock import FolderLock
+from ..folders import shown
 
 NAME = "checkpoint.safetensors"
 
@@ -70,7 +71,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
             progress = parse_json((file.metadata() or {})["progress"])
             return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, progress)  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as exc:
-        raise ModelError(f"{path} is damaged ({exc}); delete it and train from scratch") from exc
+        raise ModelError(f"{shown(path)} is damaged ({exc}); delete it and train from scratch") from exc
 
 
 def restore(found: Checkpoint, model: nn.Module, average: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> None:
@@ -97,8 +98,10 @@ def restore(found: Checkpoint, model: nn.Module, average: dict[str, Tensor], opt
 
 
 @contextmanager
-def only_one_in(folder: Path) -> Iterator[None]:
+def only_one_in(folder: Path) -> Iterator[FolderLock]:
     """Lock a run's folder, so that no other run writes into it; remove it if it stays empty.
+
+    The files of the run are written to the lock's `place()`, which stays the same folder even if someone replaces it.
 
     Raises:
         BusyError: Another run holds the lock.
@@ -112,7 +115,7 @@ def only_one_in(folder: Path) -> Iterator[None]:
     except OSError as exc:
         raise ModelError(f"{folder} cannot be written: {exc}") from exc
     try:
-        yield
+        yield lock
     finally:
         with suppress(OSError, UsageError):  # leftovers do no harm
             lock.remove()

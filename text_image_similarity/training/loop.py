@@ -23,14 +23,14 @@ from ..encoders.device import choose_placement
 from ..encoders.dual_encoder import read_dual_encoder, write_dual_encoder
 from ..encoders.towers import DualEncoder
 from ..encoders.towers.image import build_backbone
-from ..errors import InputTypeError, ModelError, UsageError
-from ..files import CALIBRATION, path_text, place_of, write_whole
-from ..formats.names import is_image
+from ..errors import InputTypeError, ModelError
+from ..files import path_text, write_whole
+from ..folder_lock import FolderLock
 from .checkpoint import NAME, Checkpoint, load_checkpoint, only_one_in, restore, save_checkpoint
-from .checkpoint import NAME as CHECKPOINT
 from .config import TrainConfig
-from .curves import CURVES, draw_curves
+from .curves import draw_curves
 from .data import Splits, batches, fingerprint, load_splits
+from .files import FILES, check_links, check_same, check_unused
 from .model import calibrate, encode, measure, rebuild_model, start_model
 from .optimisation import average_into
 from .step import Stepper, choose_dtype
@@ -38,7 +38,6 @@ from .tracking import MlflowTracker, NoTracker, Tracker, require_mlflow
 
 logger = logging.getLogger("text_image_similarity")
 
-_FILES = ("config.json", "model.safetensors", "tokenizer.json", CALIBRATION, "history.json")
 
 _SHOWN = 3  # unreadable photos of an epoch to name in the log
 
@@ -119,39 +118,34 @@ def train(
     if not isinstance(config, TrainConfig):
         raise InputTypeError.of("config", "a TrainConfig, such as TrainConfig(epochs=5)", config)
     source, folder = path_text(source, "source"), Path(path_text(out, "out"))
-    with only_one_in(folder):
-        return _train(source, folder, config, resume, progress)
+    with only_one_in(folder) as lock:
+        try:
+            return _train(source, lock, config, resume, progress)
+        except (OSError, SafetensorError) as exc:
+            reason = str(exc).replace(str(lock.inside), str(folder))
+            raise ModelError(
+                f"{folder} cannot be written: {reason}; free some space and continue with --resume"
+            ) from exc
 
 
-def _train(source: str, folder: Path, config: TrainConfig, resume: bool, progress: OnStep | None) -> TrainResult:
-    for name in (CHECKPOINT, *_FILES, *CURVES):
-        place_of(folder / name)  # otherwise, a link out of the folder would be refused hours later
-    found = load_checkpoint(folder) if resume else None
-    if found is None and (folder / CHECKPOINT).exists():
-        raise UsageError(f"{folder} already contains a run; continue with --resume, or name another folder")
-    if found is None and (folder / "config.json").exists():
-        raise UsageError(f"{folder} contains a model but no checkpoint to resume from; name another folder")
-    if found is None and (others := [name for name in (*_FILES, *CURVES) if (folder / name).exists()]):
-        raise UsageError(f"{folder} contains {others[0]}, which would be overwritten; name another folder")
-    if found is None and (photo := next((path for path in folder.iterdir() if is_image(path.name)), None)):
-        raise UsageError(
-            f"{folder} contains the image {photo.name}, so a model must not be written there; name a new folder"
-        )
+def _train(source: str, lock: FolderLock, config: TrainConfig, resume: bool, progress: OnStep | None) -> TrainResult:
+    folder, place = lock.folder, lock.place()
+    check_links(place)
+    found = load_checkpoint(place) if resume else None
+    if found is None:
+        check_unused(folder, place)
     fixed: dict[str, Any] = json.loads(json.dumps(config.fixed()))
     if found is not None:
-        _refuse_changes(folder, found.progress["fixed"], fixed)
+        check_same(folder, found.progress["fixed"], fixed)
     _check(config, resumes=found is not None)
-    try:
-        splits = load_splits(source, config)
-        fixed["data"] = fingerprint(splits)
-        if found is not None:
-            _refuse_changes(folder, found.progress["fixed"], fixed)
-        run = _Run(config, splits, folder, fixed, found)
-        if config.tracking == "none":
-            return run.finish(NoTracker(), progress)
-        return _tracked(run, {"source": source, **fixed, **run.facts()}, folder.name, progress)
-    except (OSError, SafetensorError) as exc:
-        raise ModelError(f"{folder} cannot be written: {exc}; free some space and continue with --resume") from exc
+    splits = load_splits(source, config)
+    fixed["data"] = fingerprint(splits)
+    if found is not None:
+        check_same(folder, found.progress["fixed"], fixed)
+    run = _Run(config, splits, lock, fixed, found)
+    if config.tracking == "none":
+        return run.finish(NoTracker(), progress)
+    return _tracked(run, {"source": source, **fixed, **run.facts()}, folder.name, progress)
 
 
 def _check(config: TrainConfig, *, resumes: bool) -> None:
@@ -200,14 +194,16 @@ class _State:
 
 class _Run:
     def __init__(
-        self, config: TrainConfig, splits: Splits, folder: Path, fixed: dict[str, Any], found: Checkpoint | None
+        self, config: TrainConfig, splits: Splits, lock: FolderLock, fixed: dict[str, Any], found: Checkpoint | None
     ):
         self.config, self.state = config, _State()
-        self._splits, self._folder, self._fixed = splits, folder, fixed
+        self._splits, self._lock, self._fixed = splits, lock, fixed
         if found is None:
             model, self._tokenizer = start_model(config, [c for image in splits.train for c in image.captions])
         else:
-            model, self._tokenizer = rebuild_model(found.progress["model"], found.progress["tokenizer"], folder / NAME)
+            model, self._tokenizer = rebuild_model(
+                found.progress["model"], found.progress["tokenizer"], lock.place() / NAME
+            )
         self._model: DualEncoder = model.to(choose_placement(Config(device=config.device)).device)
         self._average = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
         self._per_epoch = len(splits.train) // config.batch_size
@@ -235,14 +231,14 @@ class _Run:
             tracker.metrics({name: value for name, value in row.items() if name != "epoch"}, len(state.history))
             self._tell(progress, self._per_epoch, row)
             stopped = self._is_over()
-        for path in draw_curves(state.history, self._folder):
+        for path in draw_curves(state.history, self._lock.place()):
             tracker.artifact(path)
         test = self._test()
         tracker.metrics({f"test_{name}": value for name, value in test.items()}, state.best_epoch)
-        for name in _FILES:
-            if (self._folder / name).exists():
-                tracker.artifact(self._folder / name)
-        return TrainResult(self._folder, state.best_epoch, state.history, test, stopped)
+        for name in FILES:
+            if (path := self._lock.place() / name).exists():
+                tracker.artifact(path)
+        return TrainResult(self._lock.folder, state.best_epoch, state.history, test, stopped)
 
     def _epoch(self, progress: OnStep | None) -> None:
         """Run the remaining steps of an epoch."""
@@ -275,18 +271,19 @@ class _Run:
         reached = [sum(found[f"{way}_{figure}"] for way in ways) / 2 for figure in figures]
         if reached > state.best:
             state.best, state.best_epoch = reached, len(state.history)
-            write_dual_encoder(self._folder, self._averaged(), self._tokenizer)
+            write_dual_encoder(self._lock.place(), self._averaged(), self._tokenizer)
         state.loss, state.learnt = 0.0, 0
-        write_whole(self._folder / "history.json", json.dumps(state.history, indent=2) + "\n")
+        write_whole(self._lock.place() / "history.json", json.dumps(state.history, indent=2) + "\n")
         self._keep()
         return row
 
     def _test(self) -> dict[str, float]:
         """Calibrate the kept weights on the validation photos, and evaluate them on the test photos."""
-        model, tokenizer = read_dual_encoder(self._folder)
+        model, tokenizer = read_dual_encoder(self._lock.place())
         model = model.to(next(self._model.parameters()).device)
         loading = self.config.loading
-        calibrate(encode(model, tokenizer, self._splits.validation, loading), self._folder)
+        validation = encode(model, tokenizer, self._splits.validation, loading)
+        calibrate(validation, self._lock.place(), model=self._lock.folder.name)
         return measure(encode(model, tokenizer, self._splits.test, loading)) if len(self._splits.test) > 1 else {}
 
     def _averaged(self) -> DualEncoder:
@@ -303,7 +300,7 @@ class _Run:
             "model": asdict(self._model.config),
             "tokenizer": self._tokenizer.to_str(),
         }
-        save_checkpoint(self._folder, self._model, self._average, self._stepper.optimiser, progress)
+        save_checkpoint(self._lock.place(), self._model, self._average, self._stepper.optimiser, progress)
 
     def _is_over(self) -> bool:
         state, patience = self.state, self.config.patience
@@ -317,13 +314,3 @@ class _Run:
             epoch = len(self.state.history) + (row is None)
             loss = row["loss"] if row else self._mean_loss()
             progress(TrainProgress(epoch, self.config.epochs, done, self._per_epoch, loss, row))
-
-
-def _refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    changed = [
-        f"{key} was {before.get(key)!r} and is now {value!r}" for key, value in now.items() if before.get(key) != value
-    ]
-    if changed:
-        raise UsageError(
-            f"{folder} contains a run with other settings: {'; '.join(changed)}; resume it with its own settings"
-        )

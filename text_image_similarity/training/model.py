@@ -23,6 +23,7 @@ from ..encoders.token_growth import tokenizer_from
 from ..encoders.towers import DualEncoder, DualEncoderConfig
 from ..encoders.weight_limit import limited_by
 from ..errors import ConfigError, ModelError, RowError
+from ..folders import shown
 from ..metrics import fit_calibration, matching_scores, mismatching_scores, retrieval
 from ..pipeline import embed_images
 from ..preprocess import check_sides
@@ -86,10 +87,10 @@ def rebuild_model(shape: Mapping[str, Any], tokenizer: str, checkpoint: Path) ->
         check_sides(config.image_size)
         rebuilt = tokenizer_from(tokenizer)
         set_up(rebuilt, config.context_length)
-        with limited_by(str(checkpoint), lambda: [checkpoint]):
+        with limited_by(str(shown(checkpoint)), lambda: [checkpoint]):
             return DualEncoder(config), rebuilt
     except (TypeError, ValueError, RuntimeError, ConfigError, SafetensorError) as exc:
-        raise ModelError(f"{checkpoint} is damaged ({exc}); delete it and train from scratch") from exc
+        raise ModelError(f"{shown(checkpoint)} is damaged ({exc}); delete it and train from scratch") from exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +144,11 @@ def measure(vectors: EncodedSplit) -> dict[str, float]:
     return measured
 
 
-def calibrate(vectors: EncodedSplit, folder: Path) -> None:
-    """Save a calibration in the model's folder; if there are too few pairs for one, log a warning instead."""
+def calibrate(vectors: EncodedSplit, folder: Path, *, model: str) -> None:
+    """Save a calibration in the folder of a model with a name; if there are too few pairs for one, log a warning instead."""
     matching = matching_scores(vectors.image, vectors.text, vectors.owner)
     mismatching = mismatching_scores(vectors.image, vectors.text, vectors.owner)
     try:
-        fit_calibration(matching, mismatching, model=folder.name).save(folder)
+        fit_calibration(matching, mismatching, model=model).save(folder)
     except ValueError as exc:
         logger.warning("no calibration: %s", exc)

@@ -1,0 +1,213 @@
+"""Folders in which only this process writes, no matter who may write to the folder around them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from filelock import FileLock, Timeout
+
+from .errors import UsageError
+
+PINNED = Path("/proc/self/fd")  # holds a link to each open folder on Linux
+_SECRET = re.compile("[0-9a-f]{16}")  # name of the inner folder
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_LOCK = ".text-image-similarity.lock"  # in the inner folder; held by its process
+
+
+@contextmanager
+def private_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Yield a new, empty folder that no one else can reach, and delete it at the end.
+
+    The folder has a secret name, and is in an outer folder that only this user may enter. Whoever may write to `parent`
+    can move the outer folder away and put another one, or a link, in its place. Without the secret, however, paths in
+    the inner folder then lead nowhere, so nothing is written or deleted elsewhere. After a SIGKILL, both folders
+    remain until the next call with this prefix.
+
+    Args:
+        parent: Folder in which to create the outer folder, so that files can be moved from one to the other.
+        prefix: Beginning of the outer folder's name.
+
+    Raises:
+        OSError: The folder cannot be created.
+        UsageError: Someone has replaced the outer folder.
+    """
+    _delete_abandoned(parent, prefix)
+    with ExitStack() as held:
+        inner = _new_folder(parent, prefix, held)
+        with _noticing(inner):
+            yield inner
+
+
+def _new_folder(parent: Path, prefix: str, held: ExitStack) -> Path:
+    """Create the two folders, and return the inner one, which stays and is locked as long as the stack holds it."""
+    outer = parent / f"{prefix}{secrets.token_hex(4)}"
+    outer.mkdir(0o777 if os.name == "nt" else 0o700)  # on Windows, moved files would keep the folder's permissions
+    inner = outer / secrets.token_hex(8)
+    held.callback(_delete, inner)
+    inside = held.enter_context(pinned(outer)) / inner.name
+    inside.mkdir()
+    try:
+        held.enter_context(FileLock(inside / _LOCK, timeout=0))
+    except Timeout:  # at this moment, another process took the folder for an abandoned one
+        return _new_folder(parent, prefix, held)
+    except OSError:  # this file system has no locks, so without the file no one may delete the folder
+        (inside / _LOCK).unlink(missing_ok=True)
+    return inner
+
+
+def _delete(inner: Path) -> None:
+    shutil.rmtree(inner, ignore_errors=True)
+    with suppress(OSError):
+        inner.parent.rmdir()  # only an empty folder, because another one may be in its place
+
+
+def _delete_abandoned(parent: Path, prefix: str) -> None:
+    """Delete the folders that killed processes have left."""
+    name = re.compile(re.escape(prefix) + "[0-9a-f]{8}")
+    with suppress(OSError), os.scandir(parent) as there:  # the folder may not be listed
+        for outer in [parent / each.name for each in there if name.fullmatch(each.name)]:
+            with suppress(OSError, UsageError):  # another process is using the folder, or it is not ours
+                _delete_unless_held(outer)
+
+
+def _delete_unless_held(outer: Path) -> None:
+    """Delete a folder that no process holds, but not another folder to which someone has given such a name."""
+    with pinned(outer) as held:
+        inside = list(held.iterdir())
+        if not inside:
+            return  # a process has just created it
+        if len(inside) > 1 or not _SECRET.fullmatch(inside[0].name) or not stat.S_ISDIR(inside[0].lstat().st_mode):
+            return
+        if stat.S_ISREG((inside[0] / _LOCK).lstat().st_mode):
+            with FileLock(inside[0] / _LOCK, timeout=0):
+                shutil.rmtree(inside[0])
+    outer.rmdir()
+
+
+@contextmanager
+def _noticing(inner: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as exc:
+        if os.path.lexists(inner):
+            raise
+        raise UsageError(
+            f"{shown(inner.parent)} was replaced or removed while files were written there; keep others from writing to "
+            f"{shown(inner.parent).parent}"
+        ) from exc
+
+
+@contextmanager
+def pinned(folder: Path, *, own: bool = True) -> Iterator[Path]:
+    """Yield a path that leads to a folder and to no other, even if the folder is renamed and another takes its name.
+
+    Only Linux allows this; elsewhere, the folder's own path is yielded.
+
+    Args:
+        folder: The folder.
+        own: Whether the folder must be one that no one else may have put there.
+
+    Raises:
+        UsageError: The folder must be our own, but is a link or belongs to another user.
+        OSError: The folder does not exist, or was replaced while it was being opened.
+    """
+    identity = check_own(folder) if own else identity_of(folder)
+    if not hasattr(os, "O_DIRECTORY"):  # Windows
+        yield folder
+        return
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        found = os.fstat(number)
+        if (found.st_dev, found.st_ino) != identity:
+            raise FileNotFoundError(errno.ENOENT, "it was replaced while it was being opened", str(folder))
+        path = PINNED / str(number)
+        yield path if path.is_dir() else folder
+    finally:
+        os.close(number)
+
+
+def shown(path: Path) -> Path:
+    """Return a path for messages, even if it is a pinned folder or is in one."""
+    if PINNED not in path.parents:
+        return path
+    inside = path.relative_to(PINNED).parts
+    return (PINNED / inside[0]).resolve().joinpath(*inside[1:])
+
+
+def identity_of(folder: Path) -> tuple[int, int]:
+    """Return the device and the number that identify a folder, whatever its name is.
+
+    Raises:
+        OSError: There is no such folder.
+    """
+    found = folder.stat()
+    return found.st_dev, found.st_ino
+
+
+def check_own(folder: Path) -> tuple[int, int]:
+    """Check that a folder of parts, in which a run deletes files, is our own, and return what `identity_of` returns.
+
+    Raises:
+        UsageError: The folder is a link, or belongs to another user.
+        OSError: There is no such folder.
+    """
+    is_junction = getattr(os.path, "isjunction", os.path.islink)  # `isjunction` exists from Python 3.12 on
+    found = folder.lstat()
+    if stat.S_ISLNK(found.st_mode) or is_junction(folder):
+        problem = "is a link, and files in the folder to which it leads would be deleted"
+    elif stat.S_ISDIR(found.st_mode) and not _is_ours(folder, found.st_uid):
+        problem = "belongs to another user, who may have put scores into it"
+    else:
+        return found.st_dev, found.st_ino
+    raise UsageError(
+        f"{folder} {problem}; remove it, write the output to another folder, or keep the parts elsewhere with --work-dir "
+        "FOLDER (work_dir)"
+    )
+
+
+def close_to_others(folder: Path) -> bool:
+    """Take from all other users the permission to write to a folder of parts, where they could put files.
+
+    Returns:
+        Whether other users had this permission.
+
+    Raises:
+        UsageError: Other users have this permission, and this user cannot take it from them.
+        OSError: There is no such folder.
+    """
+    found = folder.stat()
+    if os.name == "nt" or not found.st_mode & _OTHERS_WRITE:
+        return False
+    try:
+        folder.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS_WRITE)  # some file systems ignore it
+    except OSError as exc:
+        if _gives_files_to(folder, found.st_uid):
+            return False
+        raise UsageError(
+            f"other users may write to {folder.resolve()}; run chmod go-w on it, remove it, or keep the parts elsewhere "
+            "with --work-dir FOLDER (work_dir)"
+        ) from exc
+    return not folder.stat().st_mode & _OTHERS_WRITE
+
+
+def _is_ours(folder: Path, owner: int) -> bool:
+    """Tell whether a folder belongs to this user or to root; on Windows, every folder counts as ours."""
+    return os.name == "nt" or owner in (0, os.geteuid()) or _gives_files_to(folder, owner)
+
+
+def _gives_files_to(folder: Path, owner: int) -> bool:
+    """Tell whether a new file belongs to its folder's owner, as where a network file system gives all to one user."""
+    try:
+        with TemporaryFile(dir=folder) as file:
+            return os.fstat(file.fileno()).st_uid == owner
+    except OSError:
+        return False
