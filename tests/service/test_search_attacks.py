@@ -224,6 +224,8 @@ async def test_slow_writes_let_others_begin(monkeypatch: pytest.MonkeyPatch) -> 
     going = Event()
     written: list[str] = []
 
+    begun = Event()
+
     class Endless:
         checking, end_additions = nullcontext, staticmethod(lambda: None)
 
@@ -298,6 +300,7 @@ async def test_an_interrupted_write_does_not_outlive_the_service(monkeypatch: py
         checking, end_additions = nullcontext, staticmethod(lambda: None)
 
         def add(self, products: list[str], check: Any, *, ends: Any) -> AddReport:
+            begun.set()
             while not ends():
                 sleep(0.001)
             return AddReport(added=1)
@@ -309,7 +312,7 @@ async def test_an_interrupted_write_does_not_outlive_the_service(monkeypatch: py
     tasks = [asyncio.create_task(upkeep.write(["x"] * 10**5, [], None))]  # type: ignore[list-item]
     current.set("two")
     tasks += [asyncio.create_task(upkeep.write(["y"] * 10**5, [], None))]  # type: ignore[list-item]
-    await asyncio.sleep(0.05)
+    assert await asyncio.to_thread(begun.wait, HANG_S)
     await asyncio.wait_for(upkeep.close(), HANG_S)
     for task in tasks:
         with pytest.raises(ProblemError, match="the service is stopping"):
