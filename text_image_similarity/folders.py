@@ -71,7 +71,7 @@ def _delete(inner: Path) -> None:
 
 
 def _delete_abandoned(parent: Path, prefix: str) -> None:
-    """Delete the folders that killed processes have left."""
+    """Delete the folders left behind by killed processes."""
     name = re.compile(re.escape(prefix) + "[0-9a-f]{8}")
     with suppress(OSError), os.scandir(parent) as there:  # the folder may not be listed
         for outer in [parent / each.name for each in there if name.fullmatch(each.name)]:

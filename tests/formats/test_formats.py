@@ -355,7 +355,7 @@ def test_ordered_categories_keep_their_order(folder: Path, group: int) -> None:
 def test_an_earlier_score_is_replaced_only_when_asked(folder: Path, ending: str) -> None:
     (folder / "in.csv").write_text("id,url,caption\n1,red.png,red\n2,none.png,red\n")
     score(folder / "in.csv", folder / f"once.{ending}")
-    with pytest.raises(UsageError, match="already has a column 'similarity'; --overwrite-column"):
+    with pytest.raises(UsageError, match="already has a column 'similarity'; replace it with --overwrite-column"):
         score(folder / f"once.{ending}", folder / f"twice.{ending}")
     score(folder / f"once.{ending}", folder / f"twice.{ending}", options=TableOptions(overwrite_column=True))
     assert (folder / f"once.{ending}").read_bytes() == (folder / f"twice.{ending}").read_bytes()

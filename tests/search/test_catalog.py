@@ -445,7 +445,7 @@ def test_a_file_that_somebody_edited_is_told(tmp_path: Path, edit: str) -> None:
         catalog.add([product("a", "red"), product("b", "blue")])
     with sqlite3.connect(file) as raw:
         raw.execute(edit)
-    match = f"{file} (contains|failed).*restore it from a backup, or add its products to a new"
+    match = f"{file} (contains|cannot be used).*restore it from a backup, or add its products to a new"
     with pytest.raises(DatabaseError, match=match), open_catalog(tmp_path / "c", encoder=ColourEncoder()) as catalog:
         catalog.match(Query("red", fusion="rrf"))
 

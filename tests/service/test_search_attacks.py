@@ -224,8 +224,6 @@ async def test_slow_writes_let_others_begin(monkeypatch: pytest.MonkeyPatch) -> 
     going = Event()
     written: list[str] = []
 
-    begun = Event()
-
     class Endless:
         checking, end_additions = nullcontext, staticmethod(lambda: None)
 
@@ -296,6 +294,8 @@ async def test_an_interrupted_write_has_the_same_result(interrupted: bool, monke
 
 @in_a_loop
 async def test_an_interrupted_write_does_not_outlive_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = Event()
+
     class Endless:
         checking, end_additions = nullcontext, staticmethod(lambda: None)
 

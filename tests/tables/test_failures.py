@@ -156,7 +156,7 @@ def test_a_table_whose_pictures_are_elsewhere_is_told_at_once_how_they_are_allow
     folder.mkdir()
     (tmp_path / "red.png").write_bytes(make_png("red"))
     source = write(folder, [("../red.png", "red")] * 3)
-    with pytest.raises(UsageError, match=r"none of the first 2 rows .*--files-under FOLDER .* is not under"):
+    with pytest.raises(UsageError, match=r"no image in the first 2 rows .*--files-under FOLDER .* is not under"):
         score(source, out, Config(chunk_size=2))
     assert not out.exists()
     assert score(source, out, Config(chunk_size=2, files_under="/")).scored == 3

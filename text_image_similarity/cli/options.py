@@ -254,7 +254,7 @@ def setting(text: str) -> tuple[str, str]:
 def add_force(parser: argparse.ArgumentParser) -> None:
     """Add the option that lets a command replace any file."""
     group = parser.add_argument_group(OUTPUT)
-    text = "replace the output file even if another program wrote it"
+    text = "replace an existing output file, even one that this command did not write"
     group.add_argument("--force", action="store_true", help=text)
 
 

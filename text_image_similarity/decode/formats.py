@@ -181,7 +181,7 @@ def entries(data: bytes) -> Iterator[tuple[int, int, int, int]]:
     if not order:
         return
     head, entry, number = ("Q", 20, "HHQ") if big else ("H", 12, "HHI")
-    content = data.ljust(16, b"\xff") if len(data) < 16 else data  # to put the directory beyond the end
+    content = data.ljust(16, b"\xff") if len(data) < 16 else data  # a cut-off offset then points beyond the end
     (at,) = struct.unpack_from(order + ("Q" if big else "I"), content, 8 if big else 4)
     (count,) = struct.unpack_from(order + head, content, at)
     at += struct.calcsize(head)

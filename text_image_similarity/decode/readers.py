@@ -174,7 +174,7 @@ class _Chunks(PngImagePlugin.PngStream):
 
     def crc(self, cid: bytes, data: bytes) -> None:
         if cid[0] & _ANCILLARY:
-            self.crc_skip(cid, data)  # the checksum was verified before
+            self.crc_skip(cid, data)  # `call` has already decided whether to use the chunk
         else:
             super().crc(cid, data)
 

@@ -193,7 +193,7 @@ class FairQueue:
         self._lock = Lock()
 
     def put(self, client: Client, task: Task, *, first: bool = False) -> None:
-        """Queue a task, after or, if `first`, before the client's other ones."""
+        """Queue a task after the client's other ones, or before them if `first`."""
         with self._lock:
             waiting = self._waiting.setdefault(client, deque())
             (waiting.appendleft if first else waiting.append)(task)

@@ -45,7 +45,7 @@ _SCHEMA = pa.schema(
 
 
 def export_log(log: MatchLog, out: str | PathLike[str], since: float | None = None, *, force: bool = False) -> int:
-    """Write a log as a table, complete or not at all, and return the number of matches.
+    """Write a log as a table, completely or not at all, and return the number of matches.
 
     Args:
         log: The log.

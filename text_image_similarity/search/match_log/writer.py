@@ -152,7 +152,7 @@ class LogWriter:
                 self._group = []
 
     def _next_group(self) -> list[_Waiting]:
-        """Wait for records to write, and return some; empty once the writer is closed and nothing waits."""
+        """Wait for records to write, and return some, or none once the writer is closed and no records are waiting."""
         with self._lock:
             while not self._closed:
                 if not self._waiting:

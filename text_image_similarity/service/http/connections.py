@@ -182,7 +182,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """Wait, for a limited time, for the client to read its response."""
         super().pause_writing()
         if self._sending is None:
-            said = f"the client read nothing of a response for {SEND_S:g} s"
+            said = f"the client did not read the pending part of its response within {SEND_S:g} s"
             self._sending = self.loop.call_later(SEND_S, self._abort, "send_time", said)
 
     def resume_writing(self) -> None:
