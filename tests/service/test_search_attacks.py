@@ -1306,7 +1306,7 @@ def test_the_memory_of_unread_answers_is_limited_for_each_client() -> None:
     for reply in replies[:4]:
         reply.count(600)
         reply.count(400)
-    with pytest.raises(ProblemError, match="not read yet") as refused:
+    with pytest.raises(ProblemError, match="not been read yet") as refused:
         replies[4].count(1)
     assert refused.value.code == "queue_full"
     replies[0].end()

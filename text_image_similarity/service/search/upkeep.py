@@ -223,11 +223,9 @@ class Upkeep:
                 self._process.terminate()
         if self._following is not None:
             await self._following
-        for done in tuple(self._asked):
-            done.cancel()  # no effect on a write that has begun
         await asyncio.to_thread(self._threads.shutdown)
         for done in tuple(self._asked):
-            if not done.done():  # interrupted
+            if not done.done():  # interrupted, or not begun
                 done.set_exception(_stopping())
 
     async def _follow(self, process: Process, state: dict[str, Any]) -> None:
