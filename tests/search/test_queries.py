@@ -21,8 +21,8 @@ from text_image_similarity.search import listing, rank_fusion
 from text_image_similarity.search.fields import BUILT_IN, Value
 from text_image_similarity.search.filters import matches
 from text_image_similarity.search.ledger import Ledger
-from text_image_similarity.search.ledger.time_limit import time_limit
 from text_image_similarity.search.products import stored_values
+from text_image_similarity.search.time_limit import time_limit
 
 
 def thing(number: int, draw: random.Random) -> Product:

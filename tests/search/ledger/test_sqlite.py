@@ -18,7 +18,7 @@ from tests.support.shop import product, shop
 from text_image_similarity import DatabaseError
 from text_image_similarity.search.ledger import SqliteDatabase
 from text_image_similarity.search.ledger.fair_lock import FairLock
-from text_image_similarity.search.ledger.time_limit import time_limit
+from text_image_similarity.search.time_limit import time_limit
 
 VERSION = "SELECT value FROM counter WHERE name = 'version'"
 

@@ -18,7 +18,7 @@ from ...pipeline import Outcome
 from ...search import Matches, Searcher
 from ...search.answer import Checked
 from ...search.filters import And, Filter, Not, OneOf, Or
-from ...search.ledger.time_limit import time_limit
+from ...search.time_limit import time_limit
 from ..clients import current
 from ..jobs import ClientLeftError
 from ..problems import ProblemError
