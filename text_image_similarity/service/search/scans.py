@@ -176,7 +176,8 @@ class Scans:
             scan = _Scan(client, write, *part, until=self._clock() + self._timeout_s)
             self._waiting.put(scan)
             try:
-                found += await asyncio.wrap_future(scan.done)
+                answers = await asyncio.wrap_future(scan.done)
+                found += answers
             finally:
                 scan.until = -inf  # a scan that is queued again can no longer be cancelled
         return found
