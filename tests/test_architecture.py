@@ -60,6 +60,7 @@ FLOORS_WITHIN = {
         "fields": 0,
         "nearest": 0,
         "database": 0,
+        "time_limit": 0,
         "filters": 1,
         "products": 1,
         "postgres": 2,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
+import numpy as np
 import psycopg
 import pytest
 
@@ -16,6 +19,9 @@ from text_image_similarity.search import Field, Product, Query, open_catalog
 from text_image_similarity.search.ledger import Transaction
 from text_image_similarity.search.ledger.postgres import PostgresDatabase, has_catalog, make_catalog
 from text_image_similarity.search.postgres import Connections
+from text_image_similarity.search.time_limit import time_limit
+from text_image_similarity.service.problems import ProblemError
+from text_image_similarity.service.search.threads import Threads
 
 
 @pytest.fixture
@@ -215,3 +221,78 @@ def test_a_store_can_be_rebuilt_as_the_documentation_says(postgres_url: str) -> 
     with open_catalog(postgres_url, encoder=ColourEncoder()) as catalog:
         assert catalog.check(queries=2).missing == 0
         assert [match.product.id for match in catalog.match(Query("green", top_k=1))] == ["green"]
+
+
+SLOW = "SELECT pg_sleep(60)"
+
+
+def test_a_read_is_cancelled_when_its_time_is_up(
+    connections: Connections, administrator: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    def read(sql: str) -> object:
+        with connections.transaction() as transaction:
+            transaction.run("SELECT 1")
+            return transaction.run(sql)
+
+    with time_limit(0.3), pytest.raises(TimeoutError, match="took too long"):
+        read(SLOW)
+    assert len(connections._idle) == 1  # the connection can be used again
+    assert (
+        administrator.execute("SELECT FROM pg_stat_activity WHERE query = %s AND state = 'active'", (SLOW,)).rowcount
+        == 0
+    )
+    with time_limit(-1), pytest.raises(TimeoutError):
+        read("SELECT 2")
+    with time_limit(60):
+        assert read("SHOW statement_timeout") in ([("1min",)], [("60001ms",)])
+    assert read("SHOW statement_timeout") == [("0",)]
+    with time_limit(0.3), connections.locked("write", patience_s=9) as transaction:  # a write is not interrupted
+        assert transaction is not None
+        assert transaction.run("SELECT 3 FROM pg_sleep(0.5)") == [(3,)]
+
+
+def test_statements_of_one_read_share_its_time(connections: Connections) -> None:
+    began = time.monotonic()
+    with time_limit(2.4), connections.transaction() as transaction:
+        transaction.run("SELECT FROM pg_sleep(1.5)")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            transaction.run(SLOW)
+    assert time.monotonic() - began < 3.6  # and not 3.9
+    with time_limit(60), pytest.raises(DatabaseError, match="canceling"), connections.transaction() as transaction:
+        transaction.run("SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(9)")  # by an administrator
+
+
+def test_a_catalogues_reads_in_postgresql_end_in_time(postgres_url: str) -> None:
+    with open_catalog(postgres_url, fields=[Field("kind")], encoder=ColourEncoder()) as catalog:
+        catalog.add(Product(f"p{n}", "a red thing", inline("red"), fields={"kind": "a"}) for n in range(3))
+        for query in (Query(facets=["kind"]), Query("red"), Query("red", fusion="rrf")):
+            assert len(catalog.match(query)) == 3
+            with time_limit(60):
+                assert len(catalog.match(query)) == 3
+        session = catalog._session
+        store = session.store(session.generations.live())
+        for read in (
+            lambda: session.ledger.find_words("red", None, 9),
+            lambda: store.count(None),
+            lambda: store.values("kind", None),
+            lambda: store.search(np.eye(1, session.generations.live().identity.embed_dim, dtype=np.float32), None, 3),
+        ):
+            read()
+            with time_limit(-1), pytest.raises(TimeoutError, match="took too long"):
+                read()
+
+
+def test_a_read_that_takes_too_long_gives_its_thread_and_connection_back(connections: Connections) -> None:
+    def read(sql: str) -> list[tuple[object, ...]]:
+        with connections.transaction() as transaction:
+            return transaction.run(sql)
+
+    async def run() -> None:
+        threads = Threads("shop", 1, 1.0)
+        with pytest.raises(ProblemError, match="not answered within"):
+            await threads.run(read, SLOW)
+        assert await threads.run(read, "SELECT 1") == [(1,)]
+        threads.close()
+
+    asyncio.run(run())
+    assert len(connections._idle) == 1

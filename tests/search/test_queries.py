@@ -17,12 +17,12 @@ from tests.support.images import inline, make_png
 from tests.support.shop import all_pages, ids, product, shop
 from text_image_similarity import Catalog, InputTypeError, Product, Query, RowError, Term, UsageError
 from text_image_similarity.encoders.testing import ColourEncoder
-from text_image_similarity.search import rank_fusion
+from text_image_similarity.search import listing, rank_fusion
 from text_image_similarity.search.fields import BUILT_IN, Value
 from text_image_similarity.search.filters import matches
 from text_image_similarity.search.ledger import Ledger
-from text_image_similarity.search.ledger.time_limit import time_limit
 from text_image_similarity.search.products import stored_values
+from text_image_similarity.search.time_limit import time_limit
 
 
 def thing(number: int, draw: random.Random) -> Product:
@@ -597,3 +597,32 @@ def test_of_products_that_tie_only_those_shown_are_read(monkeypatch: pytest.Monk
             assert all_pages(catalog, query) == [f"p{number:03}" for number in range(300)]
             assert len(read) < 500
             read.clear()
+
+
+def test_a_list_of_few_groups_is_read_in_parts_that_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    def count(self: Ledger, *given: Any) -> Any:
+        sizes.append(given[-1])
+        return list_ids(self, *given)
+
+    list_ids, sizes, query = Ledger.list_ids, list[int](), Query(group=True, top_k=2)
+    with shop() as catalog:
+        catalog.add(Product(f"p{n:02}", group=f"g{n // 25}") for n in range(75))
+        pages = all_pages(catalog, query)
+        monkeypatch.setattr(Ledger, "list_ids", count)
+        monkeypatch.setattr(listing, "_AT_ONCE", 2)
+        monkeypatch.setattr(listing, "_MOST_AT_ONCE", 32)
+        assert all_pages(catalog, query) == pages
+        assert sizes[:4] == [2, 8, 32, 32]
+
+
+def test_a_cursor_cannot_hide_more_than_it_has_shown() -> None:
+    with shop() as catalog:
+        catalog.add(Product(f"p{n}", group=f"g{n}") for n in range(9))
+        query = Query(group=True, top_k=3)
+        after = catalog.match(query).next
+        assert after is not None
+        head, _, marks = after.partition(".")
+        assert len(catalog.match(replace(query, after=after))) == 3
+        for forged in (f"{head}.{marks}{marks}", f"{head}.{'A' * 32}"):
+            with pytest.raises(UsageError, match="the cursor in `after` is not valid"):
+                catalog.match(replace(query, after=forged))

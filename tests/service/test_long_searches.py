@@ -14,8 +14,9 @@ from tests.search.ledger.test_sqlite import LONG, VERSION
 from tests.service.test_http import problem
 from tests.service.test_search import FIELDS
 from tests.service.test_search_attacks import as_it_is, asked_for, in_a_loop
-from tests.support.clock import HANG_S
+from tests.support.clock import HANG_S, wait_for
 from tests.support.services import app_of, mini_settings, serving
+from text_image_similarity import UsageError
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.search import Product, Query, open_catalog
 from text_image_similarity.search.ledger import SqliteDatabase
@@ -58,7 +59,9 @@ async def test_who_searches_longer_than_was_expected_pays_afterwards() -> None:
 
     searcher = Searching(work)
     scans = Scans("c", searcher, clock=lambda: now)  # type: ignore[arg-type]
-    large = Query("red", fusion="rrf", facets=["shop"] * 20)  # two of these are more than a pass
+    large = Query(
+        "red", fusion="rrf", facets=[f"field{number}" for number in range(20)]
+    )  # two of these are more than a pass
     tasks = [search(scans, "heavy", "h0", large)]
     await asyncio.to_thread(searcher.began.wait, HANG_S)
     tasks += [search(scans, "heavy", f"h{number}", large) for number in range(1, 4)]
@@ -96,6 +99,62 @@ async def test_a_query_that_reads_for_too_long_ends_alone(tmp_path: Path, togeth
     assert searcher.passes == [["first"], ["a", "b", "c", "d"], *alone]
     await asyncio.to_thread(scans.close)
     database.close()
+
+
+@in_a_loop
+async def test_searches_after_one_that_took_too_long_wait_for_their_turn_again() -> None:
+    now, worked, arrived = 0.0, list[str](), Event()
+
+    def work(name: str) -> None:
+        nonlocal now
+        worked.append(name)
+        if name[0] == "h":
+            assert arrived.wait(HANG_S)
+            now += 11
+            raise TimeoutError
+
+    searcher = Searching(work)
+    scans = Scans("c", searcher, timeout_s=30.0, clock=lambda: now)  # type: ignore[arg-type]
+    tasks = [search(scans, "x", "first")]
+    await asyncio.to_thread(searcher.began.wait, HANG_S)
+    tasks += [search(scans, "heavy", f"h{number}") for number in range(6)]
+    await asyncio.sleep(0)
+    searcher.going.set()
+    await asyncio.to_thread(wait_for, lambda: "h0" in worked)
+    tasks.append(search(scans, "light", "light"))
+    tasks[2].cancel()  # h1, which runs with the others, so that its scan cannot be cancelled
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    arrived.set()
+    found = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), HANG_S)
+    assert found[-1] == ["light"]
+    # After 30 s, no request waits for those that are left.
+    assert worked == ["first", "h0", "light", "h2", "h3"]
+    assert all(isinstance(each, TimeoutError) for each in [found[1], *found[3:7]])
+    await asyncio.to_thread(scans.close)
+
+
+@in_a_loop
+async def test_halves_of_searches_that_fail_slowly_wait_for_their_turn_again() -> None:
+    now = 0.0
+
+    def fail(asked: list[Any]) -> None:
+        nonlocal now
+        now += 1
+        if len(asked) > 1:
+            raise UsageError("there is no product 'gone'")
+
+    searcher = Searching(lambda name: None)
+    searcher.together = fail
+    scans = Scans("c", searcher, clock=lambda: now)  # type: ignore[arg-type]
+    tasks = [search(scans, "x", "first")]
+    await asyncio.to_thread(searcher.began.wait, HANG_S)
+    tasks += [search(scans, name, name) for name in "abcd"]
+    await asyncio.sleep(0)
+    searcher.going.set()
+    assert await asyncio.wait_for(asyncio.gather(*tasks), HANG_S) == [["first"], ["a"], ["b"], ["c"], ["d"]]
+    assert searcher.passes == [["first"], ["a", "b", "c", "d"], ["a"], ["b"], ["c"], ["d"]]
+    await asyncio.to_thread(scans.close)
 
 
 @in_a_loop

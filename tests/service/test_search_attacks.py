@@ -844,7 +844,12 @@ async def test_long_filters_are_searched_for_in_passes_of_their_own() -> None:
         (Query("red", where=named), [8] * 8),
         (Query(where=long_filter(60)), [4] * 16),
         (Query("red", sort="price", where=long_filter(60)), [4] * 16),
-        (Query(facets=["shop"] * 2, where=long_filter(60)), [1] * 64),
+        (Query(facets=["shop", "price"], where=long_filter(60)), [1] * 64),
+        (
+            Query(facets=["shop"] * 32, where=long_filter(60)),
+            [2] * 32,
+        ),  # a facet that is asked for twice is counted once
+        (Query(group=True, where=long_filter(60)), [1] * 64),  # a list of groups is read in parts
     ):
         passes.clear()
         await scans.answer([asked_for(number, query) for number in range(64)], [], [], as_it_is)

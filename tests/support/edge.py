@@ -60,10 +60,12 @@ class EdgeClient:
         assert wait
         self._shards[name].update(edge.UpdateOperation.delete_points_by_filter(_filter(selector.filter)))
 
-    def retrieve(self, name: str, ids: list[Any]) -> list[Any]:
+    def retrieve(self, name: str, ids: list[Any], timeout: int | None = None) -> list[Any]:
         return self._shards[name].retrieve(ids, with_payload=True, with_vector=False)
 
-    def query_batch_points(self, name: str, requests: Sequence[models.QueryRequest]) -> list[Any]:
+    def query_batch_points(
+        self, name: str, requests: Sequence[models.QueryRequest], timeout: int | None = None
+    ) -> list[Any]:
         return [SimpleNamespace(points=self._shards[name].query(_request(request))) for request in requests]
 
     def scroll(
@@ -75,16 +77,19 @@ class EdgeClient:
         offset: Any,
         with_payload: bool | list[str],
         with_vectors: bool = False,
+        timeout: int | None = None,
     ) -> tuple[list[Any], Any]:
         asked = edge.ScrollRequest(
             offset=offset, limit=limit, filter=_filter(where), with_payload=with_payload, with_vector=with_vectors
         )
         return self._shards[name].scroll(asked)
 
-    def count(self, name: str, where: models.Filter | None, *, exact: bool) -> Any:
+    def count(self, name: str, where: models.Filter | None, *, exact: bool, timeout: int | None = None) -> Any:
         return SimpleNamespace(count=self._shards[name].count(edge.CountRequest(exact=exact, filter=_filter(where))))
 
-    def facet(self, name: str, key: str, where: models.Filter | None, *, limit: int, exact: bool) -> Any:
+    def facet(
+        self, name: str, key: str, where: models.Filter | None, *, limit: int, exact: bool, timeout: int | None = None
+    ) -> Any:
         return self._shards[name].facet(edge.FacetRequest(key, limit=limit, exact=exact, filter=_filter(where)))
 
     def optimize(self) -> None:

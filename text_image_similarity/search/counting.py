@@ -10,6 +10,7 @@ from .fields import GROUP, Field, Value, single
 from .filters import And, Exists, Filter
 from .ledger import Ledger
 from .query import Query
+from .time_limit import check_time
 
 Facets = dict[str, Mapping[Value, int]]
 
@@ -26,7 +27,10 @@ class Countable(Protocol):
 
 def count_passing(source: Countable, query: Query, where: Filter | None) -> tuple[int, Facets]:
     """Return the total and the facets of all products that pass a filter."""
-    facets = {name: _ordered(source.values(name, where)) for name in query.facets}
+    facets: Facets = {}
+    for name in dict.fromkeys(query.facets):  # a name may occur twice
+        check_time()
+        facets[name] = _ordered(source.values(name, where))
     if not query.group:
         return source.count(where), facets
     alone = Exists(GROUP, wanted=False)
@@ -35,7 +39,10 @@ def count_passing(source: Countable, query: Query, where: Filter | None) -> tupl
 
 def count_numbers(ledger: Ledger, query: Query, numbers: list[int]) -> tuple[int, Facets]:
     """Return the total and the facets of some products."""
-    facets = {name: _ordered(_frequencies(ledger.column(name, numbers).values())) for name in query.facets}
+    facets: Facets = {}
+    for name in dict.fromkeys(query.facets):
+        check_time()
+        facets[name] = _ordered(_frequencies(ledger.column(name, numbers).values()))
     if not query.group:
         return len(numbers), facets
     groups = list(ledger.column(GROUP, numbers).values())

@@ -77,7 +77,7 @@ def read_cursor(query: Query, generation: int, types: tuple[type, ...]) -> Curso
         raise UsageError(NO_CURSOR) from exc
     if not isinstance(digest, str) or not _is_whole(made_by) or not _is_whole(seen) or not _is_key(value, id, types):
         raise UsageError(NO_CURSOR)
-    if fusion not in get_args(FusionKind) or len(marks) % _MARK:
+    if fusion not in get_args(FusionKind) or len(marks) % _MARK or len(marks) // _MARK > seen:
         raise UsageError(NO_CURSOR)
     if digest != digest_of(query):
         raise UsageError("the cursor in `after` belongs to another query; leave it out to get the first page")

@@ -9,7 +9,8 @@ from .fields import ID
 from .query import Query
 from .ranking import Ask, Candidate, best_images, search, take_page
 
-_AT_ONCE = 1000  # ids to read at a time if groups hide some
+# Ids to read at a time if groups hide some: first, and at most, because each read checks the filter again.
+_AT_ONCE, _MOST_AT_ONCE = 1000, 64_000
 
 
 def list_products(ask: Ask) -> list[Candidate]:
@@ -59,7 +60,7 @@ def _browse(ask: Ask) -> Iterator[Candidate]:
         yield from (Candidate(found, None, value) for found, value in chunk)
         if len(chunk) < size:
             return
-        after = (chunk[-1][1], chunk[-1][0].id)
+        after, size = (chunk[-1][1], chunk[-1][0].id), min(4 * size, max(size, _MOST_AT_ONCE))
 
 
 def _comes_after(ask: Ask) -> Callable[[Candidate, Cursor], bool]:

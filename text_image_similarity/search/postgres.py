@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from math import ceil, inf
 from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl, urlencode
@@ -16,6 +17,7 @@ from ..errors import DatabaseError, UsageError
 from ..system import require
 from .fields import FieldKind
 from .filters.sql import with_nul, without_nul
+from .time_limit import check_time, remaining
 
 if TYPE_CHECKING:
     from psycopg import Connection, Cursor
@@ -31,6 +33,8 @@ TYPES: Mapping[FieldKind, str] = {
 
 _PATIENCE_S = 60  # longest wait while another process is writing
 _CONNECT_S = 10
+_CANCELLED = "57014"  # PostgreSQL's error code of statements that took too long
+_LATE_S = 1.0  # how much longer than the time that remains a statement may take, to save a round trip
 _LEAST_PGVECTOR = (0, 8)  # first version whose searches continue until enough images pass the filter
 _BEGIN = {
     False: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
@@ -88,22 +92,26 @@ class Connections:
     def transaction(self, *, writes: bool = False, vectors: bool = False) -> Iterator[PostgresTransaction]:
         """Run a block in a transaction, with one snapshot unless it writes; an exception rolls the transaction back.
 
+        Statements of a block that only reads are cancelled when the time of `time_limit` is up.
+
         Args:
             writes: Whether the block writes.
             vectors: Whether vectors are passed as arrays, which requires pgvector.
 
         Raises:
             DatabaseError: PostgreSQL fails or cannot be reached; the message says what to do.
+            TimeoutError: The time of `time_limit` is up.
         """
         with self._failing():
-            connection = self._begin(f"{_BEGIN[writes]}; {self._here}")
+            allowed_s = inf if writes else remaining()
+            connection = self._begin("; ".join([_BEGIN[writes], self._here, *_limited(allowed_s)]))
             try:
                 if vectors and connection.adapters.types.get("vector") is None:
                     from pgvector.psycopg import register_vector
 
                     register_vector(connection)
                 with connection.cursor(binary=True) as cursor:
-                    yield PostgresTransaction(cursor)
+                    yield PostgresTransaction(cursor, allowed_s)
                     cursor.execute("COMMIT")
             except BaseException:
                 with suppress(Exception):
@@ -200,12 +208,14 @@ class Connections:
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
-        """Convert PostgreSQL's errors into a `DatabaseError` about the catalogue."""
+        """Convert PostgreSQL's errors into a `DatabaseError` about the catalogue, or a `TimeoutError`."""
         import psycopg
 
         try:
             yield
         except psycopg.Error as exc:
+            if exc.sqlstate == _CANCELLED:
+                check_time()
             # Without a code, the connection could not be made or was lost.
             code = exc.sqlstate or ("08" if isinstance(exc, psycopg.OperationalError) else "")
             hint = next((hint for start, hint in _HINTS.items() if code.startswith(start)), "")
@@ -214,19 +224,37 @@ class Connections:
 
 
 class PostgresTransaction:
-    """A transaction. Parameters are `%s`; a tuple is an array."""
+    """A transaction. Parameters are `%s`; a tuple is an array.
 
-    def __init__(self, cursor: Cursor[Any]) -> None:
-        self.cursor = cursor
+    Args:
+        cursor: Cursor of the transaction.
+        allowed_s: Number of seconds after which PostgreSQL cancels a statement; `inf` for a transaction without a limit.
+    """
+
+    def __init__(self, cursor: Cursor[Any], allowed_s: float = inf) -> None:
+        self.cursor, self._allowed_s = cursor, allowed_s
 
     def run(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows."""
+        if self._allowed_s < inf:
+            check_time()
+            if (left_s := remaining()) < self._allowed_s - _LATE_S:
+                self._allowed_s = left_s
+                self.cursor.execute(_limited(left_s)[0].encode())
         self.cursor.execute(cast(Any, sql), plain(values) if values else None)  # with None, % is literal
         return [restored(row) for row in self.cursor] if self.cursor.description else []
 
     def run_many(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
         """Run one statement for each row of values."""
         self.cursor.executemany(cast(Any, sql), map(plain, rows))
+
+
+def _limited(seconds: float) -> list[str]:
+    """Return the statement that limits the time of each of the following ones in a transaction; none without a limit."""
+    if seconds == inf:
+        return []
+    check_time()
+    return [f"SET LOCAL statement_timeout = {ceil(1000 * max(0.0, seconds)) + 1}"]  # 0 would mean no limit
 
 
 def _without_schema(url: str) -> tuple[str, str]:

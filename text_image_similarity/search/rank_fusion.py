@@ -16,8 +16,8 @@ import numpy as np
 from ..similarity import Embeddings, as_floats, cosine
 from .fields import ID
 from .ledger.rows import Listed
-from .ledger.time_limit import check_time
 from .ranking import Ask, Candidate, best_images, search, take_page
+from .time_limit import check_time
 
 _K = 60
 DEPTH = 1000  # products of each list; the same for every page, so that pages are consistent

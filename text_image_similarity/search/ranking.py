@@ -21,6 +21,7 @@ from .ledger import Generation, Ledger
 from .ledger.rows import Listed
 from .query import FusionKind, Query
 from .stores import Hits, Store
+from .time_limit import check_time
 from .vectors import Encoded
 
 _SPARE = 16  # additional images to request, because several may belong to one product or tie
@@ -126,6 +127,7 @@ def rank(ask: Ask, first: Hits | None = None) -> list[Candidate]:
     """
     limit, exact = first_limit(ask), ask.exact
     while True:
+        check_time()
         hits = first if first is not None else search(ask, ask.encoded.fused, limit, exact=exact)
         first = None
         found = _page(ask, best_images(ask, hits))

@@ -17,8 +17,8 @@ from ..errors import DatabaseError, ModelNameError, UsageError
 from ..pipeline import Scorer
 from .database import ModelIdentity
 from .ledger import Generation, Generations, Ledger, intact
-from .ledger.time_limit import time_limit
 from .stores import Store
+from .time_limit import time_limit
 
 logger = logging.getLogger("text_image_similarity")
 

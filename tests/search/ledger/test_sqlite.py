@@ -16,17 +16,17 @@ import pytest
 
 from tests.support.shop import product, shop
 from text_image_similarity import DatabaseError
-from text_image_similarity.search.ledger import SqliteDatabase
+from text_image_similarity.search.ledger import SqliteDatabase, sqlite_file
 from text_image_similarity.search.ledger.fair_lock import FairLock
-from text_image_similarity.search.ledger.time_limit import time_limit
+from text_image_similarity.search.time_limit import time_limit
 
 VERSION = "SELECT value FROM counter WHERE name = 'version'"
 
 
-def wait_for(lock: FairLock) -> None:
-    """Return once a thread waits for a lock."""
+def wait_for(lock: FairLock, number: int = 1) -> None:
+    """Return once threads wait for a lock."""
     pause = Event()
-    while not lock._waiting:
+    while len(lock._waiting) < number:
         pause.wait(0.001)
 
 
@@ -98,6 +98,42 @@ def test_who_waits_for_what_is_in_memory_comes_before_who_has_it_again() -> None
     assert order == ["other [(0,)]", "again"]
 
 
+def test_reads_in_memory_do_not_wait_for_each_other_but_for_a_writer() -> None:
+    with closing(SqliteDatabase(":memory:", ())) as database, ThreadPoolExecutor(3) as threads:
+        with database._reading() as one, database._reading() as other:  # as in two threads
+            assert one is not other
+            assert threads.submit(database.read, VERSION).result(timeout=30) == [(0,)]
+            writing = threads.submit(_write, database, 7)
+            wait_for(database._writing)
+            late = threads.submit(database.read, VERSION)
+            wait_for(database._writing, 2)  # who comes after a writer waits for it
+            assert not writing.done()
+        writing.result(timeout=30)
+        assert late.result(timeout=30) == [(7,)]
+        with database.write() as transaction:
+            transaction.run("UPDATE counter SET value = 8 WHERE name = 'version'")
+            assert database.read(VERSION) == [(8,)]  # on the connection that writes
+        assert (database._writing._owner, database._writing._readers) == (None, 0)
+
+
+def _write(database: SqliteDatabase, version: int) -> None:
+    with database.write() as transaction:
+        transaction.run("UPDATE counter SET value = ? WHERE name = 'version'", (version,))
+
+
+def test_a_database_in_memory_outgrows_what_connections_can_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_file, "_MOST_SHARED", 4_000_000)
+    with closing(SqliteDatabase(":memory:", ())) as database, ThreadPoolExecutor(1) as threads:
+        for number in range(1, 9):
+            with database.write() as transaction:
+                transaction.run("UPDATE counter SET value = ? WHERE name = 'version'", (number,))
+                transaction.run("INSERT INTO setting VALUES (?, ?)", (f"long {number}", "x" * 1_000_000))
+            assert database._connections.is_shared == (number < 4)
+            assert threads.submit(database.read, VERSION).result(timeout=30) == [(number,)]
+        assert database.read("SELECT count(*) FROM setting WHERE name LIKE 'long%'") == [(8,)]
+        assert not database._connections._idle
+
+
 LONG = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 30000000) SELECT count(*) FROM n"
 
 
@@ -134,7 +170,8 @@ def interrupts() -> Iterator[None]:
     signal.signal(signal.SIGINT, earlier)
 
 
-def test_an_interrupt_gives_up_the_turn(interrupts: None) -> None:
+@pytest.mark.parametrize("shares", [False, True])
+def test_an_interrupt_gives_up_the_turn(interrupts: None, shares: bool) -> None:
     lock, done = FairLock(), Event()
 
     def hold() -> None:
@@ -148,8 +185,8 @@ def test_an_interrupt_gives_up_the_turn(interrupts: None) -> None:
     with ThreadPoolExecutor(1) as threads:
         holding = threads.submit(hold)
         held.wait(30)
-        with pytest.raises(KeyboardInterrupt), lock:
+        with pytest.raises(KeyboardInterrupt), lock.shared() if shares else lock:
             pass
         done.set()
         holding.result(timeout=30)
-        assert (lock._owner, list(lock._waiting)) == (None, [])
+        assert (lock._owner, lock._readers, list(lock._waiting)) == (None, 0, [])

@@ -27,6 +27,7 @@ from text_image_similarity.errors import DatabaseError
 from text_image_similarity.search.filters import Compare
 from text_image_similarity.search.stores import lancedb as module
 from text_image_similarity.search.stores.lancedb import LanceStore
+from text_image_similarity.search.time_limit import time_limit
 
 QUERY = unit_vectors(7, 1)
 
@@ -156,3 +157,21 @@ def test_a_store_of_other_vectors_or_fields_is_refused(store: LanceStore, tmp_pa
         with pytest.raises(DatabaseError, match="with other fields or another model"):
             LanceStore(str(tmp_path), fields, width)
     assert open_store(tmp_path).version == store.version == 0
+
+
+def test_reading_images_ends_when_the_time_is_up(tmp_path: Path) -> None:
+    store = LanceStore(str(tmp_path / "vectors"), ALL_FIELDS, WIDTH)
+    fill_with_clusters(store)
+    reads = (
+        lambda: store.count(None),
+        lambda: store.values("_id", None),
+        lambda: store.search(unit_vectors(7, 1), None, 3),
+    )
+    with time_limit(60):
+        for read in reads:
+            read()
+    with time_limit(-1):
+        for read in reads:
+            with pytest.raises(TimeoutError, match="took too long"):
+                read()
+    store.close()

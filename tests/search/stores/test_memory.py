@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from tests.support.images import inline
+from tests.support.shop import shop
 from tests.support.stores import ALL_FIELDS, WIDTH, Shop, Shown, unit_vectors
+from text_image_similarity import Product, Query
+from text_image_similarity.search.counting import count_passing
 from text_image_similarity.search.fields import Field, FieldKind, Scalar, Value
-from text_image_similarity.search.filters import Compare
-from text_image_similarity.search.stores import Changes, MemoryStore
+from text_image_similarity.search.filters import And, Compare, Exists, OneOf
+from text_image_similarity.search.stores import Changes, MemoryStore, memory
 from text_image_similarity.search.stores.columns import Growing, TextColumn, TextsColumn, make_column
+from text_image_similarity.search.time_limit import time_limit
 
 
 def test_what_was_read_of_an_array_stays_as_it_was() -> None:
@@ -52,6 +59,9 @@ def test_a_column_answers_for_the_rows_that_were_there(kind: FieldKind, value: V
     assert column.compare("eq", wanted, 2).tolist() == [True, False]
     assert column.present(2).tolist() == [True, False]
     assert column.compare("eq", wanted, 4).tolist() == [True, False, True, True]
+    assert column.among([wanted], 2).tolist() == [True, False]
+    assert column.among([wanted, *([] if kind == "bool" else [8.0])], 4).tolist() == [True, False, True, True]
+    assert not column.among([], 4).any()
     assert column.counts(np.array([0, 1]))[wanted] == 1
 
 
@@ -137,3 +147,41 @@ def test_many_queries_find_what_each_finds_alone(queries: int) -> None:
             (alone,) = store.search(asked[place : place + 1], where, 9)
             assert hits.rows.tolist() == alone.rows.tolist()
             assert hits.cosines.tolist() == alone.cosines.tolist()
+
+
+def test_a_filter_is_checked_once_for_a_search_its_total_and_its_facets(monkeypatch: pytest.MonkeyPatch) -> None:
+    def count(where: Any, columns: Any, size: int) -> Any:
+        checked.append(where)
+        return mask(where, columns, size)
+
+    mask, checked = memory._mask, list[Any]()
+    with shop() as catalog:
+        catalog.add(Product(f"p{n}", images=inline("red"), fields={"kind": "ab"[n % 2], "price": n}) for n in range(9))
+        monkeypatch.setattr(memory, "_mask", count)
+        query = Query("red", where='kind in ("a", "c") and price < 7', facets=["kind", "price"] * 16)
+        found = catalog.match(query)
+        assert (len(found), found.total, found.facets["kind"]) == (4, 4, {"a": 4})
+        assert len(checked) == 3  # the whole and its parts
+        catalog.add([Product("p10", images=inline("red"), fields={"kind": "a", "price": 3})])
+        assert catalog.match(query).total == 5
+        for number in range(100):
+            catalog.match(Query("red", where=f"price < {number}"))
+        assert len(catalog._session.opened(catalog._session.generations.live())._state.masks) <= 16  # type: ignore[attr-defined]
+
+
+def test_a_query_in_memory_ends_when_its_time_is_up() -> None:
+    with shop() as catalog:
+        catalog.add(Product(f"p{n}", images=inline("red"), fields={"kind": "a"}) for n in range(9))
+        session = catalog._session
+        store = session.store(session.generations.live())
+        vectors = np.eye(1, session.generations.live().identity.embed_dim, dtype=np.float32)
+        where = And((Compare("kind", "eq", "a"), OneOf("kind", ("a", "b")), Exists("price", wanted=False)))
+        for ask in (
+            lambda: store.count(where),
+            lambda: store.values("kind", Exists("kind")),
+            lambda: store.search(vectors, None, 3),
+            lambda: count_passing(store, Query(facets=["kind"]), None),
+        ):
+            with time_limit(-1), pytest.raises(TimeoutError, match="took too long"):
+                ask()
+            ask()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from threading import Event
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient
+from qdrant_client.http.exceptions import ApiException
 
 from tests.support.edge import EdgeClient
-from tests.support.stores import ALL_FIELDS, WIDTH, fill_with_clusters, recalls
+from tests.support.stores import ALL_FIELDS, WIDTH, fill_with_clusters, recalls, unit_vectors
 from text_image_similarity.errors import ConfigError, DatabaseError
 from text_image_similarity.search.stores.qdrant import QdrantStore, connect
+from text_image_similarity.search.time_limit import time_limit
 
 
 def test_the_graph_finds_nearly_all_under_filters(tmp_path: Path) -> None:
@@ -65,3 +68,27 @@ def test_a_key_is_sent_behind_tls_or_to_this_machine(monkeypatch: pytest.MonkeyP
 def test_a_server_that_does_not_answer() -> None:
     with pytest.raises(DatabaseError, match=r"shop-1.*cannot be made.*check that the server is running"):
         QdrantStore(connect("qdrant://127.0.0.1:1/shop"), "shop-1", ALL_FIELDS, WIDTH)
+
+
+def test_a_server_that_takes_too_long_is_not_waited_for(tmp_path: Path) -> None:
+    class Slow(EdgeClient):
+        def count(self, name: str, where: Any, *, exact: bool, timeout: int | None = None) -> Any:
+            waited.append(timeout)
+            pause.wait(0.2)
+            raise ApiException("timed out")
+
+    waited, pause = list[int | None](), Event()
+    store = QdrantStore(cast(QdrantClient, Slow(tmp_path)), "shop-1", ALL_FIELDS, WIDTH)
+    with time_limit(0.1), pytest.raises(TimeoutError, match="took too long"):
+        store.count(None)
+    with time_limit(7.5), pytest.raises(DatabaseError, match="timed out"):
+        store.count(None)
+    with pytest.raises(DatabaseError, match="timed out"):
+        store.count(None)
+    assert waited == [1, 8, None]
+    with time_limit(-1):
+        for read in (lambda: store.values("_id", None), lambda: store.search(unit_vectors(7, 1), None, 3)):
+            with pytest.raises(TimeoutError):
+                read()
+        store.clear()  # a write is not interrupted
+    store.close()

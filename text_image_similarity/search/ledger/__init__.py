@@ -6,7 +6,8 @@ from .database import Database, Transaction, intact
 from .generations import Generation, Generations, add_generation
 from .ledger import Ledger
 from .rows import Found
-from .sqlite import MEMORY, SqliteDatabase
+from .sqlite import SqliteDatabase
+from .sqlite_file import MEMORY
 
 __all__ = [
     "MEMORY",

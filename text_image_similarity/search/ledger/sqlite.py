@@ -23,14 +23,13 @@ from ..fields import BUILT_IN, Field
 from ..filters import Filter
 from ..filters.sql import column_names, compile_sql, with_nul
 from ..filters.sqlite import SqliteWriter, sqlite_value
+from ..time_limit import interrupting
 from .database import Purpose, Row, Transaction
 from .fair_lock import FairLock
-from .sqlite_file import PATIENCE_S, SqliteFile
+from .sqlite_file import MEMORY, PATIENCE_S, SqliteFile
 from .sqlite_tables import APPLICATION, LAYOUT, TABLES, TYPES
-from .time_limit import interrupting
 from .words import asked_words
 
-MEMORY = ":memory:"
 _LOCKS: dict[Purpose, str] = {"follow": ".lock", "optimize": ".optimize.lock", "check": ".check.lock"}
 
 # Bytes to read ahead, in pieces that Linux does not shorten, and the maximum in total, because the cache may be small.
@@ -56,8 +55,7 @@ class SqliteDatabase:
 
     def __init__(self, path: str | Path, fields: Sequence[Field] | None = None) -> None:
         self._path, self._process = str(path), os.getpid()
-        # One connection writes; those for reading never wait. A database in memory has a single connection, which is
-        # used in turn.
+        # One connection writes; those for reading never wait, except for a writer of a database in memory.
         self._writing, self._connections = FairLock(), SqliteFile(self._path)
         self._alone = {purpose: Lock() for purpose in _LOCKS}  # for a database in memory, instead of files
         with self._failing():
@@ -81,7 +79,7 @@ class SqliteDatabase:
             return found.fetchall()
 
     def stream(self, sql: str, size: int, *, everything: bool = False) -> Iterator[list[Row]]:
-        if self._path == MEMORY:  # a second connection could not see the database
+        if self._path == MEMORY:  # nobody could write until the last row is read
             rows = self.read(sql)
             yield from (rows[start : start + size] for start in range(0, len(rows), size))
             return
@@ -98,6 +96,7 @@ class SqliteDatabase:
                 self._file.execute("BEGIN IMMEDIATE")
                 yield _Transaction(self._file)
                 self._file.execute("COMMIT")
+                self._file = self._connections.fitting(self._file)
             except BaseException:
                 if self._file.in_transaction:
                     self._file.execute("ROLLBACK")
@@ -183,7 +182,12 @@ class SqliteDatabase:
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         if self._path == MEMORY:
-            with self._writing:
+            with self._writing.shared() as alone:
+                if self._connections.is_shared and not alone:
+                    with self._connections.reading() as file:
+                        yield file
+                    return
+            with self._writing:  # a single connection, which is used in turn
                 yield self._file
         else:
             with self._connections.reading() as file:

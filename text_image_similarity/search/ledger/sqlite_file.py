@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,20 +11,28 @@ from threading import Lock
 
 from ...errors import DatabaseError
 
+MEMORY = ":memory:"
 PATIENCE_S = 60.0  # longest wait while another process is writing
 _MOST_IDLE = 4
+# Bytes of a database in memory that several connections share: SQLite's limit is a gigabyte, and a transaction adds a few
+# megabytes.
+_MOST_SHARED = 768 << 20
 _CACHE = {True: 16_384, False: 65_536}  # KiB of cached pages, for a connection that only reads and one that also writes
 
 
 class SqliteFile:
-    """An SQLite file, or `:memory:`, where each connection is a separate database. Safe to share between threads.
+    """An SQLite file, or `:memory:` for a database in memory. Safe to share between threads.
 
     Args:
         path: The file.
+
+    Attributes:
+        is_shared: Whether several connections see the same database; if not, each new one in memory is empty.
     """
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        self._path, self.is_shared = path, True
+        self._memory = f"file:/{secrets.token_hex(16)}?vfs=memdb"
         # State of the file when it was opened as immutable; None if it was opened normally.
         self._frozen: tuple[int, ...] | None = None
         self._lock = Lock()
@@ -40,8 +49,13 @@ class SqliteFile:
             sqlite3.Error: The file cannot be opened.
         """
         place = self._path if self._frozen is None else f"{Path(self._path).absolute().as_uri()}?immutable=1"
+        in_memory = self._path == MEMORY and self.is_shared
         file = sqlite3.connect(
-            place, timeout=PATIENCE_S, check_same_thread=False, isolation_level=None, uri=self._frozen is not None
+            self._memory if in_memory else place,
+            timeout=PATIENCE_S,
+            check_same_thread=False,
+            isolation_level=None,
+            uri=in_memory or self._frozen is not None,
         )
         try:
             # Reads the file's schema too, so that an unreadable file is reported here.
@@ -73,6 +87,24 @@ class SqliteFile:
         finally:
             if not kept:
                 file.close()
+
+    def fitting(self, file: sqlite3.Connection) -> sqlite3.Connection:
+        """Return the connection that writes, or another one to which a database in memory has moved as it grows too large.
+
+        Nobody may read in the meantime; afterwards, the database is no longer shared.
+        """
+        if self._path != MEMORY or not self.is_shared:
+            return file
+        size = [int(file.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_count", "page_size")]
+        if size[0] * size[1] <= _MOST_SHARED:
+            return file
+        self.is_shared = False
+        alone = self.connect()
+        file.backup(alone)
+        file.close()
+        with self._lock:
+            self._close_idle()
+        return alone
 
     def close(self) -> None:
         """Close the connections from `reading`; those in use are closed when their blocks end."""

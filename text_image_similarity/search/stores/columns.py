@@ -70,6 +70,9 @@ class Column(Protocol):
     def compare(self, op: str, value: Value, size: int) -> Mask:
         """Return which of the first `size` positions have a value that satisfies `eq`, `lt`, `lte`, `gt` or `gte`."""
 
+    def among(self, values: Sequence[Value], size: int) -> Mask:
+        """Return which of the first `size` positions have one of some values."""
+
     def present(self, size: int) -> Mask:
         """Return which of the first `size` positions have a value."""
 
@@ -92,6 +95,9 @@ class NumberColumn:
 
     def compare(self, op: str, value: Value, size: int) -> Mask:
         return np.asarray(_COMPARE[op](self._values.filled[:size], value))
+
+    def among(self, values: Sequence[Value], size: int) -> Mask:
+        return np.isin(self._values.filled[:size], np.array(values, np.float64))
 
     def present(self, size: int) -> Mask:
         return np.asarray(~np.isnan(self._values.filled[:size]))
@@ -125,6 +131,9 @@ class TextColumn:
 
     def compare(self, op: str, value: Value, size: int) -> Mask:
         return np.asarray(_COMPARE[op](self._codes.filled[:size], self._known.get(value, -2)))
+
+    def among(self, values: Sequence[Value], size: int) -> Mask:
+        return _among(self._codes.filled[:size], values, self._known)
 
     def present(self, size: int) -> Mask:
         return np.asarray(self._codes.filled[:size] >= 0)
@@ -167,6 +176,10 @@ class TextsColumn:
         codes = self._codes.filled[: len(places)]
         return _at(places[_COMPARE[op](codes, self._known.get(value, -2))], size)
 
+    def among(self, values: Sequence[Value], size: int) -> Mask:
+        places = self._places.filled
+        return _at(places[_among(self._codes.filled[: len(places)], values, self._known)], size)
+
     def present(self, size: int) -> Mask:
         return _at(self._places.filled, size)
 
@@ -202,6 +215,13 @@ def make_column(kind: FieldKind) -> Column:
     if kind == "text":
         return TextColumn()
     return TextsColumn() if kind == "texts" else NumberColumn(truth=kind == "bool")
+
+
+def _among(codes: NDArray[np.int32], values: Sequence[Value], known: dict[Value, int]) -> Mask:
+    """Return which codes stand for one of some values."""
+    wanted = np.zeros(len(known) + 1, bool)  # the last element is for -1
+    wanted[[known[value] for value in values if value in known]] = True
+    return wanted[codes]
 
 
 def _at(places: NDArray[Any], size: int) -> Mask:

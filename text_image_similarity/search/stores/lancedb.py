@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from ..fields import BUILT_IN, Field, FieldKind, Value
 from ..filters import Filter
 from ..filters.datafusion import DataFusionWriter
 from ..filters.sql import column_names, compile_sql
+from ..time_limit import check_time, remaining
 from .exact import Block, best_of, ranked
 from .lance_manifests import LanceManifests
 from .protocol import Alone, Changes, Hits, Rows
@@ -46,6 +48,7 @@ _KEPT = timedelta(minutes=5)  # how long other processes may still read replaced
 _CHUNK = 8192  # numbers in one condition, and rows read at a time
 _SLOTS = 256  # maximum number of images of a product
 _TABLE, _APPLIED, _CATALOG, _ALL = "pictures", "applied", "catalog", "TRUE"
+_READING = {"read", "searched", "counted"}
 _FAILURES = (OSError, RuntimeError, ValueError, pa.ArrowException)
 _TYPES: dict[FieldKind, pa.DataType] = {
     "text": pa.utf8(),
@@ -136,13 +139,14 @@ class LanceStore:
 
     def count(self, where: Filter | None) -> int:
         with self._speaking("counted"):
+            check_time()
             return int(self._table.count_rows(f"first AND {self._condition(where)}"))
 
     def values(self, field: str, where: Filter | None) -> dict[Value, int]:
         column, found = self._columns[field], Counter[Value]()
         condition = f"first AND {column} IS NOT NULL AND {self._condition(where)}"
         with self._speaking("counted"):
-            for batch in self._table.search().where(condition).select([column]).to_batches(_CHUNK):
+            for batch in _in_time(self._table.search().where(condition).select([column])):
                 values = batch.column(column)
                 counted = (values.flatten() if self._kinds[field] == "texts" else values).value_counts()
                 found.update(dict(zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True)))
@@ -212,7 +216,7 @@ class LanceStore:
     def _blocks(self, condition: str) -> Iterator[Block]:
         """Yield all images that satisfy a condition."""
         found = self._table.search().where(condition).select(["number", "slot", "vector"])
-        for batch in found.to_batches(_CHUNK):
+        for batch in _in_time(found):
             if batch.num_rows:
                 yield _block(batch)
 
@@ -221,7 +225,8 @@ class LanceStore:
         search = search.nprobes(_PARTITIONS).refine_factor(_REFINED)
         if condition != _ALL:  # a filter that passes everything would double the time of a search among a million
             search = search.where(condition, prefilter=True)
-        found = search.limit(limit + _SPARE).select(["number", "slot", "vector", "_distance"]).to_arrow()
+        found = search.limit(limit + _SPARE).select(["number", "slot", "vector", "_distance"])
+        found = found.to_arrow(timeout=_patience())
         if len(found) < limit:  # fewer images pass, or the index missed some
             return best_of(self._blocks(condition), query[None, :], limit, least)[0]
         return ranked(query, _block(found.combine_chunks().to_batches()[0]), limit, least)
@@ -241,7 +246,7 @@ class LanceStore:
 
     @contextmanager
     def _speaking(self, doing: str) -> Iterator[None]:
-        """Convert LanceDB's errors into a `DatabaseError`."""
+        """Convert LanceDB's errors into a `DatabaseError`, or a `TimeoutError` if the time of `time_limit` is up."""
         if os.getpid() != self._process:
             raise DatabaseError(
                 "a LanceDB store was opened before this process was forked; open the catalogue after the fork"
@@ -251,10 +256,26 @@ class LanceStore:
                 self._manifests.check_new()  # LanceDB follows newer versions by itself
             yield
         except _FAILURES as exc:
+            if doing in _READING:
+                check_time()
             raise DatabaseError(
                 f"the vectors in {self._place} cannot be {doing}: {exc!s:.500}; if this keeps happening, remove that folder and "
                 "open the catalogue again, which restores them"
             ) from exc
+
+
+def _in_time(query: Any) -> Iterator[pa.RecordBatch]:
+    """Yield what a query finds, unless the time of `time_limit` is up."""
+    for batch in query.to_batches(_CHUNK, timeout=_patience()):
+        check_time()
+        yield batch
+
+
+def _patience() -> timedelta | None:
+    """Return the time that remains for a query of LanceDB; None without a limit."""
+    check_time()
+    left_s = remaining()
+    return None if left_s == inf else timedelta(seconds=max(0.001, left_s))
 
 
 def _block(batch: pa.RecordBatch) -> Block:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 
 import numpy as np
@@ -16,6 +16,7 @@ from ...similarity import Embeddings
 from ..fields import Field, Value
 from ..filters import And, Compare, Exists, Filter, Not, OneOf, Or
 from ..nearest import Places, best
+from ..time_limit import check_time
 from .columns import Column, Growing, Mask, make_column
 from .protocol import Alone, Changes, Hits, Rows
 
@@ -25,6 +26,7 @@ _GATHERED = 0.4
 # OpenBLAS neither to copy them nor to distribute them over threads; with many queries, OpenBLAS is fast by itself.
 _FEW, _BLOCK, _SMALL, _BLOCK_OF_MANY = 8, 256, 1 << 18, 4096
 _PRODUCTS = 16_000_000  # approximate cosines in memory at a time
+_MASKS = 16  # filters whose masks are kept
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +40,7 @@ class _State:
         alive: Whether each vector is still valid, shape (n,).
         first: Whether each vector is the first of its product, shape (n,).
         columns: Values of the fields of each vector's product, by field.
+        masks: Which vectors pass a filter, shape (n,), for the filters used last.
     """
 
     vectors: Embeddings
@@ -46,6 +49,16 @@ class _State:
     alive: Mask
     first: Mask
     columns: Mapping[str, Column]
+    masks: dict[Filter, Mask] = field(default_factory=dict)
+
+    def mask(self, where: Filter) -> Mask:
+        """Return which vectors pass a filter; a query needs this for its search, its total and each facet."""
+        if (found := self.masks.get(where)) is None:
+            found = _mask(where, self.columns, len(self.alive))
+            if len(self.masks) >= _MASKS:
+                self.masks.clear()
+            self.masks[where] = found
+        return found
 
 
 class MemoryStore:
@@ -88,11 +101,12 @@ class MemoryStore:
         self, queries: Embeddings, where: Filter | None, limit: int | None, *, least: float = -1.0, exact: bool = False
     ) -> list[Hits]:
         state = self._state
-        passing = state.alive if where is None else state.alive & _mask(where, state.columns, len(state.alive))
+        passing = state.alive if where is None else state.alive & state.mask(where)
         gathers = np.count_nonzero(passing) < _GATHERED * len(passing)
         among = np.flatnonzero(passing) if gathers else None
         found = []
         for some in np.array_split(queries, max(1, -(-len(queries) * len(passing) // _PRODUCTS))):
+            check_time()
             rough = _rough_cosines(state.vectors, among, some)  # (q, n) or (q, m)
             if not gathers:
                 rough[:, ~passing] = -np.inf
@@ -173,7 +187,7 @@ class MemoryStore:
     def _products(self, state: _State, where: Filter | None) -> Mask:
         """Return which images are the first of a product that passes a filter."""
         passing = state.alive & state.first
-        return passing if where is None else passing & _mask(where, state.columns, len(passing))
+        return passing if where is None else passing & state.mask(where)
 
 
 def _rough_cosines(vectors: Embeddings, among: Places | None, queries: Embeddings) -> Embeddings:
@@ -195,23 +209,26 @@ def _rough_cosines(vectors: Embeddings, among: Places | None, queries: Embedding
 
 
 def _mask(where: Filter, columns: Mapping[str, Column], size: int) -> Mask:
-    """Return which of the first `size` positions pass a filter."""
+    """Return which of the first `size` positions pass a filter, unless the time of `time_limit` is up."""
+    check_time()
     match where:
         case Compare(field, "ne", value):
             return columns[field].present(size) & ~columns[field].compare("eq", value, size)
         case Compare(field, op, value):
             return columns[field].compare(op, value, size)
         case OneOf(field, values, negated):
-            column, within = columns[field], np.zeros(size, bool)
-            for each in values:
-                within |= column.compare("eq", each, size)
-            return column.present(size) & ~within if negated else within
+            within = columns[field].among(values, size)
+            return columns[field].present(size) & ~within if negated else within
         case Exists(field, wanted):
             present = columns[field].present(size)
             return present if wanted else ~present
-        case And(parts):
-            return np.asarray(np.logical_and.reduce([_mask(part, columns, size) for part in parts]))
-        case Or(parts):
-            return np.asarray(np.logical_or.reduce([_mask(part, columns, size) for part in parts]))
+        case And(parts) | Or(parts):
+            mask = _mask(parts[0], columns, size)
+            for part in parts[
+                1:
+            ]:  # one by one: with 256 conditions, all masks together would take as much as the vectors
+                combine = np.logical_and if isinstance(where, And) else np.logical_or
+                combine(mask, _mask(part, columns, size), out=mask)
+            return mask
         case Not(part):
             return ~_mask(part, columns, size)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from ipaddress import ip_address
+from math import ceil, inf
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,6 +24,7 @@ from ..fields import BUILT_IN, Field, FieldKind, Value
 from ..filters import Filter
 from ..filters.qdrant import compile_qdrant, qdrant_value
 from ..filters.sql import column_names
+from ..time_limit import check_time, remaining
 from .exact import Block, best_of, ranked
 from .protocol import Alone, Changes, Hits, Rows
 
@@ -34,6 +36,7 @@ _SLOTS = 256  # maximum number of images of a product
 _MOST_VALUES = 10_000_000
 _PATIENCE_S = 60
 _FIRST, _NUMBER = "first", "number"
+_READING = {"read", "searched", "counted"}
 _INDEXES: dict[FieldKind, models.PayloadSchemaType] = {
     "text": models.PayloadSchemaType.KEYWORD,
     "number": models.PayloadSchemaType.FLOAT,
@@ -136,7 +139,7 @@ class QdrantStore:
                 return best_of(self._blocks(passing), queries, None, least)
             most = limit
             if most is None:
-                most, exact = self._client.count(self._name, passing, exact=True).count, True
+                most, exact = self._client.count(self._name, passing, exact=True, **_patience()).count, True
             found = self._nearest(queries, passing, most, least, exact=exact)
             short = [place for place, block in enumerate(found) if len(block.rows) < most]
             if short and not exact:  # fewer images pass, or the graph missed some
@@ -147,13 +150,13 @@ class QdrantStore:
 
     def count(self, where: Filter | None) -> int:
         with self._speaking("counted"):
-            return int(self._client.count(self._name, self._filter(where, first=True), exact=True).count)
+            return int(self._client.count(self._name, self._filter(where, first=True), exact=True, **_patience()).count)
 
     def values(self, field: str, where: Filter | None) -> dict[Value, int]:
         key, passing = self._keys[field], self._filter(where, first=True)
         with self._speaking("counted"):
             if self._kinds[field] not in ("number", "date"):
-                found = self._client.facet(self._name, key, passing, limit=_MOST_VALUES, exact=True)
+                found = self._client.facet(self._name, key, passing, limit=_MOST_VALUES, exact=True, **_patience())
                 truth = self._kinds[field] == "bool"
                 return {bool(hit.value) if truth else hit.value: hit.count for hit in found.hits}
             numbers = Counter[Value]()  # Qdrant's facets do not count numbers
@@ -184,7 +187,7 @@ class QdrantStore:
         self._client.upsert(self._applied, [models.PointStruct(id=0, vector=[0.0], payload=payload)], wait=True)
 
     def _noted(self) -> dict[str, Any]:
-        found = self._client.retrieve(self._applied, [0])
+        found = self._client.retrieve(self._applied, [0], **_patience())
         return (found[0].payload or {}) if found else {}
 
     def _make(self, name: str, width: int) -> bool:
@@ -242,7 +245,7 @@ class QdrantStore:
         ]
         if not requests:
             return []
-        found = self._client.query_batch_points(self._name, requests)
+        found = self._client.query_batch_points(self._name, requests, **_patience())
         return [self._block(each.points) for each in found]
 
     def _blocks(self, passing: models.Filter | None) -> Iterator[Block]:
@@ -253,7 +256,8 @@ class QdrantStore:
     def _pages(self, passing: models.Filter | None, **wanted: Any) -> Iterator[list[models.Record]]:
         offset: Any = None
         while True:
-            records, offset = self._client.scroll(self._name, passing, limit=_POINTS, offset=offset, **wanted)
+            given = wanted | _patience()
+            records, offset = self._client.scroll(self._name, passing, limit=_POINTS, offset=offset, **given)
             yield records
             if offset is None:
                 return
@@ -265,11 +269,20 @@ class QdrantStore:
 
     @contextmanager
     def _speaking(self, doing: str) -> Iterator[None]:
-        """Convert Qdrant's errors into a `DatabaseError`."""
+        """Convert Qdrant's errors into a `DatabaseError`, or a `TimeoutError` if the time of `time_limit` is up."""
         try:
             yield
         except (ApiException, OSError, RuntimeError, ValueError) as exc:
+            if doing in _READING:
+                check_time()
             raise DatabaseError(
                 f"Qdrant's collection {self._name} cannot be {doing}: {exc!s:.500}; check that the server is running and "
                 "QDRANT_API_KEY is right; if so, delete the collection, and it will be rebuilt from the catalogue"
             ) from exc
+
+
+def _patience() -> dict[str, Any]:
+    """Return the limit of a request that reads, in whole seconds, if `time_limit` sets one."""
+    check_time()
+    left_s = remaining()
+    return {} if left_s == inf else {"timeout": max(1, min(_PATIENCE_S, ceil(left_s)))}

@@ -18,7 +18,7 @@ from ...pipeline import Outcome
 from ...search import Matches, Searcher
 from ...search.answer import Checked
 from ...search.filters import And, Filter, Not, OneOf, Or
-from ...search.ledger.time_limit import time_limit
+from ...search.time_limit import time_limit
 from ..clients import current
 from ..jobs import ClientLeftError
 from ..problems import ProblemError
@@ -33,6 +33,7 @@ _MOST = 64  # maximum cost of a pass, in typical queries
 _QUERY_S = 0.005  # of a typical query; whoever takes longer pays for it afterwards
 _PASS_S = 0.5  # after which the remaining queries of a pass are queued again
 _MOST_WAITING = 256
+_CHUNKS = 5  # in which a list of groups is read, and their counts
 
 
 @dataclass(slots=True, eq=False)
@@ -47,7 +48,7 @@ class _Scan:
     cost: int = 0  # estimated cost in typical queries, set when it is queued
     spent: float = 0.0  # seconds since then
     alone: bool = False  # whether it must have a pass of its own
-    until: float = inf  # the time from which no request waits for it
+    until: float = inf  # the time from which no request waits for it; -inf once its request has ended
     found: Answers = field(default_factory=list)  # of the first queries, which are no longer in `asked`
     done: Future[Answers] = field(default_factory=Future)
 
@@ -174,8 +175,11 @@ class Scans:
         for part in _passes(asked, texts, images):  # other requests get a turn between passes
             scan = _Scan(client, write, *part, until=self._clock() + self._timeout_s)
             self._waiting.put(scan)
-            answers = await asyncio.wrap_future(scan.done)
-            found += answers
+            try:
+                answers = await asyncio.wrap_future(scan.done)
+                found += answers
+            finally:
+                scan.until = -inf  # a scan that is queued again can no longer be cancelled
         return found
 
     def close(self) -> None:
@@ -187,41 +191,50 @@ class Scans:
         while taken := self._waiting.take():
             by_generation: dict[int, list[_Scan]] = defaultdict(list)
             for scan in taken:
-                # If neither holds, no request is waiting for the scan.
-                if scan.done.running() or scan.done.set_running_or_notify_cancel():
-                    if self._clock() > scan.until:
-                        scan.done.set_exception(TimeoutError())
-                    else:
-                        by_generation[scan.asked[0].generation.number].append(scan)
+                by_generation[scan.asked[0].generation.number].append(scan)
             for group in by_generation.values():
-                self._search(group)
+                self._search(group, self._clock())
                 for scan in group:
                     if scan.done.done():
                         self._waiting.settle(scan)
 
-    def _search(self, scans: Sequence[_Scan]) -> None:
+    def _is_awaited(self, scan: _Scan) -> bool:
+        """Tell whether a request waits for a scan, which fails if its time has passed."""
+        if not scan.done.running() and not scan.done.set_running_or_notify_cancel():
+            return False
+        if self._clock() > scan.until:
+            scan.done.set_exception(TimeoutError())
+            return False
+        return True
+
+    def _search(self, scans: Sequence[_Scan], started: float) -> None:
         """Answer scans of one generation together; if that fails, in halves, because one of them may be the cause."""
+        scans = [scan for scan in scans if self._is_awaited(scan)]
         try:
-            while scans := self._pass(scans):
-                pass
+            if scans:
+                self._pass(scans, started)
         except BaseException as exc:  # a panic of a native library is not an Exception
             scans = [scan for scan in scans if not scan.done.done()]
             if len(scans) == 1:
                 scans[0].done.set_exception(exc)
                 return
             logger.debug("repeating %d searches in two halves, because they failed together: %s", len(scans), exc)
-            if isinstance(exc, TimeoutError):  # halves could take as long again and again
+            if isinstance(exc, TimeoutError) or self._clock() > started + _PASS_S:  # halves could take as long again
                 for scan in scans:
                     scan.alone = True
-                    self._waiting.put(scan, again=True)
+                self._put_back(scans)
                 return
             middle = len(scans) // 2
-            self._search(scans[:middle])
-            self._search(scans[middle:])
+            self._search(scans[:middle], started)
+            self._search(scans[middle:], started)
 
-    def _pass(self, scans: Sequence[_Scan]) -> Sequence[_Scan]:
-        """Answer scans until one of them fails, and return those after it; if it takes too long, queue the rest again."""
-        started, began = self._clock(), False
+    def _put_back(self, scans: Sequence[_Scan]) -> None:
+        for scan in scans:
+            self._waiting.put(scan, again=True)
+
+    def _pass(self, scans: Sequence[_Scan], started: float) -> None:
+        """Answer scans; once one of them fails, or they take too long since `started`, queue the others again."""
+        before, began = self._clock(), False
         try:
             with time_limit(self._longest_s):
                 answers = iter(
@@ -233,26 +246,25 @@ class Scans:
                     )
                 )
         finally:
-            together, total = self._clock() - started, sum(scan.cost for scan in scans)
+            together, total = self._clock() - before, sum(scan.cost for scan in scans)
             for scan in scans:
                 scan.spent += together * scan.cost / total
         for place, scan in enumerate(scans):
             while scan.asked:
                 if began and self._clock() > started + _PASS_S:
-                    for late in scans[place:]:
-                        self._waiting.put(late, again=True)
-                    return ()
+                    self._put_back(scans[place:])
+                    return
                 began, since = True, self._clock()
                 try:
                     with time_limit(self._longest_s):
                         scan.take(next(answers))
                 except (ProblemError, ClientLeftError, TimeoutError) as exc:
                     scan.done.set_exception(exc)
-                    return scans[place + 1 :]
+                    self._put_back(scans[place + 1 :])
+                    return
                 finally:
                     scan.spent += self._clock() - since
             scan.done.set_result(scan.found)
-        return ()
 
 
 def _passes(
@@ -282,16 +294,18 @@ def _cost(one: Checked) -> int:
     query = one.query
     lists = 6 * (1 + len(query.parts)) if query.fusion == "rrf" else 0
     everything = 32 if query.min_similarity is not None else 0
-    return 1 + lists + everything + 2 * len(query.facets) + 4 * query.group + query.top_k // 100 + _cost_of_filter(one)
+    counts = 2 * len(set(query.facets)) + 4 * query.group
+    return 1 + lists + everything + counts + query.top_k // 100 + _cost_of_filter(one)
 
 
 def _cost_of_filter(one: Checked) -> int:
-    """Return the approximate cost of a query's filter: SQL checks every product for each condition and facet."""
+    """Return the approximate cost of a query's filter: SQL checks every product for each condition, and each time it reads."""
     query = one.query
     conditions, values = _size(one.where)
     if query.parts and query.sort is None and query.min_similarity is None:
         return values // 128
-    return (conditions // 4 + values // 256) * (2 + len(query.facets)) // 2
+    reads = 2 + len(set(query.facets)) + _CHUNKS * query.group
+    return (64 * conditions + values) * reads // 512
 
 
 def _size(where: Filter | None) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-from ...search.ledger.time_limit import time_limit
+from ...search.time_limit import time_limit
 from ...system import settle
 from ..clients import current
 from ..problems import ProblemError

@@ -15,7 +15,7 @@ _END: ContextVar[float] = ContextVar("end", default=inf)  # of `time.monotonic`
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Limit the time for reading ledgers during a block, instead of the limit around it; `inf` lifts that.
+    """Limit the time for reading ledgers and stores during a block, instead of the limit around it; `inf` lifts that.
 
     A read that begins or continues after the time is up raises a `TimeoutError`.
     """
@@ -24,6 +24,11 @@ def time_limit(seconds: float) -> Iterator[None]:
         yield
     finally:
         _END.reset(token)
+
+
+def remaining() -> float:
+    """Return how many seconds of `time_limit` remain; `inf` without a limit, and a negative number when the time is up."""
+    return _END.get() - time.monotonic()
 
 
 def check_time() -> None:
