@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from threading import Lock, RLock
 from typing import TYPE_CHECKING
 
+from ...system import forget_frames
 from ..audit import Note
 from ..jobs import CLIENT_LEFT, Call, ClientLeftError
 from ..problems import CONTENT_TYPE, ProblemError
@@ -203,6 +204,7 @@ class OutgoingAnswer:
         try:
             await self._write_entry(problem.status, problem)
         except ProblemError as unwritten:
+            forget_frames(unwritten)
             problem = unwritten
         body = json.dumps(problem.body(self._call.request_id)).encode()
         headers = {"content-type": CONTENT_TYPE, "content-length": str(len(body)), **problem.headers}

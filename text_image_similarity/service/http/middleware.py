@@ -18,6 +18,7 @@ from uuid import uuid4
 
 from starlette.routing import BaseRoute, Match
 
+from ...system import forget_frames
 from ..audit import Note
 from ..clients import current, peer_name
 from ..jobs import Call, ClientLeftError
@@ -43,6 +44,14 @@ _REFUSAL_S, _BYTE_S = (
     0.0005,
     2e-9,
 )  # approximate cost of a request that is refused or needs no key, and of each byte of its body
+_STATE = (
+    "call",
+    "key",
+    "json",
+    "form",
+    "count_body",
+    "count_answer",
+)  # of a request; an idle connection keeps its scope
 _MISSING_KEY = Note("key_refused", "unauthorized", "there is no key")
 _REFUSED_KEY = Note("key_refused", "unauthorized", "the key is unknown")
 
@@ -92,6 +101,7 @@ class Gate:
         work = _find_route(self.work_routes, scope)
         client = peer_name(scope["client"][0] if scope.get("client") else "")
         body = IncomingBody(self.room, self.settings, receive, headers)
+        body.client = client
         found = ((route, *route.matches(scope)) for route in self.match_routes)
         search, parts = next(((route, parts) for route, fits, parts in found if fits is Match.FULL), (None, {}))
         if search is not None:
@@ -113,22 +123,8 @@ class Gate:
             body.check()
             await self._wait_for_turn(scope, client)
             await self.app(scope, body.receive, reply.send)
-        except ClientLeftError:
-            await reply.leave()
-        except ProblemError as problem:
-            if problem.reason is not None:
-                self.metrics.rejected.labels(problem.reason).inc()
-            call.notes += noted_refusal(problem, scope["state"].get("key", ANYBODY))
-            problem.__traceback__ = None  # the frames of the traceback hold the body
-            await asyncio.sleep(self.patience.pause_s(client, _REFUSAL_S + _BYTE_S * body.sent))
-            await reply.refuse(problem)
-        except Exception:
-            extra = {"request_id": call.request_id}
-            logger.exception("this is a bug in text_image_similarity; please report it", extra=extra)
-            await asyncio.sleep(self.patience.pause_s(client, _REFUSAL_S + _BYTE_S * body.sent))
-            await reply.refuse(
-                ProblemError("internal_error", "internal error; see the server's log for this request id")
-            )
+        except Exception as error:
+            await self._refuse(error, scope, body, reply)
         finally:
             self.room.release(client, body.held)
             reply.end()
@@ -136,6 +132,27 @@ class Gate:
                 self.patience.note_served(client)
             self._record(scope, headers, call, reply.status, work)
             self.auditor.write(scope, call, reply.status)
+            for name in _STATE:
+                scope["state"].pop(name, None)
+
+    async def _refuse(self, error: Exception, scope: Scope, body: IncomingBody, reply: OutgoingAnswer) -> None:
+        """Respond to a request that is refused or has failed, unless its client has left."""
+        call: Call = scope["state"]["call"]
+        problem = error
+        if isinstance(error, ProblemError):
+            if error.reason is not None:
+                self.metrics.rejected.labels(error.reason).inc()
+            call.notes += noted_refusal(error, scope["state"].get("key", ANYBODY))
+        elif not isinstance(error, ClientLeftError):
+            extra = {"request_id": call.request_id}
+            logger.error("this is a bug in text_image_similarity; please report it", exc_info=error, extra=extra)
+            problem = ProblemError("internal_error", "internal error; see the server's log for this request id")
+        forget_frames(error)  # they hold the body
+        if not isinstance(problem, ProblemError):
+            await reply.leave()
+            return
+        await asyncio.sleep(self.patience.pause_s(body.client, _REFUSAL_S + _BYTE_S * body.sent))
+        await reply.refuse(problem)
 
     async def _wait_for_turn(self, scope: Scope, client: str) -> None:
         """Delay a request that needs no key, if necessary, so that such requests cannot take time from others."""
