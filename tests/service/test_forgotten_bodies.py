@@ -23,13 +23,13 @@ from fastapi import FastAPI
 
 from tests.support.clock import HANG_S
 from tests.support.images import inline
-from tests.support.services import app_of, mini_settings
+from tests.support.services import app_of, mini_settings, serving
 from tests.support.shop import CountingEncoder
 from text_image_similarity.errors import DatabaseError
 from text_image_similarity.search import Field, Product, Searcher, open_catalog
 from text_image_similarity.search.match_log import LogWriter
+from text_image_similarity.service.http import middleware, search_routes
 from text_image_similarity.service.http import queries as queries_of
-from text_image_similarity.service.http import search_routes
 from text_image_similarity.service.keys import ApiKey
 from text_image_similarity.service.problems import ProblemError
 
@@ -366,3 +366,14 @@ def test_no_body_outlives_a_failure(
         assert got == status, answer
 
     assert service.runner.run(left_by(ask)) < 0.5
+
+
+def test_the_collector_runs_after_as_many_refused_bodies_as_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    collected: list[None] = []
+    monkeypatch.setattr(middleware.gc, "collect", lambda: collected.append(None))
+    with serving(app_of(mini_settings(max_body_bytes=100_000), CountingEncoder())) as client:  # type: ignore[arg-type]
+        for number in range(1, 31):
+            long = {"model": "nope", "pairs": [{"image_base64": "A" * 80_000, "caption": "x"}]}
+            assert client.post("/v1/similarity", json=long).status_code == 404
+            assert client.post("/v1/similarity", json={"pairs": [{"image_url": PNG, "caption": "x" * 9000}]}).is_success
+            assert len(collected) == number // 10, number

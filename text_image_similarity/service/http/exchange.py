@@ -32,7 +32,7 @@ class Room:
     """
 
     def __init__(self, most_bytes: int) -> None:
-        self._most = MOST_BODIES * most_bytes
+        self.most = MOST_BODIES * most_bytes  # of all clients together
         self.held: Counter[str] = Counter()  # by client
         self._lock = RLock()
 
@@ -51,7 +51,7 @@ class Room:
     def has_room(self, client: str, more: int) -> bool:
         """Tell whether `more` bytes may be held for a client, which may use at most half of the memory."""
         with self._lock:
-            return self.held.total() + more <= self._most and 2 * (self.held[client] + more) <= self._most
+            return self.held.total() + more <= self.most and 2 * (self.held[client] + more) <= self.most
 
     def take(self, client: str, size: int) -> bool:
         """Hold bytes for a client if there is room, and tell whether there was."""
