@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from hmac import compare_digest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from starlette.routing import BaseRoute, Match
@@ -28,7 +28,7 @@ from ..pool import ModelPool
 from ..problems import ProblemError
 from ..search.journal import Asked, Journal
 from ..settings import Settings
-from ..shares import Patience
+from ..shares import Patience, measured
 from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import Tracing
 from .auditing import Auditor, noted_refusal
@@ -44,15 +44,8 @@ _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _REFUSAL_S, _BYTE_S = (
     0.0005,
     2e-9,
-)  # approximate cost of a request that is refused or needs no key, and of each byte of its body
-_STATE = (
-    "call",
-    "key",
-    "json",
-    "form",
-    "count_body",
-    "count_answer",
-)  # of a request; an idle connection keeps its scope
+)  # approximate cost of a request that is refused, and of each byte of its body; without a key, this is the least
+_STATE = ("call", "key", "json", "form", "count_body", "count_answer")  # an idle connection keeps its last scope
 _MISSING_KEY = Note("key_refused", "unauthorized", "there is no key")
 _REFUSED_KEY = Note("key_refused", "unauthorized", "the key is unknown")
 
@@ -123,8 +116,7 @@ class Gate:
             if work is not None and scope["method"] == "POST" and (refusal := self.pool.refusal()) is not None:
                 raise refusal
             body.check()
-            await self._wait_for_turn(scope, client)
-            await self.app(scope, body.receive, reply.send)
+            await self._answer(scope, body, reply)
         except Exception as error:
             await self._refuse(error, scope, body, reply)
         finally:
@@ -167,12 +159,18 @@ class Gate:
         if self._refused > self.room.most:
             self._refused, began = 0, time.perf_counter()
             gc.collect()
-            self.patience.pause_s(client, time.perf_counter() - began)  # the client pays for it
+            self.patience.charge(client, time.perf_counter() - began)
 
-    async def _wait_for_turn(self, scope: Scope, client: str) -> None:
-        """Delay a request that needs no key, if necessary, so that such requests cannot take time from others."""
-        if _find_route(self.open_routes, scope) is not None and (pause_s := self.patience.pause_s(client, _REFUSAL_S)):
+    async def _answer(self, scope: Scope, body: IncomingBody, reply: OutgoingAnswer) -> None:
+        """Pass a request on. One that needs no key waits, if necessary, so that such requests cannot take others' time."""
+        if _find_route(self.open_routes, scope) is None:
+            await self.app(scope, body.receive, reply.send)
+            return
+        client = body.client
+        if pause_s := self.patience.pause_s(client, _REFUSAL_S):
             await asyncio.sleep(pause_s)
+        work: Any = self.app(scope, body.receive, reply.send)
+        await measured(work, lambda took_s: self.patience.charge(client, took_s - _REFUSAL_S))
 
     def _log_of(self, scope: Scope, search: BaseRoute | None) -> Log | None:
         """Return the function that writes a match request's log entry."""
