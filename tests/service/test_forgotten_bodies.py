@@ -27,9 +27,9 @@ from tests.support.services import app_of, mini_settings, serving
 from tests.support.shop import CountingEncoder
 from text_image_similarity.errors import DatabaseError
 from text_image_similarity.search import Field, Product, Searcher, open_catalog
-from text_image_similarity.search.match_log import LogWriter
-from text_image_similarity.service.http import middleware, search_routes
+from text_image_similarity.search.match_log import LogEntry, LogWriter
 from text_image_similarity.service.http import queries as queries_of
+from text_image_similarity.service.http import search_routes
 from text_image_similarity.service.keys import ApiKey
 from text_image_similarity.service.problems import ProblemError
 
@@ -370,10 +370,36 @@ def test_no_body_outlives_a_failure(
 
 def test_the_collector_runs_after_as_many_refused_bodies_as_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     collected: list[None] = []
-    monkeypatch.setattr(middleware.gc, "collect", lambda: collected.append(None))
+    monkeypatch.setattr(gc, "collect", lambda: collected.append(None))
     with serving(app_of(mini_settings(max_body_bytes=100_000), CountingEncoder())) as client:  # type: ignore[arg-type]
         for number in range(1, 31):
             long = {"model": "nope", "pairs": [{"image_base64": "A" * 80_000, "caption": "x"}]}
             assert client.post("/v1/similarity", json=long).status_code == 404
             assert client.post("/v1/similarity", json={"pairs": [{"image_url": PNG, "caption": "x" * 9000}]}).is_success
             assert len(collected) == number // 10, number
+
+
+def test_entries_that_wait_for_the_match_log_share_the_products_of_the_response(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put: list[tuple[LogEntry, int, str]] = []
+
+    def keep(self: LogWriter, record: LogEntry, *, size: int, client: str) -> bool:
+        put.append((record, size, client))
+        return True
+
+    monkeypatch.setattr(LogWriter, "put", keep)
+    long = {"terms": ["x" * 1000], "where": {"shop": [f"{number:0100}" for number in range(50)]}}
+    for asked in ({"top_k": 1000}, {"top_k": 1000}, long):
+        body = encoded({"queries": [asked]})
+        scope = scope_of(service.app, "POST", f"{SHOP}/match", "application/json", len(body))
+        status, _ = service.runner.run(send_request(service.app, scope, body))
+        assert status == 200
+    (first, size, client), (second, also, _), (_, larger, _) = put
+    assert client.startswith("key ")
+    assert size == also < larger - 16 * 6000
+    shown: Any = first.results
+    assert [*shown] == [each._asdict() for each in shown._shown] == list(first.as_dict()["results"])
+    assert size > 2000 + 300 * len(shown) > 2000
+    assert (shown[0], len(shown[1:])) == (shown._shown[0]._asdict(), len(shown) - 1)
+    assert second.results._shown is shown._shown  # type: ignore[attr-defined]

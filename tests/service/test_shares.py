@@ -301,7 +301,12 @@ def test_a_request_that_was_left_makes_no_work(monkeypatch: pytest.MonkeyPatch, 
 
 def test_who_needs_no_key_pays_for_the_time_that_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     paid: list[float] = []
-    monkeypatch.setattr(Patience, "charge", lambda self, client, took_s: paid.append(took_s) or 0.0)
+
+    def charge(self: Patience, client: Client, took_s: float) -> float:
+        paid.append(took_s)
+        return 0.0
+
+    monkeypatch.setattr(Patience, "charge", charge)
     app = app_of(mini_settings(), ColourEncoder())
 
     def render() -> bytes:

@@ -113,7 +113,7 @@ class Patience:
 
 
 @types.coroutine
-def measured(work: Coroutine[Any, Any, T], tell: Callable[[float], None]) -> Generator[Any, Any, T]:
+def measured(work: Coroutine[Any, Any, T], tell: Callable[[float], object]) -> Generator[Any, Any, T]:
     """Run a coroutine, and tell how many seconds of processor time it took on the event loop's thread."""
     took, step, value = 0.0, work.send, None
     try:
@@ -129,7 +129,7 @@ def measured(work: Coroutine[Any, Any, T], tell: Callable[[float], None]) -> Gen
             try:
                 step, value = work.send, (yield waits)
             except BaseException as exc:  # a cancellation
-                step, value = work.throw, exc  # type: ignore[assignment]
+                step, value = work.throw, exc
     finally:
         tell(took)
 
