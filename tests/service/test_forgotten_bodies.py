@@ -11,9 +11,12 @@ import gc
 import json
 import logging
 import tracemalloc
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -32,6 +35,8 @@ from text_image_similarity.service.http import queries as queries_of
 from text_image_similarity.service.http import search_routes
 from text_image_similarity.service.keys import ApiKey
 from text_image_similarity.service.problems import ProblemError
+from text_image_similarity.service.search.threads import Threads
+from text_image_similarity.system import forget_frames, settle
 
 LENGTH = 1 << 20
 TIMES = 6
@@ -403,3 +408,55 @@ def test_entries_that_wait_for_the_match_log_share_the_products_of_the_response(
     assert size > 2000 + 300 * len(shown) > 2000
     assert (shown[0], len(shown[1:])) == (shown._shown[0]._asdict(), len(shown) - 1)
     assert second.results._shown is shown._shown  # type: ignore[attr-defined]
+
+
+class Content:
+    """What a task is given."""
+
+
+def test_a_future_with_an_exception_is_no_cycle() -> None:
+    def fail(content: Content) -> None:
+        raise ZeroDivisionError
+
+    gc.disable()
+    try:
+        content, future = Content(), Future[None]()
+        left = weakref.ref(content)
+        settle(future, partial(fail, content))
+        assert isinstance(future.exception(), ZeroDivisionError)
+        del content, future
+        assert left() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["it was left", "its time is up"])
+def test_a_task_that_fails_when_nobody_waits_any_more_leaves_nothing(late: bool) -> None:
+    async def run() -> None:
+        threads, may_fail, content = Threads("this", 1, 0.05 if late else HANG_S), Event(), Content()
+        left = weakref.ref(content)
+
+        def fail(content: Content) -> None:
+            may_fail.wait(HANG_S)
+            raise ZeroDivisionError
+
+        task = asyncio.create_task(threads.run(fail, content))
+        del content
+        await asyncio.sleep(0.02)
+        if not late:
+            task.cancel()
+        with pytest.raises(ProblemError if late else asyncio.CancelledError) as ended:
+            await task
+        forget_frames(ended.value)
+        del task, ended
+        may_fail.set()
+        await threads.run(list)
+        assert left() is None
+        threads.close()
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(run())
+    finally:
+        gc.enable()
