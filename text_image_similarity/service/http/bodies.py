@@ -233,11 +233,11 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
             raise ClientLeftError
         return task.result()
     finally:
-        for each in (task, leaving):
-            if not each.done():
-                each.cancel()
-                each.add_done_callback(forget_failure)
-        del task, leaving, each  # an exception of the task holds this frame, and would be held by it
+        leaving.cancel()
+        if not task.done():
+            task.cancel()
+            task.add_done_callback(forget_failure)
+        del task  # an exception of the task holds this frame, and would be held by it
 
 
 async def _wait_for_disconnect(request: Request) -> None:
