@@ -334,7 +334,7 @@ def too_long(*_: Any) -> Any:
     raise ProblemError("too_many_bytes", "too long")
 
 
-def unwritten(*_: Any) -> Any:
+def unwritten(*_: Any, **__: Any) -> Any:
     raise DatabaseError("the disk is full")
 
 
