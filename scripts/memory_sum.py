@@ -16,6 +16,7 @@ import yaml
 from text_image_similarity.cli import serve
 from text_image_similarity.pipeline.feeders import look_ahead_of
 from text_image_similarity.preprocess import MOST_SIDE
+from text_image_similarity.search.match_log import writer
 from text_image_similarity.service import Settings
 from text_image_similarity.service.http.connections import MOST_CONNECTIONS
 from text_image_similarity.service.search.results import MOST_BYTES
@@ -114,6 +115,11 @@ def parts(settings: Settings, cores: int, image: int = _INPUT, *, prepares: bool
             f"per catalogue: {MOST_BYTES >> 20} MiB of cached results, and 7 times `--max-body-mb` for the products of a query and "
             "their JSON",
             len(settings.catalogs) * (MOST_BYTES + 7 * body),
+        ),
+        Part(
+            "entries that are waiting for a match log",
+            f"per catalogue: twice {writer.MOST_BYTES >> 20} MiB, because the JSON of those being written is counted too",
+            2 * len(settings.catalogs) * writer.MOST_BYTES,
         ),
         Part("connections", f"{MOST_CONNECTIONS}, 128 KiB each", MOST_CONNECTIONS * _CONNECTION),
     ]

@@ -16,9 +16,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 from types import MappingProxyType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from .errors import MissingExtraError, UsageError
+
+if TYPE_CHECKING:
+    import asyncio
 
 T = TypeVar("T")
 
@@ -40,6 +43,31 @@ def settle(future: Future[T], function: Callable[[], T]) -> None:
         future.set_result(function())
     except BaseException as exc:  # includes panics of native libraries; `future.result()` raises it again
         future.set_exception(exc)
+    finally:
+        del future, function  # the exception holds this frame, and would be held by it
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """Remove the frames from an exception that has been handled, and from all exceptions that led to it.
+
+    Frames hold the variables of functions, often the exception itself too, and such a cycle stays in memory until a
+    garbage collection.
+    """
+    waiting = [error]
+    while waiting:
+        if (each := waiting.pop()) is not None:
+            waiting += [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]  # those of a group
+            each.__traceback__ = each.__cause__ = each.__context__ = None
+
+
+def forget_failure(future: Future[T] | asyncio.Future[T]) -> None:
+    """Call `forget_frames` with the exception of a future that is done, and that nothing waits for; a callback."""
+    try:
+        error = future.exception()
+    except BaseException as exc:  # it was cancelled, and a cancelled task also holds its exception
+        error = exc
+    forget_frames(error)
+    del error  # otherwise, this frame would be part of a cycle itself
 
 
 def call_within(seconds: float, function: Callable[[], T], *, name: str) -> T:

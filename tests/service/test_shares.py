@@ -6,18 +6,20 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from time import sleep
+from time import sleep, thread_time
 from typing import Any
 
 import pytest
 
+from tests.support.clock import HANG_S
 from tests.support.images import make_png
 from tests.support.services import app_of, base64_pair, mini_settings, serving
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.service.http import bodies
 from text_image_similarity.service.http.json_bodies import finish_in_turns
+from text_image_similarity.service.http.sharing import SharedValue
 from text_image_similarity.service.problems import ProblemError
-from text_image_similarity.service.shares import Client, FairQueue, OneByOne, Patience, Turns
+from text_image_similarity.service.shares import Client, FairQueue, OneByOne, Patience, Turns, measured
 
 
 class Threads:
@@ -295,3 +297,89 @@ def test_a_request_that_was_left_makes_no_work(monkeypatch: pytest.MonkeyPatch, 
     scope = {"type": "http", "method": "POST", "path": "/v1/similarity", "query_string": b"", "headers": headers}
     asyncio.run(app({**scope, "client": ("127.0.0.1", 1)}, receive, send))
     assert len(asked) == (not leaves)
+
+
+def test_who_needs_no_key_pays_for_the_time_that_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    paid: list[float] = []
+
+    def charge(self: Patience, client: Client, took_s: float) -> float:
+        paid.append(took_s)
+        return 0.0
+
+    monkeypatch.setattr(Patience, "charge", charge)
+    app = app_of(mini_settings(), ColourEncoder())
+
+    def render() -> bytes:
+        end = thread_time() + 0.05
+        while thread_time() < end:
+            pass
+        return b""
+
+    monkeypatch.setattr(app.state.metrics, "render", render)
+    with serving(app) as client:
+        assert client.get("/livez").status_code == 200  # the first request takes longer
+        paid.clear()
+        for path in ("/livez", "/metrics"):
+            assert client.get(path).status_code == 200
+    (first, quick), (also_first, slow) = paid[:2], paid[2:]
+    assert first == also_first > 0
+    assert quick < 0.02 < 0.045 < slow < 0.2
+
+
+def test_a_measured_coroutine_is_cancelled_and_fails_as_usual() -> None:
+    took: list[float] = []
+
+    async def work(seconds: float, problem: Exception | None) -> int:
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            took.append(-1.0)
+            raise
+        if problem is not None:
+            raise problem
+        return 7
+
+    async def run() -> None:
+        assert await measured(work(0.1, None), took.append) == 7
+        with pytest.raises(ZeroDivisionError):
+            await measured(work(0.0, ZeroDivisionError()), took.append)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await measured(work(HANG_S, None), took.append)
+
+    asyncio.run(run())
+    first, second, cancelled, third = took
+    assert cancelled == -1.0
+    assert max(first, second, third) < 0.05, "waits are not counted"
+
+
+def test_a_shared_value_is_read_once_a_second_and_by_one_request_at_a_time() -> None:
+    now, reads = 0.0, []
+    may_end = asyncio.Event()
+
+    async def read() -> int:
+        reads.append(now)
+        await may_end.wait()
+        if len(reads) == 2:
+            raise ZeroDivisionError
+        return len(reads)
+
+    async def run() -> None:
+        nonlocal now
+        shared: SharedValue[int] = SharedValue(lambda: now)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(shared.get(read), 0.01)
+        now = 5.0
+        waiting = [asyncio.create_task(shared.get(read)) for _ in range(3)]
+        await asyncio.sleep(0)
+        may_end.set()
+        assert await asyncio.gather(*waiting) == [1, 1, 1]
+        for later in (5.1, 5.9):
+            now = later
+            with pytest.raises(ZeroDivisionError):
+                await shared.get(read)
+        now = 7.0
+        assert [await shared.get(read) for _ in range(3)] == [3, 3, 3]
+
+    asyncio.run(run())
+    assert reads == [0.0, 5.1, 7.0]

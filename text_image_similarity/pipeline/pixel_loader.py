@@ -19,6 +19,7 @@ from ..config import Config
 from ..decode import IsolatedDecoder, decode
 from ..embeddings import Vector, content_key
 from ..errors import ErrorCode, RowError
+from ..system import forget_frames
 from .rows import LoadedImage
 from .stats import RunStats
 
@@ -96,6 +97,7 @@ class PixelLoader:
                 image = self._decode(content, shorter_side=self._preparer.decode_side)
                 return LoadedImage(key, self._preparer.prepare(image))
         except RowError as error:
+            forget_frames(error)  # they hold the image
             return error
         except Exception as exc:  # a single row must never end the run
             logger.debug("an image could not be loaded", exc_info=True)

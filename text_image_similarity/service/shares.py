@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+import types
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Hashable
 from contextlib import asynccontextmanager
 from functools import partial
 from heapq import heappop, heappush
@@ -94,16 +95,43 @@ class Patience:
             self._served = {known: at for known, at in self._served.items() if at > now - _LATELY_S}
         self._served[client] = now
 
-    def pause_s(self, client: Client, took_s: float) -> float:
-        """Return how many seconds a refusal that took `took_s` must wait; the first ones of a client do not wait."""
+    def charge(self, client: Client, took_s: float) -> float:
+        """Charge a client for a response that took `took_s` seconds, and return when its earlier ones are made up for."""
         now = self._clock()
         if len(self._ends) >= _MOST_KNOWN:
             self._ends.clear()
         due = max(now - _BURST_S, self._ends.get(client, 0.0))
-        self._ends[client] = min(due, now + _PAUSE_S) + took_s / _REFUSED_SHARE
+        self._ends[client] = min(due, now + _PAUSE_S) + max(0.0, took_s) / _REFUSED_SHARE
+        return due
+
+    def pause_s(self, client: Client, took_s: float) -> float:
+        """Return how many seconds a refusal that took `took_s` must wait; the first ones of a client do not wait."""
+        now, due = self._clock(), self.charge(client, took_s)
         if not any(at > now - _LATELY_S for known, at in self._served.items() if known != client):
             return 0.0
         return min(max(0.0, due - now), _PAUSE_S)
+
+
+@types.coroutine
+def measured(work: Coroutine[Any, Any, T], tell: Callable[[float], object]) -> Generator[Any, Any, T]:
+    """Run a coroutine, and tell how many seconds of processor time it took on the event loop's thread."""
+    took, step, value = 0.0, work.send, None
+    try:
+        while True:
+            began = time.thread_time()
+            try:
+                waits = step(value)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            finally:
+                took += time.thread_time() - began
+            try:
+                step, value = work.send, (yield waits)
+            except BaseException as exc:  # a cancellation
+                step, value = work.throw, exc
+    finally:
+        tell(took)
 
 
 class OneByOne:

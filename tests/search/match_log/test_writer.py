@@ -242,3 +242,29 @@ def test_postgres_that_drops_its_connections_is_connected_to_again(postgres_url:
             )
         assert writer.write(entry()).result(60) is None
         assert len(list(log.entries())) == 2
+
+
+def test_the_memory_of_waiting_records_is_limited_and_one_client_may_take_half_of_it(
+    storage: Faulty, log: MatchLog
+) -> None:
+    storage.away = True
+    with closing(LogWriter(log, most_bytes=1000, retry_s=3600)) as writer:
+        assert not writer.put(entry(), size=501, client="bad")
+        assert [writer.put(entry(), size=100, client="bad") for _ in range(6)] == [True] * 5 + [False]
+        assert writer.put(entry(), size=300, client="good")
+        assert writer.put(entry(), size=200)
+        assert not writer.put(entry(), size=1, client="good")
+        assert not writer.flush()
+        with pytest.raises(DatabaseError):
+            writer.write(entry(), size=1, client="good").result(60)
+        assert (writer.depth, writer.dropped) == (7, 3)
+        storage.away = False
+        assert writer.flush()
+        writer.write(entry(), size=500, client="bad").result(60)
+        storage.free.clear()
+        assert writer.put(entry(), size=500, client="bad")
+        with pytest.raises(DatabaseError, match="the match log is full"):
+            writer.write(entry(), size=1, client="bad").result(60)
+        storage.free.set()
+        assert writer.flush()
+        assert not writer._held, "all memory is free again"

@@ -6,7 +6,7 @@ import json
 import re
 import secrets
 import time as clock
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from hashlib import blake2b
 from typing import Any, Literal, get_args
@@ -57,7 +57,7 @@ class LogEntry:
     generation: int | None = None
     query: Mapping[str, Any] = field(default_factory=dict)
     where: str | Mapping[str, Any] | None = None
-    results: tuple[Mapping[str, Any], ...] = ()
+    results: Sequence[Mapping[str, Any]] = ()
     total: int | None = None
     plan: str | None = None
     milliseconds: Mapping[str, float] = field(default_factory=dict)

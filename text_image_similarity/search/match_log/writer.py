@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import Future
 from threading import Condition, Lock, Thread
 from time import monotonic
+from typing import NamedTuple
 
 from ...errors import DatabaseError
 from .entries import LogEntry, LogEvent
@@ -16,9 +17,19 @@ from .match_log import MatchLog
 logger = logging.getLogger("text_image_similarity")
 
 LogRecord = LogEntry | LogEvent
-_Waiting = tuple[LogRecord, "Future[None] | None"]
+MOST_BYTES = 64 << 20  # of records that wait or are being written
+_RECORD_BYTES = 2000  # of a record whose size is not given
 _GROUP = 500  # records per transaction
 _GATHER_S = 0.1  # how long records are collected if no caller waits for them, so that a transaction has several
+
+
+class _Waiting(NamedTuple):
+    """A record that waits, with the future of whoever waits for it, its size in memory, and its client."""
+
+    record: LogRecord
+    future: Future[None] | None
+    size: int
+    client: Hashable
 
 
 class LogWriter:
@@ -27,9 +38,12 @@ class LogWriter:
     While the database fails, records from `put` wait, up to `most` of them, and are retried; records from `write` fail
     with the reason. The process's own log says when the failure begins and when it ends, in one line each.
 
+    Records are also limited by the memory that they take, and one client's records may take half of it.
+
     Args:
         log: The log, which the caller must close afterwards.
         most: Maximum number of waiting records; any more are dropped and counted.
+        most_bytes: Maximum size of waiting records.
         retry_s: Seconds between two attempts while the database fails.
 
     Attributes:
@@ -37,8 +51,11 @@ class LogWriter:
         dropped: Number of records from `put` that are lost.
     """
 
-    def __init__(self, log: MatchLog, most: int = 10_000, *, retry_s: float = 1.0) -> None:
-        self._log, self._most, self._retry_s = log, most, retry_s
+    def __init__(
+        self, log: MatchLog, most: int = 10_000, most_bytes: int = MOST_BYTES, *, retry_s: float = 1.0
+    ) -> None:
+        self._log, self._most, self._most_bytes, self._retry_s = log, most, most_bytes, retry_s
+        self._held: Counter[Hashable] = Counter()  # bytes by client
         self._lock = Lock()
         self._work, self._done = Condition(self._lock), Condition(self._lock)
         self._waiting: deque[_Waiting] = deque()
@@ -56,15 +73,20 @@ class LogWriter:
         """Number of records that are waiting or being written."""
         return len(self._waiting) + len(self._group)
 
-    def put(self, record: LogRecord) -> bool:
+    def put(self, record: LogRecord, *, size: int = _RECORD_BYTES, client: Hashable = None) -> bool:
         """Queue a record without waiting for the database.
+
+        Args:
+            record: The record.
+            size: The most bytes that it takes in memory.
+            client: Client that the record is about; None may be many clients, and is limited only with all others.
 
         Returns:
             Whether the record was queued; otherwise it is counted in `dropped`.
         """
         with self._lock:
-            if taken := not self._closed and self.depth < self._most:
-                self._take(record, None)
+            if taken := not self._closed and self._has_room(size, client):
+                self._take(_Waiting(record, None, size, client))
             else:
                 self.dropped += 1
                 first, self._overflowed = not self._overflowed, True
@@ -74,8 +96,8 @@ class LogWriter:
             )
         return taken
 
-    def write(self, record: LogRecord) -> Future[None]:
-        """Queue a record, and return a future that completes when it is durable.
+    def write(self, record: LogRecord, *, size: int = _RECORD_BYTES, client: Hashable = None) -> Future[None]:
+        """Queue a record, see `put`, and return a future that completes when it is durable.
 
         Returns:
             A future whose result is None once the record is durable. The future fails with a `DatabaseError`,
@@ -85,9 +107,9 @@ class LogWriter:
         future: Future[None] = Future()
         future.set_running_or_notify_cancel()  # a caller that gives up cannot stop a write in progress
         with self._lock:
-            problem = self._refusal()
+            problem = self._refusal(size, client)
             if problem is None:
-                self._take(record, future)
+                self._take(_Waiting(record, future, size, client))
         if problem is not None:
             future.set_exception(problem)
         return future
@@ -100,7 +122,7 @@ class LogWriter:
             DatabaseError: The entry is not waiting, and the database fails.
         """
         with self._lock:
-            for record, _ in (*self._group, *self._waiting):
+            for record, *_ in (*self._group, *self._waiting):
                 if isinstance(record, LogEntry) and record.id == match_id:
                     return record
         return self._log.get(match_id)
@@ -128,20 +150,26 @@ class LogWriter:
             self._work.notify()
         self._thread.join()
 
-    def _take(self, record: LogRecord, future: Future[None] | None) -> None:
-        self._waiting.append((record, future))
+    def _has_room(self, size: int, client: Hashable) -> bool:
+        if self.depth >= self._most or self._held.total() + size > self._most_bytes:
+            return False
+        return client is None or 2 * (self._held[client] + size) <= self._most_bytes
+
+    def _take(self, waiting: _Waiting) -> None:
+        self._waiting.append(waiting)
+        self._held[waiting.client] += waiting.size
         self._taken += 1
-        self._urgent = self._urgent or future is not None
+        self._urgent = self._urgent or waiting.future is not None
         if not self._gathering or self._urgent or len(self._waiting) >= _GROUP:
             self._work.notify()
 
-    def _refusal(self) -> DatabaseError | None:
+    def _refusal(self, size: int, client: Hashable) -> DatabaseError | None:
         """Return why nothing can be written now, if known."""
         if self._closed:
             return DatabaseError("the match log is closed")
         if self._failure is not None and monotonic() < self._next_try:
             return DatabaseError(str(self._failure))
-        if self.depth >= self._most:
+        if not self._has_room(size, client):
             return DatabaseError(f"the match log is full: {self.depth:,} records are waiting to be written")
         return None
 
@@ -168,7 +196,7 @@ class LogWriter:
             return self._group
 
     def _append(self, group: Sequence[_Waiting]) -> None:
-        records = [record for record, _ in group]
+        records = [record for record, *_ in group]
         try:
             self._log.append(
                 [record for record in records if isinstance(record, LogEntry)],
@@ -189,14 +217,14 @@ class LogWriter:
             recovered, self._failure, self._group = self._failure is not None, None, []
             self.written += len(group)
             self._overflowed = self._overflowed and bool(self._waiting)
-            self._settle(len(group))
+            self._settle(group)
         if recovered:
             logger.warning(
                 "the match log can be written again; %s records have been dropped so far", f"{self.dropped:,}"
             )
-        for _, future in group:
-            if future is not None:
-                future.set_result(None)
+        for each in group:
+            if each.future is not None:
+                each.future.set_result(None)
 
     def _postpone(self, group: Sequence[_Waiting], problem: DatabaseError) -> None:
         """Keep records for the next attempt, or drop them if there will be none."""
@@ -204,12 +232,12 @@ class LogWriter:
             first, self._failure, self._group = self._failure is None, problem, []  # records wait again, or are dropped
             self._next_try = monotonic() + self._retry_s
             self._failures += 1
-            self._waiting.extendleft(each for each in reversed(group) if each[1] is None)
+            self._waiting.extendleft(each for each in reversed(group) if each.future is None)
             lost = [*self._waiting] if self._closed else []
             self._waiting = deque() if self._closed else self._waiting
-            self.dropped += sum(future is None for _, future in lost)
-            refused = [future for _, future in (*group, *lost) if future is not None]
-            self._settle(len(lost) + sum(future is not None for _, future in group))
+            self.dropped += sum(each.future is None for each in lost)
+            refused = [each.future for each in (*group, *lost) if each.future is not None]
+            self._settle([*lost, *(each for each in group if each.future is not None)])
         if first:
             logger.warning(
                 "the match log cannot be written: %s; up to %s records will wait for it", problem, f"{self._most:,}"
@@ -220,15 +248,19 @@ class LogWriter:
             future.set_exception(DatabaseError(str(problem)))
 
     def _give_up(self, waiting: _Waiting, problem: Exception) -> None:
-        record, future = waiting
+        record, future, *_ = waiting
         with self._lock:
             self.dropped += future is None
-            self._settle(1)
+            self._settle([waiting])
         id = record.id if isinstance(record, LogEntry) else record.match_id
         logger.warning("a record of match %s cannot be written: %r", id, problem)
         if future is not None:
             future.set_exception(DatabaseError(f"the record cannot be written: {problem!r}"))
 
-    def _settle(self, count: int) -> None:
-        self._settled += count
+    def _settle(self, settled: Iterable[_Waiting]) -> None:
+        for each in settled:
+            self._settled += 1
+            self._held[each.client] -= each.size
+            if not self._held[each.client]:
+                del self._held[each.client]
         self._done.notify_all()

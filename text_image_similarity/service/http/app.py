@@ -32,6 +32,7 @@ from .auditing import Auditor
 from .bodies import WorkRoute, add_problems
 from .middleware import Gate
 from .openapi import add_document_route, complete_document
+from .sharing import SharedValue
 
 _ABOUT = """Score how well images match their captions, embed both, and search catalogues of products.
 
@@ -86,7 +87,7 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
     app = _bare_app(lifespan)
     app.state.settings, app.state.pool, app.state.metrics = settings, pool, metrics
     app.state.catalogs, app.state.journal, app.state.upkeep = catalogs, journal, {}
-    app.state.audit, app.state.reading = audit, OneByOne()
+    app.state.audit, app.state.reading, app.state.facts = audit, OneByOne(), SharedValue()
     app.state.draining = False  # set when the service is about to end
     app.include_router(make_documentation_router(app))
     documentation = list(app.routes)  # the routes so far

@@ -19,6 +19,7 @@ from starlette.routing import Match, Route
 from ...errors import RowError
 from ...fetch import strip_invisible
 from ...records import ScoreResult
+from ...system import forget_failure
 from ..clients import current
 from ..jobs import Answer, Call, ClientLeftError, ImageInput, ResultT
 from ..problems import CONTENT_TYPE, ProblemError
@@ -233,7 +234,10 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         return task.result()
     finally:
         leaving.cancel()
-        task.cancel()
+        if not task.done():
+            task.cancel()
+            task.add_done_callback(forget_failure)
+        del task  # an exception of the task holds this frame, and would be held by it
 
 
 async def _wait_for_disconnect(request: Request) -> None:

@@ -261,7 +261,7 @@ async def catalog_health(request: Request) -> Response:
     facts: dict[str, Any] = {}
     if served is not None and problem is None:
         try:
-            facts = await asyncio.wait_for(_facts(request, served), _PROBED_S)
+            facts = await asyncio.wait_for(request.app.state.facts.get(partial(_facts, request, served)), _PROBED_S)
         except (ProblemError, TimeoutError):
             problem = ProblemError("catalog_unavailable", f"{served.name} does not respond", retry_after_s=1)
     body = {

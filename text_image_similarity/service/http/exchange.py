@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from threading import Lock, RLock
 from typing import TYPE_CHECKING
 
+from ...system import forget_frames
 from ..audit import Note
 from ..jobs import CLIENT_LEFT, Call, ClientLeftError
 from ..problems import CONTENT_TYPE, ProblemError
@@ -31,7 +32,7 @@ class Room:
     """
 
     def __init__(self, most_bytes: int) -> None:
-        self._most = MOST_BODIES * most_bytes
+        self.most = MOST_BODIES * most_bytes  # of all clients together
         self.held: Counter[str] = Counter()  # by client
         self._lock = RLock()
 
@@ -50,7 +51,7 @@ class Room:
     def has_room(self, client: str, more: int) -> bool:
         """Tell whether `more` bytes may be held for a client, which may use at most half of the memory."""
         with self._lock:
-            return self.held.total() + more <= self._most and 2 * (self.held[client] + more) <= self._most
+            return self.held.total() + more <= self.most and 2 * (self.held[client] + more) <= self.most
 
     def take(self, client: str, size: int) -> bool:
         """Hold bytes for a client if there is room, and tell whether there was."""
@@ -203,6 +204,7 @@ class OutgoingAnswer:
         try:
             await self._write_entry(problem.status, problem)
         except ProblemError as unwritten:
+            forget_frames(unwritten)
             problem = unwritten
         body = json.dumps(problem.body(self._call.request_id)).encode()
         headers = {"content-type": CONTENT_TYPE, "content-length": str(len(body)), **problem.headers}

@@ -101,6 +101,7 @@ class Batcher:
     def _run(self) -> None:
         while batch := self._take():
             self._work(batch)
+            del batch  # do not keep images and captions until there is more to encode
 
     def _has_work(self, timeout_s: float) -> bool:
         """Wait for an item or the end; return False if neither comes in time."""

@@ -167,7 +167,6 @@ class ServedModel:
         loaded = self._stages.load(content)
         for item in items:
             if isinstance(loaded, RowError):
-                loaded.__traceback__ = loaded.__context__ = loaded.__cause__ = None  # frames hold the image
                 item.image_outcome = loaded
             elif loaded.vector is not None:
                 item.image_outcome = loaded.vector

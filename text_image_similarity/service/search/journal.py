@@ -6,10 +6,10 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -17,13 +17,14 @@ from ...errors import DatabaseError, RowError, UsageError
 from ...search import Field, Query, Term
 from ...search.filters import to_dict
 from ...search.match_log import LogEntry, LogEvent, LogWriter, MatchLog, masked, new_match_id, open_match_log
+from ..clients import current
 from ..jobs import CLIENT_LEFT, Call
 from ..keys import ApiKey
 from ..problems import ProblemError
 from ..settings import Settings
 from ..telemetry.search import SearchMetrics
 from .catalog import Answered, ServedCatalog
-from .results import Written
+from .results import Shown, Written
 from .threads import Threads
 
 logger = logging.getLogger("text_image_similarity")
@@ -33,6 +34,7 @@ _MOST_ANSWERED, _MOST_REFUSED = (
     200_000,
     10_000,
 )  # maximum number of characters of a query, and of its filter, in an entry
+_ENTRY_BYTES, _CHARACTER_BYTES = 2000, 16  # memory of an entry, and of each character of its JSON, in short values
 _UNAUTHORIZED = 401  # requests without a valid key must not fill the disk; the metrics count them
 
 
@@ -126,16 +128,19 @@ class Journal:
             return
         name = asked.catalog if asked.catalog in seen else seen[0]
         asked.catalog = name
-        entries = [_entry(call, key, route, status, problem, place) for place in range(len(asked.ids))]
-        for entry in entries:
+        found = [_entry(call, key, route, status, problem, place) for place in range(len(asked.ids))]
+        for entry, _ in found:
             self._metrics.matches.labels(name, _result_of(entry)).inc()
         if (writer := self._writers.get(name)) is None or status == _UNAUTHORIZED:
             return
-        kept = [masked(entry, self._settings.log_queries) for entry in entries]
+        kept = [(masked(entry, self._settings.log_queries), size) for entry, size in found]
+        client = current.get()
         if self._settings.match_log == "required" and status != CLIENT_LEFT:
             try:
                 async with asyncio.timeout(self._settings.request_timeout_s):
-                    await asyncio.gather(*(asyncio.wrap_future(writer.write(entry)) for entry in kept))
+                    await asyncio.gather(
+                        *(asyncio.wrap_future(writer.write(entry, size=size, client=client)) for entry, size in kept)
+                    )
             except (DatabaseError, TimeoutError) as exc:
                 self._metrics.log_entries.labels(name, "lost").inc(len(kept))
                 logger.warning(
@@ -145,7 +150,7 @@ class Journal:
                 raise ProblemError("log_unavailable", detail, retry_after_s=5) from exc
             self._metrics.log_entries.labels(name, "written").inc(len(kept))
             return
-        taken = sum(writer.put(entry) for entry in kept)
+        taken = sum(writer.put(entry, size=size, client=client) for entry, size in kept)
         self._metrics.log_entries.labels(name, "written").inc(taken)
         self._metrics.log_entries.labels(name, "lost").inc(len(kept) - taken)
 
@@ -165,7 +170,8 @@ class Journal:
                     if product not in [found["id"] for found in entry.results]:
                         detail = f"product {product[:100]!r} was not among the results of match {match_id}"
                         raise ProblemError("invalid_request", detail)
-                    if not writer.put(LogEvent(match_id, time.time(), kind, product, key.name)):
+                    happened = LogEvent(match_id, time.time(), kind, product, key.name)
+                    if not writer.put(happened, size=_ENTRY_BYTES + 4 * len(product), client=current.get()):
                         raise ProblemError(
                             "log_unavailable", "too many entries are waiting for the match log", retry_after_s=5
                         )
@@ -178,12 +184,16 @@ class Journal:
         raise ProblemError("unknown_match", f"there is no match {match_id[:100]!r}")
 
 
-def _entry(call: Call, key: ApiKey, route: str, status: int, problem: ProblemError | None, place: int) -> LogEntry:
-    """Return the entry for one of a request's queries."""
+def _entry(
+    call: Call, key: ApiKey, route: str, status: int, problem: ProblemError | None, place: int
+) -> tuple[LogEntry, int]:
+    """Return the entry for one of a request's queries, and the most bytes that it takes in memory."""
     asked: Asked = call.asked
     found = asked.found[place] if place < len(asked.found) else None
     query = asked.queries[place] if place < len(asked.queries) else None
     most = _MOST_ANSWERED if problem is None else _MOST_REFUSED
+    said, said_size = ({}, 0) if query is None else _bounded(_query(query), most)
+    where, where_size = _bounded(asked.wheres[place], most) if place < len(asked.wheres) else (None, 0)
     entry = LogEntry(
         id=asked.ids[place],
         time=call.began,
@@ -192,28 +202,51 @@ def _entry(call: Call, key: ApiKey, route: str, status: int, problem: ProblemErr
         request_id=call.request_id,
         tenant=key.name,
         status=status,
-        query={} if query is None else _bounded(_query(query), most),
-        where=_bounded(asked.wheres[place], most) if place < len(asked.wheres) else None,
+        query=said,
+        where=where,
         milliseconds={**({} if found is None else found.milliseconds), "total": 1000 * (time.time() - call.began)},
         error=None if problem is None else f"{problem.code}: {problem.detail}",
     )
+    size = _ENTRY_BYTES + said_size + where_size + 4 * len(entry.error or "")
     if found is None or problem is not None:
-        return entry
+        return entry, size
     if isinstance(found.answer, RowError):
-        return replace(entry, error=f"{found.answer.code.value}: {found.answer.detail}")
-    return replace(entry, **_answered(found.answer))
+        return replace(entry, error=f"{found.answer.code.value}: {found.answer.detail}"), size
+    return replace(entry, **_answered(found.answer)), size + found.answer.shown_size
 
 
-def _bounded(asked: Any, most: int) -> Any:
-    """Return a query, or only its length if its JSON is too long, because clients share the log's disk."""
+def _bounded(asked: Any, most: int) -> tuple[Any, int]:
+    """Return a query and the most bytes that it takes; if its JSON is too long for the log's disk, only its length."""
     length = len(json.dumps(asked, ensure_ascii=False))
-    return asked if length <= most else {"left_out": f"{length:,} characters"}
+    return (asked, _CHARACTER_BYTES * length) if length <= most else ({"left_out": f"{length:,} characters"}, 0)
+
+
+class _Products(Sequence[Mapping[str, Any]]):
+    """Products as an entry names them, made when they are read: as mappings, they would take far more memory."""
+
+    __slots__ = ("_shown",)
+
+    def __init__(self, shown: tuple[Shown, ...]) -> None:
+        self._shown = shown
+
+    def __len__(self) -> int:
+        return len(self._shown)
+
+    @overload
+    def __getitem__(self, place: int) -> Mapping[str, Any]: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Mapping[str, Any]]: ...
+    def __getitem__(self, place: int | slice) -> Any:
+        return _Products(self._shown[place]) if isinstance(place, slice) else self._shown[place]._asdict()
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return (each._asdict() for each in self._shown)
 
 
 def _answered(found: Written) -> dict[str, Any]:
     return {
         "generation": found.generation,
-        "results": tuple(each._asdict() for each in found.shown),
+        "results": _Products(found.shown),
         "total": found.total,
         "plan": found.plan,
     }

@@ -49,7 +49,12 @@ class Written:
     @property
     def size(self) -> int:
         """The bytes that the results take in memory."""
-        return len(self.json) + sum(_SHOWN_BYTES + 4 * len(each.id) for each in self.shown)
+        return len(self.json) + self.shown_size
+
+    @property
+    def shown_size(self) -> int:
+        """The bytes that `shown` takes in memory."""
+        return sum(_SHOWN_BYTES + 4 * len(each.id) for each in self.shown)
 
 
 class Results:

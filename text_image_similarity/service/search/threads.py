@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ...search.time_limit import time_limit
-from ...system import settle
+from ...system import forget_failure, settle
 from ..clients import current
 from ..problems import ProblemError
 from ..shares import FairQueue
@@ -51,7 +51,11 @@ class Threads:
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await asyncio.wrap_future(done)
+        except asyncio.CancelledError:
+            done.add_done_callback(forget_failure)  # the task may still fail
+            raise
         except TimeoutError as exc:
+            done.add_done_callback(forget_failure)
             detail = f"{self._name}: not answered within the service's limit of {self._timeout_s:g} s"
             raise ProblemError("catalog_unavailable", detail, retry_after_s=1) from exc
         finally:

@@ -20,7 +20,7 @@ from ...errors import RowError
 from ...fetch import Fetcher
 from ...pipeline import Loaders
 from ...report import small_jpeg
-from ...system import settle
+from ...system import forget_frames, settle
 from ..clients import current
 from ..problems import ProblemError
 from ..shares import FairQueue
@@ -133,7 +133,8 @@ class Thumbnails:
         self._turns.put(making.client, partial(self._load_in_turn, making, done))
         try:
             content = await asyncio.wrap_future(done)
-        except RowError:
+        except RowError as error:
+            forget_frames(error)  # they hold the image
             self._failed[key] = time.monotonic()
             while len(self._failed) > 10_000:
                 self._failed.popitem(last=False)

@@ -21,6 +21,7 @@ from ...config import Config, Limits
 from ...decode.isolation import module_path
 from ...errors import UsageError
 from ...search import AddReport, Product
+from ...system import forget_failure
 from ..clients import current
 from ..problems import ProblemError
 from ..shares import Client, FairQueue
@@ -142,6 +143,7 @@ class Upkeep:
         except TimeoutError as exc:
             if done.cancel():  # unless the write has begun
                 writing.given.clear()  # the queue holds the task until its turn comes
+            task.add_done_callback(forget_failure)
             detail = (
                 f"{self._served.name}: not written within {_LONGEST_S:g} s, but the write may still finish; "
                 "send the same request again"

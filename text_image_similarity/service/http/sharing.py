@@ -1,0 +1,32 @@
+"""A value that requests share for a moment, because reading it takes time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from math import inf
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+_LASTS_S = 1.0
+
+
+class SharedValue(Generic[T]):
+    """A value that is read at most once a second, by one request at a time, and that all other requests share.
+
+    Args:
+        clock: Function that returns seconds, for tests.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._began = clock, -inf
+        self._reading: asyncio.Task[T] | None = None
+
+    async def get(self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Return the value, or raise the exception with which its last reading failed."""
+        now = self._clock()
+        if self._reading is None or (self._reading.done() and now >= self._began + _LASTS_S):
+            self._reading, self._began = asyncio.create_task(read()), now
+        return await asyncio.shield(self._reading)  # a request that gives up does not end it for the others
