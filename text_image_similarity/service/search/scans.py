@@ -19,6 +19,7 @@ from ...search import Matches, Searcher
 from ...search.answer import Checked
 from ...search.filters import And, Filter, Not, OneOf, Or
 from ...search.time_limit import time_limit
+from ...system import forget_failure
 from ..clients import current
 from ..jobs import ClientLeftError
 from ..problems import ProblemError
@@ -178,6 +179,9 @@ class Scans:
             try:
                 answers = await asyncio.wrap_future(scan.done)
                 found += answers
+            except asyncio.CancelledError:
+                scan.done.add_done_callback(forget_failure)  # it may still fail
+                raise
             finally:
                 scan.until = -inf  # a scan that is queued again can no longer be cancelled
         return found
@@ -188,15 +192,20 @@ class Scans:
         self._thread.join()
 
     def _run(self) -> None:
-        while taken := self._waiting.take():
-            by_generation: dict[int, list[_Scan]] = defaultdict(list)
-            for scan in taken:
-                by_generation[scan.asked[0].generation.number].append(scan)
-            for group in by_generation.values():
-                self._search(group, self._clock())
-                for scan in group:
-                    if scan.done.done():
-                        self._waiting.settle(scan)
+        while self._serve(self._waiting.take()):
+            pass  # no query is kept while this waits for the next ones
+
+    def _serve(self, taken: Sequence[_Scan]) -> bool:
+        """Answer scans, and return whether there were any."""
+        by_generation: dict[int, list[_Scan]] = defaultdict(list)
+        for scan in taken:
+            by_generation[scan.asked[0].generation.number].append(scan)
+        for group in by_generation.values():
+            self._search(group, self._clock())
+            for scan in group:
+                if scan.done.done():
+                    self._waiting.settle(scan)
+        return bool(taken)
 
     def _is_awaited(self, scan: _Scan) -> bool:
         """Tell whether a request waits for a scan, which fails if its time has passed."""
