@@ -190,7 +190,7 @@ def test_a_lock_is_not_acquired_elsewhere(shared: Path, home: Path, monkeypatch:
 def test_an_export_is_not_written_elsewhere(shared: Path, home: Path) -> None:
     def write() -> None:
         with whole_folder(shared / "model", replaces=lambda _: False) as made:
-            (outer,) = shared.glob(".exporting-*")
+            (outer,) = shared.iterdir()
             outer.rename(shared / ".moved")
             outer.mkdir()
             (outer / "whole").symlink_to(home)
@@ -235,23 +235,81 @@ def test_an_export_is_not_written_through_a_link(shared: Path, home: Path, tmp_p
     with pytest.raises(UsageError, match="is a link to"), whole_folder(shared / "model", replaces=lambda _: True):
         pass
     (shared / "model").unlink()
-    (shared / ".exporting-model-01234567").symlink_to(home)
+    (shared / ".text-image-similarity-01234567").symlink_to(home)
     with whole_folder(shared / "model", replaces=lambda _: False) as made:
         (made / "config.json").write_text("ours")
     assert [path.name for path in (shared / "model").iterdir()] == ["config.json"]
 
 
 def test_an_export_deletes_only_what_an_export_has_left(shared: Path) -> None:
-    theirs = shared / ".exporting-model-01234567"
+    theirs = shared / ".text-image-similarity-01234567"
     (theirs / "work").mkdir(parents=True)
     (theirs / "work" / "lock").write_text("precious")
-    left = shared / ".exporting-model-89abcdef" / "0123456789abcdef"
+    left = shared / ".text-image-similarity-89abcdef" / "0123456789abcdef"
     (left / "whole").mkdir(parents=True)
+    left.parent.chmod(0o700)
     (left / ".text-image-similarity.lock").touch()
     with whole_folder(shared / "model", replaces=lambda _: False) as made:
         (made / "config.json").write_text("ours")
     assert {path.name for path in shared.iterdir()} == {theirs.name, "model"}
     assert (theirs / "work" / "lock").read_text() == "precious"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="nothing is deleted there")
+@pytest.mark.parametrize(
+    "change", ["mode", "second", "name", "lock", "content", "link", "hard link", "owner", "nothing"]
+)
+def test_a_folder_that_was_given_the_name_of_an_abandoned_one_is_kept(
+    shared: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may write to the shared folder may rename its folders, but not put anything into a closed one."""
+    outer = shared / ".text-image-similarity-00000000"
+    inner = outer / ("photographs" if change == "name" else "0123456789abcdef")
+    inner.mkdir(parents=True)
+    outer.chmod(0o775 if change == "mode" else 0o700)
+    lock, thesis = inner / ".text-image-similarity.lock", inner / "thesis.txt"
+    lock.touch()
+    thesis.write_text("years of work")
+    if change == "second":
+        (outer / "file").touch()
+    elif change == "lock":
+        lock.unlink()
+    elif change == "content":
+        lock.write_text("not a lock")
+    elif change == "link":
+        lock.unlink()
+        lock.symlink_to(thesis)
+    elif change == "hard link":
+        os.link(lock, shared / "other")
+    elif change == "owner":
+        monkeypatch.setattr(folders, "_is_own", lambda _: False)
+    write_whole(shared / "out.csv", "ours")
+    assert thesis.exists() == (change != "nothing")
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="only root can give files to others")
+@pytest.mark.parametrize("theirs", ["", "0123456789abcdef", "0123456789abcdef/.text-image-similarity.lock"])
+def test_a_folder_with_anything_of_another_user_is_kept(shared: Path, theirs: str) -> None:
+    outer = shared / ".text-image-similarity-00000000"
+    (outer / "0123456789abcdef").mkdir(parents=True)
+    outer.chmod(0o700)
+    (outer / "0123456789abcdef" / ".text-image-similarity.lock").touch()
+    os.chown(outer / theirs, 1002, -1)
+    write_whole(shared / "out.csv", "ours")
+    assert len(list(outer.rglob("*"))) == 2
+
+
+def test_what_any_killed_writer_leaves_is_deleted_by_any_other(shared: Path) -> None:
+    folders_then = []
+
+    def note() -> None:
+        folders_then.extend(path for path in shared.iterdir() if path.is_dir())
+
+    with whole_file(shared / "out.csv"):
+        note()
+    with whole_folder(shared / "model", replaces=lambda _: False):
+        note()
+    assert {path.name[:-8] for path in folders_then} == {".text-image-similarity-"}
 
 
 _HOLD = """

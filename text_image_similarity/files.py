@@ -30,7 +30,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         UsageError: The path is a link that leads out of its folder, or someone has replaced the private folder.
     """
     place = place_of(path)
-    with private_folder(place.parent, ".text-image-similarity-") as folder:
+    with private_folder(place.parent) as folder:
         partial = folder / place.name
         partial.touch(exist_ok=False)
         mode = partial.stat().st_mode

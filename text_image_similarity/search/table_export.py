@@ -98,7 +98,7 @@ def write_rows(out: str, schema: pa.Schema, parts: Iterable[Rows], *, force: boo
     count, ambiguous = 0, False
     try:
         with (
-            private_folder(place_of(path).parent, f".{path.name}-") as folder,
+            private_folder(place_of(path).parent) as folder,
             whole_file(path) as whole,
         ):
             written: list[Path] = []
