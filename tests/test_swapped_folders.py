@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -271,7 +272,7 @@ def test_a_folder_that_was_given_the_name_of_an_abandoned_one_is_kept(
     lock.touch()
     thesis.write_text("years of work")
     if change == "second":
-        (outer / "file").touch()
+        shutil.copytree(inner, outer / "fedcba9876543210")
     elif change == "lock":
         lock.unlink()
     elif change == "content":
@@ -283,8 +284,9 @@ def test_a_folder_that_was_given_the_name_of_an_abandoned_one_is_kept(
         os.link(lock, shared / "other")
     elif change == "owner":
         monkeypatch.setattr(folders, "_is_own", lambda _: False)
+    before = set(outer.rglob("*"))
     write_whole(shared / "out.csv", "ours")
-    assert thesis.exists() == (change != "nothing")
+    assert set(outer.rglob("*")) == (set() if change == "nothing" else before)
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="only root can give files to others")

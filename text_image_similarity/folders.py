@@ -81,7 +81,7 @@ def _delete_abandoned(parent: Path) -> None:
     if os.name == "nt":
         return
     with suppress(OSError), _opened(parent) as there:  # the folder may not be listed
-        for name in filter(_OUTER.fullmatch, os.listdir(there)):
+        for name in filter(_OUTER.fullmatch, _names_in(there)):
             with suppress(OSError):  # another process is using the folder, or it is not ours
                 _delete_unless_held(name, there)
 
@@ -91,7 +91,7 @@ def _delete_unless_held(name: str, parent: int) -> None:
     import fcntl  # which Windows lacks
 
     with _opened(name, parent) as outer:
-        found, inside = os.fstat(outer), os.listdir(outer)
+        found, inside = os.fstat(outer), _names_in(outer)
         if not _is_own(found) or stat.S_IMODE(found.st_mode) & _OTHERS:
             return
         if len(inside) != 1 or not _SECRET.fullmatch(inside[0]):
@@ -114,6 +114,11 @@ def _opened(path: Path | str, parent: int | None = None, how: int = 0) -> Iterat
         yield number
     finally:
         os.close(number)
+
+
+def _names_in(folder: int) -> list[str]:
+    with os.scandir(folder) as there:
+        return [each.name for each in there]
 
 
 def _is_own(found: os.stat_result) -> bool:
