@@ -231,6 +231,24 @@ def close_to_others(folder: Path) -> bool:
     return not folder.stat().st_mode & _OTHERS_WRITE
 
 
+def others_may_write(file: int, folder: Path) -> bool:
+    """Tell whether other users may write to an open file in a folder of our own.
+
+    What a file system reports for every file, however it was created, does not count.
+    """
+    if os.name == "nt":
+        return False
+    found = os.fstat(file)
+    if found.st_uid not in (0, os.geteuid(), folder.stat().st_uid):
+        return True
+    return bool(found.st_mode & _OTHERS_WRITE) and _keeps_modes(folder)
+
+
+def _keeps_modes(folder: Path) -> bool:
+    with TemporaryFile(dir=folder) as file:
+        return not os.fstat(file.fileno()).st_mode & _OTHERS_WRITE
+
+
 def _is_ours(folder: Path, owner: int) -> bool:
     """Tell whether a folder belongs to this user or to root; on Windows, every folder counts as ours."""
     return os.name == "nt" or owner in (0, os.geteuid()) or _gives_files_to(folder, owner)
