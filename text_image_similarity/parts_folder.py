@@ -39,9 +39,11 @@ def check_made_by_run(folder: Path, name: Path) -> None:
         return
     others = [each for each in names if not _OURS.fullmatch(each)]
     if others or "lock" not in names or not stat.S_ISREG((folder / "lock").lstat().st_mode):
+        of_none = f"its {MANIFEST} is not that of a run" if MANIFEST in names else "no run has left a lock in it"
+        problem = f"it holds {printable(others[0])}" if others else of_none
         raise UsageError(
-            f"{name} is not a folder of parts: it holds {printable((others or names)[0])}; rename or remove it, write the "
-            "output to another folder, or keep the parts elsewhere with --work-dir FOLDER (work_dir)"
+            f"{name} is not a folder of parts: {problem}; rename or remove it, write the output to another folder, or keep "
+            "the parts elsewhere with --work-dir FOLDER (work_dir)"
         )
 
 

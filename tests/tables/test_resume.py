@@ -228,24 +228,23 @@ def test_a_damaged_part_is_scored_again(folder: Path, damage: str, caplog: pytes
 
 
 @pytest.mark.parametrize(
-    "names",
+    ("names", "problem"),
     [
-        ["part-00000-4f2c.csv"],
-        ["notes.txt"],
-        ["lock", "notes.txt"],
-        ["part-000000.parquet", "part-000001.parquet"],
-        ["manifest.jsonl", "holder.json", "part-000000.parquet"],
+        (["part-00000-4f2c.csv"], "it holds part-00000-4f2c.csv"),
+        (["lock", "notes.txt"], "it holds notes.txt"),
+        (["part-000000.parquet", "part-000001.parquet"], "no run has left a lock in it"),
+        (["manifest.jsonl", "holder.json", "part-000000.parquet"], "its manifest.jsonl is not that of a run"),
     ],
 )
 @pytest.mark.parametrize("start", ["resume", "restart"])
-def test_another_folder_of_our_name_is_left_alone(folder: Path, names: list[str], start: Any) -> None:
+def test_another_folder_of_our_name_is_left_alone(folder: Path, names: list[str], problem: str, start: Any) -> None:
     """Whoever may write where the output goes can give the name of a folder of parts to any folder there."""
     theirs = folder / "out.csv.parts"
     theirs.mkdir(0o755)
     for name in names:
         (theirs / name).write_text('{"the only line": "of another tool"}\n')
     before = {path: (path.read_text(), path.stat().st_mtime_ns) for path in theirs.iterdir()}
-    with pytest.raises(UsageError, match=r"out\.csv\.parts is not a folder of parts: it holds .* --work-dir"):
+    with pytest.raises(UsageError, match=rf"out\.csv\.parts is not a folder of parts: {problem}; .* --work-dir"):
         score(folder, options=TableOptions(start=start))
     with pytest.raises(UsageError, match=r"out\.csv\.parts is not a folder of parts"):
         filter_table(folder / "in.csv", folder / "out.csv", min_score=0.1)
