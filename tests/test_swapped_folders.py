@@ -285,7 +285,7 @@ def test_a_folder_with_anything_of_another_user_is_kept(shared: Path, theirs: st
 
 
 def test_what_any_killed_writer_leaves_is_deleted_by_any_other(shared: Path) -> None:
-    folders_then = []
+    folders_then: list[Path] = []
 
     def note() -> None:
         folders_then.extend(path for path in shared.iterdir() if path.is_dir())

@@ -57,8 +57,8 @@ class FolderLock:
                 if (lock := self.inside / "lock").is_file():  # some versions of filelock empty it
                     check_single(lock, lock.lstat())
                 try:
-                    how = {"mode": 0o600} if self._own else {}
-                    held.enter_context(FileLock(self.inside / "lock", timeout=0, **how))
+                    own = FileLock(lock, timeout=0, mode=0o600) if self._own else FileLock(lock, timeout=0)
+                    held.enter_context(own)
                 except Timeout as exc:
                     raise BusyError(
                         f"{self._output} is being written by {self._holder()}; wait for it or stop it"
