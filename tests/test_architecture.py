@@ -35,6 +35,7 @@ FLOORS = {
     "preprocess": 3,
     "similarity": 3,
     "folder_lock": 3,
+    "parts_folder": 3,
     "dataset": 4,
     "encoders": 4,
     "workspace": 4,

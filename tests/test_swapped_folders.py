@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -141,28 +142,11 @@ def test_filter_writes_into_its_own_folder_only(
     assert not (shared / "out.csv").exists()
 
 
-def test_the_rows_of_a_filter_are_not_written_through_a_link(
-    shared: Path, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table = shared / "in.csv"
-    table.write_text("url,similarity\n" + "a.png,0.5\n" * 3)
-    read = KeptRows.parts
-
-    def late(*given: object) -> object:
-        (shared / "out.csv.parts" / "part-rows.partial").symlink_to(home / "output")
-        return read(*given)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(KeptRows, "parts", late)
-    assert filter_table(table, shared / "out.csv", min_score=0.1).kept == 3
-
-
 def test_the_hash_of_an_output_is_not_written_elsewhere(shared: Path, home: Path) -> None:
     with Workspace(shared / "parts", "out.csv", "csv") as work:
         swap(shared / "parts", home)
         with pytest.raises(UsageError, match="is a link"):
             work.placing("hash")
-        with pytest.raises(UsageError, match="is a link"):
-            work.write_scratch("rows", b"ours")
 
 
 @pytest.mark.parametrize("own", [True, False])
@@ -190,7 +174,7 @@ def test_a_lock_is_not_acquired_elsewhere(shared: Path, home: Path, monkeypatch:
 def test_an_export_is_not_written_elsewhere(shared: Path, home: Path) -> None:
     def write() -> None:
         with whole_folder(shared / "model", replaces=lambda _: False) as made:
-            (outer,) = shared.glob(".exporting-*")
+            (outer,) = shared.iterdir()
             outer.rename(shared / ".moved")
             outer.mkdir()
             (outer / "whole").symlink_to(home)
@@ -235,23 +219,82 @@ def test_an_export_is_not_written_through_a_link(shared: Path, home: Path, tmp_p
     with pytest.raises(UsageError, match="is a link to"), whole_folder(shared / "model", replaces=lambda _: True):
         pass
     (shared / "model").unlink()
-    (shared / ".exporting-model-01234567").symlink_to(home)
+    (shared / ".text-image-similarity-01234567").symlink_to(home)
     with whole_folder(shared / "model", replaces=lambda _: False) as made:
         (made / "config.json").write_text("ours")
     assert [path.name for path in (shared / "model").iterdir()] == ["config.json"]
 
 
 def test_an_export_deletes_only_what_an_export_has_left(shared: Path) -> None:
-    theirs = shared / ".exporting-model-01234567"
+    theirs = shared / ".text-image-similarity-01234567"
     (theirs / "work").mkdir(parents=True)
     (theirs / "work" / "lock").write_text("precious")
-    left = shared / ".exporting-model-89abcdef" / "0123456789abcdef"
+    left = shared / ".text-image-similarity-89abcdef" / "0123456789abcdef"
     (left / "whole").mkdir(parents=True)
+    left.parent.chmod(0o700)
     (left / ".text-image-similarity.lock").touch()
     with whole_folder(shared / "model", replaces=lambda _: False) as made:
         (made / "config.json").write_text("ours")
     assert {path.name for path in shared.iterdir()} == {theirs.name, "model"}
     assert (theirs / "work" / "lock").read_text() == "precious"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="nothing is deleted there")
+@pytest.mark.parametrize(
+    "change", ["mode", "second", "name", "lock", "content", "link", "hard link", "owner", "nothing"]
+)
+def test_a_folder_that_was_given_the_name_of_an_abandoned_one_is_kept(
+    shared: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may write to the shared folder may rename its folders, but not put anything into a closed one."""
+    outer = shared / ".text-image-similarity-00000000"
+    inner = outer / ("photographs" if change == "name" else "0123456789abcdef")
+    inner.mkdir(parents=True)
+    outer.chmod(0o775 if change == "mode" else 0o700)
+    lock, thesis = inner / ".text-image-similarity.lock", inner / "thesis.txt"
+    lock.touch()
+    thesis.write_text("years of work")
+    if change == "second":
+        shutil.copytree(inner, outer / "fedcba9876543210")
+    elif change == "lock":
+        lock.unlink()
+    elif change == "content":
+        lock.write_text("not a lock")
+    elif change == "link":
+        lock.unlink()
+        lock.symlink_to(thesis)
+    elif change == "hard link":
+        os.link(lock, shared / "other")
+    elif change == "owner":
+        monkeypatch.setattr(folders, "_is_own", lambda _: False)
+    before = set(outer.rglob("*"))
+    write_whole(shared / "out.csv", "ours")
+    assert set(outer.rglob("*")) == (set() if change == "nothing" else before)
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="only root can give files to others")
+@pytest.mark.parametrize("theirs", ["", "0123456789abcdef", "0123456789abcdef/.text-image-similarity.lock"])
+def test_a_folder_with_anything_of_another_user_is_kept(shared: Path, theirs: str) -> None:
+    outer = shared / ".text-image-similarity-00000000"
+    (outer / "0123456789abcdef").mkdir(parents=True)
+    outer.chmod(0o700)
+    (outer / "0123456789abcdef" / ".text-image-similarity.lock").touch()
+    os.chown(outer / theirs, 1002, -1)
+    write_whole(shared / "out.csv", "ours")
+    assert len(list(outer.rglob("*"))) == 2
+
+
+def test_what_any_killed_writer_leaves_is_deleted_by_any_other(shared: Path) -> None:
+    folders_then: list[Path] = []
+
+    def note() -> None:
+        folders_then.extend(path for path in shared.iterdir() if path.is_dir())
+
+    with whole_file(shared / "out.csv"):
+        note()
+    with whole_folder(shared / "model", replaces=lambda _: False):
+        note()
+    assert {path.name[:-8] for path in folders_then} == {".text-image-similarity-"}
 
 
 _HOLD = """
@@ -328,9 +371,9 @@ def test_no_one_else_may_write_to_a_folder_of_parts(
     parts, before = shared / "parts", os.umask(0o002)
     try:
         with Workspace(parts, "out.csv", "csv"):
-            assert parts.stat().st_mode & 0o777 == 0o755
+            assert parts.stat().st_mode & 0o777 == 0o700
         parts.mkdir()
-        (parts / "file").touch()
+        (parts / "lock").touch()
     finally:
         os.umask(before)
     assert parts.stat().st_mode & 0o777 == 0o775
@@ -341,10 +384,13 @@ def test_no_one_else_may_write_to_a_folder_of_parts(
     def fail(path: Path, mode: int) -> None:
         raise PermissionError(errno.EPERM, "not permitted", str(path))
 
+    parts.mkdir()
     parts.chmod(0o777)
     monkeypatch.setattr(Path, "chmod", fail)
     with Workspace(parts, "out.csv", "csv"):  # a file system that gives all files to one user
         pass
+    parts.mkdir()
+    os.chmod(parts, 0o777)  # noqa: PTH101 - see above
     monkeypatch.setattr(folders, "_gives_files_to", lambda *_: False)
     with pytest.raises(UsageError, match=rf"may write to {parts}; run chmod go-w"), Workspace(parts, "out.csv", "csv"):
         pass

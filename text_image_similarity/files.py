@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path, PurePath
 from typing import IO, Any, Literal
 
@@ -30,13 +31,13 @@ def whole_file(path: Path) -> Iterator[Path]:
         UsageError: The path is a link that leads out of its folder, or someone has replaced the private folder.
     """
     place = place_of(path)
-    with private_folder(place.parent, ".text-image-similarity-") as folder:
-        partial = folder / place.name
-        partial.touch(exist_ok=False)
-        mode = partial.stat().st_mode
-        yield partial
-        partial.chmod(mode)  # some writers create files that only their owner can read
-        move_durably(partial, place)
+    with private_folder(place.parent) as folder:
+        unfinished = folder / place.name
+        unfinished.touch(exist_ok=False)
+        mode = unfinished.stat().st_mode
+        yield unfinished
+        unfinished.chmod(mode)  # some writers create files that only their owner can read
+        move_durably(unfinished, place)
 
 
 def place_of(path: Path) -> Path:
@@ -56,13 +57,14 @@ def place_of(path: Path) -> Path:
 
 
 @contextmanager
-def open_own(path: Path, mode: Literal["w", "a", "wb"]) -> Iterator[IO[Any]]:
+def open_own(path: Path, mode: Literal["w", "a", "wb"], *, access: int = 0o600) -> Iterator[IO[Any]]:
     """Open a file of a run for writing, without following a link, which someone else could have put there.
 
     Args:
         path: The file to open. Unless text is appended, an existing file or link is removed first, so that nothing is
             written to a file that also has another name.
         mode: As for `open`; text is UTF-8.
+        access: Permissions of a new file, of which the umask may take some away.
 
     Raises:
         OSError: The file cannot be opened, or is a link.
@@ -71,7 +73,8 @@ def open_own(path: Path, mode: Literal["w", "a", "wb"]) -> Iterator[IO[Any]]:
     if mode != "a":
         path.unlink(missing_ok=True)
     how = mode.replace("w", "x")
-    with open(path, how, encoding=None if "b" in mode else "utf-8", opener=_without_link) as file:
+    opener = partial(_at_once, more=getattr(os, "O_NOFOLLOW", 0), access=access)
+    with open(path, how, encoding=None if "b" in mode else "utf-8", opener=opener) as file:
         yield file
 
 
@@ -87,14 +90,10 @@ def read_own(path: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _without_link(path: str, flags: int) -> int:
-    return _at_once(path, flags | getattr(os, "O_NOFOLLOW", 0))
-
-
-def _at_once(path: str, flags: int) -> int:
+def _at_once(path: str, flags: int, more: int = 0, access: int = 0) -> int:
     """Open a regular file, for writing only one with a single name, without waiting for the other end of a pipe."""
     try:
-        file = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+        file = os.open(path, flags | more | getattr(os, "O_NONBLOCK", 0), access)
     except OSError as exc:
         if exc.errno != errno.ENXIO:  # nobody reads from the pipe
             raise
@@ -159,8 +158,8 @@ def write_whole(path: Path, text: str) -> None:
         TableError: The file cannot be written.
     """
     try:
-        with whole_file(path) as partial:
-            partial.write_text(text, encoding="utf-8", newline="")
+        with whole_file(path) as unfinished:
+            unfinished.write_text(text, encoding="utf-8", newline="")
     except OSError as exc:
         raise TableError(f"{shown(path)} cannot be written: {exc.strerror or exc}") from exc
 

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -28,10 +29,13 @@ class FolderLock:
         folder: Folder to lock, which is created if it does not exist.
         output: The output that the process writes, for messages.
         own: Whether the folder must be one that no one else may have put there.
+        check: Function that refuses a folder, given a path to it, before anything in it is changed.
     """
 
-    def __init__(self, folder: Path, output: str, *, own: bool = False) -> None:
-        self.folder, self._output, self._own = folder, output, own
+    def __init__(
+        self, folder: Path, output: str, *, own: bool = False, check: Callable[[Path], None] = lambda _: None
+    ) -> None:
+        self.folder, self._output, self._own, self._check = folder, output, own, check
         self._identity: tuple[int, int] | None = None  # of the folder when it was locked
         self._held = ExitStack()
         self.inside = folder  # path for the folder's files; on Linux, it leads to the locked folder and to no other
@@ -42,18 +46,19 @@ class FolderLock:
         Raises:
             BusyError: Another process holds the lock.
             TableError: The folder cannot be created, or a file in the place of the lock has another name.
-            UsageError: The folder must be our own, but is not.
+            UsageError: The folder must be our own, but is not, or `check` refuses it.
         """
         for _ in range(20):  # a run that has finished may remove the folder at any of these lines
             with suppress(FileNotFoundError, FileExistsError), ExitStack() as held:
                 if self._own and self.folder.is_symlink():
                     check_own(self.folder)  # without this check, mkdir would fail for a link that leads nowhere
-                self.folder.mkdir(0o755 if self._own else 0o777, exist_ok=True)  # whatever the umask is
+                self.folder.mkdir(0o700 if self._own else 0o777, exist_ok=True)
                 self._pin(held)
                 if (lock := self.inside / "lock").is_file():  # some versions of filelock empty it
                     check_single(lock, lock.lstat())
                 try:
-                    held.enter_context(FileLock(self.inside / "lock", timeout=0))
+                    own = FileLock(lock, timeout=0, mode=0o600) if self._own else FileLock(lock, timeout=0)
+                    held.enter_context(own)
                 except Timeout as exc:
                     raise BusyError(
                         f"{self._output} is being written by {self._holder()}; wait for it or stop it"
@@ -109,6 +114,7 @@ class FolderLock:
         self.inside = held.enter_context(pinned(self.folder, own=self._own))
         held.callback(setattr, self, "inside", self.folder)
         self._identity = identity_of(self.inside)
+        self._check(self.inside)
         if self._own and close_to_others(self.inside) and any(self.inside.iterdir()):
             logger.warning(
                 "until now, other users could put files into %s; if you do not trust them, start again with --restart",

@@ -18,38 +18,40 @@ from filelock import FileLock, Timeout
 from .errors import UsageError
 
 PINNED = Path("/proc/self/fd")  # holds a link to each open folder on Linux
+_PREFIX = ".text-image-similarity-"
+_OUTER = re.compile(re.escape(_PREFIX) + "[0-9a-f]{8}")  # name of the outer folder
 _SECRET = re.compile("[0-9a-f]{16}")  # name of the inner folder
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _LOCK = ".text-image-similarity.lock"  # in the inner folder; held by its process
 
 
 @contextmanager
-def private_folder(parent: Path, prefix: str) -> Iterator[Path]:
+def private_folder(parent: Path) -> Iterator[Path]:
     """Yield a new, empty folder that no one else can reach, and delete it at the end.
 
     The folder has a secret name, and is in an outer folder that only this user may enter. Whoever may write to `parent`
     can move the outer folder away and put another one, or a link, in its place. Without the secret, however, paths in
     the inner folder then lead nowhere, so nothing is written or deleted elsewhere. After a SIGKILL, both folders
-    remain until the next call with this prefix.
+    remain until the next call for this parent.
 
     Args:
         parent: Folder in which to create the outer folder, so that files can be moved from one to the other.
-        prefix: Beginning of the outer folder's name.
 
     Raises:
         OSError: The folder cannot be created.
         UsageError: Someone has replaced the outer folder.
     """
-    _delete_abandoned(parent, prefix)
+    _delete_abandoned(parent)
     with ExitStack() as held:
-        inner = _new_folder(parent, prefix, held)
+        inner = _new_folder(parent, held)
         with _noticing(inner):
             yield inner
 
 
-def _new_folder(parent: Path, prefix: str, held: ExitStack) -> Path:
+def _new_folder(parent: Path, held: ExitStack) -> Path:
     """Create the two folders, and return the inner one, which stays and is locked as long as the stack holds it."""
-    outer = parent / f"{prefix}{secrets.token_hex(4)}"
+    outer = parent / f"{_PREFIX}{secrets.token_hex(4)}"
     outer.mkdir(0o777 if os.name == "nt" else 0o700)  # on Windows, moved files would keep the folder's permissions
     inner = outer / secrets.token_hex(8)
     held.callback(_delete, inner)
@@ -58,7 +60,7 @@ def _new_folder(parent: Path, prefix: str, held: ExitStack) -> Path:
     try:
         held.enter_context(FileLock(inside / _LOCK, timeout=0))
     except Timeout:  # at this moment, another process took the folder for an abandoned one
-        return _new_folder(parent, prefix, held)
+        return _new_folder(parent, held)
     except OSError:  # this file system has no locks, so without the file no one may delete the folder
         (inside / _LOCK).unlink(missing_ok=True)
     return inner
@@ -70,27 +72,57 @@ def _delete(inner: Path) -> None:
         inner.parent.rmdir()  # only an empty folder, because another one may be in its place
 
 
-def _delete_abandoned(parent: Path, prefix: str) -> None:
-    """Delete the folders left behind by killed processes."""
-    name = re.compile(re.escape(prefix) + "[0-9a-f]{8}")
-    with suppress(OSError), os.scandir(parent) as there:  # the folder may not be listed
-        for outer in [parent / each.name for each in there if name.fullmatch(each.name)]:
-            with suppress(OSError, UsageError):  # another process is using the folder, or it is not ours
-                _delete_unless_held(outer)
+def _delete_abandoned(parent: Path) -> None:
+    """Delete the folders left behind by killed processes.
+
+    Whoever may write to `parent` can give such a name to any folder of this user, but cannot put anything into a folder
+    that no one else may enter. Windows has no such folders, so there, nothing is deleted.
+    """
+    if os.name == "nt":
+        return
+    with suppress(OSError), _opened(parent) as there:  # the folder may not be listed
+        for name in filter(_OUTER.fullmatch, _names_in(there)):
+            with suppress(OSError):  # another process is using the folder, or it is not ours
+                _delete_unless_held(name, there)
 
 
-def _delete_unless_held(outer: Path) -> None:
+def _delete_unless_held(name: str, parent: int) -> None:
     """Delete a folder that no process holds, but not another folder to which someone has given such a name."""
-    with pinned(outer) as held:
-        inside = list(held.iterdir())
-        if not inside:
-            return  # a process has just created it
-        if len(inside) > 1 or not _SECRET.fullmatch(inside[0].name) or not stat.S_ISDIR(inside[0].lstat().st_mode):
+    import fcntl  # which Windows lacks
+
+    with _opened(name, parent) as outer:
+        found, inside = os.fstat(outer), _names_in(outer)
+        if not _is_own(found) or stat.S_IMODE(found.st_mode) & _OTHERS:
             return
-        if stat.S_ISREG((inside[0] / _LOCK).lstat().st_mode):
-            with FileLock(inside[0] / _LOCK, timeout=0):
-                shutil.rmtree(inside[0])
-    outer.rmdir()
+        if len(inside) != 1 or not _SECRET.fullmatch(inside[0]):
+            return  # a process has just created the folder, or it is another one
+        with _opened(inside[0], outer) as inner, _opened(_LOCK, inner, os.O_RDWR | os.O_NONBLOCK) as lock:
+            file = os.fstat(lock)
+            as_made = stat.S_ISREG(file.st_mode) and file.st_nlink == 1 and file.st_size == 0
+            if as_made and _is_own(file) and _is_own(os.fstat(inner)):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(inside[0], dir_fd=outer)
+    os.rmdir(name, dir_fd=parent)
+
+
+@contextmanager
+def _opened(path: Path | str, parent: int | None = None, how: int = 0) -> Iterator[int]:
+    """Yield the descriptor of a folder or, with flags for a file, of a file; in a parent folder, links are refused."""
+    flags = (how or os.O_RDONLY | os.O_DIRECTORY) | (0 if parent is None else os.O_NOFOLLOW)
+    number = os.open(path, flags, dir_fd=parent)
+    try:
+        yield number
+    finally:
+        os.close(number)
+
+
+def _names_in(folder: int) -> list[str]:
+    with os.scandir(folder) as there:
+        return [each.name for each in there]
+
+
+def _is_own(found: os.stat_result) -> bool:
+    return found.st_uid == os.geteuid()
 
 
 @contextmanager
@@ -197,6 +229,24 @@ def close_to_others(folder: Path) -> bool:
             "with --work-dir FOLDER (work_dir)"
         ) from exc
     return not folder.stat().st_mode & _OTHERS_WRITE
+
+
+def others_may_write(file: int, folder: Path) -> bool:
+    """Tell whether other users may write to an open file in a folder of our own.
+
+    What a file system reports for every file, however it was created, does not count.
+    """
+    if os.name == "nt":
+        return False
+    found = os.fstat(file)
+    if found.st_uid not in (0, os.geteuid(), folder.stat().st_uid):
+        return True
+    return bool(found.st_mode & _OTHERS_WRITE) and _keeps_modes(folder)
+
+
+def _keeps_modes(folder: Path) -> bool:
+    with TemporaryFile(dir=folder) as file:
+        return not os.fstat(file.fileno()).st_mode & _OTHERS_WRITE
 
 
 def _is_ours(folder: Path, owner: int) -> bool:

@@ -8,6 +8,7 @@
 
 A part is written under another name, flushed to disk, renamed, and then entered into the manifest. No matter how a run
 ends, a part is either in the manifest with the hash of its file, or counts as never begun.
+Only this user may enter the folder.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,17 +23,17 @@ from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from .bounded_json import parse_json
 from .errors import TableError, UsageError
-from .files import move_durably, open_own, read_own
+from .files import move_durably, open_own
 from .folder_lock import FolderLock
 from .folders import shown
+from .parts_folder import MANIFEST, PART, UntrustedError, check_made_by_run, read_trusted
 
 logger = logging.getLogger("text_image_similarity")
 
-_OURS = re.compile(r"part-(\d{6,}\.[a-z]+(\.partial)?|.*\.partial)")  # names of files that a run may remove
 _LAYOUT = 1  # version of the folder's layout; a run does not resume from another version
 
 
@@ -75,8 +75,8 @@ class Workspace:
         self._folder = folder
         self._output = output
         self._ending = ending
-        self._lock = FolderLock(folder, output, own=True)
-        self._finished = False
+        self._lock = FolderLock(folder, output, own=True, check=lambda inside: check_made_by_run(inside, folder))
+        self._finished = self._open_to_others = False
         self.parts: list[Part] = []
         self.warnings: list[str] = []  # for people who use the scores
 
@@ -109,10 +109,11 @@ class Workspace:
         with self._explained():
             lines = [] if restart else self._read()
             if not lines and not restart and self._manifest.exists():
-                logger.warning("%s cannot be read; all its parts are scored again", shown(self._manifest))
+                why = "may have been changed by other users" if self._open_to_others else "cannot be read"
+                logger.warning("%s %s; all its parts are scored again", shown(self._manifest), why)
             self._compare(lines, header)
             self.parts = self._intact(lines[1:])
-            self._clear(set(self.paths()))
+            self._clear({self._path(part.number) for part in self.parts})
             fresh = self.scratch("manifest")
             with open_own(fresh, "w") as file:
                 file.writelines(f"{json.dumps(line)}\n" for line in [header, *map(asdict, self.parts)])
@@ -165,9 +166,23 @@ class Workspace:
                 os.fsync(file.fileno())
         self.parts.append(part)
 
-    def paths(self) -> list[Path]:
-        """Return the paths of the parts, in order."""
-        return [self._path(part.number) for part in self.parts]
+    def contents(self) -> Iterator[bytes]:
+        """Yield the contents of the parts, in order.
+
+        Raises:
+            TableError: The file of a part is not as it was written.
+        """
+        for part in self.parts:
+            path = self._path(part.number)
+            try:
+                data = self._content(part)
+            except (OSError, ValueError) as exc:
+                why = exc.strerror if isinstance(exc, OSError) else exc
+                raise TableError(
+                    f"{self._output} was not written, because part {part.number} is lost ({shown(path)}: {why}); the same "
+                    "command scores it and all later parts again"
+                ) from exc
+            yield data
 
     def placing(self, content: str) -> None:
         """Record the hash of the output that is about to be moved into place, so that a later run can recognise it."""
@@ -178,8 +193,7 @@ class Workspace:
     def placed(self) -> str | None:
         """Return the hash of the output that a run was about to move into place when it ended, or None."""
         try:
-            with read_own(self._placed) as file:
-                return file.read().decode()
+            return read_trusted(self._placed).decode()
         except (OSError, ValueError):
             return None
 
@@ -187,16 +201,9 @@ class Workspace:
         """Record that the output is in place, so that the parts are no longer needed."""
         self._finished = True
 
-    def scratch(self, name: str) -> Path:
+    def scratch(self, name: Literal["manifest", "output", "summary"]) -> Path:
         """Return a path for a temporary file that no other run needs."""
         return self.folder / f"part-{name}.partial"
-
-    def write_scratch(self, name: str, data: bytes | memoryview) -> Path:
-        """Write a temporary file, replacing an earlier one of this name, and return its path."""
-        self._lock.check()
-        with open_own(path := self.scratch(name), "wb") as file:
-            file.write(data)
-        return path
 
     @property
     def folder(self) -> Path:
@@ -205,14 +212,14 @@ class Workspace:
 
     @property
     def _manifest(self) -> Path:
-        return self.folder / "manifest.jsonl"
+        return self.folder / MANIFEST
 
     @property
     def _placed(self) -> Path:
         return self.folder / "output"
 
     def _remove(self) -> None:
-        """Remove all files, the manifest first, so that leftovers cannot be mistaken for a run to resume."""
+        """Remove a run's files, the manifest first, so that leftovers cannot be mistaken for a run to resume."""
         self._lock.check()
         self._manifest.unlink(missing_ok=True)
         self._placed.unlink(missing_ok=True)
@@ -223,18 +230,24 @@ class Workspace:
     def _clear(self, kept: set[Path]) -> None:
         self._lock.check()
         for path in self.folder.glob("part-*"):
-            if path not in kept and _OURS.fullmatch(path.name):
+            if path not in kept and PART.fullmatch(path.name):
                 path.unlink()
 
     def _read(self) -> list[dict[str, Any]]:
         """Return the lines of the manifest before the first one that cannot be read, such as one that was cut off."""
         lines: list[dict[str, Any]] = []
-        with suppress(FileNotFoundError), read_own(self._manifest) as file:
-            for line in file:
-                try:
-                    lines.append(dict(parse_json(line.decode(errors="replace"))))
-                except (ValueError, TypeError):
-                    break
+        try:
+            whole = read_trusted(self._manifest)
+        except FileNotFoundError:
+            return lines
+        except UntrustedError:
+            self._open_to_others = True
+            return lines
+        for line in whole.splitlines():
+            try:
+                lines.append(dict(parse_json(line.decode(errors="replace"))))
+            except (ValueError, TypeError):
+                break
         return lines
 
     def _intact(self, lines: list[dict[str, Any]]) -> list[Part]:
@@ -243,10 +256,9 @@ class Workspace:
         for line in lines:
             try:
                 part = Part(**line)
-                with read_own(self._path(part.number)) as file:
-                    digest = digest_of(file.read())
-                if part.number != len(parts) or digest != part.digest:
-                    raise ValueError("its content has changed")
+                if part.number != len(parts):
+                    raise ValueError("its number is wrong")
+                self._content(part)
             except (OSError, ValueError, TypeError) as exc:
                 logger.warning(
                     "part %d of %s is lost (%s); it and all later parts will be scored again",
@@ -257,6 +269,18 @@ class Workspace:
                 break
             parts.append(part)
         return parts
+
+    def _content(self, part: Part) -> bytes:
+        """Return the content of a part's file.
+
+        Raises:
+            ValueError: The file is not as it was written, or other users may write to it.
+            OSError: The file cannot be read.
+        """
+        data = read_trusted(self._path(part.number))
+        if digest_of(data) != part.digest:
+            raise ValueError("its content has changed")
+        return data
 
     def _path(self, number: int) -> Path:
         return self.folder / f"part-{number:06}.{self._ending}"

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tqdm
 
 from tests.support.images import make_png
 from text_image_similarity.cli import main, run_script
+from text_image_similarity.cli.streams import lenient_streams
 from text_image_similarity.training.loop import TrainResult
 
 MINI = ("--model", "mini")
@@ -138,3 +142,41 @@ def test_a_process_whose_console_is_a_closed_pipe(table: Path) -> None:
     done = subprocess.run(given, stdout=writer, stderr=subprocess.PIPE, env=environment, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("plain \N{CJK UNIFIED IDEOGRAPH-732B}\n", "plain \N{CJK UNIFIED IDEOGRAPH-732B}\n"),
+        ("\x1b]0;pwned\x07\x1b[31mextra\tUNEXPECTED\n", "\\x1b]0;pwned\\x07extra    UNEXPECTED\n"),
+        ("WARNING: x\rERROR: y\n", "WARNING: x\\rERROR: y\n"),
+        ("\x1b[2A\n", "\\x1b[2A\n"),
+        ("\x1b[1mbold\x1b[0m", "bold"),
+        ("\x9b2J\N{RIGHT-TO-LEFT OVERRIDE}", "\\x9b2J\\u202e"),
+        ("\r 50%|█████     | 1/2", "\r 50%|█████     | 1/2"),
+        ("\r         \r", "\r         \r"),
+        ("\r", "\r"),
+        ("\x1b[A\x1b[A", "\x1b[A\x1b[A"),
+    ],
+)
+def test_what_libraries_write_to_stderr_cannot_control_the_terminal(
+    written: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", told := io.StringIO())
+    with lenient_streams():
+        assert sys.stderr.write(written) == len(written)
+    assert told.getvalue() == shown
+
+
+def test_log_lines_and_warnings_of_libraries_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", told := io.StringIO())
+    with lenient_streams():
+        library = logging.Logger("library")
+        library.addHandler(logging.StreamHandler())  # as the one of transformers, which bypasses the root logger
+        library.warning("unexpected %s", "\x1b]0;pwned\x07")
+        sys.stderr.write(warnings.formatwarning("\x1b[2J", UserWarning, "file.py", 1, "line"))
+        for _ in tqdm.tqdm(range(2), desc="\x1b[2Jmodel.safetensors"):
+            pass
+    assert "unexpected \\x1b]0;pwned\\x07" in told.getvalue()
+    assert "\r\\x1b[2Jmodel.safetensors: 100%" in told.getvalue()
+    assert "\x1b" not in told.getvalue()

@@ -30,7 +30,7 @@ def test_a_killed_export_leaves_a_whole_folder_or_none(tiny_clip: Path, tmp_path
     for turn in range(KILLS):
         with start(tiny_clip, out) as running:
             if turn == 0:
-                wait_for(lambda: list(tmp_path.glob(".exporting-*/*/whole/image.onnx")))
+                wait_for(lambda: list(tmp_path.glob(".text-image-similarity-*/*/whole/image.onnx")))
             else:
                 with suppress(subprocess.TimeoutExpired):
                     running.wait(rng.uniform(1, 12))
@@ -43,4 +43,4 @@ def test_a_killed_export_leaves_a_whole_folder_or_none(tiny_clip: Path, tmp_path
             out.rename(tmp_path / f"whole-{turn}")
     export_model(Config(model=tiny_clip), out)
     load_encoder(Config(model=out))
-    assert not list(tmp_path.glob(".exporting-*"))
+    assert not list(tmp_path.glob(".text-image-similarity-*"))

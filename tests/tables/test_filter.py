@@ -204,7 +204,7 @@ def test_another_run_is_left_alone(scored: Path) -> None:
         filter_table(scored, out, top=1)
     folder = out.with_name("out.csv.parts")
     folder.mkdir()
-    (folder / "manifest.jsonl").write_text('{"run": {}}\n{"rows": 1}\n')
+    (folder / "manifest.jsonl").write_text('{"layout": 1, "versions": {}, "run": {}}\n{"rows": 1}\n')
     with pytest.raises(UsageError, match="a run that is not finished"):
         filter_table(scored, out, top=1)
     assert (folder / "manifest.jsonl").exists()

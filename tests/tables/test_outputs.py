@@ -144,7 +144,7 @@ def test_an_output_that_was_put_in_place_without_its_summary_is_ours(
         paths[0].replace(paths[1])
 
     with monkeypatch.context() as patch:
-        patch.setattr("text_image_similarity.tables.places.move_durably", stop_after_the_table)
+        patch.setattr("text_image_similarity.files.move_durably", stop_after_the_table)
         with pytest.raises(KeyboardInterrupt):
             score(source, out)
     assert out.exists()

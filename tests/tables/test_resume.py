@@ -6,6 +6,7 @@ import errno
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
 import weakref
@@ -21,14 +22,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.images import make_png
-from text_image_similarity import Config, Limits, LocalEngine, TableError, UsageError, score_csv
+from text_image_similarity import Config, Limits, LocalEngine, TableError, UsageError, folders, score_csv
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.errors import BusyError, ConfigError, DeviceLostError, StoppedError
 from text_image_similarity.folders import _is_ours
+from text_image_similarity.formats import content_of
 from text_image_similarity.formats.delimited import DelimitedTable
 from text_image_similarity.preprocess import Pixels
 from text_image_similarity.similarity import Embeddings
 from text_image_similarity.tables import Summary, TableOptions, filter_table
+from text_image_similarity.workspace import Workspace
 
 CONFIG = Config(batch_size=4, io_workers=4, retries=0, chunk_size=10)
 ENCODER = ColourEncoder()
@@ -224,21 +227,162 @@ def test_a_damaged_part_is_scored_again(folder: Path, damage: str, caplog: pytes
     assert ("part 3 of" in caplog.text) == (damage != "torn line")
 
 
-def test_parts_of_others_stay_in_a_folder_of_our_name(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (["part-00000-4f2c.csv"], "it holds part-00000-4f2c.csv"),
+        (["lock", "notes.txt"], "it holds notes.txt"),
+        (["part-000000.parquet", "part-000001.parquet"], "no run has left a lock in it"),
+        (["manifest.jsonl", "holder.json", "part-000000.parquet"], "its manifest.jsonl is not that of a run"),
+    ],
+)
+@pytest.mark.parametrize("start", ["resume", "restart"])
+def test_another_folder_of_our_name_is_left_alone(folder: Path, names: list[str], problem: str, start: Any) -> None:
+    """Whoever may write where the output goes can give the name of a folder of parts to any folder there."""
     theirs = folder / "out.csv.parts"
-    theirs.mkdir()
-    names = ["part-00000-4f2c.csv", "part-notes.txt", "part-0000.csv.crc"]
+    theirs.mkdir(0o755)
     for name in names:
-        (theirs / name).write_text("precious")
-    score(folder)
-    assert {path.name for path in theirs.iterdir()} - {"lock"} == set(names)
+        (theirs / name).write_text('{"the only line": "of another tool"}\n')
+    before = {path: (path.read_text(), path.stat().st_mtime_ns) for path in theirs.iterdir()}
+    with pytest.raises(UsageError, match=rf"out\.csv\.parts is not a folder of parts: {problem}; .* --work-dir"):
+        score(folder, options=TableOptions(start=start))
+    with pytest.raises(UsageError, match=r"out\.csv\.parts is not a folder of parts"):
+        filter_table(folder / "in.csv", folder / "out.csv", min_score=0.1)
+    assert {path: (path.read_text(), path.stat().st_mtime_ns) for path in theirs.iterdir()} == before
+    shutil.rmtree(theirs)
+    assert score(folder).rows == ROWS
+
+
+def test_an_empty_folder_of_our_name_is_used(folder: Path) -> None:
+    (folder / "out.csv.parts").mkdir(0o755)
+    assert score(folder).rows == ROWS
+
+
+@pytest.mark.parametrize("left", ["lock", "lock part-000000.csv", "lock holder.json part-output.partial output"])
+def test_a_folder_that_a_killed_run_left_is_used(folder: Path, left: str) -> None:
+    (folder / "out.csv.parts").mkdir()
+    for name in left.split():
+        (folder / "out.csv.parts" / name).touch()
+    assert score(folder).rows == ROWS
+    assert not (folder / "out.csv.parts").exists()
 
 
 def test_what_is_not_ours_stays_in_the_folder(folder: Path) -> None:
-    (folder / "out.csv.parts").mkdir()
-    (folder / "out.csv.parts" / "notes.txt").write_text("mine")
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, progress=stop_after(45))
+    names = ["part-00000-4f2c.csv", "part-notes.txt", "part-0000.csv.crc", "part-rows.partial"]
+    for name in names:
+        (folder / "out.csv.parts" / name).write_text("mine")
     score(folder)
-    assert [path.name for path in (folder / "out.csv.parts").iterdir()] == ["notes.txt"]
+    assert {path.name for path in (folder / "out.csv.parts").iterdir()} - {"lock"} == set(names)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="files have no mode there")
+def test_no_one_else_may_change_a_part(folder: Path) -> None:
+    modes: dict[str, int] = {}
+
+    def look(done: int, *_: int) -> None:
+        if done == 45:
+            parts = folder / "out.csv.parts"
+            modes.update({path.name: path.stat().st_mode & 0o777 for path in (parts, *parts.iterdir())})
+
+    before = os.umask(0o002)
+    try:
+        score(folder, progress=look)
+        (folder / "plain").touch()
+    finally:
+        os.umask(before)
+    assert modes.pop("out.csv.parts") == 0o700
+    assert set(modes.values()) == {0o600}
+    assert (folder / "out.csv").stat().st_mode == (folder / "plain").stat().st_mode
+
+
+def test_a_part_that_is_changed_during_the_run_ends_it(folder: Path) -> None:
+    def change(done: int, *_: int) -> None:
+        if done == ROWS:
+            path = folder / "out.csv.parts" / "part-000001.csv"
+            path.write_bytes(path.read_bytes().replace(b"red", b"ted"))
+
+    with pytest.raises(
+        TableError, match=r"part 1 is lost \(.*out\.csv\.parts/part-000001\.csv: its content has changed"
+    ):
+        score(folder, progress=change)
+    assert not (folder / "out.csv").exists()
+    assert score(folder).rows == ROWS
+    assert "ted" not in (folder / "out.csv").read_text()
+
+
+@pytest.mark.parametrize("name", ["out.csv.gz", "out.jsonl", "out.parquet"])
+def test_a_changed_part_is_noticed_in_every_format(folder: Path, name: str) -> None:
+    def change(done: int, *_: int) -> None:
+        if done == ROWS:
+            path = next((folder / f"{name}.parts").glob("part-000000.*"))
+            path.write_bytes(path.read_bytes().replace(b"red", b"ted"))
+
+    with pytest.raises(TableError, match="part 0 is lost"):
+        score(folder, name, progress=change)
+    assert not (folder / name).exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="files have no mode there")
+@pytest.mark.parametrize("name", ["manifest.jsonl", "part-000001.csv"])
+@pytest.mark.parametrize("keeps", [True, False])
+def test_what_others_may_have_changed_is_scored_again(
+    folder: Path, name: str, keeps: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, progress=stop_after(45))
+    (folder / "out.csv.parts" / name).chmod(0o664)
+    if not keeps:  # a file system that reports the same permissions for all files
+        monkeypatch.setattr(folders, "_keeps_modes", lambda _: False)
+    seen: list[int] = []
+    score(folder, progress=lambda done, *_: seen.append(done))
+    assert (seen[0] < 40) is keeps
+    assert ("scored again" in caplog.text) is keeps
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="only root can give files to others")
+def test_a_part_that_belongs_to_another_user_is_scored_again(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, progress=stop_after(45))
+    os.chown(folder / "out.csv.parts" / "part-000001.csv", 1002, -1)
+    score(folder)
+    assert "part 1 of" in caplog.text
+    assert "other users may write to it" in caplog.text
+
+
+@pytest.mark.skipif(os.name == "nt", reason="files have no mode there")
+def test_parts_of_an_earlier_version_are_resumed(folder: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, progress=stop_after(45))
+    parts = folder / "out.csv.parts"
+    parts.chmod(0o755)
+    for path in parts.iterdir():
+        path.chmod(0o644)
+    seen: list[int] = []
+    score(folder, progress=lambda done, *_: seen.append(done))
+    assert seen[0] >= 30
+    assert not parts.exists()
+
+
+def test_the_finished_output_is_out_of_reach_until_it_is_in_place(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Path] = []
+    placing = Workspace.placing
+
+    def look(work: Workspace, content: str) -> None:
+        outers = list(folder.glob(".text-image-similarity-*"))
+        assert os.name == "nt" or all(outer.stat().st_mode & 0o077 == 0 for outer in outers)
+        seen.extend(path for outer in outers for path in outer.rglob("out.csv*"))
+        placing(work, content)
+
+    monkeypatch.setattr(Workspace, "placing", look)
+    score(folder)
+    found = json.loads((folder / "out.csv.summary.json").read_text())
+    assert {path.name for path in seen} == {"out.csv", "out.csv.summary.json"}
+    assert content_of(str(folder / "out.csv")) == found["output_content"]
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.parametrize(
@@ -249,6 +393,7 @@ def test_links_in_a_shared_folder_are_not_written_through(folder: Path, name: st
     victim = folder / "victim.txt"
     victim.write_text("precious")
     (folder / "out.csv.parts").mkdir()
+    (folder / "out.csv.parts" / "lock").touch()
     (folder / "out.csv.parts" / name).symlink_to(victim)
     with suppress(TableError):
         score(folder)
@@ -460,7 +605,7 @@ def test_a_part_is_on_disk_before_it_counts(folder: Path, monkeypatch: pytest.Mo
     score(folder)
     begin = done.index("flush part-000003.csv.partial")
     assert done[begin + 1 : begin + 4] == ["rename to part-000003.csv", "flush out.csv.parts", "flush manifest.jsonl"]
-    assert done[-6:-3] == ["flush .out.csv.partial", "rename to out.csv", f"flush {folder.name}"]
+    assert done[-6:-3] == ["flush out.csv", "rename to out.csv", f"flush {folder.name}"]
 
 
 class Flaky:

@@ -1,12 +1,23 @@
-"""Stdout and stderr that never make a command fail: they accept any text, and may be closed at any time."""
+"""Stdout and stderr that never make a command fail: they accept any text, and may be closed at any time.
+
+What libraries write to stderr, such as warnings, log lines of handlers of their own, and progress bars, may name
+anything from a model, so characters that could control the terminal are escaped there.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
+
+from ..errors import printable_lines
+
+_UP = re.compile(r"(\x1b\[A)+")  # from a progress bar below another one
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_BAR = re.compile(r"(\r*)(.*?)(\r*)", re.DOTALL)  # a progress bar returns to the beginning of its line
 
 
 class _Stream:
@@ -48,12 +59,29 @@ class _Stream:
             self.problem = exc
 
 
+class _Errors(_Stream):
+    """Stderr, on which no text can control the terminal."""
+
+    def write(self, text: str) -> int:
+        super().write(text if text.isprintable() or _UP.fullmatch(text) else _harmless(text))
+        return len(text)
+
+
+def _harmless(text: str) -> str:
+    found = _BAR.fullmatch(text)
+    assert found is not None
+    return f"{found[1]}{printable_lines(_COLOURS.sub('', found[2].expandtabs()))}{found[3]}"
+
+
 @contextmanager
 def lenient_streams() -> Iterator[None]:
-    """Make stdout and stderr accept any text: characters that their encoding lacks become escapes like `\\u732b`."""
+    """Make stdout and stderr accept any text: characters that their encoding lacks become escapes like `\\u732b`.
+
+    On stderr, so do those that could control the terminal.
+    """
     given = sys.stdout, sys.stderr
     opened = [_open(stream) for stream in given]
-    lenient = [_Stream(stream) for stream in opened]
+    lenient = [_Stream(opened[0]), _Errors(opened[1])]
     sys.stdout, sys.stderr = lenient
     try:
         yield

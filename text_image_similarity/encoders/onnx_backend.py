@@ -124,6 +124,7 @@ def open_backend(
     sessions, weight_bytes = [], 0
     for tower in ("image", "text"):
         options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # an error is raised, too, and names in a graph could control the terminal
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         if initializers:
             given = initializers[tower]

@@ -37,7 +37,7 @@ def export(encoder: TwoTowerEncoder, folder: Path, *, int8: bool) -> None:
         ModelError: The model cannot be exported, or its exported form returns different embeddings.
         Exception: Any other error of torch, ONNX Runtime or the file system.
     """
-    with private_folder(folder.parent, f".exporting-{folder.name}-") as staging:
+    with private_folder(folder.parent) as staging:
         made = staging / "model"
         made.mkdir()
         _write_facts(encoder, made)

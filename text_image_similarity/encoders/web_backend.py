@@ -41,6 +41,7 @@ def open_web(folder: Path, tokens: Tokens, precision: str) -> OnnxBackend:
     how = json.loads((folder / PREPROCESSOR).read_text(encoding="utf-8"))
     mean, std = (np.asarray(how[name], np.float32) for name in ("image_mean", "image_std"))
     options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # an error is raised, too, and names in a graph could control the terminal
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     paths = [web_graph(folder, tower, precision) for tower in ("image", "text")]
     image, text = (onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in paths)

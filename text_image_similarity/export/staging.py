@@ -29,7 +29,7 @@ def whole_folder(place: Path, *, replaces: Callable[[Path], bool]) -> Iterator[P
     place = place_of(place.expanduser())
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with private_folder(place.parent, f".exporting-{place.name}-") as staging:
+        with private_folder(place.parent) as staging:
             made = staging / "whole"
             made.mkdir()
             yield made

@@ -10,6 +10,7 @@ from .captions import is_captions_file, read_captions
 from .columns import check_columns, check_no_columns, check_types, list_columns
 from .defaults import choose_columns, image_candidates
 from .delimited import is_ambiguous
+from .hashing import HashedWriter
 from .names import TableKind, ending_of, format_of, part_ending_of
 from .output import SCORE_FIELDS, Output, open_output, output_for, score_arrays, score_cells, writer_for
 from .overlap import check_apart
@@ -38,6 +39,7 @@ __all__ = [
     "PART_SIZE",
     "SCORE_FIELDS",
     "ArrowRows",
+    "HashedWriter",
     "JsonRows",
     "Output",
     "Rows",

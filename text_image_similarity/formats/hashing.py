@@ -1,4 +1,4 @@
-"""Hashes of files, computed while they are read."""
+"""Hashes of files, computed while they are read or written."""
 
 from __future__ import annotations
 
@@ -33,6 +33,25 @@ class Hashed(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+class HashedWriter(io.RawIOBase):
+    """A file that hashes the bytes written through it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._hash = blake2b(digest_size=16)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._hash.update(data)
+        return self._file.write(data)
+
+    def digest(self) -> str:
+        """Return the hash of what has been written."""
+        return self._hash.hexdigest()
 
 
 def one_digest(digests: Iterable[str]) -> str:

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import IO, Any, Protocol
 
 import pyarrow as pa
@@ -40,7 +38,7 @@ class Output(Protocol):
             TableError: The format cannot represent a value.
         """
 
-    def join(self, parts: Iterable[Path], file: IO[bytes]) -> None:
+    def join(self, parts: Iterable[bytes | memoryview], file: IO[bytes]) -> None:
         """Join parts into a complete table."""
 
 
@@ -155,10 +153,10 @@ class DelimitedOutput:
         cells = zip(*map(_texts, added), strict=True)
         return self._encoded([[*row, *more] for row, more in zip(fields, cells, strict=True)])
 
-    def join(self, parts: Iterable[Path], file: IO[bytes]) -> None:
+    def join(self, parts: Iterable[bytes | memoryview], file: IO[bytes]) -> None:
         with _compressed(file, self.codec) as out:
             out.write(self._encoded([self.columns]))
-            _copy(parts, out)
+            out.writelines(parts)
 
     def _encoded(self, rows: Sequence[Sequence[str]]) -> bytes:
         assert self.dialect.delimiter is not None
@@ -203,9 +201,9 @@ class JsonOutput:
             lines.append((extended(text, members) if members else text) + "\n")
         return "".join(lines).encode("utf-8")
 
-    def join(self, parts: Iterable[Path], file: IO[bytes]) -> None:
+    def join(self, parts: Iterable[bytes | memoryview], file: IO[bytes]) -> None:
         with _compressed(file, self.codec) as out:
-            _copy(parts, out)
+            out.writelines(parts)
 
 
 def _output_dialect(place: str, table: Table, dialect: Dialect) -> Dialect:
@@ -244,12 +242,6 @@ def _cell(value: object) -> str:
     if isinstance(value, list):
         return dump(value)
     return value if isinstance(value, str) else repr(value)
-
-
-def _copy(parts: Iterable[Path], out: IO[bytes]) -> None:
-    for part in parts:
-        with part.open("rb") as file:
-            shutil.copyfileobj(file, out, 1 << 20)
 
 
 def _compressed(file: IO[bytes], codec: Codec | None) -> AbstractContextManager[IO[bytes]]:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
@@ -46,7 +45,7 @@ class ParquetOutput:
                 writer.write_batch(batch)
         return memoryview(sink.getvalue())
 
-    def join(self, parts: Iterable[Path], file: IO[bytes]) -> None:
+    def join(self, parts: Iterable[bytes | memoryview], file: IO[bytes]) -> None:
         groups = _groups(parts)
         with _explained():
             first = next(groups, None)
@@ -64,11 +63,11 @@ def arrays_of(columns: Sequence[Sequence[Any]], fields: Sequence[pa.Field]) -> l
     return [pa.array(values, field.type) for values, field in zip(columns, fields, strict=True)]
 
 
-def _groups(parts: Iterable[Path]) -> Iterator[pa.Table]:
+def _groups(parts: Iterable[bytes | memoryview]) -> Iterator[pa.Table]:
     """Yield the content of parts in row groups of reasonable size."""
     waiting: list[pa.Table] = []
     for part in parts:
-        with pa.OSFile(str(part)) as file, pa.ipc.open_stream(file) as stream:
+        with pa.ipc.open_stream(pa.py_buffer(part)) as stream:
             waiting.append(stream.read_all())
         if (
             sum(table.num_rows for table in waiting) >= _GROUP_ROWS

@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from types import NoneType
 from typing import Any
 
@@ -14,8 +13,7 @@ import pyarrow as pa
 
 from ..checks import true_or_false
 from ..errors import TableError, UsageError
-from ..files import place_of, whole_file
-from ..folders import private_folder
+from ..files import whole_file
 from ..formats import (
     ArrowRows,
     JsonRows,
@@ -96,20 +94,18 @@ def write_rows(out: str, schema: pa.Schema, parts: Iterable[Rows], *, force: boo
         raise UsageError(f"{out} already exists; name another file, or replace it with --force (force=True)")
     writer = writer_for(out, schema)
     count, ambiguous = 0, False
+
+    def encoded() -> Iterator[bytes | memoryview]:
+        nonlocal count, ambiguous
+        for rows in parts:
+            count += len(rows)
+            if kind in ("csv", "tsv"):
+                ambiguous = ambiguous or any(is_ambiguous(row, kind) for row in (schema.names, *rows.fields()))
+            yield writer.part(rows, ())
+
     try:
-        with (
-            private_folder(place_of(path).parent, f".{path.name}-") as folder,
-            whole_file(path) as whole,
-        ):
-            written: list[Path] = []
-            for rows in parts:
-                count += len(rows)
-                if kind in ("csv", "tsv"):
-                    ambiguous = ambiguous or any(is_ambiguous(row, kind) for row in (schema.names, *rows.fields()))
-                written.append(folder / f"{len(written)}.{kind}")
-                written[-1].write_bytes(writer.part(rows, ()))
-            with whole.open("wb") as file:
-                writer.join(written, file)
+        with whole_file(path) as whole, whole.open("wb") as file:
+            writer.join(encoded(), file)
     except OSError as exc:
         raise TableError(f"{out} cannot be written: {exc.strerror or exc}") from exc
     if ambiguous:

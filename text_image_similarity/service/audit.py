@@ -245,7 +245,7 @@ class _AppendedFile:
 
     def _open(self, path: Path) -> None:
         with ExitStack() as opened:
-            file = opened.enter_context(open_own(path, "a"))
+            file = opened.enter_context(open_own(path, "a", access=0o666))
             self.close()
             self._number, self._opened = file.fileno(), opened.pop_all()
 

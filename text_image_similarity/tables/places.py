@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from io import BufferedWriter
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import platformdirs
 
 from ..dataset import is_hub
 from ..errors import TableError, UsageError
-from ..files import move_durably, open_own, place_of
+from ..files import open_own, place_of, whole_file
 from ..formats import (
+    HashedWriter,
     Output,
     check_apart,
     check_writable,
-    content_of,
     ending_of,
     format_of,
     is_url,
@@ -146,7 +148,7 @@ def make_folder(folder: str, *, force: bool = False) -> None:
 
 
 def put_together(
-    content: tuple[Output, Iterable[Path]],
+    content: tuple[Output, Iterable[bytes | memoryview]],
     place: str,
     describe: Callable[[str], dict[str, Any]],
     work: Workspace,
@@ -156,43 +158,42 @@ def put_together(
     """Write an output and its summary, and move both into place when they are complete.
 
     Args:
-        content: Output and its parts; each part is read before the next one is requested.
+        content: Output and its parts; each part is used before the next one is requested.
         place: Place of the output.
         describe: Function that returns the summary for the hash of the output.
-        work: Folder for the temporary file if the place is a URL.
+        work: Folder for the temporary files if the place is a URL.
         check: Function that refuses to replace an output that has appeared in the meantime; None replaces it.
 
     Raises:
         TableError: The output cannot be written.
     """
     note = f"{place}.summary.json"
-    whole, text = (_beside(target, work) for target in (place, note))
     output, parts = content
     try:
-        with open_own(whole, "wb") as file:
-            output.join(parts, file)
-        digest = content_of(str(whole))
-        with open_own(text, "w") as note_file:
-            note_file.write(json.dumps(describe(digest), indent=2) + "\n")
-        if check is not None:
-            check(place, work.placed())
-        work.placing(digest)
-        for source, target in ((whole, place), (text, note)):
-            if is_url(target):
-                upload(source, target)
-            else:
-                move_durably(source, _resolved(target))
+        with _complete(note, work, "summary") as text, _complete(place, work, "output") as whole:
+            with open_own(whole, "wb") as file, BufferedWriter(hashed := HashedWriter(file), 1 << 20) as out:
+                output.join(parts, out)
+            digest = hashed.digest()
+            with open_own(text, "w") as note_file:
+                note_file.write(json.dumps(describe(digest), indent=2) + "\n")
+            if check is not None:
+                check(place, work.placed())
+            work.placing(digest)
     except OSError as exc:
         kept = "; all its parts are kept, and the same command resumes" if work.parts else ""
         raise TableError(f"{place} cannot be written: {exc.strerror or exc}{kept}") from exc
+
+
+@contextmanager
+def _complete(target: str, work: Workspace, name: Literal["output", "summary"]) -> Iterator[Path]:
+    """Yield the path of a temporary file, which is moved or uploaded to its target at the end of the block."""
+    if not is_url(target):
+        with whole_file(_resolved(target)) as path:
+            yield path
+        return
+    path = work.scratch(name)
+    try:
+        yield path
+        upload(path, target)
     finally:
-        for path in (whole, text):
-            path.unlink(missing_ok=True)
-
-
-def _beside(target: str, work: Workspace) -> Path:
-    """Return the temporary file for an output; the lock keeps other runs from it."""
-    if is_url(target):
-        return work.scratch(target.rpartition("/")[2])
-    path = _resolved(target)
-    return path.with_name(f".{path.name}.partial")
+        path.unlink(missing_ok=True)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,8 +62,8 @@ class KeptRows:
         self.rows = self.ties_left_out = 0
         self._taken = 0  # number of rows with exactly the threshold's score
 
-    def parts(self, output: Output, write: Callable[[bytes | memoryview], Path]) -> Iterator[Path]:
-        """Write the rows part by part with a function that returns the path; each part may replace the previous one."""
+    def parts(self, output: Output) -> Iterator[bytes | memoryview]:
+        """Yield the rows as parts of an output."""
         done = failed = 0
         total = self._scored.table.row_count
         self._report(done, failed, total)
@@ -72,9 +71,9 @@ class KeptRows:
             scores = _numbers(rows.column(self._scored.column), self._scored.column, number)
             places = self._places(scores)
             if len(places):
-                path = write(output.part(rows.chosen(places), ()))
+                part = output.part(rows.chosen(places), ())
                 self.rows += len(places)
-                yield path
+                yield part
             done, failed = done + len(rows), failed + int(np.isnan(scores).sum())
             self._report(done, failed, total)
 

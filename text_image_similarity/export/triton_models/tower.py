@@ -24,6 +24,7 @@ class TowerModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Open the graph."""
         options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # an error is raised, too, and names in a graph could control the terminal
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         graph = Path(__file__).with_name("model.onnx")
         self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

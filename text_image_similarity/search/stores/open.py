@@ -78,8 +78,8 @@ def open_store(
     check_kind(kind, place)
     if kind.startswith("lancedb"):
         require("a catalogue in LanceDB", "lancedb", extra="search")
-        # LanceDB reads this on import; its warnings are about internal matters.
-        os.environ.setdefault("LANCEDB_LOG", "error")
+        # LanceDB reads this on import; its errors are raised, too, and what it writes is not escaped.
+        os.environ.setdefault("LANCEDB_LOG", "off")
         from .lancedb import LanceStore
 
         named = kind.removesuffix(":") != "lancedb"
