@@ -19,8 +19,8 @@ from PIL import Image
 
 from ..config import Config
 from ..embeddings import EmbeddingMemory, PartEmbeddings, Recent, Vector
-from ..errors import ErrorCode, RowError
-from ..records import ScoreResult, image_of
+from ..errors import RowError
+from ..records import ScoreResult, image_of, reference_problem
 from .encoding import one_late
 from .feeders import LazyFeeders, look_ahead_of
 from .loaders import Loaders
@@ -183,8 +183,8 @@ class Run(Generic[Item, Tag]):
         self._ahead += 1
         if not self._compares_references:
             references = ()
-        elif not references:
-            return tag, RowError(ErrorCode.EMPTY_CAPTION, "the row has no reference captions"), "", 0, ()
+        elif (problem := reference_problem(references)) is not None:
+            return tag, problem, "", 0, ()
         if type(item) is np.ndarray and (ready := self._stages.ready(item)) is not None:
             image, size = PendingImage(None, ready), item.nbytes
         else:
