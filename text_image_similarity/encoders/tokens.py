@@ -105,15 +105,20 @@ def tokens_of(tokenizer: Tokenizer, *, pad: int, if_empty: Ids | None = None) ->
         if_empty: Ids for a caption that has no tokens, for models that need at least one.
     """
 
+    most: int | None = (tokenizer.truncation or {}).get("max_length")
+
     @panics_are_errors()
     def encode(texts: Sequence[str]) -> list[Ids]:
-        return [
+        rows = [
             ids_of(encoding) or list(if_empty or [])
             for some in in_groups(texts)
             for encoding in tokenizer.encode_batch_fast(some)
         ]
+        if most is not None and max(map(len, rows), default=0) > most:
+            raise ValueError(f"the model's tokenizer makes more tokens of this text than the model reads, {most}")
+        return rows
 
-    return Tokens(encode, pad, (tokenizer.truncation or {}).get("max_length"), tokenizer=tokenizer)
+    return Tokens(encode, pad, most, tokenizer=tokenizer)
 
 
 def cleaned_tokens(tokenizer: Tokenizer, *, pad: int, clean: Cleaning, whole: bool = False) -> Tokens:
