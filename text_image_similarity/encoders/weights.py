@@ -30,7 +30,8 @@ def read_weights(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None
     """
     if shapes is not None:
         with safe_open(path, "numpy") as file:
-            _check_shapes({name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}, shapes)
+            stored = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - not a mapping
+        _check_shapes({name: tuple(shape) for name, shape in stored.items()}, shapes)
     return dequantised(load_file(path))
 
 
