@@ -96,6 +96,22 @@ def test_references(tmp_path: Path) -> None:
     assert "a reference caption of the row has 10,001" in (tmp_path / "out.csv").read_text()
 
 
+def test_rows_with_many_references_fill_a_batch() -> None:
+    seen: list[int] = []
+
+    class Counting(Watched):
+        def tokenize(self, texts: Sequence[str]) -> Sequence[str]:
+            seen.append(len(texts))
+            return super().tokenize(texts)
+
+    records = [Record(RED, "red", tuple(f"red {row} {number}" for number in range(1000))) for row in range(20)]
+    with Scorer(Config(score="ref_clipscore", batch_size=8), encoder=Counting()) as scorer:
+        results = list(scorer.score_pairs(records))
+    assert [result.error for result in results] == [None] * 20
+    assert len({result.similarity for result in results}) == 1
+    assert max(seen) <= 256 * 8 + 1000
+
+
 def test_spark_the_client_and_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     for found in (parts_of(Record("red.png", LONGER)), parts_of(Record("red.png", f" {LONGEST}"))):
         assert str(found) == REFUSED

@@ -29,6 +29,7 @@ from .stages import Stages, cut_of, vectors_of
 from .stats import RunStats
 
 _AHEAD_BYTES = 256 * 1024 * 1024  # bytes that also limit the look-ahead, so that large rows do not fill the memory
+_REFERENCES = 256  # multiple of the batch size: reference captions after which a batch ends
 _AHEAD_KNOWN = 64  # multiple of the look-ahead for rows that already have their result and need no loading
 
 
@@ -139,14 +140,16 @@ class Run(Generic[Item, Tag]):
     def _next_batch(self, to_come: Iterator[Row[Tag, Item] | None]) -> RowBatch[Tag]:
         rows: list[PendingRow[Tag]] = []
         new: dict[Hashable, list[PendingImage]] = {}
-        size, scored, waiting, ends_part = self._config.batch_size, 0, self._waiting, False
-        while waiting and len(new) < size and scored < 4 * size and len(rows) < _AHEAD_KNOWN * size:
+        size, scored, compared, waiting, ends_part = self._config.batch_size, 0, 0, self._waiting, False
+        most, most_compared = _AHEAD_KNOWN * size, _REFERENCES * size
+        while waiting and len(new) < size and scored < 4 * size and len(rows) < most and compared < most_compared:
             if (row := waiting.popleft()) is None:  # the end of a part that has no rows, or whose last row was large
                 ends_part = True
                 break
             rows.append(row)
-            _, image, _, row_bytes, _ = row
+            _, image, _, row_bytes, references = row
             self._ahead_bytes -= row_bytes
+            compared += len(references)
             if not isinstance(image, ScoreResult):
                 scored += 1
                 self._ahead -= 1
