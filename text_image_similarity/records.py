@@ -186,9 +186,8 @@ def caption_of(value: object) -> str | RowError:
     if is_caption(value):  # fast path for most captions
         return value
     text = _text_of(value)
-    if (
-        isinstance(text, str) and len(text) > MOST_CAPTION
-    ):  # checked first: the other check takes time for each character
+    # The length is checked first, because the other check takes time for each character.
+    if isinstance(text, str) and len(text) > MOST_CAPTION:
         reason = f"the caption has {len(text):,} characters, but at most {MOST_CAPTION:,} are accepted"
         return RowError(ErrorCode.TOO_MANY_BYTES, reason)
     if isinstance(text, str) and _is_visible(text):
