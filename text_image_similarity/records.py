@@ -18,6 +18,10 @@ from .errors import ErrorCode, RowError
 _UNSEEN = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})  # Unicode categories of control, format and separator characters
 _BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
 OUT_COLUMNS = ("similarity", "error")  # columns of a scored table
+# Characters of a caption, for every way of scoring: a tokenizer takes hundreds of times the memory of its text, and no
+# model reads more than a few thousand.
+MOST_CAPTION = 10_000
+MOST_REFERENCES = 1000  # reference captions of a row; published data sets have up to 50
 
 EncodedImage = bytes | bytearray | memoryview
 # A path or URL, an encoded file, or the value of a Hugging Face `Image` column: {"bytes": ..., "path": ...}.
@@ -130,7 +134,7 @@ def text_in(content: bytes) -> str:
 
 
 def references_of(*cells: object) -> tuple[str, ...]:
-    """Return the reference captions in some cells of a row, without missing and blank ones.
+    """Return the reference captions in some cells of a row, without missing and blank ones; too long ones are kept.
 
     Args:
         cells: Cells, each a list of texts, a JSON list of texts, or a text, which counts as a single reference.
@@ -139,8 +143,22 @@ def references_of(*cells: object) -> tuple[str, ...]:
         >>> references_of('["a dog", "a brown dog"]', "a pet", None)
         ('a dog', 'a brown dog', 'a pet')
     """
-    found = (caption_of(item) for cell in cells for item in _items(cell))
-    return tuple(text for text in found if isinstance(text, str))
+    texts = (_text_of(item) for cell in cells for item in _items(cell))
+    return tuple(text for text in texts if isinstance(text, str) and _is_visible(text))
+
+
+def reference_problem(references: Sequence[object]) -> RowError | None:
+    """Return why a caption cannot be compared with some reference captions, or None."""
+    if not references:
+        return RowError(ErrorCode.EMPTY_CAPTION, "the row has no reference captions")
+    if len(references) > MOST_REFERENCES:
+        reason = f"the row has {len(references):,} reference captions, but at most {MOST_REFERENCES:,} are accepted"
+        return RowError(ErrorCode.TOO_MANY_BYTES, reason)
+    longest = max((len(text) for text in references if isinstance(text, str)), default=0)
+    if longest <= MOST_CAPTION:
+        return None
+    reason = f"a reference caption of the row has {longest:,} characters, but at most {MOST_CAPTION:,} are accepted"
+    return RowError(ErrorCode.TOO_MANY_BYTES, reason)
 
 
 def _items(cell: object) -> Sequence[object]:
@@ -156,15 +174,22 @@ def _items(cell: object) -> Sequence[object]:
 
 
 def caption_of(value: object) -> str | RowError:
-    """Return a caption as text, or the reason why there is none; a finite number becomes text, as in a CSV file.
+    """Return a caption as text, or why it cannot be encoded; a finite number becomes text, as in a CSV file.
+
+    A caption that is too long is an error, because cutting it might change what the model reads: tokenizers drop some
+    characters and merge others.
 
     Example:
         >>> caption_of(7), str(caption_of(math.nan))
         ('7', 'empty_caption: the caption is missing (nan)')
     """
-    if is_plain(value):  # fast path for most captions
+    if is_caption(value):  # fast path for most captions
         return value
     text = _text_of(value)
+    # The length is checked first, because the other check takes time for each character.
+    if isinstance(text, str) and len(text) > MOST_CAPTION:
+        reason = f"the caption has {len(text):,} characters, but at most {MOST_CAPTION:,} are accepted"
+        return RowError(ErrorCode.TOO_MANY_BYTES, reason)
     if isinstance(text, str) and _is_visible(text):
         return text
     return RowError(ErrorCode.EMPTY_CAPTION, f"the caption {_explain(text, 'caption')}")
@@ -183,6 +208,11 @@ def reference_of(value: object) -> str | RowError:
 def is_plain(value: object) -> TypeGuard[str]:
     """Tell whether a value is a text that begins with a visible ASCII character, as most captions and references do."""
     return type(value) is str and "!" <= value[:1] <= "~"
+
+
+def is_caption(value: object) -> TypeGuard[str]:
+    """Tell whether a value is a caption that needs no closer look."""
+    return is_plain(value) and len(value) <= MOST_CAPTION
 
 
 def required(found: str | bytes | RowError) -> str | bytes:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from text_image_similarity.embeddings import EmbeddingMemory, PartEmbeddings, Recent
+from text_image_similarity.embeddings import memory as memory_module
 
 
 def test_the_values_that_were_not_used_for_longest_go_first() -> None:
@@ -51,3 +53,15 @@ def test_a_part_finds_its_own_vectors_before_and_after_they_are_remembered() -> 
     assert memory.get(b"a") is not None
     part.end_part()
     assert part.get(b"a") is not None
+
+
+def test_a_very_large_part_is_remembered_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_module, "_MOST_UNSAVED", 4 * 8)
+    memory = EmbeddingMemory(8)
+    part = PartEmbeddings(memory)
+    part.put({b"a": np.array([1, 0], np.float32), b"b": np.array([0, 1], np.float32)})
+    part.put({b"c": np.array([1, 0], np.float32), b"d": np.array([0, 1], np.float32)})
+    assert memory.get(b"a") is None
+    part.put({b"e": np.array([1, 0], np.float32)})
+    assert set(memory.get_many([b"a", b"b", b"c", b"d", b"e"])) == {b"a", b"b", b"c", b"d", b"e"}
+    assert set(part.get_many([b"a", b"e"])) == {b"a", b"e"}

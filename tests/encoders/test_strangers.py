@@ -5,15 +5,29 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 from open_clip.hf_configs import arch_dict
+from peft import (
+    AdaLoraConfig,
+    BOFTConfig,
+    IA3Config,
+    LoHaConfig,
+    LoKrConfig,
+    LoraConfig,
+    OFTConfig,
+    VeraConfig,
+)
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig
@@ -21,6 +35,7 @@ from transformers import CONFIG_MAPPING, AutoConfig
 from tests.encoders.test_load import copy_of
 from text_image_similarity import Config, ConfigError, ModelError, ModelNameError, load_encoder
 from text_image_similarity.encoders import clip, hub, on_network_share, open_clip_files, weight_limit
+from text_image_similarity.encoders import weights as weights_module
 from text_image_similarity.encoders.adapter_patterns import check_patterns
 from text_image_similarity.encoders.adapters import base_of, merged
 from text_image_similarity.encoders.clip import load_clip
@@ -31,6 +46,7 @@ from text_image_similarity.encoders.open_clip_names import OpenClipName
 from text_image_similarity.encoders.settings_files import check_settings, read_settings
 from text_image_similarity.encoders.towers.image import build_backbone
 from text_image_similarity.encoders.weight_limit import limited_by
+from text_image_similarity.encoders.weights import dequantised
 from text_image_similarity.encoders.zipped import mini_folder
 
 CLIP = Config(device="cpu", backend="torch")
@@ -243,6 +259,123 @@ def test_the_rank_of_an_adapter_is_limited(settings: dict[str, object], tmp_path
     (tmp_path / "adapter_config.json").write_text(json.dumps({**common, **settings}))
     with pytest.raises(ModelNameError, match="with a rank of more than 4,096 in its adapter_config"):
         base_of("theirs", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"init_lora_weights": "pissa_niter_2000000000"}, "init_lora_weights 'pissa_niter_2000000000'"),
+        ({"init_lora_weights": "pissa_niter_100"}, "init_lora_weights"),
+        ({"init_lora_weights": "loftq"}, "init_lora_weights 'loftq'"),
+        ({"init_lora_weights": ["pissa"]}, "init_lora_weights"),
+        ({"init_weights": 10**9}, "init_weights 1000000000"),
+        ({"loftq_config": {"loftq_bits": 4, "loftq_iter": 10**9}}, "loftq_config"),
+        ({"corda_config": {"cache_file": "/etc/pickle"}}, "corda_config"),
+        ({"eva_config": {"rho": 2.0}}, "eva_config"),
+        ({"lora_ga_config": {"stable_gamma": 16}}, "lora_ga_config"),
+        ({"layer_replication": [[0, 10**9]]}, "layer_replication"),
+        ({"num_cayley_neumann_terms": 10**9}, "num_cayley_neumann_terms above 100"),
+    ],
+)
+def test_an_adapter_does_not_compute_for_ever(settings: dict[str, object], said: str, tmp_path: Path) -> None:
+    common = {"base_model_name_or_path": "o/base", "peft_type": "LORA"}
+    (tmp_path / "adapter_model.safetensors").touch()
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**common, **settings}))
+    with pytest.raises(ModelNameError, match=re.escape(said)):
+        base_of("theirs", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"init_lora_weights": True, "loftq_config": {}, "eva_config": None, "corda_config": None},
+        *({"init_lora_weights": how} for how in (False, "gaussian", "olora", "pissa", "pissa_niter_16", "eva")),
+        {"init_weights": True, "num_cayley_neumann_terms": 5},
+    ],
+)
+def test_an_honest_adapter_is_accepted(settings: dict[str, object], tmp_path: Path) -> None:
+    common = {"base_model_name_or_path": "o/base", "peft_type": "LORA"}
+    (tmp_path / "adapter_model.safetensors").touch()
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**common, **settings}))
+    assert base_of("theirs", tmp_path) == "o/base"
+
+
+def test_what_peft_makes_of_an_adapter_is_accepted(tmp_path: Path) -> None:
+    """The settings that this version of peft saves by default."""
+    (tmp_path / "adapter_model.safetensors").touch()
+    for kind in (LoraConfig, AdaLoraConfig, LoHaConfig, LoKrConfig, OFTConfig, BOFTConfig, IA3Config, VeraConfig):
+        more: dict[str, Any] = {"total_step": 10} if kind is AdaLoraConfig else {}
+        kind(target_modules=["q_proj"], base_model_name_or_path="o/base", **more).save_pretrained(str(tmp_path))
+        assert base_of("theirs", tmp_path) == "o/base"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"num_labels": 10**9}, "num_labels 1000000000 in its config.json, which is larger than 32,768"),
+        ({"text_config": {"num_labels": 32_769}}, "num_labels 32769"),
+        ({"vision_config": {"_num_labels": 10**9}}, "_num_labels 1000000000"),
+        (
+            {"vision_config": {"deep": [{"depths": [1, 1 << 25]}]}},
+            "33554432 in its config.json, which is larger than 16,777,216",
+        ),
+    ],
+)
+def test_numbers_in_settings_are_limited(
+    more: dict[str, Any], said: str, tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(*_: Any, **__: Any) -> None:
+        raise AssertionError
+
+    folder = changed(tiny_clip, tmp_path / "model", "config.json", more)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", opened)
+    with pytest.raises(ModelNameError, match=said):
+        load_clip(str(folder), CLIP, revision=None, trusted=False)
+
+
+def test_ordinary_numbers_of_labels_are_accepted(tiny_clip: Path, tmp_path: Path) -> None:
+    folder = changed(tiny_clip, tmp_path / "model", "config.json", {"num_labels": 21_843, "bos_token_id": 49_406})
+    assert load_clip(str(folder), CLIP, revision=None, trusted=False).embed_dim > 0
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_scales_have_the_shape_of_their_matrix(rows: int, tmp_path: Path) -> None:
+    """NumPy would make a matrix of n rows and n columns of a row and n scales."""
+    stored: dict[str, Any] = {"x": np.zeros((rows, 1000), np.int8), "x.scale": np.ones(1000, np.float32)}
+    for scale in (stored["x.scale"], np.ones((rows, 1), np.float32), np.float32(1.0).reshape(())):
+        with pytest.raises(ValueError, match=r"x has .* rows, but its scales have the shape"):
+            dequantised({**stored, "x.scale": scale})
+    assert dequantised({**stored, "x.scale": np.ones(rows, np.float32)})["x"].shape == (rows, 1000)
+
+
+def test_weights_that_do_not_fit_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: Any) -> None:
+        raise AssertionError
+
+    folder = changed(mini_folder(), tmp_path / "model", "config.json", {})
+    stored = dict(load_arrays(folder / "model.safetensors"))
+    monkeypatch.setattr(weights_module, "load_file", read)
+    name = next(name for name in stored if f"{name}.scale" in stored)
+    for change, said in (
+        ({name: stored[name][None]}, f"the shape of {name} is"),
+        ({"other": stored[name]}, "they have the unknown tensor other"),
+        ({name: None}, f"they lack {name}"),
+    ):
+        made = {key: value for key, value in (stored | change).items() if value is not None}
+        save_arrays(made, folder / "model.safetensors")
+        with pytest.raises(ModelError, match=re.escape(said)):
+            read_dual_encoder(folder)
+
+
+def test_too_little_memory_for_weights_is_an_error_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(weights_module, "load_file", read)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        read_dual_encoder(changed(mini_folder(), tmp_path / "model", "config.json", {}))
 
 
 TOO_LARGE = "describe a network that is far larger than the weights that come with it; use the settings that"

@@ -110,6 +110,23 @@ def test_open_clips_captions_are_read_from_a_copy(clean: str, tmp_path: Path) ->
     assert rows_of(reopened(encoder, tmp_path), texts) == rows_of(tokens, texts)
 
 
+@pytest.mark.parametrize("stated", ["padding", "truncation"])
+def test_a_files_own_padding_and_overlap_are_not_followed(stated: str, tmp_path: Path) -> None:
+    encoder, texts = loaded("mini"), fuzzed(50)
+    facts = write_tokens(encoder, tmp_path)
+    file = tmp_path / "tokenizer.json"
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
+    fixed = {"strategy": {"Fixed": 100_000}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0}
+    tokenizer[stated] = {
+        "padding": {**fixed, "pad_type_id": 0, "pad_token": "[PAD]"},
+        "truncation": {"direction": "Right", "max_length": 1 << 20, "strategy": "OnlySecond", "stride": (1 << 20) - 3},
+    }[stated]
+    file.write_text(json.dumps(tokenizer), encoding="utf-8")
+    tokens = open_tokens(tmp_path, facts)
+    assert tokens.context_length == encoder.context_length
+    assert rows_of(tokens, texts) == rows_of(encoder.tokens, texts)
+
+
 def test_a_tokenizer_without_files_is_refused(tmp_path: Path) -> None:
     encoder = replace(loaded("mini"), tokens=Tokens(lambda texts: [[1]] * len(texts), 0, 8))
     with pytest.raises(ModelError, match="cannot be saved as one file"):

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, processors
 from transformers import AutoConfig, AutoTokenizer
 
 from tests.encoders.test_load import copy_of
 from tests.support.open_clip_models import save_open_clip
-from text_image_similarity import Config, ModelNameError, load_encoder
+from text_image_similarity import Config, ModelError, ModelNameError, load_encoder
 from text_image_similarity.encoders import clip, clip_text, hub, open_clip_tokens
 from text_image_similarity.encoders.clip import load_clip
 from text_image_similarity.encoders.token_growth import check_pieces, check_steps, tokenizer_from
+from text_image_similarity.encoders.tokens import tokens_of
+from text_image_similarity.encoders.zipped import mini_folder
 
 _PLAIN = json.loads(Tokenizer(models.WordLevel({"[UNK]": 0}, "[UNK]")).to_str())
 _GROWING = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 100}
@@ -70,6 +72,98 @@ def test_those_of_published_models_are_not() -> None:
     steps = [{"type": "Prepend", "prepend": "\u2581"}, replace("\u2581", String=" "), replace(" ", Regex="\\s+")]
     steps += [replace(each, String="x") for each in ("''", "...", "<<")]
     assert tokenizer_from(text(*steps)).encode("a").ids
+
+
+def template(single: list[str], *ids: int, pair: list[str] | None = None) -> dict[str, Any]:
+    """Return a post-processor; its pieces are `A`, `B` and `s`, a special token with some ids."""
+
+    def piece(name: str) -> dict[str, Any]:
+        return {"SpecialToken" if name == "s" else "Sequence": {"id": name, "type_id": 0}}
+
+    special = {"s": {"id": "s", "ids": list(ids), "tokens": ["[UNK]"] * len(ids)}}
+    pieces = {"single": [piece(name) for name in single], "pair": [piece(name) for name in pair or ["A", "B"]]}
+    return {"type": "TemplateProcessing", **pieces, "special_tokens": special if ids else {}}
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [template(["A", "A"])],
+        [template(["A"] * 30)],
+        [template(["A", "s", "A"], 0)],
+        [template(["A"], pair=["A", "B", "A"])],
+        [template(["A", *["s"] * 17], 0)],
+        [template(["s", "A"], *[0] * 1000)],
+        [template(["s", "A", "s"], 0)] * 9,
+        [{"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}] * 99,
+    ],
+)
+def test_post_processors_that_could_grow_a_caption_are_refused(steps: list[dict[str, Any]]) -> None:
+    for nested in (steps, [{"type": "Sequence", "processors": steps}]):
+        processor = {"type": "Sequence", "processors": nested}
+        with pytest.raises(ValueError, match="far longer"):
+            tokenizer_from(json.dumps({**_PLAIN, "post_processor": processor}))
+
+
+def test_post_processors_of_published_models_are_not() -> None:
+    byte_level = processors.ByteLevel()
+    for processor in (
+        byte_level,
+        processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1)),  # Chinese-CLIP, ALIGN
+        processors.RobertaProcessing(("</s>", 2), ("<s>", 1)),  # AltCLIP
+        processors.TemplateProcessing("<s> $A </s>", "<s> $A </s> </s> $B </s>", [("<s>", 0), ("</s>", 2)]),  # XLM-R
+        processors.TemplateProcessing("$A </s>", "$A </s> $B </s>", [("</s>", 1)]),  # T5, SigLIP
+        processors.TemplateProcessing("en $A </s>", "en $A $B </s>", [("en", 3), ("</s>", 2)]),  # NLLB
+        processors.Sequence(
+            [byte_level, processors.TemplateProcessing("<s> $A </s>", None, [("<s>", 0), ("</s>", 1)])]
+        ),
+    ):
+        tokenizer = Tokenizer.from_str(json.dumps(_PLAIN))
+        tokenizer.post_processor = processor
+        assert tokenizer_from(tokenizer.to_str()).encode("a").ids
+
+
+@pytest.mark.parametrize("key", ["continuing_subword_prefix", "end_of_word_suffix"])
+def test_what_is_written_around_letters_is_short(key: str) -> None:
+    vocab = {f"<0x{byte:02X}>": byte for byte in range(256)}
+    model = {"type": "BPE", "vocab": vocab, "merges": [], "byte_fallback": True, key: "x" * 8}
+    assert tokenizer_from(json.dumps({**_PLAIN, "model": model})).encode("ab").ids
+    with pytest.raises(ValueError, match="far longer"):
+        tokenizer_from(json.dumps({**_PLAIN, "model": {**model, key: "x" * 9}}))
+    grown = Tokenizer(models.BPE({"x": 0}, [], **{key: "x" * 9}))
+    with pytest.raises(ValueError, match="far longer"):
+        check_steps(grown)
+
+
+def test_words_are_looked_up_part_by_part_only_if_they_are_short() -> None:
+    model = {"type": "WordPiece", "vocab": {"[UNK]": 0}, "unk_token": "[UNK]", "continuing_subword_prefix": "##"}
+    for most, fits in ((100, True), (257, False), (10**9, False)):
+        stated = json.dumps({**_PLAIN, "model": {**model, "max_input_chars_per_word": most}})
+        if fits:
+            assert tokenizer_from(stated).encode("a").ids == [0]
+        else:
+            with pytest.raises(ValueError, match="more than 256 letters"):
+                tokenizer_from(stated)
+
+
+def test_a_row_longer_than_the_context_is_an_error() -> None:
+    tokenizer = Tokenizer.from_str(json.dumps({**_PLAIN, "pre_tokenizer": {"type": "Whitespace"}}))
+    tokenizer.enable_truncation(3)
+    assert tokens_of(tokenizer, pad=0).encode(["a " * 9]) == [[0, 0, 0]]
+    tokenizer.post_processor = Tokenizer.from_str(
+        json.dumps({**_PLAIN, "post_processor": template(["A", "A"])})
+    ).post_processor
+    with pytest.raises(ValueError, match="makes more tokens of this text than the model reads, 3"):
+        tokens_of(tokenizer, pad=0).encode(["a", "a b"])
+
+
+def test_a_model_with_such_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    copy_of(mini_folder(), tmp_path / "theirs")
+    stated = json.loads((tmp_path / "theirs" / "tokenizer.json").read_text(encoding="utf-8"))
+    stated["post_processor"]["single"] = [{"Sequence": {"id": "A", "type_id": 0}}] * 30
+    (tmp_path / "theirs" / "tokenizer.json").write_text(json.dumps(stated), encoding="utf-8")
+    with pytest.raises(ModelError, match="far longer"):
+        load_encoder(Config(model=str(tmp_path / "theirs"), device="cpu", backend="torch"))
 
 
 def growing(folder: Path, to: Path) -> Path:

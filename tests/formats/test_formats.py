@@ -977,6 +977,40 @@ def test_lists_that_take_hardly_any_bytes_of_parquet_are_counted_too(
         open_table(str(tmp_path / "equal.parquet"))
 
 
+def test_rows_of_parquet_take_some_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 4_000_000
+
+    def write(name: str, rows: int = count, **columns: pa.Array) -> str:
+        pq.write_table(pa.table(columns), tmp_path / name, row_group_size=rows, max_rows_per_page=rows)
+        return str(tmp_path / name)
+
+    nothing = {name: pa.nulls(count, pa.string()) for name in ("url", "caption")}
+    numbers = {**nothing, "id": pa.array([number // 8 for number in range(count)])}
+    packed = write("packed.parquet", **nothing)
+    assert open_table(packed).columns == ["url", "caption"]  # few enough that it does not matter
+    monkeypatch.setattr("text_image_similarity.formats.parquet._MOST_PACKED_ROWS", 1_000_000)
+    with pytest.raises(
+        TableError, match=r"packed.parquet has 4,000,000 rows in [\d,]+ bytes, more than 1,024 per byte"
+    ):
+        open_table(packed)
+    assert open_table(write("numbers.parquet", **numbers)).columns == ["url", "caption", "id"]
+    constant = {"url": pa.repeat("red.png", count), "caption": pa.nulls(count, pa.string())}
+    pq.write_table(pa.table(constant), tmp_path / "constant.parquet")  # in pages of ordinary lengths
+    assert open_table(str(tmp_path / "constant.parquet")).columns == ["url", "caption"]
+
+
+def test_rows_of_several_files_of_parquet_take_some_bytes_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("text_image_similarity.formats.parquet._MOST_PACKED_ROWS", 2_000_000)
+    for name in "abc":
+        table = pa.table({"url": pa.nulls(1_900_000, pa.string())})
+        pq.write_table(table, tmp_path / f"{name}.parquet", row_group_size=1_900_000, max_rows_per_page=1_900_000)
+    assert open_table(str(tmp_path / "a.parquet")).columns == ["url"]
+    with pytest.raises(TableError, match=r"a.parquet and the 2 files like it have 5,700,000 rows"):
+        open_table(str(tmp_path / "*.parquet"))
+
+
 @pytest.mark.parametrize("nested", [pa.list_, lambda kind: pa.struct([("a", kind)])])
 def test_columns_of_parquet_are_nested_so_deep(nested: Callable[[pa.DataType], pa.DataType], tmp_path: Path) -> None:
     kind = pa.int32()

@@ -211,6 +211,20 @@ def test_folded_weights_compute_what_torchvision_computes(tmp_path: Path) -> Non
         torch.testing.assert_close(backbone.features(pixels), network.features(pixels), atol=1e-4, rtol=1e-4)
 
 
+def test_weights_of_other_shapes_are_not_multiplied(tmp_path: Path) -> None:
+    """A kernel of one channel and the scales of a million would give a million kernels."""
+    given = torchvision_models.mobilenet_v2(weights=None).state_dict()
+    backbone = build_backbone("mobilenet_v2", 64)
+    for change in (
+        {"features.0.0.weight": given["features.0.0.weight"][:1].clone()},
+        {"features.0.1.weight": torch.ones(1)},
+        {"features.0.1.running_var": torch.ones(64)},
+    ):
+        save_file({**given, **change}, tmp_path / "weights.safetensors")
+        with pytest.raises(ModelError, match=r"features\.0\.0 has another shape"):
+            load_image_weights(backbone, "mobilenet_v2", tmp_path / "weights.safetensors")
+
+
 def test_torchvision_weights_are_read_from_a_file(tmp_path: Path) -> None:
     network = torchvision_models.resnet18(weights=None)
     save_file(network.state_dict(), tmp_path / "weights.safetensors")

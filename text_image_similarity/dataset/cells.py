@@ -21,8 +21,14 @@ def find_image(value: object) -> tuple[str, bytes | str] | RowError:
     return reference, reference
 
 
-def list_captions(value: object) -> Iterator[str]:
-    """Yield the captions in a cell, which is a caption or a list of captions, except blank ones."""
+def list_captions(value: object) -> Iterator[str | RowError]:
+    """Yield the captions in a cell, which is a caption or a list of captions, except blank ones.
+
+    A caption that is too long is an error.
+    """
     for one in value if isinstance(value, list) else [value]:
-        if isinstance(caption := caption_of(one), str):
+        caption = caption_of(one)
+        if isinstance(caption, str):
             yield caption.strip()
+        elif caption.code is not ErrorCode.EMPTY_CAPTION:
+            yield caption

@@ -74,15 +74,16 @@ def _source_key(image: CaptionedImage) -> Hashable:
 
 
 def _merge(keyed: Iterable[tuple[Hashable, CaptionedImage]]) -> dict[Hashable, CaptionedImage]:
-    found: dict[Hashable, CaptionedImage] = {}
+    rows: dict[Hashable, list[CaptionedImage]] = {}
     for key, image in keyed:
-        if key in found:
-            # The name that sorts first and its source are used, so that the choice does not depend on the order of the
-            # rows.
-            first = min(found[key], image, key=lambda one: one.name)
-            image = CaptionedImage(first.name, found[key].captions + image.captions, first.source)
-        found[key] = image
-    return found
+        rows.setdefault(key, []).append(image)
+    return {key: copies[0] if len(copies) == 1 else _merged(copies) for key, copies in rows.items()}
+
+
+def _merged(copies: Sequence[CaptionedImage]) -> CaptionedImage:
+    # The name that sorts first and its source are used, so that the choice does not depend on the order of the rows.
+    first = min(copies, key=lambda one: one.name)
+    return CaptionedImage(first.name, tuple(caption for one in copies for caption in one.captions), first.source)
 
 
 def _size(image: CaptionedImage) -> int | None:

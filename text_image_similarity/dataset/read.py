@@ -176,9 +176,11 @@ def _read_images(
     config = with_folder(config, table.folder)
     for where, (value, *spoken) in table.rows([col_image, *texts]):
         given = [caption for one in spoken for caption in list_captions(one)]
-        captions = tuple(filter(is_whole, given))
+        captions = tuple(one for one in given if isinstance(one, str) and is_whole(one))
         image = value if isinstance(value, RowError) else _located(find_image(value), config)
-        if len(captions) < len(given):
+        if refused := [one for one in given if isinstance(one, RowError)]:
+            left.add(where, refused[0].code, f"has a caption that cannot be used: {refused[0].detail}")
+        elif len(captions) < len(given):
             left.add(where, ErrorCode.ENCODER_ERROR, "has a caption with a lone surrogate, half of a UTF-16 pair")
         elif not captions and not isinstance(value, RowError):  # a damaged shard has no caption to report
             why = next((found for one in spoken if isinstance(found := caption_of(one), RowError)), None)

@@ -14,6 +14,7 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 REMEMBERED = 8192  # embeddings in memory: 19 MB for CLIP ViT-B/32
+_MOST_UNSAVED = 512 * 1024 * 1024  # bytes of a part's embeddings; a part of 5,000 rows with one caption has 20 MB
 
 
 class Recent(Generic[Key, Value]):
@@ -115,7 +116,8 @@ class PartEmbeddings:
     """The embeddings of the part that is being scored, in front of those from earlier parts.
 
     The embeddings of a part are remembered together when it ends, so that a run that is stopped and resumed finds
-    either all embeddings of a part or none. Not safe to share between threads.
+    either all embeddings of a part or none, except for a part so large that they are remembered in several steps. Not
+    safe to share between threads.
 
     Args:
         memory: The embeddings that are remembered beyond the part.
@@ -144,6 +146,8 @@ class PartEmbeddings:
     def put(self, outcomes: Mapping[bytes, Vector | RowError]) -> None:
         """Store the outcomes of an encoder, except errors."""
         self._unsaved |= {key: outcome for key, outcome in outcomes.items() if not isinstance(outcome, RowError)}
+        if self._unsaved and len(self._unsaved) * next(iter(self._unsaved.values())).nbytes > _MOST_UNSAVED:
+            self.save()
 
     def save(self) -> None:
         """Remember the embeddings that were stored since the last call."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,19 @@ _KINDS = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "HRA", "VERA"
 
 _RANKS = ("r", "init_r", "target_r")
 _MOST_RANK = 4096
+_REPEATED = (
+    "num_cayley_neumann_terms",
+    "boft_n_butterfly_factor",
+)  # numbers of products; published adapters have up to 5
+_MOST_REPEATED = 100
+# Ways of filling an adapter before its weights are read, including those that change the base model, which must happen
+# again. Others take settings that could make peft compute for ever, or read files.
+_FILLINGS = re.compile(r"gaussian|orthogonal|eva|olora|pissa(_niter_\d{1,2})?")
+_FILLING = ("init_lora_weights", "init_weights", "init_ia3_weights")
+_OTHER = (
+    *("loftq_config", "corda_config", "eva_config", "lora_ga_config"),
+    *("layer_replication", "arrow_config", "monteclora_config"),
+)
 
 
 def base_of(name: str, folder: Path) -> str:
@@ -55,6 +69,7 @@ def base_of(name: str, folder: Path) -> str:
         )
     check_patterns(name, SETTINGS, settings)
     _check_ranks(name, settings)
+    _check_filling(name, settings)
     if not (folder / WEIGHTS).is_file():
         raise ModelNameError(
             f"{name} holds a PEFT adapter for {base} without {WEIGHTS}; save it with save_pretrained (pickles are not loaded)"
@@ -71,6 +86,30 @@ def _check_ranks(name: str, settings: Mapping[str, Any]) -> None:
         raise ModelNameError(
             f"{name} holds a PEFT adapter with a rank of more than {_MOST_RANK:,} in its {SETTINGS}; use an adapter of a lower rank"
         )
+
+
+def _check_filling(name: str, settings: Mapping[str, Any]) -> None:
+    """Refuse settings for which peft could compute for a very long time before it reads the adapter's weights."""
+    if used := next((key for key in _OTHER if settings.get(key)), None):
+        raise ModelNameError(
+            f"{name} holds a PEFT adapter with {used} in its {SETTINGS}, which this package does not support; set it to null "
+            "if the adapter does not need it, or merge the adapter into its model"
+        )
+    for key in _FILLING:
+        if not _is_known_filling(value := settings.get(key)):
+            raise ModelNameError(
+                f"{name} holds a PEFT adapter with {key} {value!r:.100} in its {SETTINGS}, which this package does not support; "
+                "merge the adapter into its model"
+            )
+    for key in _REPEATED:
+        if isinstance(number := settings.get(key), int) and number > _MOST_REPEATED:
+            raise ModelNameError(
+                f"{name} holds a PEFT adapter with {key} above {_MOST_REPEATED} in its {SETTINGS}; correct it"
+            )
+
+
+def _is_known_filling(value: Any) -> bool:
+    return value is None or isinstance(value, bool) or (isinstance(value, str) and bool(_FILLINGS.fullmatch(value)))
 
 
 def merged(name: str, network: Any, folder: Path) -> Any:

@@ -171,6 +171,8 @@ def _explained(name: str, missing: type[ModelError]) -> Iterator[None]:
         raise missing(f"model {name} cannot be loaded: {exc}\n{_COMPLETE}") from exc
     except RecursionError as exc:
         raise ModelError(f"model {name} cannot be loaded: one of its JSON files is nested too deeply") from exc
+    except MemoryError as exc:
+        raise ModelError(f"model {name} cannot be loaded: it needs more memory than is available") from exc
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError, SafetensorError) as exc:
         if "trust_remote_code" in str(exc):
             raise ModelNameError(f"model {name} {NO_OWN_CODE}") from exc

@@ -26,7 +26,7 @@ from .last_layer import at_ends, give_one_token, token_of
 from .piece_rules import AddedPiece, PieceFile, PieceRules
 from .pieces import piece_tokens
 from .token_growth import check_steps
-from .tokens import Ids, Tokens, ids_of, panics_are_errors, tokens_of
+from .tokens import Ids, Tokens, ids_of, in_groups, panics_are_errors, tokens_of
 
 _PROBES = (
     "A photo of 2 dogs, it's RAINING",
@@ -169,7 +169,10 @@ def _their_tokens(tokenizer: Any, length: int, pad: int) -> Tokens:
     @panics_are_errors()
     def encode(texts: Sequence[str]) -> list[Ids]:
         with locks.setdefault(os.getpid(), Lock()):
-            found = tokenizer(list(texts), truncation=True, max_length=length)
+            return [row for some in in_groups(texts) for row in ids(some)]
+
+    def ids(some: list[str]) -> list[Ids]:
+        found = tokenizer(some, truncation=True, max_length=length)
         rows: list[Ids] = found["input_ids"] if found.encodings is None else [ids_of(one) for one in found.encodings]
         return rows
 

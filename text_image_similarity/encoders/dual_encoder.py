@@ -75,7 +75,8 @@ def read_dual_encoder(folder: Path) -> tuple[DualEncoder, Tokenizer]:
         check_sides(shape.image_size)
         with limited_by(str(shown(folder)), lambda: [folder / "model.safetensors"]):
             towers = DualEncoder(shape)
-        weights = read_weights(folder / "model.safetensors")
+        shapes = {name: tuple(value.shape) for name, value in towers.state_dict().items()}
+        weights = read_weights(folder / "model.safetensors", shapes)
         towers.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
         tokenizer = tokenizer_from((folder / "tokenizer.json").read_text(encoding="utf-8"))
         set_up(tokenizer, shape.context_length)
@@ -88,6 +89,7 @@ def read_dual_encoder(folder: Path) -> tuple[DualEncoder, Tokenizer]:
         AttributeError,
         SafetensorError,
         ConfigError,
+        MemoryError,
     ) as exc:
         raise ModelError(f"the dual encoder in {shown(folder)} cannot be loaded: {exc}") from exc
     return towers, tokenizer

@@ -22,7 +22,7 @@ from .captions import CLEANINGS, Cleaning
 from .open_clip_files import OpenClipFiles
 from .protocols import CutIds
 from .token_growth import check_steps
-from .tokens import Ids, Tokens, cleaned_tokens, panics_are_errors
+from .tokens import Ids, Tokens, cleaned_tokens, in_groups, panics_are_errors
 
 _START, _END = "<start_of_text>", "<end_of_text>"
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -126,8 +126,10 @@ def _their_tokens(theirs: Callable[..., Any], lengths: Callable[[Sequence[str]],
     @panics_are_errors()
     def encode(texts: Sequence[str]) -> list[Ids]:
         with locks.setdefault(os.getpid(), Lock()):
-            rows: list[Ids] = theirs(list(texts)).tolist() if texts else []
-            sizes = lengths(texts) if texts else []
-        return [CutIds(row) if size > most else row for row, size in zip(rows, sizes, strict=True)]
+            return [row for some in in_groups(texts) if some for row in rows_of(some)]
+
+    def rows_of(some: list[str]) -> list[Ids]:
+        rows: list[Ids] = theirs(some).tolist()
+        return [CutIds(row) if size > most else row for row, size in zip(rows, lengths(some), strict=True)]
 
     return Tokens(encode, 0, most, whole=True)

@@ -19,6 +19,10 @@ SETTINGS = ("*config.json", "special_tokens_map.json", "added_tokens.json", "*.i
 TOKENIZERS = ("tokenizer*.json", "*.model")  # files of a tokenizer with steps that change captions
 _MOST_BYTES = 16 << 20
 _MOST_DEPTH = 32
+# Libraries fill tables of these sizes before any weights are read.
+_MOST_NUMBER = 1 << 24  # a whole number in config.json; the largest vocabularies have about a million tokens
+_MOST_LABELS = 32_768  # ImageNet-21k has 21,843
+_LABELS = re.compile("_?(num_labels|num_classes)")
 _CODE = "auto_map"
 _ELSEWHERE = {
     *("backbone", "backbone_config", "backbone_kwargs", "use_timm_backbone", "use_pretrained_backbone"),
@@ -99,6 +103,8 @@ def check_settings(name: str, folder: Path) -> None:
         except (OSError, ValueError) as exc:
             raise ModelNameError(f"the {path.name} of {name} cannot be read: {exc}") from exc
         check_values(name, path.name, found)
+        if path.name == "config.json":
+            _check_numbers(name, found)
         # Transformers would apply the adapter, regardless of the base and weights that it names.
         if path.name == "adapter_config.json":
             raise ModelNameError(
@@ -143,6 +149,15 @@ def check_values(name: str, file: str, found: Any) -> None:
             )
         if key in _CLASSES and not (isinstance(value, str) and _CLASSES[key].fullmatch(value)):
             raise ModelNameError(f"{name} has {key} {value!r:.100} in its {file}, which this package does not support")
+
+
+def _check_numbers(name: str, found: Any) -> None:
+    for _, key, value in _members(found):
+        most = _MOST_LABELS if key is not None and _LABELS.fullmatch(key) else _MOST_NUMBER
+        if isinstance(value, int) and value > most:
+            raise ModelNameError(
+                f"{name} has {f'{key:.100} ' if key else ''}{value!r:.100} in its config.json, which is larger than {most:,}; correct it"
+            )
 
 
 def _members(found: Any) -> Iterator[tuple[int, str | None, Any]]:

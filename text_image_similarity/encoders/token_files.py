@@ -76,8 +76,9 @@ def open_tokens(folder: Path, facts: Mapping[str, Any]) -> Tokens:
         return piece_tokens(PieceFile((folder / _PIECES).read_bytes(), rules))
     tokenizer = tokenizer_from((folder / "tokenizer.json").read_text(encoding="utf-8"))
     tokenizer.encode_special_tokens = facts["encode_special_tokens"]  # this setting is not stored in the file
-    if tokenizer.truncation is None:  # a dual encoder's own file, next to graphs without weights
-        tokenizer.enable_truncation(facts["context_length"])
+    # The file's own settings are not followed: padding and overlapping parts could take gigabytes for each caption.
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(facts["context_length"])
     if (clean := facts.get("clean")) is not None:
         return cleaned_tokens(tokenizer, pad=facts["pad"], clean=clean, whole=facts["whole"])
     tokens = tokens_of(tokenizer, pad=facts["pad"], if_empty=facts["if_empty"])

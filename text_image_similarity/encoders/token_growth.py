@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,11 @@ _MOST_PARTS = 1 << 26  # commas and brackets; a vocabulary of a million pieces h
 _MOST_STEPS = 48  # Replace and Prepend in a row; CLIP's and T5's have a few
 _MOST_LETTERS = 8  # letters that a step may write; all published steps write up to three
 _MOST_GROWTH = 1024  # how many times longer all steps together may make a text
-_STEPS = ("normalizer", "pre_tokenizer")
-_LONGER = "has normalizers that could make a caption far longer; use another tokenizer"
+_MOST_SPECIAL = 16  # tokens that post-processors add to a caption; all published ones add up to four
+_MOST_WORD = 256  # letters of a word that WordPiece looks up part by part; all published models state 100
+_STEPS = ("normalizer", "pre_tokenizer", "post_processor")
+_LONGER = "has steps that could make a caption far longer; use another tokenizer"
+_AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")  # written around each letter that a model does not know
 # How many times longer other steps may make a text; steps that are not listed do not make it longer.
 _TIMES = {
     "NFC": 3,
@@ -49,9 +52,11 @@ def tokenizer_from(text: str) -> Tokenizer:
     _check_file(text)
     try:
         with panics_are_errors():
-            return Tokenizer.from_str(text)
+            tokenizer = Tokenizer.from_str(text)
     except Exception as exc:  # the library `tokenizers` raises nothing more specific
         raise ValueError(f"tokenizer.json is damaged: {exc}") from exc
+    check_steps(tokenizer)
+    return tokenizer
 
 
 def check_tokenizers(name: str, folder: Path) -> None:
@@ -81,6 +86,9 @@ def check_steps(tokenizer: Tokenizer) -> None:
         ValueError: The steps could make captions too long.
     """
     growth, count = 1, 0
+    _check_model({key: getattr(tokenizer.model, key, None) for key in (*_AFFIXES, "max_input_chars_per_word")})
+    if tokenizer.post_processor is not None:
+        _check_post_processors(json.loads(tokenizer.post_processor.__getstate__()))
     parts = [part for part in (tokenizer.normalizer, tokenizer.pre_tokenizer) if part is not None]
     for step in (step for part in parts for step in _steps(json.loads(part.__getstate__()))):
         length, factor = _growth(step)
@@ -110,6 +118,45 @@ def _check_file(text: str) -> None:
     except Exception as exc:  # the library `tokenizers` raises nothing more specific
         raise ValueError(f"tokenizer.json is damaged: {exc}") from exc
     check_steps(alone)
+    _check_model(stated.get("model"))
+
+
+def _check_model(model: Any) -> None:
+    """Check the settings of a model that make tokens out of parts of words."""
+    stated = model if isinstance(model, Mapping) else {}
+    if any(len(str(stated.get(key) or "")) > _MOST_LETTERS for key in _AFFIXES):
+        raise ValueError(f"the tokenizer {_LONGER}")
+    longest = stated.get("max_input_chars_per_word")
+    if isinstance(longest, int) and longest > _MOST_WORD:
+        raise ValueError(f"the tokenizer looks up words of more than {_MOST_WORD} letters; use another tokenizer")
+
+
+def _check_post_processors(part: Any) -> None:
+    """Check that post-processors repeat no caption, and add only a few tokens to one."""
+    added = 0
+    for step in _post_processors(part):
+        most = 2  # as BERT's and RoBERTa's add; this also limits the number of steps that add nothing
+        for template in (step.get("single") or (), step.get("pair") or ()):
+            sequences = [piece["Sequence"]["id"] for piece in template if "Sequence" in piece]
+            specials = [piece["SpecialToken"]["id"] for piece in template if "SpecialToken" in piece]
+            most = max(most, sum(len(step["special_tokens"][each]["ids"]) for each in specials))
+            if len(sequences) > len(set(sequences)):
+                raise ValueError(f"the tokenizer {_LONGER}")
+        added += most
+        if added > _MOST_SPECIAL:
+            raise ValueError(f"the tokenizer {_LONGER}")
+
+
+def _post_processors(part: Any) -> Iterator[dict[str, Any]]:
+    """Yield post-processors, those of a sequence one by one."""
+    waiting = [part]
+    while waiting:
+        one = waiting.pop()
+        inner = one.get("processors")
+        if isinstance(inner, list):
+            waiting += inner
+        else:
+            yield one
 
 
 def _growth(step: dict[str, Any]) -> tuple[int, int]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Ids = list[int]
 
+_AT_ONCE = 1 << 20  # characters that are tokenized at once, which may take 230 bytes of memory each
+
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
@@ -103,11 +105,20 @@ def tokens_of(tokenizer: Tokenizer, *, pad: int, if_empty: Ids | None = None) ->
         if_empty: Ids for a caption that has no tokens, for models that need at least one.
     """
 
+    most: int | None = (tokenizer.truncation or {}).get("max_length")
+
     @panics_are_errors()
     def encode(texts: Sequence[str]) -> list[Ids]:
-        return [ids_of(encoding) or list(if_empty or []) for encoding in tokenizer.encode_batch_fast(list(texts))]
+        rows = [
+            ids_of(encoding) or list(if_empty or [])
+            for some in in_groups(texts)
+            for encoding in tokenizer.encode_batch_fast(some)
+        ]
+        if most is not None and max(map(len, rows), default=0) > most:
+            raise ValueError(f"the model's tokenizer makes more tokens of this text than the model reads, {most}")
+        return rows
 
-    return Tokens(encode, pad, (tokenizer.truncation or {}).get("max_length"), tokenizer=tokenizer)
+    return Tokens(encode, pad, most, tokenizer=tokenizer)
 
 
 def cleaned_tokens(tokenizer: Tokenizer, *, pad: int, clean: Cleaning, whole: bool = False) -> Tokens:
@@ -122,6 +133,22 @@ def cleaned_tokens(tokenizer: Tokenizer, *, pad: int, clean: Cleaning, whole: bo
         return plain.encode([rule(text) for text in texts])
 
     return replace(plain, encode=encode, whole=whole, clean=clean)
+
+
+def in_groups(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Yield captions, in order, in groups that are tokenized together: as many as the memory allows."""
+    if sum(map(len, texts)) <= _AT_ONCE:  # the case for most batches
+        yield list(texts)
+        return
+    group: list[str] = []
+    size = 0
+    for text in texts:
+        if group and size + len(text) > _AT_ONCE:
+            yield group
+            group, size = [], 0
+        group.append(text)
+        size += len(text)
+    yield group
 
 
 def ids_of(encoding: Encoding) -> Ids:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 SCALE = ".scale"
@@ -16,22 +17,49 @@ TRANSPOSED = ".transposed"  # a matrix
 SHIFTED = ".shifted"  # a kernel with a row and a column of zeros in front: SAME padding
 
 
-def read_weights(path: Path) -> dict[str, NDArray[Any]]:
+def read_weights(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, NDArray[Any]]:
     """Read a model's weights by name: floats and int8 matrices as float32, other integers unchanged.
+
+    Args:
+        path: The file.
+        shapes: Shapes of the model's weights by name, with which the file's header is compared before anything is read.
 
     Raises:
         SafetensorError, OSError: The file is damaged or missing.
+        ValueError: The weights do not fit the model, or their scales do not fit the weights.
     """
+    if shapes is not None:
+        with safe_open(path, "numpy") as file:
+            stored = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - not a mapping
+        _check_shapes({name: tuple(shape) for name, shape in stored.items()}, shapes)
     return dequantised(load_file(path))
 
 
+def _check_shapes(stored: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    found = {name: shape for name, shape in stored.items() if name in shapes or name.removesuffix(SCALE) not in shapes}
+    if strange := sorted(name for name in found.keys() ^ shapes.keys()):
+        lacking = "lack" if strange[0] in shapes else "have the unknown tensor"
+        raise ValueError(f"the weights do not fit config.json: they {lacking} {strange[0]:.100}")
+    if other := sorted(name for name in shapes if found[name] != shapes[name]):
+        name = other[0]
+        raise ValueError(
+            f"the weights do not fit config.json: the shape of {name} is {found[name]}, not {shapes[name]}"
+        )
+
+
 def dequantised(stored: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Convert stored weights to float32. Integers without a scale, such as counters, are unchanged."""
+    """Convert stored weights to float32. Integers without a scale, such as counters, are unchanged.
+
+    Raises:
+        ValueError: A matrix does not have one scale for each of its rows.
+    """
     weights: dict[str, NDArray[Any]] = {}
     for name, value in stored.items():
         scale = stored.get(name + SCALE)
         of = stored.get(name.removesuffix(SCALE))
         if value.dtype == np.int8 and scale is not None:
+            if scale.shape != value.shape[:1]:
+                raise ValueError(f"{name:.100} has {value.shape[:1]} rows, but its scales have the shape {scale.shape}")
             per_row = scale.astype(np.float32).reshape(-1, *[1] * (value.ndim - 1))
             weights[name] = np.multiply(value, per_row, dtype=np.float32)
         elif (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -28,6 +29,10 @@ _ROW_VALUES = 10_000  # or as many for each of its rows, on average
 # If a column chunk takes less than a byte for this many values, they may all be in a single row.
 _PACKED_VALUES = 64 * 1024 * 1024
 _PACKED = 64
+# Rows of a table that has more than this many for each of its bytes. Nulls and repeated values take hardly any bytes;
+# rows that consist of nothing else come to about 260 for each byte, as writers end their pages by then.
+_PACKED_ROWS = 1024
+_MOST_PACKED_ROWS = 16 * 1024 * 1024
 # Spark reads the columns of a file from here rather than from the schema, and would miss the added columns.
 _OUTDATED = b"org.apache.spark.sql.parquet.row.metadata"
 
@@ -47,6 +52,7 @@ class ParquetTable:
     row_count: int = field(init=False, default=0)
     digest: str = field(init=False, default="")
     _counts: list[int] = field(init=False, default_factory=list)
+    _bytes: int = field(init=False, default=0)
     _fitting: int = field(init=False, default=PART_SIZE)
     _encodings: Encodings = field(init=False, default_factory=Encodings)
 
@@ -55,6 +61,7 @@ class ParquetTable:
 
     def __post_init__(self) -> None:
         schemas = [self._look_at(place) for place in self.files]
+        self._check_rows()
         if any(self._counts):  # the types of a file without rows do not matter
             schemas = [
                 schema if count else _untyped(schema) for schema, count in zip(schemas, self._counts, strict=True)
@@ -72,6 +79,7 @@ class ParquetTable:
         with open_parquet(place) as reader:
             file = reader.file
             self._counts.append(file.metadata.num_rows)
+            self._bytes += reader.source.seek(0, os.SEEK_END)
             self._fitting = min(self._fitting, _fitting(file.metadata))
             found = file.schema_arrow
             kept = [name for name in found.names if name not in self.dropped]
@@ -82,6 +90,21 @@ class ParquetTable:
             _check_lists(file.metadata, place)
             check_compression(file.metadata, unread, place)
         return pa.schema([column.with_type(stored(column.type)) for column in found], found.metadata)
+
+    def _check_rows(self) -> None:
+        """Refuse files of a few bytes with hundreds of millions of rows, which would all be read one by one.
+
+        Raises:
+            TableError: There are too many rows for the bytes of the files.
+        """
+        rows = sum(self._counts)
+        if rows > max(_MOST_PACKED_ROWS, _PACKED_ROWS * self._bytes):
+            others = len(self.files) - 1
+            more, verb = (f" and the {others:,} files like it", "have") if others else ("", "has")
+            raise TableError(
+                f"{self.files[0]}{more} {verb} {rows:,} rows in {self._bytes:,} bytes, more than {_PACKED_ROWS:,} per byte, so that "
+                "hardly any row can have a content of its own; leave out rows that are repeated"
+            )
 
     @property
     def columns(self) -> list[str]:

@@ -19,8 +19,8 @@ from PIL import Image
 
 from ..config import Config
 from ..embeddings import EmbeddingMemory, PartEmbeddings, Recent, Vector
-from ..errors import ErrorCode, RowError
-from ..records import ScoreResult, image_of
+from ..errors import RowError
+from ..records import ScoreResult, image_of, reference_problem
 from .encoding import one_late
 from .feeders import LazyFeeders, look_ahead_of
 from .loaders import Loaders
@@ -29,6 +29,7 @@ from .stages import Stages, cut_of, vectors_of
 from .stats import RunStats
 
 _AHEAD_BYTES = 256 * 1024 * 1024  # bytes that also limit the look-ahead, so that large rows do not fill the memory
+_REFERENCES = 256  # multiple of the batch size: reference captions after which a batch ends
 _AHEAD_KNOWN = 64  # multiple of the look-ahead for rows that already have their result and need no loading
 
 
@@ -139,14 +140,16 @@ class Run(Generic[Item, Tag]):
     def _next_batch(self, to_come: Iterator[Row[Tag, Item] | None]) -> RowBatch[Tag]:
         rows: list[PendingRow[Tag]] = []
         new: dict[Hashable, list[PendingImage]] = {}
-        size, scored, waiting, ends_part = self._config.batch_size, 0, self._waiting, False
-        while waiting and len(new) < size and scored < 4 * size and len(rows) < _AHEAD_KNOWN * size:
+        size, scored, compared, waiting, ends_part = self._config.batch_size, 0, 0, self._waiting, False
+        most, most_compared = _AHEAD_KNOWN * size, _REFERENCES * size
+        while waiting and len(new) < size and scored < 4 * size and len(rows) < most and compared < most_compared:
             if (row := waiting.popleft()) is None:  # the end of a part that has no rows, or whose last row was large
                 ends_part = True
                 break
             rows.append(row)
-            _, image, _, row_bytes, _ = row
+            _, image, _, row_bytes, references = row
             self._ahead_bytes -= row_bytes
+            compared += len(references)
             if not isinstance(image, ScoreResult):
                 scored += 1
                 self._ahead -= 1
@@ -183,8 +186,8 @@ class Run(Generic[Item, Tag]):
         self._ahead += 1
         if not self._compares_references:
             references = ()
-        elif not references:
-            return tag, RowError(ErrorCode.EMPTY_CAPTION, "the row has no reference captions"), "", 0, ()
+        elif (problem := reference_problem(references)) is not None:
+            return tag, problem, "", 0, ()
         if type(item) is np.ndarray and (ready := self._stages.ready(item)) is not None:
             image, size = PendingImage(None, ready), item.nbytes
         else:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import RowError
 from ..preprocess import ImageLike
-from ..records import ImageCell, Record, ScoreResult, caption_of, is_plain, parts_of
+from ..records import MOST_CAPTION, ImageCell, Record, ScoreResult, caption_of, is_caption, is_plain, parts_of
 from .inputs import check_record
 from .rows import Item, Row, Tag
 
@@ -46,7 +46,8 @@ class PlainColumns(Generic[Tag]):
     @classmethod
     def of(cls, tag: Tag, images: Sequence[Any], texts: Sequence[Any]) -> PlainColumns[Tag] | None:
         """Return two columns of the same length as a part; None if a value is missing, unusual or long."""
-        plain = _all_plain(images) and _all_plain(texts) and max(map(len, images)) <= _LONG
+        plain = _all_plain(images) and max(map(len, images)) <= _LONG
+        plain = plain and _all_plain(texts) and max(map(len, texts)) <= MOST_CAPTION
         return cls(tag, images, texts) if plain else None
 
     def __iter__(self) -> Iterator[tuple[Tag, Record]]:
@@ -66,7 +67,7 @@ def rows_of(records: Iterable[tuple[Tag, Record | ScoreResult]]) -> Iterator[Row
 
 def _checked_rows(records: Iterable[tuple[Tag, Record | ScoreResult]]) -> Iterator[Row[Tag, str | bytes]]:
     for tag, record in records:
-        if type(record) is Record and is_plain(record.text) and is_plain(url := record.url) and len(url) <= _LONG:
+        if type(record) is Record and is_caption(record.text) and is_plain(url := record.url) and len(url) <= _LONG:
             yield tag, url, url, record.text, record.references  # fast path for most rows
             continue
         if isinstance(record, ScoreResult):
@@ -88,7 +89,7 @@ def rows_in_memory(images: Iterable[ImageSource], texts: Iterable[object]) -> It
         ValueError: The numbers of images and captions differ.
     """
     for image, text in zip(images, texts, strict=True):
-        caption = text if is_plain(text) else caption_of(text)
+        caption = caption_of(text)
         if isinstance(caption, str):
             yield None, key_of(image), image, caption, ()
         else:

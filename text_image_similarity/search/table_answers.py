@@ -132,12 +132,12 @@ class MatchEngine:
         """Return the query of a row, or the reason why it has none."""
         terms: list[Term] = []
         if not _is_empty(record.text):
-            text = caption_of(record.text)
+            text = caption_of(record.text[:_MOST_TEXT] if isinstance(record.text, str) else record.text)
             if isinstance(text, RowError):
                 return text
             if not is_whole(text):
                 return RowError(ErrorCode.ENCODER_ERROR, "the text has a lone surrogate, half of a UTF-16 pair")
-            terms.append(Term(text[:_MOST_TEXT]))
+            terms.append(Term(text))
         if not _is_empty(record.url):
             image = image_of(record.url)
             if isinstance(image, RowError):

@@ -29,7 +29,7 @@ _CAUSES = {
     ErrorCode.HTTP_4XX: "have the URLs expired, or do they need a login?",
     ErrorCode.HTTP_429: "the hosts ask for fewer requests; lower --io-workers or --limit per_host=...",
     ErrorCode.NOT_AN_IMAGE: "do the references lead to pages about the images, or is {col_url!r} not the column of images?",
-    ErrorCode.TOO_MANY_BYTES: "--limit max_bytes=... allows larger files",
+    ErrorCode.TOO_MANY_BYTES: "--limit max_bytes=... allows larger files, but not longer captions",
     ErrorCode.TOO_MANY_PIXELS: "--limit max_pixels=... allows larger images",
 }
 

@@ -42,7 +42,7 @@ def load_image_weights(backbone: Backbone, tower: str, weights: str | PathLike[s
             raise ModelUnavailableError(f"image_weights={path} must be a file, imagenet or none")
         try:
             given = load_file(path)
-        except (OSError, SafetensorError) as exc:
+        except (OSError, SafetensorError, MemoryError) as exc:
             raise ModelError(f"{path} is not a readable safetensors file: {exc}") from exc
     if tower == "mobilenet_v2" and any("running_mean" in name for name in given):
         _fold(backbone.features, given, weights)
@@ -70,6 +70,12 @@ def _fold(features: nn.Module, given: dict[str, Tensor], source: str | PathLike[
         for name, conv in zip(names, ours, strict=True):
             parent, _, last = name.rpartition(".")
             norm = f"{parent}.{int(last) + 1}"  # a convolution is followed by its batch norm
+            norms = [given[f"{norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")]
+            # Checked before anything is computed, because other shapes might be broadcast to a far larger one.
+            if given[f"{name}.weight"].shape != conv.weight.shape or any(
+                each.shape != (conv.out_channels,) for each in norms
+            ):
+                raise ValueError(f"{name} has another shape")
             scale = given[f"{norm}.weight"] / torch.sqrt(given[f"{norm}.running_var"] + _EPSILON)
             with torch.no_grad():
                 conv.weight.copy_(given[f"{name}.weight"] * scale[:, None, None, None])
