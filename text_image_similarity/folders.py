@@ -13,8 +13,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from filelock import FileLock, Timeout
-
 from .errors import UsageError
 
 PINNED = Path("/proc/self/fd")  # holds a link to each open folder on Linux
@@ -51,6 +49,8 @@ def private_folder(parent: Path) -> Iterator[Path]:
 
 def _new_folder(parent: Path, held: ExitStack) -> Path:
     """Create the two folders, and return the inner one, which stays and is locked as long as the stack holds it."""
+    from filelock import FileLock, Timeout  # takes milliseconds that a process without files need not wait
+
     outer = parent / f"{_PREFIX}{secrets.token_hex(4)}"
     outer.mkdir(0o777 if os.name == "nt" else 0o700)  # on Windows, moved files would keep the folder's permissions
     inner = outer / secrets.token_hex(8)
