@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,13 @@ from text_image_similarity.workspace import Part, Workspace
 def shared(tmp_path: Path) -> Path:
     (tmp_path / "shared").mkdir()
     return tmp_path / "shared"
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what was abandoned a moment ago be deleted, as a process does that has not written anything yet."""
+    monkeypatch.setattr(folders, "_ABANDONED_S", 0)
+    monkeypatch.setattr(folders, "_SEARCHED", set())
 
 
 @pytest.fixture
@@ -308,7 +316,9 @@ with whole_file(Path(sys.argv[1])) as partial:
 """
 
 
-def test_what_a_killed_run_leaves_is_deleted_by_the_next(shared: Path, home: Path) -> None:
+def test_what_a_killed_run_leaves_is_deleted_by_the_next(
+    shared: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (shared / ".text-image-similarity-01234567").symlink_to(home)
     theirs = shared / ".text-image-similarity-89abcdef" / "0123456789abcdef"
     theirs.mkdir(parents=True)  # without a lock
@@ -324,6 +334,14 @@ def test_what_a_killed_run_leaves_is_deleted_by_the_next(shared: Path, home: Pat
         finally:
             run.kill()
     assert inner.exists()
+    write_whole(shared / "out.csv", "ours")
+    assert inner.exists(), "a process looks only once"
+    folders._SEARCHED.clear()
+    monkeypatch.setattr(folders, "_ABANDONED_S", 3600)
+    write_whole(shared / "out.csv", "ours")
+    assert inner.exists(), "it may belong to another computer, whose lock does not hold here"
+    folders._SEARCHED.clear()
+    os.utime(left, (0, time.time() - 3601))
     write_whole(shared / "out.csv", "ours")
     assert {path.name for path in shared.iterdir()} == {*others, "out.csv"}
     assert (theirs / "file").exists()

@@ -73,7 +73,7 @@ def open_own(path: Path, mode: Literal["w", "a", "wb"], *, access: int = 0o600) 
     if mode != "a":
         path.unlink(missing_ok=True)
     how = mode.replace("w", "x")
-    opener = partial(_at_once, more=getattr(os, "O_NOFOLLOW", 0), access=access)
+    opener = partial(_open_regular, more=getattr(os, "O_NOFOLLOW", 0), access=access)
     with open(path, how, encoding=None if "b" in mode else "utf-8", opener=opener) as file:
         yield file
 
@@ -86,11 +86,11 @@ def read_own(path: Path) -> Iterator[IO[bytes]]:
         OSError: The file cannot be opened.
         TableError: The path is not that of a regular file.
     """
-    with open(path, "rb", opener=_at_once) as file:
+    with open(path, "rb", opener=_open_regular) as file:
         yield file
 
 
-def _at_once(path: str, flags: int, more: int = 0, access: int = 0) -> int:
+def _open_regular(path: str, flags: int, more: int = 0, access: int = 0) -> int:
     """Open a regular file, for writing only one with a single name, without waiting for the other end of a pipe."""
     try:
         file = os.open(path, flags | more | getattr(os, "O_NONBLOCK", 0), access)

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from .bounded_json import parse_json
 from .errors import BusyError, TableError, UsageError
 from .files import check_single, open_own, read_own
-from .folders import check_own, close_to_others, identity_of, pinned
+from .folders import check_own, forbid_others_to_write, identity_of, pinned
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -46,7 +46,7 @@ class FolderLock:
         Raises:
             BusyError: Another process holds the lock.
             TableError: The folder cannot be created, or a file in the place of the lock has another name.
-            UsageError: The folder must be our own, but is not, or `check` refuses it.
+            UsageError: The folder must be our own, but is not, or others may write to it; or `check` refuses it.
         """
         for _ in range(20):  # a run that has finished may remove the folder at any of these lines
             with suppress(FileNotFoundError, FileExistsError), ExitStack() as held:
@@ -115,7 +115,7 @@ class FolderLock:
         held.callback(setattr, self, "inside", self.folder)
         self._identity = identity_of(self.inside)
         self._check(self.inside)
-        if self._own and close_to_others(self.inside) and any(self.inside.iterdir()):
+        if self._own and forbid_others_to_write(self.inside) and any(self.inside.iterdir()):
             logger.warning(
                 "until now, other users could put files into %s; if you do not trust them, start again with --restart",
                 self.folder,

@@ -8,6 +8,7 @@ import re
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,8 @@ from .errors import UsageError
 PINNED = Path("/proc/self/fd")  # holds a link to each open folder on Linux
 _PREFIX = ".text-image-similarity-"
 _OUTER = re.compile(re.escape(_PREFIX) + "[0-9a-f]{8}")  # name of the outer folder
+_ABANDONED_S = 86_400  # age from which a folder that no process holds is deleted
+_SEARCHED: set[tuple[int, int]] = set()  # folders in which this process has looked for abandoned ones
 _SECRET = re.compile("[0-9a-f]{16}")  # name of the inner folder
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -47,7 +50,7 @@ def private_folder(parent: Path) -> Iterator[Path]:
             yield inner
 
 
-def _new_folder(parent: Path, held: ExitStack) -> Path:
+def _new_folder(parent: Path, held: ExitStack, retries: int = 3) -> Path:
     """Create the two folders, and return the inner one, which stays and is locked as long as the stack holds it."""
     from filelock import FileLock, Timeout  # takes milliseconds that a process without files need not wait
 
@@ -59,10 +62,10 @@ def _new_folder(parent: Path, held: ExitStack) -> Path:
     inside.mkdir()
     try:
         held.enter_context(FileLock(inside / _LOCK, timeout=0))
-    except Timeout:  # at this moment, another process took the folder for an abandoned one
-        return _new_folder(parent, held)
-    except OSError:  # this file system has no locks, so without the file no one may delete the folder
-        (inside / _LOCK).unlink(missing_ok=True)
+    except (OSError, NotImplementedError) as exc:
+        if isinstance(exc, Timeout) and retries:  # at this moment, another process took the folder for an abandoned one
+            return _new_folder(parent, held, retries - 1)
+        (inside / _LOCK).unlink(missing_ok=True)  # this file system has no locks; without the file, no one may delete
     return inner
 
 
@@ -81,6 +84,10 @@ def _delete_abandoned(parent: Path) -> None:
     if os.name == "nt":
         return
     with suppress(OSError), _opened(parent) as there:  # the folder may not be listed
+        found = os.fstat(there)
+        if (place := (found.st_dev, found.st_ino)) in _SEARCHED:
+            return  # each output of a run would list the folder again
+        _SEARCHED.add(place)
         for name in filter(_OUTER.fullmatch, _names_in(there)):
             with suppress(OSError):  # another process is using the folder, or it is not ours
                 _delete_unless_held(name, there)
@@ -94,6 +101,8 @@ def _delete_unless_held(name: str, parent: int) -> None:
         found, inside = os.fstat(outer), _names_in(outer)
         if not _is_own(found) or stat.S_IMODE(found.st_mode) & _OTHERS:
             return
+        if time.time() < found.st_mtime + _ABANDONED_S:
+            return  # on some file systems, another computer's lock does not hold here
         if len(inside) != 1 or not _SECRET.fullmatch(inside[0]):
             return  # a process has just created the folder, or it is another one
         with _opened(inside[0], outer) as inner, _opened(_LOCK, inner, os.O_RDWR | os.O_NONBLOCK) as lock:
@@ -101,7 +110,9 @@ def _delete_unless_held(name: str, parent: int) -> None:
             as_made = stat.S_ISREG(file.st_mode) and file.st_nlink == 1 and file.st_size == 0
             if as_made and _is_own(file) and _is_own(os.fstat(inner)):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(inside[0], dir_fd=outer)
+                shutil.rmtree(inside[0], ignore_errors=True, dir_fd=outer)
+        with suppress(OSError):  # NFS keeps an open file, here the lock, under another name until it is closed
+            os.rmdir(inside[0], dir_fd=outer)
     os.rmdir(name, dir_fd=parent)
 
 
@@ -196,7 +207,7 @@ def check_own(folder: Path) -> tuple[int, int]:
     found = folder.lstat()
     if stat.S_ISLNK(found.st_mode) or is_junction(folder):
         problem = "is a link, and files in the folder to which it leads would be deleted"
-    elif stat.S_ISDIR(found.st_mode) and not _is_ours(folder, found.st_uid):
+    elif stat.S_ISDIR(found.st_mode) and not _has_trusted_owner(folder, found.st_uid):
         problem = "belongs to another user, who may have put scores into it"
     else:
         return found.st_dev, found.st_ino
@@ -206,11 +217,11 @@ def check_own(folder: Path) -> tuple[int, int]:
     )
 
 
-def close_to_others(folder: Path) -> bool:
+def forbid_others_to_write(folder: Path) -> bool:
     """Take from all other users the permission to write to a folder of parts, where they could put files.
 
     Returns:
-        Whether other users had this permission.
+        Whether other users had this permission and have lost it; some file systems report it for every file.
 
     Raises:
         UsageError: Other users have this permission, and this user cannot take it from them.
@@ -249,8 +260,8 @@ def _keeps_modes(folder: Path) -> bool:
         return not os.fstat(file.fileno()).st_mode & _OTHERS_WRITE
 
 
-def _is_ours(folder: Path, owner: int) -> bool:
-    """Tell whether a folder belongs to this user or to root; on Windows, every folder counts as ours."""
+def _has_trusted_owner(folder: Path, owner: int) -> bool:
+    """Tell whether a folder belongs to this user, to root, or to whom all new files belong; always on Windows."""
     return os.name == "nt" or owner in (0, os.geteuid()) or _gives_files_to(folder, owner)
 
 

@@ -1,7 +1,7 @@
 """The files in a folder of parts: their names, whether a run made the folder, and who else may have changed a file.
 
-A folder in which anything is not as a run leaves it was not made by a run: someone who may write to the folder around
-it may have given it this name, so it is refused, and nothing in it is deleted.
+A folder without the manifest of a run, in which anything is not as a run leaves it, was not made by a run: someone who
+may write to the folder around it may have given it this name, so it is refused, and nothing in it is deleted.
 """
 
 from __future__ import annotations
@@ -27,20 +27,26 @@ class UntrustedError(ValueError):
 def check_made_by_run(folder: Path, name: Path) -> None:
     """Refuse a folder that no run has made, before anything in it is changed; an empty folder may be used.
 
+    A folder with the manifest of a run is accepted, whatever else it holds: a run removes only its own files from it.
+
     Args:
         folder: Path that leads to the folder.
         name: The folder's own path, for messages.
 
     Raises:
-        UsageError: The folder holds something that no run has written there.
+        UsageError: The folder has no manifest of a run, and it has no lock or holds something else.
     """
     names = sorted(path.name for path in folder.iterdir())
     if not names or (MANIFEST in names and _is_manifest(folder / MANIFEST)):
         return
     others = [each for each in names if not _OURS.fullmatch(each)]
     if others or "lock" not in names or not stat.S_ISREG((folder / "lock").lstat().st_mode):
-        of_none = f"its {MANIFEST} is not that of a run" if MANIFEST in names else "no run has left a lock in it"
-        problem = f"it holds {printable(others[0])}" if others else of_none
+        if others:
+            problem = f"it holds {printable(others[0])}"
+        elif MANIFEST in names:
+            problem = f"its {MANIFEST} is not that of a run"
+        else:
+            problem = "no run has left a lock in it"
         raise UsageError(
             f"{name} is not a folder of parts: {problem}; rename or remove it, write the output to another folder, or keep "
             "the parts elsewhere with --work-dir FOLDER (work_dir)"

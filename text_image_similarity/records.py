@@ -18,9 +18,9 @@ from .errors import ErrorCode, RowError
 _UNSEEN = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})  # Unicode categories of control, format and separator characters
 _BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
 OUT_COLUMNS = ("similarity", "error")  # columns of a scored table
-# Characters of a caption, for every way of scoring: a tokenizer takes hundreds of times the memory of its text, and no
-# model reads more than a few thousand.
-MOST_CAPTION = 10_000
+# Characters of a caption: a tokenizer takes hundreds of times the memory of its text. No model reads more than a few
+# thousand, but tables contain longer ones.
+MOST_CAPTION = 2_000_000
 MOST_REFERENCES = 1000  # reference captions of a row; published data sets have up to 50
 
 EncodedImage = bytes | bytearray | memoryview

@@ -67,16 +67,17 @@ def as_floats(scores: Scores) -> list[float]:
         [0.1]
     """
     if scores.dtype != np.float32:  # Python shows such floats as NumPy does
-        return list(scores.tolist())
+        floats: list[float] = scores.tolist()
+        return floats
     if len(scores) < _MANY:
         return [float(str(value)) for value in scores]
     shortened = np.rint(scores * _SCALES) / _SCALES  # (6, n); each is the float64 nearest to a decimal
     fits = shortened.astype(np.float32) == scores
-    found = shortened[fits.argmax(axis=0), np.arange(len(scores))].tolist()
+    found: list[float] = shortened[fits.argmax(axis=0), np.arange(len(scores))].tolist()
     others = (np.abs(scores) >= _SCALED) | ~fits.any(axis=0)  # large, tiny or not finite
     for place in others.nonzero()[0].tolist() if others.any() else ():
         found[place] = float(str(scores[place]))
-    return list(found)
+    return found
 
 
 def score_range(kind: ScoreKind) -> tuple[float, float]:

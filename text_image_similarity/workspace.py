@@ -296,7 +296,7 @@ class Workspace:
 
 
 def digest_of(data: bytes | memoryview) -> str:
-    """Return the hash of a part."""
+    """Return the hash of a part or of other bytes, as hexadecimal digits."""
     return blake2b(data, digest_size=16).hexdigest()
 
 

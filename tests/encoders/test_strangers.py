@@ -290,6 +290,8 @@ def test_an_adapter_does_not_compute_for_ever(settings: dict[str, object], said:
     [
         {"init_lora_weights": True, "loftq_config": {}, "eva_config": None, "corda_config": None},
         *({"init_lora_weights": how} for how in (False, "gaussian", "olora", "pissa", "pissa_niter_16", "eva")),
+        {"init_lora_weights": "eva", "eva_config": {"rho": 2.0, "tau": 0.99}},
+        {"init_weights": "lycoris"},
         {"init_weights": True, "num_cayley_neumann_terms": 5},
     ],
 )

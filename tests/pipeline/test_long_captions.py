@@ -28,7 +28,7 @@ from text_image_similarity.records import MOST_CAPTION, caption_of, parts_of
 
 RED = make_png((255, 0, 0))
 LONGEST, LONGER = "red" + "." * (MOST_CAPTION - 3), "red" + "." * (MOST_CAPTION - 2)
-REFUSED = "too_many_bytes: the caption has 10,001 characters, but at most 10,000 are accepted"
+REFUSED = "too_many_bytes: the caption has 2,000,001 characters, but at most 2,000,000 are accepted"
 
 
 class Watched(ColourEncoder):
@@ -55,7 +55,7 @@ def test_pairs_images_and_texts(first: str) -> None:
         vectors: list[Any] = list(scorer.embed_texts(texts))
         assert np.array_equal(vectors[0], vectors[2])
         assert str(vectors[1]) == REFUSED
-        with pytest.raises(UsageError, match="at most 10,000 are accepted"):
+        with pytest.raises(UsageError, match="at most 2,000,000 are accepted"):
             list(classify([RED], [LONGER, "blue"], scorer, logit_scale=1))
 
 
@@ -79,7 +79,7 @@ def test_references(tmp_path: Path) -> None:
         None,
         "too_many_bytes: the row has 1,001 reference captions, but at most 1,000 are accepted",
         None,
-        "too_many_bytes: a reference caption of the row has 10,001 characters, but at most 10,000 are accepted",
+        "too_many_bytes: a reference caption of the row has 2,000,001 characters, but at most 2,000,000 are accepted",
         "empty_caption: the row has no reference captions",
     ]
     with Scorer(encoder=Watched()) as scorer:  # which does not read references
@@ -93,7 +93,7 @@ def test_references(tmp_path: Path) -> None:
         col_references="refs",
         engine=LocalEngine(encoder=Watched()),
     )
-    assert "a reference caption of the row has 10,001" in (tmp_path / "out.csv").read_text()
+    assert "a reference caption of the row has 2,000,001" in (tmp_path / "out.csv").read_text()
 
 
 def test_rows_with_many_references_fill_a_batch() -> None:
@@ -129,11 +129,11 @@ def test_data_sets(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert [image.captions for image in read_dataset(tmp_path / "in.csv", left_out=left_out)] == [(LONGEST,)]
     assert left_out == {"too_many_bytes": 1}
     assert "row 2" in caplog.text
-    assert "has 10,001 characters" in caplog.text
+    assert "has 2,000,001 characters" in caplog.text
 
 
 def test_numbers_and_blank_captions() -> None:
-    for value in (" " * 10_001, int("9" * 4000) ** 3, np.str_("x" * 10_001)):
+    for value in (" " * (MOST_CAPTION + 1), int("9" * 4000) ** 3, np.str_("x" * (MOST_CAPTION + 1))):
         found = caption_of(value)
         assert isinstance(found, RowError)
         assert found.code is not ErrorCode.ENCODER_ERROR

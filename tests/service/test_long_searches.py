@@ -158,6 +158,22 @@ async def test_halves_of_searches_that_fail_slowly_wait_for_their_turn_again() -
 
 
 @in_a_loop
+async def test_many_queries_of_a_request_that_take_too_long_together_are_answered_one_by_one() -> None:
+    def slow(asked: list[Any]) -> None:
+        if len(asked) > 1:
+            raise TimeoutError
+
+    searcher = Searching(lambda name: None)
+    searcher.together = slow
+    searcher.going.set()
+    scans = Scans("c", searcher, timeout_s=30.0)  # type: ignore[arg-type]
+    asked = [asked_for(name, Query("red")) for name in "abc"]
+    assert await asyncio.wait_for(scans.answer(asked, ["red"] * 3, [], as_it_is), HANG_S) == ["a", "b", "c"]
+    assert searcher.passes == [["a", "b", "c"], ["a"], ["b"], ["c"]]
+    await asyncio.to_thread(scans.close)
+
+
+@in_a_loop
 async def test_a_search_whose_request_has_ended_is_dropped() -> None:
     now = 0.0
     searcher = Searching(lambda name: None)

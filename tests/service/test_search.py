@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import closing
@@ -21,7 +22,9 @@ from text_image_similarity.errors import ErrorCode, RowError
 from text_image_similarity.search import Catalog, Field, Product, Query, Term, open_catalog
 from text_image_similarity.search.match_log import open_match_log
 from text_image_similarity.service.keys import ApiKey, read_keys
+from text_image_similarity.service.problems import ProblemError
 from text_image_similarity.service.search.errors import refused
+from text_image_similarity.service.search.upkeep import Upkeep
 
 FIELDS = [Field("shop"), Field("price", "number"), Field("added", "date")]
 COLOURS = ["red", "green", "blue", "white", "black", "yellow"]
@@ -208,6 +211,22 @@ def by(key: str) -> dict[str, str]:
 def ids(answer: httpx.Response) -> list[str]:
     assert answer.status_code == 200, answer.text
     return sorted(match["product"]["id"] for match in answer.json()["matches"])
+
+
+def test_a_write_that_goes_on_when_its_request_has_ended_is_still_checked(
+    shop: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks: list[Any] = []
+
+    async def write(upkeep: Upkeep, products: list[Product], deleted: list[str], check: Any) -> dict[str, Any]:
+        checks.append(check)
+        return {"refused": [], "failures": {}}
+
+    monkeypatch.setattr(Upkeep, "write", write)
+    body = {"fields": {"shop": "acme"}}
+    assert shop.put("/v1/catalogs/shop/products/new", json=body, headers=by("acme")).status_code == 200
+    with pytest.raises(ProblemError, match="the filter of this key does not allow"):
+        asyncio.run(checks[0]([Product("theirs", fields={"shop": "best"})], []))
 
 
 def test_a_tenant_gets_around_its_filter_by_no_way(shop: httpx.Client) -> None:

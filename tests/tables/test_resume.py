@@ -25,7 +25,7 @@ from tests.support.images import make_png
 from text_image_similarity import Config, Limits, LocalEngine, TableError, UsageError, folders, score_csv
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.errors import BusyError, ConfigError, DeviceLostError, StoppedError
-from text_image_similarity.folders import _is_ours
+from text_image_similarity.folders import _has_trusted_owner
 from text_image_similarity.formats import content_of
 from text_image_similarity.formats.delimited import DelimitedTable
 from text_image_similarity.preprocess import Pixels
@@ -484,7 +484,7 @@ def test_parts_of_another_user_are_refused(folder: Path, monkeypatch: pytest.Mon
     # On some network file systems, this user's files do so too.
     with monkeypatch.context() as patched:
         patched.setattr(os, "fstat", lambda _: SimpleNamespace(st_uid=other))
-        assert _is_ours(folder / "out.csv.parts", other)
+        assert _has_trusted_owner(folder / "out.csv.parts", other)
 
 
 HOLDER = """

@@ -17,20 +17,16 @@ SETTINGS = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 # Values of `peft_type` that are accepted. Some other types cannot be merged, or load models, adapters or pickles.
 _KINDS = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "HRA", "VERA", "LN_TUNING", "FOURIERFT", "RANDLORA")
-
-
 _RANKS = ("r", "init_r", "target_r")
 _MOST_RANK = 4096
-_REPEATED = (
-    "num_cayley_neumann_terms",
-    "boft_n_butterfly_factor",
-)  # numbers of products; published adapters have up to 5
+# Numbers of products; published adapters have up to 5.
+_REPEATED = ("num_cayley_neumann_terms", "boft_n_butterfly_factor")
 _MOST_REPEATED = 100
 # Ways of filling an adapter before its weights are read, including those that change the base model, which must happen
 # again. Others take settings that could make peft compute for ever, or read files.
-_FILLINGS = re.compile(r"gaussian|orthogonal|eva|olora|pissa(_niter_\d{1,2})?")
-_FILLING = ("init_lora_weights", "init_weights", "init_ia3_weights")
-_OTHER = (
+_FILLINGS = re.compile(r"gaussian|orthogonal|lycoris|eva|olora|pissa(_niter_\d{1,2})?")
+_FILLING_KEYS = ("init_lora_weights", "init_weights", "init_ia3_weights")
+_UNSUPPORTED = (
     *("loftq_config", "corda_config", "eva_config", "lora_ga_config"),
     *("layer_replication", "arrow_config", "monteclora_config"),
 )
@@ -90,12 +86,14 @@ def _check_ranks(name: str, settings: Mapping[str, Any]) -> None:
 
 def _check_filling(name: str, settings: Mapping[str, Any]) -> None:
     """Refuse settings for which peft could compute for a very long time before it reads the adapter's weights."""
-    if used := next((key for key in _OTHER if settings.get(key)), None):
+    by_eva = settings.get("init_lora_weights") == "eva"  # peft then saves its settings, which it reads only in training
+    used = next((key for key in _UNSUPPORTED if settings.get(key) and not (by_eva and key == "eva_config")), None)
+    if used is not None:
         raise ModelNameError(
             f"{name} holds a PEFT adapter with {used} in its {SETTINGS}, which this package does not support; set it to null "
             "if the adapter does not need it, or merge the adapter into its model"
         )
-    for key in _FILLING:
+    for key in _FILLING_KEYS:
         if not _is_known_filling(value := settings.get(key)):
             raise ModelNameError(
                 f"{name} holds a PEFT adapter with {key} {value!r:.100} in its {SETTINGS}, which this package does not support; "

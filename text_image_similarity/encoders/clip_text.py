@@ -26,7 +26,7 @@ from .last_layer import at_ends, give_one_token, token_of
 from .piece_rules import AddedPiece, PieceFile, PieceRules
 from .pieces import piece_tokens
 from .token_growth import check_steps
-from .tokens import Ids, Tokens, ids_of, in_groups, panics_are_errors, tokens_of
+from .tokens import Ids, Tokens, copy_tokenizer, ids_of, in_groups, panics_are_errors, tokens_of
 
 _PROBES = (
     "A photo of 2 dogs, it's RAINING",
@@ -63,10 +63,8 @@ def clip_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Features
     Raises:
         ModelError: The tokenizer does not end captions with an end token, or has tokens that the model does not know.
     """
-    own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    own.encode_special_tokens = tokenizer.backend_tokenizer.encode_special_tokens  # `to_str` leaves this out
-    own.no_padding()
-    own.enable_truncation(network.config.text_config.max_position_embeddings)  # this keeps the end token
+    length = network.config.text_config.max_position_embeddings
+    own = copy_tokenizer(tokenizer.backend_tokenizer, length)  # cutting keeps the end token
     end = _end_token(name, own)
     known = network.text_model.get_input_embeddings().num_embeddings
     if (highest := max(own.get_vocab().values())) >= known:
@@ -132,11 +130,7 @@ def _fast_tokens(tokenizer: Any, length: int, pad: int) -> Tokens | None:
     """Return the `Tokens` of a copy of a fast tokenizer, which does not change between calls; None for a slow one."""
     if (fast := getattr(tokenizer, "backend_tokenizer", None)) is None:
         return None
-    own = Tokenizer.from_str(fast.to_str())
-    own.encode_special_tokens = fast.encode_special_tokens
-    own.no_padding()
-    own.enable_truncation(length)
-    return tokens_of(own, pad=pad).filled(length)
+    return tokens_of(copy_tokenizer(fast, length), pad=pad).filled(length)
 
 
 def _piece_tokens(tokenizer: Any, length: int, pad: int) -> Tokens | None:

@@ -22,7 +22,7 @@ from .captions import CLEANINGS, Cleaning
 from .open_clip_files import OpenClipFiles
 from .protocols import CutIds
 from .token_growth import check_steps
-from .tokens import Ids, Tokens, cleaned_tokens, in_groups, panics_are_errors
+from .tokens import Ids, Tokens, cleaned_tokens, copy_tokenizer, in_groups, panics_are_errors
 
 _START, _END = "<start_of_text>", "<end_of_text>"
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -61,10 +61,7 @@ def open_clip_tokens(files: OpenClipFiles) -> tuple[Tokens, int]:
     if (backend := getattr(inner, "backend_tokenizer", None)) is not None:
         check_steps(backend)
     if backend is not None and inner.pad_token_id is not None:
-        own = Tokenizer.from_str(backend.to_str())
-        own.encode_special_tokens = backend.encode_special_tokens
-        own.no_padding()
-        own.enable_truncation(length)
+        own = copy_tokenizer(backend, length)
         tokens = cleaned_tokens(own, pad=int(inner.pad_token_id), clean=clean, whole=True)
         if _agree(tokens, theirs, length):
             return tokens, length

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from ..errors import ModelError
 from .clip_text import Features, pooled
-from .tokens import Tokens, tokens_of
+from .tokens import Tokens, copy_tokenizer, tokens_of
 from .two_tower import TwoTowerEncoder, unit_rows
 
 _CAPTIONS = ("a", "A photo of two dogs on green grass", "两只狗在草地上", "")
@@ -43,10 +42,7 @@ def masked_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Featur
     longest = int(text.max_position_embeddings)
     if network.config.model_type in _OFFSET:
         longest -= int(text.pad_token_id) + 1
-    own = Tokenizer.from_str(backend.to_str())
-    own.encode_special_tokens = backend.encode_special_tokens
-    own.no_padding()
-    own.enable_truncation(min(longest, int(tokenizer.model_max_length)))
+    own = copy_tokenizer(backend, min(longest, int(tokenizer.model_max_length)))
 
     def features(network: Any, ids: Tensor) -> Tensor:
         return pooled(network.get_text_features(input_ids=ids, attention_mask=(ids != pad).long()))

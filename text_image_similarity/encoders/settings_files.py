@@ -26,13 +26,8 @@ _LABELS = re.compile("_?(num_labels|num_classes)")
 _CODE = "auto_map"
 _ELSEWHERE = {
     *("backbone", "backbone_config", "backbone_kwargs", "use_timm_backbone", "use_pretrained_backbone"),
-    *(
-        "checkpoint_path",
-        "model_args",
-        "pretrained",
-        "gguf_file",
-        "transformers_weights",
-    ),  # weights, which follow other rules
+    # Weights, which follow other rules.
+    *("checkpoint_path", "model_args", "pretrained", "gguf_file", "transformers_weights"),
     *("configuration_files", "fast_tokenizer_files", "init_inputs"),  # settings other than those checked here
     *("class_info_file", "repo_path"),
     "model_file",  # SentencePiece's, in `sp_model_kwargs`
@@ -56,14 +51,14 @@ _ATTENTIONS = (None, "eager", "sdpa")  # others come from the hub if a library i
 _PROCESSORS = re.compile(
     "((CLIP|ChineseCLIP|Siglip2?|EfficientNet|ViT|Bit|DeiT)(ImageProcessor|FeatureExtractor)(Fast|Pil)?)"
 )
-_TOKENIZERS = re.compile(
+_TOKENIZER_CLASSES = re.compile(
     "((Bert|CLIP|DistilBert|GPT2|Gemma|Llama|M2M100|MPNet|MT5|Nllb|Roberta|Siglip2?|T5|XLMRoberta)Tokenizer(Fast)?)"
     "|PreTrainedTokenizer(Fast)?|TokenizersBackend|PythonBackend"
 )
 _CLASSES = {
     "image_processor_type": _PROCESSORS,
     "feature_extractor_type": _PROCESSORS,
-    "tokenizer_class": _TOKENIZERS,
+    "tokenizer_class": _TOKENIZER_CLASSES,
 }
 
 

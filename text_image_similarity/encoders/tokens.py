@@ -96,6 +96,15 @@ def panics_are_errors() -> Iterator[None]:
         raise RuntimeError(f"the model's tokenizer cannot read this text: {exc}") from exc
 
 
+def copy_tokenizer(tokenizer: Tokenizer, length: int) -> Tokenizer:
+    """Return a copy of a tokenizer that cuts captions at a length in tokens and does not pad them."""
+    own = Tokenizer.from_str(tokenizer.to_str())
+    own.encode_special_tokens = tokenizer.encode_special_tokens  # `to_str` leaves this out
+    own.no_padding()
+    own.enable_truncation(length)
+    return own
+
+
 def tokens_of(tokenizer: Tokenizer, *, pad: int, if_empty: Ids | None = None) -> Tokens:
     """Return the `Tokens` of a tokenizer that cuts captions itself and does not pad them.
 

@@ -37,7 +37,7 @@ def read_weights(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None
 
 def _check_shapes(stored: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]]) -> None:
     found = {name: shape for name, shape in stored.items() if name in shapes or name.removesuffix(SCALE) not in shapes}
-    if strange := sorted(name for name in found.keys() ^ shapes.keys()):
+    if strange := sorted(found.keys() ^ shapes.keys()):
         lacking = "lack" if strange[0] in shapes else "have the unknown tensor"
         raise ValueError(f"the weights do not fit config.json: they {lacking} {strange[0]:.100}")
     if other := sorted(name for name in shapes if found[name] != shapes[name]):
@@ -56,15 +56,13 @@ def dequantised(stored: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     weights: dict[str, NDArray[Any]] = {}
     for name, value in stored.items():
         scale = stored.get(name + SCALE)
-        of = stored.get(name.removesuffix(SCALE))
+        of = stored.get(name.removesuffix(SCALE)) if name.endswith(SCALE) else None
         if value.dtype == np.int8 and scale is not None:
             if scale.shape != value.shape[:1]:
                 raise ValueError(f"{name:.100} has {value.shape[:1]} rows, but its scales have the shape {scale.shape}")
             per_row = scale.astype(np.float32).reshape(-1, *[1] * (value.ndim - 1))
             weights[name] = np.multiply(value, per_row, dtype=np.float32)
-        elif (
-            not name.endswith(SCALE) or of is None or of.dtype != np.int8
-        ):  # some networks have a parameter of this name
+        elif of is None or of.dtype != np.int8:  # not a scale; some networks have a parameter of this name
             weights[name] = value.astype(np.float32, copy=False) if value.dtype.kind == "f" else value
     return weights
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from operator import itemgetter
 from typing import Protocol
 
@@ -27,10 +27,7 @@ class Countable(Protocol):
 
 def count_passing(source: Countable, query: Query, where: Filter | None) -> tuple[int, Facets]:
     """Return the total and the facets of all products that pass a filter."""
-    facets: Facets = {}
-    for name in dict.fromkeys(query.facets):  # a name may occur twice
-        check_time()
-        facets[name] = _ordered(source.values(name, where))
+    facets = _facets(query, lambda name: source.values(name, where))
     if not query.group:
         return source.count(where), facets
     alone = Exists(GROUP, wanted=False)
@@ -39,10 +36,7 @@ def count_passing(source: Countable, query: Query, where: Filter | None) -> tupl
 
 def count_numbers(ledger: Ledger, query: Query, numbers: list[int]) -> tuple[int, Facets]:
     """Return the total and the facets of some products."""
-    facets: Facets = {}
-    for name in dict.fromkeys(query.facets):
-        check_time()
-        facets[name] = _ordered(_frequencies(ledger.column(name, numbers).values()))
+    facets = _facets(query, lambda name: _frequencies(ledger.column(name, numbers).values()))
     if not query.group:
         return len(numbers), facets
     groups = list(ledger.column(GROUP, numbers).values())
@@ -55,6 +49,15 @@ def written_facets(facets: Facets, fields: Iterable[Field]) -> Facets:
     return {
         name: {known[name].written(value): count for value, count in counts.items()} for name, counts in facets.items()
     }
+
+
+def _facets(query: Query, count: Callable[[str], dict[Value, int]]) -> Facets:
+    """Return the counts of a query's facets, unless the time of `time_limit` is up."""
+    facets: Facets = {}
+    for name in dict.fromkeys(query.facets):  # a name may occur twice
+        check_time()
+        facets[name] = _ordered(count(name))
+    return facets
 
 
 def _frequencies(values: Iterable[Value | None]) -> dict[Value, int]:

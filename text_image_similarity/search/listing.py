@@ -60,7 +60,7 @@ def _browse(ask: Ask) -> Iterator[Candidate]:
         yield from (Candidate(found, None, value) for found, value in chunk)
         if len(chunk) < size:
             return
-        after, size = (chunk[-1][1], chunk[-1][0].id), min(4 * size, max(size, _MOST_AT_ONCE))
+        after, size = (chunk[-1][1], chunk[-1][0].id), min(4 * size, _MOST_AT_ONCE)
 
 
 def _comes_after(ask: Ask) -> Callable[[Candidate, Cursor], bool]:

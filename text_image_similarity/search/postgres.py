@@ -104,7 +104,7 @@ class Connections:
         """
         with self._failing():
             allowed_s = inf if writes else remaining()
-            connection = self._begin("; ".join([_BEGIN[writes], self._here, *_limited(allowed_s)]))
+            connection = self._begin("; ".join([_BEGIN[writes], self._here, *_limit_statements(allowed_s)]))
             try:
                 if vectors and connection.adapters.types.get("vector") is None:
                     from pgvector.psycopg import register_vector
@@ -240,7 +240,7 @@ class PostgresTransaction:
             check_time()
             if (left_s := remaining()) < self._allowed_s - _LATE_S:
                 self._allowed_s = left_s
-                self.cursor.execute(_limited(left_s)[0].encode())
+                self.cursor.execute(_limit_statements(left_s)[0].encode())
         self.cursor.execute(cast(Any, sql), plain(values) if values else None)  # with None, % is literal
         return [restored(row) for row in self.cursor] if self.cursor.description else []
 
@@ -249,7 +249,7 @@ class PostgresTransaction:
         self.cursor.executemany(cast(Any, sql), map(plain, rows))
 
 
-def _limited(seconds: float) -> list[str]:
+def _limit_statements(seconds: float) -> list[str]:
     """Return the statement that limits the time of each of the following ones in a transaction; none without a limit."""
     if seconds == inf:
         return []

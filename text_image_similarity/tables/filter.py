@@ -175,7 +175,7 @@ def filter_table(  # noqa: PLR0913 - paths, one of four rules, and where and how
                 found = replace(found, kept=kept.rows, ties_left_out=kept.ties_left_out, output_content=content)
                 return asdict(found)
 
-            put_together((output, kept.parts(output)), target, describe, work, check=None if force else _check_ours)
+            put_together(output, kept.parts(output), target, describe, work, check=None if force else _check_ours)
         work.finish()
     return found
 

@@ -148,7 +148,8 @@ def make_folder(folder: str, *, force: bool = False) -> None:
 
 
 def put_together(
-    content: tuple[Output, Iterable[bytes | memoryview]],
+    output: Output,
+    parts: Iterable[bytes | memoryview],
     place: str,
     describe: Callable[[str], dict[str, Any]],
     work: Workspace,
@@ -158,7 +159,8 @@ def put_together(
     """Write an output and its summary, and move both into place when they are complete.
 
     Args:
-        content: Output and its parts; each part is used before the next one is requested.
+        output: Format of the output.
+        parts: Parts of the output; each one is used before the next one is requested.
         place: Place of the output.
         describe: Function that returns the summary for the hash of the output.
         work: Folder for the temporary files if the place is a URL.
@@ -168,7 +170,6 @@ def put_together(
         TableError: The output cannot be written.
     """
     note = f"{place}.summary.json"
-    output, parts = content
     try:
         with _complete(note, work, "summary") as text, _complete(place, work, "output") as whole:
             with open_own(whole, "wb") as file, BufferedWriter(hashed := HashedWriter(file), 1 << 20) as out:

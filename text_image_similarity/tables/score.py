@@ -231,7 +231,8 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
             warnings=[*warnings, *work.warnings],
         )
         put_together(
-            (output, work.contents()),
+            output,
+            work.contents(),
             target,
             lambda content: replace(summary, output_content=content).as_dict(),
             work,

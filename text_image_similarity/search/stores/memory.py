@@ -201,9 +201,8 @@ def _rough_cosines(vectors: Embeddings, among: Places | None, queries: Embedding
         block = vectors[start : start + size]
         if among is not None:
             places = among[start : start + size]
-            block = np.take(
-                vectors, places, axis=0, out=room[: len(places)], mode="clip"
-            )  # "raise" would make another copy
+            # The mode "raise" would make another copy.
+            block = np.take(vectors, places, axis=0, out=room[: len(places)], mode="clip")
         rough[:, start : start + size] = (block @ turned).T  # (block, d) @ (d, q)
     return rough
 
@@ -224,9 +223,8 @@ def _mask(where: Filter, columns: Mapping[str, Column], size: int) -> Mask:
             return present if wanted else ~present
         case And(parts) | Or(parts):
             mask = _mask(parts[0], columns, size)
-            for part in parts[
-                1:
-            ]:  # one by one: with 256 conditions, all masks together would take as much as the vectors
+            # One by one, because with 256 conditions, all masks together would take as much as the vectors.
+            for part in parts[1:]:
                 combine = np.logical_and if isinstance(where, And) else np.logical_or
                 combine(mask, _mask(part, columns, size), out=mask)
             return mask

@@ -41,11 +41,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("text_image_similarity")
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-_REFUSAL_S, _BYTE_S = (
-    0.0005,
-    2e-9,
-)  # approximate cost of a request that is refused, and of each byte of its body; without a key, this is the least
-_STATE = ("call", "key", "json", "form", "count_body", "count_answer")  # an idle connection keeps its last scope
+# Approximate cost of a request that is refused, and of each byte of its body. A request to an open route costs no less
+# than a refusal.
+_REFUSAL_S, _BYTE_S = 0.0005, 2e-9
+# An idle connection keeps its last scope. The key stays, because a write goes on when its request has ended.
+_STATE = ("call", "json", "form", "count_body", "count_answer")
 _MISSING_KEY = Note("key_refused", "unauthorized", "there is no key")
 _REFUSED_KEY = Note("key_refused", "unauthorized", "the key is unknown")
 

@@ -31,6 +31,7 @@ from .workers import ImageWorkers
 
 logger = logging.getLogger("text_image_similarity")
 
+_MOST_CHARACTERS = 10_000  # of a caption
 _DOWNLOADS = 16  # concurrent downloads of one request, so that others get their share
 _FILE_ENTRIES = 1_000_000  # entries in the file of an embedding cache: 2 GB for CLIP ViT-B/32
 
@@ -306,6 +307,9 @@ def _check_caption(caption: str | None) -> RowError | None:
     """Return why a caption cannot be encoded, or None."""
     if caption is None:
         return None
+    if len(caption) > _MOST_CHARACTERS:  # checked first: other checks take time for each character
+        reason = f"the caption has {len(caption):,} characters, but the service accepts at most {_MOST_CHARACTERS:,}"
+        return RowError(ErrorCode.TOO_MANY_BYTES, reason)
     found = caption_of(caption)
     return found if isinstance(found, RowError) else None
 

@@ -30,10 +30,8 @@ from .threads import Threads
 logger = logging.getLogger("text_image_similarity")
 
 _THREADS = 2
-_MOST_ANSWERED, _MOST_REFUSED = (
-    200_000,
-    10_000,
-)  # maximum number of characters of a query, and of its filter, in an entry
+# Maximum number of characters of a query, and of its filter, in the entry of an answered and of a refused request.
+_MOST_ANSWERED, _MOST_REFUSED = 200_000, 10_000
 _ENTRY_BYTES, _CHARACTER_BYTES = 2000, 16  # memory of an entry, and of each character of its JSON, in short values
 _UNAUTHORIZED = 401  # requests without a valid key must not fill the disk; the metrics count them
 
@@ -143,9 +141,8 @@ class Journal:
                     )
             except (DatabaseError, TimeoutError) as exc:
                 self._metrics.log_entries.labels(name, "lost").inc(len(kept))
-                logger.warning(
-                    "the match log cannot be written: %s", str(exc) or "it takes too long"
-                )  # only for our log, because it names paths and hosts
+                # The reason is only for our log, because it names paths and hosts.
+                logger.warning("the match log cannot be written: %s", str(exc) or "it takes too long")
                 detail = "the match log cannot be written, and responses require an entry"
                 raise ProblemError("log_unavailable", detail, retry_after_s=5) from exc
             self._metrics.log_entries.labels(name, "written").inc(len(kept))

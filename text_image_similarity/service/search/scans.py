@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from itertools import chain
 from math import inf
 from threading import Condition, Thread
 
@@ -48,7 +49,7 @@ class _Scan:
     images: Sequence[Outcome]
     cost: int = 0  # estimated cost in typical queries, set when it is queued
     spent: float = 0.0  # seconds since then
-    alone: bool = False  # whether it must have a pass of its own
+    alone: bool = False  # whether each of its queries must have a pass of its own, because a pass took too long
     until: float = inf  # the time from which no request waits for it; -inf once its request has ended
     found: Answers = field(default_factory=list)  # of the first queries, which are no longer in `asked`
     done: Future[Answers] = field(default_factory=Future)
@@ -57,6 +58,11 @@ class _Scan:
     def size(self) -> int:
         """Cost that counts towards that of its pass."""
         return _MOST if self.alone else self.cost
+
+    def of_a_pass(self) -> tuple[Sequence[Checked], Sequence[Outcome], Sequence[Outcome]]:
+        """The queries that a pass answers, with their embeddings."""
+        texts, images = _contents(asked := self.asked[:1] if self.alone else self.asked)
+        return asked, self.texts[:texts], self.images[:images]
 
     def take(self, found: Matches | RowError | None) -> None:
         """Keep the results of the next query, as JSON."""
@@ -177,8 +183,7 @@ class Scans:
             scan = _Scan(client, write, *part, until=self._clock() + self._timeout_s)
             self._waiting.put(scan)
             try:
-                answers = await asyncio.wrap_future(scan.done)
-                found += answers
+                found += await asyncio.wrap_future(scan.done)
             except asyncio.CancelledError:
                 scan.done.add_done_callback(forget_failure)  # it may still fail
                 raise
@@ -207,8 +212,8 @@ class Scans:
                     self._waiting.settle(scan)
         return bool(taken)
 
-    def _is_awaited(self, scan: _Scan) -> bool:
-        """Tell whether a request waits for a scan, which fails if its time has passed."""
+    def _begin(self, scan: _Scan) -> bool:
+        """Mark a scan as running, or let it fail if its time has passed; return whether a request waits for it."""
         if not scan.done.running() and not scan.done.set_running_or_notify_cancel():
             return False
         if self._clock() > scan.until:
@@ -218,21 +223,22 @@ class Scans:
 
     def _search(self, scans: Sequence[_Scan], started: float) -> None:
         """Answer scans of one generation together; if that fails, in halves, because one of them may be the cause."""
-        scans = [scan for scan in scans if self._is_awaited(scan)]
+        scans = [scan for scan in scans if self._begin(scan)]
         try:
             if scans:
                 self._pass(scans, started)
         except BaseException as exc:  # a panic of a native library is not an Exception
             scans = [scan for scan in scans if not scan.done.done()]
-            if len(scans) == 1:
+            late = isinstance(exc, TimeoutError) or self._clock() > started + _PASS_S
+            if len(scans) == 1 and (not late or scans[0].alone or len(scans[0].asked) == 1):
                 scans[0].done.set_exception(exc)
                 return
-            logger.debug("repeating %d searches in two halves, because they failed together: %s", len(scans), exc)
-            if isinstance(exc, TimeoutError) or self._clock() > started + _PASS_S:  # halves could take as long again
+            if late:  # halves could take as long again
                 for scan in scans:
                     scan.alone = True
                 self._put_back(scans)
                 return
+            logger.debug("repeating %d searches in two halves, because they failed together: %s", len(scans), exc)
             middle = len(scans) // 2
             self._search(scans[:middle], started)
             self._search(scans[middle:], started)
@@ -246,21 +252,15 @@ class Scans:
         before, began = self._clock(), False
         try:
             with time_limit(self._longest_s):
-                answers = iter(
-                    self._searcher.answer(
-                        [one for scan in scans for one in scan.asked],
-                        [outcome for scan in scans for outcome in scan.texts],
-                        [outcome for scan in scans for outcome in scan.images],
-                        self._most,
-                    )
-                )
+                parts = zip(*(scan.of_a_pass() for scan in scans), strict=True)
+                answers = iter(self._searcher.answer(*map(list, map(chain.from_iterable, parts)), self._most))
         finally:
             together, total = self._clock() - before, sum(scan.cost for scan in scans)
             for scan in scans:
                 scan.spent += together * scan.cost / total
         for place, scan in enumerate(scans):
             while scan.asked:
-                if began and self._clock() > started + _PASS_S:
+                if began and (scan.alone or self._clock() > started + _PASS_S):
                     self._put_back(scans[place:])
                     return
                 began, since = True, self._clock()

@@ -34,7 +34,7 @@ class Threads:
         self._asked: set[Future[Any]] = set()
 
     async def run(self, work: Callable[..., T], *given: Any) -> T:
-        """Run a task on a thread. If it takes too long, it does not begin, or its reads from ledgers are interrupted.
+        """Run a task on a thread. If it takes too long, it does not begin, or its reads from databases are interrupted.
 
         Raises:
             ProblemError: `catalog_unavailable`, if it takes too long.
