@@ -168,7 +168,9 @@ async def test_many_queries_of_a_request_that_take_too_long_together_are_answere
     searcher.going.set()
     scans = Scans("c", searcher, timeout_s=30.0)  # type: ignore[arg-type]
     asked = [asked_for(name, Query("red")) for name in "abc"]
-    assert await asyncio.wait_for(scans.answer(asked, ["red"] * 3, [], as_it_is), HANG_S) == ["a", "b", "c"]
+    texts: list[Any] = ["red"] * 3
+    found: list[Any] = await asyncio.wait_for(scans.answer(asked, texts, [], as_it_is), HANG_S)
+    assert found == ["a", "b", "c"]
     assert searcher.passes == [["a", "b", "c"], ["a"], ["b"], ["c"]]
     await asyncio.to_thread(scans.close)
 

@@ -206,8 +206,7 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
             check(target, work.placed())
         table, task, states = check_table(source, task, config, options)
         dropped, layout = frozenset(options.drop_columns), RowLayout.of(task, table)
-        output = output_for(target, table, config.dialect, layout.added, dropped)
-        config = with_base_dir(config, source)
+        output, config = output_for(target, table, config.dialect, layout.added, dropped), with_base_dir(config, source)
         info, warnings = _start(engine, config, options.fallback_model)
         identity = {**identity_of(table, config, info, task.columns), **task.identity, "dropped": sorted(dropped)}
         if keep_finished and options.start == "resume" and (done := finished_run(target, identity)):

@@ -183,7 +183,8 @@ class Scans:
             scan = _Scan(client, write, *part, until=self._clock() + self._timeout_s)
             self._waiting.put(scan)
             try:
-                found += await asyncio.wrap_future(scan.done)
+                answers = await asyncio.wrap_future(scan.done)
+                found += answers
             except asyncio.CancelledError:
                 scan.done.add_done_callback(forget_failure)  # it may still fail
                 raise
@@ -252,8 +253,9 @@ class Scans:
         before, began = self._clock(), False
         try:
             with time_limit(self._longest_s):
-                parts = zip(*(scan.of_a_pass() for scan in scans), strict=True)
-                answers = iter(self._searcher.answer(*map(list, map(chain.from_iterable, parts)), self._most))
+                columns = zip(*(scan.of_a_pass() for scan in scans), strict=True)
+                asked, texts, images = (list(chain.from_iterable(column)) for column in columns)
+                answers = iter(self._searcher.answer(asked, texts, images, self._most))
         finally:
             together, total = self._clock() - before, sum(scan.cost for scan in scans)
             for scan in scans:
