@@ -125,7 +125,7 @@ async def facets(
 
     def count() -> Response:
         kinds = {each.name: each.kind for each in (*BUILT_IN, *served.catalog.fields)}
-        ranged = [name for name in field if kinds.get(name) in _RANGED]
+        ranged = [name for name in dict.fromkeys(field) if kinds.get(name) in _RANGED]
         given = bound(request, served, where)
         listed = search.Query(where=given, top_k=1, facets=[name for name in field if name not in ranged])
         found = served.catalog.match(listed)
