@@ -142,7 +142,7 @@ async def test_halves_of_searches_that_fail_slowly_wait_for_their_turn_again() -
         nonlocal now
         now += 1
         if len(asked) > 1:
-            raise UsageError("there is no product 'gone'")
+            raise UsageError("the product 'gone' does not exist")
 
     searcher = Searching(lambda name: None)
     searcher.together = fail

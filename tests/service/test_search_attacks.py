@@ -904,7 +904,7 @@ async def test_a_query_that_cannot_be_answered_does_not_part_all_the_others() ->
             assert going.wait(HANG_S)
             passes.append(len(asked))
             if any(one.name == 17 for one in asked):
-                raise UsageError("there is no product 'gone'")
+                raise UsageError("the product 'gone' does not exist")
             return [one.name for one in asked]
 
     scans = Scans("c", Searcher())  # type: ignore[arg-type]
@@ -1316,7 +1316,7 @@ def test_the_memory_of_unread_answers_is_limited_for_each_client() -> None:
     assert refused.value.code == "queue_full"
     replies[0].end()
     with pytest.raises(ClientLeftError):
-        replies[0].count(1)  # a search that nobody waits for
+        replies[0].count(1)  # the response to a search whose client has left
     replies[4].count(1)
     assert room.held == {"a": 3001}
     for reply in replies[1:]:

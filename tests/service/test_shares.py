@@ -17,7 +17,7 @@ from tests.support.services import app_of, base64_pair, mini_settings, serving
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.service.http import bodies
 from text_image_similarity.service.http.json_bodies import finish_in_turns
-from text_image_similarity.service.http.sharing import SharedValue
+from text_image_similarity.service.http.shared_value import SharedValue
 from text_image_similarity.service.problems import ProblemError
 from text_image_similarity.service.shares import Client, FairQueue, OneByOne, Patience, Turns, measured
 

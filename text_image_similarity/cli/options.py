@@ -316,6 +316,6 @@ def config_of(options: argparse.Namespace) -> Config:
     """
     names = {field.name for field in fields(Config)} - {"limits", "dialect"}
     given = {name: value for name, value in vars(options).items() if name in names and value is not None}
-    if isinstance(models := given.get("model"), tuple):  # with several models, there is no single model to set
+    if isinstance(models := given.get("model"), tuple):  # several models do not fit in the setting
         given["model"] = models[0] if len(models) == 1 else Config().model
     return Config(**given, limits=Limits(**dict(options.limits)), dialect=dialect_of(options))

@@ -70,12 +70,12 @@ def _missing(count: int) -> list[tuple[str, str]]:
 
 
 def _summary_of(scored: str) -> dict[str, Any]:
-    """Return the summary of the run that wrote a table, or only the table's name if there is no summary."""
+    """Return the summary of the run that wrote a table; if it is missing, only the table's name."""
     from ..tables import read_summary
 
     try:
         return read_summary(scored)
-    except UsageError:  # there is no summary
+    except UsageError:  # the summary is missing
         return {"output": scored}
     except (TableError, ValueError, TypeError) as exc:
         raise UsageError(

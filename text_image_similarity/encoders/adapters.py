@@ -23,7 +23,7 @@ _MOST_RANK = 4096
 _REPEATED = ("num_cayley_neumann_terms", "boft_n_butterfly_factor")
 _MOST_REPEATED = 100
 # Ways of filling an adapter before its weights are read, including those that change the base model, which must happen
-# again. Others take settings that could make peft compute for ever, or read files.
+# again. Others take settings that could make peft compute without end, or read files.
 _FILLINGS = re.compile(r"gaussian|orthogonal|lycoris|eva|olora|pissa(_niter_\d{1,2})?")
 _FILLING_KEYS = ("init_lora_weights", "init_weights", "init_ia3_weights")
 _UNSUPPORTED = (

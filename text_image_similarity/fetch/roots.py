@@ -14,6 +14,7 @@ from pathlib import Path
 from ..config import NOWHERE, Config
 from ..errors import ErrorCode, RowError
 from ..files import network_share, on_other_share
+from ..folders import PINNED
 from .hints import shorten_path
 from .references import file_url_path, scheme_of, strip_invisible
 
@@ -48,7 +49,7 @@ def check_open_under(file: int, path: Path, root: str | PathLike[str] | None) ->
     if root is None:
         return
     try:
-        real = Path(f"/proc/self/fd/{file}").readlink()
+        real = (PINNED / str(file)).readlink()
     except OSError:  # not Linux, or a container without /proc
         check_under(path, root)
         return

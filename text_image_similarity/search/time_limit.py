@@ -1,15 +1,13 @@
-"""A time limit for the reads of a block of code, which a service sets so that no client's query runs on for ever."""
+"""A time limit for the reads of a block of code, which a service sets so that every client's query ends."""
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from math import inf
 
-_STEPS = 100_000  # of SQLite's machine, a few milliseconds, between which the time is checked
 _END: ContextVar[float] = ContextVar("end", default=inf)  # of `time.monotonic`
 
 
@@ -33,27 +31,10 @@ def remaining() -> float:
 
 def check_time() -> None:
     """Raise a `TimeoutError` if the time of `time_limit` is up."""
-    if _is_up():
+    if is_up():
         raise TimeoutError("reading the catalogue took too long; use a simpler filter, or fewer facets and terms")
 
 
-@contextmanager
-def interrupting(file: sqlite3.Connection) -> Iterator[None]:
-    """Interrupt the statements of an SQLite connection during a block when the time of `time_limit` is up."""
-    if _END.get() == inf:
-        yield
-        return
-    check_time()
-    file.set_progress_handler(_is_up, _STEPS)
-    try:
-        yield
-    except sqlite3.OperationalError as exc:
-        if exc.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
-            check_time()
-        raise
-    finally:
-        file.set_progress_handler(None, 0)
-
-
-def _is_up() -> bool:
+def is_up() -> bool:
+    """Tell whether the time of `time_limit` is up."""
     return time.monotonic() > _END.get()

@@ -23,10 +23,9 @@ from ..fields import BUILT_IN, Field
 from ..filters import Filter
 from ..filters.sql import column_names, compile_sql, with_nul
 from ..filters.sqlite import SqliteWriter, sqlite_value
-from ..time_limit import interrupting
 from .database import Purpose, Row, Transaction
 from .fair_lock import FairLock
-from .sqlite_file import MEMORY, PATIENCE_S, SqliteFile
+from .sqlite_file import MEMORY, PATIENCE_S, SqliteFile, interrupting
 from .sqlite_tables import APPLICATION, LAYOUT, TABLES, TYPES
 from .words import asked_words
 

@@ -6,14 +6,17 @@ import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from threading import Lock
 
 from ...errors import DatabaseError
+from ..time_limit import check_time, is_up, remaining
 
 MEMORY = ":memory:"
 PATIENCE_S = 60.0  # longest wait while another process is writing
 _MOST_IDLE = 4
+_STEPS = 100_000  # of SQLite's machine, a few milliseconds, between which the time is checked
 # Bytes of a database in memory that several connections share: SQLite's limit is a gigabyte, and a transaction adds a few
 # megabytes.
 _MOST_SHARED = 768 << 20
@@ -152,3 +155,21 @@ def _state_of(path: str) -> tuple[int, ...]:
     found = Path(path).stat()
     log = Path(f"{path}-wal")
     return found.st_mtime_ns, found.st_size, found.st_ino, log.stat().st_size if log.exists() else 0
+
+
+@contextmanager
+def interrupting(file: sqlite3.Connection) -> Iterator[None]:
+    """Interrupt the statements of an SQLite connection during a block when the time of `time_limit` is up."""
+    if remaining() == inf:
+        yield
+        return
+    check_time()
+    file.set_progress_handler(is_up, _STEPS)
+    try:
+        yield
+    except sqlite3.OperationalError as exc:
+        if exc.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+            check_time()
+        raise
+    finally:
+        file.set_progress_handler(None, 0)

@@ -32,7 +32,7 @@ from .auditing import Auditor
 from .bodies import WorkRoute, add_problems
 from .middleware import Gate
 from .openapi import add_document_route, complete_document
-from .sharing import SharedValue
+from .shared_value import SharedValue
 
 _ABOUT = """Score how well images match their captions, embed both, and search catalogues of products.
 
