@@ -28,6 +28,7 @@ from tests.support.shards import write_tar
 from text_image_similarity import Config, ErrorCode, Limits, score_csv
 from text_image_similarity.cli import main
 from text_image_similarity.cli.options import limit
+from text_image_similarity.service.problems import STATUS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 NUMBER = re.compile(r"-?\b\d+\.\d+")
@@ -288,6 +289,14 @@ def test_the_service_page_shows_what_comes_out(tmp_path: Path) -> None:
 def test_every_error_code_is_documented() -> None:
     page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
     assert {code.value for code in ErrorCode} <= set(re.findall(r"`([a-z0-9_]+)`", page))
+
+
+def test_every_problem_of_the_service_is_documented_with_its_status() -> None:
+    page = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([0-9, ]+) \| (`[a-z_`, ]+) \|", page, re.MULTILINE)
+    documented = {code: statuses for statuses, codes in rows for code in re.findall(r"[a-z_]+", codes)}
+    assert documented.keys() == STATUS.keys()
+    assert all(str(status) in documented[code] for code, status in STATUS.items())
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)

@@ -61,7 +61,11 @@ def add_product_columns(parser: argparse.ArgumentParser, *, images: str) -> None
     """Add the options that name the columns of a table of products."""
     add = parser.add_argument_group(INPUT).add_argument
     add("--id-col", metavar="COLUMN", default="id", help="column of the products' ids")
-    add("--name-col", metavar="COLUMN", help="column of the products' names; by default `name`; '' for none")
+    add(
+        "--name-col",
+        metavar="COLUMN",
+        help="column of the products' names; by default `name`, or else `title` if a table is read; '' for none",
+    )
     add("--image-col", metavar="COLUMN", action="append", default=[], help=images)
     add(
         "--description-col",
@@ -69,7 +73,9 @@ def add_product_columns(parser: argparse.ArgumentParser, *, images: str) -> None
         help="column of additional text, such as a description; by default `description`; '' for none",
     )
     add(
-        "--group-col", metavar="COLUMN", help="column of an id that the variants of a product share; by default `group`"
+        "--group-col",
+        metavar="COLUMN",
+        help="column of an id that the variants of a product share; by default `group`; '' for none",
     )
     add(
         "--field-col",

@@ -67,8 +67,8 @@ class Settings:
             may write.
         catalogs: Catalogues to search, by their names in requests, the default first: folders, `postgresql://...`, or
             tables of products, which are read into memory at the start.
-        match_log: `queued` writes an entry for each response soon afterwards; `required` writes it before the response,
-            and refuses the request if that fails; `off` writes none.
+        match_log: `queued` writes an entry for each query soon after the response; `required` writes it before the
+            response, and refuses the request if that fails; `off` writes none.
         log_queries: How much of a query an entry contains: `full`, `hashed` (without its words), or `off` (only the
             names in its filter).
         log_place: Place of the match log, instead of each catalogue's own log: `postgresql://...`, `mongodb://...` or a

@@ -1,4 +1,4 @@
-"""Records of the match log: an entry for each response, and events for what people did with it."""
+"""Records of the match log: an entry for each query, and events for what people did with its results."""
 
 from __future__ import annotations
 

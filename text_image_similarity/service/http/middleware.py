@@ -208,7 +208,7 @@ class Gate:
         self.metrics.requests.labels(route, method, str(status)).inc()
         self.metrics.request_seconds.labels(route).observe(max(seconds, 0.0))
         trace_id = None if work is None else self.tracing.record(call, headers, f"{method} {route}", status)
-        level = logging.INFO if (work is not None and status not in (429, 503)) or status >= 500 else logging.DEBUG
+        level = logging.INFO if (work is not None and status != 429) or status >= 500 else logging.DEBUG
         logger.log(
             level,
             "%s %s %d in %.0f ms",

@@ -1,4 +1,4 @@
-"""Write the match log: one entry for each response to a query, including refusals and empty results."""
+"""Write the match log: one entry for each query, including refusals and empty results."""
 
 from __future__ import annotations
 
