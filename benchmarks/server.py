@@ -1,7 +1,8 @@
 """A loopback server that serves the photos with a fixed delay: `python -m benchmarks.server [--delay-ms 50]`.
 
-The server prints its port, keeps connections alive, holds every response in memory and waits on the clock of a single
-thread, so that it takes little time from the process that is measured on the same machine. Only GET is supported.
+The server prints its port, keeps connections alive and holds every response in memory. All delays are timers of one
+thread, so that the server takes little time from the process that is measured on the same machine. Only GET is
+supported.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Vectors like those of a shop's images, in clusters of uneven size, and queries like images and like texts.
 
-The vectors are generated in blocks, so that a million need little memory, and do not depend on the number of rows.
+The vectors are generated in blocks, so that a million of them need little memory; those of full blocks do not depend on
+the number of rows.
 """
 
 from __future__ import annotations

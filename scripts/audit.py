@@ -1,4 +1,4 @@
-"""Look up known vulnerabilities of all versions in poetry.lock, and of the lowest that pyproject.toml allows, in OSV.
+"""Ask OSV for the known vulnerabilities of all versions in poetry.lock, and of the lowest that pyproject.toml allows.
 
 `python -m scripts.audit` sends one request to osv.dev, or to the mirror named by OSV_URL, through the environment's
 proxy, if one is set. The command exits with 0 if no vulnerabilities are known, with 1 if some are, and with 2 if the

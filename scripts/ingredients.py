@@ -64,7 +64,7 @@ def fetch(folder: Path, ingredient: tuple[str, str, str]) -> Path:
 
 def fold_lite0(path: Path, features: nn.Sequential) -> None:
     """Load EfficientNet-Lite0's ImageNet weights into our layout, folding batch norm into the convolutions."""
-    given = torch.load(path, map_location="cpu", weights_only=True)  # the hash is checked, and nothing is unpickled
+    given = torch.load(path, map_location="cpu", weights_only=True)  # the hash is checked, only tensors are unpickled
     # Both networks list their layers in order of execution, and each convolution is followed by its batch norm.
     names = [name for name, value in given.items() if value.ndim == 4]
     order = list(given)

@@ -74,7 +74,7 @@ def make_page(folder: Path) -> Path:
 
 
 def serve(request: httpx.Request) -> httpx.Response:
-    """Respond as a host would, with a crop of an image or an error; always the same for the same URL."""
+    """Respond as a host would, with a crop of an image or an error; the same URL always gets the same response."""
     chance = random.Random(str(request.url))
     if chance.random() < HOSTS[request.url.host]:
         trouble = chance.choices(["404", "503", "slow", "page"], (5, 1, 2, 2))[0]

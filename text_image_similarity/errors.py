@@ -91,7 +91,7 @@ class InputTypeError(UsageError, TypeError):
 
 
 class MissingExtraError(ConfigError, ImportError):
-    """A library that belongs to an extra of this package is not installed."""
+    """An optional library is not installed."""
 
 
 class ModelError(TextImageSimilarityError):

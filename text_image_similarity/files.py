@@ -91,7 +91,7 @@ def read_own(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _open_regular(path: str, flags: int, more: int = 0, access: int = 0) -> int:
-    """Open a regular file, for writing only one with a single name, without waiting for the other end of a pipe."""
+    """Open a regular file (for writing, only one with a single name) without waiting for the other end of a pipe."""
     try:
         file = os.open(path, flags | more | getattr(os, "O_NONBLOCK", 0), access)
     except OSError as exc:

@@ -34,7 +34,7 @@ def private_folder(parent: Path) -> Iterator[Path]:
     The folder has a secret name, and is in an outer folder that only this user may enter. Whoever may write to `parent`
     can move the outer folder away and put another one, or a link, in its place. Without the secret, however, paths in
     the inner folder then lead nowhere, so nothing is written or deleted elsewhere. After a SIGKILL, both folders
-    remain until the next call for this parent.
+    remain until a later process calls this for the same parent, at least a day afterwards; on Windows, for ever.
 
     Args:
         parent: Folder in which to create the outer folder, so that files can be moved from one to the other.
@@ -261,12 +261,12 @@ def _keeps_modes(folder: Path) -> bool:
 
 
 def _has_trusted_owner(folder: Path, owner: int) -> bool:
-    """Tell whether a folder belongs to this user, to root, or to whom all new files belong; always on Windows."""
+    """Tell whether a folder belongs to this user, to root, or to the owner of all new files; always true on Windows."""
     return os.name == "nt" or owner in (0, os.geteuid()) or _gives_files_to(folder, owner)
 
 
 def _gives_files_to(folder: Path, owner: int) -> bool:
-    """Tell whether a new file belongs to its folder's owner, as where a network file system gives all to one user."""
+    """Tell whether a new file belongs to its folder's owner, as on a network file system that has only one owner."""
     try:
         with TemporaryFile(dir=folder) as file:
             return os.fstat(file.fileno()).st_uid == owner

@@ -1,7 +1,8 @@
 """The files in a folder of parts: their names, whether a run made the folder, and who else may have changed a file.
 
-A folder without the manifest of a run, in which anything is not as a run leaves it, was not made by a run: someone who
-may write to the folder around it may have given it this name, so it is refused, and nothing in it is deleted.
+A folder was made by a run if it has the manifest of a run, or if everything in it is as a run leaves it. Any other
+folder may have been given this name by someone who may write to the folder around it. It is refused, and nothing in
+it is deleted.
 """
 
 from __future__ import annotations

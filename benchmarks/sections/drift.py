@@ -43,7 +43,7 @@ def fast(data: str, width: int, height: int) -> dict[str, Any]:
 
 
 def int8(data: str, model: str, count: int) -> dict[str, Any]:
-    """Compare embeddings in int8 with those in FP32, and the scores and recall of mini with both."""
+    """Compare a model's embeddings, scores and recall in int8 with those in FP32."""
     photos, captions = _photos(data)
     images = [Image.open(io.BytesIO(photo)).convert("RGB") for photo in photos[:count]]
     texts = [text for five in captions[:count] for text in five]

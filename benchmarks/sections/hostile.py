@@ -61,7 +61,7 @@ async def _measure(address: Address, attack: str) -> dict[str, Any]:
 
 
 def left_by(found: dict[str, Any]) -> float:
-    """Return the others' rate relative to what it would be if the attacker used as much CPU but sent no requests.
+    """Return the honest clients' rate relative to what it would be if the attacker used as much CPU but sent nothing.
 
     On a network, an attacker has its own cores; here it takes them from the service and the honest clients.
     """

@@ -1,4 +1,4 @@
-"""Measure rolling restarts under load: two replicas are restarted in turn while clients continue."""
+"""Measure rolling restarts under load: two replicas are restarted in turn while clients send requests."""
 
 from __future__ import annotations
 

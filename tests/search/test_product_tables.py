@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -316,6 +317,21 @@ def test_refused_rows_do_not_move_the_place_to_go_on(tmp_path: Path) -> None:
             catalog.add_table(table, stop=lambda: len(catalog) > 0)
         catalog.add_table(table)
         assert len(catalog) == 599
+
+
+def test_a_table_begins_again_after_deletions_however_many_are_remembered(tmp_path: Path) -> None:
+    table = numbered(tmp_path / "in.csv", 1200)
+    with open_catalog(":memory:", fields=[], encoder=ColourEncoder()) as catalog:
+        catalog.add([Product(id="other", name="Other")])
+        catalog.delete(["other"])
+        with pytest.raises(StoppedError):
+            catalog.add_table(table, stop=lambda: len(catalog) > 0)
+        for _ in range(2):
+            catalog.optimize()  # the second call forgets the deletion from before the first
+        (gone,) = [product.id for product in islice(catalog.products(), 1)]
+        catalog.delete([gone])
+        catalog.add_table(table)
+        assert len(catalog) == 1200
 
 
 def test_a_table_that_has_changed_begins_again(tmp_path: Path) -> None:

@@ -554,7 +554,7 @@ def test_an_unreadable_photo_is_left_out_and_named(
     result = train(tmp_path, tmp_path / "model", replace(TINY, epochs=1, splits="own"))
     assert "photos could not be read" in caplog.text
     assert "not_an_image" in caplog.text
-    assert "left out of validation" in caplog.text
+    assert "left out of the evaluation" in caplog.text
     assert len(result.history) == 1
 
 
@@ -935,7 +935,7 @@ def test_the_command_loads_images_within_the_limits(
     assert ended.value.code == 1
     said = capsys.readouterr().err
     assert "photos could not be read: too_many_pixels" in said  # of the batches
-    assert "validation photos can be used, but at least 2" in said
+    assert "photos can be evaluated, but at least 2" in said
 
 
 @pytest.mark.slow

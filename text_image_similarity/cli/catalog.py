@@ -149,7 +149,7 @@ def _add(actions: Subparsers) -> None:
 
 
 def run_add(options: argparse.Namespace) -> int:
-    """Add products and return the exit code: 4 if all were refused or, with `--strict`, if any failed."""
+    """Add products and return the exit code: 4 if all were refused; with `--strict`, if any was refused or failed."""
     if options.table is None and not options.retry:
         raise UsageError("name a table of products, or retry the images that failed with --retry")
     if options.report is not None:

@@ -9,7 +9,7 @@ EXIT_CODES = {
     0: "finished; individual rows may have failed",
     1: "the job failed",
     2: "wrong usage",
-    3: "another run is writing OUT",
+    3: "another run is writing the output",
     4: "all rows failed, or more rows failed than allowed",
     130: "interrupted with Ctrl-C",
     143: "ended by SIGTERM",

@@ -239,7 +239,7 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> 
 
 
 def _hosts(given: list[str] | None, listening: str) -> tuple[str, ...]:
-    """Return the allowed host names; a stranger's page could make another name, its own, lead to this machine."""
+    """Return the allowed host names; on a loopback address, only `localhost` by default, against DNS rebinding."""
     if given:
         return ("localhost", *given)
     return ("localhost",) if _is_loopback(listening) else ("*",)

@@ -1,7 +1,7 @@
 """Stdout and stderr that never make a command fail: they accept any text, and may be closed at any time.
 
-What libraries write to stderr, such as warnings, log lines of handlers of their own, and progress bars, may name
-anything from a model, so characters that could control the terminal are escaped there.
+What libraries write to stderr, such as warnings, log lines of handlers of their own, and progress bars, may contain
+any text from a model, so characters that could control the terminal are escaped there.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _harmless(text: str) -> str:
 def lenient_streams() -> Iterator[None]:
     """Make stdout and stderr accept any text: characters that their encoding lacks become escapes like `\\u732b`.
 
-    On stderr, so do those that could control the terminal.
+    On stderr, characters that could control the terminal are escaped, too.
     """
     given = sys.stdout, sys.stderr
     opened = [_open(stream) for stream in given]

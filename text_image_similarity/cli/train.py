@@ -26,7 +26,7 @@ _OTHERWISE: dict[str, dict[str, Any]] = {
         "option": "--no-augment",
         "action": "store_false",
         "default": True,
-        "help": "use every image unchanged, without crops, mirroring or tint",
+        "help": "use every image unchanged, without crops, mirroring or changes of brightness, contrast and saturation",
     },
     "col_url": {"option": "--url-col", "metavar": "COLUMN"},
     "col_text": {"option": "--caption-col", "metavar": "COLUMN"},

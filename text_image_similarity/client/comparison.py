@@ -1,7 +1,7 @@
 """Comparison of single requests with batch requests: how much faster a service is with many pairs per request.
 
 The first rows of a table that go to the service are assigned alternately: one to a single request, the next one to a
-batch. No image is therefore sent twice, and the service's cache helps neither mode. Blocks of both modes alternate, and
+batch. No row is therefore sent twice, and the service's cache helps neither mode. Blocks of both modes alternate, and
 so does their order, so that a service that warms up or gets busy affects both. Requests are sent one at a time, and
 this client measures their duration, including the reading of files and HTTP.
 """

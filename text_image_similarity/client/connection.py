@@ -22,7 +22,7 @@ MOST_ANSWER = 16 * 1024 * 1024  # bytes of a decoded response; the result of a p
 _MOST_PARTS = 100_000  # commas and opening brackets of a response; the result of a pair has about ten
 ANSWER_S = 120.0  # for one response, unless the service states a longer limit
 _LIMITS = Limits(connect_s=10.0)
-_UNREACHABLE = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, RowError)  # the last for names and TLS
+_UNREACHABLE = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, RowError)  # RowError: names and TLS
 _LATER = frozenset({429, 500, 502, 503, 504})  # the same request may succeed later
 
 

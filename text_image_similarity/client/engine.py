@@ -99,7 +99,7 @@ class ServiceEngine:
         Requests use `config.proxy`, and trust the certificates in `config.ca_file`.
 
         Raises:
-            ConfigError: `config` changes settings that only the service decides.
+            ConfigError: `config` changes settings that only the service decides, or its score needs reference captions.
             ModelUnavailableError: The service has no model of this name.
             UsageError: The URL is not that of a scoring service, or the service requires a key.
             TableError: The service cannot be reached.

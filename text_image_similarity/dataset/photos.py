@@ -23,7 +23,7 @@ def merge_photos(
     wanted: Collection[str] = (),
     source: str = "",
 ) -> list[list[CaptionedImage]]:
-    """Merge the rows of each photo, in order of first appearance, and assign it to the last split that has it.
+    """Merge the rows of each photo, in order of first appearance, and assign the photo to the last split that has it.
 
     A photo keeps only the captions of that split; photos without a caption are left out.
 

@@ -27,7 +27,7 @@ class Deadlines:
         Args:
             who: Owner of the operation; an owner has one operation at a time.
             seconds: Seconds that the operation may take.
-            late: Function that is called once if the operation takes longer, and must be quick.
+            late: Function that is called once if the operation takes longer; it must be quick.
         """
         due = time.monotonic() + seconds
         with self._changed:

@@ -79,7 +79,7 @@ def _failure(area: mmap.mmap, error: RowError) -> tuple[bytes, tuple[int, int], 
 def begin_process(heif: str | None) -> IO[bytes]:
     """Set up a process that decodes for another one, and return the stream for its responses.
 
-    That stream is the original standard output; what libraries print goes elsewhere.
+    That stream is the original standard output; what libraries print is discarded.
 
     Args:
         heif: Module that registers an opener for HEIF, or None.

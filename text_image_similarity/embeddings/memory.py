@@ -66,7 +66,7 @@ class EmbeddingMemory:
 
     Args:
         entries: Maximum number of embeddings in memory.
-        saved: Store that keeps them between runs; None keeps them in memory only.
+        saved: Store that keeps embeddings between runs; None keeps them in memory only.
         known: Function that returns an embedding from elsewhere, or None for an unknown key.
     """
 

@@ -1,8 +1,8 @@
-"""Check the regular expressions of a PEFT adapter, which could take forever to match the names of a model's modules.
+"""Check a PEFT adapter's regular expressions, which could take forever to match the names of a model's modules.
 
 Python's `re` tries one way to match after another, so this module computes in how many ways an expression may match.
 The counts of its parts are multiplied, and those of alternatives are added unless their first letters exclude each
-other. A repetition of something that itself may match in several ways has exponentially many.
+other. A repetition of something that itself may match in several ways has exponentially many ways.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _expressions(value: Any) -> Iterator[str]:
 def _ways_of(pattern: str) -> float:
     """Return the largest number of ways in which an expression may match.
 
-    An invalid one counts as unlimited, because it could become valid inside the expressions of peft.
+    An invalid expression counts as having unlimited ways, because peft could make it part of a valid one.
     """
     if len(pattern) > _LONGEST:
         return math.inf

@@ -19,11 +19,11 @@ WEIGHTS = "adapter_model.safetensors"
 _KINDS = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "HRA", "VERA", "LN_TUNING", "FOURIERFT", "RANDLORA")
 _RANKS = ("r", "init_r", "target_r")
 _MOST_RANK = 4096
-# Numbers of products; published adapters have up to 5.
+# Settings that say how many matrix products peft computes; published adapters have up to 5.
 _REPEATED = ("num_cayley_neumann_terms", "boft_n_butterfly_factor")
 _MOST_REPEATED = 100
-# Ways of filling an adapter before its weights are read, including those that change the base model, which must happen
-# again. Others take settings that could make peft compute without end, or read files.
+# Ways of filling an adapter before its weights are read. Some of them change the base model, and that change must be
+# repeated here. Other ways take settings that could make peft compute without end, or read files.
 _FILLINGS = re.compile(r"gaussian|orthogonal|lycoris|eva|olora|pissa(_niter_\d{1,2})?")
 _FILLING_KEYS = ("init_lora_weights", "init_weights", "init_ia3_weights")
 _UNSUPPORTED = (

@@ -44,7 +44,7 @@ def check_tokenizer(name: str, tokenizer: Any) -> None:
     Raises:
         ModelError: The tokenizer gives all words the same id; `transformers` creates such a tokenizer if its files are
             missing.
-        ValueError: It could make captions too long.
+        ValueError: The tokenizer could make captions too long.
     """
     if (fast := getattr(tokenizer, "backend_tokenizer", None)) is not None:
         check_steps(fast)
@@ -106,8 +106,8 @@ def siglip_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Featur
     Args:
         name: Name of the model, for error messages.
         network: The model.
-        tokenizer: Tokenizer of the model. A fast one is changed to lower-case captions, unless its `do_lower_case` is
-            false.
+        tokenizer: Tokenizer of the model. A fast tokenizer is changed so that it lower-cases captions, unless its
+            `do_lower_case` is false.
 
     Raises:
         ModelError: The tokenizer has no padding token.

@@ -2,7 +2,7 @@
 
 A model is a folder with three files: `config.json`, `model.safetensors` and `tokenizer.json`. Weights are float32 or
 float16. A matrix may also be int8 with one float scale per row, stored under the matrix's name plus `.scale`. Such a
-matrix is converted to floats when it is loaded (weight-only quantisation: a fifth of the disk space, no change in
+matrix is converted to floats when it is loaded (weight-only quantisation: a quarter of the disk space, no change in
 speed).
 """
 
@@ -36,7 +36,7 @@ from .weight_limit import limited_by
 from .weights import SCALE, read_weights
 
 # Images per call on a CPU. The activations of larger batches need new memory from the kernel, which takes as long to
-# provide as a mobile network takes to compute. On 2 cores, batches of 32 take twice as long as batches of 4.
+# provide as a mobile network takes to compute. On 2 cores, batches of 32 take twice as long per image as batches of 4.
 _IMAGES_PER_THREAD = 2
 _CAPTIONS = 8  # per call on a CPU
 _SMALLEST = 4096  # values; smaller tensors stay float16, because int8 would save nothing

@@ -1,6 +1,6 @@
 """Pillow's 8-bit resize on a GPU, as a Triton kernel: the same bytes as `resize`, for pixels that are on the GPU.
 
-Each of Pillow's passes is one kernel for either axis, with the same 32-bit integers. The kernels need `triton`, which
+One kernel computes each of Pillow's passes, along either axis, with the same 32-bit integers. It needs `triton`, which
 torch installs on Linux. Nothing in this package uses it yet, because it has run only in Triton's interpreter, not on a
 GPU.
 """

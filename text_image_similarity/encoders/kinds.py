@@ -169,7 +169,7 @@ def check_listing(name: str, files: Collection[str]) -> None:
 
 
 def check_weights(name: str, files: Collection[str]) -> None:
-    """Refuse files whose only weights are pickled, or belong to another framework.
+    """Refuse a model whose only weights are pickled or belong to another framework.
 
     Raises:
         ModelNameError: Such weights exist, but no safetensors file.

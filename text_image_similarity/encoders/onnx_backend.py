@@ -1,6 +1,6 @@
 """ONNX Runtime as a backend, the fastest one for CPUs in our measurements: two to three times as fast as torch.
 
-A batch is divided among one thread per core, with a few images per call, which keeps activations in the processor's
+A batch is divided among threads, one per core, with a few images per call, which keeps activations in the processor's
 cache. The number of items in a call does not change a vector, except for a single caption, which is therefore encoded
 with a copy of itself; a test checks this. In int8, activations are rounded token by token, so neighbours do not matter
 there either.

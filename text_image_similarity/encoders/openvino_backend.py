@@ -1,6 +1,6 @@
 """Run models on the CPU with OpenVINO, from its own files (`image.xml`, `text.xml`) or from ONNX graphs.
 
-Arithmetic is float32 on every processor; by default OpenVINO uses bfloat16 where it is available. OpenVINO chooses its
+Arithmetic is float32 on every processor, whereas OpenVINO's default is bfloat16 where available. OpenVINO chooses its
 kernels by the shape of a call, so every call has the same number of images or captions, filled up with copies of the
 last one. A vector is therefore the same to the last bit regardless of what is encoded with it, which a test checks. In
 LSTM and GRU towers OpenVINO 2026.4 does not ignore the padding of captions (errors of 0.2), so captions of such a model

@@ -1,6 +1,6 @@
 """Convert SigLIP 1's sentencepiece model and its rules to a tokenizer of `tokenizers`, the kind that browsers can run.
 
-The rules are those of `pieces`, each expressed as a normalizer: captions are lower-cased, punctuation is removed,
+The rules are those of `pieces`, each as a step of a tokenizer: captions are lower-cased, punctuation is removed,
 runs of spaces are collapsed, and a caption begins with a space. There is one difference: after the text of a special
 token in a caption there is a space that `pieces` does not insert.
 """

@@ -98,7 +98,7 @@ class TensorRtPlan:
     Args:
         engine: TensorRT's `ICudaEngine`.
         profiles: The plan's profiles, in its order, narrowest first.
-        memory: Copies arrays to the GPU and back.
+        memory: Object that copies arrays to the GPU and back.
     """
 
     def __init__(self, engine: Any, profiles: Sequence[Profile], memory: Cuda) -> None:

@@ -29,7 +29,7 @@ def write_tokens(encoder: TwoTowerEncoder, folder: Path, *, web: bool = False) -
     Args:
         encoder: The model.
         folder: Folder to write to.
-        web: Whether to write `tokenizer.json` in any case, the only form that browsers read.
+        web: Whether to always write `tokenizer.json`, the only form that browsers read.
 
     Raises:
         ModelError: The tokenizer cannot be saved, or the saved one reads captions differently.

@@ -215,7 +215,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
 
 
 def _number(message: bytes, at: int) -> tuple[int, int]:
-    """Return the number at a place, which takes seven bits of each byte, and the place after it."""
+    """Return the number at a place, coded in seven bits of each byte, and the place after it."""
     found = 0
     for shift, byte in enumerate(message[at : at + 10]):
         found |= (byte & 127) << 7 * shift

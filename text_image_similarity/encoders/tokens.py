@@ -145,7 +145,7 @@ def cleaned_tokens(tokenizer: Tokenizer, *, pad: int, clean: Cleaning, whole: bo
 
 
 def in_groups(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Yield captions, in order, in groups that are tokenized together: as many as the memory allows."""
+    """Yield captions, in order, in groups of limited length, each of which is tokenized at once."""
     if sum(map(len, texts)) <= _AT_ONCE:  # the case for most batches
         yield list(texts)
         return

@@ -38,7 +38,7 @@ class TritonBackend:
 
     Args:
         server: The server, which runs the models `image` and `text`.
-        tokens: Pads the ids.
+        tokens: Object that pads the ids.
         precision: Precision of the models.
         workers: The threads that send requests.
         embed_dim: Width of the shared space.

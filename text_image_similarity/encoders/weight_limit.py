@@ -21,7 +21,7 @@ from ..errors import ModelError
 
 _SPARE = 64 << 20  # values that libraries add and then drop, such as a classifier
 _TIMES = 4  # a library may register a weight again when it has been read
-_SMALLEST = 8192  # values that a weight counts at least, because its module takes memory too
+_SMALLEST = 8192  # a smaller weight counts as this many values, because its module takes memory too
 _state = local()  # networks may be built in other threads at the same time
 
 

@@ -69,7 +69,7 @@ def open_carried(folder: str | PathLike[str], settings: Mapping[str, Any] | None
 
 
 def carried_config(folder: str | PathLike[str], settings: Mapping[str, Any] | None) -> Config:
-    """Return the settings for an export that untrusted callers may use; by default, these cannot read local files.
+    """Return the settings for an export that untrusted callers may use; by default, they cannot read local files.
 
     Args:
         folder: The export.

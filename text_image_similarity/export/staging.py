@@ -15,7 +15,7 @@ from ..folders import private_folder
 def whole_folder(place: Path, *, replaces: Callable[[Path], bool]) -> Iterator[Path]:
     """Yield an empty folder next to `place`, and move it to `place` at the end of the block.
 
-    Folders left behind by killed processes are deleted. If the block raises, nothing changes.
+    Folders left behind by killed processes are deleted when they are a day old. If the block raises, nothing changes.
 
     Args:
         place: Final path of the folder.

@@ -27,7 +27,7 @@ _AT_ONCE = 32  # batch size that kernels are optimised for
 def write_tensorrt(
     onnx_folder: Path, out: Path, *, text_lengths: Sequence[int] = (16, 32, 77), max_batch: int = 128
 ) -> None:
-    """Check the types of the graphs, and write the graphs with `build_plans.sh`.
+    """Check the types of the graphs, and write the graphs and `build_plans.sh`.
 
     Args:
         onnx_folder: Folder with `image.onnx` and `text.onnx`, in fp16 for half precision.

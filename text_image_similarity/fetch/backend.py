@@ -24,7 +24,7 @@ from .stream import GuardedStream, time_left
 Resolver = Callable[[str, int], list[str]]
 
 _OPEN_PORTS = 1024  # references may use any port from here on; most lower ports belong to services other than the web
-_LOOK_UP_S = 2.0  # timeout for resolving a name when a proxy is used; some company networks cannot
+_LOOK_UP_S = 2.0  # timeout for resolving a name when a proxy is used; some company networks cannot resolve any
 _MOST_ADDRESSES = 100  # addresses of a name that are checked
 _REMEMBERED = 4096  # number of checked names, and of allowed hosts, to remember
 
@@ -104,7 +104,8 @@ class GuardedBackend(httpcore.NetworkBackend):
             by_name: Whether a name may be resolved on this machine.
 
         Returns:
-            A checked address for a name; None if `host` is an address, or a name that cannot be resolved here.
+            A checked address for a name; None if `host` is an address, if its name may not or cannot be resolved here,
+            or if every address is allowed.
 
         Raises:
             RowError: `blocked_address`.

@@ -119,7 +119,7 @@ class Fetcher:
 
     def close(self) -> None:
         """Close the fetcher: fetches in progress fail within moments, and waiting ones do not start."""
-        if sys.is_finalizing():  # a fork has no such threads, but their locks stay locked
+        if sys.is_finalizing():  # the threads are dead, and the locks that they held stay locked
             return
         self._closing.set()
         if isinstance(self._transport, GuardedTransport):

@@ -145,7 +145,7 @@ class Hosts:
                 del self._known[idle]
 
     def be_patient(self, host: str, seconds: float, client: Hashable = None) -> None:
-        """Let a client's rows wait for a host, because it sent one of them a `Retry-After`."""
+        """Let a client's rows wait for a host, because the host sent one of them a `Retry-After`."""
         with self._lock:
             known = self._known.setdefault(host, _Host(retries=self._free))
             now = time.monotonic()

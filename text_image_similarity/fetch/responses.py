@@ -27,7 +27,7 @@ _WITH_A_VALUE = frozenset({"unavailable_after", "max-snippet", "max-image-previe
 
 
 class RefusedError(RowError):
-    """A status that asks the client to wait, with the seconds from `Retry-After`."""
+    """A status after which a retry may succeed (429 or 5xx), with the seconds from `Retry-After`, if given."""
 
     def __init__(self, code: ErrorCode, detail: str, retry_after: float | None):
         super().__init__(code, detail)

@@ -42,6 +42,8 @@ def check_open_under(file: int, path: Path, root: str | PathLike[str] | None) ->
 
     Args:
         file: File descriptor.
+        path: The path by which the file was opened.
+        root: The folder.
 
     Raises:
         RowError: The file is elsewhere.

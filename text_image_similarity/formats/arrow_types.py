@@ -22,7 +22,7 @@ def dense(kind: pa.DataType) -> pa.DataType:
 def stored(kind: pa.DataType) -> pa.DataType:
     """Return the type that holds the rows of any number of files.
 
-    Several files of 127 categories each have more than an 8-bit index can distinguish, so indices become 32 bits wide.
+    Files may together have more categories than an 8-bit index can distinguish, so indices become 32 bits wide.
     Dictionaries inside other types are replaced by their values, because Arrow's reader refuses them in several row
     groups.
     """

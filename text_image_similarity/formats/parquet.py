@@ -26,11 +26,13 @@ _ROW_BYTES = 512 * 1024 * 1024
 # counted, and repeated values take hardly any bytes in the file.
 _LIST_VALUES = 8 * 1024 * 1024
 _ROW_VALUES = 10_000  # or as many for each of its rows, on average
-# If a column chunk takes less than a byte for this many values, they may all be in a single row.
+# Maximum number of values of a column chunk with fewer bytes than one for every `_PACKED` values, which may all be in a
+# single row.
 _PACKED_VALUES = 64 * 1024 * 1024
 _PACKED = 64
-# Rows of a table that has more than this many for each of its bytes. Nulls and repeated values take hardly any bytes;
-# rows that consist of nothing else come to about 260 for each byte, as writers end their pages by then.
+# A table may have the first number of rows for each of its bytes, and the second number in any case. Nulls and repeated
+# values take hardly any bytes; rows that consist of nothing else come to about 260 for each byte, as writers end their
+# pages by then.
 _PACKED_ROWS = 1024
 _MOST_PACKED_ROWS = 16 * 1024 * 1024
 # Spark reads the columns of a file from here rather than from the schema, and would miss the added columns.

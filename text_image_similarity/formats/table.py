@@ -40,7 +40,7 @@ class Table(Protocol):
 
     @property
     def columns(self) -> Sequence[str]:
-        """The names of its columns; for JSON Lines, known after `scan`."""
+        """The names of its columns; for JSON Lines, shards and folders of images, known after `scan`."""
 
     @property
     def row_count(self) -> int:
@@ -134,7 +134,7 @@ def open_files(
 
 
 def columns_of(table: Table) -> Sequence[str]:
-    """Return the names of a table's columns, reading JSON Lines to their end.
+    """Return the names of a table's columns, reading JSON Lines, shards and folders of images to their end.
 
     Raises:
         TableError: The columns cannot be read.

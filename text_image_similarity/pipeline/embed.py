@@ -60,7 +60,8 @@ def embed_texts(
 
     Raises:
         ConfigError, ModelError: Immediately.
-        InputTypeError: Immediately if `texts` is a single text or not iterable.
+        InputTypeError: Immediately if `texts` is a single text, not iterable, or a list with other items; for the items
+            of other iterables, when they are reached.
     """
     texts = texts_of(texts)
     scorer = Scorer(config, encoder=encoder)

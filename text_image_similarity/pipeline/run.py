@@ -264,7 +264,7 @@ class Run(Generic[Item, Tag]):
         return found, {text: keys[text] for text in sorted((text for text in keys if text not in found), key=len)}
 
     def _remembered(self, keys: Mapping[str, bytes], outcomes: Sequence[Outcome]) -> dict[str, Outcome]:
-        """Remember captions that were encoded by their keys, and return them with their outcomes."""
+        """Remember captions that were encoded, under their keys, and return them with their outcomes."""
         self._embeddings.put(dict(zip(keys.values(), outcomes, strict=True)))
         return dict(zip(keys, outcomes, strict=True))
 

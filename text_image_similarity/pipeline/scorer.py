@@ -79,7 +79,7 @@ class Scorer:
         self._begin()
 
     def _begin(self) -> None:
-        """Open only the file of the embedding cache; the rest is opened on first use."""
+        """Open only the embedding cache; the rest is opened on first use."""
         self._process = os.getpid()
         # If a vector depends on the rest of its batch, a resumed run would find other vectors in memory.
         entries = REMEMBERED if as_preparing(self.encoder).batch_invariant else 0

@@ -28,7 +28,7 @@ logger = logging.getLogger("text_image_similarity")
 
 
 CALLS = 2  # parts in progress in one actor
-_RETRIES = 10  # attempts at a part whose worker died, before the part is blamed
+_RETRIES = 10  # retries of a part whose worker died, before the part is blamed
 _RESTARTS = 100  # restarts of one worker, before the machine is blamed
 _LEAVE_S = 30.0  # wait for parts in progress when the engine is closed
 
@@ -255,7 +255,7 @@ def _answer(reference: Any, failure: str) -> Any:
     except RayError as exc:
         reason = " ".join(str(exc).split())
         raise TableError(
-            f"{failure}: Ray gave up after {_RETRIES} attempts ({reason[:500]}); if images crash the workers, use --isolate-decoder"
+            f"{failure}: Ray gave up after {_RETRIES} retries ({reason[:500]}); if images crash the workers, use --isolate-decoder"
         ) from exc
 
 

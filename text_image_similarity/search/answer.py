@@ -66,7 +66,7 @@ def check(session: Session, generation: Generation, query: Query, name: str) -> 
 def answer(
     session: Session, asked: Sequence[Checked], encoded: Sequence[Encoded | RowError], most: int | None = None
 ) -> Iterator[Matches | RowError | None]:
-    """Answer queries to one generation with their terms' vectors; some are searched together, and first.
+    """Answer queries to one generation with their terms' vectors; those that can be searched together come first.
 
     Args:
         session: Session of the catalogue.
@@ -274,7 +274,7 @@ def _length(product: Product) -> int:
 
 
 def _without(ask: Ask) -> Filter | None:
-    """Return the filter of a query that also excludes the products that are its terms."""
+    """Return a query's filter, extended to exclude the products that are terms of the query."""
     own = tuple(term.product for term in ask.query.parts if term.product is not None)
     if not own:
         return ask.where

@@ -108,7 +108,7 @@ def _is_key(value: object, id: object, types: tuple[type, ...]) -> bool:
 
 
 def digest_of(query: Query, size: int = 9) -> str:
-    """Return the digest of a query, of `size` bytes, without its page and page size."""
+    """Return a digest of `size` bytes of a query without its page and page size."""
     terms = [(term.kind, term.text, term.product, term.weight, _content(term)) for term in query.parts]
     return blake2b(repr((terms, options_of(query))).encode("utf-8", "surrogatepass"), digest_size=size).hexdigest()
 

@@ -80,7 +80,7 @@ class ModelIdentity:
         if self.model != str(named) and on_network_share(self.model):
             raise ModelNameError(
                 f"the catalogue names a model on a network share, {self.model}, and loading it would log in there: "
-                "if you trust that share, name the model yourself, too, with serve --model or as Config.model in "
+                "if you trust that share, also name the model yourself, with serve --model or as Config.model in "
                 "Python; otherwise, copy the model to this machine, and run: text-image-similarity catalog set-model "
                 "CATALOG FOLDER"
             )

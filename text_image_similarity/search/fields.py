@@ -247,7 +247,7 @@ def single(value: Value | None) -> tuple[Scalar, ...]:
 
 
 def check_name(name: object) -> None:
-    """Make sure that a name is not longer than that of any field, before it is hashed, compared and shown.
+    """Make sure that a name is not longer than a field's may be, before it is hashed, compared and shown.
 
     Raises:
         UsageError: The name is too long.

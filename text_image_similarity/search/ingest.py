@@ -134,7 +134,7 @@ class Ingest:
         self._ended = False
 
     def add(self, products: Iterable[Product]) -> Generator[int]:
-        """Add products, and yield after each transaction how many of the first are done, including refused ones."""
+        """Add products, and yield after each transaction how many are done, including refused ones."""
         live = self._session.generations.live()
         self._session.follow_all()  # before writing: a store with a later version has followed another ledger
         given = enumerate(products)

@@ -76,7 +76,7 @@ class Searcher:
         """Add products as `Catalog.add` does, and call `check` with those of each transaction, locked as by `checking`.
 
         Images are fetched and encoded without the lock. `ends` is called after each transaction; if it returns True, no
-        other one begins, and the first products, as many as the report counts, are done.
+        further transaction begins, and the first products, as many as the report counts, are done.
 
         Raises:
             DatabaseError: The database fails; products written so far are kept, even if `check` raises an error.
@@ -91,7 +91,7 @@ class Searcher:
     def end_additions(self) -> None:
         """Stop fetching and encoding images, now and for good: `add` ends with a `UsageError` after its current transaction.
 
-        No product is written whose images are not all done.
+        No product is written unless all its images are done.
         """
         self._session.end_scorers()
 

@@ -113,7 +113,7 @@ class Session:
             self._following.release()
 
     def _catch_up(self, generation: Generation, store: Store) -> None:
-        # Of use to all queries, and begun from scratch if interrupted.
+        # This work is of use to all queries, and would begin from scratch if it were interrupted.
         with time_limit(inf), intact(self.ledger.database):
             target = self.ledger.version
             if store.version > target:  # the ledger has been restored from a backup

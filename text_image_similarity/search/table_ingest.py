@@ -111,7 +111,7 @@ class _Position:
     """The position in a table, saved in the catalogue's settings."""
 
     def __init__(self, session: Session, source: ProductSource) -> None:
-        self._database, self._identity = session.ledger.database, source.identity
+        self._ledger, self._database, self._identity = session.ledger, session.ledger.database, source.identity
         place = source.place if is_url(source.place) else str(Path(source.place).absolute())
         self._key = f"added {blake2b(place.encode('utf-8', 'backslashreplace'), digest_size=16).hexdigest()}"
 
@@ -135,8 +135,9 @@ class _Position:
             )
 
     def _deleted(self) -> int:
-        """Return how many products have ever been deleted."""
-        return int(self._database.read("SELECT count(*) FROM removed")[0][0])
+        """Return the version of the last deletion, even if the ledger has forgotten it; 0 if there was none."""
+        (last,) = self._database.read("SELECT max(version) FROM removed")[0]
+        return max(last or 0, self._ledger.pruned)
 
     def forget(self) -> None:
         """Make the next run begin with the first row."""

@@ -13,7 +13,7 @@ _END: ContextVar[float] = ContextVar("end", default=inf)  # of `time.monotonic`
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Limit the time for reading ledgers and stores during a block, instead of the limit around it; `inf` lifts that.
+    """Limit the time for reading ledgers and stores during a block, in place of any outer limit; `inf` sets none.
 
     A read that begins or continues after the time is up raises a `TimeoutError`.
     """

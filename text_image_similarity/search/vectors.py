@@ -83,7 +83,8 @@ def join(
         For each query, its vectors, or the reason why a term has none.
 
     Raises:
-        UsageError: A term names a product that does not exist or has no vector, or a vector of another length.
+        UsageError: A term names a product that does not exist or has no vector, or a vector of another length; or the
+            terms of a query cancel each other out.
     """
     terms = [term for query in queries for term in query.parts]
     texts = [term for term in terms if term.text is not None]

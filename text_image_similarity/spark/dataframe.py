@@ -38,6 +38,7 @@ def score_dataframe(df: DataFrame, config: Config, *, col_url: str = "url", col_
         InputTypeError: `df` is not a Spark DataFrame.
         UsageError: A column is missing or of another type, a column `similarity` or `error` already exists, or Spark
             cannot pass a column to Python.
+        ConfigError: The kind of score needs reference captions.
         MissingExtraError: PySpark is not installed.
 
     Example:
@@ -81,6 +82,7 @@ def similarity_udf(config: Config) -> Any:
         A UDF that returns `struct<similarity: double, error: string>`, in which one of the two is null.
 
     Raises:
+        ConfigError: The kind of score needs reference captions.
         MissingExtraError: PySpark is not installed.
 
     Example:
@@ -100,7 +102,7 @@ def _check(df: DataFrame, columns: tuple[str, str]) -> None:
     """Refuse a DataFrame that cannot be scored.
 
     Raises:
-        UsageError: The DataFrame cannot be scored.
+        InputTypeError, UsageError: The DataFrame cannot be scored.
     """
     from pyspark.sql import types
 

@@ -145,7 +145,7 @@ def _parts_at_once(cores: int, task_cpus: str | None) -> int:
 def _advice(exc: Exception) -> str:
     if "spark.rpc.message.maxSize" in str(exc):
         return "choose a smaller --chunk-size, or raise spark.rpc.message.maxSize (MiB)"
-    return "fix that, or raise spark.task.maxFailures"
+    return "fix the cause, or raise spark.task.maxFailures"
 
 
 def _reason(exc: Exception) -> str:

@@ -139,6 +139,7 @@ def filter_table(  # noqa: PLR0913 - paths, one of four rules, and where and how
             written by a filter.
         ConfigError: Not exactly one rule is given, or it is outside its range.
         TableError: The table cannot be read, a score is not a number, or the output cannot be written.
+        ModelError: The calibration is damaged, or missing from its folder.
         BusyError: Another run is writing the output.
 
     Example:
@@ -198,7 +199,7 @@ def plan_filter(
         The thresholds, each with the number of rows that it would keep.
 
     Raises:
-        UsageError, TableError: As from `filter_table`.
+        UsageError, ConfigError, TableError, ModelError: As from `filter_table`.
     """
     source = path_text(in_path, "in_path")
     scored = open_scored(source, dialect, _score_column(source, dialect, col_score, rule, calibration))

@@ -1,6 +1,6 @@
 """Keep the scores of a table in a file, and find the exact k-th highest in constant memory.
 
-The method is a radix selection: the bits of float64 values, transformed so that they order like unsigned integers, are
+The method is a radix selection: the bits of float64 values, transformed so that they sort like unsigned integers, are
 counted 16 at a time.
 """
 

@@ -115,14 +115,14 @@ def threshold_of(rule: FilterRule, scores: ScoreFile, least: float | None) -> Th
 
 
 def find_calibration(source: str, folder: str | PathLike[str] | None) -> Calibration | None:
-    """Return the calibration for a table's scores, from a folder or from the model that scored the table.
+    """Return the calibration for a table's scores, from a folder or from the model that scored the table, or None.
 
     Args:
         source: The scored table, whose summary names the model.
         folder: Folder that holds `calibration.json`, or None.
 
     Raises:
-        UsageError: The table's scores are not cosines.
+        UsageError: A folder is given, but the table's scores are not cosines.
         ModelError: The folder has no calibration, or the calibration is damaged.
     """
     from ..metrics import Calibration  # imported here, because it loads SciPy, which scoring does not need

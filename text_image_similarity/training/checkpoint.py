@@ -99,7 +99,7 @@ def restore(found: Checkpoint, model: nn.Module, average: dict[str, Tensor], opt
 
 @contextmanager
 def only_one_in(folder: Path) -> Iterator[FolderLock]:
-    """Lock a run's folder, so that no other run writes into it; remove it if it stays empty.
+    """Lock a run's folder, so that no other run writes into it; remove a new folder if it stays empty.
 
     The files of the run are written to the lock's `place()`, which stays the same folder even if someone replaces it.
 

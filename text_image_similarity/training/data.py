@@ -47,7 +47,7 @@ def load_splits(source: str, config: TrainConfig) -> Splits:
             used.
 
     Raises:
-        UsageError: The data set lacks the splits that `config` requires, or a split is too small for a batch.
+        UsageError: The data set lacks the splits that `config` requires, or too few photos to train or validate.
         TableError: The data set cannot be read.
     """
     columns, loading = (config.col_url, config.col_text), config.loading

@@ -16,7 +16,7 @@ FILES = ("config.json", "model.safetensors", "tokenizer.json", CALIBRATION, "his
 
 
 def check_links(place: Path) -> None:
-    """Check that no file that the run writes is a link out of its folder; it would be refused hours later.
+    """Check that no file that the run writes is a link out of its folder; such a link would be refused hours later.
 
     Raises:
         UsageError: A file is a link out of the folder.

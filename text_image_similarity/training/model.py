@@ -46,7 +46,7 @@ def start_model(config: TrainConfig, captions: Sequence[str]) -> tuple[DualEncod
 
     Raises:
         ModelError: The weights to start from do not fit.
-        ModelUnavailableError: The weights do not exist.
+        ModelUnavailableError: The weights do not exist, or cannot be downloaded.
     """
     if config.init is not None:
         model, tokenizer = read_dual_encoder(dual_encoder_folder(config.init))
@@ -121,13 +121,13 @@ def encode(model: DualEncoder, tokenizer: Tokenizer, images: Sequence[CaptionedI
     outcomes = embed_images([image.source for image in images], loading, encoder=encoder)
     for image, outcome in zip(images, outcomes, strict=True):
         if isinstance(outcome, RowError):
-            logger.warning("left out of validation: %s: %s", image.name, outcome)
+            logger.warning("left out of the evaluation: %s: %s", image.name, outcome)
             continue
         owners += [len(vectors)] * len(image.captions)
         captions += image.captions
         vectors.append(outcome)
     if len(vectors) < 2:
-        raise ModelError(f"{len(vectors)} of {len(images)} validation photos can be used, but at least 2 are needed")
+        raise ModelError(f"{len(vectors)} of {len(images)} photos can be evaluated, but at least 2 are needed")
     text = np.concatenate([encoder.encode_text(captions[i : i + _CHUNK]) for i in range(0, len(captions), _CHUNK)])
     if not np.isfinite(text).all():
         raise ModelError("the model's vectors are no longer finite: start again with a lower --lr")

@@ -194,7 +194,7 @@ def _check_schema(uri: str) -> None:
         if not _OWN_SCHEMA.match(sql) and " ".join(sql.split()) != _OWN_TRIGGER:
             raise UsageError(
                 f"the database of tracking={uri} contains the {kind} {name!r:.100}, which MLflow did not create and which "
-                "could change what is recorded; move the database away, name another one as tracking, or use tracking=none"
+                "could change what is recorded; name another database as tracking, or use tracking=none"
             )
 
 

@@ -29,7 +29,7 @@ _Weight = tuple[
 
 
 def write_graph(model: ModelProto, path: Path, folder: Path, *, made: Made | None = None, apart: bool = False) -> None:
-    """Write a graph; if it exceeds 2 GB, its weights are written to a file `.data` next to it.
+    """Write a graph; if it exceeds 2 GB, its weights go to a file next to it, with `.data` added to its name.
 
     Args:
         model: The graph, loaded without its external data; its weights are removed.

@@ -36,7 +36,7 @@ def write_towers(
     opset: int = OPSET,
     multiply_bytes: bool = True,
 ) -> None:
-    """Write `image.onnx` and `text.onnx`; if one exceeds 2 GB, its weights go to a file `.onnx.data` next to it.
+    """Write `image.onnx` and `text.onnx`; if one exceeds 2 GB, its weights go to a `.onnx.data` file next to it.
 
     The towers are written one after the other, so that memory holds only one graph.
 

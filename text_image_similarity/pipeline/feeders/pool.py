@@ -2,7 +2,7 @@
 
 No image is lost when a feeder ends. Images that the feeder had not begun to decode go to another feeder. Images that
 the feeder was decoding are suspects: each is loaded again by a feeder that does nothing else, and fails with
-`decoder_crash` if that feeder ends too.
+`decoder_crash` if such a feeder hangs, or if two of them end.
 """
 
 from __future__ import annotations

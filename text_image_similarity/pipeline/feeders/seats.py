@@ -57,7 +57,7 @@ class Seat:
 
     @property
     def most(self) -> int:
-        """Maximum number of images that the feeder has at a time, so that no thread waits for the next one."""
+        """Maximum number of images that the feeder has at a time: enough that no thread waits for an image."""
         return 2 * self.settings.config.io_workers + 16
 
     def lateness(self, now: float, plan: FeederPlan) -> str:

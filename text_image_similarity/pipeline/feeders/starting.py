@@ -37,7 +37,7 @@ class LazyFeeders:
         return self._plan.look_ahead if self._plan else 0
 
     def after(self, images: int) -> Feeders | None:
-        """Return the feeders for a run that has begun to load `images` images; None if it loads the next one itself.
+        """Return the feeders for a run that has begun to load `images` images; None if it loads the next image itself.
 
         Raises:
             ConfigError: `config.feeders` is a number, and the feeders cannot be started.

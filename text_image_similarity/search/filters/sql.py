@@ -1,8 +1,8 @@
 """Filters as SQL expressions, for any database with a writer for column names and values.
 
 Field names are never passed to the database, and values only through the writer, as parameters or quoted. A row for
-which the expression is NULL does not pass, as if it were false. Only under a NOT are
-leaves kept from being NULL, because the additional condition makes a query take twice as long.
+which the expression is NULL does not pass, as if it were false. Leaves are kept from being NULL only under a NOT,
+because the additional condition makes a query take twice as long.
 """
 
 from __future__ import annotations

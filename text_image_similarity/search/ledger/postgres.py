@@ -106,7 +106,8 @@ class PostgresDatabase:
                     f"was made by another version of this package (layout {layout}, not {_LAYOUT}); "
                     "export its products with that version"
                 )
-                raise DatabaseError(f"{self._connections} {made if layout else 'does not exist'}")
+                absent = "does not exist; create it with `catalog create`"
+                raise DatabaseError(f"{self._connections} {made if layout else absent}")
         except BaseException:
             self._connections.close()
             raise

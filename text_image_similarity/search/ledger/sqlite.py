@@ -155,7 +155,7 @@ class SqliteDatabase:
 
     def optimize(self) -> None:
         # In steps, between which others may write: VACUUM would block them for as long as it takes to copy the file.
-        pages = -_STEP  # a negative number starts to merge everything, not only segments of similar size
+        pages = -_STEP  # a negative number makes FTS5 merge all segments, not only those of similar size
         while self._step("INSERT INTO words (words, rank) VALUES ('merge', ?)", pages) > 1:
             pages = _STEP
         self._step("PRAGMA optimize")

@@ -92,7 +92,7 @@ class SqliteFile:
                 file.close()
 
     def fitting(self, file: sqlite3.Connection) -> sqlite3.Connection:
-        """Return the connection that writes, or another one to which a database in memory has moved as it grows too large.
+        """Return the connection that writes; a database in memory that grows too large to share moves to another one.
 
         Nobody may read in the meantime; afterwards, the database is no longer shared.
         """

@@ -1,4 +1,4 @@
-"""A store with all vectors in one matrix in memory: exact, and the default for up to about 100,000 products.
+"""A store with all vectors in one matrix in memory: exact, the default, and meant for up to about 100,000 products.
 
 Only the ledger outlives a process; each process reads the vectors from it again.
 """
@@ -191,7 +191,7 @@ class MemoryStore:
 
 
 def _rough_cosines(vectors: Embeddings, among: Places | None, queries: Embeddings) -> Embeddings:
-    """Return approximate cosines of queries and all vectors, shape (q, n), or some of them, shape (q, m)."""
+    """Return approximate cosines of queries with all vectors, shape (q, n), or with some of them, shape (q, m)."""
     if among is None and len(queries) == 1:
         return queries @ vectors.T  # (1, d) @ (d, n) -> (1, n)
     rough = np.empty((len(queries), len(vectors) if among is None else len(among)), np.float32)

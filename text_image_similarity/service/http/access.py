@@ -99,7 +99,7 @@ def checked(make: Callable[[], T], where: str = "") -> T:
 
 
 def check_length(wheres: Iterable[object]) -> None:
-    """Make sure, before filters are parsed, that together they are not longer than one may be.
+    """Make sure, before filters are parsed, that together they are not longer than a single one may be.
 
     Raises:
         ProblemError: `invalid_request`.
@@ -110,8 +110,8 @@ def check_length(wheres: Iterable[object]) -> None:
         if length > MOST_CHARACTERS:
             raise ProblemError(
                 "invalid_request",
-                f"the filters of a request have at most {MOST_CHARACTERS:,} characters in total, where each value and "
-                "name in JSON counts as two characters more than it has; send fewer queries, or shorter filters",
+                f"the filters of a request have at most {MOST_CHARACTERS:,} characters in total, including two more "
+                "for each value and name in JSON; send fewer queries, or shorter filters",
             )
 
 

@@ -71,7 +71,7 @@ class _WorkRequest(Request):
         return self.asked
 
     async def read_json(self) -> Any:
-        """Read JSON and drop the body, of which only the memory that its texts take is counted from then on.
+        """Read JSON and drop the body; from then on, only the memory that its texts take is counted.
 
         Long bodies are read one at a time, in steps between which other requests get a turn.
         """

@@ -46,7 +46,7 @@ class Peers:
         self._whole_at: dict[str, float] = {}  # when each may open `NEW_AT_ONCE` connections again
 
     def refusal(self, peer: str) -> tuple[str, str] | None:
-        """Count a new connection of an address, or return a reason and a detail for the audit log why it is refused."""
+        """Count an address's new connection, or return why it is refused: a reason and a detail for the audit log."""
         free = MOST_CONNECTIONS - self.connections.total()
         if self.connections[peer] >= free:
             return "connections", f"this address has {self.connections[peer]} connections, and only {free} are free"

@@ -45,8 +45,8 @@ class JsonAnswer(Response):
     Args:
         content: JSON values; lists may be iterators.
         status_code: The HTTP status.
-        count: Function that is told the bytes of a long response while they are written; it raises an error if there is no
-            room for them. None for a response that is never long.
+        count: Function that is called with the size of each piece of a long response, in bytes; it raises an error if
+            there is no room for the piece. None for a response that is never long.
         levels: Levels of lists and objects whose items are written one by one.
     """
 
@@ -173,7 +173,7 @@ def finish(steps: Steps) -> Any:
 
 
 async def finish_in_turns(steps: Steps, pay: Callable[[float], None]) -> Any:
-    """Run steps with other tasks of the event loop in between, tell their seconds, and return their value."""
+    """Run steps with other tasks of the event loop in between, pass their seconds to `pay`, and return their value."""
     took = 0.0
     try:
         while True:

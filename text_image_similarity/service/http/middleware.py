@@ -44,7 +44,7 @@ _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 # Approximate cost of a request that is refused, and of each byte of its body. A request to an open route costs no less
 # than a refusal.
 _REFUSAL_S, _BYTE_S = 0.0005, 2e-9
-# An idle connection keeps its last scope. The key stays, because a write goes on when its request has ended.
+# An idle connection keeps its last scope. The key stays, because a write continues after its request has ended.
 _STATE = ("call", "json", "form", "count_body", "count_answer")
 _MISSING_KEY = Note("key_refused", "unauthorized", "there is no key")
 _REFUSED_KEY = Note("key_refused", "unauthorized", "the key is unknown")
@@ -162,7 +162,7 @@ class Gate:
             self.patience.charge(client, time.perf_counter() - began)
 
     async def _answer(self, scope: Scope, body: IncomingBody, reply: OutgoingAnswer) -> None:
-        """Pass a request on. One that needs no key waits, if necessary, so that such requests cannot take others' time."""
+        """Pass a request on; if it needs no key, it may first have to wait, so that it does not take others' time."""
         if _find_route(self.open_routes, scope) is None:
             await self.app(scope, body.receive, reply.send)
             return

@@ -226,7 +226,7 @@ class BatchRequest(_Strict):
 
     products: Annotated[list[NamedProductBody], Field(fail_fast=True)] = (
         []
-    )  # reporting each of many errors takes longest
+    )  # only the first error is reported, because reporting many takes the longest time
     delete: Annotated[list[str], Field(fail_fast=True)] = []
 
 

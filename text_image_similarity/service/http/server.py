@@ -135,7 +135,7 @@ class _Server(uvicorn.Server):
             ending.cancel()
 
     async def _end_writes(self) -> None:
-        """After the time of a request, end the writes to catalogues, whose images may hang, so that they can be answered."""
+        """After the time limit of requests, end writes to catalogues, so that they are answered even if images hang."""
         await asyncio.sleep(self._app.state.settings.request_timeout_s)
         for upkeep in self._app.state.upkeep.values():
             await upkeep.end()

@@ -65,7 +65,7 @@ class Batcher:
         return waits < max(1, most // (len(depths) + (not waits)))
 
     def depth_with(self, most: int) -> int:
-        """Return how many items wait, counting at most `most` of one client."""
+        """Return how many items wait, counting at most `most` of each named client."""
         return sum(depth if client is None else min(depth, most) for client, depth in self.depths().items())
 
     def enter(self, job: Job) -> None:

@@ -93,7 +93,7 @@ class ServedCatalog:
         self._scans: Scans | None = None
         self._watching: asyncio.Task[None] | None = None
         # Other reads, such as facets, may take a long time and must not delay searches.
-        # Nor may they end a write halfway, so the checks of writes have threads of their own.
+        # They must not end a write halfway either, so the checks of writes have threads of their own.
         self._searching, self._reading, self._checking = (Threads(name, _THREADS, self._timeout_s) for _ in range(3))
         self.thumbnails = Thumbnails(config, self._timeout_s, self._check_file)
 
@@ -147,7 +147,7 @@ class ServedCatalog:
         self._watching = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
-        """Stop; queries in progress are lost."""
+        """Stop once the waiting searches are answered; any other work in progress is lost."""
         if self._watching is not None:
             self._watching.cancel()
             with suppress(asyncio.CancelledError):

@@ -155,7 +155,8 @@ class Journal:
         """Record what someone did with a product that a match request found.
 
         Raises:
-            ProblemError: `unknown_match`; `conflict` if no log is kept; `catalog_unavailable`.
+            ProblemError: `unknown_match`; `invalid_request` if the match did not find the product; `conflict` if no log
+                is kept; `log_unavailable` if too many entries are waiting; `catalog_unavailable`.
         """
         writers = {name: each for name, each in self._writers.items() if key.sees(name)}
         if not writers:

@@ -74,7 +74,7 @@ class Results:
             return found
 
     def put(self, key: Key, found: Written) -> None:
-        """Store results, replacing the least recently used ones."""
+        """Store results, and drop the least recently used ones if all together take too much memory."""
         with self._lock:
             if key in self._found or found.size > self._most:
                 return

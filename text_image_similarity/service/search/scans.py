@@ -35,7 +35,7 @@ _MOST = 64  # maximum cost of a pass, in typical queries
 _QUERY_S = 0.005  # of a typical query; whoever takes longer pays for it afterwards
 _PASS_S = 0.5  # after which the remaining queries of a pass are queued again
 _MOST_WAITING = 256
-_CHUNKS = 5  # in which a list of groups is read, and their counts
+_CHUNKS = 5  # pieces in which a list of groups and their counts are read
 
 
 @dataclass(slots=True, eq=False)

@@ -62,7 +62,7 @@ class Threads:
             self._asked.discard(done)
 
     def close(self) -> None:
-        """End the threads when they have finished their tasks."""
+        """End the threads when they have finished their current tasks; tasks that have not begun are cancelled."""
         self._executor.shutdown(wait=False, cancel_futures=True)
         for done in tuple(self._asked):
             done.cancel()

@@ -116,7 +116,7 @@ class Thumbnails:
                 self._isolated.close()
 
     def _begin(self, reference: str, key: _Key) -> _Making:
-        """Return the thumbnail in progress for the current client."""
+        """Return the thumbnail in progress for the current client, starting it if necessary."""
         client = current.get()
         if (making := self._making.get((client, key))) is not None:
             return making
