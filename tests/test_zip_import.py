@@ -76,6 +76,23 @@ def test_without_a_cache_folder_mini_is_in_a_folder_for_the_process(package: Pat
     assert process.returncode == 0
     assert weights == fingerprint(model_folder("mini"))
     assert Path(folder).is_relative_to(package.parent)
+    assert not Path(folder).exists(), "it is deleted at the end"
+    assert not list(package.parent.glob(".text-image-similarity-*"))
+
+
+def test_what_a_killed_process_was_copying_is_deleted_later(package: Path, tmp_path: Path) -> None:
+    packaged = tmp_path / "text-image-similarity" / "packaged"
+    slow = PROGRAM.replace(
+        "import text", "import os, zipfile\nzipfile.ZipFile.extractall = lambda *_: os._exit(9)\nimport text", 1
+    )
+    killed = start(package, tmp_path, slow)
+    killed.communicate(timeout=100)
+    assert killed.returncode == 9
+    (abandoned,) = packaged.iterdir()
+    assert abandoned.stat().st_mode & 0o77 == 0
+    os.utime(abandoned, (0, 0))
+    start(package, tmp_path).communicate(timeout=100)
+    assert [path.is_dir() and path != abandoned for path in packaged.iterdir()] == [True]
 
 
 def test_mini_in_a_zip_needs_no_export_either(package: Path, tmp_path: Path) -> None:

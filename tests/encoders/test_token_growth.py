@@ -16,7 +16,7 @@ from tests.support.open_clip_models import save_open_clip
 from text_image_similarity import Config, ModelError, ModelNameError, load_encoder
 from text_image_similarity.encoders import clip, clip_text, hub, open_clip_tokens
 from text_image_similarity.encoders.clip import load_clip
-from text_image_similarity.encoders.token_growth import check_pieces, check_steps, tokenizer_from
+from text_image_similarity.encoders.token_growth import check_pieces, check_steps, check_tokenizers, tokenizer_from
 from text_image_similarity.encoders.tokens import tokens_of
 from text_image_similarity.encoders.zipped import mini_folder
 
@@ -144,6 +144,36 @@ def test_words_are_looked_up_part_by_part_only_if_they_are_short() -> None:
         else:
             with pytest.raises(ValueError, match="more than 256 letters"):
                 tokenizer_from(stated)
+
+
+def added(content: str, number: int = 1) -> dict[str, Any]:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    return {"id": number, "content": content, **flags}
+
+
+def test_tokens_besides_the_vocabulary_are_limited_together() -> None:
+    fits = [added(f"<unused{number}>", number) for number in range(1, 10_000)]
+    assert tokenizer_from(json.dumps({**_PLAIN, "added_tokens": fits})).encode("<unused7>").ids == [7]
+    for tokens in ([added("x" * ((1 << 20) + 1))], [added(f"{n:0110}", n) for n in range(1, 10_001)]):
+        with pytest.raises(ValueError, match=r"the added tokens .* letters, more than 1,048,576"):
+            tokenizer_from(json.dumps({**_PLAIN, "added_tokens": tokens}))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer_config.json", {"added_tokens_decoder": {"7": added("x" * (1 << 21))}}),
+        ("tokenizer_config.json", {"additional_special_tokens": ["x" * (1 << 21)]}),
+        ("special_tokens_map.json", {"unk_token": {"content": "x" * (1 << 21)}}),
+        ("added_tokens.json", {"x" * (1 << 21): 7}),
+    ],
+)
+def test_tokens_in_other_files_of_a_tokenizer_are_limited_too(
+    file: str, content: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / file).write_text(json.dumps(content))
+    with pytest.raises(ModelNameError, match=rf"the {file} of theirs cannot be used: the added tokens"):
+        check_tokenizers("theirs", tmp_path)
 
 
 def test_a_row_longer_than_the_context_is_an_error() -> None:

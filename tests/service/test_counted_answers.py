@@ -15,7 +15,9 @@ from tests.service.test_search import FIELDS
 from tests.support.images import inline
 from tests.support.services import app_of, mini_settings, serving
 from text_image_similarity.encoders.testing import ColourEncoder
+from text_image_similarity.errors import DatabaseError
 from text_image_similarity.search import Product, open_catalog
+from text_image_similarity.search.searcher import Searcher
 from text_image_similarity.service.http.exchange import OutgoingAnswer
 from text_image_similarity.service.http.json_bodies import JsonAnswer
 from text_image_similarity.service.problems import ProblemError
@@ -73,6 +75,26 @@ def test_long_answers_of_every_route_are_counted_and_refused_where_there_is_no_r
     assert len(counted) == 1
     if route != "image":  # whose memory is shared
         assert PIECE < counted[0] < len(answer.content) or route in ("single", "product")
+
+
+def test_an_answer_that_is_made_twice_is_counted_once(service: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+    failures = [DatabaseError("a generation was dropped")]
+
+    def has_followed(self: Searcher, *given: Any) -> bool:
+        if failures:
+            raise failures.pop()
+        return False
+
+    monkeypatch.setattr(OutgoingAnswer, "count", lambda self, size: counted.append(size))
+    monkeypatch.setattr(Searcher, "has_followed", has_followed)
+    totals = []
+    for _ in ("twice", "once"):
+        counted.clear()
+        answer = service.post("/v1/catalogs/shop/match", json={"queries": [{"top_k": 30}, {"top_k": 5}]})
+        assert answer.status_code == 200, answer.text[:300]
+        totals.append(sum(counted))
+    assert totals[0] == totals[1] > PIECE
 
 
 def test_short_answers_are_not_counted(service: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:

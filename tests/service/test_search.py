@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from tests.support.services import app_of, base64_pair, mini_settings, serving
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.errors import ErrorCode, RowError
 from text_image_similarity.search import Catalog, Field, Product, Query, Term, open_catalog
-from text_image_similarity.search.match_log import open_match_log
+from text_image_similarity.search.match_log import LogWriter, open_match_log
 from text_image_similarity.service.keys import ApiKey, read_keys
 from text_image_similarity.service.problems import ProblemError
+from text_image_similarity.service.search import journal as journal_of
 from text_image_similarity.service.search.errors import refused
 from text_image_similarity.service.search.upkeep import Upkeep
 
@@ -386,6 +388,24 @@ def test_without_its_required_log_nothing_is_answered(tmp_path: Path) -> None:
             writer.close()
         problem(client.post("/match-text", json={"text": "red"}), 503, "log_unavailable")
         assert client.get("/v1/catalogs").status_code == 200
+
+
+@pytest.mark.parametrize(("count", "size"), [(700, 2000), (20, 3 << 20)], ids=["many entries", "large entries"])
+def test_entries_of_one_request_are_required_even_if_they_do_not_fit_into_the_queue_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, size: int
+) -> None:
+    monkeypatch.setattr(journal_of, "LogWriter", partial(LogWriter, most=600))
+    monkeypatch.setattr(journal_of, "_ENTRY_BYTES", size)
+    with open_catalog(tmp_path / "c", fields=FIELDS, encoder=ColourEncoder()) as catalog:
+        catalog.add(Product("one"))
+    settings = mini_settings(catalogs={"c": str(tmp_path / "c")}, match_log="required", max_pairs=700)
+    with serving(app_of(settings, ColourEncoder())) as client:
+        answer = client.post("/v1/catalogs/c/match", json={"queries": [{"top_k": 1}] * count})
+        assert answer.status_code == 200, answer.text
+    asked = [found["match_id"] for found in answer.json()["results"]]
+    with closing(open_match_log(tmp_path / "c")) as log:
+        assert sorted(entry.id for entry in log.entries()) == sorted(asked)
+    assert len(asked) == count
 
 
 def test_the_sample_table_is_served_from_memory() -> None:

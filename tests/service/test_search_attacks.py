@@ -7,6 +7,7 @@ import json
 import os
 import sqlite3
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import closing, nullcontext
@@ -966,6 +967,22 @@ async def test_one_reindex_runs_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
     assert [json.loads(each) for each in written] == [upkeep_of.reindex_arguments("c.catalog", "-mini", config)]
     assert upkeep._following is not None
     upkeep._following.cancel()
+
+
+@in_a_loop
+async def test_a_reindex_may_write_lines_of_any_length(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = "import sys; sys.stderr.write('x' * 300_000 + '\\nthe reason\\n'); sys.exit(3)"
+    monkeypatch.setattr(upkeep_of, "_COMMAND", (sys.executable, "-c", program))
+    served: Any = SimpleNamespace(name="c", place="c.catalog", log_place="c.catalog", config=Config())
+    upkeep = Upkeep(served)
+    await upkeep.start_reindex("mini")
+    assert upkeep._following is not None
+    await asyncio.wait_for(upkeep._following, HANG_S)
+    assert upkeep._state == {"model": "mini", "state": "failed", "detail": "the reason"}
+    assert "reindexing c ended with exit code 3: xxx" in caplog.text
+    assert len(caplog.text) < 2000
 
 
 def test_a_reindex_takes_no_code_from_the_working_folder(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from text_image_similarity import (
 )
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.formats.captions import read_captions
+from text_image_similarity.records import MOST_LISTED
 
 HALF = 0.70710677
 PNG = make_png("red")
@@ -109,6 +110,25 @@ def test_a_list_of_captions_gives_a_list_of_scores(table: Path, ending: str) -> 
         ["empty_caption"],
     ]
     assert (summary.scored, summary.failures) == (1, {"empty_caption": 3, "not_an_image": 1})
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+def test_a_list_of_too_many_captions_fails_without_being_encoded(tmp_path: Path, ending: str) -> None:
+    lists = [["red"], ["blue"] * (MOST_LISTED + 1), ["red"] * MOST_LISTED]
+    (tmp_path / "red.png").write_bytes(PNG)
+    rows = [{"url": "red.png", "caption": each} for each in lists]
+    table = tmp_path / f"in.{ending}"
+    if ending == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), table)
+    else:
+        table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    encoder, out = Counting(), tmp_path / "out.parquet"
+    summary = score(table, out, "caption", encoder=encoder)
+    found = pq.read_table(out, columns=["similarity", "error"]).to_pylist()
+    assert [row["similarity"] for row in found] == [[1.0], [None], [1.0] * MOST_LISTED]
+    assert found[1]["error"] == ["too_many_bytes: the cell has 10,001 captions, but at most 10,000 are accepted"]
+    assert summary.failures == {"too_many_bytes": 1}
+    assert "blue" not in encoder.texts
 
 
 def test_lists_in_json_lines_and_texts_among_them(tmp_path: Path) -> None:

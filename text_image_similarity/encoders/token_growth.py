@@ -21,6 +21,8 @@ from .settings_files import TOKENIZERS
 from .tokens import panics_are_errors
 
 _MOST_PARTS = 1 << 26  # commas and brackets; a vocabulary of a million pieces has a few million
+# Letters of all tokens besides the vocabulary, each of which takes about 75 bytes of memory; Gemma 3's tokens have 80,000.
+_MOST_ADDED = 1 << 20
 _MOST_STEPS = 48  # Replace and Prepend in a row; CLIP's and T5's have a few
 _MOST_LETTERS = 8  # letters that a step may write; all published steps write up to three
 _MOST_GROWTH = 1024  # how many times longer all steps together may make a text
@@ -28,6 +30,8 @@ _MOST_SPECIAL = 16  # tokens that post-processors add to a caption; all publishe
 _MOST_WORD = 256  # letters of a word that WordPiece looks up part by part; all published models state 100
 _STEPS = ("normalizer", "pre_tokenizer", "post_processor")
 _LONGER = "has steps that could make a caption far longer; use another tokenizer"
+_ADDED = ("added_tokens", "added_tokens_decoder", "additional_special_tokens", "extra_special_tokens")
+_ADDED_ALONE = ("added_tokens.json", "special_tokens_map.json")  # files that hold nothing else
 _AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")  # written around each letter that a model does not know
 # How many times longer other steps may make a text; steps that are not listed do not make it longer.
 _TIMES = {
@@ -69,9 +73,12 @@ def check_tokenizers(name: str, folder: Path) -> None:
     Raises:
         ModelNameError: A file is damaged, or could make captions too long.
     """
-    for path in sorted({path for pattern in TOKENIZERS for path in folder.glob(pattern) if path.is_file()}):
+    patterns = (*TOKENIZERS, *_ADDED_ALONE)
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
         try:
-            if path.suffix == ".json":
+            if path.name in _ADDED_ALONE:
+                _check_added([parse_json(path.read_text(encoding="utf-8"))])
+            elif path.suffix == ".json":
                 _check_file(path.read_text(encoding="utf-8"))
             else:
                 check_pieces(path.read_bytes())
@@ -119,6 +126,24 @@ def _check_file(text: str) -> None:
         raise ValueError(f"tokenizer.json is damaged: {exc}") from exc
     check_steps(alone)
     _check_model(stated.get("model"))
+    _check_added([stated.get(key) for key in _ADDED])
+
+
+def _check_added(tokens: Any) -> None:
+    """Check the length of tokens besides the vocabulary, in any of the forms in which libraries state them."""
+    waiting, letters = [tokens], 0
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            letters += len(one)
+        elif isinstance(one, list):
+            waiting += one
+        elif isinstance(one, Mapping):
+            waiting += [one["content"]] if "content" in one else [*one, *one.values()]
+    if letters > _MOST_ADDED:
+        raise ValueError(
+            f"the added tokens of the tokenizer have {letters:,} letters, more than {_MOST_ADDED:,}; use another tokenizer"
+        )
 
 
 def _check_model(model: Any) -> None:

@@ -11,36 +11,43 @@ def mini_folder() -> Path:
 
 
 def on_disk(folder: Path) -> Path:
-    """Return a folder of this package, after copying it to the user's cache folder if it is in a zip archive."""
+    """Return a folder of this package, after copying it to the user's cache folder if it is in a zip archive.
+
+    If there is no such cache folder, each process makes its own copy, and deletes it at its end.
+    """
     archive = next((place for place in folder.parents if place.is_file()), None)
     if archive is None:
         return folder
     # Imported here because they are needed only for an archive.
-    import shutil
+    import atexit
     import tempfile
+    from contextlib import ExitStack
     from hashlib import blake2b
     from zipfile import ZipFile
 
     from platformdirs import user_cache_path
 
+    from ..folders import private_folder
+
     inside = folder.relative_to(archive).as_posix() + "/"
-    with ZipFile(archive) as zipped:
+    with ZipFile(archive) as zipped, ExitStack() as held:
         members = sorted((m.filename, m.CRC, m.file_size) for m in zipped.infolist() if m.filename.startswith(inside))
+        names = [name for name, _, _ in members]
         place = user_cache_path("text-image-similarity") / "packaged" / blake2b(repr(members).encode()).hexdigest()[:32]
         if place.is_dir():
             return place
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            partial = Path(tempfile.mkdtemp(dir=place.parent))
-        except OSError:  # a user without a home folder: each process makes its own copy
-            partial = Path(tempfile.mkdtemp(prefix="text-image-similarity-"))
-            place = partial / "whole"
-        zipped.extractall(partial, [name for name, _, _ in members])
-    try:
-        (partial / inside).rename(place)  # if two processes copy at the same time, one wins
-    except OSError:
-        if not place.is_dir():
-            raise
-    if not place.is_relative_to(partial):
-        shutil.rmtree(partial, ignore_errors=True)
+            staging = held.enter_context(private_folder(place.parent))
+        except OSError:  # a user without a home folder
+            staging = held.enter_context(private_folder(Path(tempfile.gettempdir())))
+            zipped.extractall(staging, names)
+            atexit.register(held.pop_all().close)
+            return staging / inside
+        zipped.extractall(staging, names)
+        try:
+            (staging / inside).rename(place)  # if two processes copy at the same time, one wins
+        except OSError:
+            if not place.is_dir():
+                raise
     return place

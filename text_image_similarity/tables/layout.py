@@ -13,7 +13,7 @@ from ..bounded_json import parse_json
 from ..errors import ErrorCode, RowError, TableError
 from ..formats import Rows, Table, list_columns_of
 from ..pipeline import PlainColumns, TaggedRows
-from ..records import Record, ScoreResult, is_plain, references_of
+from ..records import MOST_LISTED, Record, ScoreResult, is_plain, references_of
 from .task import R, Task
 
 
@@ -134,10 +134,10 @@ class RowLayout(Generic[R]):
         return [[text for column in texts for text in column] for texts in self._lists(rows)]
 
     def _lists(self, rows: Cells) -> Iterator[list[list[Any]]]:
-        """Yield for each row the captions of each column; an empty list counts as one missing caption."""
+        """Yield for each row the captions of each column, or the error of a list that is too long."""
         for cells in self._cells(rows, self.task.captions):
             yield [
-                (list(cell) or [None]) if column in self.listed and isinstance(cell, (list, tuple)) else [cell]
+                _captions_in(cell) if column in self.listed and isinstance(cell, (list, tuple)) else [cell]
                 for column, cell in zip(self.task.captions, cells, strict=True)
             ]
 
@@ -152,7 +152,18 @@ class RowLayout(Generic[R]):
 
 
 def _record(image: object, text: object, references: tuple[str, ...]) -> Record | ScoreResult:
-    return ScoreResult.failed(image) if isinstance(image, RowError) else Record.of(image, text, references)
+    for each in (image, text):
+        if isinstance(each, RowError):
+            return ScoreResult.failed(each)
+    return Record.of(image, text, references)
+
+
+def _captions_in(cell: Sequence[Any]) -> list[Any]:
+    """Return the captions in a list; an empty list counts as one missing caption, and a list that is too long fails."""
+    if len(cell) <= MOST_LISTED:
+        return list(cell) or [None]
+    reason = f"the cell has {len(cell):,} captions, but at most {MOST_LISTED:,} are accepted"
+    return [RowError(ErrorCode.TOO_MANY_BYTES, reason)]
 
 
 def _listed(cells: Sequence[Any], count: int) -> list[Sequence[Any]]:

@@ -10,9 +10,10 @@ from .privacy import LogQueries, masked
 from .storage import LogStorage
 from .summary import LogSummary, describe_query, summarize
 from .training_pairs import TrainingExport, export_training
-from .writer import LogRecord, LogWriter
+from .writer import MOST_BYTES, LogRecord, LogWriter
 
 __all__ = [
+    "MOST_BYTES",
     "EventKind",
     "LogEntry",
     "LogEvent",

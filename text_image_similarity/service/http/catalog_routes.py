@@ -34,7 +34,7 @@ from .access import (
 from .auditing import note_change, noted_hosts
 from .bodies import PROBLEMS, ProductsRoute, WorkRoute
 from .json_bodies import JsonAnswer
-from .queries import MatchReply, format_product, most_frequent, read_product
+from .queries import CountedJson, format_product, most_frequent, read_product
 from .routes import unready
 from .search_routes import answer_one
 from .search_schema import (
@@ -138,7 +138,7 @@ async def facets(
             low, high = ([match.product.fields.get(name) for match in end] for end in ends)
             values[name] = {"values": [], "min": next(iter(low), None), "max": next(iter(high), None)}
         facets = {name: values[name] for name in field}
-        return JsonAnswer({"total": found.total, "facets": facets}, count=MatchReply(request, served).count, levels=4)
+        return JsonAnswer({"total": found.total, "facets": facets}, count=CountedJson(request).count, levels=4)
 
     return await served.call(count)
 

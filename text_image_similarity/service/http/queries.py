@@ -60,6 +60,42 @@ def image_term(url: str | None, base64: str | None, weight: float = 1.0) -> Term
     return Term(image=_url(url) if base64 is None else decode_base64(base64), weight=weight)
 
 
+class CountedJson:
+    """Counts the JSON of a response to a search while it is made, within `max_body_bytes` and the service's memory.
+
+    Args:
+        request: The request.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self._most: int = request.app.state.settings.max_body_bytes
+        self._hold: Callable[[int], None] = request.state.count_answer
+        self._length, self._size, self._held = 0, 0, 0
+
+    @property
+    def left(self) -> int:
+        """The bytes of JSON that may follow."""
+        return self._most - self._length
+
+    def count(self, length: int, size: int | None = None) -> None:
+        """Count JSON of a length, and the memory that it takes if that is more.
+
+        Raises:
+            ProblemError: `too_many_bytes` or `queue_full`.
+        """
+        self._length += length
+        if self.left < 0:
+            raise _too_long()
+        self._size += length if size is None else size
+        if (more := self._size - self._held) > 0:
+            self._hold(more)
+            self._held = self._size
+
+    def start_over(self) -> None:
+        """Forget what has been counted; the memory that it held is used for what follows."""
+        self._length = self._size = 0
+
+
 class MatchReply:
     """The response to a match request; see `Reply`.
 
@@ -69,9 +105,7 @@ class MatchReply:
     """
 
     def __init__(self, request: Request, catalog: ServedCatalog) -> None:
-        self._most: int = request.app.state.settings.max_body_bytes
-        self._left, self._catalog = self._most, catalog
-        self._count: Callable[[int], None] = request.state.count_answer
+        self._json, self._catalog = CountedJson(request), catalog
 
     def write(self, found: Matches | RowError | None) -> Written | RowError:
         """Return the results of a query as JSON; None stands for products with too many characters."""
@@ -79,24 +113,17 @@ class MatchReply:
             raise _too_long()
         if isinstance(found, RowError):
             return found
-        written = write_matches(self._catalog, found, self._left)
+        written = write_matches(self._catalog, found, self._json.left)
         self.add(written)
         return written
 
     def add(self, found: Written) -> None:
         """Count results that are JSON already."""
-        self.count(len(found.json), found.size)
-
-    def count(self, length: int, size: int | None = None) -> None:
-        """Count JSON of a length, and the memory that it takes if that is more."""
-        self._left -= length
-        if self._left < 0:
-            raise _too_long()
-        self._count(length if size is None else size)
+        self._json.count(len(found.json), found.size)
 
     def start_over(self) -> None:
         """Forget what has been counted, because all queries are answered once more."""
-        self._left = self._most
+        self._json.start_over()
 
 
 def write_matches(catalog: ServedCatalog, found: Matches, most: int) -> Written:

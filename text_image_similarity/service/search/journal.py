@@ -16,7 +16,16 @@ import numpy as np
 from ...errors import DatabaseError, RowError, UsageError
 from ...search import Field, Query, Term
 from ...search.filters import to_dict
-from ...search.match_log import LogEntry, LogEvent, LogWriter, MatchLog, masked, new_match_id, open_match_log
+from ...search.match_log import (
+    MOST_BYTES,
+    LogEntry,
+    LogEvent,
+    LogWriter,
+    MatchLog,
+    masked,
+    new_match_id,
+    open_match_log,
+)
 from ..clients import current
 from ..jobs import CLIENT_LEFT, Call
 from ..keys import ApiKey
@@ -30,6 +39,9 @@ from .threads import Threads
 logger = logging.getLogger("text_image_similarity")
 
 _THREADS = 2
+# Maximum number and size of a request's entries that wait at a time, if entries are required: the queue has room for one
+# client's, however many queries a request may have. An entry is always smaller.
+_MOST_WAITING, _MOST_WAITING_BYTES = 500, MOST_BYTES // 4
 # Maximum number of characters of a query, and of its filter, in the entry of an answered and of a refused request.
 _MOST_ANSWERED, _MOST_REFUSED = 200_000, 10_000
 _ENTRY_BYTES, _CHARACTER_BYTES = 2000, 16  # memory of an entry, and of each character of its JSON, in short values
@@ -136,9 +148,9 @@ class Journal:
         if self._settings.match_log == "required" and status != CLIENT_LEFT:
             try:
                 async with asyncio.timeout(self._settings.request_timeout_s):
-                    await asyncio.gather(
-                        *(asyncio.wrap_future(writer.write(entry, size=size, client=client)) for entry, size in kept)
-                    )
+                    for group in _groups(kept):
+                        writes = [writer.write(entry, size=size, client=client) for entry, size in group]
+                        await asyncio.gather(*map(asyncio.wrap_future, writes))
             except (DatabaseError, TimeoutError) as exc:
                 self._metrics.log_entries.labels(name, "lost").inc(len(kept))
                 # The reason is only for our log, because it names paths and hosts.
@@ -211,6 +223,17 @@ def _entry(
     if isinstance(found.answer, RowError):
         return replace(entry, error=f"{found.answer.code.value}: {found.answer.detail}"), size
     return replace(entry, **_answered(found.answer)), size + found.answer.shown_size
+
+
+def _groups(kept: Sequence[tuple[LogEntry, int]]) -> Iterator[Sequence[tuple[LogEntry, int]]]:
+    """Yield a request's entries in groups that fit into the queue."""
+    start, held = 0, 0
+    for place, (_, size) in enumerate(kept):
+        if place - start == _MOST_WAITING or (place > start and held + size > _MOST_WAITING_BYTES):
+            yield kept[start:place]
+            start, held = place, 0
+        held += size
+    yield kept[start:]
 
 
 def _bounded(asked: Any, most: int) -> tuple[Any, int]:

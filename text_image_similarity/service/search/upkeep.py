@@ -34,7 +34,7 @@ AT_ONCE = 4  # requests that write at the same time, each from a different clien
 _MOST_WAITING = 16  # requests that write or wait to write; one client may have half of them, and every client one
 _TURN_S = 10.0  # a write that takes longer lets others begin after its next transaction, and continues when it is due
 _LONGEST_S = 600.0  # time limit of a request that writes; proxies do not wait longer
-_LINES = 20  # lines of the process's output to show when it fails
+_MOST_SAID = 4096  # bytes of the end of the process's output, to show when it fails
 _NICENESS = 19
 # The arguments arrive on stdin, because they may contain passwords and every user of the machine can read a command line.
 _PROGRAM = "import json, sys; from text_image_similarity.cli.main import main; main(json.load(sys.stdin))"
@@ -232,9 +232,10 @@ class Upkeep:
 
     async def _follow(self, process: Process, state: dict[str, Any]) -> None:
         assert process.stderr is not None
-        lines: list[str] = []
-        async for line in process.stderr:
-            lines = [*lines, line.decode(errors="replace").rstrip()][-_LINES:]
+        end, lines = b"", [""]
+        while piece := await process.stderr.read(_MOST_SAID):  # a line may have any length
+            end = (end + piece)[-_MOST_SAID:]
+            lines = end.decode(errors="replace").rstrip().split("\n")
             state["detail"] = lines[-1][-500:]
         code = await process.wait()
         state["state"] = "done" if code == 0 else "failed"
