@@ -159,7 +159,7 @@ def test_a_captions_file_away_from_its_images(tmp_path: Path) -> None:
         (
             b"hello\n",
             UsageError,
-            "cannot tell the format of .*captions.txt: a captions file has the header image,caption",
+            "cannot tell the format of .*captions.txt: a captions file has the header `image,caption`",
         ),
         (b"red.png,red\n", UsageError, "cannot tell the format"),
         (b'image,caption\nred.png,"red\nand more"\n', TableError, "line 2 of .*captions.txt opens a quote"),

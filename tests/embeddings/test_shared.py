@@ -163,7 +163,7 @@ def test_a_redis_that_is_killed_in_the_middle_and_comes_back(
     changes = [event for event in events if event != "failure"]
     assert changes[:2] == ["off", "on"]
     assert len(caplog.records) == len(changes)
-    assert f"redis://:***@127.0.0.1:{server.port}/3 is temporarily not in use" in caplog.text
+    assert f"redis://:***@127.0.0.1:{server.port}/3 is temporarily not used" in caplog.text
     assert "s3cr" not in caplog.text
     cache.close()
 

@@ -138,7 +138,7 @@ class SharedEmbeddings:
             logger.info("the embedding cache %s is back in use", self._shown)
         else:
             reason = " ".join(str(exc).split())
-            logger.warning("the embedding cache %s is temporarily not in use: %s", self._shown, reason)
+            logger.warning("the embedding cache %s is temporarily not used: %s", self._shown, reason)
         self._watch("off" if exc is not None else "on")
 
 

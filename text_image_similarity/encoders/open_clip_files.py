@@ -142,7 +142,7 @@ def _check_settings(name: str, model: Mapping[str, Any]) -> None:
     if not isinstance(text, Mapping) or not isinstance(vision, Mapping) or "embed_dim" not in model:
         raise ModelError(f"the settings of {name} lack embed_dim, vision_cfg or text_cfg")
     if ":" in str(vision.get("timm_model_name", "")):
-        raise ModelError(f"the settings of {name} fetch an image tower from elsewhere, which is not supported")
+        raise ModelError(f"the settings of {name} would fetch an image tower from elsewhere, which is not supported")
     given = vision.get("image_size", 0)
     sizes = given if isinstance(given, list) else [given]
     check_sides(*sizes)

@@ -214,7 +214,7 @@ def _steps(part: Any) -> Iterator[dict[str, Any]]:
 def _longest(charsmap: bytes) -> int:
     """Return the length of the longest text that sentencepiece's rules may put in the place of a letter.
 
-    The rules are the length of a trie, the trie, and the texts, each of which ends with a zero.
+    The rules consist of the length of a trie, the trie, and the texts, each of which ends with a zero.
     """
     texts = charsmap[4 + int.from_bytes(charsmap[:4], "little") :]
     return max(len(text.decode(errors="replace")) for text in texts.split(b"\0"))

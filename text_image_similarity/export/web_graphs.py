@@ -55,7 +55,7 @@ def vision_graph(path: Path, output: str) -> onnx.ModelProto:
 
 
 def text_graph(path: Path, output: str, end: int | None) -> onnx.ModelProto:
-    """Return a text graph that takes captions without an end token, as cutting leaves them.
+    """Return a text graph that puts the end token back into captions that were cut without keeping it.
 
     Args:
         path: `text.onnx` of an export.

@@ -80,8 +80,8 @@ def _layout_of(first: str, place: str) -> _Layout:
     if _TAGGED.match(first):
         return _Layout("\t", 2, header=False)
     raise UsageError(
-        f"cannot tell the format of {place}: a captions file has the header image,caption, or lines such as "
-        "name.jpg#0<tab>a caption; give a table the extension .csv, .tsv, .jsonl or .parquet"
+        f"cannot tell the format of {place}: a captions file has the header `image,caption`, or lines such as "
+        "`name.jpg#0<tab>a caption`; if it is a table, give it the extension .csv, .tsv, .jsonl or .parquet"
     )
 
 

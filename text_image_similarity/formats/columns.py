@@ -35,7 +35,7 @@ def check_depth(schema: pa.Schema, place: str) -> None:
     """Make sure that no column is nested more deeply than JSON may be, because each level takes up stack space.
 
     Raises:
-        TableError: A column is nested more deeply.
+        TableError: A column is nested more deeply than that.
     """
     level = [(column.name, column.type) for column in schema]
     for _ in range(MOST_DEPTH + 1):

@@ -100,7 +100,7 @@ def _is_whole(number: object) -> bool:
 
 
 def _is_key(value: object, id: object, types: tuple[type, ...]) -> bool:
-    """Tell whether these can be the sort value and the id of a product."""
+    """Tell whether the arguments can be the sort value and the id of a product."""
     if isinstance(value, float) and not math.isfinite(value):
         return False
     texts = [each for each in (value, id) if isinstance(each, str)]

@@ -21,7 +21,7 @@ from .time_limit import check_time
 
 _K = 60
 DEPTH = 1000  # products of each list; the same for every page, so that pages are consistent
-_MOST_LED = 4 * DEPTH  # products whose images are compared with the terms that lead away: those of four lists
+_MOST_LED = 4 * DEPTH  # products whose images are compared with terms of negative weight: as many as in four lists
 _AT_ONCE = 250  # products whose images are in memory at a time
 
 

@@ -125,7 +125,7 @@ class Session:
                     store.apply(changes)
 
     def follow_all(self) -> None:
-        """Bring stores that are shared with other processes up to date, and wait for that."""
+        """Bring stores that are shared with other processes up to date, and wait until they are."""
         for generation in self.generations.all():
             if (store := self.opened(generation)).shared:
                 self.follow(generation, store, wait=True)

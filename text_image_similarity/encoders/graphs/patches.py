@@ -93,7 +93,7 @@ def _first_nodes(graph: onnx.GraphProto) -> list[NodeProto] | None:
 
 
 def _is_cut(nodes: list[NodeProto], side: list[int]) -> bool:
-    """Return whether the stride of a convolution is one patch."""
+    """Return whether a graph's first nodes cut images into adjacent patches, without padding or gaps."""
     turned, convolution, last = (
         {each.name: helper.get_attribute_value(each) for each in nodes[place].attribute} for place in (1, 4, 6)
     )

@@ -52,7 +52,7 @@ def check_origin(headers: Mapping[bytes, bytes]) -> None:
         return
     if site is None and (origin is None or origin.partition(b"://")[2].lower() == headers.get(b"host", b"").lower()):
         return
-    raise ProblemError("forbidden", "the request comes from a page of another origin")
+    raise ProblemError("forbidden", "the request comes from a page with another origin")
 
 
 def _name_of(host: str) -> str:
