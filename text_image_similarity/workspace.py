@@ -76,7 +76,7 @@ class Workspace:
         self._output = output
         self._ending = ending
         self._lock = FolderLock(folder, output, own=True, check=lambda inside: check_made_by_run(inside, folder))
-        self._finished = self._open_to_others = False
+        self._finished = False
         self.parts: list[Part] = []
         self.warnings: list[str] = []  # for people who use the scores
 
@@ -88,7 +88,7 @@ class Workspace:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         try:
             with suppress(OSError, UsageError):  # files that cannot be removed do no harm
-                if self._finished or len(self._read()) < 2:
+                if self._finished or len(self._read()[0]) < 2:
                     self._remove()
         finally:
             self._lock.release()
@@ -107,9 +107,8 @@ class Workspace:
         """
         header = {"layout": _LAYOUT, "versions": versions, "run": json.loads(json.dumps(run, default=str))}
         with self._explained():
-            lines = [] if restart else self._read()
-            if not lines and not restart and self._manifest.exists():
-                why = "may have been changed by other users" if self._open_to_others else "cannot be read"
+            lines, why = ([], "") if restart else self._read()
+            if why:
                 logger.warning("%s %s; all its parts are scored again", shown(self._manifest), why)
             self._compare(lines, header)
             self.parts = self._intact(lines[1:])
@@ -136,7 +135,7 @@ class Workspace:
 
     def begun(self) -> tuple[dict[str, Any], bool] | None:
         """Return the description of the parts' run, and whether no part is missing; None if there are no parts."""
-        lines = self._read()
+        lines, _ = self._read()
         if len(lines) < 2 or "run" not in lines[0]:
             return None
         run = dict(lines[0]["run"])
@@ -233,22 +232,24 @@ class Workspace:
             if path not in kept and PART.fullmatch(path.name):
                 path.unlink()
 
-    def _read(self) -> list[dict[str, Any]]:
-        """Return the lines of the manifest before the first one that cannot be read, such as one that was cut off."""
+    def _read(self) -> tuple[list[dict[str, Any]], str]:
+        """Return the lines of the manifest before the first one that cannot be read, such as one that was cut off.
+
+        If there is a manifest without such lines, the text says why.
+        """
         lines: list[dict[str, Any]] = []
         try:
             whole = read_trusted(self._manifest)
         except FileNotFoundError:
-            return lines
+            return lines, ""
         except UntrustedError:
-            self._open_to_others = True
-            return lines
+            return lines, "may have been changed by other users"
         for line in whole.splitlines():
             try:
                 lines.append(dict(parse_json(line.decode(errors="replace"))))
             except (ValueError, TypeError):
                 break
-        return lines
+        return lines, "" if lines else "cannot be read"
 
     def _intact(self, lines: list[dict[str, Any]]) -> list[Part]:
         """Return the parts before the first one whose file differs from the manifest."""

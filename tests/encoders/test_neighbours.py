@@ -14,10 +14,10 @@ CAPTIONS = [" ".join(["a", "red", "dog", "and", "two", "cats"][: 1 + n % 6] * (1
 @pytest.fixture(
     scope="module",
     params=[
-        *("mini onnx", "mini int8", "clip onnx"),
+        *("mini onnx", "clip onnx"),
         *(
             pytest.param(name, marks=pytest.mark.extended)
-            for name in ("mini torch", "clip int8", "clip torch", "siglip torch")
+            for name in ("mini torch", "mini int8", "clip int8", "clip torch", "siglip torch")
         ),
     ],
 )

@@ -26,7 +26,7 @@ from text_image_similarity.encoders.two_tower import TwoTowerEncoder
 from text_image_similarity.encoders.zipped import mini_folder
 from text_image_similarity.pipeline.encoding import encode_each
 
-CAPTIONS = int(os.environ.get("CAPTIONS", "300"))
+CAPTIONS = int(os.environ.get("CAPTIONS", "150"))
 SPECIAL = [
     *("<|startoftext|>", "<|endoftext|>", "<start_of_text>", "<end_of_text>", "</s>", "<unk>", "<pad>", "<eos>", "<bos>"),
     *("[PAD]", "[UNK]", "<mask>", "▁", "▁▁", " ", "\u00a0", "&amp;", "&lt;", "</", "s>", "<0x0A>", "İ", "ﬁ", "ß", "\u0301"),

@@ -118,7 +118,7 @@ plain \N,"one
         read(write(place, 'url,caption\na,"one\ntwo"\n'))
         assert not caplog.text
 
-    @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\r\n\0"), min_size=1)),
         st.sampled_from([Dialect(quoting="none"), Dialect(quoting="none", delimiter="\t")]),

@@ -37,7 +37,7 @@ QUOTED = replace(CONFIG, dialect=Dialect(quoting="minimal"))
 ENCODER = ColourEncoder()
 DOT = "data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///ywAAAAAAQABAAACAkQBADs="
 # More of them: ROUNDS=1000 python -m pytest tests/formats/test_formats.py
-ROUNDS = int(os.environ.get("ROUNDS", "50"))
+ROUNDS = int(os.environ.get("ROUNDS", "25"))
 ROUND = settings(max_examples=ROUNDS, suppress_health_check=[HealthCheck.too_slow])
 
 

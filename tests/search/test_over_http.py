@@ -19,7 +19,7 @@ HUES = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "white": (1, 1,
 SHADES = {f"{hue} {light}": hue for light in (255, 200, 150) for hue in HUES}
 
 
-@pytest.mark.parametrize("kind", ["folder", "postgres"])
+@pytest.mark.parametrize("kind", ["folder", pytest.param("postgres", marks=pytest.mark.extended)])
 def test_what_was_found_and_clicked_over_http_is_what_a_model_trains_on(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -162,6 +162,7 @@ def service(place: Path) -> Iterator[Service]:
     encoder = WaitingEncoder()
     settings = mini_settings(catalogs={"shop": str(place)}, api_keys=(KEY,), cache_entries=1)
     app = app_of(settings, encoder)  # type: ignore[arg-type]
+    gc.freeze()  # what is there already takes half a second to look through
     with asyncio.Runner() as runner:
         lifespan = app.router.lifespan_context(app)
         runner.run(lifespan.__aenter__())

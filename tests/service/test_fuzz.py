@@ -199,6 +199,7 @@ def test_every_answer_is_as_the_document_says(shop: dict[str, str]) -> None:
     print(f"{total} requests, by status: {by_status}")  # noqa: T201 - the figures of a long run
     assert total >= CASES
     assert not [key for key in found.statuses if key[1] >= 500]
+    assert {status for _, status in found.statuses} >= {200, 401}
     for operation in {operation for operation, _ in found.statuses} - NEVER:
         assert any(found.statuses[operation, status] for status in (200, 202, 204)), operation
     refused = {operation.partition(" ")[2] for operation, status in found.statuses if status == 405}
@@ -208,7 +209,6 @@ def test_every_answer_is_as_the_document_says(shop: dict[str, str]) -> None:
 
 def test_keys_are_as_the_document_says(shop: dict[str, str]) -> None:
     with isolated(catalogs=shop, api_keys=(ApiKey(KEY, role="admin"),)) as (client, _):
-        found = run(client, 3, **AUTH, phases={"coverage": {"enabled": False}})
         document = client.get("/openapi.json").json()
         keyed = {
             path for path, methods in document["paths"].items() for found in methods.values() if "security" in found
@@ -216,8 +216,6 @@ def test_keys_are_as_the_document_says(shop: dict[str, str]) -> None:
         for path, methods in document["paths"].items():
             for method in methods:
                 assert (client.request(method, path).status_code == 401) == (path in keyed), path
-    assert not found.failures, "\n\n".join(found.failures[:10])
-    assert {status for _, status in found.statuses} >= {200, 401}
 
 
 def test_the_document_tells_of_this_services_limits() -> None:

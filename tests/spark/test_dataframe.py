@@ -60,7 +60,9 @@ def found(scored: DataFrame) -> dict[int, tuple[float | None, str | None]]:
     return {row.number: (row.similarity, row.error) for row in rows}
 
 
-@pytest.mark.parametrize(("partitions", "records"), [(1, 10_000), (3, 10), (7, 1)])
+@pytest.mark.parametrize(
+    ("partitions", "records"), [(1, 10_000), pytest.param(3, 10, marks=pytest.mark.extended), (7, 1)]
+)
 def test_scores_do_not_depend_on_partitions_and_batches(
     spark: SparkSession, expected: dict[int, Any], partitions: int, records: int
 ) -> None:

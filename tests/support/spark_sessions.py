@@ -26,12 +26,12 @@ Row = tuple[int, str | None, str | None]
 
 @contextmanager
 def local_session() -> Iterator[SparkSession]:
-    """Yield a session with two workers, that runs a failed task up to four times."""
+    """Yield a session with two workers, that runs a failed task once more."""
     from pyspark.sql import SparkSession
 
     before = dict(os.environ)
     os.environ.update(ENVIRONMENT)
-    builder = SparkSession.builder.master("local[2,4]").config("spark.ui.showConsoleProgress", "false")
+    builder = SparkSession.builder.master("local[2,2]").config("spark.ui.showConsoleProgress", "false")
     for name, value in ON_LOOPBACK.items():
         builder = builder.config(name, value)
     session = builder.getOrCreate()

@@ -40,7 +40,7 @@ def locust(profile: str, service: Process, *options: str) -> subprocess.Complete
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
-@pytest.mark.parametrize("profile", ["ci", "light"])
+@pytest.mark.parametrize("profile", ["ci", pytest.param("light", marks=pytest.mark.extended)])
 def test_a_profile_passes_when_all_is_well(service: Process, profile: str) -> None:
     done = locust(profile, service, *SHORT, "--api-key", KEY)
     assert done.returncode == 0, done.stdout + done.stderr

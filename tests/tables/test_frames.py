@@ -153,7 +153,7 @@ def index_of(kind: str, count: int) -> pd.Index[Any]:
     return pd.RangeIndex(5, 5 + count)
 
 
-@settings(max_examples=int(os.environ.get("FRAMES", "200")), suppress_health_check=list(HealthCheck))
+@settings(max_examples=int(os.environ.get("FRAMES", "100")), suppress_health_check=list(HealthCheck))
 @given(
     urls=TEXTS,
     columns=st.lists(st.tuples(st.sampled_from(sorted(DTYPES)), st.randoms(use_true_random=False)), max_size=5),

@@ -101,7 +101,7 @@ def test_every_field_keeps_its_exact_text(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(st.lists(st.lists(st.text(), min_size=2, max_size=2), max_size=12))
 def test_any_text_round_trips(tmp_path_factory: pytest.TempPathFactory, notes: list[list[str]]) -> None:
     folder = tmp_path_factory.mktemp("any")

@@ -18,7 +18,7 @@ from text_image_similarity.search.filters.sql import column_names, compile_sql, 
 from text_image_similarity.search.filters.sqlite import SqliteWriter, sqlite_value
 
 # More of them: FILTERS=10000 python -m pytest tests/search/filters/test_sql.py
-FILTER_COUNT = int(os.environ.get("FILTERS", "3000"))
+FILTER_COUNT = int(os.environ.get("FILTERS", "1500"))
 Products = Sequence[dict[str, Value | None]]
 
 

@@ -41,7 +41,7 @@ pytestmark = [
 ]
 QUERIES = unit_vectors(7, 6)
 # More of them: FILTERS=10000 python -m pytest tests/search/stores/test_contract.py
-FILTER_COUNT = int(os.environ.get("FILTERS", "400"))
+FILTER_COUNT = int(os.environ.get("FILTERS", "200"))
 
 
 def open_store(kind: str, folder: Path) -> Store:

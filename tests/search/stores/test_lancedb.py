@@ -101,7 +101,7 @@ def test_filters_mean_the_same_with_indexes(indexed: LanceStore, tmp_path: Path)
     assert len(indexed_columns(tmp_path)) == 4 + len(ALL_FIELDS)
     # Some that the indexes do not know yet, and some that are gone.
     indexed.apply(shop.change(dict(list(shown.items())[:30]), deleted=range(300, 400)))
-    for where in random_filters(5, 150):
+    for where in random_filters(5, 75):
         assert indexed.count(where) == shop.count(where), where
         (hits,) = indexed.search(QUERY, where, 5, exact=True)
         shop.check(hits, QUERY[0], where, 5)
