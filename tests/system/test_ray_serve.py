@@ -197,7 +197,7 @@ def test_a_model_without_replicas_makes_it_unready(
     kill_one("model-org-other")
     problem = wait_for(lambda: None if (answer := service.get("/readyz")).status_code == 200 else answer.json())
     assert (problem["status"], problem["code"]) == (503, "model_unavailable")
-    assert problem["detail"] == "no replica of org/other answers"
+    assert problem["detail"] == "no replica of org/other responds"
     for model in ("mini", "org/other"):  # the second waits for a new replica
         body, score = requests[0]
         answer = service.post("/v1/similarity", json=body | {"model": model})
