@@ -266,6 +266,7 @@ def test_the_rank_of_an_adapter_is_limited(settings: dict[str, object], tmp_path
     [
         ({"init_lora_weights": "pissa_niter_2000000000"}, "init_lora_weights 'pissa_niter_2000000000'"),
         ({"init_lora_weights": "pissa_niter_100"}, "init_lora_weights"),
+        ({"init_lora_weights": "pissa_niter_33"}, "init_lora_weights"),
         ({"init_lora_weights": "loftq"}, "init_lora_weights 'loftq'"),
         ({"init_lora_weights": ["pissa"]}, "init_lora_weights"),
         ({"init_weights": 10**9}, "init_weights 1000000000"),
@@ -289,7 +290,10 @@ def test_an_adapter_does_not_compute_for_ever(settings: dict[str, object], said:
     "settings",
     [
         {"init_lora_weights": True, "loftq_config": {}, "eva_config": None, "corda_config": None},
-        *({"init_lora_weights": how} for how in (False, "gaussian", "olora", "pissa", "pissa_niter_16", "eva")),
+        *(
+            {"init_lora_weights": how}
+            for how in (False, "gaussian", "olora", "pissa", "pissa_niter_16", "eva", "orthogonal")
+        ),
         {"init_lora_weights": "eva", "eva_config": {"rho": 2.0, "tau": 0.99}},
         {"init_weights": "lycoris"},
         {"init_weights": True, "num_cayley_neumann_terms": 5},

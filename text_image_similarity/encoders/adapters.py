@@ -22,9 +22,11 @@ _MOST_RANK = 4096
 # Settings that say how many matrix products peft computes; published adapters have up to 5.
 _REPEATED = ("num_cayley_neumann_terms", "boft_n_butterfly_factor")
 _MOST_REPEATED = 100
-# Ways of filling an adapter before its weights are read. Some of them change the base model, and that change must be
-# repeated here. Other ways take settings that could make peft compute without end, or read files.
-_FILLINGS = re.compile(r"gaussian|orthogonal|lycoris|eva|olora|pissa(_niter_\d{1,2})?")
+# Ways of filling an adapter before its weights are read. Those of `_CHANGING` change the base model, and that change
+# must be repeated here; instead of the others, the plain way is taken, because some compute for hours. Ways that are not
+# listed take settings that could make peft compute without end, or read files.
+_FILLINGS = re.compile(r"gaussian|orthogonal|lycoris|eva|olora|pissa(_niter_([12]?\d|3[0-2]))?")
+_CHANGING = re.compile(r"olora|pissa.*")
 _FILLING_KEYS = ("init_lora_weights", "init_weights", "init_ia3_weights")
 _UNSUPPORTED = (
     *("loftq_config", "corda_config", "eva_config", "lora_ga_config"),
@@ -110,19 +112,29 @@ def _is_known_filling(value: Any) -> bool:
     return value is None or isinstance(value, bool) or (isinstance(value, str) and bool(_FILLINGS.fullmatch(value)))
 
 
+def _fill_plainly(settings: Any) -> None:
+    """Make peft fill an adapter in the plain way, which leaves the base model unchanged, unless another way changes it."""
+    for key in _FILLING_KEYS:
+        how = getattr(settings, key, None)
+        if isinstance(how, str) and not _CHANGING.fullmatch(how):
+            setattr(settings, key, True)
+
+
 def merged(name: str, network: Any, folder: Path) -> Any:
     """Merge an adapter's weights into a model, and return the model.
 
     Raises:
         ModelError: The adapter does not fit this model.
     """
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
     from .weight_limit import limited_by
 
     try:
+        settings = PeftConfig.from_pretrained(str(folder))
+        _fill_plainly(settings)
         with limited_by(f"the adapter {name}", lambda: [folder / WEIGHTS]):
-            return PeftModel.from_pretrained(network, str(folder)).merge_and_unload()
+            return PeftModel.from_pretrained(network, str(folder), config=settings).merge_and_unload()
     except ModelError:
         raise
     except Exception as exc:  # peft, torch and safetensors each raise their own exceptions
