@@ -18,7 +18,6 @@ import torch
 from open_clip.hf_configs import arch_dict
 from peft import (
     AdaLoraConfig,
-    BOFTConfig,
     IA3Config,
     LoHaConfig,
     LoKrConfig,
@@ -220,6 +219,8 @@ def test_a_model_has_regular_files(tiny_clip: Path, tmp_path: Path) -> None:
         {"peft_type": "XLORA", "adapters": {"0": "evil/adapter"}},
         {"peft_type": "SHADOW", "shadow_model": "evil/model"},
         {"peft_type": "MULTITASK_PROMPT_TUNING", "prompt_tuning_init_state_dict_path": "/etc/pickle"},
+        {"peft_type": "BOFT", "boft_n_butterfly_factor": 10},
+        {"peft_type": "HRA", "r": 4096},
         {"peft_type": ["LORA"]},
         {},
     ],
@@ -275,7 +276,7 @@ def test_the_rank_of_an_adapter_is_limited(settings: dict[str, object], tmp_path
         ({"eva_config": {"rho": 2.0}}, "eva_config"),
         ({"lora_ga_config": {"stable_gamma": 16}}, "lora_ga_config"),
         ({"layer_replication": [[0, 10**9]]}, "layer_replication"),
-        ({"num_cayley_neumann_terms": 10**9}, "num_cayley_neumann_terms above 100"),
+        ({"num_cayley_neumann_terms": 10**9}, "num_cayley_neumann_terms above 16"),
     ],
 )
 def test_an_adapter_does_not_compute_for_ever(settings: dict[str, object], said: str, tmp_path: Path) -> None:
@@ -309,7 +310,7 @@ def test_an_honest_adapter_is_accepted(settings: dict[str, object], tmp_path: Pa
 def test_what_peft_makes_of_an_adapter_is_accepted(tmp_path: Path) -> None:
     """The settings that this version of peft saves by default."""
     (tmp_path / "adapter_model.safetensors").touch()
-    for kind in (LoraConfig, AdaLoraConfig, LoHaConfig, LoKrConfig, OFTConfig, BOFTConfig, IA3Config, VeraConfig):
+    for kind in (LoraConfig, AdaLoraConfig, LoHaConfig, LoKrConfig, OFTConfig, IA3Config, VeraConfig):
         more: dict[str, Any] = {"total_step": 10} if kind is AdaLoraConfig else {}
         kind(target_modules=["q_proj"], base_model_name_or_path="o/base", **more).save_pretrained(str(tmp_path))
         assert base_of("theirs", tmp_path) == "o/base"

@@ -15,13 +15,21 @@ from .settings_files import check_values, read_settings
 
 SETTINGS = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-# Values of `peft_type` that are accepted. Some other types cannot be merged, or load models, adapters or pickles.
-_KINDS = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "HRA", "VERA", "LN_TUNING", "FOURIERFT", "RANDLORA")
+# Values of `peft_type` that are accepted. Some other types cannot be merged, load models, adapters or pickles, or compute
+# with several matrices of a layer's width squared for each of their weights (BOFT, HRA).
+_KINDS = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "VERA", "LN_TUNING", "FOURIERFT", "RANDLORA")
+_SQUARING = (
+    "OFT",
+    "VERA",
+    "RANDLORA",
+)  # make matrices of the base model's largest widths, or of a layer's width squared
+_MOST_WIDTH = 8192  # of a base model's layers, for the types above; that of the widest CLIP models
+_MOST_DECOMPOSED = 2048  # smaller side of a matrix that is decomposed, which takes time with its cube
 _RANKS = ("r", "init_r", "target_r")
 _MOST_RANK = 4096
-# Settings that say how many matrix products peft computes; published adapters have up to 5.
-_REPEATED = ("num_cayley_neumann_terms", "boft_n_butterfly_factor")
-_MOST_REPEATED = 100
+# Settings that say how many products of matrices peft computes; published adapters have up to 5.
+_REPEATED = ("num_cayley_neumann_terms",)
+_MOST_REPEATED = 16
 # Ways of filling an adapter before its weights are read. Those of `_CHANGING` change the base model, and that change
 # must be repeated here; instead of the others, the plain way is taken, because some compute for hours. Ways that are not
 # listed take settings that could make peft compute without end, or read files.
@@ -120,6 +128,25 @@ def _fill_plainly(settings: Any) -> None:
             setattr(settings, key, True)
 
 
+def _check_layers(name: str, settings: Any, network: Any) -> None:
+    """Refuse a base model whose layers are so wide that peft would allocate or compute far more than they hold."""
+    from torch import nn
+
+    how = getattr(settings, "init_lora_weights", None)
+    changing = isinstance(how, str) and _CHANGING.fullmatch(how) is not None
+    squaring = settings.peft_type in _SQUARING
+    for layer in network.modules():
+        if not isinstance(layer, (nn.Linear, nn.Conv2d, nn.Embedding)):
+            continue
+        columns = layer.weight[0].numel()
+        rows = 1 if isinstance(layer, nn.Embedding) else len(layer.weight)
+        if (squaring and max(rows, columns) > _MOST_WIDTH) or (changing and min(rows, columns) > _MOST_DECOMPOSED):
+            raise ModelError(
+                f"the adapter {name} would take too much memory or time, because its model has a layer of {rows:,} x {columns:,} "
+                "weights; merge the adapter into its model"
+            )
+
+
 def merged(name: str, network: Any, folder: Path) -> Any:
     """Merge an adapter's weights into a model, and return the model.
 
@@ -133,6 +160,7 @@ def merged(name: str, network: Any, folder: Path) -> Any:
     try:
         settings = PeftConfig.from_pretrained(str(folder))
         _fill_plainly(settings)
+        _check_layers(name, settings, network)
         with limited_by(f"the adapter {name}", lambda: [folder / WEIGHTS]):
             return PeftModel.from_pretrained(network, str(folder), config=settings).merge_and_unload()
     except ModelError:
