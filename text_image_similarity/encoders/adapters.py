@@ -130,16 +130,14 @@ def _fill_plainly(settings: Any) -> None:
 
 def _check_layers(name: str, settings: Any, network: Any) -> None:
     """Refuse a base model whose layers are so wide that peft would allocate or compute far more than they hold."""
-    from torch import nn
-
     how = getattr(settings, "init_lora_weights", None)
     changing = isinstance(how, str) and _CHANGING.fullmatch(how) is not None
     squaring = settings.peft_type in _SQUARING
     for layer in network.modules():
-        if not isinstance(layer, (nn.Linear, nn.Conv2d, nn.Embedding)):
+        weight = getattr(layer, "weight", None)
+        if weight is None or weight.ndim < 2:
             continue
-        columns = layer.weight[0].numel()
-        rows = 1 if isinstance(layer, nn.Embedding) else len(layer.weight)
+        rows, columns = 1 if hasattr(layer, "num_embeddings") else len(weight), weight[0].numel()
         if (squaring and max(rows, columns) > _MOST_WIDTH) or (changing and min(rows, columns) > _MOST_DECOMPOSED):
             raise ModelError(
                 f"the adapter {name} would take too much memory or time, because its model has a layer of {rows:,} x {columns:,} "
