@@ -19,9 +19,11 @@ from tests.support.open_clip_models import save_open_clip
 from text_image_similarity import Config, ModelError, ModelNameError, load_encoder
 from text_image_similarity.encoders import clip, clip_text, hub, open_clip_tokens, token_growth
 from text_image_similarity.encoders.clip import load_clip
-from text_image_similarity.encoders.token_growth import check_pieces, check_steps, tokenizer_from
+from text_image_similarity.encoders.piece_tokenizer import piece_tokenizer
+from text_image_similarity.encoders.token_growth import check_pieces, check_steps, growth_of, tokenizer_from
 from text_image_similarity.encoders.tokens import tokens_of
 from text_image_similarity.encoders.zipped import mini_folder
+from text_image_similarity.training.vocabulary import learn_tokenizer
 
 _PLAIN = json.loads(Tokenizer(models.WordLevel({"[UNK]": 0}, "[UNK]")).to_str())
 _GROWING = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 100}
@@ -44,7 +46,8 @@ def charsmap(letters: int) -> bytes:
     "steps",
     [
         [replace("a" * 100)],
-        [replace("aaa")] * 7,
+        [replace("aaa")] * 5,
+        [replace("a" * 8)] * 3,
         [replace("a", Regex="")] * 11,
         [replace("a", String="")] * 11,
         [{"type": "ByteLevel"}] * 6,
@@ -74,6 +77,24 @@ def test_those_of_published_models_are_not() -> None:
     steps = [{"type": "Prepend", "prepend": "\u2581"}, replace("\u2581", String=" "), replace(" ", Regex="\\s+")]
     steps += [replace(each, String="x") for each in ("''", "...", "<<")]
     assert tokenizer_from(text(*steps)).encode("a").ids
+
+
+def test_the_growth_of_published_models_is_known(tiny_siglip: Path, tiny_clip: Path) -> None:
+    assert growth_of(Tokenizer.from_file(str(tiny_clip / "tokenizer.json"))) == 30
+    tokens = load_encoder(Config(model=tiny_siglip, device="cpu", backend="torch")).tokens  # type: ignore[attr-defined]
+    check_steps(piece_tokenizer(tokens.pieces))
+    check_steps(learn_tokenizer(["a dog"], 100))
+    rules = {
+        "type": "Precompiled",
+        "precompiled_charsmap": b64encode(charsmap(18)).decode(),
+    }  # sentencepiece's nmt_nfkc
+    metaspace = {"type": "Metaspace", "replacement": "_", "prepend_scheme": "always", "split": True}
+    for steps, growth in (
+        ([rules, replace(" ", Regex=" {2,}")], 36),
+        ([{"type": "Lowercase"}, rules, replace(" ", Regex=" +"), replace("", Regex="[!-/]")], 72),  # SigLIP
+    ):
+        stated = {"normalizer": {"type": "Sequence", "normalizers": steps}, "pre_tokenizer": metaspace}
+        assert growth_of(tokenizer_from(json.dumps({**_PLAIN, **stated}))) == growth
 
 
 def step(pattern: str, **more: Any) -> dict[str, Any]:
@@ -152,7 +173,7 @@ def test_a_pattern_that_could_take_long_is_refused_before_it_is_compiled(
         {"normalizer": [{"Regex": pattern}, ""]},
         {"decoder": decoder},
     ):
-        with pytest.raises(ValueError, match="the tokenizer looks for .* which could take too long"):
+        with pytest.raises(ValueError, match=r"the tokenizer looks for .* which could take too long"):
             tokenizer_from(json.dumps({**_PLAIN, **stated}))
 
 

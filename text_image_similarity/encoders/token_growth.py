@@ -8,6 +8,7 @@ it is opened, and its steps afterwards, because a library may add some.
 from __future__ import annotations
 
 import json
+import math
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,15 +18,15 @@ from tokenizers import Tokenizer
 
 from ..bounded_json import parse_json
 from ..errors import ModelNameError
+from .panics import panics_are_errors
 from .settings_files import TOKENIZERS
 from .token_patterns import shortest_match
-from .tokens import panics_are_errors
 
 _MOST_PARTS = 1 << 26  # commas and brackets; a vocabulary of a million pieces has a few million
 _MOST_STEPS = 96  # steps and what they look for; published models have up to twenty
 _MOST_PATTERN = 1000  # letters that all steps together look for; published models have up to 250
 _MOST_LETTERS = 8  # letters that a step may write; all published steps write up to three
-_MOST_GROWTH = 1024  # how many times longer all steps together may make a text
+_MOST_GROWTH = 80  # how many times longer all steps together may make a text; those of published models, up to 72
 _MOST_SPECIAL = 16  # tokens that post-processors add to a caption; all published ones add up to four
 _MOST_WORD = 256  # letters of a word that WordPiece looks up part by part; all published models state 100
 _STEPS = ("normalizer", "pre_tokenizer", "post_processor")
@@ -87,18 +88,23 @@ def check_steps(tokenizer: Tokenizer) -> None:
     Raises:
         ValueError: The steps could make captions too long.
     """
-    growth = 1
     _check_model({key: getattr(tokenizer.model, key, None) for key in (*_AFFIXES, "max_input_chars_per_word")})
     if tokenizer.post_processor is not None:
         _check_post_processors(json.loads(tokenizer.post_processor.__getstate__()))
-    parts = [part for part in (tokenizer.normalizer, tokenizer.pre_tokenizer) if part is not None]
-    steps = [json.loads(part.__getstate__()) for part in parts]
+    steps = _stated_steps(tokenizer)
     _check_patterns(steps)
-    for step in _steps(steps):
-        length, factor = _growth(step)
-        growth *= factor
-        if length > _MOST_LETTERS or growth > _MOST_GROWTH:
-            raise ValueError(f"the tokenizer {_LONGER}")
+    if any(_growth(step)[0] > _MOST_LETTERS for step in _steps(steps)) or growth_of(tokenizer) > _MOST_GROWTH:
+        raise ValueError(f"the tokenizer {_LONGER}")
+
+
+def growth_of(tokenizer: Tokenizer) -> int:
+    """Return how many times longer a tokenizer's steps may make a caption."""
+    return math.prod(_growth(step)[1] for step in _steps(_stated_steps(tokenizer)))
+
+
+def _stated_steps(tokenizer: Tokenizer) -> list[Any]:
+    parts = (tokenizer.normalizer, tokenizer.pre_tokenizer)
+    return [json.loads(part.__getstate__()) for part in parts if part is not None]
 
 
 def check_pieces(model: bytes) -> None:
