@@ -473,7 +473,8 @@ def test_a_model_of_open_clip_is_not_much_larger_than_its_weights(tmp_path: Path
     with pytest.raises(ModelError, match=TOO_LARGE):
         load_encoder(replace(CLIP, model=tmp_path))
     for part, key, value, said in (
-        ("text_cfg", "context_length", 5000, "have a context_length of more than 4,096 tokens"),
+        ("text_cfg", "context_length", 5000, "have a context_length that is not a whole number from 1 to 4,096 tokens"),
+        ("text_cfg", "context_length", "5000", "have a context_length that is not a whole number"),
         ("vision_cfg", "image_size", 4000, "images with a side of 4,000 pixels, more than 2,048"),
         ("vision_cfg", "image_size", [32, 4000], "images with a side of 4,000 pixels, more than 2,048"),
         ("vision_cfg", "width", 20_000, "a width or another number above 16,384"),
@@ -494,6 +495,13 @@ def test_a_model_of_open_clip_is_not_much_larger_than_its_weights(tmp_path: Path
 def test_the_images_of_a_dual_encoder_are_not_huge(tmp_path: Path) -> None:
     folder = changed(mini_folder(), tmp_path / "model", "config.json", {"image_size": 4000})
     with pytest.raises(ModelError, match="images with a side of 4,000 pixels, more than 2,048; correct the size"):
+        read_dual_encoder(folder)
+
+
+@pytest.mark.parametrize("length", [10**7, 4097, 0, 64.0, True, "64"])
+def test_the_captions_of_a_dual_encoder_are_not_huge(length: Any, tmp_path: Path) -> None:
+    folder = changed(mini_folder(), tmp_path / "model", "config.json", {"context_length": length})
+    with pytest.raises(ModelError, match=f"context_length={length!r} must be a whole number from 1 to 4,096"):
         read_dual_encoder(folder)
 
 
