@@ -498,6 +498,30 @@ def test_the_images_of_a_dual_encoder_are_not_huge(tmp_path: Path) -> None:
         read_dual_encoder(folder)
 
 
+def test_no_image_is_encoded_before_the_weights_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """densenet201 would take two gigabytes and minutes for an image of 2,048 pixels."""
+    seen: list[str] = []
+    conv = nn.Conv2d.forward
+
+    def forward(self: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.device.type)
+        return conv(self, x)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", forward)
+    more = {"image_tower": "densenet121", "image_size": 2048}
+    with pytest.raises(ModelError, match="cannot be loaded: "):
+        read_dual_encoder(changed(mini_folder(), tmp_path / "model", "config.json", more))
+    assert set(seen) == {"meta"}
+
+
+@pytest.mark.parametrize("tower", ["resnet18", "timm/resnet18", "mobilenet_v3_small"])
+def test_the_width_of_an_image_tower_is_that_of_its_features(tower: str) -> None:
+    backbone = build_backbone(tower, 64)
+    with torch.inference_mode():
+        assert backbone.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, backbone.width)
+    assert {value.device.type for value in backbone.state_dict().values()} == {"cpu"}
+
+
 @pytest.mark.parametrize("length", [10**7, 4097, 0, 64.0, True, "64"])
 def test_the_captions_of_a_dual_encoder_are_not_huge(length: Any, tmp_path: Path) -> None:
     folder = changed(mini_folder(), tmp_path / "model", "config.json", {"context_length": length})
