@@ -141,3 +141,13 @@ def test_a_model_cannot_ask_for_huge_images(other: dict[str, Any]) -> None:
     assert Preprocess(**how, **plain).side == (2048, 2048)
     with pytest.raises(ModelError, match=r"images with a side of .* pixels, more than 2,048; correct the size"):
         Preprocess(**{**how, **other}, **plain)
+
+
+@pytest.mark.parametrize(
+    "wrong", [[[0.5] * 3], [0.5] * 4, [], [0.5, 0.5, "0.5"], [0.5, 0.5, float("nan")], [0.5, 0.5, 10**399], 0.5, None]
+)
+def test_means_and_deviations_are_one_number_per_channel(wrong: Any) -> None:
+    how: dict[str, Any] = {"size": 32, "crop": None, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    for name in ("mean", "std"):
+        with pytest.raises(ModelError, match="a mean or a standard deviation of images that is not three numbers"):
+            Preprocess(**{**how, name: wrong})

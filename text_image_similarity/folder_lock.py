@@ -21,6 +21,8 @@ from .folders import check_own, forbid_others_to_write, identity_of, pinned
 
 logger = logging.getLogger("text_image_similarity")
 
+_MOST_NOTE = 4096  # bytes of the note that identifies the holder
+
 
 class FolderLock:
     """A lock that one process at a time holds while it writes into a folder, with a note that identifies the holder.
@@ -127,7 +129,7 @@ class FolderLock:
     def _holder(self) -> str:
         try:
             with read_own(self._note) as file:
-                found = parse_json(file.read().decode())
+                found = parse_json(file.read(_MOST_NOTE).decode())
             return f"process {found['pid']} on {found['host']} since {found['since']} ({found['command']})"
         except (OSError, TableError, ValueError, KeyError, TypeError):
             return "another process"

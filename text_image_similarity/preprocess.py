@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ _ANTIALIASED = {Image.Resampling.BICUBIC: "bicubic", Image.Resampling.BILINEAR: 
 # A JPEG reduced to this many times the model's size, or more, leaves the ranking of scores unchanged; at the size
 # itself (512 pixels reduced to 256 for a model of 224) the rank correlation falls to 0.998.
 _SPARE = 1.5
+_MOST_VALUE = 1e6  # of a mean or a standard deviation; ordinary ones lie between 0 and 1
 MOST_SIDE = 2048  # of an image for a model, in pixels; several times what models take
 _MAX_ASPECT = 32  # above this, an image is cropped before it is resized; up to it, results equal the reference
 
@@ -67,8 +68,10 @@ class Preprocess:
         """Check that the images are not too large, because the description may come with a stranger's model.
 
         Raises:
-            ModelError: A side is too long, or there are too many patches.
+            ModelError: A side is too long, there are too many patches, or the mean or the standard deviation is not one
+                number per channel.
         """
+        check_channels(self.mean, self.std)
         size = (self.size,) if isinstance(self.size, int) else self.size
         check_sides(*size, *(self.crop or ()))
         if self.patches is not None:
@@ -166,6 +169,23 @@ def check_sides(*sides: int) -> None:
             f"the model's settings ask for images with a side of {longest:,} pixels, more than {MOST_SIDE:,}; correct "
             "the size in its settings"
         )
+
+
+def check_channels(mean: Any, std: Any) -> None:
+    """Check the mean and the standard deviation of a model's images.
+
+    Raises:
+        ModelError: One of them is not three ordinary numbers.
+    """
+    for values in (mean, std):
+        if not isinstance(values, (list, tuple)) or len(values) != 3 or not all(map(_is_ordinary, values)):
+            raise ModelError(
+                "the model's settings have a mean or a standard deviation of images that is not three numbers; correct it"
+            )
+
+
+def _is_ordinary(value: Any) -> bool:
+    return isinstance(value, (int, float)) and abs(value) <= _MOST_VALUE  # false for NaN
 
 
 def _patched(image: Image.Image, side: int, most: int, resample: Image.Resampling) -> Pixels:

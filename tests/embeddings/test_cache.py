@@ -139,3 +139,28 @@ def test_a_cache_that_is_being_made_is_waited_for(tmp_path: Path) -> None:
     waiting.join(HANG_S)
     opened[0].put({key(1): vector(1)})
     opened[0].close()
+
+
+ROWS = "WITH RECURSIVE c(key, vector) AS (SELECT 1, x'00' UNION ALL SELECT key + 1, vector FROM c) SELECT * FROM c"
+TABLE = "CREATE TABLE embeddings (key BLOB PRIMARY KEY, vector BLOB NOT NULL)"
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        [f"CREATE VIEW embeddings AS {ROWS}"],
+        ["CREATE TABLE embeddings (key BLOB PRIMARY KEY, vector BLOB AS (zeroblob(1 << 30)))"],
+        [TABLE, f"CREATE VIEW more AS {ROWS}"],
+        [TABLE, "CREATE TRIGGER t AFTER INSERT ON embeddings BEGIN SELECT zeroblob(1 << 30); END"],
+        ["CREATE TABLE other (key BLOB PRIMARY KEY)"],
+    ],
+)
+def test_a_cache_of_other_tables_is_refused(made: list[str], tmp_path: Path) -> None:
+    """Someone else's view could have rows without end, and the first look-up would read them all."""
+    with sqlite3.connect(tmp_path / "cache.sqlite") as other:
+        other.execute(f"PRAGMA application_id = {0x74697363}")
+        for each in made:
+            other.execute(each)
+    other.close()
+    with pytest.raises(ConfigError, match="it has other tables than an embedding cache"):
+        EmbeddingCache(tmp_path / "cache.sqlite", 3)

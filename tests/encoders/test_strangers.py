@@ -18,7 +18,6 @@ import torch
 from open_clip.hf_configs import arch_dict
 from peft import (
     AdaLoraConfig,
-    BOFTConfig,
     IA3Config,
     LoHaConfig,
     LoKrConfig,
@@ -220,6 +219,8 @@ def test_a_model_has_regular_files(tiny_clip: Path, tmp_path: Path) -> None:
         {"peft_type": "XLORA", "adapters": {"0": "evil/adapter"}},
         {"peft_type": "SHADOW", "shadow_model": "evil/model"},
         {"peft_type": "MULTITASK_PROMPT_TUNING", "prompt_tuning_init_state_dict_path": "/etc/pickle"},
+        {"peft_type": "BOFT", "boft_n_butterfly_factor": 10},
+        {"peft_type": "HRA", "r": 4096},
         {"peft_type": ["LORA"]},
         {},
     ],
@@ -266,6 +267,7 @@ def test_the_rank_of_an_adapter_is_limited(settings: dict[str, object], tmp_path
     [
         ({"init_lora_weights": "pissa_niter_2000000000"}, "init_lora_weights 'pissa_niter_2000000000'"),
         ({"init_lora_weights": "pissa_niter_100"}, "init_lora_weights"),
+        ({"init_lora_weights": "pissa_niter_33"}, "init_lora_weights"),
         ({"init_lora_weights": "loftq"}, "init_lora_weights 'loftq'"),
         ({"init_lora_weights": ["pissa"]}, "init_lora_weights"),
         ({"init_weights": 10**9}, "init_weights 1000000000"),
@@ -274,7 +276,7 @@ def test_the_rank_of_an_adapter_is_limited(settings: dict[str, object], tmp_path
         ({"eva_config": {"rho": 2.0}}, "eva_config"),
         ({"lora_ga_config": {"stable_gamma": 16}}, "lora_ga_config"),
         ({"layer_replication": [[0, 10**9]]}, "layer_replication"),
-        ({"num_cayley_neumann_terms": 10**9}, "num_cayley_neumann_terms above 100"),
+        ({"num_cayley_neumann_terms": 10**9}, "num_cayley_neumann_terms above 16"),
     ],
 )
 def test_an_adapter_does_not_compute_for_ever(settings: dict[str, object], said: str, tmp_path: Path) -> None:
@@ -289,7 +291,10 @@ def test_an_adapter_does_not_compute_for_ever(settings: dict[str, object], said:
     "settings",
     [
         {"init_lora_weights": True, "loftq_config": {}, "eva_config": None, "corda_config": None},
-        *({"init_lora_weights": how} for how in (False, "gaussian", "olora", "pissa", "pissa_niter_16", "eva")),
+        *(
+            {"init_lora_weights": how}
+            for how in (False, "gaussian", "olora", "pissa", "pissa_niter_16", "eva", "orthogonal")
+        ),
         {"init_lora_weights": "eva", "eva_config": {"rho": 2.0, "tau": 0.99}},
         {"init_weights": "lycoris"},
         {"init_weights": True, "num_cayley_neumann_terms": 5},
@@ -305,7 +310,7 @@ def test_an_honest_adapter_is_accepted(settings: dict[str, object], tmp_path: Pa
 def test_what_peft_makes_of_an_adapter_is_accepted(tmp_path: Path) -> None:
     """The settings that this version of peft saves by default."""
     (tmp_path / "adapter_model.safetensors").touch()
-    for kind in (LoraConfig, AdaLoraConfig, LoHaConfig, LoKrConfig, OFTConfig, BOFTConfig, IA3Config, VeraConfig):
+    for kind in (LoraConfig, AdaLoraConfig, LoHaConfig, LoKrConfig, OFTConfig, IA3Config, VeraConfig):
         more: dict[str, Any] = {"total_step": 10} if kind is AdaLoraConfig else {}
         kind(target_modules=["q_proj"], base_model_name_or_path="o/base", **more).save_pretrained(str(tmp_path))
         assert base_of("theirs", tmp_path) == "o/base"
@@ -468,7 +473,8 @@ def test_a_model_of_open_clip_is_not_much_larger_than_its_weights(tmp_path: Path
     with pytest.raises(ModelError, match=TOO_LARGE):
         load_encoder(replace(CLIP, model=tmp_path))
     for part, key, value, said in (
-        ("text_cfg", "context_length", 5000, "have a context_length of more than 4,096 tokens"),
+        ("text_cfg", "context_length", 5000, "have a context_length that is not a whole number from 1 to 4,096 tokens"),
+        ("text_cfg", "context_length", "5000", "have a context_length that is not a whole number"),
         ("vision_cfg", "image_size", 4000, "images with a side of 4,000 pixels, more than 2,048"),
         ("vision_cfg", "image_size", [32, 4000], "images with a side of 4,000 pixels, more than 2,048"),
         ("vision_cfg", "width", 20_000, "a width or another number above 16,384"),
@@ -489,6 +495,37 @@ def test_a_model_of_open_clip_is_not_much_larger_than_its_weights(tmp_path: Path
 def test_the_images_of_a_dual_encoder_are_not_huge(tmp_path: Path) -> None:
     folder = changed(mini_folder(), tmp_path / "model", "config.json", {"image_size": 4000})
     with pytest.raises(ModelError, match="images with a side of 4,000 pixels, more than 2,048; correct the size"):
+        read_dual_encoder(folder)
+
+
+def test_no_image_is_encoded_before_the_weights_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """densenet201 would take two gigabytes and minutes for an image of 2,048 pixels."""
+    seen: list[str] = []
+    conv = nn.Conv2d.forward
+
+    def forward(self: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.device.type)
+        return conv(self, x)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", forward)
+    more = {"image_tower": "densenet121", "image_size": 2048}
+    with pytest.raises(ModelError, match="cannot be loaded: "):
+        read_dual_encoder(changed(mini_folder(), tmp_path / "model", "config.json", more))
+    assert set(seen) == {"meta"}
+
+
+@pytest.mark.parametrize("tower", ["resnet18", "timm/resnet18", "mobilenet_v3_small"])
+def test_the_width_of_an_image_tower_is_that_of_its_features(tower: str) -> None:
+    backbone = build_backbone(tower, 64)
+    with torch.inference_mode():
+        assert backbone.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, backbone.width)
+    assert {value.device.type for value in backbone.state_dict().values()} == {"cpu"}
+
+
+@pytest.mark.parametrize("length", [10**7, 4097, 0, 64.0, True, "64"])
+def test_the_captions_of_a_dual_encoder_are_not_huge(length: Any, tmp_path: Path) -> None:
+    folder = changed(mini_folder(), tmp_path / "model", "config.json", {"context_length": length})
+    with pytest.raises(ModelError, match=f"context_length={length!r} must be a whole number from 1 to 4,096"):
         read_dual_encoder(folder)
 
 

@@ -19,9 +19,10 @@ from tests.support.models import save_siglip2
 from text_image_similarity import Config, ModelError, load_encoder
 from text_image_similarity.encoders.open_clip_files import OpenClipFiles
 from text_image_similarity.encoders.open_clip_tokens import open_clip_tokens
+from text_image_similarity.encoders.panics import panics_are_errors
 from text_image_similarity.encoders.protocols import CutIds
 from text_image_similarity.encoders.token_files import open_tokens, write_tokens
-from text_image_similarity.encoders.tokens import Tokens, panics_are_errors, tokens_of
+from text_image_similarity.encoders.tokens import Tokens, tokens_of
 from text_image_similarity.encoders.two_tower import TwoTowerEncoder
 from text_image_similarity.encoders.zipped import mini_folder
 from text_image_similarity.pipeline.encoding import encode_each

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from base64 import b64encode
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,25 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, processors
 from transformers import AutoConfig, AutoTokenizer
+from transformers.models.qwen2 import tokenization_qwen2 as qwen2
+from transformers.models.qwen3_5 import tokenization_qwen3_5 as qwen3_5
 
 from tests.encoders.test_load import copy_of
 from tests.support.open_clip_models import save_open_clip
 from text_image_similarity import Config, ModelError, ModelNameError, load_encoder
-from text_image_similarity.encoders import clip, clip_text, hub, open_clip_tokens
+from text_image_similarity.encoders import clip, clip_text, hub, open_clip_tokens, token_growth
 from text_image_similarity.encoders.clip import load_clip
-from text_image_similarity.encoders.token_growth import check_pieces, check_steps, check_tokenizers, tokenizer_from
+from text_image_similarity.encoders.piece_tokenizer import piece_tokenizer
+from text_image_similarity.encoders.token_growth import (
+    check_pieces,
+    check_steps,
+    check_tokenizers,
+    growth_of,
+    tokenizer_from,
+)
 from text_image_similarity.encoders.tokens import tokens_of
 from text_image_similarity.encoders.zipped import mini_folder
+from text_image_similarity.training.vocabulary import learn_tokenizer
 
 _PLAIN = json.loads(Tokenizer(models.WordLevel({"[UNK]": 0}, "[UNK]")).to_str())
 _GROWING = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 100}
@@ -41,12 +52,12 @@ def charsmap(letters: int) -> bytes:
     "steps",
     [
         [replace("a" * 100)],
-        [replace("aaa")] * 7,
+        [replace("aaa")] * 5,
+        [replace("a" * 8)] * 3,
         [replace("a", Regex="")] * 11,
         [replace("a", String="")] * 11,
         [{"type": "ByteLevel"}] * 6,
         [{"type": "Prepend", "prepend": "a" * 9}],
-        [replace("b")] * 49,
         [{"type": "NFKD"}, replace("\ufdfa", String="\u0644")] * 3,
         [{"type": "Lowercase"}, replace("\u0130", String="i")] * 11,
         [{"pattern": {"String": "a"}, "content": "a" * 100}],
@@ -72,6 +83,111 @@ def test_those_of_published_models_are_not() -> None:
     steps = [{"type": "Prepend", "prepend": "\u2581"}, replace("\u2581", String=" "), replace(" ", Regex="\\s+")]
     steps += [replace(each, String="x") for each in ("''", "...", "<<")]
     assert tokenizer_from(text(*steps)).encode("a").ids
+
+
+def test_the_growth_of_published_models_is_known(tiny_siglip: Path, tiny_clip: Path) -> None:
+    assert growth_of(Tokenizer.from_file(str(tiny_clip / "tokenizer.json"))) == 30
+    tokens = load_encoder(Config(model=tiny_siglip, device="cpu", backend="torch")).tokens  # type: ignore[attr-defined]
+    check_steps(piece_tokenizer(tokens.pieces))
+    check_steps(learn_tokenizer(["a dog"], 100))
+    rules = {
+        "type": "Precompiled",
+        "precompiled_charsmap": b64encode(charsmap(18)).decode(),
+    }  # sentencepiece's nmt_nfkc
+    metaspace = {"type": "Metaspace", "replacement": "_", "prepend_scheme": "always", "split": True}
+    for steps, growth in (
+        ([rules, replace(" ", Regex=" {2,}")], 36),
+        ([{"type": "Lowercase"}, rules, replace(" ", Regex=" +"), replace("", Regex="[!-/]")], 72),  # SigLIP
+    ):
+        stated = {"normalizer": {"type": "Sequence", "normalizers": steps}, "pre_tokenizer": metaspace}
+        assert growth_of(tokenizer_from(json.dumps({**_PLAIN, **stated}))) == growth
+
+
+def step(pattern: str, **more: Any) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False, **more}
+
+
+@pytest.mark.parametrize(
+    "more", [[replace("b")] * 49, [{"type": "Strip", "strip_left": True, "strip_right": True}] * 97]
+)
+def test_the_steps_of_a_tokenizer_are_few(more: list[dict[str, Any]]) -> None:
+    with pytest.raises(ValueError, match="has more than 96 steps and patterns"):
+        tokenizer_from(text(*more))
+
+
+PUBLISHED = [
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",  # CLIP
+    r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",  # open_clip
+    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",  # GPT-2, if it is written out
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",  # Llama 3
+    *(qwen2.PRETOKENIZE_REGEX, qwen3_5.PRETOKENIZE_REGEX),
+    *(" {2,}", r"\s{2,}|[\n\r\t]", r"\s+", " +", r"\n", r"[\n\r\t]"),  # T5, XLM-R, NLLB
+    *("[\\s\x1c-\x1f\x85]+", r"[!-/:-@\[-`{-~]", "(?<=i)\u0307|[\ufe00-\ufe0f]"),  # our own
+]
+
+
+@pytest.mark.parametrize("pattern", PUBLISHED)
+def test_the_patterns_of_published_models_take_linear_time(pattern: str) -> None:
+    tokenizer = tokenizer_from(json.dumps({**_PLAIN, "pre_tokenizer": step(pattern)}))
+    tokenizer_from(text(replace(" ", Regex=pattern)))
+    assert tokenizer.pre_tokenizer is not None
+    for each in (" ", "\n ", "a", "A", "'", "1", "!", "\u02b0", " \n  "):  # half a minute and more in quadratic time
+        start = time.process_time()
+        tokenizer.pre_tokenizer.pre_tokenize_str(each * 100_000)
+        assert time.process_time() - start < 10
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *(".?" * 60 + "(?=[^a-z])[a-z]", "(x+x+)+y", "a+b", "a*[ab]", ".*x", "a?a?a?a?b", "a{2,}b", r"\s*[\r\n]+|x"),
+        *(
+            "(?:a{9}){9}",
+            "a{1000}",
+            "a++",
+            "a+?",
+            "a{2}+",
+            "(a)",
+            r"(a)\1",
+            r"\b",
+            "^a",
+            "a$",
+            "(?=a)",
+            r"\k<a>",
+            "[a[b]+]",
+        ),
+        *(
+            "a" * 1001,
+            "[]a]",
+            "[^]a]",
+            "a|b(",
+            r"\x{41}",
+            "(?i:'s|'t|'re|'ve|'m|'ll|'d)+x",
+            "a+(?i:'s|'t|'re|'ve|'m|'ll|'d)",
+        ),
+        r"a|\s*[\r\n]+|\s+(?!\S)|\s+|b",
+    ],
+)
+def test_a_pattern_that_could_take_long_is_refused_before_it_is_compiled(
+    pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_growth, "Tokenizer", None)
+    split, decoder = step(pattern), {"type": "Replace", "pattern": {"Regex": pattern}, "content": ""}
+    for stated in (
+        {"pre_tokenizer": split},
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split]}},
+        {"normalizer": [{"Regex": pattern}, ""]},
+        {"decoder": decoder},
+    ):
+        with pytest.raises(ValueError, match=r"the tokenizer looks for .* which could take too long"):
+            tokenizer_from(json.dumps({**_PLAIN, **stated}))
+
+
+def test_a_tokenizer_says_everything_once() -> None:
+    twice = f'{{"pre_tokenizer": {json.dumps(step("(x+x+)+y"))}, {json.dumps(_PLAIN)[1:]}'
+    assert json.loads(twice)["pre_tokenizer"] is None
+    with pytest.raises(ValueError, match="two members of an object have the same name"):
+        tokenizer_from(twice)
 
 
 def template(single: list[str], *ids: int, pair: list[str] | None = None) -> dict[str, Any]:

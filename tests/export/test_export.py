@@ -144,6 +144,13 @@ def test_any_damage_is_refused_before_a_score(exported: Export, tmp_path: Path) 
         (lambda facts: facts.update(source="mini"), "no valid source"),
         (lambda facts: facts.update(embed_dim="x"), "no valid embed_dim"),
         (lambda facts: facts.update(precision="fp64"), "no valid precision"),
+        (lambda facts: facts.update(context_length=4097), "no valid context_length"),
+        (lambda facts: facts["tokens"].update(context_length=10**9, whole=True), "no valid context_length"),
+        (lambda facts: facts["tokens"].update(kind="sentencepiece", context_length=10**9), "no valid context_length"),
+        (
+            lambda facts: facts["preprocess"].update(mean=[[0.5] * 3] * 3),
+            "a mean or a standard deviation of images that",
+        ),
         (lambda facts: facts.update(files=[]), "no valid files"),
         (lambda facts: facts.update(files={}), r"no valid hash of 'image\.onnx'"),
         (lambda facts: facts["files"].update({"a": "b"}), "no valid file name 'a'"),

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from text_image_similarity import (
 )
 from text_image_similarity.encoders import PreparingEncoder, model_folder
 from text_image_similarity.encoders.drawn import drawn_pairs
-from text_image_similarity.encoders.exported import read_manifest
+from text_image_similarity.encoders.exported import hashes, manifest_text, read_manifest
 from text_image_similarity.encoders.graphs import OPSET
 from text_image_similarity.encoders.protocols import CutIds
 from text_image_similarity.encoders.token_files import write_tokens
@@ -257,3 +258,26 @@ def test_another_tools_graph_is_refused(exported: tuple[Path, ExportSummary], tm
     shutil.copy(folder / "text.onnx", folder / "image.onnx")
     with pytest.raises(ModelError, match="does not begin with normalisation"):
         web_of(folder, tmp_path / "out", read_manifest(exported[0]))
+
+
+def test_the_settings_of_an_export_for_browsers_are_small(exported: tuple[Path, ExportSummary], tmp_path: Path) -> None:
+    folder = web_of(exported[0], tmp_path / "theirs", read_manifest(exported[0]))
+    file, manifest = folder / "preprocessor_config.json", folder / "export.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    for content, said in (
+        (
+            json.dumps({**settings, "image_mean": [[[0.5] * 3]] * 1000}),
+            "a mean or a standard deviation of images that is",
+        ),
+        (json.dumps({**settings, "image_std": [0.5] * 4}), "a mean or a standard deviation of images that is"),
+        (json.dumps(settings), ""),
+    ):
+        file.write_text(content, encoding="utf-8")
+        facts = json.loads(manifest.read_text(encoding="utf-8"))
+        facts["files"][file.name] = hashes(folder, [file.name])[file.name]
+        manifest.write_text(manifest_text(facts), encoding="utf-8")
+        with pytest.raises(ModelError, match=said) if said else nullcontext():
+            load_encoder(Config(model=folder))
+    manifest.write_text(manifest_text({**facts, "more": "x" * (16 << 20)}), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"export\.json: it has more than 16 MiB"):
+        read_manifest(folder)

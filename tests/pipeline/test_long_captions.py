@@ -22,6 +22,7 @@ from text_image_similarity.dataset import read_dataset
 from text_image_similarity.encoders import tokens as tokens_module
 from text_image_similarity.encoders.dual_encoder import read_dual_encoder
 from text_image_similarity.encoders.testing import ColourEncoder
+from text_image_similarity.encoders.token_growth import growth_of
 from text_image_similarity.encoders.tokens import tokens_of
 from text_image_similarity.pipeline import LocalEngine, classify
 from text_image_similarity.records import MOST_CAPTION, caption_of, parts_of
@@ -147,17 +148,26 @@ def test_captions_are_tokenized_in_groups(mini_tokenizer: Tokenizer, monkeypatch
 
     class Counting:
         truncation = mini_tokenizer.truncation
+        normalizer, pre_tokenizer = mini_tokenizer.normalizer, mini_tokenizer.pre_tokenizer
 
         @staticmethod
         def encode_batch_fast(some: list[str]) -> Any:
             seen.append(sum(map(len, some)))
             return mini_tokenizer.encode_batch_fast(some)
 
-    monkeypatch.setattr(tokens_module, "_AT_ONCE", 60)
+    monkeypatch.setattr(tokens_module, "_AT_ONCE", 60 * 12)  # each letter may become twelve
     counting: Any = Counting()
     assert tokens_of(counting, pad=0, if_empty=[1]).encode(texts) == whole
     assert seen == [5, 162, 52]
     assert tokens_of(counting, pad=0).encode([]) == []
+    monkeypatch.setattr(tokens_module, "_MOST_GROWN", 161 * 12)
+    with pytest.raises(ValueError, match=r"a caption has 162 characters, and .* may make it 12 times longer; cut it"):
+        tokens_of(counting, pad=0).encode(texts)
+
+
+def test_the_longest_captions_may_be_read_by_clip(tiny_clip: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(tiny_clip / "tokenizer.json"))
+    assert growth_of(tokenizer) * MOST_CAPTION < tokens_module._MOST_GROWN
 
 
 @pytest.fixture

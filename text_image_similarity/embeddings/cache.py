@@ -26,6 +26,11 @@ from .saved import Vector, read_vector, write_vector
 logger = logging.getLogger("text_image_similarity")
 
 _APPLICATION = 0x74697363  # "tisc", the application id of our SQLite files
+_TABLE = "CREATE TABLE embeddings (key BLOB PRIMARY KEY, vector BLOB NOT NULL)"
+_SCHEMA = [
+    ("table", "embeddings", "embeddings", _TABLE),
+    ("index", "sqlite_autoindex_embeddings_1", "embeddings", None),
+]
 _PATIENCE_S = 30.0  # longest wait while another process is writing
 _DROP_OLDEST = "DELETE FROM embeddings WHERE rowid <= (SELECT max(rowid) FROM embeddings) - ?"  # in order of insertion
 
@@ -115,9 +120,11 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 def _set_up(file: sqlite3.Connection) -> None:
     (application,) = file.execute("PRAGMA application_id").fetchone()
-    tables = file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    tables = file.execute("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type DESC LIMIT 3").fetchall()
     if tables and application != _APPLICATION:
         raise sqlite3.DatabaseError("it is another program's database")
+    if tables and tables != _SCHEMA:  # a view, for example, could have rows without end
+        raise sqlite3.DatabaseError("it has other tables than an embedding cache")
     if not tables:
         file.execute("PRAGMA page_size = 16384")  # a page holds several embeddings
     file.execute("PRAGMA journal_mode = WAL")
@@ -126,7 +133,8 @@ def _set_up(file: sqlite3.Connection) -> None:
         with file:
             file.execute("BEGIN IMMEDIATE")
             file.execute(f"PRAGMA application_id = {_APPLICATION}")
-            file.execute("CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB NOT NULL)")
+            if not file.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+                file.execute(_TABLE)
 
 
 def content_key(fingerprint: str, kind: Literal["image", "text"], content: bytes) -> bytes:

@@ -15,16 +15,26 @@ from .settings_files import check_values, read_settings
 
 SETTINGS = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-# Values of `peft_type` that are accepted. Some other types cannot be merged, or load models, adapters or pickles.
-_KINDS = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "HRA", "VERA", "LN_TUNING", "FOURIERFT", "RANDLORA")
+# Values of `peft_type` that are accepted. Some other types cannot be merged, load models, adapters or pickles, or compute
+# with several matrices of a layer's width squared for each of their weights (BOFT, HRA).
+_KINDS = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "VERA", "LN_TUNING", "FOURIERFT", "RANDLORA")
+_SQUARING = (
+    "OFT",
+    "VERA",
+    "RANDLORA",
+)  # make matrices of the base model's largest widths, or of a layer's width squared
+_MOST_WIDTH = 8192  # of a base model's layers, for the types above; that of the widest CLIP models
+_MOST_DECOMPOSED = 2048  # smaller side of a matrix that is decomposed, which takes time with its cube
 _RANKS = ("r", "init_r", "target_r")
 _MOST_RANK = 4096
-# Settings that say how many matrix products peft computes; published adapters have up to 5.
-_REPEATED = ("num_cayley_neumann_terms", "boft_n_butterfly_factor")
-_MOST_REPEATED = 100
-# Ways of filling an adapter before its weights are read. Some of them change the base model, and that change must be
-# repeated here. Other ways take settings that could make peft compute without end, or read files.
-_FILLINGS = re.compile(r"gaussian|orthogonal|lycoris|eva|olora|pissa(_niter_\d{1,2})?")
+# Settings that say how many products of matrices peft computes; published adapters have up to 5.
+_REPEATED = ("num_cayley_neumann_terms",)
+_MOST_REPEATED = 16
+# Ways of filling an adapter before its weights are read. Those of `_CHANGING` change the base model, and that change
+# must be repeated here; instead of the others, the plain way is taken, because some compute for hours. Ways that are not
+# listed take settings that could make peft compute without end, or read files.
+_FILLINGS = re.compile(r"gaussian|orthogonal|lycoris|eva|olora|pissa(_niter_([12]?\d|3[0-2]))?")
+_CHANGING = re.compile(r"olora|pissa.*")
 _FILLING_KEYS = ("init_lora_weights", "init_weights", "init_ia3_weights")
 _UNSUPPORTED = (
     *("loftq_config", "corda_config", "eva_config", "lora_ga_config"),
@@ -110,19 +120,47 @@ def _is_known_filling(value: Any) -> bool:
     return value is None or isinstance(value, bool) or (isinstance(value, str) and bool(_FILLINGS.fullmatch(value)))
 
 
+def _fill_plainly(settings: Any) -> None:
+    """Make peft fill an adapter in the plain way, which leaves the base model unchanged, unless another way changes it."""
+    for key in _FILLING_KEYS:
+        how = getattr(settings, key, None)
+        if isinstance(how, str) and not _CHANGING.fullmatch(how):
+            setattr(settings, key, True)
+
+
+def _check_layers(name: str, settings: Any, network: Any) -> None:
+    """Refuse a base model whose layers are so wide that peft would allocate or compute far more than they hold."""
+    how = getattr(settings, "init_lora_weights", None)
+    changing = isinstance(how, str) and _CHANGING.fullmatch(how) is not None
+    squaring = settings.peft_type in _SQUARING
+    for layer in network.modules():
+        weight = getattr(layer, "weight", None)
+        if weight is None or weight.ndim < 2:
+            continue
+        rows, columns = 1 if hasattr(layer, "num_embeddings") else len(weight), weight[0].numel()
+        if (squaring and max(rows, columns) > _MOST_WIDTH) or (changing and min(rows, columns) > _MOST_DECOMPOSED):
+            raise ModelError(
+                f"the adapter {name} would take too much memory or time, because its model has a layer of {rows:,} x {columns:,} "
+                "weights; merge the adapter into its model"
+            )
+
+
 def merged(name: str, network: Any, folder: Path) -> Any:
     """Merge an adapter's weights into a model, and return the model.
 
     Raises:
         ModelError: The adapter does not fit this model.
     """
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
     from .weight_limit import limited_by
 
     try:
+        settings = PeftConfig.from_pretrained(str(folder))
+        _fill_plainly(settings)
+        _check_layers(name, settings, network)
         with limited_by(f"the adapter {name}", lambda: [folder / WEIGHTS]):
-            return PeftModel.from_pretrained(network, str(folder)).merge_and_unload()
+            return PeftModel.from_pretrained(network, str(folder), config=settings).merge_and_unload()
     except ModelError:
         raise
     except Exception as exc:  # peft, torch and safetensors each raise their own exceptions

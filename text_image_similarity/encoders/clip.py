@@ -31,9 +31,9 @@ from .kinds import NO_OWN_CODE, check_type, check_weights
 from .last_layer import give_one_token
 from .naflex import patch_features
 from .other_families import check_alike, masked_text
+from .panics import panics_are_errors
 from .settings_files import check_settings, read_settings
 from .token_growth import check_tokenizers
-from .tokens import panics_are_errors
 from .torch_backend import ImageTower, TorchBackend, Tower
 from .two_tower import TwoTowerEncoder
 from .weight_limit import limited_by

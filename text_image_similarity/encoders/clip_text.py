@@ -23,10 +23,11 @@ from transformers.masking_utils import create_causal_mask
 
 from ..errors import ModelError
 from .last_layer import at_ends, give_one_token, token_of
+from .panics import panics_are_errors
 from .piece_rules import AddedPiece, PieceFile, PieceRules
 from .pieces import piece_tokens
-from .token_growth import check_steps
-from .tokens import Ids, Tokens, copy_tokenizer, ids_of, in_groups, panics_are_errors, tokens_of
+from .token_growth import check_steps, growth_of
+from .tokens import Ids, Tokens, copy_tokenizer, ids_of, in_groups, tokens_of
 
 _PROBES = (
     "A photo of 2 dogs, it's RAINING",
@@ -159,11 +160,13 @@ def _their_tokens(tokenizer: Any, length: int, pad: int) -> Tokens:
     # Truncation is part of the tokenizer's state, so calls take turns. A fork may copy a held lock, so each process has
     # its own.
     locks: dict[int, Lock] = {}
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    growth = growth_of(fast) if fast is not None else 1
 
     @panics_are_errors()
     def encode(texts: Sequence[str]) -> list[Ids]:
         with locks.setdefault(os.getpid(), Lock()):
-            return [row for some in in_groups(texts) for row in ids(some)]
+            return [row for some in in_groups(texts, growth) for row in ids(some)]
 
     def ids(some: list[str]) -> list[Ids]:
         found = tokenizer(some, truncation=True, max_length=length)

@@ -21,6 +21,7 @@ from ..system import require
 from .facts import check_pillow, preprocess_from
 from .kinds import EXPORTED, MANIFESTS
 from .onnx_backend import open_backend
+from .settings_files import is_context, read_settings
 from .token_files import open_tokens
 from .tokens import Tokens
 from .two_tower import Backend, TwoTowerEncoder
@@ -112,8 +113,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     name = manifest_path(folder).name
     try:
+        found = read_settings(folder / name)
         text = (folder / name).read_text(encoding="utf-8")
-        found = json.loads(text)
         if not isinstance(found, dict) or found.get("model_type") != EXPORTED:
             raise ValueError(f"its model_type is not {EXPORTED!r}")
     except (OSError, ValueError, RecursionError) as exc:
@@ -136,6 +137,8 @@ def _wrong_in(manifest: Mapping[str, Any]) -> str | None:
             return key
     if not isinstance(manifest["source"].get("model"), str):
         return "source"
+    if not (is_context(manifest["context_length"]) and is_context(manifest["tokens"].get("context_length"))):
+        return "context_length"
     if manifest["precision"] not in _PRECISIONS:
         return "precision"
     files = manifest["files"]

@@ -20,7 +20,7 @@ from ..preprocess import check_sides
 from .fingerprint import fingerprint_of
 from .kinds import pickled_advice
 from .open_clip_names import CONFIG, OpenClipName, check_architecture, check_tag
-from .settings_files import check_settings, check_values, read_settings
+from .settings_files import MOST_CONTEXT, check_settings, check_values, is_context, read_settings
 from .token_growth import check_tokenizers
 
 _TOKENIZER_FILES = (
@@ -36,7 +36,6 @@ _TEXT_TOWERS = ("bert", "m2m_100", "mt5", "roberta", "xlm-roberta")  # those tha
 _PATTERNS = ("tokenizer*.json", "special_tokens_map.json", "vocab*", "merges.txt", "*.model", "added_tokens.json")
 
 
-_MOST_CONTEXT = 4096  # tokens
 _COUNTED = {"vocab_size"}  # the table of this size is counted before it is filled
 _TABLE = re.compile("position|d_model|hidden_size")  # settings that determine the size of a table of positions
 _MOST_WIDTH = 16_384  # also the largest number of patches, positions or queries
@@ -147,9 +146,9 @@ def _check_settings(name: str, model: Mapping[str, Any]) -> None:
     sizes = given if isinstance(given, list) else [given]
     check_sides(*sizes)
     lengths = [part.get("context_length") for part in (text, model.get("multimodal_cfg")) if isinstance(part, Mapping)]
-    if any(isinstance(length, int) and length > _MOST_CONTEXT for length in lengths):  # a mask takes the length squared
+    if not all(length is None or is_context(length) for length in lengths):
         raise ModelError(
-            f"the settings of {name} have a context_length of more than {_MOST_CONTEXT:,} tokens; correct it"
+            f"the settings of {name} have a context_length that is not a whole number from 1 to {MOST_CONTEXT:,} tokens; correct it"
         )
     patch = vision.get("patch_size")
     patches = (max(sizes) // patch) ** 2 if isinstance(patch, int) and patch > 0 else 0

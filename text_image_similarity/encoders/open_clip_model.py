@@ -32,7 +32,7 @@ from .open_clip_files import OpenClipFiles
 from .open_clip_names import OpenClipName
 from .open_clip_table import needs_twin, quick_advice
 from .open_clip_tokens import open_clip_tokens
-from .tokens import panics_are_errors
+from .panics import panics_are_errors
 from .torch_backend import ImageTower, TorchBackend, Tower
 from .two_tower import TwoTowerEncoder
 from .weight_limit import limited_by

@@ -20,9 +20,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, pro
 from ..errors import ModelError
 from .captions import CLEANINGS, Cleaning
 from .open_clip_files import OpenClipFiles
+from .panics import panics_are_errors
 from .protocols import CutIds
-from .token_growth import check_steps
-from .tokens import Ids, Tokens, cleaned_tokens, copy_tokenizer, in_groups, panics_are_errors
+from .token_growth import check_steps, growth_of
+from .tokens import Ids, Tokens, cleaned_tokens, copy_tokenizer, in_groups
 
 _START, _END = "<start_of_text>", "<end_of_text>"
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -66,7 +67,12 @@ def open_clip_tokens(files: OpenClipFiles) -> tuple[Tokens, int]:
         if _agree(tokens, theirs, length):
             return tokens, length
     return (
-        _their_tokens(theirs, lambda part: [len(row) for row in inner(_cleaned(theirs, part))["input_ids"]], length),
+        _their_tokens(
+            theirs,
+            lambda part: [len(row) for row in inner(_cleaned(theirs, part))["input_ids"]],
+            length,
+            growth_of(backend) if backend is not None else 1,
+        ),
         length,
     )
 
@@ -116,14 +122,16 @@ def _agree(tokens: Tokens, theirs: Callable[..., Any], length: int) -> bool:
     return bool((tokens.padded(tokens.encode(_PROBES), length) == theirs(list(_PROBES)).numpy()).all())
 
 
-def _their_tokens(theirs: Callable[..., Any], lengths: Callable[[Sequence[str]], list[int]], most: int) -> Tokens:
+def _their_tokens(
+    theirs: Callable[..., Any], lengths: Callable[[Sequence[str]], list[int]], most: int, growth: int = 1
+) -> Tokens:
     """Return the `Tokens` of open_clip's own tokenizer, with full-length rows; `lengths` shows what was cut."""
     locks: dict[int, Lock] = {}  # tokenizers of transformers keep state, and a fork may copy a held lock
 
     @panics_are_errors()
     def encode(texts: Sequence[str]) -> list[Ids]:
         with locks.setdefault(os.getpid(), Lock()):
-            return [row for some in in_groups(texts) if some for row in rows_of(some)]
+            return [row for some in in_groups(texts, growth) if some for row in rows_of(some)]
 
     def rows_of(some: list[str]) -> list[Ids]:
         rows: list[Ids] = theirs(some).tolist()

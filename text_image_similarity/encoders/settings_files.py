@@ -17,6 +17,7 @@ from ..errors import ModelNameError
 # The files that these libraries read as settings: all JSON except vocabularies, which may be large and name nothing.
 SETTINGS = ("*config.json", "special_tokens_map.json", "added_tokens.json", "*.index.json")
 TOKENIZERS = ("tokenizer*.json", "*.model")  # files of a tokenizer with steps that change captions
+MOST_CONTEXT = 4096  # context length, in tokens; a mask takes its square
 _MOST_BYTES = 16 << 20
 _MOST_DEPTH = 32
 # Libraries fill tables of these sizes before any weights are read.
@@ -79,6 +80,11 @@ def read_settings(path: Path) -> Any:
     if any(depth > _MOST_DEPTH for depth, _, _ in _members(found)):
         raise JsonLimitError(f"it is nested more than {_MOST_DEPTH} levels deep")
     return found
+
+
+def is_context(length: Any) -> bool:
+    """Tell whether a value is an ordinary context length."""
+    return isinstance(length, int) and not isinstance(length, bool) and 1 <= length <= MOST_CONTEXT
 
 
 def check_settings(name: str, folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import ModelError
 from .piece_rules import PieceFile, PieceRules
 from .pieces import piece_tokens
+from .settings_files import MOST_CONTEXT, is_context
 from .token_growth import tokenizer_from
 from .tokens import Tokens, cleaned_tokens, tokens_of
 from .two_tower import TwoTowerEncoder
@@ -70,7 +71,13 @@ def write_tokens(encoder: TwoTowerEncoder, folder: Path, *, web: bool = False) -
 
 
 def open_tokens(folder: Path, facts: Mapping[str, Any]) -> Tokens:
-    """Open the tokenizer that `write_tokens` wrote; the libraries of its model are not needed."""
+    """Open the tokenizer that `write_tokens` wrote; the libraries of its model are not needed.
+
+    Raises:
+        ValueError: The tokenizer or its settings are damaged, or could make captions too long.
+    """
+    if not is_context(facts["context_length"]):
+        raise ValueError(f"context_length is not a whole number from 1 to {MOST_CONTEXT:,}")
     if facts["kind"] == "sentencepiece":
         rules = PieceRules.from_dict({key: value for key, value in facts.items() if key not in ("kind", "whole")})
         return piece_tokens(PieceFile((folder / _PIECES).read_bytes(), rules))

@@ -1,4 +1,4 @@
-"""Open a tokenizer only if its steps cannot make a caption much longer.
+"""Open a tokenizer only if its steps can neither make a caption much longer nor take long.
 
 A stranger's `tokenizer.json` below 1 KB could otherwise turn one letter into gigabytes, before the caption is cut. A
 tokenizer that another library opens is checked twice: its files before, because a tokenizer reads its own tokens when
@@ -8,6 +8,7 @@ it is opened, and its steps afterwards, because a library may add some.
 from __future__ import annotations
 
 import json
+import math
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,15 +18,17 @@ from tokenizers import Tokenizer
 
 from ..bounded_json import parse_json
 from ..errors import ModelNameError
+from .panics import panics_are_errors
 from .settings_files import TOKENIZERS
-from .tokens import panics_are_errors
+from .token_patterns import shortest_match
 
 _MOST_PARTS = 1 << 26  # commas and brackets; a vocabulary of a million pieces has a few million
 # Letters of all tokens besides the vocabulary, each of which takes about 75 bytes of memory; Gemma 3's tokens have 80,000.
 _MOST_ADDED = 1 << 20
-_MOST_STEPS = 48  # Replace and Prepend in a row; CLIP's and T5's have a few
+_MOST_STEPS = 96  # steps and what they look for; published models have up to twenty
+_MOST_PATTERN = 1000  # letters that all steps together look for; published models have up to 250
 _MOST_LETTERS = 8  # letters that a step may write; all published steps write up to three
-_MOST_GROWTH = 1024  # how many times longer all steps together may make a text
+_MOST_GROWTH = 80  # how many times longer all steps together may make a text; those of published models, up to 72
 _MOST_SPECIAL = 16  # tokens that post-processors add to a caption; all published ones add up to four
 _MOST_WORD = 256  # letters of a word that WordPiece looks up part by part; all published models state 100
 _STEPS = ("normalizer", "pre_tokenizer", "post_processor")
@@ -92,16 +95,23 @@ def check_steps(tokenizer: Tokenizer) -> None:
     Raises:
         ValueError: The steps could make captions too long.
     """
-    growth, count = 1, 0
     _check_model({key: getattr(tokenizer.model, key, None) for key in (*_AFFIXES, "max_input_chars_per_word")})
     if tokenizer.post_processor is not None:
         _check_post_processors(json.loads(tokenizer.post_processor.__getstate__()))
-    parts = [part for part in (tokenizer.normalizer, tokenizer.pre_tokenizer) if part is not None]
-    for step in (step for part in parts for step in _steps(json.loads(part.__getstate__()))):
-        length, factor = _growth(step)
-        count, growth = count + (length > 0), growth * factor
-        if length > _MOST_LETTERS or count > _MOST_STEPS or growth > _MOST_GROWTH:
-            raise ValueError(f"the tokenizer {_LONGER}")
+    steps = _stated_steps(tokenizer)
+    _check_patterns(steps)
+    if any(_growth(step)[0] > _MOST_LETTERS for step in _steps(steps)) or growth_of(tokenizer) > _MOST_GROWTH:
+        raise ValueError(f"the tokenizer {_LONGER}")
+
+
+def growth_of(tokenizer: Tokenizer) -> int:
+    """Return how many times longer a tokenizer's steps may make a caption."""
+    return math.prod(_growth(step)[1] for step in _steps(_stated_steps(tokenizer)))
+
+
+def _stated_steps(tokenizer: Tokenizer) -> list[Any]:
+    parts = (tokenizer.normalizer, tokenizer.pre_tokenizer)
+    return [json.loads(part.__getstate__()) for part in parts if part is not None]
 
 
 def check_pieces(model: bytes) -> None:
@@ -118,7 +128,15 @@ def check_pieces(model: bytes) -> None:
 
 def _check_file(text: str) -> None:
     try:
-        stated = parse_json(text, most_parts=_MOST_PARTS)
+        stated = parse_json(text, most_parts=_MOST_PARTS, object_pairs_hook=_members_of)
+        if not isinstance(stated, dict):
+            raise ValueError("it holds no object")
+    except ValueError as exc:
+        raise ValueError(f"tokenizer.json is damaged: {exc}") from exc
+    _check_patterns(
+        [stated.get(key) for key in ("normalizer", "pre_tokenizer", "decoder")]
+    )  # the library compiles those of all parts
+    try:
         # The library also reads steps that do not name their type, and writes them with it.
         with panics_are_errors():
             alone = Tokenizer.from_str(json.dumps({**_ALONE, **{key: stated.get(key) for key in _STEPS}}))
@@ -144,6 +162,34 @@ def _check_added(tokens: Any) -> None:
         raise ValueError(
             f"the added tokens of the tokenizer have {letters:,} letters, more than {_MOST_ADDED:,}; use another tokenizer"
         )
+
+
+def _members_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the members of an object; of two with one name, the library could take one and this module the other."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("two members of an object have the same name")
+    return found
+
+
+def _check_patterns(parts: Any) -> None:
+    """Check that steps, in any form that the library reads, are few and look only for what is found quickly."""
+    count, letters, waiting = 0, 0, [parts]
+    while waiting:
+        part = waiting.pop()
+        if not isinstance(part, (list, dict)):
+            continue
+        waiting += part.values() if isinstance(part, dict) else part
+        count += isinstance(part, dict)
+        for kind in {"Regex", "String"} & part.keys() if isinstance(part, dict) else ():
+            letters += len(wanted := str(part[kind]))
+            if letters > _MOST_PATTERN or (kind == "Regex" and shortest_match(wanted) is None):
+                raise ValueError(
+                    f"the tokenizer looks for {wanted!r:.100}, which could take too long, because it is not a regular expression of "
+                    "the simple kind that published models have; use another tokenizer"
+                )
+        if count > _MOST_STEPS:
+            raise ValueError(f"the tokenizer has more than {_MOST_STEPS} steps and patterns; use another tokenizer")
 
 
 def _check_model(model: Any) -> None:
@@ -191,22 +237,23 @@ def _growth(step: dict[str, Any]) -> tuple[int, int]:
         return 0, max(1, _longest(b64decode(step["precompiled_charsmap"])))
     if kind in _TIMES:
         return 0, _TIMES[kind]
-    length = len(str(step["content" if kind == "Replace" else "prepend"]))
     if kind == "Prepend":
-        return length, 1  # the step writes only once
-    replaced = str(step["pattern"].get("String") or "")
-    # A regular expression may match the empty string, between any two letters.
-    return length, max(1, -(-length // len(replaced))) if replaced else 1 + length
+        return len(str(step["prepend"])), 1  # the step writes only once
+    if kind != "Replace":
+        return 0, 1
+    length, pattern = len(str(step["content"])), step["pattern"]
+    replaced = shortest_match(str(pattern["Regex"])) if "Regex" in pattern else len(str(pattern["String"]))
+    # What may match the empty string does so between any two letters.
+    return length, max(1, -(-length // replaced)) if replaced else 1 + length
 
 
 def _steps(part: Any) -> Iterator[dict[str, Any]]:
-    """Yield the steps of a normalizer or pre-tokenizer that write text."""
+    """Yield the steps of normalizers and pre-tokenizers, sequences included."""
     if isinstance(part, list):
         for each in part:
             yield from _steps(each)
     elif isinstance(part, dict):
-        if part.get("type") in ("Replace", "Prepend", "Precompiled", *_TIMES):
-            yield part
+        yield part
         for inner in ("normalizers", "pretokenizers"):
             yield from _steps(part.get(inner))
 

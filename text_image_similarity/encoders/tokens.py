@@ -7,7 +7,6 @@ change the last digits of a result.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -17,14 +16,19 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from .captions import Cleaning, cleaner
+from .panics import panics_are_errors
 from .protocols import CutIds
+from .token_growth import growth_of
 
 if TYPE_CHECKING:
     from .piece_rules import PieceFile
 
 Ids = list[int]
 
-_AT_ONCE = 1 << 20  # characters that are tokenized at once, which may take 230 bytes of memory each
+# Characters that captions may have after the tokenizer's first steps, which may take 230 bytes of memory each: of those
+# that are tokenized at once, and of one.
+_AT_ONCE = 1 << 22
+_MOST_GROWN = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +86,6 @@ class Tokens:
         return ids
 
 
-@contextmanager
-def panics_are_errors() -> Iterator[None]:
-    """Turn a panic of the tokenizers library, which no `except Exception` would catch, into a RuntimeError.
-
-    One cause of a panic is a pattern in `tokenizer.json` that takes too long to match a caption.
-    """
-    try:
-        yield
-    except BaseException as exc:
-        if type(exc).__name__ != "PanicException":  # pyo3's class, which cannot be imported
-            raise
-        raise RuntimeError(f"the model's tokenizer cannot read this text: {exc}") from exc
-
-
 def copy_tokenizer(tokenizer: Tokenizer, length: int) -> Tokenizer:
     """Return a copy of a tokenizer that cuts captions at a length in tokens and does not pad them."""
     own = Tokenizer.from_str(tokenizer.to_str())
@@ -115,12 +105,13 @@ def tokens_of(tokenizer: Tokenizer, *, pad: int, if_empty: Ids | None = None) ->
     """
 
     most: int | None = (tokenizer.truncation or {}).get("max_length")
+    growth = growth_of(tokenizer)
 
     @panics_are_errors()
     def encode(texts: Sequence[str]) -> list[Ids]:
         rows = [
             ids_of(encoding) or list(if_empty or [])
-            for some in in_groups(texts)
+            for some in in_groups(texts, growth)
             for encoding in tokenizer.encode_batch_fast(some)
         ]
         if most is not None and max(map(len, rows), default=0) > most:
@@ -144,15 +135,28 @@ def cleaned_tokens(tokenizer: Tokenizer, *, pad: int, clean: Cleaning, whole: bo
     return replace(plain, encode=encode, whole=whole, clean=clean)
 
 
-def in_groups(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Yield captions, in order, in groups of limited length, each of which is tokenized at once."""
-    if sum(map(len, texts)) <= _AT_ONCE:  # the case for most batches
+def in_groups(texts: Sequence[str], growth: int) -> Iterator[list[str]]:
+    """Yield captions, in order, in groups of limited length, each of which is tokenized at once.
+
+    Args:
+        texts: The captions.
+        growth: How many times longer the tokenizer's steps may make a caption.
+
+    Raises:
+        ValueError: A caption is so long that it could fill the memory.
+    """
+    most = _AT_ONCE // growth
+    if sum(map(len, texts)) <= most:  # the case for most batches
         yield list(texts)
         return
+    if (longest := max(map(len, texts))) * growth > _MOST_GROWN:
+        raise ValueError(
+            f"a caption has {longest:,} characters, and this model's tokenizer may make it {growth} times longer; cut it"
+        )
     group: list[str] = []
     size = 0
     for text in texts:
-        if group and size + len(text) > _AT_ONCE:
+        if group and size + len(text) > most:
             yield group
             group, size = [], 0
         group.append(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..preprocess import check_channels
 from ..system import usable_cores
 from .onnx_backend import OnnxBackend, Workers
+from .settings_files import read_settings
 from .tokens import Tokens
 
 PREPROCESSOR = "preprocessor_config.json"
@@ -38,7 +39,8 @@ def open_web(folder: Path, tokens: Tokens, precision: str) -> OnnxBackend:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # otherwise ONNX Runtime stores a device id in the home folder
     import onnxruntime
 
-    how = json.loads((folder / PREPROCESSOR).read_text(encoding="utf-8"))
+    how = read_settings(folder / PREPROCESSOR)
+    check_channels(how["image_mean"], how["image_std"])
     mean, std = (np.asarray(how[name], np.float32) for name in ("image_mean", "image_std"))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # an error is raised, too, and names in a graph could control the terminal

@@ -1,7 +1,7 @@
 """Stop the construction of a torch network whose settings ask for far more weights than its files hold.
 
 Libraries build a network before they read its weights, so a few digits in a stranger's settings could fill the memory.
-A weight is counted when its module registers it: its memory is reserved by then, but not yet used.
+A weight or a buffer is counted when its module registers it: its memory is reserved by then, but most is not yet used.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from ..errors import ModelError
 
@@ -79,3 +82,4 @@ def _count(module: nn.Module, name: str, weight: Any) -> None:
 
 
 register_module_parameter_registration_hook(_count)
+register_module_buffer_registration_hook(_count)

@@ -183,11 +183,17 @@ def _timm(name: str, image_size: int) -> Backbone:
 
 
 def _width(network: nn.Module, name: str, image_size: int) -> int:
-    """Return the width of a network's features by encoding a black image, without changing the network's statistics."""
+    """Return the width of a network's features for a black image, without computing them.
+
+    Tensors of the device `meta` have a shape, but no values: a stranger's settings may ask for large images.
+    """
+    state = {key: value.to("meta") for key, value in network.state_dict(keep_vars=True).items()}
+    state |= {key: value.to("meta") for key, value in network.named_buffers()}  # also those that are not saved
     network.eval()
     try:
         with torch.inference_mode():
-            features = network(torch.zeros(1, 3, image_size, image_size))
+            image = torch.zeros(1, 3, image_size, image_size, device="meta")
+            features = torch.func.functional_call(network, state, (image,))
     except (RuntimeError, AssertionError, ValueError) as exc:
         raise ConfigError(f"image_tower={name!r} does not take images of {image_size} pixels: {exc}") from exc
     finally:

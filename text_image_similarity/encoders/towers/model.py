@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ...errors import ConfigError
+from ..settings_files import MOST_CONTEXT, is_context
 from .image import build_backbone
 from .text import build_text_tower
 
@@ -25,7 +27,7 @@ class DualEncoderConfig:
         text_width: Width of the token embeddings, of each recurrent direction and of the transformer.
         text_layers: Layers of the text tower.
         dropout: Share of activations that are dropped in training.
-        context_length: Longest caption in tokens; longer ones are cut.
+        context_length: Longest caption in tokens, at most 4,096; longer ones are cut.
         image_size: Side of the square image that the image tower reads, in pixels.
     """
 
@@ -39,6 +41,17 @@ class DualEncoderConfig:
     dropout: float = 0.1
     context_length: int = 64
     image_size: int = 224
+
+    def __post_init__(self) -> None:
+        """Check the context length, because the configuration may come with a stranger's model.
+
+        Raises:
+            ConfigError: The context length is too large, or not a length.
+        """
+        if not is_context(self.context_length):
+            raise ConfigError(
+                f"context_length={self.context_length!r:.100} must be a whole number from 1 to {MOST_CONTEXT:,}"
+            )
 
 
 class DualEncoder(nn.Module):
