@@ -247,7 +247,7 @@ class TestHints:
             (
                 "in.jsonl",
                 b'{"url": ' + b"7" * 5000 + b"}\n",
-                r"a number in it has more than 400 digits; write it as a string$",
+                r"a number in it has more than 308 digits; write it as a string$",
             ),
             ("in.csv", "url,caption\na,b\n".encode("utf-16-be"), "--encoding utf-16-be"),
             ("in.csv", b"\xff\xd8\xff\xe0" + bytes(60), "is a JPEG image"),
