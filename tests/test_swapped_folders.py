@@ -15,14 +15,20 @@ from typing import Any
 import pytest
 from filelock import FileLock, Timeout
 
-from text_image_similarity import TableError, UsageError, filter_table, folders
+from text_image_similarity import Config, TableError, UsageError, filter_table, folders, open_catalog, score_csv
+from text_image_similarity.embeddings.cache import EmbeddingCache
 from text_image_similarity.encoders import onnx_export
 from text_image_similarity.export.staging import whole_folder
 from text_image_similarity.files import open_own, place_of, whole_file, write_whole
 from text_image_similarity.folder_lock import FolderLock
+from text_image_similarity.search.match_log.opening import open_match_log
 from text_image_similarity.tables import filter as filter_module
+from text_image_similarity.tables.places import work_folder
 from text_image_similarity.tables.scored_rows import KeptRows
+from text_image_similarity.training.checkpoint import only_one_in
 from text_image_similarity.workspace import Part, Workspace
+
+POSIX = pytest.mark.skipif(os.name == "nt", reason="on Windows, a file's owner and its writers are not looked up")
 
 
 @pytest.fixture
@@ -445,5 +451,139 @@ def test_errors_name_the_folder_of_the_parts(shared: Path) -> None:
     with (
         pytest.raises(TableError, match=r"shared/parts/manifest\.jsonl is not a regular file"),
         Workspace(shared / "parts", "out.csv", "csv"),
+    ):
+        pass
+
+
+def enter(place: Path) -> None:
+    with only_one_in(place):
+        pass
+
+
+def export_to(place: Path) -> None:
+    with whole_folder(place, replaces=lambda _: True):
+        pass
+
+
+DOORS = {
+    "score": lambda place: score_csv(place.parents[1] / "in" / "*.csv", f"{place}/", Config(model="/no/such/model")),
+    "filter": lambda place: filter_table(place.parents[1] / "in" / "a.csv", place / "out.csv", top=1, force=True),
+    "output": lambda place: place_of(place / "out.csv"),
+    "output below": lambda place: place_of(place / "deep" / ".." / "out.csv"),
+    "write": lambda place: write_whole(place / "out.csv", "ours"),
+    "parts": lambda place: work_folder("out.csv", place / "below"),
+    "lock": lambda place: FolderLock(place, "out.csv").acquire(),
+    "train": enter,
+    "train below": lambda place: enter(place / "below" / "model"),
+    "export": lambda place: export_to(place / "model"),
+    "catalogue": lambda place: open_catalog(place, fields=[]),
+    "log": lambda place: open_match_log(place / "log.sqlite"),
+    "embeddings": lambda place: EmbeddingCache(place / "cache.sqlite", 4),
+}
+
+
+@POSIX
+@pytest.mark.parametrize("door", DOORS)
+def test_a_link_on_the_way_that_someone_else_may_have_put_there_is_refused(
+    shared: Path, home: Path, tmp_path: Path, door: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / "in" / name).write_text("url,caption,similarity\na.png,a,0.5\n")
+    shared.chmod(0o777)
+    (shared / "out").symlink_to(home)
+    with pytest.raises(UsageError, match=rf"leads through {shared}/out, a link to {home}, which someone else may"):
+        DOORS[door](shared / "out")
+    mine = tmp_path / "own" / "mine"
+    mine.parent.mkdir()
+    mine.symlink_to(shared / "out")  # the user's own link leads to one that is not
+    with pytest.raises(UsageError, match=rf"leads through {shared}/out, a link to {home}, which someone else may"):
+        DOORS[door](mine)
+
+
+@POSIX
+def test_the_links_of_this_user_and_those_beside_their_targets_are_followed(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shared / "real").mkdir()
+    (shared / "out").symlink_to("real")
+    (tmp_path / "mine").symlink_to("shared/out")
+    (tmp_path / "again").symlink_to(tmp_path / "mine" / ".." / "real")
+    shared.chmod(0o777)
+    monkeypatch.chdir(tmp_path)
+    for place in (Path("mine"), tmp_path / "again", shared / "out", Path("shared/../mine")):
+        assert folders.follow_links(place) == shared / "real"
+        write_whole(place / f"{place.name}.csv", "ours")
+        with folders.pinned(place, own=False):
+            pass
+    assert {path.name for path in (shared / "real").iterdir()} == {"mine.csv", "again.csv", "out.csv"}
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(UsageError, match=r"circle leads through more than 40 links, perhaps in a circle"):
+        folders.follow_links(tmp_path / "circle")
+
+
+@POSIX
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may give a file away")
+def test_who_may_have_put_a_link_into_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, link = tmp_path / "place", tmp_path / "place" / "out"
+    place.mkdir()
+    link.symlink_to("../elsewhere")
+    group = 54321
+
+    def is_followed() -> bool:
+        try:
+            return folders.follow_links(link) == tmp_path / "elsewhere"
+        except UsageError:
+            return False
+
+    assert is_followed()
+    for mode in (0o757, 0o775, 0o1777):
+        os.chown(place, 0, group)
+        place.chmod(mode)
+        assert not is_followed()
+    place.chmod(0o775)
+    monkeypatch.setattr(folders, "_has_only_this_user", lambda number: number == group)
+    assert is_followed()
+    os.chown(link, 4321, 0, follow_symlinks=False)
+    assert not is_followed()
+    os.chown(link, 0, 0, follow_symlinks=False)
+    os.chown(place, 4321, group)
+    assert not is_followed()
+
+
+@POSIX
+def test_a_group_with_only_this_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    import grp
+    import pwd
+
+    user = pwd.struct_passwd(("ann", "x", 7, 70, "", "/", ""))
+    groups = {70: ("ann", []), 71: ("ann", []), 72: ("staff", ["ann"])}
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: user)
+    monkeypatch.setattr(
+        grp, "getgrgid", lambda number: grp.struct_group((groups[number][0], "x", number, groups[number][1]))
+    )
+    assert [*map(folders._has_only_this_user, (70, 71, 72, 73))] == [True, False, False, False]
+    groups[70] = ("ann", ["ann", "bob"])
+    assert not folders._has_only_this_user(70)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, the kernel does not tell where a folder is")
+def test_a_folder_that_is_reached_through_a_link_for_a_moment_is_not_used(
+    shared: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link stands in the place of the folder while it is opened, but not while it is checked."""
+    (shared / "out").mkdir()
+    follow = folders.follow_links
+
+    def back(path: Path) -> Path:
+        (shared / "out").unlink()
+        (shared / ".moved").rename(shared / "out")
+        return follow(path)
+
+    swap(shared / "out", home)
+    monkeypatch.setattr(folders, "follow_links", back)
+    with (
+        pytest.raises(FileNotFoundError, match="replaced while it was being opened"),
+        folders.pinned(shared / "out", own=False),
     ):
         pass

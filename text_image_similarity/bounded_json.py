@@ -8,7 +8,7 @@ from typing import Any
 
 MOST_PARTS = 1_000_000  # for a row of a table, where lists of numbers may be long
 MOST_DEPTH = 100  # so that code that parses a text can also write it, even deep in the call stack
-MOST_DIGITS = 400  # of a whole number; no float has more before its point, and parsing takes quadratic time
+MOST_DIGITS = 308  # of a whole number, so that it can become a float; and parsing takes quadratic time
 _PART = re.compile(r'[,\[{]|"[^"]*"?')
 
 

@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 from typing import IO, Any, Literal
 
 from .errors import InputTypeError, TableError, UsageError
-from .folders import PINNED, private_folder, shown
+from .folders import follow_links, private_folder, shown
 
 _WRITES = os.O_WRONLY | os.O_RDWR
 CALIBRATION = "calibration.json"  # in the folder of a model, but not part of the model
@@ -45,15 +45,16 @@ def place_of(path: Path) -> Path:
 
     Raises:
         UsageError: The path is a link that leads out of its folder; in a shared folder, someone else could have put it
-            there.
+            there. Or someone else could have put a link on the way to its folder.
     """
-    folder, place = path.parent.resolve(), path.resolve()
-    shared = path.parent if path.parent.parent == PINNED else place.parent  # a pinned folder keeps its path
-    if place.parent != folder and path.name not in ("", ".."):  # a folder below could be replaced by a link later
+    if path.name in ("", ".."):
+        return follow_links(path)
+    folder, place = follow_links(path.parent), path.resolve()
+    if place.parent != shown(folder):  # a folder below could be replaced by a link later
         raise UsageError(
             f"{shown(path)} is a link to {place}, which is not in its folder; remove the link, or name {place} itself"
         )
-    return shared / place.name
+    return folder / place.name  # a pinned folder keeps its path
 
 
 @contextmanager

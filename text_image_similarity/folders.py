@@ -25,6 +25,7 @@ _SECRET = re.compile("[0-9a-f]{16}")  # name of the inner folder
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _LOCK = ".text-image-similarity.lock"  # in the inner folder; held by its process
+_MOST_LINKS = 40  # on the way to a path, as on Linux
 
 
 @contextmanager
@@ -160,7 +161,7 @@ def pinned(folder: Path, *, own: bool = True) -> Iterator[Path]:
         own: Whether the folder must be one that no one else may have put there.
 
     Raises:
-        UsageError: The folder must be our own, but is a link or belongs to another user.
+        UsageError: The folder must be our own, but is a link or belongs to another user; or `follow_links` refuses it.
         OSError: The folder does not exist, or was replaced while it was being opened.
     """
     identity = check_own(folder) if own else identity_of(folder)
@@ -169,13 +170,67 @@ def pinned(folder: Path, *, own: bool = True) -> Iterator[Path]:
         return
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        found = os.fstat(number)
-        if (found.st_dev, found.st_ino) != identity:
+        found, place = os.fstat(number), shown(follow_links(folder))
+        path = PINNED / str(number) if (PINNED / str(number)).is_dir() else folder
+        elsewhere = path != folder and str(path.readlink()).lower() != str(place).lower()  # some systems ignore case
+        if (found.st_dev, found.st_ino) != identity or elsewhere:
             raise FileNotFoundError(errno.ENOENT, "it was replaced while it was being opened", str(folder))
-        path = PINNED / str(number)
-        yield path if path.is_dir() else folder
+        yield path
     finally:
         os.close(number)
+
+
+def follow_links(path: Path) -> Path:
+    """Return the place to which a path leads, unless someone else may have chosen that place by a link on the way.
+
+    A link is followed if it leads to a place in its own folder, or if it and its folder belong to this user or to root
+    and no one else may write to that folder. On Windows, every link is followed.
+
+    Raises:
+        UsageError: Another link is on the way, or too many are, perhaps in a circle.
+    """
+    if os.name == "nt":
+        return path.resolve()
+    parts, links = path.absolute().parts, 0
+    fixed = len(PINNED.parts) + 1 if PINNED in path.parents else 1  # the link to a pinned folder is the kernel's
+    place, ahead = Path(*parts[:fixed]), [*reversed(parts[fixed:])]
+    while ahead:
+        name = ahead.pop()
+        step = place.parent if name == ".." else place / name
+        try:
+            target = step.readlink()
+        except OSError:  # not a link
+            place = step
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            raise UsageError(f"{shown(path)} leads through more than {_MOST_LINKS} links, perhaps in a circle")
+        if Path(os.path.normpath(place / target)).parent != place and not _is_own_link(step):
+            raise UsageError(
+                f"{shown(path)} leads through {shown(step)}, a link to {target}, which someone else may have put there; "
+                f"remove the link, or name {path.resolve()} itself"
+            )
+        place = place / target.anchor  # the root if the target is absolute
+        ahead += reversed(target.relative_to(target.anchor).parts)
+    return place
+
+
+def _is_own_link(link: Path) -> bool:
+    """Tell whether only this user or root can have put a link into its folder."""
+    found, folder = link.lstat(), link.parent.stat()
+    mode = folder.st_mode & ~stat.S_IWGRP if _has_only_this_user(folder.st_gid) else folder.st_mode
+    return {found.st_uid, folder.st_uid} <= {0, os.geteuid()} and not mode & _OTHERS_WRITE
+
+
+def _has_only_this_user(group: int) -> bool:
+    """Tell whether a group is the one that many systems create for each user, and has no other members."""
+    import grp, pwd  # noqa: E401,I001 - which Windows lacks
+
+    try:
+        user, found = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
+    except KeyError:
+        return False
+    return user.pw_gid == group and found.gr_name == user.pw_name and {*found.gr_mem} <= {user.pw_name}
 
 
 def shown(path: Path) -> Path:

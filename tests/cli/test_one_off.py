@@ -120,6 +120,17 @@ STRANGE = {
     "captions": '{"score": "cosine", "job": {"captions": 5}}',
     "settings": '{"score": "cosine", "job": {"settings": "s"}}',
     "warnings": '{"score": "cosine", "warnings": {"first": "w"}}',
+    "digits": '{"seconds": {"total": ' + "9" * 350 + "}}",
+    "large": '{"seconds": {"total": ' + "9" * 300 + "}}",
+    "infinite": '{"seconds": {"total": 1e999}}',
+    "speed": '{"seconds": {"total": 1}, "pairs_per_second": "x"}',
+    "speeds": '{"seconds": {"total": 1}, "pairs_per_second": [1]}',
+    "nan": '{"seconds": {"total": 1}, "pairs_per_second": NaN}',
+    "rows": '{"rows": "3"}',
+    "kind": '{"score": ["cosine"]}',
+    "points": '{"throughput": [[1, 2], [3]]}',
+    "point": '{"throughput": [[1, "x"]]}',
+    "figures": '{"score": "cosine", "similarity": {"mean": "x"}}',
 }
 
 
@@ -137,6 +148,16 @@ def test_a_summary_that_cannot_be_read_is_refused(picture: Path, kind: str, caps
         summary.write_text(STRANGE[kind])
     assert command("report", scored, picture.with_name("page.html")) == 2
     assert "delete it to make a report without facts about the run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("score", ["9" * 308, "1e308", "-1e308", "1e999", "NaN", '"' + "9" * 400 + '"', "9" * 350])
+def test_scores_that_are_out_of_range_end_no_command(picture: Path, score: str) -> None:
+    scored = picture.with_name("scored.jsonl")
+    row = '{"url": "red.png", "caption": "a red square", "similarity": %s, "error": null}\n'
+    scored.write_text(row % "0.5" + row % score)
+    has_limit = len(score) == 350
+    assert command("report", scored, picture.with_name("page.html")) == has_limit
+    assert command("filter", scored, picture.with_name("kept.jsonl"), "--min", "0.1") == has_limit
 
 
 def test_a_summary_does_not_choose_the_folder_of_the_images(picture: Path, capsys: pytest.CaptureFixture[str]) -> None:

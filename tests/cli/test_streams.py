@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -167,6 +168,17 @@ def test_what_libraries_write_to_stderr_cannot_control_the_terminal(
         assert sys.stderr.write(written) == len(written)
         sys.stderr.writelines([written])
     assert told.getvalue() == 2 * shown
+
+
+def test_the_time_for_what_libraries_write_grows_with_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many carriage returns inside a text once took a time that grew with the square of their number."""
+    monkeypatch.setattr(sys, "stderr", told := io.StringIO())
+    began = time.process_time()
+    with lenient_streams():
+        sys.stderr.write("\r\ra" + "\r" * 50_000 + "b\r")
+    assert time.process_time() - began < 2
+    assert told.getvalue().startswith("\r\ra\\r\\r")
+    assert told.getvalue().endswith("\\rb\r")
 
 
 def test_log_lines_and_warnings_of_libraries_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 
 from text_image_similarity import Config
 from text_image_similarity.client.pairs import Pairs
@@ -126,6 +128,41 @@ def test_files_in_the_hub_s_cache_are_links_to_their_neighbours(tmp_path: Path) 
     assert fetcher.fetch("a.jpg") == SECRET
     with pytest.raises(RowError, match="--files-under"):
         fetcher.fetch("b.jpg")
+
+
+@pytest.mark.parametrize("through_link", [False, True])
+def test_a_set_on_the_hub_names_files_of_its_own_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, through_link: bool
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    home = tmp_path / ("link" if through_link else "real")
+    monkeypatch.setenv("HF_HOME", str(home))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    for name in ("HF_DATASETS_CACHE", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    (home / "token").write_bytes(SECRET)
+    places = {}
+    for name in ("somebody--photos", "me--private"):
+        own = home / "hub" / f"datasets--{name}"
+        snapshot = own / "snapshots" / ("a" * 40)
+        for folder in (snapshot, own / "blobs"):
+            folder.mkdir(parents=True)
+        (own / "blobs" / "1").write_bytes(SECRET)
+        for file in ("a.jpg", "a.zip"):
+            (snapshot / file).symlink_to("../../blobs/1")
+        unpacked = home / "datasets" / "downloads" / "extracted" / sha256(bytes(snapshot / "a.zip")).hexdigest()
+        unpacked.mkdir(parents=True)
+        (unpacked / "b.jpg").write_bytes(SECRET)
+        places[name] = (snapshot / "a.jpg", unpacked / "b.jpg")
+    fetcher = Fetcher(with_base_dir(Config(), "hf:somebody/photos:default@train"))
+    for place in places["somebody--photos"]:
+        assert fetcher.fetch(str(place)) == SECRET
+    assert fetcher.fetch(f"snapshots/{'a' * 40}/a.jpg") == SECRET
+    others = ["../../token", str(home / "token"), "../datasets--me--private/blobs/1", *map(str, places["me--private"])]
+    for reference in others:
+        with pytest.raises(RowError, match="--files-under"):
+            fetcher.fetch(reference)
 
 
 def test_content_is_not_quoted_and_goes_to_no_service(table: Path) -> None:

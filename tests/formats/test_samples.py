@@ -8,9 +8,11 @@ import io
 import json
 import os
 import random
+import sys
 import tarfile
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -28,6 +30,7 @@ from text_image_similarity.errors import RowError, TableError
 from text_image_similarity.formats import SampleTable, choose_columns, open_table, output_for
 from text_image_similarity.formats.braces import expand_braces
 from text_image_similarity.formats.parquet import ParquetTable
+from text_image_similarity.formats.samples import read_folder
 from text_image_similarity.formats.tar import TarStream
 
 RED = make_png("red")
@@ -324,6 +327,66 @@ def test_a_link_out_of_a_folder_of_pictures_is_not_its_text(tmp_path: Path) -> N
         image
         == "file_not_found: c.txt is a link that leads out of the folder, so its text is not read; put the text itself there"
     )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, the kernel does not tell where a file is")
+@pytest.mark.parametrize(
+    ("late", "said"),
+    [
+        ("link", "a.txt is a link that leads out of the folder"),
+        ("link for a moment", "a.txt is a link that leads out of the folder"),
+        ("long file", "a.txt has 3,145,728 bytes"),
+        ("nothing", "a.txt cannot be read: No such file"),
+    ],
+)
+def test_a_text_that_is_replaced_when_it_is_opened_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: str, said: str
+) -> None:
+    folder, opened = tmp_path / "photos", os.open
+    folder.mkdir()
+    (tmp_path / "secret.txt").write_text("secret")
+    (folder / "a.png").write_bytes(RED)
+    (folder / "a.txt").write_text("red")
+
+    def late_open(path: Any, *given: Any, **how: Any) -> int:
+        if Path(path) != folder / "a.txt":
+            return opened(path, *given, **how)
+        (folder / "a.txt").unlink()
+        if late.startswith("link"):
+            (folder / "a.txt").symlink_to(tmp_path / "secret.txt")
+        if late == "long file":
+            (folder / "a.txt").write_bytes(b"a" * (3 << 20))
+        found = opened(path, *given, **how)
+        if late == "link for a moment":
+            (folder / "a.txt").unlink()
+            (folder / "a.txt").write_text("red")
+        return found
+
+    monkeypatch.setattr(os, "open", late_open)
+    (found,) = read_folder(folder)
+    assert found.caption is None
+    assert said in str(found.image)
+
+
+def test_a_link_that_changes_while_it_is_resolved_fails_its_row_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.png").write_bytes(RED)
+    (tmp_path / "a.txt").symlink_to("missing.txt")
+    (tmp_path / "b.png").write_bytes(RED)
+    (tmp_path / "b.txt").write_text("red")
+
+    resolved = os.path.realpath
+
+    def changed(path: Any, **how: Any) -> Any:
+        if Path(path).name == "a.txt":
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
+        return resolved(path, **how)
+
+    monkeypatch.setattr(os.path, "realpath", changed)
+    first, second = read_folder(tmp_path)
+    assert str(first.image) == f"file_not_found: a.txt cannot be read: {os.strerror(errno.EINVAL)}"
+    assert second.caption == "red"
 
 
 def test_columns_are_chosen_where_that_is_unambiguous(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from text_image_similarity.metrics import (
     retrieval,
 )
 from text_image_similarity.metrics.calibration import calibration_error
+from text_image_similarity.metrics.histogram import Histogram
 
 # With unit vectors along the axes for pictures, a caption's vector holds its scores: one row a caption, one column a
 # picture. Captions 0 and 1 belong to picture 0, caption 2 to picture 1, caption 3 to picture 2.
@@ -444,3 +445,12 @@ def test_a_model_that_says_the_same_of_everything_is_worth_a_coin(width: int) ->
         fit_calibration(
             matching_scores(same, same, np.arange(300)), mismatching_scores(same, same, np.arange(300)), model="same"
         )
+
+
+def test_scores_beyond_every_range_are_in_the_outer_bins() -> None:
+    scores = Histogram("cosine")
+    scores.add_all([1e308, -1e308, 0.5])
+    scores.add(1e308)
+    assert (scores.count, scores.smallest, scores.largest) == (4, -1e308, 1e308)
+    assert scores.quantile(0.5) == 0.5
+    assert [count for _, _, count in scores.merged(2)] == [1, 3]

@@ -17,7 +17,6 @@ from ..errors import printable_lines
 
 _UP = re.compile(r"(\x1b\[A)+")  # from a progress bar below another one
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_BAR = re.compile(r"(\r*)(.*?)(\r*)", re.DOTALL)  # a progress bar returns to the beginning of its line
 
 
 class _Stream:
@@ -72,9 +71,11 @@ class _Errors(_Stream):
 
 
 def _harmless(text: str) -> str:
-    found = _BAR.fullmatch(text)
-    assert found is not None
-    return f"{found[1]}{printable_lines(_COLOURS.sub('', found[2].expandtabs()))}{found[3]}"
+    """Return a text with escapes, except at its ends, where a progress bar returns to the beginning of its line."""
+    rest = text.lstrip("\r")
+    shown = rest.rstrip("\r")
+    before, after = text[: len(text) - len(rest)], rest[len(shown) :]
+    return f"{before}{printable_lines(_COLOURS.sub('', shown.expandtabs()))}{after}"
 
 
 @contextmanager

@@ -1,13 +1,15 @@
 """Check the local files that a table names, which must be under one folder.
 
 Paths are checked after `..` and links are resolved. In the hub's cache, where a data set's files are links
-to its folder `blobs`, that folder is allowed as well.
+to its folder `blobs`, that folder is allowed as well, and so are the files that the library `datasets` has unpacked from
+the data set's archives.
 """
 
 from __future__ import annotations
 
 import os
 from functools import lru_cache
+from hashlib import sha256
 from os import PathLike
 from pathlib import Path
 
@@ -55,7 +57,7 @@ def check_open_under(file: int, path: Path, root: str | PathLike[str] | None) ->
     except OSError:  # not Linux, or a container without /proc
         check_under(path, root)
         return
-    if not any(map(real.is_relative_to, _folders(os.fspath(root)))):
+    if not _is_in(real, os.fspath(root)):
         raise _refused(path, root)
 
 
@@ -88,10 +90,38 @@ def is_under(path: Path, root: str | PathLike[str] | None) -> bool:
     if on_other_share(path, Path(root)):
         return False
     try:
-        found = path.resolve()
-        return any(found.is_relative_to(folder) for folder in _folders(os.fspath(root)))
+        return _is_in(path.resolve(), os.fspath(root))
     except (OSError, ValueError, RuntimeError):  # a name that no file can have, or circular links
         return False
+
+
+def _is_in(real: Path, root: str) -> bool:
+    return any(map(real.is_relative_to, _folders(root))) or _is_unpacked(real, Path(root))
+
+
+def _is_unpacked(real: Path, home: Path) -> bool:
+    """Tell whether the library `datasets` has unpacked a file from an archive of a data set.
+
+    Args:
+        real: The file.
+        home: The data set's folder in the hub's cache; any other folder has no such files.
+    """
+    if not home.name.startswith("datasets--"):
+        return False
+    given = os.environ.get  # as the hub's client and `datasets` find their caches
+    caches = Path(given("HF_HOME") or Path(given("XDG_CACHE_HOME") or "~/.cache") / "huggingface").expanduser()
+    hub = Path(given("HF_HUB_CACHE") or caches / "hub").expanduser().absolute()
+    folder = Path(given("HF_DATASETS_CACHE") or caches / "datasets").expanduser() / "downloads" / "extracted"
+    folder = folder.resolve()
+    if folder not in real.parents:
+        return False
+    return _has_archive(hub / home.name, real.relative_to(folder).parts[0])
+
+
+@lru_cache
+def _has_archive(home: Path, digest: str) -> bool:
+    """Tell whether a data set has the archive whose path in the hub's cache has a SHA-256, as hexadecimal digits."""
+    return any(sha256(os.fsencode(file)).hexdigest() == digest for file in home.glob("snapshots/*/**/*"))
 
 
 @lru_cache

@@ -32,8 +32,8 @@ _QUOTING: dict[str, dict[str, Any]] = {  # the csv module's names
     "backslash": {},  # for lines from `_without_backslashes`
     "none": {"quoting": csv.QUOTE_NONE},
 }
-_TOKEN = re.compile(r'\\["\\]|"|[^"\\]+|\\')
-_ESCAPES = {'\\"': '""', "\\\\": "\\"}
+_TOKEN = re.compile(r'(?:\\\\)+|(?:\\")+|"+|[^"\\]+|\\')
+_PIECE = 65_536  # characters of a line whose tokens are in memory at a time
 _NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "pipes"}
 _AMBIGUOUS = (
     "if it is part of the text, as in most files with tabs, add --quoting none; if fields are quoted as in CSV, add --quoting minimal "
@@ -257,18 +257,34 @@ def _without_backslashes(lines: Iterable[str], delimiter: str) -> Iterator[str]:
     r"""Yield lines with "" for \" and \ for \\ in quoted fields; every other backslash is text, as in Spark."""
     inside = False
     for line in lines:
-        changed = []
+        whole = []
         starts, closed = not inside, False
-        for token in _TOKEN.findall(line):
-            if inside and token in _ESCAPES:
-                changed.append(_ESCAPES[token])
-                continue
-            if token == '"' and (inside or starts or closed):
-                inside = not inside
-            closed = token == '"' and not inside
-            starts = not inside and token.endswith(delimiter)
-            changed.append(token)
-        yield "".join(changed)
+        for piece in _pieces(line):
+            changed = []
+            for token in _TOKEN.findall(piece):
+                if inside and token[0] == "\\" and len(token) > 1:
+                    changed.append(token.replace('\\"', '""') if token[1] == '"' else token[::2])
+                    continue
+                if token[0] == '"':  # the first one is text in a field that is not quoted
+                    count = len(token) if inside or starts or closed else len(token) - 1
+                    inside = inside != bool(count % 2)
+                closed = token[0] == '"' and not inside
+                starts = not inside and token.endswith(delimiter)
+                changed.append(token)
+            whole.append("".join(changed))
+        yield "".join(whole)
+
+
+def _pieces(line: str) -> Iterator[str]:
+    """Yield the pieces of a line, none of which ends between a backslash and the character that it escapes."""
+    start = 0
+    while start < len(line):
+        end = start + _PIECE
+        piece = line[start:end]
+        if (len(piece) - len(piece.rstrip("\\"))) % 2:
+            piece = line[start : end + 1]
+        yield piece
+        start += len(piece)
 
 
 def _lines(first: int, last: int) -> str:

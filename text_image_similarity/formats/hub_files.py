@@ -20,9 +20,10 @@ PROBE_S = 4.0  # timeout of the first request to the hub
 _FILE = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.*))?", re.DOTALL)
 
 
-def hub_home() -> Path:
-    """Return the folder with the caches of the hub's client and `datasets`, unless environment variables move them."""
-    return Path(constants.HF_HOME)
+def hub_home(place: str) -> Path:
+    """Return the folder of a data set, `hf:<owner>/<name>[:configuration][@split]`, in the hub's cache."""
+    name = re.split("[:@]", place.removeprefix("hf:"))[0]
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="dataset")
 
 
 def local_or_url(place: str) -> str:

@@ -13,7 +13,9 @@ import math
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any
 
 from ..bounded_json import parse_json
 from ..errors import ErrorCode, RowError
+from ..folders import PINNED
 from ..records import is_whole
 from .names import IMAGE_ENDINGS, TEXT_ENDINGS
 from .rows import dump, size_of_json
@@ -214,32 +217,67 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def _add_file(sample: Sample, ending: str, file: Path, root: Path, digest: blake2b | None) -> None:
-    name = os.fsencode(file.name)
-    try:
-        found = file.stat()
-        size, is_regular = found.st_size, stat.S_ISREG(found.st_mode)
-    except OSError:  # a link to a file that is missing, for example; reading it fails the row
-        size, is_regular = 0, True
+    name, size, data = os.fsencode(file.name), 0, b""
+    with suppress(OSError):  # a link to a file that is missing, for example; reading it fails the row
+        size = file.stat().st_size
     if ending in IMAGE_ENDINGS:
         sample.image = str(file.absolute()) if sample.image is None else sample.image
-        data = b""
-    elif size > _MOST_TEXT:
-        sample.image, data = _too_large(file.name, size, _MOST_TEXT), b""
-    elif file.is_symlink() and not Path(os.path.realpath(file)).is_relative_to(root):
-        said = f"{file.name} is a link that leads out of the folder, so its text is not read; put the text itself there"
-        sample.image, data = RowError(ErrorCode.FILE_NOT_FOUND, said), b""
-    elif not is_regular:  # a pipe, for example: reading it might never end
-        said = f"{file.name} cannot be read: it is not a regular file"
-        sample.image, data = RowError(ErrorCode.FILE_NOT_FOUND, said), b""
     else:
         try:
-            data = file.read_bytes()
-        except OSError as exc:
-            sample.image, data = RowError(ErrorCode.FILE_NOT_FOUND, f"{file.name} cannot be read: {exc.strerror}"), b""
+            data = _text_in(file, root)
+        except RowError as problem:
+            sample.image = problem
         else:
             _add_text(sample, ending, data)
     if digest is not None:
         digest.update(b"%d %b %d %b" % (len(name), name, size, data))
+
+
+def _text_in(file: Path, root: Path) -> bytes:
+    """Return the content of a text file, which is opened first, so that no link is changed after it was checked.
+
+    Raises:
+        RowError: The file is not under `root`, is too large, or cannot be read.
+    """
+    try:
+        if sys.platform != "linux":
+            _check_under(file, root)
+        try:
+            is_regular = stat.S_ISREG(file.stat().st_mode)
+            opened = open(file, "rb", opener=_open_at_once) if is_regular else None  # noqa: SIM115 - closed below
+        except OSError:
+            _check_under(file, root)
+            raise
+        if opened is None:  # a pipe, for example: reading it might never end
+            _check_under(file, root)
+            raise RowError(ErrorCode.FILE_NOT_FOUND, f"{file.name} cannot be read: it is not a regular file")
+        with opened:
+            _check_under(file, root, opened.fileno())
+            size = os.fstat(opened.fileno()).st_size
+            data = b"" if size > _MOST_TEXT else opened.read(_MOST_TEXT + 1)
+    except OSError as exc:
+        raise RowError(ErrorCode.FILE_NOT_FOUND, f"{file.name} cannot be read: {exc.strerror}") from exc
+    if max(size, len(data)) > _MOST_TEXT:
+        raise _too_large(file.name, max(size, len(data)), _MOST_TEXT)
+    return data
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file; a pipe or a terminal in its place neither makes this wait nor is changed."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+
+
+def _check_under(file: Path, root: Path, opened: int | None = None) -> None:
+    """Check that a file is under a folder; for an open file, the kernel tells where it is, on Linux."""
+    real = Path()
+    if opened is not None:
+        with suppress(OSError):  # not Linux, or a container without /proc
+            real = (PINNED / str(opened)).readlink()
+    if not real.is_absolute():
+        real = Path(os.path.realpath(file))
+    if not real.is_relative_to(root):
+        said = f"{file.name} is a link that leads out of the folder, so its text is not read; put the text itself there"
+        raise RowError(ErrorCode.FILE_NOT_FOUND, said)
 
 
 def _whole(key: str) -> str:

@@ -44,7 +44,7 @@ def folder_of(place: str) -> Path | None:
     if place.startswith("hf:"):
         from .hub_files import hub_home  # imported here, because it loads the hub's client
 
-        return hub_home()
+        return hub_home(place)
     path = local_path(place)
     if path.is_dir():
         return path

@@ -16,6 +16,7 @@ BINS = {
     "ref_clipscore": (0.0, 1.4286, 0.0001),
 }
 _COARSE = 20  # fine bins in a stored bin
+_FAR = 1e9  # beyond every range; the place of a larger score might not be a finite number
 _SHOWN = {"p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95}
 
 
@@ -51,6 +52,8 @@ class Histogram:
             self.total += score
         self.smallest, self.largest = min([self.smallest, *scores]), max([self.largest, *scores])
         low, width = self.low, self.width
+        if self.smallest < -_FAR or self.largest > _FAR:  # in a table that `score` did not write
+            scores = [min(max(score, -_FAR), _FAR) for score in scores]
         # A score on an edge belongs to the bin above, even if its last bit was rounded down.
         places = Counter([int((score - low) / width + 1e-6) for score in scores])
         for place, count in places.items():

@@ -16,6 +16,7 @@ import platformdirs
 from ..dataset import is_hub
 from ..errors import TableError, UsageError
 from ..files import open_own, place_of, whole_file
+from ..folders import follow_links
 from ..formats import (
     HashedWriter,
     Output,
@@ -76,7 +77,7 @@ def work_folder(target: str, work_dir: str | PathLike[str] | None = None) -> Pat
         work_dir: Folder to use instead, which is created.
 
     Raises:
-        UsageError: The folder for the parts cannot be created.
+        UsageError: The folder for the parts cannot be created, or someone else may have put a link on the way to it.
     """
     if work_dir is None and not is_url(target):
         path = _resolved(target)  # a link stays, and its target is replaced
@@ -84,7 +85,7 @@ def work_folder(target: str, work_dir: str | PathLike[str] | None = None) -> Pat
     whole = target if is_url(target) else str(_resolved(target))
     folder = platformdirs.user_cache_path("text-image-similarity") / "jobs" if work_dir is None else Path(work_dir)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        follow_links(folder).mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise UsageError(f"{folder} cannot be used for the parts: {exc.strerror}; name another --work-dir") from exc
     return folder / f"{Path(target).name}-{digest_of(whole.encode())[:12]}.parts"
@@ -130,12 +131,13 @@ def make_folder(folder: str, *, force: bool = False) -> None:
         force: Whether the folder may hold images.
 
     Raises:
-        UsageError: The folder cannot be created, or it holds images, so it is probably the folder of an input.
+        UsageError: The folder cannot be created, someone else may have put a link on the way to it, or it holds images,
+            so it is probably the folder of an input.
     """
     if is_url(folder):
         return
-    path = local_path(folder)
     try:
+        path = follow_links(local_path(folder))
         path.mkdir(exist_ok=True)
         image = next((entry.name for entry in path.iterdir() if is_image(entry.name)), None)
     except OSError as exc:

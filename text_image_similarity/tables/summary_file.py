@@ -9,7 +9,10 @@ from ..files import regular_size
 from ..formats import is_url, local_path, open_bytes, reading
 
 _MOST_BYTES = 16 * 1024 * 1024
-_KINDS: dict[str, type] = {"job": dict, "seconds": dict, "versions": dict, "failures": dict, "warnings": list}
+_MOST_NUMBER = 1e15  # of a summary; what is computed from such numbers is finite
+_KINDS: dict[str, type] = {"job": dict, "versions": dict, "warnings": list, "score": str}
+_NUMBERS = ("rows", "scored", "captions_cut", "pairs_per_second")
+_NUMBERS_BY_NAME = ("seconds", "failures", "similarity", "probability")
 
 
 def read_summary(output: str) -> dict[str, Any]:
@@ -36,6 +39,23 @@ def read_summary(output: str) -> dict[str, Any]:
     job = found.get("job") or {}
     if not isinstance(job.get("settings") or {}, dict) or not isinstance(job.get("captions") or [], list):
         raise ValueError("its 'job' is not what a run writes")
-    if not all(isinstance(seconds, (int, float)) for seconds in (found.get("seconds") or {}).values()):
-        raise ValueError("its 'seconds' are not numbers")
+    _check_numbers(found)
     return found
+
+
+def _check_numbers(found: dict[str, Any]) -> None:
+    """Check the numbers of a summary, each of which may be missing or None.
+
+    Raises:
+        ValueError: Something else is in the place of a number, or a number is too large.
+    """
+    values = {name: [found.get(name) or 0] for name in _NUMBERS}
+    for name in _NUMBERS_BY_NAME:
+        members = found.get(name) or {}
+        values[name] = [*members.values()] if isinstance(members, dict) else [members]
+    points = found.get("throughput") or []
+    is_list = isinstance(points, list) and all(isinstance(point, list) and len(point) == 2 for point in points)
+    values["throughput"] = [number for point in points for number in point] if is_list else [points]
+    for name, numbers in values.items():
+        if not all(isinstance(number, (int, float)) and abs(number) <= _MOST_NUMBER for number in numbers):
+            raise ValueError(f"its {name!r} is not what a run writes")

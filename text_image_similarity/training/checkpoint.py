@@ -21,7 +21,7 @@ from ..bounded_json import parse_json
 from ..errors import ModelError, UsageError
 from ..files import whole_file
 from ..folder_lock import FolderLock
-from ..folders import shown
+from ..folders import follow_links, shown
 
 NAME = "checkpoint.safetensors"
 
@@ -106,10 +106,11 @@ def only_one_in(folder: Path) -> Iterator[FolderLock]:
     Raises:
         BusyError: Another run holds the lock.
         ModelError: The folder cannot be written to.
+        UsageError: Someone else may have put a link on the way to the folder.
     """
     lock = FolderLock(folder, str(folder))
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        follow_links(folder).parent.mkdir(parents=True, exist_ok=True)
         is_new = not folder.exists()
         lock.acquire()
     except OSError as exc:
