@@ -497,6 +497,33 @@ def test_an_entry_is_of_a_search_and_in_the_log_of_a_catalogue_that_its_key_sees
         assert of("a-write") == []
 
 
+def test_a_stranger_without_a_key_writes_nothing_into_the_log(place: Path, service: httpx.Client) -> None:
+    """However the request is refused; the same request with a key is logged."""
+    foreign = {"Sec-Fetch-Site": "cross-site"}
+    for headers in (foreign, {"Host": "evil.example"}, {"X-API-Key": "wrong"}, {}):
+        headers = {**headers, "X-Request-Id": "a-stranger"}
+        problem(service.post("/match-text", json={"text": "red"}, headers=headers), 401, "unauthorized")
+    headers = {**by("writer"), **foreign, "X-Request-Id": "known"}
+    problem(service.post("/match-text", json={"text": "red"}, headers=headers), 403, "forbidden")
+    with closing(open_match_log(place / "shop.catalog")) as log:
+        wait_for(lambda: "known" in {each.request_id for each in log.latest(50)})
+        assert "a-stranger" not in {each.request_id for each in log.latest(50)}
+
+
+def test_an_early_refusal_is_logged_for_its_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its entries count towards the limits of its address."""
+    with open_catalog(tmp_path / "c", fields=FIELDS, encoder=ColourEncoder()) as catalog:
+        catalog.add(Product("a", "a"))
+    app = app_of(mini_settings(catalogs={"c": str(tmp_path / "c")}), ColourEncoder())
+    clients: list[str] = []
+    with serving(app) as client:
+        (writer,) = app.state.journal.writers
+        monkeypatch.setattr(writer, "put", lambda entry, *, size, client: clients.append(client) is None)
+        headers = {"Sec-Fetch-Site": "cross-site"}
+        problem(client.post("/match-text", json={"text": "red"}, headers=headers), 403, "forbidden")
+    assert clients == ["127.0.0.1"]
+
+
 def test_what_no_search_needs_is_neither_taken_nor_kept(place: Path, service: httpx.Client) -> None:
     """Cursors are not signed, and an entry of a refused request costs its client nothing."""
     long = {"page": "A" * 40_000, "sort": "A" * 300, "facets": ["A" * 300]}

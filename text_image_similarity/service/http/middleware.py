@@ -95,6 +95,7 @@ class Gate:
         scope.setdefault("state", {})["call"] = call
         work = _find_route(self.work_routes, scope)
         client = peer_name(scope["client"][0] if scope.get("client") else "")
+        current.set(client)
         body = IncomingBody(self.room, self.settings, receive, headers)
         body.client = client
         found = ((route, *route.matches(scope)) for route in self.match_routes)
@@ -105,9 +106,9 @@ class Gate:
             self.room, send, call, closing=scope["app"].state.draining, log=self._log_of(scope, search)
         )
         try:
+            scope["state"]["key"] = key = self._check_key(scope, headers)
             check_host(headers.get(b"host", b""), self.settings.allowed_hosts)
             check_origin(headers)
-            scope["state"]["key"] = key = self._check_key(scope, headers)
             if key is not ANYBODY:
                 client = f"key {sha256((key.name or key.key).encode()).hexdigest()[:16]}"
             current.set(client)
@@ -180,7 +181,7 @@ class Gate:
 
         async def log(status: int, problem: ProblemError | None) -> None:
             state = scope["state"]
-            await self.journal.record(state["call"], state.get("key", ANYBODY), route, status, problem)
+            await self.journal.record(state["call"], state.get("key"), route, status, problem)
 
         return log
 
