@@ -45,6 +45,7 @@ from text_image_similarity.service import create_app
 from text_image_similarity.service.clients import current
 from text_image_similarity.service.http import catalog_routes
 from text_image_similarity.service.http.access import check_keys
+from text_image_similarity.service.http.connections import MOST_FIELDS
 from text_image_similarity.service.http.exchange import OutgoingAnswer, Room
 from text_image_similarity.service.http.queries import write_matches
 from text_image_similarity.service.inference.local import LocalModelPool
@@ -617,6 +618,15 @@ def test_a_product_shows_no_file_that_has_become_a_link_out_of_its_folder(tmp_pa
             path = f"/v1/catalogs/{name}/products"
             assert client.get(f"{path}/kept/image").headers["content-type"] == "image/jpeg"
             problem(client.get(f"{path}/gone/image"), 404, "not_found")
+
+
+def test_a_url_has_no_more_parameters_than_allowed(service: httpx.Client) -> None:
+    """They are counted before they are parsed, whatever the route; parsing 8,000 takes 15 ms of the event loop."""
+    for path in ("/livez", "/nowhere", f"{SHOP}/facets", "/"):
+        refused = service.get(path + "?" + "a&" * MOST_FIELDS, headers=by("reader"))
+        problem(refused, 422, "invalid_request")
+        assert "parameters" in refused.json()["detail"]
+    assert service.get("/livez?" + "a&" * (MOST_FIELDS - 1)).status_code == 200
 
 
 def test_pages_of_other_sites_use_nothing(service: httpx.Client) -> None:

@@ -26,7 +26,9 @@ MOST_CONNECTIONS = 2048  # connections in total; one address, such as a proxy's,
 NEW_A_SECOND = 500  # connections that one address may open per second in the long run
 NEW_AT_ONCE = 1024  # connections that one address may open at once after a pause
 HEAD_BYTES = 16 * 1024
-MOST_FIELDS = 100  # headers with trailers, as in Apache and Kestrel: browsers send about 20, and CDNs add up to 50
+# Headers with trailers, and parameters of the URL. The number is that of Apache and Kestrel: browsers send about 20
+# headers, and CDNs add up to 50.
+MOST_FIELDS = 100
 HEAD_S = 10.0  # from a head's first byte to its end, and for the rest of a refused body
 SEND_S = 30.0  # until a client has read what is buffered for it
 _HEAD_END, _EMPTY_LINES = b"\r\n\r\n", re.compile(rb"[\r\n]*")

@@ -32,6 +32,7 @@ from ..shares import Patience, measured
 from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import Tracing
 from .auditing import Auditor, noted_refusal
+from .connections import MOST_FIELDS
 from .exchange import IncomingBody, Log, OutgoingAnswer, Room
 from .hosts import check_host, check_origin
 
@@ -109,6 +110,7 @@ class Gate:
             scope["state"]["key"] = key = self._check_key(scope, headers)
             check_host(headers.get(b"host", b""), self.settings.allowed_hosts)
             check_origin(headers)
+            _check_parameters(scope["query_string"])
             if key is not ANYBODY:
                 client = f"key {sha256((key.name or key.key).encode()).hexdigest()[:16]}"
             current.set(client)
@@ -225,6 +227,12 @@ class Gate:
                 "failed": call.failed,
             },
         )
+
+
+def _check_parameters(query: bytes) -> None:
+    """Refuse a URL with too many parameters, each of which takes time on the event loop."""
+    if query.count(b"&") >= MOST_FIELDS:
+        raise ProblemError("invalid_request", f"a URL may have at most {MOST_FIELDS} parameters")
 
 
 def _find_route(routes: Sequence[BaseRoute], scope: Scope) -> BaseRoute | None:
