@@ -128,6 +128,32 @@ def test_a_body_in_pieces_of_a_byte_costs_little_and_ends() -> None:
         assert said.rpartition(b"\r\n")[2].startswith(b"1152000 ")
 
 
+def test_a_request_to_upgrade_is_an_ordinary_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its headers are not searched again and again."""
+    looked: list[Any] = []
+    monkeypatch.setattr(LimitedProtocol, "_get_upgrade", looked.append)
+    with listening() as (_, port), connect(port) as connection:
+        for _ in range(2):
+            connection.sendall(b"GET /1 HTTP/1.1\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n")
+            assert connection.recv(MIB).startswith(b"HTTP/1.1 200")
+    assert looked == []
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 19", b"Transfer-Encoding: chunked"])
+def test_a_body_after_a_request_to_upgrade_is_not_another_request(length: bytes) -> None:
+    head = b"POST /1 HTTP/1.1\r\nUpgrade: h2c\r\nConnection: upgrade\r\n" + length + b"\r\n\r\n"
+    asked: list[str] = []
+
+    async def note(scope: Any, receive: Any, send: Any) -> None:
+        asked.append(scope["path"])
+        await answer(scope, receive, send)
+
+    with listening(app=note) as (_, port), connect(port) as connection:
+        _, said = exchange(connection, iter([head + b"GET /2 HTTP/1.1\r\n\r\n"]))
+    assert said.startswith(b"HTTP/1.1 400")
+    assert asked == []
+
+
 @pytest.mark.parametrize(
     "begin", [b"G", b"GET / HTTP/1.1\r\nX-A: a", b"\r\n"], ids=["a letter", "half a head", "a line"]
 )

@@ -195,8 +195,12 @@ class LimitedProtocol(HttpToolsProtocol):
         """Start the request, or queue it after the current one, until whose end the rest stays unparsed."""
         self._unread = 0
         self._stop_waiting()
-        super().on_headers_complete()
         self._left = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
+        if self.parser.should_upgrade() and (
+            self._left or any(name == b"transfer-encoding" for name, _ in self.headers)
+        ):
+            self._refuse()  # the parser would take the body for another request
+        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Take a chunk of the body; chunks that arrive together are passed on together: tiny ones are expensive."""
@@ -249,6 +253,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.close()
         else:
             super().send_400_response(msg)
+
+    def _should_upgrade(self) -> bool:
+        return False  # there are no WebSockets; uvicorn would search all headers again and again
 
     def _count(self, size: int) -> None:
         self._unread = 0
