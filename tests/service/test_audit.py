@@ -27,7 +27,7 @@ from text_image_similarity.search import Field, open_catalog
 from text_image_similarity.service import audit
 from text_image_similarity.service.audit import BURST, BURST_OF_ALL, MOST_COUNTED, AuditLog, Event, Note
 from text_image_similarity.service.http import connections
-from text_image_similarity.service.http.connections import HEAD_BYTES, protocol_of
+from text_image_similarity.service.http.connections import HEAD_BYTES, MOST_FIELDS, protocol_of
 from text_image_similarity.service.keys import ApiKey
 from text_image_similarity.service.ray.arguments import apply_environment
 from text_image_similarity.service.settings import AUDIT_VARIABLE
@@ -300,6 +300,9 @@ def test_limits_of_connections_are_in_it(path: Path, monkeypatch: pytest.MonkeyP
             connection.sendall(b"GET / HTTP/1.1\r\nX-A: " + b"a" * HEAD_BYTES + b"\r\n\r\n")
             assert b" 431 " in read(connection)
         with connect(port) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\n" + b"A:\r\n" * (MOST_FIELDS + 2))
+            assert b" 431 " in read(connection)
+        with connect(port) as connection:
             connection.sendall(b"G")
             read(connection)
         for name in ("NEW_AT_ONCE", "MOST_CONNECTIONS"):
@@ -310,7 +313,7 @@ def test_limits_of_connections_are_in_it(path: Path, monkeypatch: pytest.MonkeyP
     found = [(line["event"], line["reason"], line["client"], line["address"]) for line in lines(path)]
     assert found == [
         ("limit_hit", each, "127.0.0.1", "127.0.0.1")
-        for each in ("head_bytes", "head_time", "new_connections", "connections")
+        for each in ("head_bytes", "headers", "head_time", "new_connections", "connections")
     ]
 
 
@@ -321,7 +324,7 @@ def test_the_page_has_every_event_and_an_example_of_each(told: list[dict[str, An
     assert list(reasons) == [*get_args(Event), "left_out"]
     for line in told[1:-1]:
         assert line["reason"] in reasons[line["event"]]
-    noted = r'_note\("(\w+)"|_abort, "(\w+)"|return "(\w+)", f"'
+    noted = r'_note\("(\w+)"|_abort, "(\w+)"|return "(\w+)", f"|_TOO_MANY_\w+ = "(\w+)"'
     for name in re.findall(noted, Path(connections.__file__).read_text(encoding="utf-8")):
         assert "".join(name) in reasons["limit_hit"]
     (block,) = fenced(PAGE, "json")

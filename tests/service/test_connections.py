@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,7 +20,8 @@ from tests.support.server import exchange
 from text_image_similarity.service.clients import peer_name
 from text_image_similarity.service.http import connections
 from text_image_similarity.service.http import exchange as exchanges
-from text_image_similarity.service.http.connections import HEAD_BYTES, LimitedProtocol, Peers
+from text_image_similarity.service.http.connections import HEAD_BYTES, MOST_FIELDS, LimitedProtocol, Peers
+from text_image_similarity.service.http.small_reads import SmallReads
 from text_image_similarity.service.jobs import Call, ClientLeftError
 
 MIB = 1 << 20
@@ -51,9 +53,7 @@ async def count_body(scope: Any, receive: Any, send: Any) -> None:
 
 
 @contextmanager
-def listening(
-    protocol: type[asyncio.Protocol] = LimitedProtocol, app: Any = answer
-) -> Iterator[tuple[uvicorn.Server, int]]:
+def listening(protocol: Any = LimitedProtocol, app: Any = answer) -> Iterator[tuple[uvicorn.Server, int]]:
     """Run the server with the service's connections before a small application; yield it and its port."""
     config = uvicorn.Config(app, port=0, http=protocol, ws="none", lifespan="off", log_config=None, access_log=False)
     server, started = uvicorn.Server(config), threading.Event()
@@ -128,6 +128,32 @@ def test_a_body_in_pieces_of_a_byte_costs_little_and_ends() -> None:
         assert said.rpartition(b"\r\n")[2].startswith(b"1152000 ")
 
 
+def test_a_request_to_upgrade_is_an_ordinary_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its headers are not searched again and again."""
+    looked: list[Any] = []
+    monkeypatch.setattr(LimitedProtocol, "_get_upgrade", looked.append)
+    with listening() as (_, port), connect(port) as connection:
+        for _ in range(2):
+            connection.sendall(b"GET /1 HTTP/1.1\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n")
+            assert connection.recv(MIB).startswith(b"HTTP/1.1 200")
+    assert looked == []
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 19", b"Transfer-Encoding: chunked"])
+def test_a_body_after_a_request_to_upgrade_is_not_another_request(length: bytes) -> None:
+    head = b"POST /1 HTTP/1.1\r\nUpgrade: h2c\r\nConnection: upgrade\r\n" + length + b"\r\n\r\n"
+    asked: list[str] = []
+
+    async def note(scope: Any, receive: Any, send: Any) -> None:
+        asked.append(scope["path"])
+        await answer(scope, receive, send)
+
+    with listening(app=note) as (_, port), connect(port) as connection:
+        _, said = exchange(connection, iter([head + b"GET /2 HTTP/1.1\r\n\r\n"]))
+    assert said.startswith(b"HTTP/1.1 400")
+    assert asked == []
+
+
 @pytest.mark.parametrize(
     "begin", [b"G", b"GET / HTTP/1.1\r\nX-A: a", b"\r\n"], ids=["a letter", "half a head", "a line"]
 )
@@ -163,10 +189,127 @@ def test_an_answer_that_nobody_reads_ends_its_connection(monkeypatch: pytest.Mon
         assert len(read(connection)) < 100_000_000
 
 
-def test_requests_sent_ahead_have_an_end() -> None:
-    with listening() as (_, port):
-        said = sent(port, iter([b"GET /0 HTTP/1.1\r\n\r\n" * 100_000]))[1]
-    assert said.count(b"HTTP/1.1 200") < 100
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [(b"GET /0 HTTP/1.1\r\n", b""), (b"POST /0 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"B:\r\n")],
+    ids=["a head", "trailers"],
+)
+def test_a_request_has_no_more_headers_than_allowed(begin: bytes, end: bytes) -> None:
+    """Each is counted while it arrives, and those of another request on the connection are not."""
+    most = MOST_FIELDS - begin.count(b":") - end.count(b":")
+    with listening() as (_, port), connect(port) as connection:
+        for _ in range(2):
+            connection.sendall(begin + b"a:\r\n" * most + end + b"\r\n")
+            assert connection.recv(MIB).startswith(b"HTTP/1.1 200")
+        connection.sendall(begin + b"a:\r\n" * (most + 2) + end)  # it never ends
+        assert b"HTTP/1.1 431" in read(connection)
+
+
+PIPELINED = [
+    b"GET /0 HTTP/1.1\r\n\r\n",
+    b"POST /1 HTTP/1.1\r\nContent-Length: 8\r\n\r\n\r\n\r\n\r\n\r\n",
+    b"POST /2 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n\r\n\r\n\r\n0\r\nA: a\r\n\r\n",
+    b"GET /3 HTTP/1.1\r\nA: a\r\nHost: localhost\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 50, 1000, 100_000])
+def test_pipelined_requests_wait_unparsed_and_are_answered_in_turn(size: int) -> None:
+    waiting: list[int] = []
+    bodies: list[bytes] = []
+
+    class Watched(LimitedProtocol):
+        def on_headers_complete(self) -> None:
+            super().on_headers_complete()
+            waiting.append(len(self.pipeline))
+
+    async def echo(scope: Any, receive: Any, send: Any) -> None:
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message["body"], message["more_body"]
+        bodies.append(body)
+        await asyncio.sleep(0)
+        await answer(scope, receive, send)
+
+    stream = b"".join(PIPELINED * (3 if size < 50 else 100)) + b"GET /9 HTTP/1.1\r\nConnection: close\r\n\r\n"
+    pieces = [stream[start : start + size] for start in range(0, len(stream), size)]
+    with listening(Watched, echo) as (_, port):
+        said = sent(port, iter(pieces))[1]
+    lengths = re.findall(rb"content-length: (\d)", said)
+    assert lengths == [b"0", b"1", b"2", b"3"] * (len(bodies) // 4) + [b"9"]
+    assert bodies == [b"", b"\r\n" * 4, b"\r\n" * 2, b""] * (3 if size < 50 else 100) + [b""]
+    assert max(waiting) <= 2
+
+
+def test_reading_stays_paused_while_a_request_waits() -> None:
+    """Even if the application listens for the end of the connection, which resumes reading."""
+    leave = threading.Event()
+    parsed: list[bytes] = []
+
+    class Watched(LimitedProtocol):
+        def on_headers_complete(self) -> None:
+            super().on_headers_complete()
+            parsed.append(self.url)
+
+    async def wait(scope: Any, receive: Any, send: Any) -> None:
+        leaving = [asyncio.create_task(receive()) for _ in range(2)]
+        while scope["path"] == "/1" and not leave.is_set():
+            await asyncio.sleep(0.001)
+        for each in leaving:
+            each.cancel()
+        await answer(scope, receive, send)
+
+    ahead = b"GET /2 HTTP/1.1\r\n\r\n" * 100
+    with (
+        listening(lambda **options: SmallReads(Watched(**options)), wait) as (server, port),
+        connect(port) as connection,
+    ):
+        connection.sendall(b"GET /1 HTTP/1.1\r\n\r\n" + ahead)
+        try:
+            taken = sent_until_full(connection, ahead)
+            (kept,) = cast("set[Any]", server.server_state.connections)
+            found = list(parsed), len(kept._ahead)
+        finally:
+            leave.set()
+        assert connection.recv(MIB).startswith(b"HTTP/1.1 200")
+    assert found[0] == [b"/1", b"/2"]
+    assert found[1] <= 1 << 16
+    assert taken < 30 * MIB  # which the system itself takes
+
+
+def sent_until_full(connection: socket.socket, block: bytes) -> int:
+    """Send until nothing more is taken; return how many bytes were."""
+    total = 0
+    connection.settimeout(0.3)
+    with suppress(TimeoutError):
+        while total < 30 * MIB:
+            total += connection.send(block)
+    connection.settimeout(HANG_S)
+    return total
+
+
+def test_a_pipelined_body_is_not_taken_for_the_rest_of_a_refused_one() -> None:
+    begun = threading.Event()
+
+    async def note_beginning(scope: Any, receive: Any, send: Any) -> None:
+        message = await receive()
+        while message["more_body"]:
+            begun.set()
+            message = await receive()
+        await answer(scope, receive, send)
+
+    with listening(app=note_beginning) as (server, port), connect(port) as connection:
+        connection.sendall(b"GET /0 HTTP/1.1\r\n\r\nPOST /1 HTTP/1.1\r\nContent-Length: 2\r\n\r\na")
+        assert begun.wait(HANG_S)
+        (kept,) = cast("set[Any]", server.server_state.connections)
+        assert kept._deadline is None
+        connection.sendall(b"a")
+        said = b""
+        while said.count(b"HTTP/1.1 200") < 2:
+            more = connection.recv(MIB)
+            assert more
+            said += more
 
 
 PLACES = {"127.0.0.1": 4, "127.0.0.2": 2, "127.0.0.3": 1, "127.0.0.4": 1}  # of 8

@@ -46,6 +46,7 @@ from text_image_similarity.service import create_app
 from text_image_similarity.service.clients import current
 from text_image_similarity.service.http import catalog_routes
 from text_image_similarity.service.http.access import check_keys
+from text_image_similarity.service.http.connections import MOST_FIELDS
 from text_image_similarity.service.http.exchange import OutgoingAnswer, Room
 from text_image_similarity.service.http.queries import write_matches
 from text_image_similarity.service.inference.local import LocalModelPool
@@ -498,6 +499,33 @@ def test_an_entry_is_of_a_search_and_in_the_log_of_a_catalogue_that_its_key_sees
         assert of("a-write") == []
 
 
+def test_a_stranger_without_a_key_writes_nothing_into_the_log(place: Path, service: httpx.Client) -> None:
+    """However the request is refused; the same request with a key is logged."""
+    foreign = {"Sec-Fetch-Site": "cross-site"}
+    for headers in (foreign, {"Host": "evil.example"}, {"X-API-Key": "wrong"}, {}):
+        headers = {**headers, "X-Request-Id": "a-stranger"}
+        problem(service.post("/match-text", json={"text": "red"}, headers=headers), 401, "unauthorized")
+    headers = {**by("writer"), **foreign, "X-Request-Id": "known"}
+    problem(service.post("/match-text", json={"text": "red"}, headers=headers), 403, "forbidden")
+    with closing(open_match_log(place / "shop.catalog")) as log:
+        wait_for(lambda: "known" in {each.request_id for each in log.latest(50)})
+        assert "a-stranger" not in {each.request_id for each in log.latest(50)}
+
+
+def test_an_early_refusal_is_logged_for_its_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its entries count towards the limits of its address."""
+    with open_catalog(tmp_path / "c", fields=FIELDS, encoder=ColourEncoder()) as catalog:
+        catalog.add(Product("a", "a"))
+    app = app_of(mini_settings(catalogs={"c": str(tmp_path / "c")}), ColourEncoder())
+    clients: list[str] = []
+    with serving(app) as client:
+        (writer,) = app.state.journal.writers
+        monkeypatch.setattr(writer, "put", lambda entry, *, size, client: clients.append(client) is None)
+        headers = {"Sec-Fetch-Site": "cross-site"}
+        problem(client.post("/match-text", json={"text": "red"}, headers=headers), 403, "forbidden")
+    assert clients == ["127.0.0.1"]
+
+
 def test_what_no_search_needs_is_neither_taken_nor_kept(place: Path, service: httpx.Client) -> None:
     """Cursors are not signed, and an entry of a refused request costs its client nothing."""
     long = {"page": "A" * 40_000, "sort": "A" * 300, "facets": ["A" * 300]}
@@ -591,6 +619,15 @@ def test_a_product_shows_no_file_that_has_become_a_link_out_of_its_folder(tmp_pa
             path = f"/v1/catalogs/{name}/products"
             assert client.get(f"{path}/kept/image").headers["content-type"] == "image/jpeg"
             problem(client.get(f"{path}/gone/image"), 404, "not_found")
+
+
+def test_a_url_has_no_more_parameters_than_allowed(service: httpx.Client) -> None:
+    """They are counted before they are parsed, whatever the route; parsing 8,000 takes 15 ms of the event loop."""
+    for path in ("/livez", "/nowhere", f"{SHOP}/facets", "/"):
+        refused = service.get(path + "?" + "a&" * MOST_FIELDS, headers=by("reader"))
+        problem(refused, 422, "invalid_request")
+        assert "parameters" in refused.json()["detail"]
+    assert service.get("/livez?" + "a&" * (MOST_FIELDS - 1)).status_code == 200
 
 
 def test_pages_of_other_sites_use_nothing(service: httpx.Client) -> None:

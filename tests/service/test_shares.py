@@ -15,6 +15,7 @@ from tests.support.clock import HANG_S
 from tests.support.images import make_png
 from tests.support.services import app_of, base64_pair, mini_settings, serving
 from text_image_similarity.encoders.testing import ColourEncoder
+from text_image_similarity.service.clients import SERVICE, current
 from text_image_similarity.service.http import bodies
 from text_image_similarity.service.http.json_bodies import finish_in_turns
 from text_image_similarity.service.http.shared_value import SharedValue
@@ -381,3 +382,19 @@ def test_a_shared_value_is_read_once_a_second_and_by_one_request_at_a_time() -> 
 
     asyncio.run(run())
     assert reads == [0.0, 5.1, 7.0]
+
+
+def test_a_shared_reading_does_not_wait_behind_the_work_of_whoever_asked_first() -> None:
+    threads = Threads(1)
+    threads.put("busy", 3, seconds=1.0)
+
+    async def read() -> None:
+        threads.put(current.get(), 1, seconds=0.1)
+
+    async def run() -> None:
+        current.set("busy")
+        await SharedValue[None]().get(read)
+        assert current.get() == "busy"
+
+    asyncio.run(run())
+    assert threads.run(4) == ["busy", SERVICE, "busy", "busy"]

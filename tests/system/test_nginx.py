@@ -186,6 +186,26 @@ def test_large_bodies_are_refused_before_a_replica_sees_them(nginx: Running) -> 
     assert (most.status_code, most.json()["code"]) == (400, "invalid_json")  # the service's own answer
 
 
+def test_a_head_that_the_service_accepts_passes(nginx: Running) -> None:
+    """In whichever lines its 16 KiB are; longer ones are refused by nginx or by the service."""
+    for lengths in ([15_500], [8_000, 7_500], [5_200] * 3, [150] * 90):
+        headers = {f"x-{number}": "a" * length for number, length in enumerate(lengths)}
+        assert httpx.get(nginx.url("/livez"), headers=headers).status_code == 200
+    for lengths in ([8_200] * 2, [1] * 101, [16_000] * 4):
+        headers = {f"x-{number}": "a" * length for number, length in enumerate(lengths)}
+        assert httpx.get(nginx.url("/livez"), headers=headers).status_code in (400, 431)
+
+
+def test_unfinished_heads_leave_room_for_others(parsed: dict[str, list[list[str]]]) -> None:
+    """No limit of an address counts them, so there is room for many, each is small, and none stays for long."""
+    (workers,), (files,) = parsed["worker_connections"][0], parsed["worker_rlimit_nofile"][0]
+    assert int(workers) >= 16_384
+    assert int(files) >= 2 * int(workers)
+    assert parsed["client_header_timeout"] == [["5s"]]
+    ((count, size),) = parsed["large_client_header_buffers"]
+    assert int(count) * int(size.removesuffix("k")) * int(workers) <= 1 << 19  # 512 MiB, in KiB
+
+
 def test_one_replica_s_metrics_are_not_passed_on(nginx: Running) -> None:
     assert [httpx.get(nginx.url(path)).status_code for path in ("/metrics", "/evaluator/metrics")] == [404, 404]
     assert httpx.get(nginx.url("/readyz")).json() == {"status": "ok"}

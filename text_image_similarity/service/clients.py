@@ -7,6 +7,7 @@ from ipaddress import IPv6Address, ip_address
 
 # Client of the current request; None outside of HTTP requests, where work is not divided among clients.
 current: ContextVar[str | None] = ContextVar("client", default=None)
+SERVICE = "the service"  # client of what is done for all requests together
 
 
 def peer_name(address: str) -> str:

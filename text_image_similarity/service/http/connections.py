@@ -1,4 +1,4 @@
-"""Limits on connections: their number and rate, request heads, idle time, pipelined requests, and unread responses.
+"""Limits on connections: their number and rate, request heads, idle time, and unread responses.
 
 Uvicorn's protocol limits none of these. With these limits, the service is safe without a proxy in front of it.
 """
@@ -6,29 +6,37 @@ Uvicorn's protocol limits none of these. With these limits, the service is safe 
 from __future__ import annotations
 
 import asyncio
+import re
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ...fetch import are_too_small
 from ..audit import AuditLog, Note
 from ..clients import peer_name
+from .small_reads import SmallReads
 
 MOST_CONNECTIONS = 2048  # connections in total; one address, such as a proxy's, may have at most as many as are free
 NEW_A_SECOND = 500  # connections that one address may open per second in the long run
 NEW_AT_ONCE = 1024  # connections that one address may open at once after a pause
 HEAD_BYTES = 16 * 1024
+# Headers with trailers, and parameters of the URL. The number is that of Apache and Kestrel: browsers send about 20
+# headers, and CDNs add up to 50.
+MOST_FIELDS = 100
 HEAD_S = 10.0  # from a head's first byte to its end, and for the rest of a refused body
 SEND_S = 30.0  # until a client has read what is buffered for it
-_REQUESTS_AHEAD = 16  # pipelined requests of a client
+_HEAD_END, _EMPTY_LINES = b"\r\n\r\n", re.compile(rb"[\r\n]*")
 _FILES = 512  # open files besides connections
 _MOST_KNOWN = 1000  # addresses that have recently opened connections
 
+_TOO_MANY_BYTES = "head_bytes", f"a head had more than {HEAD_BYTES:,} bytes"
+_TOO_MANY_HEADERS = "headers", f"a head had more than {MOST_FIELDS} headers"
 _TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
@@ -72,19 +80,38 @@ class Peers:
             del self.connections[peer]
 
 
+class _Flow(FlowControl):
+    """The flow control of a connection, from which nothing is read while a request waits for its turn."""
+
+    def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
+        super().__init__(transport)
+        self._waiting = waiting
+
+    def resume_reading(self) -> None:
+        """Resume reading, unless a request is waiting."""
+        if not self._waiting:
+            super().resume_reading()
+
+
 class LimitedProtocol(HttpToolsProtocol):
-    """A client's connection; see the module's docstring."""
+    """A client's connection; see the module's docstring.
+
+    A pipelined request waits until the one before it has been answered. What arrives after its head is not parsed until
+    then, so that a client cannot make the service parse many heads at once.
+    """
 
     audit: AuditLog | None = None
     _deadline: asyncio.TimerHandle | None = None  # deadline of a head, or of the rest of a refused body
     _sending: asyncio.TimerHandle | None = None
     _peer: str | None = None  # set once the connection is counted
-    _head = 0  # bytes of the head and the trailers
+    _head, _headers = 0, 0  # bytes, and number of headers, of the head and the trailers
+    _left = 0  # bytes of a body of known length that have not arrived
+    _ahead = b""  # bytes that have arrived and are not parsed yet
     _unread = 0  # bytes since the last event of the parser
     _pieces = 0  # chunks of the body from the parser
     _received = 0  # bytes of the body
     _whole = True  # whether no request is arriving
-    _too_long = False
+    _too_long: tuple[str, str] | None = None  # why a head is: a reason and a detail for the audit log
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -94,6 +121,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """Take a connection, unless there are too many."""
         peers = _peers_of(self.server_state)
         super().connection_made(transport)
+        self.flow = _Flow(transport, self.pipeline)
         peer = peer_name(self.client[0] if self.client else "")
         if (refusal := peers.refusal(peer)) is not None:
             self._note(*refusal)
@@ -116,23 +144,41 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse received data; a head that is too long or too slow ends the connection."""
-        if self.transport.is_closing():
-            return
-        if self._whole and self._deadline is None and not self.pipeline:
-            self._deadline = self.loop.call_later(
-                HEAD_S, self._abort, "head_time", f"a head took more than {HEAD_S:g} s"
-            )
-        self._unread += len(data)
-        super().data_received(data)
+        self._ahead += data
+        self._parse()
+
+    def _parse(self) -> None:
+        """Parse what has arrived, head by head, until a request has to wait for the one before it."""
+        data, start = self._ahead, 0
+        while start < len(data) and not self.pipeline and not self.transport.is_closing():
+            if self._whole and self._deadline is None:
+                said = f"a head took more than {HEAD_S:g} s"
+                self._deadline = self.loop.call_later(HEAD_S, self._abort, "head_time", said)
+            end = self._next_end(data, start)
+            self._unread += end - start
+            super().data_received(data[start:end])
+            start = end
+            if self._unread > HEAD_BYTES and not self.transport.is_closing():
+                self._too_long = _TOO_MANY_BYTES
+                self.send_400_response("")
+        self._ahead = data[start:]
         self._hand_on()
-        if self._unread > HEAD_BYTES and not self.transport.is_closing():
-            self._too_long = True
-            self.send_400_response("")
+        if self.pipeline:
+            self.flow.pause_reading()
+
+    def _next_end(self, data: bytes, start: int) -> int:
+        """Return where the next head or body ends at the latest, or where the data does."""
+        if self._left:
+            return min(len(data), start + self._left)
+        if self._whole and (lines := _EMPTY_LINES.match(data, start)):
+            start = lines.end()
+        end = data.find(_HEAD_END, start)
+        return len(data) if end < 0 else end + len(_HEAD_END)
 
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
-        self._head, self._pieces, self._received, self._whole = 0, 0, 0, False
+        self._head, self._headers, self._pieces, self._received, self._whole = 0, 0, 0, 0, False
 
     def on_url(self, url: bytes) -> None:
         """Take a part of the URL."""
@@ -141,23 +187,27 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header, or a trailer."""
+        self._headers += 1
         self._count(len(name) + len(value) + 4)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Start the request, or queue it after the current one."""
+        """Start the request, or queue it after the current one, until whose end the rest stays unparsed."""
         self._unread = 0
         self._stop_waiting()
+        self._left = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
+        if self.parser.should_upgrade() and (
+            self._left or any(name == b"transfer-encoding" for name, _ in self.headers)
+        ):
+            self._refuse()  # the parser would take the body for another request
         super().on_headers_complete()
-        if len(self.pipeline) > _REQUESTS_AHEAD:
-            self._note("requests_ahead", f"more than {_REQUESTS_AHEAD} requests were pipelined")
-            self._refuse()
 
     def on_body(self, body: bytes) -> None:
         """Take a chunk of the body; chunks that arrive together are passed on together: tiny ones are expensive."""
         self._unread = 0
         self._pieces += 1
         self._received += len(body)
+        self._left = max(0, self._left - len(body))
         if are_too_small(self._pieces, self._received):
             self._note("pieces", f"a body came in {self._pieces:,} pieces of {self._received / self._pieces:.0f} bytes")
             self._refuse()
@@ -165,7 +215,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Record that the request has arrived completely."""
-        self._unread, self._whole = 0, True
+        self._unread, self._left, self._whole = 0, 0, True
         self._hand_on()
         if self.cycle is None or self.cycle.response_complete:
             self._stop_waiting()
@@ -174,7 +224,10 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Continue with the next request; the rest of a request that was refused early has a few seconds to arrive."""
         super().on_response_complete()
-        if not self._whole and self._deadline is None and not self.pipeline:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            self._parse()
+        if not self._whole and self._deadline is None and self.cycle.response_complete:
             said = f"{HEAD_S:g} s after the response, a request was still being sent"
             self._deadline = self.loop.call_later(HEAD_S, self._abort, "rest_time", said)
 
@@ -195,17 +248,23 @@ class LimitedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse a request that cannot be parsed, or is too long."""
         if self._too_long:
-            self._note("head_bytes", f"a head had more than {HEAD_BYTES:,} bytes")
+            self._note(*self._too_long)
             self.transport.write(_TOO_LONG)
             self.transport.close()
         else:
             super().send_400_response(msg)
 
+    def _should_upgrade(self) -> bool:
+        return False  # there are no WebSockets; uvicorn would search all headers again and again
+
     def _count(self, size: int) -> None:
         self._unread = 0
         self._head += size
         if self._head > HEAD_BYTES:
-            self._too_long = True
+            self._too_long = _TOO_MANY_BYTES
+        elif self._headers > MOST_FIELDS:
+            self._too_long = _TOO_MANY_HEADERS
+        if self._too_long:
             self._refuse()
 
     def _hand_on(self) -> None:
@@ -234,9 +293,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self.audit.record(Note("limit_hit", reason, detail), peer_name(address), address=address)
 
 
-def protocol_of(audit: AuditLog) -> type[asyncio.Protocol]:
-    """Return the protocol class for connections, which writes exceeded limits to an audit log."""
-    return type("AuditedProtocol", (LimitedProtocol,), {"audit": audit})
+def protocol_of(audit: AuditLog) -> Callable[..., asyncio.BaseProtocol]:
+    """Return the function that makes the protocol of a connection, which writes exceeded limits to an audit log."""
+    audited = type("AuditedProtocol", (LimitedProtocol,), {"audit": audit})
+    return lambda **options: SmallReads(audited(**options))
 
 
 def allow_open_files() -> None:

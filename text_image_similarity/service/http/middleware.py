@@ -32,6 +32,7 @@ from ..shares import Patience, measured
 from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import Tracing
 from .auditing import Auditor, noted_refusal
+from .connections import MOST_FIELDS
 from .exchange import IncomingBody, Log, OutgoingAnswer, Room
 from .hosts import check_host, check_origin
 
@@ -95,6 +96,7 @@ class Gate:
         scope.setdefault("state", {})["call"] = call
         work = _find_route(self.work_routes, scope)
         client = peer_name(scope["client"][0] if scope.get("client") else "")
+        current.set(client)
         body = IncomingBody(self.room, self.settings, receive, headers)
         body.client = client
         found = ((route, *route.matches(scope)) for route in self.match_routes)
@@ -105,9 +107,10 @@ class Gate:
             self.room, send, call, closing=scope["app"].state.draining, log=self._log_of(scope, search)
         )
         try:
+            scope["state"]["key"] = key = self._check_key(scope, headers)
             check_host(headers.get(b"host", b""), self.settings.allowed_hosts)
             check_origin(headers)
-            scope["state"]["key"] = key = self._check_key(scope, headers)
+            _check_parameters(scope["query_string"])
             if key is not ANYBODY:
                 client = f"key {sha256((key.name or key.key).encode()).hexdigest()[:16]}"
             current.set(client)
@@ -180,7 +183,7 @@ class Gate:
 
         async def log(status: int, problem: ProblemError | None) -> None:
             state = scope["state"]
-            await self.journal.record(state["call"], state.get("key", ANYBODY), route, status, problem)
+            await self.journal.record(state["call"], state.get("key"), route, status, problem)
 
         return log
 
@@ -224,6 +227,12 @@ class Gate:
                 "failed": call.failed,
             },
         )
+
+
+def _check_parameters(query: bytes) -> None:
+    """Refuse a URL with too many parameters, each of which takes time on the event loop."""
+    if query.count(b"&") >= MOST_FIELDS:
+        raise ProblemError("invalid_request", f"a URL may have at most {MOST_FIELDS} parameters")
 
 
 def _find_route(routes: Sequence[BaseRoute], scope: Scope) -> BaseRoute | None:

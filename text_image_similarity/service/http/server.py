@@ -61,7 +61,7 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> N
         allow_open_files()
         config = uvicorn.Config(
             app,
-            http=protocol_of(app.state.audit),
+            http=protocol_of(app.state.audit),  # type: ignore[arg-type]
             ws="none",
             log_config=None,
             access_log=False,

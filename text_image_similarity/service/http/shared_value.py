@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from math import inf
 from typing import Any, Generic, TypeVar
+
+from ..clients import SERVICE, current
 
 T = TypeVar("T")
 
@@ -15,6 +18,8 @@ _LASTS_S = 1.0
 
 class SharedValue(Generic[T]):
     """A value that is read at most once a second, by one request at a time, and that all other requests share.
+
+    It is read for a client of its own, the service, so that it does not wait behind the work of whoever asked first.
 
     Args:
         clock: Function that returns seconds, for tests.
@@ -28,5 +33,7 @@ class SharedValue(Generic[T]):
         """Return the value, or raise the exception with which its last reading failed."""
         now = self._clock()
         if self._reading is None or (self._reading.done() and now >= self._began + _LASTS_S):
-            self._reading, self._began = asyncio.create_task(read()), now
+            own = Context()
+            own.run(current.set, SERVICE)
+            self._reading, self._began = asyncio.create_task(read(), context=own), now
         return await asyncio.shield(self._reading)  # a request that gives up does not end it for the others

@@ -28,7 +28,7 @@ from ...search.match_log import (
 )
 from ..clients import current
 from ..jobs import CLIENT_LEFT, Call
-from ..keys import ApiKey
+from ..keys import ANYBODY, ApiKey
 from ..problems import ProblemError
 from ..settings import Settings
 from ..telemetry.search import SearchMetrics
@@ -45,7 +45,6 @@ _MOST_WAITING, _MOST_WAITING_BYTES = 500, MOST_BYTES // 4
 # Maximum number of characters of a query, and of its filter, in the entry of an answered and of a refused request.
 _MOST_ANSWERED, _MOST_REFUSED = 200_000, 10_000
 _ENTRY_BYTES, _CHARACTER_BYTES = 2000, 16  # memory of an entry, and of each character of its JSON, in short values
-_UNAUTHORIZED = 401  # requests without a valid key must not fill the disk; the metrics count them
 
 
 @dataclass(slots=True)
@@ -126,22 +125,26 @@ class Journal:
             log.close()
         self._threads.close()
 
-    async def record(self, call: Call, key: ApiKey, route: str, status: int, problem: ProblemError | None) -> None:
+    async def record(
+        self, call: Call, key: ApiKey | None, route: str, status: int, problem: ProblemError | None
+    ) -> None:
         """Write the entries of a match request that is about to be answered.
+
+        A request without a key that is needed must not fill the disk, so it is only counted in the metrics.
 
         Raises:
             ProblemError: `log_unavailable`, if entries are required and cannot be written.
         """
         asked: Asked = call.asked
-        seen = [name for name in self._catalogs if key.sees(name)]
+        seen = [name for name in self._catalogs if (key or ANYBODY).sees(name)]
         if not seen:
             return
         name = asked.catalog if asked.catalog in seen else seen[0]
         asked.catalog = name
-        found = [_entry(call, key, route, status, problem, place) for place in range(len(asked.ids))]
+        found = [_entry(call, key or ANYBODY, route, status, problem, place) for place in range(len(asked.ids))]
         for entry, _ in found:
             self._metrics.matches.labels(name, _result_of(entry)).inc()
-        if (writer := self._writers.get(name)) is None or status == _UNAUTHORIZED:
+        if (writer := self._writers.get(name)) is None or key is None:
             return
         kept = [(masked(entry, self._settings.log_queries), size) for entry, size in found]
         client = current.get()
