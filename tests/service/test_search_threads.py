@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,8 @@ from text_image_similarity.service.http import access, catalog_routes
 from text_image_similarity.service.http.access import check_length
 from text_image_similarity.service.keys import ApiKey
 from text_image_similarity.service.problems import ProblemError
+from text_image_similarity.service.search import catalog as serving_catalog
+from text_image_similarity.service.search import journal
 
 SHOP = "/v1/catalogs/shop"
 BEST = ApiKey("best", name="best", role="write", where='shop = "best"')
@@ -72,6 +75,22 @@ def test_products_are_checked_on_threads(service: httpx.Client, monkeypatch: pyt
     body = {"products": [{"id": "new", "fields": {"shop": "best"}}]}
     assert service.post(f"{SHOP}/products:batch", json=body, headers=by("best")).status_code == 200
     assert service.post(f"{SHOP}/products:batch", json={"delete": ["new"]}, headers=by("best")).status_code == 200
+    for seen in calls:
+        assert seen
+        assert {name.partition("_")[0] for name in seen} == {"wait-shop"}
+
+
+def test_work_that_grows_with_an_image_is_done_on_threads(
+    service: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = [
+        noting(monkeypatch, *each) for each in ((serving_catalog, "key_of"), (journal, "_query"), (journal, "sha256"))
+    ]
+    image = b64encode(make_png("red") + bytes(3 << 16)).decode()
+    for body in ({"image_base64": image}, {"image_url": f"data:;base64,{image}"}):
+        assert service.post("/match-image", json=body, headers=by("reader")).status_code == 200
+    upload = {"image": make_png("red") + bytes(3 << 16)}
+    assert service.post("/match-image", files=upload, headers=by("reader")).status_code == 200
     for seen in calls:
         assert seen
         assert {name.partition("_")[0] for name in seen} == {"wait-shop"}

@@ -128,7 +128,7 @@ async def answer(
 
     def take() -> Sequence[Query]:
         queries = read()
-        asked.take(queries, catalog.catalog.fields)
+        asked.take(queries, catalog.catalog.fields, request.app.state.settings.log_queries)
         return queries
 
     queries = await catalog.read_queries(take)

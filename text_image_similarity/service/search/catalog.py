@@ -22,7 +22,7 @@ from ..problems import ProblemError
 from ..settings import Settings
 from ..telemetry.search import SearchMetrics
 from .errors import translated
-from .results import Results, Written, key_of
+from .results import Key, Results, Written, key_of
 from .scans import Scans
 from .threads import Threads
 from .thumbnails import Thumbnails
@@ -209,8 +209,7 @@ class ServedCatalog:
 
     async def _match(self, queries: Sequence[Query], reply: Reply) -> list[Answered]:
         began = time.perf_counter()
-        generation, version, asked = await self._searching.run(self._check, queries)
-        keys = [key_of(query, generation.number, version) for query in queries]
+        generation, version, asked, keys = await self._searching.run(self._check, queries)
         known = [self._results.get(key) for key in keys]
         for found in known:
             self._metrics.count_result(self.name, found=found is not None)
@@ -230,13 +229,14 @@ class ServedCatalog:
                 answered[place] = each
         return [answered[place] for place in range(len(queries))]
 
-    def _check(self, queries: Sequence[Query]) -> tuple[Generation, int, list[Checked]]:
+    def _check(self, queries: Sequence[Query]) -> tuple[Generation, int, list[Checked], list[Key]]:
         searcher = self.catalog.searcher
         version = searcher.version  # read first: later writes make the results newer than their key
         generation = searcher.live()
         names = [f"/queries/{number}" for number in range(len(queries))] if len(queries) > 1 else [""]
         asked = [searcher.check(query, generation, name) for query, name in zip(queries, names, strict=True)]
-        return generation, version, asked
+        keys = [key_of(query, generation.number, version) for query in queries]  # here, because images may be long
+        return generation, version, asked, keys
 
     async def _answer(self, generation: Generation, asked: Sequence[Checked], reply: Reply) -> list[Answered]:
         assert self._scans is not None, "the service has not started"
