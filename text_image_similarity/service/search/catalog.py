@@ -198,10 +198,11 @@ class ServedCatalog:
             writes: Whether it belongs to a write that has begun, which does not wait for other reads.
 
         Raises:
-            ProblemError: The library raised an error, or the function takes longer than a request may.
+            ProblemError: The library raised an error, the function takes longer than a request may, or too many reads
+                of the client are waiting.
         """
         with translated(self.name):
-            return await (self._checking if writes else self._reading).run(work, *given)
+            return await (self._checking if writes else self._reading).run(work, *given, begun=writes)
 
     async def read_queries(self, read: Callable[[], T]) -> T:
         """Run a function that reads the queries of a request, whose filters may be long, on a thread for searches."""
@@ -209,7 +210,7 @@ class ServedCatalog:
 
     async def _match(self, queries: Sequence[Query], reply: Reply) -> list[Answered]:
         began = time.perf_counter()
-        generation, version, asked, keys = await self._searching.run(self._check, queries)
+        generation, version, asked, keys = await self._searching.run(self._check, queries, begun=True)
         known = [self._results.get(key) for key in keys]
         for found in known:
             self._metrics.count_result(self.name, found=found is not None)
@@ -222,7 +223,7 @@ class ServedCatalog:
         }
         if missing:
             fresh = await self._answer(generation, [asked[place] for place in missing], reply)
-            complete = await self._searching.run(self.catalog.searcher.has_followed, generation, version)
+            complete = await self._searching.run(self.catalog.searcher.has_followed, generation, version, begun=True)
             for place, each in zip(missing, fresh, strict=True):
                 if complete and isinstance(each.answer, Written):
                     self._results.put(keys[place], each.answer)
