@@ -18,6 +18,7 @@ from tests.support.shop import all_pages, ids, product, shop
 from text_image_similarity import Catalog, InputTypeError, Product, Query, RowError, Term, UsageError
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.search import listing, rank_fusion
+from text_image_similarity.search.cursor import digest_of
 from text_image_similarity.search.fields import BUILT_IN, Value
 from text_image_similarity.search.filters import matches
 from text_image_similarity.search.ledger import Ledger
@@ -457,6 +458,20 @@ def test_cursors_tell_queries_apart_by_all_of_their_terms(colours: Catalog) -> N
     after = colours.match(Query(start + "a", top_k=3)).next
     with pytest.raises(UsageError, match="the cursor in `after` belongs to another query"):
         colours.match(Query(start + "b", top_k=3, after=after))
+
+
+def test_a_long_reference_is_digested_without_being_copied_as_a_literal() -> None:
+    class Reference(str):
+        __slots__ = ()
+
+        def __repr__(self) -> str:
+            raise AssertionError
+
+    start = "data:;base64," + 2000 * "\x7f"
+    digests = [digest_of(Query(Term(image=Reference(start + end)))) for end in ("AAAA", "AAAA", "BBBB")]
+    digests.append(digest_of(Query(Term(image=(start + "AAAA").encode()))))
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
 
 
 def meddled_with(catalog: Catalog, query: Query, place: int, value: object) -> str:

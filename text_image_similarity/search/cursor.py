@@ -19,6 +19,7 @@ from .query import FusionKind, Query, Term, options_of
 
 NO_CURSOR = "the cursor in `after` is not valid; use the `next` of the previous page"
 _MARK = 6  # bytes
+_MOST_REFERENCE = 1000  # characters of a reference that is not replaced by its digest
 _Key = tuple[Value | None, str]
 
 
@@ -110,14 +111,20 @@ def _is_key(value: object, id: object, types: tuple[type, ...]) -> bool:
 def digest_of(query: Query, size: int = 9) -> str:
     """Return a digest of `size` bytes of a query without its page and page size."""
     terms = [(term.kind, term.text, term.product, term.weight, _content(term)) for term in query.parts]
-    return blake2b(repr((terms, options_of(query))).encode("utf-8", "surrogatepass"), digest_size=size).hexdigest()
+    return blake2b(_bytes(repr((terms, options_of(query)))), digest_size=size).hexdigest()
 
 
 def _content(term: Term) -> str:
-    """Return the digest of an image or a vector."""
+    """Return an image or a vector as text: a short reference, or the digest of anything else."""
     value = term.vector if term.image is None else term.image
     if value is None or isinstance(value, (str, os.PathLike)):
-        return "" if value is None else os.fspath(value)
+        reference = "" if value is None else os.fspath(value)
+        # The `repr` of a long text takes seconds, during which no other thread runs.
+        return reference if len(reference) <= _MOST_REFERENCE else f"text {blake2b(_bytes(reference)).hexdigest()}"
     if isinstance(value, (bytes, bytearray, memoryview)):
         return blake2b(value).hexdigest()
     return blake2b(np.ascontiguousarray(np.asarray(value)).data).hexdigest()
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")

@@ -6,18 +6,35 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from math import inf
 
-_END: ContextVar[float] = ContextVar("end", default=inf)  # of `time.monotonic`
+
+@dataclass(slots=True, eq=False)
+class Deadline:
+    """The time when reads must end, in seconds of `time.monotonic`; any thread may change it while they run."""
+
+    at: float
+
+    def end(self) -> None:
+        """End the reads now."""
+        self.at = time.monotonic()
+
+
+_NEVER = Deadline(inf)
+_END: ContextVar[Deadline] = ContextVar("end", default=_NEVER)
 
 
 @contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Limit the time for reading ledgers and stores during a block, in place of any outer limit; `inf` sets none.
+def time_limit(limit: float | Deadline) -> Iterator[None]:
+    """Limit the time for reading ledgers and stores during a block, in place of any outer limit.
 
     A read that begins or continues after the time is up raises a `TimeoutError`.
+
+    Args:
+        limit: The time in seconds, `inf` for no limit, or when it is up.
     """
-    token = _END.set(time.monotonic() + seconds)
+    token = _END.set(limit if isinstance(limit, Deadline) else Deadline(time.monotonic() + limit))
     try:
         yield
     finally:
@@ -26,7 +43,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 def remaining() -> float:
     """Return how many seconds of `time_limit` remain; `inf` without a limit, and a negative number when the time is up."""
-    return _END.get() - time.monotonic()
+    return _END.get().at - time.monotonic()
 
 
 def check_time() -> None:
@@ -37,4 +54,4 @@ def check_time() -> None:
 
 def is_up() -> bool:
     """Tell whether the time of `time_limit` is up."""
-    return time.monotonic() > _END.get()
+    return time.monotonic() > _END.get().at

@@ -228,6 +228,20 @@ class FairQueue:
             self._see(client)
             self._start()
 
+    def depth_of(self, client: Client) -> int:
+        """Return how many tasks of a client wait."""
+        with self._lock:
+            return len(self._waiting.get(client, ()))
+
+    def withdraw(self, client: Client, task: Task) -> None:
+        """Drop a task, unless it has begun."""
+        with self._lock:
+            waiting = self._waiting.get(client, deque())
+            if task in waiting:
+                waiting.remove(task)
+            if not waiting:
+                self._waiting.pop(client, None)
+
     def _see(self, client: Client) -> None:
         now = self._clock()
         if len(self._seen) >= _MOST_KNOWN:

@@ -33,13 +33,18 @@ def masked(entry: LogEntry, queries: LogQueries) -> LogEntry:
     if queries == "full":
         return entry
     error = None if entry.error is None else entry.error.partition(":")[0]
-    later = (
-        {"after": True} if entry.query.get("after") else {}
-    )  # a cursor reveals where a page begins, and may be any text
-    if queries == "hashed":
-        return replace(entry, query={**_hashed(entry.query), **later}, error=error)
-    where = _names(entry.where) if error is None else None
-    return replace(entry, query=later, where=where, error=error)
+    query, where = masked_query(entry.query, queries), entry.where
+    if queries == "off":
+        where = _names(where) if error is None else None
+    return replace(entry, query=query, where=where, error=error)
+
+
+def masked_query(query: Mapping[str, Any], queries: LogQueries) -> Mapping[str, Any]:
+    """Return an entry's query without the parts that must not be kept; see `masked`, which then leaves it as it is."""
+    if queries == "full":
+        return query
+    later = {"after": True} if query.get("after") else {}  # a cursor reveals where a page begins, and may be any text
+    return {**_hashed(query), **later} if queries == "hashed" else later
 
 
 def _hashed(value: Any, level: int = 0) -> Any:

@@ -120,6 +120,18 @@ class WorkRoute(APIRoute):
         _check_size(request.asked, most)
 
 
+class ReadRoute(APIRoute):
+    """A route whose GET requests stop when the client leaves: none of their reads begins or continues then."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_read(request: Request) -> Response:
+            return await while_connected(request, handle(request))
+
+        return handle_read if self.methods == {"GET"} else handle
+
+
 class ProductsRoute(WorkRoute):
     """A route whose requests may have many products."""
 
@@ -224,20 +236,23 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
     Raises:
         ClientLeftError: The client has left.
+        ProblemError: The rest of the body is refused.
     """
     task = asyncio.create_task(work)
     leaving = asyncio.create_task(_wait_for_disconnect(request))
     try:
         await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
+            leaving.result()  # raises what is wrong with the rest of the body
             raise ClientLeftError
         return task.result()
     finally:
+        leaving.add_done_callback(forget_failure)
         leaving.cancel()
         if not task.done():
             task.cancel()
             task.add_done_callback(forget_failure)
-        del task  # an exception of the task holds this frame, and would be held by it
+        del task, leaving  # an exception of a task holds this frame, and would be held by it
 
 
 async def _wait_for_disconnect(request: Request) -> None:

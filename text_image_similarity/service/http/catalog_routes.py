@@ -8,7 +8,6 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from fastapi.routing import APIRoute
 from starlette.routing import Match
 from starlette.types import Scope
 
@@ -32,7 +31,7 @@ from .access import (
     require_role,
 )
 from .auditing import note_change, noted_hosts
-from .bodies import PROBLEMS, ProductsRoute, WorkRoute
+from .bodies import PROBLEMS, ProductsRoute, ReadRoute, WorkRoute
 from .json_bodies import JsonAnswer
 from .queries import CountedJson, format_product, most_frequent, read_product
 from .routes import unready
@@ -57,7 +56,7 @@ _SIZES = (64, 512)
 _PROBED_S = 5.0  # time limit of health checks, which must be quick
 
 
-class ProductRoute(APIRoute):
+class ProductRoute(ReadRoute):
     """A route to a product or to part of it: `/x%2Fimage` is a product, and `/x/image` is the image of another."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
@@ -70,9 +69,8 @@ class PutRoute(ProductRoute, WorkRoute):
     """A product route with a body."""
 
 
-about = APIRouter(
-    responses={status: PROBLEMS[status] for status in (401, 403, 404, 422, 429, 503)}, tags=["catalogues"]
-)
+_ABOUT: dict[int | str, dict[str, Any]] = {status: PROBLEMS[status] for status in (401, 403, 404, 422, 429, 503)}
+about = APIRouter(route_class=ReadRoute, responses=_ABOUT, tags=["catalogues"])
 similar = APIRouter(route_class=ProductRoute, responses=PROBLEMS, tags=["search"])
 products = APIRouter(route_class=ProductRoute, responses=PROBLEMS, tags=["products"])
 puts = APIRouter(route_class=PutRoute, responses=PROBLEMS, tags=["products"])

@@ -128,13 +128,17 @@ async def answer(
 
     def take() -> Sequence[Query]:
         queries = read()
-        asked.take(queries, catalog.catalog.fields)
+        asked.take(queries, catalog.catalog.fields, request.app.state.settings.log_queries)
         return queries
 
-    queries = await catalog.read_queries(take)
-    check_fields(request, [name for query in queries for name in (*query.facets, (query.sort or "").removeprefix("-"))])
-    await check_products(request, catalog, [term.product for query in queries for term in query.parts])
-    found = await while_connected(request, catalog.match(queries, MatchReply(request, catalog)))
+    async def find() -> tuple[Sequence[Query], list[Answered]]:
+        queries = await catalog.read_queries(take)
+        names = [name for query in queries for name in (*query.facets, (query.sort or "").removeprefix("-"))]
+        check_fields(request, names)
+        await check_products(request, catalog, [term.product for query in queries for term in query.parts])
+        return queries, await catalog.match(queries, MatchReply(request, catalog))
+
+    queries, found = await while_connected(request, find())
     asked.found = found
     call: Call = request.state.call
     for query, each in zip(queries, found, strict=True):

@@ -22,7 +22,7 @@ from ..problems import ProblemError
 from ..settings import Settings
 from ..telemetry.search import SearchMetrics
 from .errors import translated
-from .results import Results, Written, key_of
+from .results import Key, Results, Written, key_of
 from .scans import Scans
 from .threads import Threads
 from .thumbnails import Thumbnails
@@ -198,10 +198,11 @@ class ServedCatalog:
             writes: Whether it belongs to a write that has begun, which does not wait for other reads.
 
         Raises:
-            ProblemError: The library raised an error, or the function takes longer than a request may.
+            ProblemError: The library raised an error, the function takes longer than a request may, or too many reads
+                of the client are waiting.
         """
         with translated(self.name):
-            return await (self._checking if writes else self._reading).run(work, *given)
+            return await (self._checking if writes else self._reading).run(work, *given, begun=writes)
 
     async def read_queries(self, read: Callable[[], T]) -> T:
         """Run a function that reads the queries of a request, whose filters may be long, on a thread for searches."""
@@ -209,8 +210,7 @@ class ServedCatalog:
 
     async def _match(self, queries: Sequence[Query], reply: Reply) -> list[Answered]:
         began = time.perf_counter()
-        generation, version, asked = await self._searching.run(self._check, queries)
-        keys = [key_of(query, generation.number, version) for query in queries]
+        generation, version, asked, keys = await self._searching.run(self._check, queries, begun=True)
         known = [self._results.get(key) for key in keys]
         for found in known:
             self._metrics.count_result(self.name, found=found is not None)
@@ -223,20 +223,21 @@ class ServedCatalog:
         }
         if missing:
             fresh = await self._answer(generation, [asked[place] for place in missing], reply)
-            complete = await self._searching.run(self.catalog.searcher.has_followed, generation, version)
+            complete = await self._searching.run(self.catalog.searcher.has_followed, generation, version, begun=True)
             for place, each in zip(missing, fresh, strict=True):
                 if complete and isinstance(each.answer, Written):
                     self._results.put(keys[place], each.answer)
                 answered[place] = each
         return [answered[place] for place in range(len(queries))]
 
-    def _check(self, queries: Sequence[Query]) -> tuple[Generation, int, list[Checked]]:
+    def _check(self, queries: Sequence[Query]) -> tuple[Generation, int, list[Checked], list[Key]]:
         searcher = self.catalog.searcher
         version = searcher.version  # read first: later writes make the results newer than their key
         generation = searcher.live()
         names = [f"/queries/{number}" for number in range(len(queries))] if len(queries) > 1 else [""]
         asked = [searcher.check(query, generation, name) for query, name in zip(queries, names, strict=True)]
-        return generation, version, asked
+        keys = [key_of(query, generation.number, version) for query in queries]  # here, because images may be long
+        return generation, version, asked, keys
 
     async def _answer(self, generation: Generation, asked: Sequence[Checked], reply: Reply) -> list[Answered]:
         assert self._scans is not None, "the service has not started"

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
@@ -20,12 +20,14 @@ from ...search.match_log import (
     MOST_BYTES,
     LogEntry,
     LogEvent,
+    LogQueries,
     LogWriter,
     MatchLog,
     masked,
     new_match_id,
     open_match_log,
 )
+from ...search.match_log.privacy import masked_query
 from ..clients import current
 from ..jobs import CLIENT_LEFT, Call
 from ..keys import ANYBODY, ApiKey
@@ -47,6 +49,13 @@ _MOST_ANSWERED, _MOST_REFUSED = 200_000, 10_000
 _ENTRY_BYTES, _CHARACTER_BYTES = 2000, 16  # memory of an entry, and of each character of its JSON, in short values
 
 
+class _Said(NamedTuple):
+    """A query or a filter as an entry contains it, and the number of characters of its JSON."""
+
+    value: Any
+    length: int
+
+
 @dataclass(slots=True)
 class Asked:
     """The queries and results of a match request, as far as it has been processed.
@@ -54,22 +63,25 @@ class Asked:
     Args:
         catalog: Name of the catalogue; None if it does not exist.
         ids: Ids of the matches for events, one for each query.
-        queries: The queries; empty if they could not be read.
+        queries: The queries as entries contain them; empty if they could not be read.
         wheres: Filters of the queries as JSON values, None for a query without one.
         found: Results of the queries; empty until they have been answered.
     """
 
     catalog: str | None
     ids: list[str] = field(default_factory=lambda: [new_match_id()])
-    queries: Sequence[Query] = ()
-    wheres: Sequence[Mapping[str, Any] | None] = ()
+    queries: Sequence[_Said] = ()
+    wheres: Sequence[_Said] = ()
     found: Sequence[Answered] = ()
 
-    def take(self, queries: Sequence[Query], fields: Sequence[Field]) -> None:
-        """Record the queries, with their filters, already parsed by `access.bound`, as JSON values."""
-        self.queries = queries
+    def take(self, queries: Sequence[Query], fields: Sequence[Field], log_queries: LogQueries) -> None:
+        """Record the queries, with their filters, already parsed by `access.bound`, as JSON values.
+
+        This takes time in proportion to the queries, with their images, so it runs on a thread.
+        """
+        self.queries = [_said_of(query, log_queries) for query in queries]
         wheres: list[Any] = [query.where for query in queries]
-        self.wheres = [None if where is None else to_dict(where, fields) for where in wheres]
+        self.wheres = [_measured(None if where is None else to_dict(where, fields)) for where in wheres]
         self.ids = [new_match_id() for _ in queries]
 
 
@@ -203,9 +215,8 @@ def _entry(
     """Return the entry for one of a request's queries, and the most bytes that it takes in memory."""
     asked: Asked = call.asked
     found = asked.found[place] if place < len(asked.found) else None
-    query = asked.queries[place] if place < len(asked.queries) else None
     most = _MOST_ANSWERED if problem is None else _MOST_REFUSED
-    said, said_size = ({}, 0) if query is None else _bounded(_query(query), most)
+    said, said_size = _bounded(asked.queries[place], most) if place < len(asked.queries) else ({}, 0)
     where, where_size = _bounded(asked.wheres[place], most) if place < len(asked.wheres) else (None, 0)
     entry = LogEntry(
         id=asked.ids[place],
@@ -239,10 +250,11 @@ def _groups(kept: Sequence[tuple[LogEntry, int]]) -> Iterator[Sequence[tuple[Log
     yield kept[start:]
 
 
-def _bounded(asked: Any, most: int) -> tuple[Any, int]:
+def _bounded(said: _Said, most: int) -> tuple[Any, int]:
     """Return a query and the most bytes that it takes; if its JSON is too long for the log's disk, only its length."""
-    length = len(json.dumps(asked, ensure_ascii=False))
-    return (asked, _CHARACTER_BYTES * length) if length <= most else ({"left_out": f"{length:,} characters"}, 0)
+    if said.length > most:
+        return {"left_out": f"{said.length:,} characters"}, 0
+    return said.value, _CHARACTER_BYTES * said.length
 
 
 class _Products(Sequence[Mapping[str, Any]]):
@@ -274,6 +286,19 @@ def _answered(found: Written) -> dict[str, Any]:
         "total": found.total,
         "plan": found.plan,
     }
+
+
+def _said_of(query: Query, log_queries: LogQueries) -> _Said:
+    """Return a query for the log, without the parts that must not be kept."""
+    said = _query(query)
+    length = sum(len(term.get("image_url", "")) for term in said["terms"])
+    if length <= _MOST_ANSWERED:
+        length = _measured(said).length
+    return _Said(masked_query(said, log_queries) if length <= _MOST_ANSWERED else None, length)
+
+
+def _measured(value: Any) -> _Said:
+    return _Said(value, len(json.dumps(value, ensure_ascii=False)))
 
 
 def _query(query: Query) -> dict[str, Any]:

@@ -9,12 +9,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-from ...search.time_limit import time_limit
+from ...search.time_limit import Deadline, time_limit
 from ...system import forget_failure, settle
 from ..clients import current
 from ..problems import ProblemError
 from ..shares import FairQueue
 
+_MOST_WAITING_OF_ONE = 128  # tasks of one client
 T = TypeVar("T")
 
 
@@ -33,21 +34,33 @@ class Threads:
         self._turns = FairQueue(lambda _, task: self._executor.submit(task), most, most_of_one=max(1, most - 1))
         self._asked: set[Future[Any]] = set()
 
-    async def run(self, work: Callable[..., T], *given: Any) -> T:
-        """Run a task on a thread. If it takes too long, it does not begin, or its reads from databases are interrupted.
+    async def run(self, work: Callable[..., T], *given: Any, begun: bool = False) -> T:
+        """Run a task on a thread.
+
+        If it takes too long, or the request is cancelled, it does not begin, or its reads from databases are
+        interrupted.
+
+        Args:
+            work: The task.
+            given: Its arguments.
+            begun: Whether it continues a request whose earlier work would be lost, which is not refused.
 
         Raises:
-            ProblemError: `catalog_unavailable`, if it takes too long.
+            ProblemError: `queue_full`, if too many tasks of the client are waiting; `catalog_unavailable`, if it takes
+                too long.
         """
-        done: Future[T] = Future()
-        end = time.monotonic() + self._timeout_s
+        client, done, until = current.get(), Future[T](), Deadline(time.monotonic() + self._timeout_s)
+        if client is not None and not begun and self._turns.depth_of(client) >= _MOST_WAITING_OF_ONE:
+            detail = f"{self._name}: {_MOST_WAITING_OF_ONE} reads of this client are waiting"
+            raise ProblemError("queue_full", detail, retry_after_s=1, reason="queue_full")
 
         def work_in_time() -> T:
-            with time_limit(end - time.monotonic()):
+            with time_limit(until):
                 return work(*given)
 
+        task = partial(run_if_awaited, done, work_in_time)
         self._asked.add(done)
-        self._turns.put(current.get(), partial(run_if_awaited, done, work_in_time))
+        self._turns.put(client, task)
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await asyncio.wrap_future(done)
@@ -59,7 +72,10 @@ class Threads:
             detail = f"{self._name}: not answered within the service's limit of {self._timeout_s:g} s"
             raise ProblemError("catalog_unavailable", detail, retry_after_s=1) from exc
         finally:
+            until.end()
             self._asked.discard(done)
+            if done.cancelled():
+                self._turns.withdraw(client, task)  # so that it takes no memory until its turn
 
     def close(self) -> None:
         """End the threads when they have finished their current tasks; tasks that have not begun are cancelled."""
