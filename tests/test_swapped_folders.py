@@ -16,12 +16,10 @@ import pytest
 from filelock import FileLock, Timeout
 
 from text_image_similarity import Config, TableError, UsageError, filter_table, folders, open_catalog, score_csv
-from text_image_similarity.embeddings.cache import EmbeddingCache
 from text_image_similarity.encoders import onnx_export
 from text_image_similarity.export.staging import whole_folder
 from text_image_similarity.files import open_own, place_of, whole_file, write_whole
 from text_image_similarity.folder_lock import FolderLock
-from text_image_similarity.search.match_log.opening import open_match_log
 from text_image_similarity.tables import filter as filter_module
 from text_image_similarity.tables.places import work_folder
 from text_image_similarity.tables.scored_rows import KeptRows
@@ -476,9 +474,6 @@ DOORS = {
     "train": enter,
     "train below": lambda place: enter(place / "below" / "model"),
     "export": lambda place: export_to(place / "model"),
-    "catalogue": lambda place: open_catalog(place, fields=[]),
-    "log": lambda place: open_match_log(place / "log.sqlite"),
-    "embeddings": lambda place: EmbeddingCache(place / "cache.sqlite", 4),
 }
 
 
@@ -499,6 +494,15 @@ def test_a_link_on_the_way_that_someone_else_may_have_put_there_is_refused(
     mine.symlink_to(shared / "out")  # the user's own link leads to one that is not
     with pytest.raises(UsageError, match=rf"leads through {shared}/out, a link to {home}, which someone else may"):
         DOORS[door](mine)
+
+
+@POSIX
+def test_a_catalogue_is_opened_through_a_link_of_those_who_deploy_it(shared: Path, tmp_path: Path) -> None:
+    open_catalog(tmp_path / "deployed", fields=[]).close()
+    shared.chmod(0o777)
+    (shared / "current").symlink_to(tmp_path / "deployed")
+    with open_catalog(shared / "current") as catalog:
+        assert len(catalog) == 0
 
 
 @POSIX

@@ -21,7 +21,6 @@ from typing import Literal
 from weakref import finalize
 
 from ..errors import ConfigError
-from ..folders import follow_links
 from .saved import Vector, read_vector, write_vector
 
 logger = logging.getLogger("text_image_similarity")
@@ -47,7 +46,6 @@ class EmbeddingCache:
 
     Raises:
         ConfigError: The file cannot be opened, or is not an embedding cache.
-        UsageError: Someone else may have put a link on the way to the file.
     """
 
     def __init__(self, path: str | PathLike[str], embed_dim: int, *, max_entries: int | None = None) -> None:
@@ -56,7 +54,6 @@ class EmbeddingCache:
         self._embed_dim = embed_dim
         self._broken = False
         try:
-            follow_links(Path(path).expanduser())
             self._file = _opened(Path(path).expanduser())
         except (sqlite3.Error, OSError) as exc:
             raise ConfigError(f"embedding_cache={fspath(path)!r} cannot be used: {exc}") from exc

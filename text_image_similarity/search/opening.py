@@ -15,7 +15,6 @@ from ..config import Config, require_config
 from ..encoders import Encoder, load_encoder
 from ..errors import DatabaseError, UsageError
 from ..files import path_text
-from ..folders import follow_links
 from .arguments import check_encoder, check_url
 from .database import ModelIdentity
 from .fields import BUILT_IN, Field, checked_fields
@@ -110,8 +109,6 @@ def _checked_place(place: object) -> str:
             f"{where} cannot be a catalogue: a catalogue is a folder, or is in PostgreSQL (postgresql://...)"
         )
     check_url("place", where)
-    if where != MEMORY and not where.startswith(SERVERS):
-        follow_links(Path(where))
     return where
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ...errors import UsageError
 from ...files import path_text
-from ...folders import follow_links
 from ..opening import SERVERS, is_catalog
 from .match_log import MatchLog
 from .mongo import SCHEMES, MongoStorage
@@ -65,7 +64,6 @@ def _is_there(where: str) -> bool:
 
 
 def _file(where: str) -> Path:
-    follow_links(Path(where))
     if where.endswith(".sqlite"):
         return Path(where)
     if not is_catalog(where):

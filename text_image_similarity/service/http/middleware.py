@@ -90,6 +90,8 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        # Nothing here reads cookies, but the framework parses them for every route, in time quadratic in their length.
+        scope["headers"] = [header for header in scope["headers"] if header[0] != b"cookie"]
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         call = Call(given.decode() if _REQUEST_ID.fullmatch(given) else uuid4().hex)
