@@ -23,7 +23,7 @@ _SQUARING = (
     "VERA",
     "RANDLORA",
 )  # make matrices of the base model's largest widths, or of a layer's width squared
-_MOST_WIDTH = 8192  # of a base model's layers, for the types above; that of the widest CLIP models
+_MOST_SQUARED = 8192  # of a base model's layers, for the types above; that of the widest CLIP models
 _MOST_DECOMPOSED = 2048  # smaller side of a matrix that is decomposed, which takes time with its cube
 _RANKS = ("r", "init_r", "target_r")
 _MOST_RANK = 4096
@@ -138,7 +138,7 @@ def _check_layers(name: str, settings: Any, network: Any) -> None:
         if weight is None or weight.ndim < 2:
             continue
         rows, columns = 1 if hasattr(layer, "num_embeddings") else len(weight), weight[0].numel()
-        if (squaring and max(rows, columns) > _MOST_WIDTH) or (changing and min(rows, columns) > _MOST_DECOMPOSED):
+        if (squaring and max(rows, columns) > _MOST_SQUARED) or (changing and min(rows, columns) > _MOST_DECOMPOSED):
             raise ModelError(
                 f"the adapter {name} would take too much memory or time, because its model has a layer of {rows:,} x {columns:,} "
                 "weights; merge the adapter into its model"

@@ -177,11 +177,13 @@ def _check_patterns(parts: Any) -> None:
     count, letters, waiting = 0, 0, [parts]
     while waiting:
         part = waiting.pop()
-        if not isinstance(part, (list, dict)):
+        if isinstance(part, list):
+            waiting += part
+        if not isinstance(part, dict):
             continue
-        waiting += part.values() if isinstance(part, dict) else part
-        count += isinstance(part, dict)
-        for kind in {"Regex", "String"} & part.keys() if isinstance(part, dict) else ():
+        waiting += part.values()
+        count += 1
+        for kind in {"Regex", "String"} & part.keys():
             letters += len(wanted := str(part[kind]))
             if letters > _MOST_PATTERN or (kind == "Regex" and shortest_match(wanted) is None):
                 raise ValueError(
