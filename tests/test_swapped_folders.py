@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -463,7 +463,7 @@ def export_to(place: Path) -> None:
         pass
 
 
-DOORS = {
+DOORS: dict[str, Callable[[Path], object]] = {
     "score": lambda place: score_csv(place.parents[1] / "in" / "*.csv", f"{place}/", Config(model="/no/such/model")),
     "filter": lambda place: filter_table(place.parents[1] / "in" / "a.csv", place / "out.csv", top=1, force=True),
     "output": lambda place: place_of(place / "out.csv"),
