@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
@@ -50,3 +54,18 @@ def test_variants_differ_in_what_runs_the_towers_and_nothing_else(tmp_path: Path
                 config.instance_group[0].kind = tested[name].instance_group[0].kind
             assert config == tested[name], (backend, name)
         assert (tmp_path / backend / "text" / "1" / "text.onnx.data").is_file()
+
+
+@pytest.mark.parametrize("model", ["preprocess", "image", "text", "similarity"])
+def test_a_model_finds_all_that_it_imports_in_the_repository(model: str, tmp_path: Path) -> None:
+    configs(tmp_path / "made", "python")
+    (tmp_path / "triton_python_backend_utils.py").touch()  # comes with the server
+    folders = [str(tmp_path), str(tmp_path / "made" / model / "1")]
+    done = subprocess.run(
+        [sys.executable, "-c", "import model; print(model.__file__)"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith(folders[1]), done.stderr

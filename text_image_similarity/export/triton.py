@@ -28,6 +28,7 @@ _ROOMS = (
     "config.py",
     "errors.py",
     "files.py",
+    "folders.py",
     "preprocess.py",
     "records.py",
     "similarity.py",
