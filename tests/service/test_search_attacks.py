@@ -520,7 +520,12 @@ def test_an_early_refusal_is_logged_for_its_client(tmp_path: Path, monkeypatch: 
     clients: list[str] = []
     with serving(app) as client:
         (writer,) = app.state.journal.writers
-        monkeypatch.setattr(writer, "put", lambda entry, *, size, client: clients.append(client) is None)
+
+        def put(entry: LogEntry, *, size: int, client: str) -> bool:
+            clients.append(client)
+            return True
+
+        monkeypatch.setattr(writer, "put", put)
         headers = {"Sec-Fetch-Site": "cross-site"}
         problem(client.post("/match-text", json={"text": "red"}, headers=headers), 403, "forbidden")
     assert clients == ["127.0.0.1"]
