@@ -24,13 +24,13 @@ def network(width: int = 16) -> nn.ModuleDict:
 
 def saved(folder: Path, settings: Any) -> torch.Tensor:
     """Save an adapter with random weights, and return the weight of layer `a` once it is merged."""
-    adapted = peft.get_peft_model(network(), settings)  # type: ignore[arg-type]
+    adapted = peft.get_peft_model(network(), settings)
     with torch.no_grad():
         for name, weight in adapted.named_parameters():
             if "lora_" in name:
                 weight.copy_(torch.randn_like(weight))
     adapted.save_pretrained(str(folder))
-    weight = adapted.merge_and_unload()["a"].weight  # type: ignore[operator]
+    weight = adapted.merge_and_unload()["a"].weight
     assert isinstance(weight, torch.Tensor)
     return weight.detach()
 
@@ -46,7 +46,8 @@ def test_an_adapter_is_merged_right_whatever_it_was_filled_with(
     monkeypatch.setattr(LoraLayer, "orthogonal_init", filled)  # may take hours, and its values would be overwritten
     found = merged("theirs", network(), tmp_path)
     assert torch.allclose(found["a"].weight, expected, atol=1e-5)
-    assert torch.equal(found["b"].weight, network()["b"].weight)
+    unchanged: Any = network()["b"].weight
+    assert torch.equal(found["b"].weight, unchanged)
 
 
 WIDE = "would take too much memory or time, because its model has a layer of"
@@ -68,7 +69,7 @@ def test_matrices_of_a_layers_width_squared_are_limited(
 
 @pytest.mark.parametrize("how", ["olora", "pissa", "pissa_niter_4"])
 def test_matrices_that_are_decomposed_are_limited(how: str, tmp_path: Path) -> None:
-    saved(tmp_path, peft.LoraConfig(r=4, target_modules=["a"], init_lora_weights=how))  # type: ignore[arg-type]
+    saved(tmp_path, peft.LoraConfig(r=4, target_modules=["a"], init_lora_weights=how))
     with torch.device("meta"):
         square = nn.ModuleDict({"a": nn.Linear(2049, 2049)})
     with pytest.raises(ModelError, match=f"{WIDE} 2,049 x 2,049 weights"):
