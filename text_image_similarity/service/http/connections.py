@@ -141,8 +141,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self._may_begin = self._whole
             if not (end := self._find_head() if self._whole else self._find_body()):
                 break
-            data = bytes(self._ahead[:end])
-            del self._ahead[:end]
+            data, self._ahead = self._ahead, self._ahead[end:]
+            del data[end:]
             super().data_received(without_upgrade(data) if self._may_begin else data)
         self._hand_on()
         if not self.transport.is_closing():
@@ -161,8 +161,6 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._is_too_long() or self._head_end.is_bad:
             self.send_400_response("Invalid HTTP request received.")
             return 0
-        if end:
-            self._head_end = HeadEnd()
         return end
 
     def _find_body(self) -> int:
@@ -207,7 +205,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():  # the method is CONNECT, and the parser would take a body for another request
             self._refuse()
         self._left = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
-        self._chunked_end = ChunkedEnd()
+        self._head_end, self._chunked_end = HeadEnd(), ChunkedEnd()
         super().on_headers_complete()
         self._whole = False
 

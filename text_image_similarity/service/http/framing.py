@@ -13,7 +13,7 @@ _UPGRADE = re.compile(rb"\r\nUpgrade(?=:)", re.IGNORECASE)
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;|$)")
 
 
-def without_upgrade(head: bytes) -> bytes:
+def without_upgrade(head: bytes | bytearray) -> bytes | bytearray:
     """Rename the header `Upgrade` of a head: the parser would take the body for another protocol."""
     return _UPGRADE.sub(b"\r\nX-Upgrade", head)
 
@@ -38,7 +38,7 @@ class HeadEnd:
         Args:
             data: What has arrived, each time with more at its end. Empty lines before the head are removed from it.
         """
-        if not self._seen and data[:1] in (b"\r", b"\n"):
+        if not self._seen and data.startswith((b"\r", b"\n")):
             empty = len(data) - len(data.lstrip(b"\r\n"))
             del data[:empty]
             self._empty += empty
