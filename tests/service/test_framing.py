@@ -149,7 +149,13 @@ def test_a_request_to_upgrade_may_have_a_body(length: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "begin", [b"\x16\x03\x01", b"GET / HTTP/1.1\n", b"CONNECT x:1 HTTP/1.1\r\nContent-Length: 28\r\n\r\n" + GET]
+    "begin",
+    [
+        b"\x16\x03\x01",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET / HTTP/1.1\n",
+        b"CONNECT x:1 HTTP/1.1\r\nContent-Length: 28\r\n\r\n" + GET,
+    ],
 )
 def test_what_is_no_head_is_refused_at_once(begin: bytes) -> None:
     assert answers([begin]) == [400]

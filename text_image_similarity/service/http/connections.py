@@ -144,6 +144,8 @@ class LimitedProtocol(HttpToolsProtocol):
             data, self._ahead = self._ahead, self._ahead[end:]
             del data[end:]
             super().data_received(without_upgrade(data) if self._may_begin else data)
+            if self._head_end.size and not self.transport.is_closing():  # the parser did not take it for a head
+                self.send_400_response("Invalid HTTP request received.")
         self._hand_on()
         if not self.transport.is_closing():
             self._pause_or_resume()
