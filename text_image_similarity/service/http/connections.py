@@ -6,21 +6,20 @@ Uvicorn's protocol limits none of these. With these limits, the service is safe 
 from __future__ import annotations
 
 import asyncio
-import re
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ...fetch import are_too_small
 from ..audit import AuditLog, Note
 from ..clients import peer_name
-from .small_reads import SmallReads
+from .framing import ChunkedEnd, HeadEnd, without_upgrade
+from .small_reads import SmallReads, new_buffer
 
 MOST_CONNECTIONS = 2048  # connections in total; one address, such as a proxy's, may have at most as many as are free
 NEW_A_SECOND = 500  # connections that one address may open per second in the long run
@@ -31,7 +30,7 @@ HEAD_BYTES = 16 * 1024
 MOST_FIELDS = 100
 HEAD_S = 10.0  # from a head's first byte to its end, and for the rest of a refused body
 SEND_S = 30.0  # until a client has read what is buffered for it
-_HEAD_END, _EMPTY_LINES = b"\r\n\r\n", re.compile(rb"[\r\n]*")
+_MOST_AHEAD = 1 << 16  # bytes that may arrive before their turn until reading pauses
 _FILES = 512  # open files besides connections
 _MOST_KNOWN = 1000  # addresses that have recently opened connections
 
@@ -80,24 +79,11 @@ class Peers:
             del self.connections[peer]
 
 
-class _Flow(FlowControl):
-    """The flow control of a connection, from which nothing is read while a request waits for its turn."""
-
-    def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
-        super().__init__(transport)
-        self._waiting = waiting
-
-    def resume_reading(self) -> None:
-        """Resume reading, unless a request is waiting."""
-        if not self._waiting:
-            super().resume_reading()
-
-
 class LimitedProtocol(HttpToolsProtocol):
     """A client's connection; see the module's docstring.
 
-    A pipelined request waits until the one before it has been answered. What arrives after its head is not parsed until
-    then, so that a client cannot make the service parse many heads at once.
+    A head is parsed when it has arrived completely and the request before it has been answered: a client cannot make
+    the service parse many heads at once. Reading goes on meanwhile, so that the service sees whether the client leaves.
     """
 
     audit: AuditLog | None = None
@@ -106,8 +92,8 @@ class LimitedProtocol(HttpToolsProtocol):
     _peer: str | None = None  # set once the connection is counted
     _head, _headers = 0, 0  # bytes, and number of headers, of the head and the trailers
     _left = 0  # bytes of a body of known length that have not arrived
-    _ahead = b""  # bytes that have arrived and are not parsed yet
-    _unread = 0  # bytes since the last event of the parser
+    _full = False  # whether reading is paused because of what has arrived and is not parsed yet
+    _may_begin = False  # whether the parser is at a head
     _pieces = 0  # chunks of the body from the parser
     _received = 0  # bytes of the body
     _whole = True  # whether no request is arriving
@@ -115,13 +101,14 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._ahead = bytearray()  # what has arrived and is not parsed yet
+        self._head_end, self._chunked_end = HeadEnd(), ChunkedEnd()
         self._body = bytearray()  # part of a body that has arrived and has not been passed on
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, unless there are too many."""
         peers = _peers_of(self.server_state)
         super().connection_made(transport)
-        self.flow = _Flow(transport, self.pipeline)
         peer = peer_name(self.client[0] if self.client else "")
         if (refusal := peers.refusal(peer)) is not None:
             self._note(*refusal)
@@ -144,67 +131,88 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse received data; a head that is too long or too slow ends the connection."""
+        self._unset_keepalive_if_required()
         self._ahead += data
         self._parse()
 
     def _parse(self) -> None:
-        """Parse what has arrived, head by head, until a request has to wait for the one before it."""
-        data, start = self._ahead, 0
-        while start < len(data) and not self.pipeline and not self.transport.is_closing():
-            if self._whole and self._deadline is None:
-                said = f"a head took more than {HEAD_S:g} s"
-                self._deadline = self.loop.call_later(HEAD_S, self._abort, "head_time", said)
-            end = self._next_end(data, start)
-            self._unread += end - start
-            super().data_received(data[start:end])
-            start = end
-            if self._unread > HEAD_BYTES and not self.transport.is_closing():
-                self._too_long = _TOO_MANY_BYTES
-                self.send_400_response("")
-        self._ahead = data[start:]
+        """Parse what has arrived: whole heads, each when the request before it has been answered, and parts of bodies."""
+        while self._ahead and not self.transport.is_closing():
+            self._may_begin = self._whole
+            if not (end := self._find_head() if self._whole else self._find_body()):
+                break
+            data, self._ahead = self._ahead, self._ahead[end:]
+            del data[end:]
+            super().data_received(without_upgrade(data) if self._may_begin else data)
+            if self._head_end.size and not self.transport.is_closing():  # the parser did not take it for a head
+                self.send_400_response("Invalid HTTP request received.")
         self._hand_on()
-        if self.pipeline:
-            self.flow.pause_reading()
+        if not self.transport.is_closing():
+            self._pause_or_resume()
 
-    def _next_end(self, data: bytes, start: int) -> int:
-        """Return where the next head or body ends at the latest, or where the data does."""
+    def _find_head(self) -> int:
+        """Return the length of the head whose turn it is, or 0 if there is none."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            return 0
+        if self._deadline is None:
+            self._unset_keepalive_if_required()
+            said = f"a head took more than {HEAD_S:g} s"
+            self._deadline = self.loop.call_later(HEAD_S, self._abort, "head_time", said)
+        end = self._head_end.find(self._ahead)
+        self._head, self._headers = self._head_end.size, self._head_end.headers
+        if self._is_too_long() or self._head_end.is_bad:
+            self.send_400_response("Invalid HTTP request received.")
+            return 0
+        return end
+
+    def _find_body(self) -> int:
+        """Return how many bytes belong to the body that is arriving; a line of it may not be too long."""
         if self._left:
-            return min(len(data), start + self._left)
-        if self._whole and (lines := _EMPTY_LINES.match(data, start)):
-            start = lines.end()
-        end = data.find(_HEAD_END, start)
-        return len(data) if end < 0 else end + len(_HEAD_END)
+            return min(self._left, len(self._ahead))
+        end = self._chunked_end.find(self._ahead)
+        if not end and len(self._ahead) > HEAD_BYTES:
+            self._too_long = _TOO_MANY_BYTES
+            self.send_400_response("")
+        return end
+
+    def _pause_or_resume(self) -> None:
+        """Read no more while much is waiting for its turn, even if the application asks for more."""
+        full = len(self._ahead) > _MOST_AHEAD
+        if full:
+            self.transport.pause_reading()
+        elif self._full and not self.flow.read_paused:
+            self.transport.resume_reading()
+        self._full = full
 
     def on_message_begin(self) -> None:
-        """Begin a request."""
+        """Begin a request; none may begin within the data of another."""
+        if not self._may_begin:
+            self._refuse()
+        self._may_begin, self._pieces, self._received = False, 0, 0
         super().on_message_begin()
-        self._head, self._headers, self._pieces, self._received, self._whole = 0, 0, 0, 0, False
-
-    def on_url(self, url: bytes) -> None:
-        """Take a part of the URL."""
-        self._count(len(url))
-        super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header, or a trailer."""
+        """Take a header; a trailer is counted and dropped."""
+        if self._whole:
+            super().on_header(name, value)
+            return
+        self._head += len(name) + len(value) + 4
         self._headers += 1
-        self._count(len(name) + len(value) + 4)
-        super().on_header(name, value)
+        if self._is_too_long():
+            self._refuse()
 
     def on_headers_complete(self) -> None:
-        """Start the request, or queue it after the current one, until whose end the rest stays unparsed."""
-        self._unread = 0
+        """Start the request."""
         self._stop_waiting()
+        if self.parser.should_upgrade():  # the method is CONNECT, and the parser would take a body for another request
+            self._refuse()
         self._left = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
-        if self.parser.should_upgrade() and (
-            self._left or any(name == b"transfer-encoding" for name, _ in self.headers)
-        ):
-            self._refuse()  # the parser would take the body for another request
+        self._head_end, self._chunked_end = HeadEnd(), ChunkedEnd()
         super().on_headers_complete()
+        self._whole = False
 
     def on_body(self, body: bytes) -> None:
         """Take a chunk of the body; chunks that arrive together are passed on together: tiny ones are expensive."""
-        self._unread = 0
         self._pieces += 1
         self._received += len(body)
         self._left = max(0, self._left - len(body))
@@ -214,18 +222,19 @@ class LimitedProtocol(HttpToolsProtocol):
         self._body += body
 
     def on_message_complete(self) -> None:
-        """Record that the request has arrived completely."""
-        self._unread, self._left, self._whole = 0, 0, True
+        """Record that the request has arrived completely, perhaps after its response."""
+        self._left, self._whole = 0, True
         self._hand_on()
-        if self.cycle is None or self.cycle.response_complete:
+        if self.cycle.response_complete:
             self._stop_waiting()
+            keep = self.timeout_keep_alive_handler
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, keep)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Continue with the next request; the rest of a request that was refused early has a few seconds to arrive."""
         super().on_response_complete()
         if not self.transport.is_closing():
-            self.flow.resume_reading()
             self._parse()
         if not self._whole and self._deadline is None and self.cycle.response_complete:
             said = f"{HEAD_S:g} s after the response, a request was still being sent"
@@ -246,9 +255,14 @@ class LimitedProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse a request that cannot be parsed, or is too long."""
+        """Refuse a request that cannot be parsed, or is too long; a response that has begun is not followed by another."""
         if self._too_long:
             self._note(*self._too_long)
+        if self._whole and self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False  # that request is fine; the client may repeat what came behind it
+        elif not self._whole and self.cycle.response_started:
+            self.transport.close()
+        elif self._too_long:
             self.transport.write(_TOO_LONG)
             self.transport.close()
         else:
@@ -257,15 +271,12 @@ class LimitedProtocol(HttpToolsProtocol):
     def _should_upgrade(self) -> bool:
         return False  # there are no WebSockets; uvicorn would search all headers again and again
 
-    def _count(self, size: int) -> None:
-        self._unread = 0
-        self._head += size
+    def _is_too_long(self) -> bool:
         if self._head > HEAD_BYTES:
             self._too_long = _TOO_MANY_BYTES
         elif self._headers > MOST_FIELDS:
             self._too_long = _TOO_MANY_HEADERS
-        if self._too_long:
-            self._refuse()
+        return self._too_long is not None
 
     def _hand_on(self) -> None:
         """Pass the received part of a body to the application."""
@@ -296,7 +307,8 @@ class LimitedProtocol(HttpToolsProtocol):
 def protocol_of(audit: AuditLog) -> Callable[..., asyncio.BaseProtocol]:
     """Return the function that makes the protocol of a connection, which writes exceeded limits to an audit log."""
     audited = type("AuditedProtocol", (LimitedProtocol,), {"audit": audit})
-    return lambda **options: SmallReads(audited(**options))
+    buffer = new_buffer()
+    return lambda **options: SmallReads(audited(**options), buffer)
 
 
 def allow_open_files() -> None:

@@ -10,17 +10,21 @@ import asyncio
 _READ_BYTES = 1 << 16
 
 
+def new_buffer() -> memoryview:
+    """Return a buffer for all connections of a server, because each copies what it has read at once."""
+    return memoryview(bytearray(_READ_BYTES))
+
+
 class SmallReads(asyncio.BufferedProtocol):
     """Reads at most 64 KiB at a time for another protocol.
 
     Args:
         protocol: The other protocol.
+        buffer: What to read into, as `new_buffer` returns it.
     """
 
-    _buffer = memoryview(bytearray(_READ_BYTES))  # of all connections, because each copies what it has read at once
-
-    def __init__(self, protocol: asyncio.Protocol) -> None:
-        self._protocol = protocol
+    def __init__(self, protocol: asyncio.Protocol, buffer: memoryview) -> None:
+        self._protocol, self._buffer = protocol, buffer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Pass the connection on."""

@@ -1,0 +1,294 @@
+"""Requests on one connection, however their bytes are split: where each ends, and when it is parsed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from tests.service.test_connections import connect, listening
+from tests.support.clock import HANG_S
+from text_image_similarity.service.http import connections
+from text_image_similarity.service.http.connections import HEAD_BYTES, MOST_FIELDS, LimitedProtocol
+
+GET = b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n"
+CHUNKED = b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+CONTENT = b"\r\n\r\n".ljust(64, b"a")
+
+
+async def tell(scope: Any, receive: Any, send: Any) -> None:
+    """Answer with the request."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message["body"], message["more_body"]
+    headers = [(name.decode(), value.decode()) for name, value in scope["headers"]]
+    await reply(send, json.dumps([scope["method"], scope["path"], headers, body.decode()]).encode())
+
+
+async def reply(send: Any, said: bytes) -> None:
+    headers = [(b"content-length", str(len(said)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": said})
+
+
+class Wire(asyncio.Transport):
+    """The server's end of a connection, without a network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent, self.closed, self.reading = b"", False, True
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.sent += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+
+class Talk:
+    """A connection to an application, inside an event loop."""
+
+    def __init__(self, app: Any = tell, kind: type[LimitedProtocol] = LimitedProtocol) -> None:
+        config = uvicorn.Config(app, ws="none", lifespan="off", log_config=None, access_log=False)
+        config.load()
+        self.wire = Wire()
+        self.protocol = kind(config, ServerState(), {}, _loop=asyncio.get_running_loop())
+        self.protocol.connection_made(self.wire)
+
+    async def hear(self, data: bytes) -> bytes:
+        """Receive data, as far as the connection is open; return all that has been sent."""
+        if not self.wire.closed:
+            self.protocol.data_received(data)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return self.wire.sent
+
+    def end(self) -> None:
+        self.protocol.connection_lost(None)
+
+
+def answers(pieces: Iterable[bytes], at_once: bool = False) -> list[Any]:
+    """Return the requests that the application got, and the statuses of other answers."""
+
+    async def talk() -> bytes:
+        connection = Talk()
+        for piece in pieces:
+            if at_once and not connection.wire.closed:
+                connection.protocol.data_received(piece)
+            else:
+                await connection.hear(piece)
+        said = await connection.hear(b"")
+        connection.end()
+        return said
+
+    said = asyncio.run(talk())
+    return [
+        json.loads(body) if body else int(status)
+        for status, body in re.findall(rb"HTTP/1.1 (\d+)[^\[]*?\r\n\r\n(\[.*?\](?=HTTP|$))?", said)
+    ]
+
+
+STREAMS = {
+    "GET and GET": b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n" + GET,
+    "a length and GET": b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\n\r\n\r\n\r\nGET " + GET,
+    "chunks and GET": CHUNKED + b"6;a=b\r\n\r\n\r\nab\r\n1\r\nc\r\n0\r\nX-T: 1\r\nHost: y\r\n\r\n" + GET,
+    "an upgrade and GET": b"GET /a HTTP/1.1\r\nUpgrade: foo\r\nConnection: upgrade\r\n\r\n" + GET,
+    "empty lines": b"\r\n\r\nGET /a HTTP/1.1\r\nHost: x\r\n\r\n\r\n" + GET,
+}
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["slowly", "at once"])
+@pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)
+def test_requests_are_the_same_however_they_are_split(stream: bytes, at_once: bool) -> None:
+    whole = answers([stream])
+    assert [request[1] for request in whole] == ["/a", "/b"]
+    assert whole[1] == ["GET", "/b", [["host", "x"]], ""]
+    for at in range(1, len(stream)):
+        assert answers([stream[:at], stream[at:]], at_once) == whole
+    assert answers([bytes([each]) for each in stream], at_once) == whole
+
+
+def test_a_split_end_of_a_head_does_not_hide_the_next_request() -> None:
+    """Its body would be executed as a request."""
+    smuggled = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+    first = b"GET /a HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: foo\r\n\r"
+    second = b"\nPOST /b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(smuggled) + smuggled
+    found = answers([first, second], at_once=True)
+    assert [request[:2] for request in found] == [["GET", "/a"], ["POST", "/b"]]
+    assert found[1][3] == smuggled.decode()
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: %d" % len(GET), b"Transfer-Encoding: chunked"])
+def test_a_request_to_upgrade_may_have_a_body(length: bytes) -> None:
+    """As the clients of Java and curl send it by default when they are to speak HTTP/2."""
+    head = b"POST /a HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUPGRADE:h2c\r\nHTTP2-Settings: AA\r\n" + length
+    body = GET if length.startswith(b"C") else b"%x\r\n%b\r\n0\r\n\r\n" % (len(GET), GET)
+    found = answers([head + b"\r\n\r\n" + body + GET])
+    assert [(request[1], request[3]) for request in found] == [("/a", GET.decode()), ("/b", "")]
+    assert ["x-upgrade", "h2c"] in found[0][2]
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        b"\x16\x03\x01",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET / HTTP/1.1\n",
+        b"CONNECT x:1 HTTP/1.1\r\nContent-Length: 28\r\n\r\n" + GET,
+    ],
+)
+def test_what_is_no_head_is_refused_at_once(begin: bytes) -> None:
+    assert answers([begin]) == [400]
+
+
+def test_trailers_are_not_headers() -> None:
+    trailers = b"X-Forwarded-For: 1.2.3.4\r\nHost: y\r\n\r\n"
+    found = answers([CHUNKED + b"0\r\n" + trailers + GET])
+    assert found[0][2] == [["host", "x"], ["transfer-encoding", "chunked"]]
+    assert found[1][2] == [["host", "x"]]
+
+
+def test_the_content_of_chunks_is_not_searched() -> None:
+    """Each empty line in it would be a piece of its own, and so many pieces are refused."""
+    size = 4 << 20
+    stream = CHUNKED + b"%x\r\n" % size + CONTENT * (size // len(CONTENT)) + b"\r\n0\r\n\r\n"
+    pieces = [stream[start : start + (1 << 16)] for start in range(0, len(stream), 1 << 16)]
+    parsed: list[int] = []
+
+    class Watched(LimitedProtocol):
+        def on_body(self, body: bytes) -> None:
+            parsed.append(len(body))
+            super().on_body(body)
+
+    async def talk() -> bytes:
+        connection = Talk(kind=Watched)
+        for piece in pieces:
+            await connection.hear(piece)
+        connection.end()
+        return connection.wire.sent
+
+    assert asyncio.run(talk()).startswith(b"HTTP/1.1 200")
+    assert sum(parsed) == size
+    assert len(parsed) <= len(pieces)
+
+
+@pytest.mark.parametrize(
+    ("bad", "status"),
+    [
+        (b"FOO BAR\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nX-A: " + b"a" * HEAD_BYTES, b"431"),
+        (b"GET / HTTP/1.1\r\n" + b"a:\r\n" * (MOST_FIELDS + 1), b"431"),
+    ],
+    ids=["malformed", "long", "headers"],
+)
+def test_a_bad_head_is_refused_when_its_turn_comes(bad: bytes, status: bytes) -> None:
+    async def talk() -> tuple[bytes, bytes]:
+        done = asyncio.Event()
+
+        async def wait(scope: Any, receive: Any, send: Any) -> None:
+            await done.wait()
+            await reply(send, b"done")
+
+        connection = Talk(wait)
+        before = await connection.hear(GET + bad)
+        done.set()
+        after = await connection.hear(b"")
+        connection.end()
+        return before, after
+
+    before, after = asyncio.run(talk())
+    assert before == b""
+    assert re.findall(rb"HTTP/1.1 (\d+)", after) == [b"200", status]
+    assert b"done" in after
+
+
+def test_a_connection_is_idle_after_the_rest_of_a_refused_body() -> None:
+    async def talk() -> None:
+        async def refuse(scope: Any, receive: Any, send: Any) -> None:
+            await reply(send, b"no")
+
+        connection = Talk(refuse)
+        assert b" 200 " in await connection.hear(b"POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\n")
+        assert connection.protocol._deadline is not None
+        await connection.hear(b"a")
+        assert connection.protocol._deadline is None
+        idle = connection.protocol.timeout_keep_alive_task
+        assert idle is not None
+        await connection.hear(b"GET")
+        assert idle.cancelled()
+        assert connection.protocol._deadline is not None
+        connection.end()
+
+    asyncio.run(talk())
+
+
+def test_a_bad_rest_of_a_body_ends_the_connection_without_a_second_answer() -> None:
+    async def talk() -> None:
+        async def refuse(scope: Any, receive: Any, send: Any) -> None:
+            await reply(send, b"no")
+
+        connection = Talk(refuse)
+        before = await connection.hear(CHUNKED)
+        assert await connection.hear(b"x\r\n") == before
+        assert connection.wire.closed
+        connection.end()
+
+    asyncio.run(talk())
+
+
+def test_a_request_within_the_data_of_another_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should the parser ever see an end where this module sees none."""
+    monkeypatch.setattr(connections.ChunkedEnd, "find", lambda self, data: len(data))
+    (only,) = answers([CHUNKED + b"0\r\n\r\n" + GET])
+    assert only[1] == "/a"
+
+
+@pytest.mark.parametrize("ahead", [GET, b"GET", b"POST /b HTTP/1.1\r\nContent-Length: 9000\r\n\r\n" + b"a" * 9000])
+def test_what_waits_does_not_hide_that_the_client_has_left(ahead: bytes) -> None:
+    begun, left = threading.Event(), threading.Event()
+
+    async def wait(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        begun.set()
+        if (await receive())["type"] == "http.disconnect":
+            left.set()
+
+    with listening(app=wait) as (_, port):
+        with connect(port) as connection:
+            connection.sendall(b"GET /a HTTP/1.1\r\n\r\n" + ahead)
+            assert begun.wait(HANG_S)
+        assert left.wait(HANG_S)
+
+
+def test_each_server_reads_into_a_buffer_of_its_own() -> None:
+    async def make() -> list[Any]:
+        config = uvicorn.Config(tell, ws="none", lifespan="off", log_config=None)
+        config.load()
+        audit: Any = None
+        protocols = [connections.protocol_of(audit) for _ in range(2)]
+        made: list[Any] = [each(config=config, server_state=ServerState(), app_state={}) for each in protocols * 2]
+        return [each.get_buffer(0) for each in made]
+
+    buffers = asyncio.run(make())
+    assert buffers[0] is buffers[2]
+    assert buffers[0] is not buffers[1]
