@@ -183,6 +183,27 @@ def test_a_pattern_that_could_take_long_is_refused_before_it_is_compiled(
             tokenizer_from(json.dumps({**_PLAIN, **stated}))
 
 
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        ["[ab]{0,8}" + ".{9}" * 240 + r"\d"],
+        ["a?.{9}.{9}.{9}.{9}x"] * 2,
+        ["|".join(["a{9}b"] * 11)],
+        ["[ab]{0,8}" + "a?" * 9 + "b{9}x"],
+    ],
+)
+def test_patterns_that_read_many_letters_for_each_letter_are_refused(patterns: list[str]) -> None:
+    """With what makes captions 64 times longer, the first takes 1.4 seconds for a hundred letters."""
+    steps = [step(pattern) for pattern in patterns]
+    with pytest.raises(ValueError, match="many or long texts, which could take too long|simple kind"):
+        tokenizer_from(json.dumps({**_PLAIN, "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps}}))
+
+
+def test_long_texts_that_are_looked_for_are_not_called_expressions() -> None:
+    with pytest.raises(ValueError, match="looks for many or long texts, which could take too long; use another"):
+        tokenizer_from(text(*[replace("x", String=f"{number:0300}") for number in range(4)]))
+
+
 def test_a_tokenizer_says_everything_once() -> None:
     twice = f'{{"pre_tokenizer": {json.dumps(step("(x+x+)+y"))}, {json.dumps(_PLAIN)[1:]}'
     assert json.loads(twice)["pre_tokenizer"] is None
