@@ -32,6 +32,7 @@ from text_image_similarity.encoders.zipped import mini_folder
 from text_image_similarity.training.vocabulary import learn_tokenizer
 
 _PLAIN = json.loads(Tokenizer(models.WordLevel({"[UNK]": 0}, "[UNK]")).to_str())
+_PADDING = {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0}
 _GROWING = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 100}
 
 
@@ -195,7 +196,7 @@ def test_a_pattern_that_could_take_long_is_refused_before_it_is_compiled(
 def test_patterns_that_read_many_letters_for_each_letter_are_refused(patterns: list[str]) -> None:
     """With what makes captions 64 times longer, the first takes 1.4 seconds for a hundred letters."""
     steps = [step(pattern) for pattern in patterns]
-    with pytest.raises(ValueError, match="many or long texts, which could take too long|simple kind"):
+    with pytest.raises(ValueError, match=r"many or long texts, which could take too long|simple kind"):
         tokenizer_from(json.dumps({**_PLAIN, "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps}}))
 
 
@@ -303,6 +304,11 @@ def test_tokens_besides_the_vocabulary_are_limited_together() -> None:
         ("tokenizer_config.json", {"additional_special_tokens": ["x" * (1 << 21)]}),
         ("special_tokens_map.json", {"unk_token": {"content": "x" * (1 << 21)}}),
         ("added_tokens.json", {"x" * (1 << 21): 7}),
+        ("added_tokens.json", {"content": 4, "x" * (1 << 21): 5}),
+        ("special_tokens_map.json", {"content": "x", "pad_token": "x" * (1 << 21)}),
+        ("tokenizer_config.json", {"pad_token": "x" * (1 << 21)}),
+        ("tokenizer_config.json", {"model_specific_special_tokens": {"image_token": "x" * (1 << 21)}}),
+        ("tokenizer.json", {**_PLAIN, "padding": {**_PADDING, "pad_token": "x" * (1 << 21)}}),
     ],
 )
 def test_tokens_in_other_files_of_a_tokenizer_are_limited_too(

@@ -34,8 +34,10 @@ _MOST_SPECIAL = 16  # tokens that post-processors add to a caption; all publishe
 _MOST_WORD = 256  # letters of a word that WordPiece looks up part by part; all published models state 100
 _STEPS = ("normalizer", "pre_tokenizer", "post_processor")
 _LONGER = "has steps that could make a caption far longer; use another tokenizer"
-_ADDED = ("added_tokens", "added_tokens_decoder", "additional_special_tokens", "extra_special_tokens")
-_ADDED_ALONE = ("added_tokens.json", "special_tokens_map.json")  # files that hold nothing else
+_ADDED = ("added_tokens", "padding")  # parts of tokenizer.json; transformers also adds the token for padding
+# Files in which every text may become a token, except names of settings and chat templates, which are far shorter.
+_ADDED_FILES = ("added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
+_FLAGS = {"content", "id", "lstrip", "normalized", "rstrip", "single_word", "special"}  # members of an added token
 _AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")  # written around each letter that a model does not know
 # How many times longer other steps may make a text; steps that are not listed do not make it longer.
 _TIMES = {
@@ -77,15 +79,15 @@ def check_tokenizers(name: str, folder: Path) -> None:
     Raises:
         ModelNameError: A file is damaged, or could make captions too long.
     """
-    patterns = (*TOKENIZERS, *_ADDED_ALONE)
+    patterns = (*TOKENIZERS, *_ADDED_FILES)
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
         try:
-            if path.name in _ADDED_ALONE:
-                _check_added([parse_json(path.read_text(encoding="utf-8"))])
-            elif path.suffix == ".json":
-                _check_file(path.read_text(encoding="utf-8"))
-            else:
+            if path.name in _ADDED_FILES:
+                _check_added(parse_json(path.read_text(encoding="utf-8")))
+            if path.suffix != ".json":
                 check_pieces(path.read_bytes())
+            elif path.name.startswith("tokenizer"):
+                _check_file(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as exc:
             raise ModelNameError(f"the {path.name} of {name} cannot be used: {exc}") from exc
 
@@ -158,7 +160,7 @@ def _check_added(tokens: Any) -> None:
         elif isinstance(one, list):
             waiting += one
         elif isinstance(one, Mapping):
-            waiting += [one["content"]] if "content" in one else [*one, *one.values()]
+            waiting += [*(one.keys() - _FLAGS), *one.values()]
     if letters > _MOST_ADDED:
         raise ValueError(
             f"the added tokens of the tokenizer have {letters:,} letters, more than {_MOST_ADDED:,}; use another tokenizer"
