@@ -522,6 +522,10 @@ def test_the_width_of_an_image_tower_is_that_of_its_features(tower: str) -> None
     assert {value.device.type for value in backbone.state_dict().values()} == {"cpu"}
 
 
+def test_modules_of_an_image_tower_may_be_shared() -> None:
+    assert build_backbone("timm/coat_tiny", 224).width == 152
+
+
 @pytest.mark.parametrize("length", [10**7, 4097, 0, 64.0, True, "64"])
 def test_the_captions_of_a_dual_encoder_are_not_huge(length: Any, tmp_path: Path) -> None:
     folder = changed(mini_folder(), tmp_path / "model", "config.json", {"context_length": length})
