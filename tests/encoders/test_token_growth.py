@@ -6,6 +6,7 @@ import json
 import time
 from base64 import b64encode
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -53,7 +54,7 @@ def charsmap(letters: int) -> bytes:
     "steps",
     [
         [replace("a" * 100)],
-        [replace("aaa")] * 5,
+        [replace("aaa")] * 6,
         [replace("a" * 8)] * 3,
         [replace("a", Regex="")] * 11,
         [replace("a", String="")] * 11,
@@ -106,6 +107,14 @@ def test_the_growth_of_published_models_is_known(tiny_siglip: Path, tiny_clip: P
 
 def step(pattern: str, **more: Any) -> dict[str, Any]:
     return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False, **more}
+
+
+@pytest.mark.parametrize(("normalizers", "growth"), [(["NFKC"], 90), (["NFKC", "Lowercase"], 180)])
+def test_ordinary_tokenizers_that_people_train_are_not_refused(normalizers: list[str], growth: int) -> None:
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    steps = {"type": "Sequence", "normalizers": [{"type": each} for each in normalizers]}
+    tokenizer = tokenizer_from(json.dumps({**_PLAIN, "normalizer": steps, "pre_tokenizer": byte_level}))
+    assert growth_of(tokenizer) == growth
 
 
 @pytest.mark.parametrize(
@@ -423,11 +432,23 @@ def test_steps_that_a_library_adds_are_checked() -> None:
         clip_text.check_tokenizer("theirs", _Fast(tokenizer))
 
 
+def test_the_step_that_lower_cases_captions_for_siglip_is_checked() -> None:
+    """An export of the model, whose steps include it, would be refused otherwise."""
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, "[UNK]"))
+    network = SimpleNamespace(config=SimpleNamespace(text_config=SimpleNamespace(max_position_embeddings=16)))
+    tokenizer.normalizer = Tokenizer.from_str(text(*[replace("a" * 8)] * 2, replace("aaa"))).normalizer
+    check_steps(tokenizer)
+    with pytest.raises(ValueError, match="far longer"):
+        clip_text.siglip_text("theirs", network, _Fast(tokenizer))
+
+
 class _Fast:
     """What transformers makes of a tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.backend_tokenizer = tokenizer
+        self.pad_token_id = 0
+        self.init_kwargs: dict[str, Any] = {}
 
     def __call__(self, *_: Any, **__: Any) -> None:
         raise AssertionError
