@@ -492,6 +492,32 @@ def test_a_model_of_open_clip_is_not_much_larger_than_its_weights(tmp_path: Path
             load_encoder(replace(CLIP, model=tmp_path))
 
 
+@pytest.mark.parametrize("model", ["tiny_clip", "tiny_siglip"])
+@pytest.mark.parametrize(
+    ("part", "values", "said"),
+    [
+        ("text_config", {"max_position_embeddings": 1_000_000}, "has max_position_embeddings 1000000 in its config.json, "),
+        ("text_config", {"max_position_embeddings": 0}, "which is not a whole number from 1 to 4,096"),
+        ("vision_config", {"image_size": 2048, "patch_size": 1}, "divides an image into 4,194,304 patches, more than 16,384"),
+        ("vision_config", {"image_size": [32, 2048], "patch_size": [8, 16]}, "divides an image into 65,536 patches"),
+    ],
+)  # fmt: skip
+def test_captions_and_patches_are_limited_in_every_family(
+    part: str, values: dict[str, Any], said: str, model: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder = changed(request.getfixturevalue(model), tmp_path / "model", "config.json", values, part)
+    with pytest.raises(ModelNameError, match=said):
+        load_clip(str(folder), CLIP, revision=None, trusted=False)
+
+
+def test_the_patches_of_the_images_that_a_model_gets_are_counted(tiny_siglip: Path, tmp_path: Path) -> None:
+    folder = changed(tiny_siglip, tmp_path / "model", "config.json", {"patch_size": 1}, "vision_config")
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "size": {"height": 2048, "width": 2048}}))
+    with pytest.raises(ModelNameError, match="divides an image into 4,194,304 patches"):
+        load_clip(str(folder), CLIP, revision=None, trusted=False)
+
+
 def test_the_images_of_a_dual_encoder_are_not_huge(tmp_path: Path) -> None:
     folder = changed(mini_folder(), tmp_path / "model", "config.json", {"image_size": 4000})
     with pytest.raises(ModelError, match="images with a side of 4,000 pixels, more than 2,048; correct the size"):
@@ -520,6 +546,10 @@ def test_the_width_of_an_image_tower_is_that_of_its_features(tower: str) -> None
     with torch.inference_mode():
         assert backbone.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, backbone.width)
     assert {value.device.type for value in backbone.state_dict().values()} == {"cpu"}
+
+
+def test_modules_of_an_image_tower_may_be_shared() -> None:
+    assert build_backbone("timm/coat_tiny", 224).width == 152
 
 
 @pytest.mark.parametrize("length", [10**7, 4097, 0, 64.0, True, "64"])

@@ -6,6 +6,7 @@ import json
 import time
 from base64 import b64encode
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ from text_image_similarity.encoders.zipped import mini_folder
 from text_image_similarity.training.vocabulary import learn_tokenizer
 
 _PLAIN = json.loads(Tokenizer(models.WordLevel({"[UNK]": 0}, "[UNK]")).to_str())
+_PADDING = {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0}
 _GROWING = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 100}
 
 
@@ -52,7 +54,7 @@ def charsmap(letters: int) -> bytes:
     "steps",
     [
         [replace("a" * 100)],
-        [replace("aaa")] * 5,
+        [replace("aaa")] * 6,
         [replace("a" * 8)] * 3,
         [replace("a", Regex="")] * 11,
         [replace("a", String="")] * 11,
@@ -105,6 +107,14 @@ def test_the_growth_of_published_models_is_known(tiny_siglip: Path, tiny_clip: P
 
 def step(pattern: str, **more: Any) -> dict[str, Any]:
     return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False, **more}
+
+
+@pytest.mark.parametrize(("normalizers", "growth"), [(["NFKC"], 90), (["NFKC", "Lowercase"], 180)])
+def test_ordinary_tokenizers_that_people_train_are_not_refused(normalizers: list[str], growth: int) -> None:
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    steps = {"type": "Sequence", "normalizers": [{"type": each} for each in normalizers]}
+    tokenizer = tokenizer_from(json.dumps({**_PLAIN, "normalizer": steps, "pre_tokenizer": byte_level}))
+    assert growth_of(tokenizer) == growth
 
 
 @pytest.mark.parametrize(
@@ -181,6 +191,27 @@ def test_a_pattern_that_could_take_long_is_refused_before_it_is_compiled(
     ):
         with pytest.raises(ValueError, match=r"the tokenizer looks for .* which could take too long"):
             tokenizer_from(json.dumps({**_PLAIN, **stated}))
+
+
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        ["[ab]{0,8}" + ".{9}" * 240 + r"\d"],
+        ["a?.{9}.{9}.{9}.{9}x"] * 2,
+        ["|".join(["a{9}b"] * 11)],
+        ["[ab]{0,8}" + "a?" * 9 + "b{9}x"],
+    ],
+)
+def test_patterns_that_read_many_letters_for_each_letter_are_refused(patterns: list[str]) -> None:
+    """With what makes captions 64 times longer, the first takes 1.4 seconds for a hundred letters."""
+    steps = [step(pattern) for pattern in patterns]
+    with pytest.raises(ValueError, match=r"many or long texts, which could take too long|simple kind"):
+        tokenizer_from(json.dumps({**_PLAIN, "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps}}))
+
+
+def test_long_texts_that_are_looked_for_are_not_called_expressions() -> None:
+    with pytest.raises(ValueError, match="looks for many or long texts, which could take too long; use another"):
+        tokenizer_from(text(*[replace("x", String=f"{number:0300}") for number in range(4)]))
 
 
 def test_a_tokenizer_says_everything_once() -> None:
@@ -282,6 +313,11 @@ def test_tokens_besides_the_vocabulary_are_limited_together() -> None:
         ("tokenizer_config.json", {"additional_special_tokens": ["x" * (1 << 21)]}),
         ("special_tokens_map.json", {"unk_token": {"content": "x" * (1 << 21)}}),
         ("added_tokens.json", {"x" * (1 << 21): 7}),
+        ("added_tokens.json", {"content": 4, "x" * (1 << 21): 5}),
+        ("special_tokens_map.json", {"content": "x", "pad_token": "x" * (1 << 21)}),
+        ("tokenizer_config.json", {"pad_token": "x" * (1 << 21)}),
+        ("tokenizer_config.json", {"model_specific_special_tokens": {"image_token": "x" * (1 << 21)}}),
+        ("tokenizer.json", {**_PLAIN, "padding": {**_PADDING, "pad_token": "x" * (1 << 21)}}),
     ],
 )
 def test_tokens_in_other_files_of_a_tokenizer_are_limited_too(
@@ -396,11 +432,23 @@ def test_steps_that_a_library_adds_are_checked() -> None:
         clip_text.check_tokenizer("theirs", _Fast(tokenizer))
 
 
+def test_the_step_that_lower_cases_captions_for_siglip_is_checked() -> None:
+    """An export of the model, whose steps include it, would be refused otherwise."""
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, "[UNK]"))
+    network = SimpleNamespace(config=SimpleNamespace(text_config=SimpleNamespace(max_position_embeddings=16)))
+    tokenizer.normalizer = Tokenizer.from_str(text(*[replace("a" * 8)] * 2, replace("aaa"))).normalizer
+    check_steps(tokenizer)
+    with pytest.raises(ValueError, match="far longer"):
+        clip_text.siglip_text("theirs", network, _Fast(tokenizer))
+
+
 class _Fast:
     """What transformers makes of a tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.backend_tokenizer = tokenizer
+        self.pad_token_id = 0
+        self.init_kwargs: dict[str, Any] = {}
 
     def __call__(self, *_: Any, **__: Any) -> None:
         raise AssertionError

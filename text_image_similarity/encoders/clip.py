@@ -32,7 +32,7 @@ from .last_layer import give_one_token
 from .naflex import patch_features
 from .other_families import check_alike, masked_text
 from .panics import panics_are_errors
-from .settings_files import check_settings, read_settings
+from .settings_files import MOST_CONTEXT, MOST_WIDTH, check_settings, is_context, read_settings
 from .token_growth import check_tokenizers
 from .torch_backend import ImageTower, TorchBackend, Tower
 from .two_tower import TwoTowerEncoder
@@ -102,6 +102,7 @@ def _load(
     common = {"revision": revision or "main", "local_files_only": local_files_only, "trust_remote_code": False}
     shape = AutoConfig.from_pretrained(name, **common)
     processor = AutoImageProcessor.from_pretrained(name, backend="pil", **common)
+    _check_sizes(name, shape, _preprocess(processor, fast=False))
     tokenizer = AutoTokenizer.from_pretrained(name, **common)
     check_tokenizer(name, tokenizer)
     with limited_by(name, lambda: _weight_files(Path(name) if here else cached_folder(name, revision), trusted)):
@@ -125,6 +126,32 @@ def _load(
         check_alike(encoder, network, processor, tokenizer)
     folder = folder or cached_folder(name, revision)
     return replace(encoder, weights=fingerprint(folder) if folder else None)
+
+
+def _check_sizes(name: str, shape: Any, preprocess: Preprocess) -> None:
+    """Check the length of captions and the number of an image's patches, which are encoded even if weights are tiny.
+
+    Raises:
+        ModelNameError: The model would take too long captions, or too many patches.
+    """
+    length = getattr(shape.text_config, "max_position_embeddings", None)
+    if not is_context(length):
+        raise ModelNameError(
+            f"{name} has max_position_embeddings {length!r:.100} in its config.json, which is not a whole number from 1 to "
+            f"{MOST_CONTEXT:,}; correct it"
+        )
+    sides, patch = (_numbers(getattr(shape.vision_config, key, None)) for key in ("image_size", "patch_size"))
+    if preprocess.patches is None and patch:
+        patches = (max(*sides, *preprocess.side) // max(1, min(patch))) ** 2
+        if patches > MOST_WIDTH:
+            raise ModelNameError(
+                f"{name} divides an image into {patches:,} patches, more than {MOST_WIDTH:,}; correct the sizes in its settings"
+            )
+
+
+def _numbers(stated: Any) -> list[int]:
+    """Return the numbers of a setting that may be one or several, or missing."""
+    return [] if stated is None else list(stated) if isinstance(stated, (list, tuple)) else [stated]
 
 
 def _weight_files(folder: Path | None, trusted: bool) -> list[Path]:

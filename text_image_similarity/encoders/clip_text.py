@@ -112,6 +112,7 @@ def siglip_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Featur
 
     Raises:
         ModelError: The tokenizer has no padding token.
+        ValueError: The tokenizer could make captions too long.
     """
     length, pad = network.config.text_config.max_position_embeddings, tokenizer.pad_token_id
     if pad is None:
@@ -119,6 +120,7 @@ def siglip_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Featur
     fast = getattr(tokenizer, "backend_tokenizer", None)
     if fast is not None and tokenizer.init_kwargs.get("do_lower_case") is not False:
         fast.normalizer = normalizers.Sequence(list(filter(None, (normalizers.Lowercase(), fast.normalizer))))
+        check_steps(fast)
     give_one_token(network.text_model, -1)
     theirs = _their_tokens(tokenizer, length, pad)
     for own in (_fast_tokens(tokenizer, length, pad), _piece_tokens(tokenizer, length, pad)):

@@ -20,7 +20,7 @@ from ..preprocess import check_sides
 from .fingerprint import fingerprint_of
 from .kinds import pickled_advice
 from .open_clip_names import CONFIG, OpenClipName, check_architecture, check_tag
-from .settings_files import MOST_CONTEXT, check_settings, check_values, is_context, read_settings
+from .settings_files import MOST_CONTEXT, MOST_WIDTH, check_settings, check_values, is_context, read_settings
 from .token_growth import check_tokenizers
 
 _TOKENIZER_FILES = (
@@ -38,7 +38,6 @@ _PATTERNS = ("tokenizer*.json", "special_tokens_map.json", "vocab*", "merges.txt
 
 _COUNTED = {"vocab_size"}  # the table of this size is counted before it is filled
 _TABLE = re.compile("position|d_model|hidden_size")  # settings that determine the size of a table of positions
-_MOST_WIDTH = 16_384  # also the largest number of patches, positions or queries
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +162,8 @@ def _check_settings(name: str, model: Mapping[str, Any]) -> None:
 
 def _check_widths(name: str, widths: Iterable[int]) -> None:
     """Refuse numbers for which a library would fill a table before any of its weights can be counted."""
-    if any(width > _MOST_WIDTH for width in widths):
-        raise ModelError(f"the settings of {name} have a width or another number above {_MOST_WIDTH:,}; correct it")
+    if any(width > MOST_WIDTH for width in widths):
+        raise ModelError(f"the settings of {name} have a width or another number above {MOST_WIDTH:,}; correct it")
 
 
 def _numbers(settings: Mapping[str, Any]) -> Iterator[tuple[str, int]]:

@@ -18,6 +18,7 @@ from ..errors import ModelNameError
 SETTINGS = ("*config.json", "special_tokens_map.json", "added_tokens.json", "*.index.json")
 TOKENIZERS = ("tokenizer*.json", "*.model")  # files of a tokenizer with steps that change captions
 MOST_CONTEXT = 4096  # context length, in tokens; a mask takes its square
+MOST_WIDTH = 16_384  # width of an open_clip model's layers; also the largest number of patches, positions or queries
 _MOST_BYTES = 16 << 20
 _MOST_DEPTH = 32
 # Libraries fill tables of these sizes before any weights are read.

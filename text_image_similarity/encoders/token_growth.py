@@ -20,21 +20,24 @@ from ..bounded_json import parse_json
 from ..errors import ModelNameError
 from .panics import panics_are_errors
 from .settings_files import TOKENIZERS
-from .token_patterns import shortest_match
+from .token_patterns import read_pattern
 
 _MOST_PARTS = 1 << 26  # commas and brackets; a vocabulary of a million pieces has a few million
 # Letters of all tokens besides the vocabulary, each of which takes about 75 bytes of memory; Gemma 3's tokens have 80,000.
 _MOST_ADDED = 1 << 20
 _MOST_STEPS = 96  # steps and what they look for; published models have up to twenty
 _MOST_PATTERN = 1000  # letters that all steps together look for; published models have up to 250
+_MOST_READ = 100  # letters that all expressions together may read for each letter; those of CLIP read 48
 _MOST_LETTERS = 8  # letters that a step may write; all published steps write up to three
-_MOST_GROWTH = 80  # how many times longer all steps together may make a text; those of published models, up to 72
+_MOST_GROWTH = 256  # how many times longer all steps together may make a text; those of ordinary models, up to 180
 _MOST_SPECIAL = 16  # tokens that post-processors add to a caption; all published ones add up to four
 _MOST_WORD = 256  # letters of a word that WordPiece looks up part by part; all published models state 100
 _STEPS = ("normalizer", "pre_tokenizer", "post_processor")
 _LONGER = "has steps that could make a caption far longer; use another tokenizer"
-_ADDED = ("added_tokens", "added_tokens_decoder", "additional_special_tokens", "extra_special_tokens")
-_ADDED_ALONE = ("added_tokens.json", "special_tokens_map.json")  # files that hold nothing else
+_ADDED = ("added_tokens", "padding")  # parts of tokenizer.json; transformers also adds the token for padding
+# Files in which every text may become a token, except names of settings and chat templates, which are far shorter.
+_ADDED_FILES = ("added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
+_FLAGS = {"content", "id", "lstrip", "normalized", "rstrip", "single_word", "special"}  # members of an added token
 _AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")  # written around each letter that a model does not know
 # How many times longer other steps may make a text; steps that are not listed do not make it longer.
 _TIMES = {
@@ -76,15 +79,15 @@ def check_tokenizers(name: str, folder: Path) -> None:
     Raises:
         ModelNameError: A file is damaged, or could make captions too long.
     """
-    patterns = (*TOKENIZERS, *_ADDED_ALONE)
+    patterns = (*TOKENIZERS, *_ADDED_FILES)
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
         try:
-            if path.name in _ADDED_ALONE:
-                _check_added([parse_json(path.read_text(encoding="utf-8"))])
-            elif path.suffix == ".json":
-                _check_file(path.read_text(encoding="utf-8"))
-            else:
+            if path.name in _ADDED_FILES:
+                _check_added(parse_json(path.read_text(encoding="utf-8")))
+            if path.suffix != ".json":
                 check_pieces(path.read_bytes())
+            elif path.name.startswith("tokenizer"):
+                _check_file(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as exc:
             raise ModelNameError(f"the {path.name} of {name} cannot be used: {exc}") from exc
 
@@ -157,7 +160,7 @@ def _check_added(tokens: Any) -> None:
         elif isinstance(one, list):
             waiting += one
         elif isinstance(one, Mapping):
-            waiting += [one["content"]] if "content" in one else [*one, *one.values()]
+            waiting += [*(one.keys() - _FLAGS), *one.values()]
     if letters > _MOST_ADDED:
         raise ValueError(
             f"the added tokens of the tokenizer have {letters:,} letters, more than {_MOST_ADDED:,}; use another tokenizer"
@@ -174,7 +177,7 @@ def _members_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _check_patterns(parts: Any) -> None:
     """Check that steps, in any form that the library reads, are few and look only for what is found quickly."""
-    count, letters, waiting = 0, 0, [parts]
+    count, letters, read, waiting = 0, 0, 0, [parts]
     while waiting:
         part = waiting.pop()
         if isinstance(part, list):
@@ -183,15 +186,25 @@ def _check_patterns(parts: Any) -> None:
             continue
         waiting += part.values()
         count += 1
-        for kind in {"Regex", "String"} & part.keys():
-            letters += len(wanted := str(part[kind]))
-            if letters > _MOST_PATTERN or (kind == "Regex" and shortest_match(wanted) is None):
-                raise ValueError(
-                    f"the tokenizer looks for {wanted!r:.100}, which could take too long, because it is not a regular expression of "
-                    "the simple kind that published models have; use another tokenizer"
-                )
+        letters += sum(len(str(part.get(kind, ""))) for kind in ("Regex", "String"))
+        if letters <= _MOST_PATTERN and "Regex" in part:
+            read += _letters_read(str(part["Regex"]))
+        if letters > _MOST_PATTERN or read > _MOST_READ:
+            raise ValueError(
+                "the tokenizer looks for many or long texts, which could take too long; use another tokenizer"
+            )
         if count > _MOST_STEPS:
             raise ValueError(f"the tokenizer has more than {_MOST_STEPS} steps and patterns; use another tokenizer")
+
+
+def _letters_read(pattern: str) -> int:
+    """Return how many letters an expression reads for each letter of a caption."""
+    if (found := read_pattern(pattern)) is None:
+        raise ValueError(
+            f"the tokenizer looks for {pattern!r:.100}, which could take too long, because it is not a regular expression of "
+            "the simple kind that published models have; use another tokenizer"
+        )
+    return found.read
 
 
 def _check_model(model: Any) -> None:
@@ -244,7 +257,8 @@ def _growth(step: dict[str, Any]) -> tuple[int, int]:
     if kind != "Replace":
         return 0, 1
     length, pattern = len(str(step["content"])), step["pattern"]
-    replaced = shortest_match(str(pattern["Regex"])) if "Regex" in pattern else len(str(pattern["String"]))
+    found = read_pattern(str(pattern["Regex"])) if "Regex" in pattern else None
+    replaced = found.shortest if found else len(str(pattern.get("String", "")))
     # What may match the empty string does so between any two letters.
     return length, max(1, -(-length // replaced)) if replaced else 1 + length
 

@@ -9,6 +9,7 @@ never read again. These forms, and the few others below, are those that publishe
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 _ESCAPE = (
     r"""\\(?:[pP]\{\^?\w{1,40}\}|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|[nrtsSdDwW]|[-|.()\[\]{}*+?^$\\/\#&~!"%,:;=@_])"""
@@ -26,43 +27,58 @@ _SPACES = (r"\s*[\r\n]+|\s+(?!\S)|\s+", r"\s+(?!\S)|\s+")
 _MOST_WAYS = 9  # in which the optional parts of an alternative may match
 
 
-def shortest_match(pattern: str) -> int | None:
-    """Return how many letters an expression matches at least, or None if it is not accepted."""
+class Found(NamedTuple):
+    """What is known of an expression that is accepted.
+
+    Args:
+        shortest: How many letters it matches at least.
+        read: How many letters are read at most, some of them again, to find out whether it matches at one place; the
+            letters of repetitions without end are not counted.
+    """
+
+    shortest: int
+    read: int
+
+
+def read_pattern(pattern: str) -> Found | None:
+    """Return what is known of an expression, or None if it is not accepted."""
     for spaces in _SPACES:
         if pattern == spaces:
-            return 1
+            return Found(1, 3)
         if pattern.endswith(f"|{spaces}"):
-            before = _shortest(pattern.removesuffix(f"|{spaces}"))
-            return None if before is None else min(before, 1)
-    return _shortest(pattern)
+            before = _read(pattern.removesuffix(f"|{spaces}"))
+            return None if before is None else Found(min(before.shortest, 1), before.read + 3)
+    return _read(pattern)
 
 
-def _shortest(pattern: str) -> int | None:
+def _read(pattern: str) -> Found | None:
     found, at = [], 0
     while True:
         group = next((one for one in _GROUPS if re.match(re.escape(one) + r"(\||\Z)", pattern[at:])), None)
-        length, at = (1, at + len(group)) if group else _read_alternative(pattern, at)
-        if length is None:
+        one, at = (Found(1, 3), at + len(group)) if group else _read_alternative(pattern, at)
+        if one is None:
             return None
-        found.append(length)
+        found.append(one)
         if at == len(pattern):
-            return min(found)
+            return Found(min(each.shortest for each in found), sum(each.read for each in found))
         at += 1  # the bar between two alternatives
 
 
-def _read_alternative(pattern: str, at: int) -> tuple[int | None, int]:
-    """Return how many letters an alternative matches at least, and where it ends."""
-    shortest, ways, endless = 0, 1, False
+def _read_alternative(pattern: str, at: int) -> tuple[Found | None, int]:
+    """Return what is known of an alternative, and where it ends."""
+    shortest, longest, ways, endless = 0, 0, 1, False
     while at < len(pattern) and pattern[at] != "|":
         if (part := _PART.match(pattern, at)) is None:
             return None, at
         least, most = _range_of(part)
         if endless and least > 0:  # could fail, and then everything before would be tried in another way
             return None, at
+        if not endless:  # what comes later cannot fail, so nothing is read again
+            longest += least if most is None else most
         endless = endless or most is None
         ways *= 1 if most is None else max(1, most - least + 1)
         shortest, at = shortest + least, part.end()
-    return (shortest if ways <= _MOST_WAYS else None), at
+    return (Found(shortest, longest * ways) if ways <= _MOST_WAYS else None), at
 
 
 def _range_of(part: re.Match[str]) -> tuple[int, int | None]:

@@ -187,13 +187,16 @@ def _width(network: nn.Module, name: str, image_size: int) -> int:
 
     Tensors of the device `meta` have a shape, but no values: a stranger's settings may ask for large images.
     """
-    state = {key: value.to("meta") for key, value in network.state_dict(keep_vars=True).items()}
-    state |= {key: value.to("meta") for key, value in network.named_buffers()}  # also those that are not saved
+    state: dict[str, Tensor] = network.state_dict(keep_vars=True)
+    state |= dict(network.named_buffers(remove_duplicate=False))  # also those that are not saved
+    shapes = {id(value): value.to("meta") for value in state.values()}  # the same for what several modules share
     network.eval()
     try:
         with torch.inference_mode():
             image = torch.zeros(1, 3, image_size, image_size, device="meta")
-            features = torch.func.functional_call(network, state, (image,))
+            features = torch.func.functional_call(
+                network, {key: shapes[id(value)] for key, value in state.items()}, (image,)
+            )
     except (RuntimeError, AssertionError, ValueError) as exc:
         raise ConfigError(f"image_tower={name!r} does not take images of {image_size} pixels: {exc}") from exc
     finally:
