@@ -521,9 +521,48 @@ def test_the_links_of_this_user_and_those_beside_their_targets_are_followed(
         with folders.pinned(place, own=False):
             pass
     assert {path.name for path in (shared / "real").iterdir()} == {"mine.csv", "again.csv", "out.csv"}
+    root = Path(f"/{tmp_path}")  # as of "$ROOT/data", where ROOT is /
+    assert str(folders.follow_links(root / "mine")) == str(shared / "real")
+    (tmp_path / "from root").symlink_to(root / "shared" / "out")
+    assert str(folders.follow_links(tmp_path / "from root")) == str(shared / "real")
     (tmp_path / "circle").symlink_to("circle")
     with pytest.raises(UsageError, match=r"circle leads through more than 40 links, perhaps in a circle"):
         folders.follow_links(tmp_path / "circle")
+    (shared / "to circle").symlink_to(tmp_path / "circle")
+    with pytest.raises(UsageError, match=rf"or name {tmp_path}/circle itself"):
+        folders.follow_links(shared / "to circle")
+
+
+@POSIX
+def test_a_link_that_leaves_its_folder_by_way_of_another_is_refused(shared: Path, home: Path) -> None:
+    """The link looks as if it led to a place beside it, but `..` means the parent of the folder that is reached."""
+    (home.parent / "deep" / "data").mkdir(parents=True)
+    (shared / "mine").mkdir()
+    (shared / "mine" / "data").symlink_to(home.parent / "deep" / "data")
+    shared.chmod(0o1777)
+    (shared / "out").symlink_to("mine/data/../../home")
+    with pytest.raises(UsageError, match="which someone else may have put there"):
+        folders.follow_links(shared / "out")
+
+
+@POSIX
+def test_the_folder_of_parts_stays_when_a_link_to_it_is_changed(shared: Path, home: Path) -> None:
+    (shared / "real").mkdir()
+    (shared / "work").symlink_to("real")
+    parts = work_folder("out.csv", shared / "work")
+    (shared / "work").unlink()
+    (shared / "work").symlink_to(home)
+    assert parts.parent == shared / "real"
+
+
+@POSIX
+def test_the_folder_of_a_training_stays_when_a_link_on_the_way_is_changed(shared: Path, home: Path) -> None:
+    (shared / "real").mkdir()
+    (shared / "work").symlink_to("real")
+    with only_one_in(shared / "work" / "model") as lock:
+        (shared / "work").unlink()
+        (shared / "work").symlink_to(home)
+        lock.check()
 
 
 @POSIX
@@ -545,9 +584,19 @@ def test_who_may_have_put_a_link_into_a_folder(tmp_path: Path, monkeypatch: pyte
         os.chown(place, 0, group)
         place.chmod(mode)
         assert not is_followed()
+        with monkeypatch.context() as patch:  # such as a Windows drive in WSL, where every file has this mode
+            patch.setattr(folders, "_keeps_modes", lambda _: False)
+            assert is_followed()
+    with monkeypatch.context() as patch:
+        patch.setattr(folders, "TemporaryFile", lambda **_: os.fdopen(os.open("/no/such/file", os.O_RDONLY)))
+        assert not is_followed(), "a folder to which this user may not write"
     place.chmod(0o775)
-    monkeypatch.setattr(folders, "_has_only_this_user", lambda number: number == group)
+    looked_up: list[int] = []
+    monkeypatch.setattr(folders, "_has_only_this_user", lambda number: looked_up.append(number) or number == group)
     assert is_followed()
+    place.chmod(0o755)
+    assert is_followed()
+    assert looked_up == [group], "a network may be asked for a group only where the group may write"
     os.chown(link, 4321, 0, follow_symlinks=False)
     assert not is_followed()
     os.chown(link, 0, 0, follow_symlinks=False)

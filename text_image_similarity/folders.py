@@ -89,7 +89,7 @@ def _delete_abandoned(parent: Path) -> None:
         if (place := (found.st_dev, found.st_ino)) in _SEARCHED:
             return  # each output of a run would list the folder again
         _SEARCHED.add(place)
-        for name in filter(_OUTER.fullmatch, _names_in(there)):
+        for name in filter(_OUTER.fullmatch, os.listdir(there)):  # noqa: PTH208 - a descriptor
             with suppress(OSError):  # another process is using the folder, or it is not ours
                 _delete_unless_held(name, there)
 
@@ -99,7 +99,7 @@ def _delete_unless_held(name: str, parent: int) -> None:
     import fcntl  # which Windows lacks
 
     with _opened(name, parent) as outer:
-        found, inside = os.fstat(outer), _names_in(outer)
+        found, inside = os.fstat(outer), os.listdir(outer)  # noqa: PTH208 - a descriptor
         if not _is_own(found) or stat.S_IMODE(found.st_mode) & _OTHERS:
             return
         if time.time() < found.st_mtime + _ABANDONED_S:
@@ -126,11 +126,6 @@ def _opened(path: Path | str, parent: int | None = None, how: int = 0) -> Iterat
         yield number
     finally:
         os.close(number)
-
-
-def _names_in(folder: int) -> list[str]:
-    with os.scandir(folder) as there:
-        return [each.name for each in there]
 
 
 def _is_own(found: os.stat_result) -> bool:
@@ -193,7 +188,7 @@ def follow_links(path: Path) -> Path:
         return path.resolve()
     parts, links = path.absolute().parts, 0
     fixed = len(PINNED.parts) + 1 if PINNED in path.parents else 1  # the link to a pinned folder is the kernel's
-    place, ahead = Path(*parts[:fixed]), [*reversed(parts[fixed:])]
+    place, ahead = Path("/", *parts[1:fixed]), [*reversed(parts[fixed:])]
     while ahead:
         name = ahead.pop()
         step = place.parent if name == ".." else place / name
@@ -205,12 +200,13 @@ def follow_links(path: Path) -> Path:
         links += 1
         if links > _MOST_LINKS:
             raise UsageError(f"{shown(path)} leads through more than {_MOST_LINKS} links, perhaps in a circle")
-        if Path(os.path.normpath(place / target)).parent != place and not _is_own_link(step):
+        is_beside = (place / target).parent == place and ".." not in target.parts  # which may follow another link
+        if not is_beside and not _is_own_link(step):
             raise UsageError(
                 f"{shown(path)} leads through {shown(step)}, a link to {target}, which someone else may have put there; "
-                f"remove the link, or name {path.resolve()} itself"
+                f"remove the link, or name {os.path.realpath(path)} itself"
             )
-        place = place / target.anchor  # the root if the target is absolute
+        place = Path("/") if target.is_absolute() else place
         ahead += reversed(target.relative_to(target.anchor).parts)
     return place
 
@@ -218,8 +214,11 @@ def follow_links(path: Path) -> Path:
 def _is_own_link(link: Path) -> bool:
     """Tell whether only this user or root can have put a link into its folder."""
     found, folder = link.lstat(), link.parent.stat()
-    mode = folder.st_mode & ~stat.S_IWGRP if _has_only_this_user(folder.st_gid) else folder.st_mode
-    return {found.st_uid, folder.st_uid} <= {0, os.geteuid()} and not mode & _OTHERS_WRITE
+    mode = folder.st_mode & _OTHERS_WRITE
+    if mode & stat.S_IWGRP and _has_only_this_user(folder.st_gid):  # looking a group up may ask the network
+        mode &= ~stat.S_IWGRP
+    is_own = {found.st_uid, folder.st_uid} <= {0, os.geteuid()}
+    return is_own and not (mode and _keeps_modes(link.parent))
 
 
 def _has_only_this_user(group: int) -> bool:
@@ -311,8 +310,9 @@ def others_may_write(file: int, folder: Path) -> bool:
 
 
 def _keeps_modes(folder: Path) -> bool:
-    with TemporaryFile(dir=folder) as file:
+    with suppress(OSError), TemporaryFile(dir=folder) as file:
         return not os.fstat(file.fileno()).st_mode & _OTHERS_WRITE
+    return True  # this user may not write there
 
 
 def _has_trusted_owner(folder: Path, owner: int) -> bool:

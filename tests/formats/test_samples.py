@@ -27,7 +27,7 @@ from tests.support.shards import Member, make_tar, sample, write_tar
 from text_image_similarity import Config, UsageError, score_csv
 from text_image_similarity.config import Dialect
 from text_image_similarity.errors import RowError, TableError
-from text_image_similarity.formats import SampleTable, choose_columns, open_table, output_for
+from text_image_similarity.formats import SampleTable, choose_columns, open_table, output_for, samples
 from text_image_similarity.formats.braces import expand_braces
 from text_image_similarity.formats.parquet import ParquetTable
 from text_image_similarity.formats.samples import read_folder
@@ -327,6 +327,17 @@ def test_a_link_out_of_a_folder_of_pictures_is_not_its_text(tmp_path: Path) -> N
         image
         == "file_not_found: c.txt is a link that leads out of the folder, so its text is not read; put the text itself there"
     )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, the kernel does not tell where a file is")
+def test_the_case_of_a_folders_name_does_not_matter_where_the_file_system_ignores_it(tmp_path: Path) -> None:
+    for name in ("Photos", "PHOTOS"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text("red")
+    (tmp_path / "photos").symlink_to("Photos")  # as if the file system ignored the case
+    assert samples._text_in(tmp_path / "photos" / "a.txt", tmp_path / "photos") == b"red"
+    with pytest.raises(RowError, match="leads out of the folder"):
+        samples._text_in(tmp_path / "PHOTOS" / "a.txt", tmp_path / "photos")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, the kernel does not tell where a file is")

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from threading import Event
 from typing import Any
 
@@ -472,6 +473,11 @@ def test_a_long_reference_is_digested_without_being_copied_as_a_literal() -> Non
     digests.append(digest_of(Query(Term(image=(start + "AAAA").encode()))))
     assert digests[0] == digests[1]
     assert len(set(digests)) == 3
+    of_start = blake2b(start.encode()).hexdigest()  # a short reference is never taken for the digest of another one
+    short = [
+        digest_of(Query(Term(image=each))) for each in (of_start, f"text {of_start}", f"digest of text {of_start}")
+    ]
+    assert len({*short, digest_of(Query(Term(image=start))), digest_of(Query(Term(image=start.encode())))}) == 5
 
 
 def meddled_with(catalog: Catalog, query: Query, place: int, value: object) -> str:

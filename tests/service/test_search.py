@@ -19,7 +19,7 @@ from tests.support.images import make_png
 from tests.support.paths import ROOT
 from tests.support.services import app_of, base64_pair, mini_settings, serving
 from text_image_similarity.encoders.testing import ColourEncoder
-from text_image_similarity.errors import ErrorCode, RowError
+from text_image_similarity.errors import DatabaseError, ErrorCode, RowError
 from text_image_similarity.search import Catalog, Field, Product, Query, Term, open_catalog
 from text_image_similarity.search.match_log import LogWriter, open_match_log
 from text_image_similarity.service.keys import ApiKey, read_keys
@@ -406,6 +406,28 @@ def test_entries_of_one_request_are_required_even_if_they_do_not_fit_into_the_qu
     with closing(open_match_log(tmp_path / "c")) as log:
         assert sorted(entry.id for entry in log.entries()) == sorted(asked)
     assert len(asked) == count
+
+
+def test_only_the_required_entries_that_are_not_written_count_as_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_of, "_groups", lambda kept: iter([kept[:3], kept[3:]]))
+    write, written = LogWriter.write, iter(range(5))
+
+    def fail(writer: LogWriter, *given: Any, **how: Any) -> Any:
+        if next(written) >= 3:
+            raise DatabaseError("the disk is full")
+        return write(writer, *given, **how)
+
+    monkeypatch.setattr(LogWriter, "write", fail)
+    with open_catalog(tmp_path / "c", fields=FIELDS, encoder=ColourEncoder()) as catalog:
+        catalog.add(Product("one"))
+    app = app_of(mini_settings(catalogs={"c": str(tmp_path / "c")}, match_log="required"), ColourEncoder())
+    with serving(app) as client:
+        answer = client.post("/v1/catalogs/c/match", json={"queries": [{"top_k": 1}] * 5})
+        problem(answer, 503, "log_unavailable")
+        labels = app.state.journal._metrics.log_entries.labels
+        assert [labels("c", result)._value.get() for result in ("written", "lost")] == [3, 2]
 
 
 def test_the_sample_table_is_served_from_memory() -> None:

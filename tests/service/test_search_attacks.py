@@ -752,6 +752,29 @@ async def test_an_image_that_takes_too_long_is_a_problem_and_dropped_where_it_ha
 
 
 @in_a_loop
+async def test_an_image_is_read_for_a_request_that_comes_when_the_one_before_has_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Thumbnails, "_load", lambda *_: b"JPEG")
+    small = Thumbnails(Config(), HANG_S, str)
+    turns: list[Callable[[], None]] = []
+    monkeypatch.setattr(small._turns, "put", lambda _, turn: turns.append(turn))
+    first = asyncio.create_task(small.get("a", 64))
+    await asyncio.sleep(0.01)
+    first.cancel()
+    await asyncio.wait([first])
+    turns.pop()()  # nobody waits, which `_make` learns later
+    second = asyncio.create_task(small.get("a", 64))
+    while not turns and not second.done():
+        await asyncio.sleep(0.01)
+    for turn in turns:
+        turn()
+    assert (made := await second) is not None
+    assert made.content == b"JPEG"
+    small.close()
+
+
+@in_a_loop
 async def test_an_image_that_is_being_read_keeps_no_service_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
     going, begun = Event(), Event()
 

@@ -275,9 +275,19 @@ def _check_under(file: Path, root: Path, opened: int | None = None) -> None:
             real = (PINNED / str(opened)).readlink()
     if not real.is_absolute():
         real = Path(os.path.realpath(file))
-    if not real.is_relative_to(root):
+    if not _is_under(real, root):
         said = f"{file.name} is a link that leads out of the folder, so its text is not read; put the text itself there"
         raise RowError(ErrorCode.FILE_NOT_FOUND, said)
+
+
+def _is_under(real: Path, root: Path) -> bool:
+    """Tell whether a file is under a folder, whose path may differ in case where the file system ignores it."""
+    if real.is_relative_to(root):
+        return True
+    above = Path(*real.parts[: len(root.parts)])
+    with suppress(OSError):
+        return str(above).lower() == str(root).lower() and above.samefile(root)
+    return False
 
 
 def _whole(key: str) -> str:

@@ -114,16 +114,18 @@ def digest_of(query: Query, size: int = 9) -> str:
     return blake2b(_bytes(repr((terms, options_of(query)))), digest_size=size).hexdigest()
 
 
-def _content(term: Term) -> str:
-    """Return an image or a vector as text: a short reference, or the digest of anything else."""
+def _content(term: Term) -> tuple[str, str]:
+    """Return an image or a vector as its kind and text: a short reference, or the digest of anything else."""
     value = term.vector if term.image is None else term.image
     if value is None or isinstance(value, (str, os.PathLike)):
         reference = "" if value is None else os.fspath(value)
         # The `repr` of a long text takes seconds, during which no other thread runs.
-        return reference if len(reference) <= _MOST_REFERENCE else f"text {blake2b(_bytes(reference)).hexdigest()}"
+        if len(reference) <= _MOST_REFERENCE:
+            return "reference", reference
+        return "digest of text", blake2b(_bytes(reference)).hexdigest()
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return blake2b(value).hexdigest()
-    return blake2b(np.ascontiguousarray(np.asarray(value)).data).hexdigest()
+        return "digest", blake2b(value).hexdigest()
+    return "digest", blake2b(np.ascontiguousarray(np.asarray(value)).data).hexdigest()
 
 
 def _bytes(text: str) -> bytes:

@@ -85,10 +85,11 @@ def work_folder(target: str, work_dir: str | PathLike[str] | None = None) -> Pat
     whole = target if is_url(target) else str(_resolved(target))
     folder = platformdirs.user_cache_path("text-image-similarity") / "jobs" if work_dir is None else Path(work_dir)
     try:
-        follow_links(folder).mkdir(parents=True, exist_ok=True)
+        place = follow_links(folder)  # the links may be changed from now on
+        place.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise UsageError(f"{folder} cannot be used for the parts: {exc.strerror}; name another --work-dir") from exc
-    return folder / f"{Path(target).name}-{digest_of(whole.encode())[:12]}.parts"
+    return place / f"{Path(target).name}-{digest_of(whole.encode())[:12]}.parts"
 
 
 def is_folder_output(target: str) -> bool:

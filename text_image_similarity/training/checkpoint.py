@@ -108,10 +108,11 @@ def only_one_in(folder: Path) -> Iterator[FolderLock]:
         ModelError: The folder cannot be written to.
         UsageError: Someone else may have put a link on the way to the folder.
     """
-    lock = FolderLock(folder, str(folder))
     try:
-        follow_links(folder).parent.mkdir(parents=True, exist_ok=True)
-        is_new = not folder.exists()
+        place = follow_links(folder)  # the links may be changed from now on
+        place.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not place.exists()
+        lock = FolderLock(place, str(folder))
         lock.acquire()
     except OSError as exc:
         raise ModelError(f"{folder} cannot be written: {exc}") from exc
@@ -120,6 +121,6 @@ def only_one_in(folder: Path) -> Iterator[FolderLock]:
     finally:
         with suppress(OSError, UsageError):  # leftovers do no harm
             lock.remove()
-            if is_new and not any(folder.iterdir()):
-                folder.rmdir()
+            if is_new and not any(place.iterdir()):
+                place.rmdir()
         lock.release()

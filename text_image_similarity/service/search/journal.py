@@ -159,20 +159,20 @@ class Journal:
         if (writer := self._writers.get(name)) is None or key is None:
             return
         kept = [(masked(entry, self._settings.log_queries), size) for entry, size in found]
-        client = current.get()
+        client, written = current.get(), 0
         if self._settings.match_log == "required" and status != CLIENT_LEFT:
             try:
                 async with asyncio.timeout(self._settings.request_timeout_s):
                     for group in _groups(kept):
                         writes = [writer.write(entry, size=size, client=client) for entry, size in group]
                         await asyncio.gather(*map(asyncio.wrap_future, writes))
+                        self._metrics.log_entries.labels(name, "written").inc(len(group))
+                        written += len(group)
             except (DatabaseError, TimeoutError) as exc:
-                self._metrics.log_entries.labels(name, "lost").inc(len(kept))
-                # The reason is only for our log, because it names paths and hosts.
-                logger.warning("the match log cannot be written: %s", str(exc) or "it takes too long")
+                self._metrics.log_entries.labels(name, "lost").inc(len(kept) - written)
+                logger.warning("the match log cannot be written: %s", str(exc) or "it takes too long")  # names paths
                 detail = "the match log cannot be written, and responses require an entry"
                 raise ProblemError("log_unavailable", detail, retry_after_s=5) from exc
-            self._metrics.log_entries.labels(name, "written").inc(len(kept))
             return
         taken = sum(writer.put(entry, size=size, client=client) for entry, size in kept)
         self._metrics.log_entries.labels(name, "written").inc(taken)

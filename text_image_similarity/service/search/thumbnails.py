@@ -32,6 +32,12 @@ _MOST_BYTES = 64 << 20
 _MOST_WAITING = 256
 _MOST_WAITING_OF_ONE = 128
 _FAILED_S = 60.0  # how long a failed image is not retried
+
+
+class _NobodyWaitsError(Exception):
+    """No request was waiting for a thumbnail when its turn came."""
+
+
 _Key = tuple[bytes, int]  # digest of the reference, because a `data:` URL is long, and size
 
 
@@ -56,6 +62,7 @@ class _Making:
     key: _Key
     client: str | None
     waiting: int = 0
+    given_up: bool = False
     task: asyncio.Task[Thumbnail | None] | None = None
 
 
@@ -95,17 +102,16 @@ class Thumbnails:
             return made
         if time.monotonic() - self._failed.get(key, -_FAILED_S) < _FAILED_S:
             return None
-        making = self._begin(reference, key)
-        making.waiting += 1
         try:
             async with asyncio.timeout(self._timeout_s):
-                assert making.task is not None
-                return await asyncio.shield(making.task)  # other requests may be waiting for the image too
+                while True:
+                    making = self._begin(reference, key)
+                    made = await self._wait(making)
+                    if not making.given_up:  # if it is, that was decided just before this request began to wait
+                        return made
         except TimeoutError as exc:
             detail = f"the image was not read within the service's limit of {self._timeout_s:g} s"
             raise ProblemError("catalog_unavailable", detail, retry_after_s=2) from exc
-        finally:
-            making.waiting -= 1
 
     def close(self) -> None:
         """Close connections, end the decoder's processes, and let the threads end without waiting for them."""
@@ -114,6 +120,14 @@ class Thumbnails:
         with self._starting:
             if self._isolated is not None:
                 self._isolated.close()
+
+    async def _wait(self, making: _Making) -> Thumbnail | None:
+        making.waiting += 1
+        try:
+            assert making.task is not None
+            return await asyncio.shield(making.task)  # other requests may be waiting for the image too
+        finally:
+            making.waiting -= 1
 
     def _begin(self, reference: str, key: _Key) -> _Making:
         """Return the thumbnail in progress for the current client, starting it if necessary."""
@@ -139,7 +153,8 @@ class Thumbnails:
             while len(self._failed) > 10_000:
                 self._failed.popitem(last=False)
             return None
-        except TimeoutError:  # no request was waiting
+        except _NobodyWaitsError:
+            making.given_up = True
             return None
         finally:
             del self._making[making.client, key]
@@ -157,7 +172,7 @@ class Thumbnails:
         def load() -> bytes:
             known = self._made.get(making.key)
             if not making.waiting:
-                raise TimeoutError  # no request is waiting for the image
+                raise _NobodyWaitsError
             return self._load(making.reference, making.key[1]) if known is None else known.content
 
         if done.set_running_or_notify_cancel():
