@@ -86,6 +86,7 @@ def test_the_fixed_limits_are_those_of_the_code() -> None:
     connections = (PACKAGE / "service" / "http" / "connections.py").read_text(encoding="utf-8")
     named = set(re.findall(r"^(\w+) = [\d.]", connections, re.MULTILINE)) - {
         "_FILES",
+        "_MOST_AHEAD",  # pauses reading
         "_MOST_KNOWN",
     }  # which limit no client
     assert named <= {name for name, _, folder, *_ in rows if folder == "service/http"}

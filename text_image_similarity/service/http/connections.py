@@ -143,7 +143,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 break
             data, self._ahead = self._ahead, self._ahead[end:]
             del data[end:]
-            super().data_received(without_upgrade(data) if self._may_begin else data)
+            super().data_received(without_upgrade(data) if self._may_begin else data)  # type: ignore[arg-type]
             if self._head_end.size and not self.transport.is_closing():  # the parser did not take it for a head
                 self.send_400_response("Invalid HTTP request received.")
         self._hand_on()
