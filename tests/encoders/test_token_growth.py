@@ -19,13 +19,16 @@ from tests.encoders.test_load import copy_of
 from tests.support.open_clip_models import save_open_clip
 from text_image_similarity import Config, ModelError, ModelNameError, load_encoder
 from text_image_similarity.encoders import clip, clip_text, hub, open_clip_tokens, token_growth
+from text_image_similarity.encoders import tokens as tokens_module
 from text_image_similarity.encoders.clip import load_clip
 from text_image_similarity.encoders.piece_tokenizer import piece_tokenizer
+from text_image_similarity.encoders.pieces import piece_tokens
 from text_image_similarity.encoders.token_growth import (
     check_pieces,
     check_steps,
     check_tokenizers,
     growth_of,
+    growth_of_pieces,
     tokenizer_from,
 )
 from text_image_similarity.encoders.tokens import tokens_of
@@ -418,6 +421,21 @@ def test_a_sentencepiece_model_is_checked_before_it_is_opened(
     for damaged in (b"\x1a\x7f", b"\xff" * 20, b"\x0b"):
         with pytest.raises(ValueError, match="damaged"):
             check_pieces(damaged)
+
+
+def test_the_captions_of_a_sentencepiece_model_are_limited_too(
+    tiny_siglip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = load_encoder(Config(model=tiny_siglip, device="cpu", backend="torch"))
+    pieces = encoder.tokens.pieces  # type: ignore[attr-defined]
+    growth = 2 * growth_of_pieces(pieces.model)  # lower case, and the model's own rules
+    texts = ["a red dog", "a" * 10, "", "blue cats"]
+    expected = piece_tokens(pieces).encode(texts)
+    monkeypatch.setattr(tokens_module, "_AT_ONCE", 9 * growth)
+    monkeypatch.setattr(tokens_module, "_MOST_GROWN", 10 * growth)
+    assert piece_tokens(pieces).encode(texts) == expected
+    with pytest.raises(ValueError, match=f"a caption has 11 characters, and .* may make it {growth} times longer"):
+        piece_tokens(pieces).encode([*texts, "a" * 11])
 
 
 def _length(content: bytes) -> bytes:

@@ -14,8 +14,8 @@ from typing import Any
 from ..system import require
 from .piece_rules import PieceFile, PieceRules
 from .protocols import CutIds
-from .token_growth import check_pieces
-from .tokens import Ids, Tokens
+from .token_growth import check_pieces, growth_of_pieces
+from .tokens import Ids, Tokens, in_groups
 
 _SPACE = "▁"  # in sentencepiece
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -37,6 +37,7 @@ def piece_tokens(file: PieceFile) -> Tokens:
     processor.LoadFromSerializedProto(file.model)
     known = {piece.text: piece for piece in rules.added}
     pieces_of, split = _pieces(processor, rules), _splitter(rules)
+    growth = growth_of_pieces(file.model) * (2 if rules.lower else 1)
 
     def one(text: str) -> Ids:
         parts = split(_SPACE + text.replace(_SPACE, " "))
@@ -49,7 +50,7 @@ def piece_tokens(file: PieceFile) -> Tokens:
         return CutIds(row) if len(ids) > len(kept) else row
 
     def encode(texts: Sequence[str]) -> list[Ids]:
-        return [one(text) for text in texts]
+        return [one(text) for some in in_groups(texts, growth) for text in some]
 
     return Tokens(encode, rules.pad, rules.context_length, whole=True, pieces=file)
 

@@ -123,10 +123,19 @@ def check_pieces(model: bytes) -> None:
     Raises:
         ValueError: The model is damaged, or could make captions too long.
     """
-    for number, spec in _fields(model):
-        for inner, charsmap in _fields(spec) if number == 3 and isinstance(spec, bytes) else ():  # normalizer_spec
-            if inner == 2 and isinstance(charsmap, bytes) and _longest(charsmap) > _MOST_GROWTH:
-                raise ValueError(f"the tokenizer {_LONGER}")
+    if growth_of_pieces(model) > _MOST_GROWTH:
+        raise ValueError(f"the tokenizer {_LONGER}")
+
+
+def growth_of_pieces(model: bytes) -> int:
+    """Return how many times longer a sentencepiece model's rules may make a caption.
+
+    Raises:
+        ValueError: The model is damaged.
+    """
+    specs = [spec for number, spec in _fields(model) if number == 3 and isinstance(spec, bytes)]  # normalizer_spec
+    rules = [charsmap for spec in specs for number, charsmap in _fields(spec) if number == 2]
+    return max((_longest(each) for each in rules if isinstance(each, bytes)), default=1) or 1
 
 
 def _check_file(text: str) -> None:

@@ -27,7 +27,7 @@ _SPACES = (r"\s*[\r\n]+|\s+(?!\S)|\s+", r"\s+(?!\S)|\s+")
 _MOST_WAYS = 9  # in which the optional parts of an alternative may match
 
 
-class Found(NamedTuple):
+class PatternCost(NamedTuple):
     """What is known of an expression that is accepted.
 
     Args:
@@ -40,31 +40,31 @@ class Found(NamedTuple):
     read: int
 
 
-def read_pattern(pattern: str) -> Found | None:
+def read_pattern(pattern: str) -> PatternCost | None:
     """Return what is known of an expression, or None if it is not accepted."""
     for spaces in _SPACES:
         if pattern == spaces:
-            return Found(1, 3)
+            return PatternCost(1, 3)
         if pattern.endswith(f"|{spaces}"):
             before = _read(pattern.removesuffix(f"|{spaces}"))
-            return None if before is None else Found(min(before.shortest, 1), before.read + 3)
+            return None if before is None else PatternCost(min(before.shortest, 1), before.read + 3)
     return _read(pattern)
 
 
-def _read(pattern: str) -> Found | None:
+def _read(pattern: str) -> PatternCost | None:
     found, at = [], 0
     while True:
         group = next((one for one in _GROUPS if re.match(re.escape(one) + r"(\||\Z)", pattern[at:])), None)
-        one, at = (Found(1, 3), at + len(group)) if group else _read_alternative(pattern, at)
+        one, at = (PatternCost(1, 3), at + len(group)) if group else _read_alternative(pattern, at)
         if one is None:
             return None
         found.append(one)
         if at == len(pattern):
-            return Found(min(each.shortest for each in found), sum(each.read for each in found))
+            return PatternCost(min(each.shortest for each in found), sum(each.read for each in found))
         at += 1  # the bar between two alternatives
 
 
-def _read_alternative(pattern: str, at: int) -> tuple[Found | None, int]:
+def _read_alternative(pattern: str, at: int) -> tuple[PatternCost | None, int]:
     """Return what is known of an alternative, and where it ends."""
     shortest, longest, ways, endless = 0, 0, 1, False
     while at < len(pattern) and pattern[at] != "|":
@@ -78,7 +78,7 @@ def _read_alternative(pattern: str, at: int) -> tuple[Found | None, int]:
         endless = endless or most is None
         ways *= 1 if most is None else max(1, most - least + 1)
         shortest, at = shortest + least, part.end()
-    return (Found(shortest, longest * ways) if ways <= _MOST_WAYS else None), at
+    return (PatternCost(shortest, longest * ways) if ways <= _MOST_WAYS else None), at
 
 
 def _range_of(part: re.Match[str]) -> tuple[int, int | None]:
