@@ -80,6 +80,35 @@ def test_without_a_cache_folder_mini_is_in_a_folder_for_the_process(package: Pat
     assert not list(package.parent.glob(".text-image-similarity-*"))
 
 
+FORKED = """
+import os, sys
+from text_image_similarity.encoders import model_folder
+folder = model_folder("mini")
+if not (child := os.fork()):
+    sys.exit()
+os.waitpid(child, 0)
+print(folder.is_dir(), folder)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system forks no processes")
+def test_a_folder_for_the_process_is_kept_at_the_end_of_a_forked_one(package: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    kept, _, folder = start(package, tmp_path / "file", FORKED).communicate(timeout=100)[0].strip().partition(" ")
+    assert kept == "True"
+    assert not Path(folder).exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="on Windows, a link's owner is not looked up")
+def test_a_cache_folder_behind_a_link_of_another_user_is_not_used(package: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "cache").symlink_to(tmp_path / "there")
+    (tmp_path / "shared").chmod(0o1777)
+    folder, _, _ = start(package, tmp_path / "shared" / "cache").communicate(timeout=100)[0].strip().partition(" ")
+    assert Path(folder).is_relative_to(package.parent)
+
+
 def test_what_a_killed_process_was_copying_is_deleted_later(package: Path, tmp_path: Path) -> None:
     packaged = tmp_path / "text-image-similarity" / "packaged"
     slow = PROGRAM.replace(

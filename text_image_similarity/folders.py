@@ -58,7 +58,7 @@ def _new_folder(parent: Path, held: ExitStack, retries: int = 3) -> Path:
     outer = parent / f"{_PREFIX}{secrets.token_hex(4)}"
     outer.mkdir(0o777 if os.name == "nt" else 0o700)  # on Windows, moved files would keep the folder's permissions
     inner = outer / secrets.token_hex(8)
-    held.callback(_delete, inner)
+    held.callback(_delete, inner, os.getpid())
     inside = held.enter_context(pinned(outer)) / inner.name
     inside.mkdir()
     try:
@@ -70,8 +70,9 @@ def _new_folder(parent: Path, held: ExitStack, retries: int = 3) -> Path:
     return inner
 
 
-def _delete(inner: Path) -> None:
-    shutil.rmtree(inner, ignore_errors=True)
+def _delete(inner: Path, maker: int) -> None:
+    if os.getpid() == maker:  # not at the end of a forked process
+        shutil.rmtree(inner, ignore_errors=True)
     with suppress(OSError):
         inner.parent.rmdir()  # only an empty folder, because another one may be in its place
 

@@ -27,6 +27,7 @@ def on_disk(folder: Path) -> Path:
 
     from platformdirs import user_cache_path
 
+    from ..errors import UsageError
     from ..folders import private_folder
 
     inside = folder.relative_to(archive).as_posix() + "/"
@@ -39,7 +40,7 @@ def on_disk(folder: Path) -> Path:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             staging = held.enter_context(private_folder(place.parent))
-        except OSError:  # a user without a home folder
+        except (OSError, UsageError):  # a user without a home folder, or with another user's link on the way to it
             staging = held.enter_context(private_folder(Path(tempfile.gettempdir())))
             zipped.extractall(staging, names)
             atexit.register(held.pop_all().close)
