@@ -528,6 +528,7 @@ def test_the_links_of_this_user_and_those_beside_their_targets_are_followed(
     (tmp_path / "circle").symlink_to("circle")
     with pytest.raises(UsageError, match=r"circle leads through more than 40 links, perhaps in a circle"):
         folders.follow_links(tmp_path / "circle")
+    assert place_of(tmp_path / "circle") == tmp_path / "circle"  # which an output replaces
     (shared / "to circle").symlink_to(tmp_path / "circle")
     with pytest.raises(UsageError, match=rf"or name {tmp_path}/circle itself"):
         folders.follow_links(shared / "to circle")

@@ -49,7 +49,7 @@ def place_of(path: Path) -> Path:
     """
     if path.name in ("", ".."):
         return follow_links(path)
-    folder, place = follow_links(path.parent), path.resolve()
+    folder, place = follow_links(path.parent), Path(os.path.realpath(path))
     if place.parent != shown(folder):  # a folder below could be replaced by a link later
         raise UsageError(
             f"{shown(path)} is a link to {place}, which is not in its folder; remove the link, or name {place} itself"
