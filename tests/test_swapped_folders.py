@@ -593,7 +593,12 @@ def test_who_may_have_put_a_link_into_a_folder(tmp_path: Path, monkeypatch: pyte
         assert not is_followed(), "a folder to which this user may not write"
     place.chmod(0o775)
     looked_up: list[int] = []
-    monkeypatch.setattr(folders, "_has_only_this_user", lambda number: looked_up.append(number) or number == group)
+
+    def has_only_this_user(number: int) -> bool:
+        looked_up.append(number)
+        return number == group
+
+    monkeypatch.setattr(folders, "_has_only_this_user", has_only_this_user)
     assert is_followed()
     place.chmod(0o755)
     assert is_followed()

@@ -17,6 +17,7 @@ from tests.service.test_connections import connect, listening
 from tests.support.clock import HANG_S
 from text_image_similarity.service.http import connections
 from text_image_similarity.service.http.connections import HEAD_BYTES, MOST_FIELDS, LimitedProtocol
+from text_image_similarity.service.http.framing import ChunkedEnd
 
 GET = b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n"
 CHUNKED = b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -258,7 +259,7 @@ def test_a_bad_rest_of_a_body_ends_the_connection_without_a_second_answer() -> N
 
 def test_a_request_within_the_data_of_another_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Should the parser ever see an end where this module sees none."""
-    monkeypatch.setattr(connections.ChunkedEnd, "find", lambda self, data: len(data))
+    monkeypatch.setattr(ChunkedEnd, "find", lambda self, data: len(data))
     (only,) = answers([CHUNKED + b"0\r\n\r\n" + GET])
     assert only[1] == "/a"
 
