@@ -13,9 +13,10 @@ from pathlib import Path, PurePath
 from typing import IO, Any, Literal
 
 from .errors import InputTypeError, TableError, UsageError
-from .folders import follow_links, private_folder, shown
+from .folders import PINNED, follow_links, private_folder, shown
 
 _WRITES = os.O_WRONLY | os.O_RDWR
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
 CALIBRATION = "calibration.json"  # in the folder of a model, but not part of the model
 
 
@@ -94,7 +95,7 @@ def read_own(path: Path) -> Iterator[IO[bytes]]:
 def _open_regular(path: str, flags: int, more: int = 0, access: int = 0) -> int:
     """Open a regular file (for writing, only one with a single name) without waiting for the other end of a pipe."""
     try:
-        file = os.open(path, flags | more | getattr(os, "O_NONBLOCK", 0), access)
+        file = open_at_once(path, flags | more, access)
     except OSError as exc:
         if exc.errno != errno.ENXIO:  # nobody reads from the pipe
             raise
@@ -105,6 +106,19 @@ def _open_regular(path: str, flags: int, more: int = 0, access: int = 0) -> int:
         os.close(file)
         raise
     return file
+
+
+def open_at_once(path: str | Path, flags: int, access: int = 0) -> int:
+    """Open a file; another process's pipe or terminal in its place neither makes this wait nor is changed."""
+    return os.open(path, flags | _AT_ONCE, access)
+
+
+def real_path(file: int) -> Path | None:
+    """Return where an open file is as the kernel says, on Linux, whatever links led there; None elsewhere."""
+    try:
+        return (PINNED / str(file)).readlink()
+    except OSError:  # not Linux, or a container without /proc
+        return None
 
 
 def check_single(path: Path, found: os.stat_result, *, reads: bool = False) -> None:

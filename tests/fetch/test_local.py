@@ -33,11 +33,11 @@ def test_a_link_that_changes_after_the_check_gives_nothing_away(root: Path, monk
     link.symlink_to(root / "a.png")
     really_open = os.open
 
-    def swap(path: Path, flags: int) -> int:
+    def swap(path: Path, flags: int, access: int) -> int:
         link.unlink()
         link.symlink_to(root.parent / "secret")
         try:
-            return really_open(path, flags)
+            return really_open(path, flags, access)
         finally:
             link.unlink()
             link.symlink_to(root / "a.png")

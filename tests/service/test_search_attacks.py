@@ -763,7 +763,7 @@ async def test_an_image_is_read_for_a_request_that_comes_when_the_one_before_has
     await asyncio.sleep(0.01)
     first.cancel()
     await asyncio.wait([first])
-    turns.pop()()  # nobody waits, which `_make` learns later
+    turns.pop()()  # finds that no request waits; `_make` has not seen this yet
     second = asyncio.create_task(small.get("a", 64))
     while not turns and not second.done():
         await asyncio.sleep(0.01)

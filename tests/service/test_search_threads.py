@@ -7,6 +7,8 @@ import socket
 import threading
 from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
 from time import sleep
 from typing import Any
 
@@ -36,13 +38,17 @@ SHOP = "/v1/catalogs/shop"
 BEST = ApiKey("best", name="best", role="write", where='shop = "best"')
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    folder = tmp_path_factory.mktemp("threads")
+def serving_shop(folder: Path, **settings: Any) -> AbstractContextManager[httpx.Client]:
+    """Serve a catalogue of the shop's products."""
     with open_catalog(folder / "shop.catalog", fields=FIELDS, encoder=ColourEncoder()) as catalog:
         catalog.add(products(folder))
     catalogs = {"shop": str(folder / "shop.catalog")}
-    with serving(app_of(mini_settings(catalogs=catalogs, api_keys=(*KEYS[:4], BEST)), ColourEncoder())) as client:
+    return serving(app_of(mini_settings(catalogs=catalogs, **settings), ColourEncoder()))
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    with serving_shop(tmp_path_factory.mktemp("threads"), api_keys=(*KEYS[:4], BEST)) as client:
         yield client
 
 
@@ -163,11 +169,7 @@ class Reading:
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     folder = tmp_path_factory.mktemp("patient")
-    with open_catalog(folder / "shop.catalog", fields=FIELDS, encoder=ColourEncoder()) as catalog:
-        catalog.add(products(folder))
-    catalogs = {"shop": str(folder / "shop.catalog")}
-    settings = mini_settings(catalogs=catalogs, request_timeout_s=2 * HANG_S, max_body_bytes=100_000)
-    with serving(app_of(settings, ColourEncoder())) as client:
+    with serving_shop(folder, request_timeout_s=2 * HANG_S, max_body_bytes=100_000) as client:
         yield client
 
 

@@ -18,11 +18,7 @@ WEIGHTS = "adapter_model.safetensors"
 # Values of `peft_type` that are accepted. Some other types cannot be merged, load models, adapters or pickles, or compute
 # with several matrices of a layer's width squared for each of their weights (BOFT, HRA).
 _KINDS = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "VERA", "LN_TUNING", "FOURIERFT", "RANDLORA")
-_SQUARING = (
-    "OFT",
-    "VERA",
-    "RANDLORA",
-)  # make matrices of the base model's largest widths, or of a layer's width squared
+_SQUARING = ("OFT", "VERA", "RANDLORA")  # make matrices of the largest widths, or of a layer's width squared
 _MOST_SQUARED = 8192  # of a base model's layers, for the types above; that of the widest CLIP models
 _MOST_DECOMPOSED = 2048  # smaller side of a matrix that is decomposed, which takes time with its cube
 _RANKS = ("r", "init_r", "target_r")

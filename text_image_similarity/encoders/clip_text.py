@@ -162,8 +162,7 @@ def _their_tokens(tokenizer: Any, length: int, pad: int) -> Tokens:
     # Truncation is part of the tokenizer's state, so calls take turns. A fork may copy a held lock, so each process has
     # its own.
     locks: dict[int, Lock] = {}
-    fast = getattr(tokenizer, "backend_tokenizer", None)
-    growth = growth_of(fast) if fast is not None else 1
+    growth = growth_of(getattr(tokenizer, "backend_tokenizer", None))
 
     @panics_are_errors()
     def encode(texts: Sequence[str]) -> list[Ids]:

@@ -71,7 +71,7 @@ def open_clip_tokens(files: OpenClipFiles) -> tuple[Tokens, int]:
             theirs,
             lambda part: [len(row) for row in inner(_cleaned(theirs, part))["input_ids"]],
             length,
-            growth_of(backend) if backend is not None else 1,
+            growth_of(backend),
         ),
         length,
     )

@@ -107,8 +107,10 @@ def check_steps(tokenizer: Tokenizer) -> None:
         raise ValueError(f"the tokenizer {_LONGER}")
 
 
-def growth_of(tokenizer: Tokenizer) -> int:
-    """Return how many times longer a tokenizer's steps may make a caption."""
+def growth_of(tokenizer: Tokenizer | None) -> int:
+    """Return how many times longer a tokenizer's steps may make a caption; 1 if it has no fast form."""
+    if tokenizer is None:
+        return 1
     return math.prod(_growth(step)[1] for step in _steps(_stated_steps(tokenizer)))
 
 
@@ -145,9 +147,8 @@ def _check_file(text: str) -> None:
             raise ValueError("it holds no object")
     except ValueError as exc:
         raise ValueError(f"tokenizer.json is damaged: {exc}") from exc
-    _check_patterns(
-        [stated.get(key) for key in ("normalizer", "pre_tokenizer", "decoder")]
-    )  # the library compiles those of all parts
+    # The library compiles the expressions of all parts.
+    _check_patterns([stated.get(key) for key in ("normalizer", "pre_tokenizer", "decoder")])
     try:
         # The library also reads steps that do not name their type, and writes them with it.
         with panics_are_errors():

@@ -13,7 +13,7 @@ def mini_folder() -> Path:
 def on_disk(folder: Path) -> Path:
     """Return a folder of this package, after copying it to the user's cache folder if it is in a zip archive.
 
-    If there is no such cache folder, each process makes its own copy, and deletes it at its end.
+    Without such a cache folder, each process makes a copy of its own and deletes it when it ends.
     """
     archive = next((place for place in folder.parents if place.is_file()), None)
     if archive is None:

@@ -9,18 +9,11 @@ from os import PathLike
 from pathlib import Path
 
 from ..errors import ErrorCode, RowError
+from ..files import open_at_once
 from .hints import shorten_path
 from .responses import check_bytes
 from .roots import check_open_under, check_under
 
-# Opening another process's pipe or terminal must neither wait nor change anything.
-_FLAGS = (
-    os.O_RDONLY
-    | getattr(os, "O_NONBLOCK", 0)
-    | getattr(os, "O_NOCTTY", 0)
-    | getattr(os, "O_CLOEXEC", 0)
-    | getattr(os, "O_BINARY", 0)
-)
 _PIECE = 1024 * 1024
 
 
@@ -43,7 +36,7 @@ def read_file(path: Path, root: str | PathLike[str] | None, max_bytes: int) -> b
         check_under(path, root)
     try:
         found = path.stat()
-        file = os.open(path, _FLAGS) if stat.S_ISREG(found.st_mode) else None
+        file = open_at_once(path, os.O_RDONLY) if stat.S_ISREG(found.st_mode) else None
     except (OSError, ValueError):
         check_under(path, root)
         raise

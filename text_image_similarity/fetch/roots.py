@@ -15,8 +15,7 @@ from pathlib import Path
 
 from ..config import NOWHERE, Config
 from ..errors import ErrorCode, RowError
-from ..files import network_share, on_other_share
-from ..folders import PINNED
+from ..files import network_share, on_other_share, real_path
 from .hints import shorten_path
 from .references import file_url_path, scheme_of, strip_invisible
 
@@ -52,12 +51,9 @@ def check_open_under(file: int, path: Path, root: str | PathLike[str] | None) ->
     """
     if root is None:
         return
-    try:
-        real = (PINNED / str(file)).readlink()
-    except OSError:  # not Linux, or a container without /proc
+    if (real := real_path(file)) is None:
         check_under(path, root)
-        return
-    if not _is_in(real, os.fspath(root)):
+    elif not _is_in(real, os.fspath(root)):
         raise _refused(path, root)
 
 

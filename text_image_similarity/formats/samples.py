@@ -23,7 +23,7 @@ from typing import Any
 
 from ..bounded_json import parse_json
 from ..errors import ErrorCode, RowError
-from ..folders import PINNED
+from ..files import open_at_once, real_path
 from ..records import is_whole
 from .names import IMAGE_ENDINGS, TEXT_ENDINGS
 from .rows import dump, size_of_json
@@ -244,7 +244,7 @@ def _text_in(file: Path, root: Path) -> bytes:
             _check_under(file, root)
         try:
             is_regular = stat.S_ISREG(file.stat().st_mode)
-            opened = open(file, "rb", opener=_open_at_once) if is_regular else None  # noqa: SIM115 - closed below
+            opened = open(file, "rb", opener=open_at_once) if is_regular else None  # noqa: SIM115 - closed below
         except OSError:
             _check_under(file, root)
             raise
@@ -262,18 +262,10 @@ def _text_in(file: Path, root: Path) -> bytes:
     return data
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    """Open a file; a pipe or a terminal in its place neither makes this wait nor is changed."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
-
-
 def _check_under(file: Path, root: Path, opened: int | None = None) -> None:
     """Check that a file is under a folder; for an open file, the kernel tells where it is, on Linux."""
-    real = Path()
-    if opened is not None:
-        with suppress(OSError):  # not Linux, or a container without /proc
-            real = (PINNED / str(opened)).readlink()
-    if not real.is_absolute():
+    real = None if opened is None else real_path(opened)
+    if real is None or not real.is_absolute():
         real = Path(os.path.realpath(file))
     if not _is_under(real, root):
         said = f"{file.name} is a link that leads out of the folder, so its text is not read; put the text itself there"

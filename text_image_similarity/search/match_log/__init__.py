@@ -6,7 +6,7 @@ from .entries import EventKind, LogEntry, LogEvent, new_match_id
 from .export import export_log
 from .match_log import MatchLog
 from .opening import open_match_log
-from .privacy import LogQueries, masked
+from .privacy import LogQueries, masked, masked_query
 from .storage import LogStorage
 from .summary import LogSummary, describe_query, summarize
 from .training_pairs import TrainingExport, export_training
@@ -28,6 +28,7 @@ __all__ = [
     "export_log",
     "export_training",
     "masked",
+    "masked_query",
     "new_match_id",
     "open_match_log",
     "summarize",

@@ -268,9 +268,6 @@ class LimitedProtocol(HttpToolsProtocol):
         else:
             super().send_400_response(msg)
 
-    def _should_upgrade(self) -> bool:
-        return False  # there are no WebSockets; uvicorn would search all headers again and again
-
     def _is_too_long(self) -> bool:
         if self._head > HEAD_BYTES:
             self._too_long = _TOO_MANY_BYTES

@@ -45,8 +45,8 @@ class JsonAnswer(Response):
     Args:
         content: JSON values; lists may be iterators.
         status_code: The HTTP status.
-        count: Function that is called with the size of each piece of a long response, in bytes; it raises an error if
-            there is no room for the piece. None for a response that is never long.
+        count: Function that is called with the size in bytes of each piece of a long response, and raises an error if
+            the piece does not fit; None if the response is never long.
         levels: Levels of lists and objects whose items are written one by one.
     """
 

@@ -24,10 +24,10 @@ from ...search.match_log import (
     LogWriter,
     MatchLog,
     masked,
+    masked_query,
     new_match_id,
     open_match_log,
 )
-from ...search.match_log.privacy import masked_query
 from ..clients import current
 from ..jobs import CLIENT_LEFT, Call
 from ..keys import ANYBODY, ApiKey
