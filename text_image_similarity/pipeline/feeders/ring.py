@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections import deque
 from typing import Any
 from weakref import finalize
 
@@ -75,12 +74,12 @@ class Ring:
     def __init__(self, area: SharedArea, begin: int, slot_bytes: int, slots: int) -> None:
         self._memory, self._begin = area.memory, begin
         self.slot_bytes, self._stride = slot_bytes, stride_of(slot_bytes)
-        self._free: deque[int] = deque(range(slots if slot_bytes else 0))
+        self._free = list(range(slots if slot_bytes else 0))
 
     def take(self) -> int | None:
         """Return the offset of a free slot in the memory, in bytes, or None."""
         try:
-            slot = self._free.popleft()
+            slot = self._free.pop()  # the one freed last, whose memory the processor's caches still hold
         except IndexError:
             return None
         return self._begin + slot * self._stride
