@@ -11,9 +11,9 @@ POETRY := .poetry/bin/poetry
 # Otherwise, Poetry would install into an environment that happens to be active.
 POETRY_ENV = env -u VIRTUAL_ENV -u CONDA_PREFIX POETRY_PYPI_MIRROR_URL="$$(.poetry/bin/python scripts/index_mirror.py)"
 
-# Number of tests that run at once: more than cores, because many wait for their own servers and processes. Tests of one file, or of one Spark session, stay together.
+# Number of tests that run at once: more than cores, because many wait for their own servers and processes. Tests of one file, or of one Spark session, stay together. Torch's waiting threads sleep instead of occupying the cores.
 JOBS ?= 3
-PYTEST = $(RUN) -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+PYTEST = OMP_WAIT_POLICY=passive $(RUN) -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # Strict: a broken link, a page missing from the menu, or anything loaded from another host is an error.
 SITE = NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
