@@ -121,6 +121,16 @@ def real_path(file: int) -> Path | None:
         return None
 
 
+def is_below(real: Path, folder: Path) -> bool:
+    """Tell whether a file is under a folder, whose path may differ in case where the file system ignores it."""
+    if real.is_relative_to(folder):
+        return True
+    above = Path(*real.parts[: len(folder.parts)])
+    with suppress(OSError):
+        return str(above).lower() == str(folder).lower() and above.samefile(folder)
+    return False
+
+
 def check_single(path: Path, found: os.stat_result, *, reads: bool = False) -> None:
     """Check that a file of a run is a regular one and, unless it is only read, that it has no other name.
 

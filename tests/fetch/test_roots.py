@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from hashlib import sha256
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -13,7 +14,7 @@ from text_image_similarity import Config
 from text_image_similarity.client.pairs import Pairs
 from text_image_similarity.decode.formats import sniff
 from text_image_similarity.errors import ErrorCode, RowError, UsageError
-from text_image_similarity.fetch import Fetcher
+from text_image_similarity.fetch import Fetcher, roots
 from text_image_similarity.fetch.roots import is_under
 from text_image_similarity.files import network_share, on_other_share
 from text_image_similarity.formats import with_base_dir
@@ -109,6 +110,22 @@ def test_a_table_that_is_in_no_folder_names_files_only_where_that_is_said(
 def test_a_long_path_does_not_hide_the_option(table: Path) -> None:
     with pytest.raises(RowError, match=r"--files-under FOLDER .*--files-under / for any"):
         Fetcher(with_base_dir(Config(), str(table))).fetch("/" + "\x1b/" * 900)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, the kernel does not tell where a file is")
+def test_the_case_of_a_folders_name_does_not_matter_where_the_file_system_ignores_it(tmp_path: Path) -> None:
+    for name in ("Photos", "PHOTOS"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jpg").write_bytes(SECRET)
+    root = tmp_path / "photos"
+    root.mkdir()
+    roots._folders(str(root))  # remembers that this folder's own path ends in "photos"
+    root.rmdir()
+    root.symlink_to("Photos")  # as if the file system ignored the case
+    fetcher = Fetcher(Config(files_under=root))
+    assert fetcher.fetch(str(root / "a.jpg")) == SECRET
+    with pytest.raises(RowError, match="--files-under"):
+        fetcher.fetch(str(tmp_path / "PHOTOS" / "a.jpg"))
 
 
 def test_records_that_no_table_holds_name_any_file(table: Path) -> None:

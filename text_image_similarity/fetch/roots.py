@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..config import NOWHERE, Config
 from ..errors import ErrorCode, RowError
-from ..files import network_share, on_other_share, real_path
+from ..files import is_below, network_share, on_other_share, real_path
 from .hints import shorten_path
 from .references import file_url_path, scheme_of, strip_invisible
 
@@ -92,7 +92,7 @@ def is_under(path: Path, root: str | PathLike[str] | None) -> bool:
 
 
 def _is_in(real: Path, root: str) -> bool:
-    return any(map(real.is_relative_to, _folders(root))) or _is_unpacked(real, Path(root))
+    return any(is_below(real, folder) for folder in _folders(root)) or _is_unpacked(real, Path(root))
 
 
 def _is_unpacked(real: Path, home: Path) -> bool:

@@ -23,7 +23,7 @@ from typing import Any
 
 from ..bounded_json import parse_json
 from ..errors import ErrorCode, RowError
-from ..files import open_at_once, real_path
+from ..files import is_below, open_at_once, real_path
 from ..records import is_whole
 from .names import IMAGE_ENDINGS, TEXT_ENDINGS
 from .rows import dump, size_of_json
@@ -267,19 +267,9 @@ def _check_under(file: Path, root: Path, opened: int | None = None) -> None:
     real = None if opened is None else real_path(opened)
     if real is None or not real.is_absolute():
         real = Path(os.path.realpath(file))
-    if not _is_under(real, root):
+    if not is_below(real, root):
         said = f"{file.name} is a link that leads out of the folder, so its text is not read; put the text itself there"
         raise RowError(ErrorCode.FILE_NOT_FOUND, said)
-
-
-def _is_under(real: Path, root: Path) -> bool:
-    """Tell whether a file is under a folder, whose path may differ in case where the file system ignores it."""
-    if real.is_relative_to(root):
-        return True
-    above = Path(*real.parts[: len(root.parts)])
-    with suppress(OSError):
-        return str(above).lower() == str(root).lower() and above.samefile(root)
-    return False
 
 
 def _whole(key: str) -> str:
