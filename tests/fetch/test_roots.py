@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from hashlib import sha256
 from pathlib import Path, PureWindowsPath
@@ -147,6 +148,74 @@ def test_files_in_the_hub_s_cache_are_links_to_their_neighbours(tmp_path: Path) 
         fetcher.fetch("b.jpg")
 
 
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of the hub's caches, which is a link."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    home = tmp_path / "link"
+    monkeypatch.setenv("HF_HOME", str(home))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    for name in ("HF_DATASETS_CACHE", "HF_DATASETS_DOWNLOADED_DATASETS_PATH", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    return home
+
+
+def unpacked(snapshot: Path, archive: str, downloads: Path) -> Path:
+    """Return a file from an archive of a snapshot, unpacked as the library `datasets` does."""
+    (snapshot / archive).parent.mkdir(parents=True, exist_ok=True)
+    (snapshot / archive).touch()
+    folder = downloads / "extracted" / sha256(bytes(snapshot / archive)).hexdigest()
+    folder.mkdir(parents=True)
+    (folder / "b.jpg").write_bytes(SECRET)
+    return folder / "b.jpg"
+
+
+def test_a_set_is_walked_once_however_many_archives_are_looked_for(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, mine = (
+        cache / "hub" / f"datasets--{name}" / "snapshots" / ("a" * 40) for name in ("somebody--photos", "me--private")
+    )
+    downloads = cache / "datasets" / "downloads"
+    places = [unpacked(theirs, f"data/{number}.zip", downloads) for number in range(5)]
+    others = [unpacked(mine, f"{number}.zip", downloads) for number in range(5)]
+    fetcher, scandir, listed = Fetcher(with_base_dir(Config(), "hf:somebody/photos")), os.scandir, []
+
+    def list_folder(path: Any = ".") -> Any:
+        listed.append(Path(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", list_folder)
+    for place in places:
+        assert fetcher.fetch(str(place)) == SECRET
+    for place in others:
+        with pytest.raises(RowError, match="--files-under"):
+            fetcher.fetch(str(place))
+    assert listed.count(theirs / "data") == 1
+    later = unpacked(theirs, "data/more/later.zip", downloads)  # as when another split is read
+    assert fetcher.fetch(str(later)) == SECRET
+
+
+def test_archives_may_be_unpacked_in_a_folder_of_the_users_choice(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = cache / "hub" / "datasets--somebody--photos" / "snapshots" / ("a" * 40)
+    monkeypatch.setenv("HF_DATASETS_DOWNLOADED_DATASETS_PATH", str(tmp_path / "large disk"))
+    place = unpacked(snapshot, "a.zip", tmp_path / "large disk")
+    assert Fetcher(with_base_dir(Config(), "hf:somebody/photos")).fetch(str(place)) == SECRET
+
+
+def test_a_folder_that_is_only_named_like_a_set_on_the_hub_has_none_of_its_files(cache: Path, tmp_path: Path) -> None:
+    snapshot = cache / "hub" / "datasets--me--private" / "snapshots" / ("a" * 40)
+    place = unpacked(snapshot, "a.zip", cache / "datasets" / "downloads")
+    folder = tmp_path / "datasets--me--private"
+    folder.mkdir()
+    with pytest.raises(RowError, match="--files-under"):
+        Fetcher(with_base_dir(Config(), str(folder / "pairs.csv"))).fetch(str(place))
+    assert Fetcher(with_base_dir(Config(), "hf:me/private")).fetch(str(place)) == SECRET
+
+
 @pytest.mark.parametrize("through_link", [False, True])
 def test_a_set_on_the_hub_names_files_of_its_own_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, through_link: bool
@@ -156,7 +225,7 @@ def test_a_set_on_the_hub_names_files_of_its_own_repository(
     home = tmp_path / ("link" if through_link else "real")
     monkeypatch.setenv("HF_HOME", str(home))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
-    for name in ("HF_DATASETS_CACHE", "HF_HUB_CACHE"):
+    for name in ("HF_DATASETS_CACHE", "HF_DATASETS_DOWNLOADED_DATASETS_PATH", "HF_HUB_CACHE"):
         monkeypatch.delenv(name, raising=False)
     (home / "token").write_bytes(SECRET)
     places = {}

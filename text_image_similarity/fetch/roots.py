@@ -22,6 +22,9 @@ from .references import file_url_path, scheme_of, strip_invisible
 # Beginning of the error for a file that may not be read; the file comes last, where a long path may be cut.
 REFUSED = "this file needs --files-under FOLDER (files_under), or --files-under / for any file"
 
+# By a data set's folder: when its folders were changed, and the SHA-256 of the paths of its files.
+_WALKS: dict[Path, tuple[dict[Path, int], frozenset[str]]] = {}
+
 
 def check_under(path: Path, root: str | PathLike[str] | None) -> None:
     """Make sure that a path is under a folder; None allows any path.
@@ -107,17 +110,37 @@ def _is_unpacked(real: Path, home: Path) -> bool:
     given = os.environ.get  # as the hub's client and `datasets` find their caches
     caches = Path(given("HF_HOME") or Path(given("XDG_CACHE_HOME") or "~/.cache") / "huggingface").expanduser()
     hub = Path(given("HF_HUB_CACHE") or caches / "hub").expanduser().absolute()
-    folder = Path(given("HF_DATASETS_CACHE") or caches / "datasets").expanduser() / "downloads" / "extracted"
-    folder = folder.resolve()
-    if folder not in real.parents:
+    sets = Path(given("HF_DATASETS_CACHE") or caches / "datasets")
+    downloads = Path(given("HF_DATASETS_DOWNLOADED_DATASETS_PATH") or sets / "downloads").expanduser()
+    folder = (downloads / "extracted").resolve()
+    own = hub / home.name
+    if folder not in real.parents or home.resolve() != own.resolve():
         return False
-    return _has_archive(hub / home.name, real.relative_to(folder).parts[0])
+    return _has_archive(own, real.relative_to(folder).parts[0])
 
 
-@lru_cache
 def _has_archive(home: Path, digest: str) -> bool:
     """Tell whether a data set has the archive whose path in the hub's cache has a SHA-256, as hexadecimal digits."""
-    return any(sha256(os.fsencode(file)).hexdigest() == digest for file in home.glob("snapshots/*/**/*"))
+    changed_at, found = _WALKS.get(home, ({}, frozenset()))
+    if digest not in found and (not changed_at or any(_changed_at(path) != at for path, at in changed_at.items())):
+        changed_at, found = _WALKS[home] = _walk(home / "snapshots")
+    return digest in found
+
+
+def _walk(folder: Path) -> tuple[dict[Path, int], frozenset[str]]:
+    """Return when a folder and those in it were changed, and the SHA-256 of the paths of all files."""
+    changed_at, found = {folder: _changed_at(folder)}, set()
+    for path, folders, names in os.walk(folder):
+        changed_at |= {inner: _changed_at(inner) for inner in map(Path(path).joinpath, folders)}
+        found |= {sha256(os.fsencode(Path(path, name))).hexdigest() for name in names}
+    return changed_at, frozenset(found)
+
+
+def _changed_at(folder: Path) -> int:
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 @lru_cache
