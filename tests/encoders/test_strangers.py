@@ -32,6 +32,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig
 
 from tests.encoders.test_load import copy_of
+from tests.support.family_models import save_family
 from text_image_similarity import Config, ConfigError, ModelError, ModelNameError, load_encoder
 from text_image_similarity.encoders import clip, hub, on_network_share, open_clip_files, weight_limit
 from text_image_similarity.encoders import weights as weights_module
@@ -506,6 +507,18 @@ def test_captions_and_patches_are_limited_in_every_family(
     part: str, values: dict[str, Any], said: str, model: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     folder = changed(request.getfixturevalue(model), tmp_path / "model", "config.json", values, part)
+    with pytest.raises(ModelNameError, match=said):
+        load_clip(str(folder), CLIP, revision=None, trusted=False)
+
+
+@pytest.mark.parametrize("pad", [41, 50, -1, -100, None])
+def test_the_padding_of_altclip_leaves_positions_for_captions(pad: int | None, tmp_path: Path) -> None:
+    """Such a model gives its first positions, up to the padding token's id, to no caption."""
+    save_family("altclip", tmp_path / "ours")
+    folder = changed(tmp_path / "ours", tmp_path / "theirs", "config.json", {"pad_token_id": pad}, "text_config")
+    said = (
+        rf"theirs has pad_token_id {pad} in its config\.json, which is not a whole number from 0 to 40, two less than"
+    )
     with pytest.raises(ModelNameError, match=said):
         load_clip(str(folder), CLIP, revision=None, trusted=False)
 

@@ -30,7 +30,7 @@ from .hub import cached_folder, fetch_settings, require_hub
 from .kinds import NO_OWN_CODE, check_type, check_weights
 from .last_layer import give_one_token
 from .naflex import patch_features
-from .other_families import check_alike, masked_text
+from .other_families import check_alike, masked_text, text_length
 from .panics import panics_are_errors
 from .settings_files import MOST_CONTEXT, MOST_WIDTH, check_settings, is_context, read_settings
 from .token_growth import check_tokenizers
@@ -140,6 +140,7 @@ def _check_sizes(name: str, shape: Any, preprocess: Preprocess) -> None:
             f"{name} has max_position_embeddings {length!r:.100} in its config.json, which is not a whole number from 1 to "
             f"{MOST_CONTEXT:,}; correct it"
         )
+    text_length(name, shape)
     sides, patch = (_numbers(getattr(shape.vision_config, key, None)) for key in ("image_size", "patch_size"))
     if preprocess.patches is None and patch:
         patches = (max(*sides, *preprocess.side) // max(1, min(patch))) ** 2

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import ModelError
+from ..errors import ModelError, ModelNameError
 from .clip_text import Features, pooled
 from .tokens import Tokens, copy_tokenizer, tokens_of
 from .two_tower import TwoTowerEncoder, unit_rows
@@ -22,6 +22,29 @@ from .two_tower import TwoTowerEncoder, unit_rows
 _CAPTIONS = ("a", "A photo of two dogs on green grass", "两只狗在草地上", "")
 _TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2}  # for each value of a unit vector
 _OFFSET = ("altclip",)  # families that do not use the first positions, up to the padding token's id
+
+
+def text_length(name: str, shape: Any) -> int:
+    """Return how many tokens of a caption a model reads.
+
+    Args:
+        name: Name of the model, for error messages.
+        shape: The model's configuration.
+
+    Raises:
+        ModelNameError: The padding token's id leaves no positions for captions.
+    """
+    text = shape.text_config
+    longest = int(text.max_position_embeddings)
+    if shape.model_type not in _OFFSET:
+        return longest
+    pad = text.pad_token_id
+    if not isinstance(pad, int) or not 0 <= pad <= longest - 2:
+        raise ModelNameError(
+            f"{name} has pad_token_id {pad!r:.100} in its config.json, which is not a whole number from 0 to "
+            f"{longest - 2:,}, two less than max_position_embeddings; correct it"
+        )
+    return longest - pad - 1
 
 
 def masked_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Features]:
@@ -38,10 +61,7 @@ def masked_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Featur
     backend, pad = getattr(tokenizer, "backend_tokenizer", None), tokenizer.pad_token_id
     if backend is None or pad is None:
         raise ModelError(f"the tokenizer of {name} has no {'fast form' if backend is None else 'padding token'}")
-    text = network.config.text_config
-    longest = int(text.max_position_embeddings)
-    if network.config.model_type in _OFFSET:
-        longest -= int(text.pad_token_id) + 1
+    longest = text_length(name, network.config)
     own = copy_tokenizer(backend, min(longest, int(tokenizer.model_max_length)))
 
     def features(network: Any, ids: Tensor) -> Tensor:
