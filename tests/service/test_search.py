@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tests.support.services import app_of, base64_pair, mini_settings, serving
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.errors import DatabaseError, ErrorCode, RowError
 from text_image_similarity.search import Catalog, Field, Product, Query, Term, open_catalog
-from text_image_similarity.search.match_log import LogWriter, open_match_log
+from text_image_similarity.search.match_log import LogQueries, LogWriter, masked_query, open_match_log, privacy
 from text_image_similarity.service.keys import ApiKey, read_keys
 from text_image_similarity.service.problems import ProblemError
 from text_image_similarity.service.search import journal as journal_of
@@ -388,6 +388,35 @@ def test_without_its_required_log_nothing_is_answered(tmp_path: Path) -> None:
             writer.close()
         problem(client.post("/match-text", json={"text": "red"}), 503, "log_unavailable")
         assert client.get("/v1/catalogs").status_code == 200
+
+
+@pytest.mark.parametrize("how", ["hashed", "off"])
+def test_a_query_is_masked_once_and_not_on_the_event_loop(
+    how: LogQueries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[LogQueries] = []
+    loops = []
+
+    def watched(query: Mapping[str, Any], queries: LogQueries) -> Mapping[str, Any]:
+        with suppress(RuntimeError):  # no loop is running on this thread
+            loops.append(asyncio.get_running_loop())
+        calls.append(queries)
+        return masked_query(query, queries)
+
+    for module in (journal_of, privacy):
+        monkeypatch.setattr(module, "masked_query", watched)
+    with open_catalog(tmp_path / "c", fields=FIELDS, encoder=ColourEncoder()) as catalog:
+        catalog.add(products(tmp_path))
+    settings = mini_settings(catalogs={"c": str(tmp_path / "c")}, match_log="required", log_queries=how)
+    with serving(app_of(settings, ColourEncoder())) as client:
+        assert client.post("/match-text", json={"text": "red"}).status_code == 200
+    assert (calls, loops) == ([how], [])
+    with closing(open_match_log(tmp_path / "c")) as log:
+        (entry,) = log.entries()
+    assert ("terms" in entry.query) == (how == "hashed")
+    assert "red" not in json.dumps(entry.query)
+    long = journal_of._said_of(Query([Term(image="https://example.com/" + "x" * 201_000)]), how)
+    assert journal_of._bounded(long, 200_000)[0] == ({"left_out": "201,020 characters"} if how == "hashed" else {})
 
 
 @pytest.mark.parametrize(("count", "size"), [(700, 2000), (20, 3 << 20)], ids=["many entries", "large entries"])

@@ -19,7 +19,7 @@ _PERSONAL = ("text", "without", "image_url")  # members of a query that a person
 _DEEPEST = 64  # deeper than any valid filter or query
 
 
-def masked(entry: LogEntry, queries: LogQueries) -> LogEntry:
+def masked(entry: LogEntry, queries: LogQueries, *, query_too: bool = True) -> LogEntry:
     """Return an entry without the parts of the query that must not be kept.
 
     Args:
@@ -29,18 +29,19 @@ def masked(entry: LogEntry, queries: LogQueries) -> LogEntry:
             `off` keeps only whether the query asked for a later page, and drops the values of the filter: a mapping
             keeps its names, unless the request was refused, and an expression is dropped. `hashed` and `off` reduce an
             error to its code, because its detail may quote the query. The products found are always kept.
+        query_too: Whether the query must still be masked; False if it comes from `masked_query`.
     """
     if queries == "full":
         return entry
     error = None if entry.error is None else entry.error.partition(":")[0]
-    query, where = masked_query(entry.query, queries), entry.where
+    query, where = masked_query(entry.query, queries) if query_too else entry.query, entry.where
     if queries == "off":
         where = _names(where) if error is None else None
     return replace(entry, query=query, where=where, error=error)
 
 
 def masked_query(query: Mapping[str, Any], queries: LogQueries) -> Mapping[str, Any]:
-    """Return an entry's query without the parts that must not be kept; see `masked`, which then leaves it as it is."""
+    """Return an entry's query without the parts that must not be kept; see `masked`."""
     if queries == "full":
         return query
     later = {"after": True} if query.get("after") else {}  # a cursor reveals where a page begins, and may be any text

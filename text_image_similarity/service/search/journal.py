@@ -158,7 +158,7 @@ class Journal:
             self._metrics.matches.labels(name, _result_of(entry)).inc()
         if (writer := self._writers.get(name)) is None or key is None:
             return
-        kept = [(masked(entry, self._settings.log_queries), size) for entry, size in found]
+        kept = [(masked(entry, self._settings.log_queries, query_too=False), size) for entry, size in found]
         client, written = current.get(), 0
         if self._settings.match_log == "required" and status != CLIENT_LEFT:
             try:
@@ -280,17 +280,14 @@ class _Products(Sequence[Mapping[str, Any]]):
 
 
 def _answered(found: Written) -> dict[str, Any]:
-    return {
-        "generation": found.generation,
-        "results": _Products(found.shown),
-        "total": found.total,
-        "plan": found.plan,
-    }
+    return {"generation": found.generation, "results": _Products(found.shown), "total": found.total, "plan": found.plan}
 
 
 def _said_of(query: Query, log_queries: LogQueries) -> _Said:
     """Return a query for the log, without the parts that must not be kept."""
     said = _query(query)
+    if log_queries == "off":  # what is left is never too long
+        return _measured(masked_query(said, log_queries))
     length = sum(len(term.get("image_url", "")) for term in said["terms"])
     if length <= _MOST_ANSWERED:
         length = _measured(said).length
