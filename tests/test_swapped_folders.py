@@ -15,11 +15,21 @@ from typing import Any
 import pytest
 from filelock import FileLock, Timeout
 
-from text_image_similarity import Config, TableError, UsageError, filter_table, folders, open_catalog, score_csv
+from text_image_similarity import (
+    Config,
+    DatabaseError,
+    TableError,
+    UsageError,
+    filter_table,
+    folders,
+    open_catalog,
+    score_csv,
+)
 from text_image_similarity.encoders import onnx_export
 from text_image_similarity.export.staging import whole_folder
 from text_image_similarity.files import open_own, place_of, whole_file, write_whole
 from text_image_similarity.folder_lock import FolderLock
+from text_image_similarity.search.match_log import open_match_log
 from text_image_similarity.tables import filter as filter_module
 from text_image_similarity.tables.places import work_folder
 from text_image_similarity.tables.scored_rows import KeptRows
@@ -503,6 +513,48 @@ def test_a_catalogue_is_opened_through_a_link_of_those_who_deploy_it(shared: Pat
     (shared / "current").symlink_to(tmp_path / "deployed")
     with open_catalog(shared / "current") as catalog:
         assert len(catalog) == 0
+
+
+@POSIX
+@pytest.mark.parametrize(("name", "door"), [("catalog.sqlite", open_catalog), ("log.sqlite", open_match_log)])
+def test_a_link_of_someone_else_in_the_place_of_a_catalogues_file_is_refused(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, door: Callable[[Path], Any]
+) -> None:
+    open_catalog(shared / "c", fields=[]).close()
+    open_match_log(shared / "c").close()
+    link, private = shared / "c" / name, tmp_path / name
+    link.rename(private)
+    link.symlink_to(private)
+    door(shared / "c").close()  # the link belongs to this user
+    give_away(link, monkeypatch)
+    with pytest.raises(DatabaseError, match=rf"c/{name} is a link to {private}, which belongs to another user; remove"):
+        door(shared / "c")
+    private.unlink()
+    with pytest.raises((DatabaseError, UsageError)):
+        door(shared / "c")
+    assert not private.exists()
+
+
+@POSIX
+def test_links_of_those_who_deploy_a_catalogue_are_followed(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_catalog(shared / "c", fields=[]).close()
+    (shared / "c" / "catalog.sqlite").rename(shared / "c" / "catalog-2.sqlite")
+    (shared / "c" / "catalog.sqlite").symlink_to("catalog-2.sqlite")
+    (tmp_path / "current").symlink_to(shared / "c")
+    for link in (shared / "c" / "catalog.sqlite", tmp_path / "current"):
+        give_away(link, monkeypatch)
+    with open_catalog(tmp_path / "current") as catalog:
+        assert len(catalog) == 0
+
+
+def give_away(link: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a link to another user, or let this process be another one, as only root can give anything away."""
+    if os.geteuid() == 0:
+        os.chown(link, 4321, 0, follow_symlinks=False)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 4321)
 
 
 @POSIX

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Lock
 
 from ...errors import DatabaseError
+from ...files import check_link
 from ..time_limit import check_time, is_up, remaining
 
 MEMORY = ":memory:"
@@ -49,8 +50,11 @@ class SqliteFile:
             reads: Whether the connection is only for reading.
 
         Raises:
+            DatabaseError: Someone else has put a link in the file's place.
             sqlite3.Error: The file cannot be opened.
         """
+        if self._path != MEMORY:
+            check_link(Path(self._path))
         place = self._path if self._frozen is None else f"{Path(self._path).absolute().as_uri()}?immutable=1"
         in_memory = self._path == MEMORY and self.is_shared
         file = sqlite3.connect(
@@ -122,7 +126,7 @@ class SqliteFile:
             reads: Whether the connection is only for reading.
 
         Raises:
-            DatabaseError: The file's latest changes cannot be read.
+            DatabaseError: The file's latest changes cannot be read, or as from `connect`.
             sqlite3.Error: The file cannot be opened.
         """
         self._frozen = None

@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import RLock
 
 from ...errors import DatabaseError
+from ...files import check_link
 from .storage import TABLES, StoredRow, Table
 
 _APPLICATION = 0x7469736C  # "tisl", the application id of these SQLite files
@@ -29,7 +30,7 @@ class SqliteStorage:
             object.
 
     Raises:
-        DatabaseError: The file cannot be opened or created, or is not a match log.
+        DatabaseError: The file cannot be opened or created, is not a match log, or is a link of someone else.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -74,6 +75,8 @@ class SqliteStorage:
             self._reader.close()
 
     def _connect(self) -> sqlite3.Connection:
+        if self._path != MEMORY:
+            check_link(Path(self._path))
         return sqlite3.connect(self._path, timeout=_PATIENCE_S, check_same_thread=False, isolation_level=None)
 
     def _set_up(self) -> None:
