@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, processors
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.qwen2 import tokenization_qwen2 as qwen2
 from transformers.models.qwen3_5 import tokenization_qwen3_5 as qwen3_5
+from transformers.utils import sentencepiece_model_pb2_new as sentencepiece_model_pb2
 
 from tests.encoders.test_load import copy_of
 from tests.support.open_clip_models import save_open_clip
@@ -421,6 +422,27 @@ def test_a_sentencepiece_model_is_checked_before_it_is_opened(
     for damaged in (b"\x1a\x7f", b"\xff" * 20, b"\x0b"):
         with pytest.raises(ValueError, match="damaged"):
             check_pieces(damaged)
+
+
+@pytest.mark.parametrize("field", [1, 30, 31, 45, 46, 47, 48])
+def test_the_tokens_of_a_sentencepiece_model_besides_its_vocabulary_are_limited_too(
+    field: int, tiny_siglip: Path, tmp_path: Path
+) -> None:
+    model = sentencepiece_model_pb2.ModelProto.FromString((tiny_siglip / "spiece.model").read_bytes())
+    model.pieces.add(piece="x" * (1 << 21), score=0)
+    check_pieces(model.SerializeToString())  # a word of the vocabulary, which is only loaded
+    if field == 1:
+        for kind in (model.SentencePiece.CONTROL, model.SentencePiece.USER_DEFINED):
+            model.pieces.add(piece="x" * (1 << 19), score=0, type=kind)
+    else:
+        name, long = model.trainer_spec.DESCRIPTOR.fields_by_number[field].name, "x" * (1 << 20)
+        value = [long] if name.endswith("symbols") else long
+        model.trainer_spec.MergeFrom(type(model.trainer_spec)(**{name: value}))
+    (tmp_path / "spiece.model").write_bytes(model.SerializeToString())
+    with pytest.raises(
+        ModelNameError, match=r"the spiece\.model of theirs cannot be used: the added tokens .* letters"
+    ):
+        check_tokenizers("theirs", tmp_path)
 
 
 def test_the_captions_of_a_sentencepiece_model_are_limited_too(

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from ..bounded_json import parse_json
 from ..errors import ModelNameError
 from .panics import panics_are_errors
+from .protocol_buffers import fields_of
 from .settings_files import TOKENIZERS
 from .token_patterns import read_pattern
 
@@ -39,6 +40,8 @@ _ADDED = ("added_tokens", "padding")  # parts of tokenizer.json; transformers al
 _ADDED_FILES = ("added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
 _FLAGS = {"content", "id", "lstrip", "normalized", "rstrip", "single_word", "special"}  # members of an added token
 _AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")  # written around each letter that a model does not know
+_NORMAL, _BYTE = 1, 6  # types of sentencepiece's pieces that are only in the vocabulary
+_SYMBOLS = {30, 31, 45, 46, 47, 48}  # control symbols, the user's, and those for unk, bos, eos and pad
 # How many times longer other steps may make a text; steps that are not listed do not make it longer.
 _TIMES = {
     "NFC": 3,
@@ -120,13 +123,25 @@ def _stated_steps(tokenizer: Tokenizer) -> list[Any]:
 
 
 def check_pieces(model: bytes) -> None:
-    """Check the rules with which a sentencepiece model replaces letters.
+    """Check the rules with which a sentencepiece model replaces letters, and its added tokens.
 
     Raises:
-        ValueError: The model is damaged, or could make captions too long.
+        ValueError: The model is damaged, could make captions too long, or has too many or too long tokens.
     """
     if growth_of_pieces(model) > _MOST_GROWTH:
         raise ValueError(f"the tokenizer {_LONGER}")
+    _check_added([text.decode(errors="replace") for text in _added_pieces(model) if isinstance(text, bytes)])
+
+
+def _added_pieces(model: bytes) -> Iterator[bytes | int]:
+    """Yield the texts that libraries add as tokens besides the vocabulary: control pieces and those of the user."""
+    for number, value in fields_of(model):
+        if number == 1 and isinstance(value, bytes):
+            piece = dict(fields_of(value))  # its text, score and type
+            if piece.get(3, _NORMAL) not in (_NORMAL, _BYTE):
+                yield piece.get(1, b"")
+        elif number == 2 and isinstance(value, bytes):  # trainer_spec
+            yield from (text for inner, text in fields_of(value) if inner in _SYMBOLS)
 
 
 def growth_of_pieces(model: bytes) -> int:
@@ -135,8 +150,8 @@ def growth_of_pieces(model: bytes) -> int:
     Raises:
         ValueError: The model is damaged.
     """
-    specs = [spec for number, spec in _fields(model) if number == 3 and isinstance(spec, bytes)]  # normalizer_spec
-    rules = [charsmap for spec in specs for number, charsmap in _fields(spec) if number == 2]
+    specs = [spec for number, spec in fields_of(model) if number == 3 and isinstance(spec, bytes)]  # normalizer_spec
+    rules = [charsmap for spec in specs for number, charsmap in fields_of(spec) if number == 2]
     return max((_longest(each) for each in rules if isinstance(each, bytes)), default=1) or 1
 
 
@@ -291,32 +306,3 @@ def _longest(charsmap: bytes) -> int:
     """
     texts = charsmap[4 + int.from_bytes(charsmap[:4], "little") :]
     return max(len(text.decode(errors="replace")) for text in texts.split(b"\0"))
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
-    """Yield the numbers and values of a message's fields in Protocol Buffers' encoding."""
-    at = 0
-    while at < len(message):
-        key, at = _number(message, at)
-        number, kind = key >> 3, key & 7
-        if kind == 0:
-            value, at = _number(message, at)
-            yield number, value
-            continue
-        if kind not in (1, 2, 5):
-            raise ValueError("the sentencepiece model is damaged")
-        length, at = _number(message, at) if kind == 2 else (8 if kind == 1 else 4, at)
-        yield number, message[at : at + length]
-        at += length
-    if at > len(message):
-        raise ValueError("the sentencepiece model is damaged")
-
-
-def _number(message: bytes, at: int) -> tuple[int, int]:
-    """Return the number at a place, coded in seven bits of each byte, and the place after it."""
-    found = 0
-    for shift, byte in enumerate(message[at : at + 10]):
-        found |= (byte & 127) << 7 * shift
-        if byte < 128:
-            return found, at + shift + 1
-    raise ValueError("the sentencepiece model is damaged")
