@@ -523,6 +523,19 @@ def test_the_padding_of_altclip_leaves_positions_for_captions(pad: int | None, t
         load_clip(str(folder), CLIP, revision=None, trusted=False)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"pad_token_id": "1"}, "pad_token_id"), ({"num_attention_heads": 0}, "cannot be loaded")],
+    ids=["type", "division"],
+)
+def test_settings_that_transformers_cannot_use_are_a_models_fault(
+    change: dict[str, object], said: str, tiny_clip: Path, tmp_path: Path
+) -> None:
+    folder = changed(tiny_clip, tmp_path / "theirs", "config.json", change, "text_config")
+    with pytest.raises(ModelError, match=said):
+        load_clip(str(folder), CLIP, revision=None, trusted=False)
+
+
 def test_the_patches_of_the_images_that_a_model_gets_are_counted(tiny_siglip: Path, tmp_path: Path) -> None:
     folder = changed(tiny_siglip, tmp_path / "model", "config.json", {"patch_size": 1}, "vision_config")
     file = folder / "preprocessor_config.json"

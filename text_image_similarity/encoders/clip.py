@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
@@ -195,13 +194,15 @@ def _explained(name: str, missing: type[ModelError]) -> Iterator[None]:
     try:
         with panics_are_errors():
             yield
+    except ModelError:
+        raise
     except OSError as exc:
         raise missing(f"model {name} cannot be loaded: {exc}\n{_COMPLETE}") from exc
     except RecursionError as exc:
         raise ModelError(f"model {name} cannot be loaded: one of its JSON files is nested too deeply") from exc
     except MemoryError as exc:
         raise ModelError(f"model {name} cannot be loaded: it needs more memory than is available") from exc
-    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError, SafetensorError) as exc:
+    except Exception as exc:  # a stranger's settings make transformers and what it uses raise errors of many types
         if "trust_remote_code" in str(exc):
             raise ModelNameError(f"model {name} {NO_OWN_CODE}") from exc
         raise ModelError(f"model {name} cannot be loaded: {exc}\n{_COMPLETE}") from exc
