@@ -180,8 +180,8 @@ def refuse_planted_driver() -> None:
 def install_command(extra: str = "") -> str:
     """Return the command that installs this package with an extra, or with several separated by commas.
 
-    The package is not on a package index, so anyone could register its name on one and run code on the machines of
-    people who run a suggested command. The commands therefore name a path.
+    The package is on no package index, so anyone could register its name there, and their code would run on the machine
+    of whoever follows a suggested command. The commands therefore name a path.
     """
     return f"pip install {_PLACE.format(f'[{extra}]' if extra else '')}"
 

@@ -120,13 +120,13 @@ def test_the_filters_of_a_request_are_limited_together(
     detail = problem(service.post(f"{SHOP}/match", json=queries, headers=by("reader")), 422, "invalid_request")[
         "detail"
     ]
-    assert "the filters of a request have at most 65,536 characters in total" in detail
+    assert "the filters of a request may be at most 65,536 characters long in total" in detail
     long = {"or": [where] * 40}
     if not isinstance(where, str):
         for body in ({"text": "red", "where": long}, {"image_url": "http://x", "where": long}):
             path = "/match-text" if "text" in body else "/match-image"
             answer = problem(service.post(path, json=body, headers=by("reader")), 422, "invalid_request")
-            assert "characters in total" in answer["detail"]
+            assert "characters long in total" in answer["detail"]
     assert not seen
 
 

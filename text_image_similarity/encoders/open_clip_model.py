@@ -1,8 +1,8 @@
 """Run open_clip models on torch, with the towers, preprocessing and tokenizers that open_clip builds.
 
 Embeddings equal those of open_clip's `encode_image` and `encode_text`. There is one difference: causal text towers that
-use the state of the end token get captions padded to a few tokens instead of all 77. The shorter padding changes
-vectors by no more than rounding, which is checked when a model is loaded.
+use the state of the end token get captions padded to the next of several shorter lengths instead of the full 77 tokens.
+This changes vectors by no more than rounding, which is checked when a model is loaded.
 """
 
 from __future__ import annotations

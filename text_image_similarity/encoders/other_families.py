@@ -56,11 +56,13 @@ def masked_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Featur
         tokenizer: Tokenizer of the model.
 
     Raises:
-        ModelError: The tokenizer has no fast form, or no padding token.
+        ModelError: The tokenizer is not a fast one, or has no padding token.
     """
     backend, pad = getattr(tokenizer, "backend_tokenizer", None), tokenizer.pad_token_id
     if backend is None or pad is None:
-        raise ModelError(f"the tokenizer of {name} has no {'fast form' if backend is None else 'padding token'}")
+        raise ModelError(
+            f"the tokenizer of {name} {'is not a fast one' if backend is None else 'has no padding token'}"
+        )
     longest = text_length(name, network.config)
     own = copy_tokenizer(backend, min(longest, int(tokenizer.model_max_length)))
 

@@ -110,7 +110,7 @@ class OverlappingEncoder(PreparingEncoder, Protocol):
 
     @property
     def overlaps(self) -> bool:
-        """Whether batches are computed in parallel, so that the next one should be started before a result is read."""
+        """Whether it helps to start a batch before the result of the last one is read."""
 
     def begin_pixels(self, pixels: Sequence[Pixels]) -> Callable[[], Embeddings]:
         """Start the work of `encode_pixels`, and return a function that waits for the result."""

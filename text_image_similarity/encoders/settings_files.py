@@ -158,7 +158,8 @@ def _check_numbers(name: str, found: Any) -> None:
         most = _MOST_LABELS if key is not None and _LABELS.fullmatch(key) else _MOST_NUMBER
         if isinstance(value, int) and value > most:
             raise ModelNameError(
-                f"{name} has {f'{key:.100} ' if key else ''}{value!r:.100} in its config.json, which is larger than {most:,}; correct it"
+                f"{name} has {f'{key:.100} ' if key else ''}{value!r:.100} in its config.json, but numbers there may be at "
+                f"most {most:,}; correct it"
             )
 
 

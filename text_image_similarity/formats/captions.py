@@ -67,9 +67,8 @@ def read_captions(place: str, dialect: Dialect | None = None) -> Iterator[tuple[
                 where = f"line {number} of {place}"
                 yield where, _fields(text, layout, where, quoted=dialect.quoting != "none")
         except UnicodeError as exc:
-            raise TableError(
-                f"{place} is not {encoding[:5].upper()}; name its encoding, e.g. --encoding cp1252"
-            ) from exc
+            said = encoding.removesuffix("-sig").upper()
+            raise TableError(f"{place} is not {said}; name its encoding, e.g. --encoding cp1252") from exc
 
 
 def _layout_of(first: str, place: str) -> _Layout:

@@ -50,7 +50,8 @@ def agreement(scores: ArrayLike, ratings: ArrayLike) -> Agreement:
     ours, theirs = np.asarray(scores, np.float64), np.asarray(ratings, np.float64)
     if ours.ndim != 1 or ours.shape != theirs.shape:
         raise ValueError(
-            f"scores and ratings must be two arrays of the same length, not {ours.shape} and {theirs.shape}"
+            "scores and ratings must be one-dimensional and of the same length, "
+            f"but their shapes are {ours.shape} and {theirs.shape}"
         )
     if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         raise ValueError("a score or a rating is not finite; leave out such pairs")

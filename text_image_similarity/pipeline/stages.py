@@ -123,7 +123,7 @@ class Stages:
 
     @property
     def overlaps(self) -> bool:
-        """Whether batches are computed in parallel, so that the next should begin before a result is read."""
+        """Whether it helps to start a batch before the result of the last one is read."""
         return self._overlapping is not None
 
     def begin_images(self, pixels: list[Any]) -> Callable[[], list[Outcome]]:

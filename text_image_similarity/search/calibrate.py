@@ -100,6 +100,8 @@ def calibrate(session: Session, judgements: Iterable[Judgement]) -> dict[str, Ca
         except ValueError as exc:
             raise UsageError(f"the {kind} queries cannot be calibrated: {exc}") from exc
         found[kind] = CatalogCalibration(curve, len(matching) / (len(matching) + len(mismatching)), left_out)
+    if not given:
+        raise UsageError("there are no judgements; give some of each kind of query that is to be calibrated")
     if not found:
         raise UsageError(f"none of the {len(given):,} judgements can be used: their queries or products have no vector")
     kept = {kind: {"curve": asdict(each.curve), "prevalence": each.prevalence} for kind, each in found.items()}

@@ -159,7 +159,7 @@ class Connections:
             )
 
     def close(self) -> None:
-        """Close idle connections; others are closed when they are returned."""
+        """Close the connections that are idle; those in use stay open, and can be used again once they are returned."""
         with self._lock:
             idle, self._idle = self._idle, []
         for connection in idle:

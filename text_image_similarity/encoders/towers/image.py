@@ -62,8 +62,8 @@ def pool(features: Tensor) -> Tensor:
 class SameConv2d(nn.Conv2d):
     """A convolution with stride 2 and TensorFlow's SAME padding, which puts the odd row and column at the far end.
 
-    An odd side takes the usual symmetric padding. For an even side the window starts one position later, which is
-    achieved by zeros in front of the kernel; copying the input to pad it would take longer than the convolution.
+    An odd side takes the usual symmetric padding. For an even side, zeros in front of the kernel make the window start one
+    position later; copying the input to pad it would take longer than the convolution.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -110,8 +110,8 @@ def check_length(wheres: Iterable[object]) -> None:
         if length > MOST_CHARACTERS:
             raise ProblemError(
                 "invalid_request",
-                f"the filters of a request have at most {MOST_CHARACTERS:,} characters in total, including two more "
-                "for each value and name in JSON; send fewer queries, or shorter filters",
+                f"the filters of a request may be at most {MOST_CHARACTERS:,} characters long in total, where each name "
+                "and value in JSON counts as two more than it has; send fewer queries, or shorter filters",
             )
 
 

@@ -42,7 +42,7 @@ class TermBody(_Strict):
     )
     product: Annotated[str | None, Field(max_length=1000, description="The id of a product of the catalogue.")] = None
     vector: Annotated[
-        Annotated[list[Number], Field(fail_fast=True)] | None, Field(description="A vector of the catalogue's model.")
+        Annotated[list[Number], Field(fail_fast=True)] | None, Field(description="A vector from the catalogue's model.")
     ] = None
     weight: Annotated[Weight, Field(description="With a weight below 0, the search avoids the term.")] = 1.0
 

@@ -93,7 +93,7 @@ class LoadedModels:
                 self._loop.call_soon_threadsafe(self._make_room)
 
     async def get(self, name: str, end: float | None) -> ServedModel:
-        """Return a needed model, loading it first if necessary.
+        """Return a model for which `need` was called, loading it first if necessary.
 
         Args:
             name: Name of the model.
