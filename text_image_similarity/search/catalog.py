@@ -305,7 +305,7 @@ class Catalog:
         return self._session.drop_others()
 
     def check(self, *, queries: int = 100, filters: Sequence[Where] = (None,)) -> RecallReport:
-        """Measure the store's recall, the share of the nearest images that it finds, with each filter; None filters nothing."""
+        """Measure the store's recall, the share of the nearest images found, with each filter; None filters nothing."""
         at_least("queries", queries, 1)
         given = [
             parse_filter(where, self.fields) for where in several("filters", filters, "a list of filters") or [None]
