@@ -310,6 +310,27 @@ def test_tokens_besides_the_vocabulary_are_limited_together() -> None:
             tokenizer_from(json.dumps({**_PLAIN, "added_tokens": tokens}))
 
 
+def test_added_tokens_that_are_normalised_count_as_long_as_they_become(tmp_path: Path) -> None:
+    """A tokenizer passes them through its normalizer when it opens."""
+    tokens = [{**added(f"{number:0100}", number), "normalized": True} for number in range(1, 1001)]
+    grown = json.loads(text(replace("aaaa", Regex="[0-9]"), replace("aaaa"), {"type": "Prepend", "prepend": "aa"}))
+    for kept in (tokens[:600], [{**each, "normalized": False} for each in tokens]):
+        assert tokenizer_from(json.dumps({**grown, "added_tokens": kept})).get_vocab_size() == len(kept) + 1
+    with pytest.raises(ValueError, match="have 1,632,000 letters once they are normalised, more than 1,048,576"):
+        tokenizer_from(json.dumps({**grown, "added_tokens": tokens}))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(grown))
+    for content in (
+        {"added_tokens_decoder": {str(each["id"]): each for each in tokens}},
+        {"extra_special_tokens": [each["content"] for each in tokens]},
+    ):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({**content, "chat_template": "x" * 100_000}))
+        with pytest.raises(ModelNameError, match=r"tokenizer_config\.json .* letters once they are normalised"):
+            check_tokenizers("theirs", tmp_path)
+    settings = {"added_tokens_decoder": {"1": added("<unused>")}, "chat_template": "x" * 100_000}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    check_tokenizers("theirs", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("file", "content"),
     [
