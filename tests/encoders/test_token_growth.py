@@ -22,6 +22,7 @@ from text_image_similarity import Config, ModelError, ModelNameError, load_encod
 from text_image_similarity.encoders import clip, clip_text, hub, open_clip_tokens, token_growth
 from text_image_similarity.encoders import tokens as tokens_module
 from text_image_similarity.encoders.clip import load_clip
+from text_image_similarity.encoders.piece_chains import check_chains
 from text_image_similarity.encoders.piece_tokenizer import piece_tokenizer
 from text_image_similarity.encoders.pieces import piece_tokens
 from text_image_similarity.encoders.token_growth import (
@@ -119,6 +120,39 @@ def test_ordinary_tokenizers_that_people_train_are_not_refused(normalizers: list
     steps = {"type": "Sequence", "normalizers": [{"type": each} for each in normalizers]}
     tokenizer = tokenizer_from(json.dumps({**_PLAIN, "normalizer": steps, "pre_tokenizer": byte_level}))
     assert growth_of(tokenizer) == growth
+
+
+def unigram(pieces: list[str], *steps: dict[str, Any]) -> str:
+    model = {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], *([piece, -1.0] for piece in pieces)]}
+    return json.dumps({**json.loads(text(*steps)), "model": {**model, "byte_fallback": False}})
+
+
+def test_pieces_that_begin_with_one_another_are_limited(tiny_siglip: Path) -> None:
+    """A vocabulary of 513 kB made a caption of a hundred letters take 6.6 seconds."""
+    nested = ["a" * length for length in range(1, 1001)]
+    times = [replace("a" * 8, Regex="[ab]"), replace("a" * 8, Regex="[ab]")]
+    for pieces, steps in ((nested, []), (nested[:100], times), (["a" * (1 << 19)], [])):
+        with pytest.raises(ValueError, match="long pieces that begin with one another, whose search could take too"):
+            tokenizer_from(unigram(pieces, *steps))
+    model = sentencepiece_model_pb2.ModelProto.FromString((tiny_siglip / "spiece.model").read_bytes())
+    for piece in nested:
+        model.pieces.add(piece=piece, score=-1)
+    with pytest.raises(ValueError, match="long pieces that begin with one another"):
+        check_pieces(model.SerializeToString())
+
+
+def test_the_rows_of_letters_in_published_vocabularies_are_not_too_long() -> None:
+    """Sentencepiece makes pieces of up to 16 letters, unless rows of spaces are added to them."""
+    rows = [letter * length for letter in ("=", "-", "\u4e00") for length in range(1, 17)]
+    rows += ["\u2581" * length for length in range(1, 65)]
+    assert tokenizer_from(unigram(rows, {"type": "NFKC"}, {"type": "Lowercase"})).encode("==").ids
+
+
+def test_a_large_vocabulary_is_compared_in_little_time() -> None:
+    pieces = [f"{number * 7919 % 256_000:x}" for number in range(256_000)]
+    start = time.process_time()
+    check_chains(pieces, 256)
+    assert time.process_time() - start < 3  # 0.2 seconds
 
 
 @pytest.mark.parametrize(
@@ -450,7 +484,7 @@ def test_the_tokens_of_a_sentencepiece_model_besides_its_vocabulary_are_limited_
     field: int, tiny_siglip: Path, tmp_path: Path
 ) -> None:
     model = sentencepiece_model_pb2.ModelProto.FromString((tiny_siglip / "spiece.model").read_bytes())
-    model.pieces.add(piece="x" * (1 << 21), score=0)
+    model.pieces.add(piece="x" * 5000, score=0)
     check_pieces(model.SerializeToString())  # a word of the vocabulary, which is only loaded
     if field == 1:
         for kind in (model.SentencePiece.CONTROL, model.SentencePiece.USER_DEFINED):

@@ -21,6 +21,7 @@ from ..bounded_json import parse_json
 from ..errors import ModelNameError
 from .added_tokens import added_pieces, check_added
 from .panics import panics_are_errors
+from .piece_chains import check_chains, pieces_of
 from .protocol_buffers import fields_of
 from .settings_files import TOKENIZERS
 from .token_patterns import read_pattern
@@ -147,14 +148,15 @@ def _stated_steps(tokenizer: Tokenizer) -> list[Any]:
 
 
 def check_pieces(model: bytes) -> None:
-    """Check the rules with which a sentencepiece model replaces letters, and its added tokens.
+    """Check a sentencepiece model: its pieces, the rules with which it replaces letters, and its added tokens.
 
     Raises:
-        ValueError: The model is damaged, could make captions too long, or has too many or too long tokens.
+        ValueError: The model is damaged, could make captions too long or take long, or has too many or too long tokens.
     """
     if growth_of_pieces(model) > _MOST_GROWTH:
         raise ValueError(f"the tokenizer {_LONGER}")
     check_added(list(added_pieces(model)), max(_OWN_GROWTH, 2 * growth_of_pieces(model)), 1)
+    check_chains(pieces_of(model), 2 * growth_of_pieces(model))
 
 
 def growth_of_pieces(model: bytes) -> int:
@@ -190,7 +192,11 @@ def _check_file(text: str, least: int = 1) -> tuple[int, int]:
     except Exception as exc:  # the library `tokenizers` raises nothing more specific
         raise ValueError(f"tokenizer.json is damaged: {exc}") from exc
     check_steps(alone)
-    _check_model(stated.get("model"))
+    _check_model(model := stated.get("model"))
+    vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
+    if isinstance(vocabulary, list):  # of a unigram model: pieces with their scores
+        pieces = (each[0] for each in vocabulary if isinstance(each, list) and each)
+        check_chains((piece for piece in pieces if isinstance(piece, str)), growth_of(alone))
     growth, before = _normalised(alone)
     check_added([stated.get(key) for key in _ADDED], max(least, growth), before)
     return growth, before
