@@ -247,6 +247,15 @@ def test_patterns_that_read_many_letters_for_each_letter_are_refused(patterns: l
         tokenizer_from(json.dumps({**_PLAIN, "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps}}))
 
 
+@pytest.mark.parametrize("pattern", ["a" * 101, "\U00020000" * 26])
+def test_long_texts_that_are_looked_for_count_in_bytes(pattern: str) -> None:
+    assert tokenizer_from(text(replace("", String=pattern[:25]))).encode("a").ids
+    with pytest.raises(ValueError, match="looks for many or long texts"):
+        tokenizer_from(text(replace("", String=pattern)))
+    with pytest.raises(ValueError, match="looks for many or long texts"):
+        tokenizer_from(text(*[replace("", String=pattern[:25])] * 6))
+
+
 def test_long_texts_that_are_looked_for_are_not_called_expressions() -> None:
     with pytest.raises(ValueError, match="looks for many or long texts, which could take too long; use another"):
         tokenizer_from(text(*[replace("x", String=f"{number:0300}") for number in range(4)]))

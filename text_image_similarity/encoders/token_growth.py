@@ -29,7 +29,8 @@ from .token_patterns import read_pattern
 _MOST_PARTS = 1 << 26  # commas and brackets; a vocabulary of a million pieces has a few million
 _MOST_STEPS = 96  # steps and what they look for; published models have up to twenty
 _MOST_PATTERN = 1000  # letters that all steps together look for; published models have up to 250
-_MOST_READ = 100  # letters that all expressions together may read for each letter; those of CLIP read 48
+# Letters that all expressions, and bytes that all texts looked for, may together read for each letter; CLIP's read 48.
+_MOST_READ = 100
 _MOST_LETTERS = 8  # letters that a step may write; all published steps write up to three
 _MOST_GROWTH = 256  # how many times longer all steps together may make a text; those of ordinary models, up to 180
 _MOST_SPECIAL = 16  # tokens that post-processors add to a caption; all published ones add up to four
@@ -224,6 +225,7 @@ def _check_patterns(parts: Any) -> None:
         letters += sum(len(str(part.get(kind, ""))) for kind in ("Regex", "String"))
         if letters <= _MOST_PATTERN and "Regex" in part:
             read += _letters_read(str(part["Regex"]))
+        read += len(str(part.get("String", "")).encode(errors="replace"))  # in bytes, as the library compares them
         if letters > _MOST_PATTERN or read > _MOST_READ:
             raise ValueError(
                 "the tokenizer looks for many or long texts, which could take too long; use another tokenizer"
