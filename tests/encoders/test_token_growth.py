@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from base64 import b64encode
@@ -522,6 +523,22 @@ def test_the_captions_of_a_sentencepiece_model_are_limited_too(
     assert piece_tokens(pieces).encode(texts) == expected
     with pytest.raises(ValueError, match=f"a caption has 11 characters, and .* may make it {growth} times longer"):
         piece_tokens(pieces).encode([*texts, "a" * 11])
+
+
+def test_the_rules_around_a_sentencepiece_model_are_limited_too(tiny_siglip: Path) -> None:
+    """They come with an export, in its manifest."""
+    pieces = load_encoder(Config(model=tiny_siglip, device="cpu", backend="torch")).tokens.pieces  # type: ignore[attr-defined]
+    one = pieces.rules.added[0]
+    few, many = (
+        [*pieces.rules.added, *(dataclasses.replace(one, text=f"<{n}>") for n in range(n))] for n in (99, 20_000)
+    )
+    assert piece_tokens(dataclasses.replace(pieces, rules=dataclasses.replace(pieces.rules, added=tuple(few))))
+    for change, said in (
+        ({"added": tuple(many)}, "the added tokens of the tokenizer have .* letters"),
+        ({"unknown": "a" * 101}, "the unknown token has 101 letters, more than 100"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            piece_tokens(dataclasses.replace(pieces, rules=dataclasses.replace(pieces.rules, **change)))
 
 
 def _length(content: bytes) -> bytes:
