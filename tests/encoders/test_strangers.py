@@ -12,6 +12,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import timm
 import torch
@@ -29,7 +30,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoConfig
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel
 
 from tests.encoders.test_load import copy_of
 from tests.support.family_models import save_family
@@ -38,6 +39,7 @@ from text_image_similarity.encoders import clip, hub, on_network_share, open_cli
 from text_image_similarity.encoders import weights as weights_module
 from text_image_similarity.encoders.adapter_patterns import check_patterns
 from text_image_similarity.encoders.adapters import base_of, merged
+from text_image_similarity.encoders.attention_cost import check_attention
 from text_image_similarity.encoders.clip import load_clip
 from text_image_similarity.encoders.dual_encoder import read_dual_encoder
 from text_image_similarity.encoders.fingerprint import fingerprint
@@ -177,6 +179,7 @@ def test_deep_json_of_a_library_is_a_model_error(file: str, tiny_clip: Path, tmp
     [
         ('{"model_type": "bert", "auto\\u005fmap": {"AutoModel": "own.Model"}}', "has auto_map in its config.json"),
         ('{"model_type": "vision-text-dual-encoder"}', "is a vision-text-dual-encoder model; open_clip supports bert"),
+        ('{"model_type": "bert", "num_attention_heads": 12288}', "would compare 77 patches or tokens with each other"),
         (DEEP, "nested"),
     ],
 )
@@ -399,7 +402,7 @@ def test_an_adapter_is_not_much_larger_than_its_weights(tmp_path: Path) -> None:
         merged("theirs", network, tmp_path)
 
 
-@pytest.mark.parametrize("more", [{"vocab_size": 2_000_000}, {"text_tower": "transformer", "text_layers": 2_000_000}])
+@pytest.mark.parametrize("more", [{"vocab_size": 2_000_000}, {"text_tower": "transformer", "text_layers": 20_000}])
 def test_a_dual_encoder_is_not_much_larger_than_its_weights(more: dict[str, Any], tmp_path: Path) -> None:
     folder = changed(mini_folder(), tmp_path / "model", "config.json", more)
     with pytest.raises(ModelError, match=TOO_LARGE):
@@ -542,6 +545,103 @@ def test_the_patches_of_the_images_that_a_model_gets_are_counted(tiny_siglip: Pa
     file.write_text(json.dumps({**json.loads(file.read_text()), "size": {"height": 2048, "width": 2048}}))
     with pytest.raises(ModelNameError, match="divides an image into 4,194,304 patches"):
         load_clip(str(folder), CLIP, revision=None, trusted=False)
+
+
+HEADS = "would compare .* patches or tokens with each other in .* heads and .* layers, which would take too much memory"
+
+
+@pytest.mark.parametrize(
+    ("part", "values"),
+    [
+        ("text_config", {"max_position_embeddings": 4096, "num_attention_heads": 8}),
+        ("text_config", {"max_position_embeddings": 2048, "num_hidden_layers": 4096}),
+        ("vision_config", {"image_size": 2048, "patch_size": 16, "num_attention_heads": 8}),
+        ("vision_config", {"image_size": 512, "patch_size": 16, "num_hidden_layers": 4096}),
+    ],
+)
+def test_heads_and_layers_are_limited_by_the_positions_that_they_compare(
+    part: str, values: dict[str, Any], tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of 4.5 MB asked for 69 GB for one image."""
+
+    def opened(*_: Any, **__: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(AutoModel, "from_pretrained", opened)
+    folder = changed(tiny_clip, tmp_path / "model", "config.json", values, part)
+    with pytest.raises(ModelNameError, match=HEADS):
+        load_clip(str(folder), CLIP, revision=None, trusted=False)
+
+
+def test_the_patches_that_naflex_compares_are_limited(tmp_path: Path) -> None:
+    save_family("siglip2", tmp_path / "ours")
+    folder = changed(tmp_path / "ours", tmp_path / "theirs", "preprocessor_config.json", {"max_num_patches": 16_384})
+    with pytest.raises(ModelNameError, match=HEADS):
+        load_clip(str(folder), CLIP, revision=None, trusted=False)
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+def test_settings_do_not_choose_attention_that_keeps_all_pairs(key: str, tiny_clip: Path, tmp_path: Path) -> None:
+    folder = changed(tiny_clip, tmp_path / "model", "config.json", {key: "eager"})
+    network = load_clip(str(folder), CLIP, revision=None, trusted=False).backend.text_tower.model  # type: ignore[attr-defined]
+    layer = network.text_model.encoder.layers[0].self_attn
+    assert network.config._attn_implementation == layer.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize(
+    ("vision", "text"),
+    [
+        ({"image_size": 2048, "patch_size": 16, "width": 64, "head_width": 1}, {}),
+        ({"image_size": 2048, "layers": 1000}, {}),
+        ({"attentional_pool": True, "attn_pooler_queries": 16_384}, {}),
+        ({}, {"context_length": 4096, "heads": 64}),
+        ({}, {"context_length": 2048, "layers": 4096}),
+    ],
+)
+def test_the_attention_of_open_clips_towers_is_limited(
+    vision: dict[str, Any], text: dict[str, Any], tmp_path: Path
+) -> None:
+    shape = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, **vision},
+        "text_cfg": {"layers": 1, **text},
+    }
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": shape}))
+    save_file({"a": torch.zeros(40_000_000, dtype=torch.uint8)}, tmp_path / "open_clip_model.safetensors")
+    with pytest.raises(ModelError, match=HEADS):
+        load_encoder(replace(CLIP, model=tmp_path))
+
+
+def test_the_attention_of_open_clips_architectures_is_accepted() -> None:
+    for architecture in open_clip.list_models():
+        settings = open_clip.get_model_config(architecture)
+        open_clip_files._check_attention(architecture, settings["text_cfg"], settings["vision_cfg"])
+
+
+def test_the_attention_of_published_models_is_accepted() -> None:
+    for positions, heads, layers in (
+        (1025, 16, 64),  # EVA-02-CLIP-E at 448 pixels
+        (1025, 32, 32),  # EVA-CLIP-8B at 448
+        (730, 16, 48),  # ViT-bigG/14 at 378
+        (1025, 16, 27),  # SigLIP 2 so400m with 1,024 patches
+        (512, 16, 24),  # XLM-R
+    ):
+        check_attention("ours", positions, heads, layers)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"text_tower": "transformer", "text_width": 2048, "context_length": 4096},
+        {"text_tower": "transformer", "text_width": 32, "context_length": 2048, "text_layers": 4096},
+    ],
+)
+def test_the_attention_of_a_dual_encoder_is_limited(
+    more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weight_limit, "_SPARE", 1 << 30)
+    with pytest.raises(ModelError, match=HEADS):
+        read_dual_encoder(changed(mini_folder(), tmp_path / "model", "config.json", more))
 
 
 def test_the_images_of_a_dual_encoder_are_not_huge(tmp_path: Path) -> None:

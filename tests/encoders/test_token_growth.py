@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from base64 import b64encode
@@ -22,6 +23,7 @@ from text_image_similarity import Config, ModelError, ModelNameError, load_encod
 from text_image_similarity.encoders import clip, clip_text, hub, open_clip_tokens, token_growth
 from text_image_similarity.encoders import tokens as tokens_module
 from text_image_similarity.encoders.clip import load_clip
+from text_image_similarity.encoders.piece_chains import check_chains
 from text_image_similarity.encoders.piece_tokenizer import piece_tokenizer
 from text_image_similarity.encoders.pieces import piece_tokens
 from text_image_similarity.encoders.token_growth import (
@@ -121,6 +123,39 @@ def test_ordinary_tokenizers_that_people_train_are_not_refused(normalizers: list
     assert growth_of(tokenizer) == growth
 
 
+def unigram(pieces: list[str], *steps: dict[str, Any]) -> str:
+    model = {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], *([piece, -1.0] for piece in pieces)]}
+    return json.dumps({**json.loads(text(*steps)), "model": {**model, "byte_fallback": False}})
+
+
+def test_pieces_that_begin_with_one_another_are_limited(tiny_siglip: Path) -> None:
+    """A vocabulary of 513 kB made a caption of a hundred letters take 6.6 seconds."""
+    nested = ["a" * length for length in range(1, 1001)]
+    times = [replace("a" * 8, Regex="[ab]"), replace("a" * 8, Regex="[ab]")]
+    for pieces, steps in ((nested, []), (nested[:100], times), (["a" * (1 << 19)], [])):
+        with pytest.raises(ValueError, match="long pieces that begin with one another, whose search could take too"):
+            tokenizer_from(unigram(pieces, *steps))
+    model = sentencepiece_model_pb2.ModelProto.FromString((tiny_siglip / "spiece.model").read_bytes())
+    for piece in nested:
+        model.pieces.add(piece=piece, score=-1)
+    with pytest.raises(ValueError, match="long pieces that begin with one another"):
+        check_pieces(model.SerializeToString())
+
+
+def test_the_rows_of_letters_in_published_vocabularies_are_not_too_long() -> None:
+    """Sentencepiece makes pieces of up to 16 letters, unless rows of spaces are added to them."""
+    rows = [letter * length for letter in ("=", "-", "\u4e00") for length in range(1, 17)]
+    rows += ["\u2581" * length for length in range(1, 65)]
+    assert tokenizer_from(unigram(rows, {"type": "NFKC"}, {"type": "Lowercase"})).encode("==").ids
+
+
+def test_a_large_vocabulary_is_compared_in_little_time() -> None:
+    pieces = [f"{number * 7919 % 256_000:x}" for number in range(256_000)]
+    start = time.process_time()
+    check_chains(pieces, 256)
+    assert time.process_time() - start < 3  # 0.2 seconds
+
+
 @pytest.mark.parametrize(
     "more", [[replace("b")] * 49, [{"type": "Strip", "strip_left": True, "strip_right": True}] * 97]
 )
@@ -211,6 +246,15 @@ def test_patterns_that_read_many_letters_for_each_letter_are_refused(patterns: l
     steps = [step(pattern) for pattern in patterns]
     with pytest.raises(ValueError, match=r"many or long texts, which could take too long|simple kind"):
         tokenizer_from(json.dumps({**_PLAIN, "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps}}))
+
+
+@pytest.mark.parametrize("pattern", ["a" * 101, "\U00020000" * 26])
+def test_long_texts_that_are_looked_for_count_in_bytes(pattern: str) -> None:
+    assert tokenizer_from(text(replace("", String=pattern[:25]))).encode("a").ids
+    with pytest.raises(ValueError, match="looks for many or long texts"):
+        tokenizer_from(text(replace("", String=pattern)))
+    with pytest.raises(ValueError, match="looks for many or long texts"):
+        tokenizer_from(text(*[replace("", String=pattern[:25])] * 6))
 
 
 def test_long_texts_that_are_looked_for_are_not_called_expressions() -> None:
@@ -308,6 +352,27 @@ def test_tokens_besides_the_vocabulary_are_limited_together() -> None:
     for tokens in ([added("x" * ((1 << 20) + 1))], [added(f"{n:0110}", n) for n in range(1, 10_001)]):
         with pytest.raises(ValueError, match=r"the added tokens .* letters, more than 1,048,576"):
             tokenizer_from(json.dumps({**_PLAIN, "added_tokens": tokens}))
+
+
+def test_added_tokens_that_are_normalised_count_as_long_as_they_become(tmp_path: Path) -> None:
+    """A tokenizer passes them through its normalizer when it opens."""
+    tokens = [{**added(f"{number:0100}", number), "normalized": True} for number in range(1, 1001)]
+    grown = json.loads(text(replace("aaaa", Regex="[0-9]"), replace("aaaa"), {"type": "Prepend", "prepend": "aa"}))
+    for kept in (tokens[:600], [{**each, "normalized": False} for each in tokens]):
+        assert tokenizer_from(json.dumps({**grown, "added_tokens": kept})).get_vocab_size() == len(kept) + 1
+    with pytest.raises(ValueError, match="have 1,632,000 letters once they are normalised, more than 1,048,576"):
+        tokenizer_from(json.dumps({**grown, "added_tokens": tokens}))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(grown))
+    for content in (
+        {"added_tokens_decoder": {str(each["id"]): each for each in tokens}},
+        {"extra_special_tokens": [each["content"] for each in tokens]},
+    ):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({**content, "chat_template": "x" * 100_000}))
+        with pytest.raises(ModelNameError, match=r"tokenizer_config\.json .* letters once they are normalised"):
+            check_tokenizers("theirs", tmp_path)
+    settings = {"added_tokens_decoder": {"1": added("<unused>")}, "chat_template": "x" * 100_000}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    check_tokenizers("theirs", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -429,7 +494,7 @@ def test_the_tokens_of_a_sentencepiece_model_besides_its_vocabulary_are_limited_
     field: int, tiny_siglip: Path, tmp_path: Path
 ) -> None:
     model = sentencepiece_model_pb2.ModelProto.FromString((tiny_siglip / "spiece.model").read_bytes())
-    model.pieces.add(piece="x" * (1 << 21), score=0)
+    model.pieces.add(piece="x" * 5000, score=0)
     check_pieces(model.SerializeToString())  # a word of the vocabulary, which is only loaded
     if field == 1:
         for kind in (model.SentencePiece.CONTROL, model.SentencePiece.USER_DEFINED):
@@ -458,6 +523,22 @@ def test_the_captions_of_a_sentencepiece_model_are_limited_too(
     assert piece_tokens(pieces).encode(texts) == expected
     with pytest.raises(ValueError, match=f"a caption has 11 characters, and .* may make it {growth} times longer"):
         piece_tokens(pieces).encode([*texts, "a" * 11])
+
+
+def test_the_rules_around_a_sentencepiece_model_are_limited_too(tiny_siglip: Path) -> None:
+    """They come with an export, in its manifest."""
+    pieces = load_encoder(Config(model=tiny_siglip, device="cpu", backend="torch")).tokens.pieces  # type: ignore[attr-defined]
+    one = pieces.rules.added[0]
+    few, many = (
+        [*pieces.rules.added, *(dataclasses.replace(one, text=f"<{n}>") for n in range(n))] for n in (99, 20_000)
+    )
+    assert piece_tokens(dataclasses.replace(pieces, rules=dataclasses.replace(pieces.rules, added=tuple(few))))
+    for change, said in (
+        ({"added": tuple(many)}, "the added tokens of the tokenizer have .* letters"),
+        ({"unknown": "a" * 101}, "the unknown token has 101 letters, more than 100"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            piece_tokens(dataclasses.replace(pieces, rules=dataclasses.replace(pieces.rules, **change)))
 
 
 def _length(content: bytes) -> bytes:

@@ -16,12 +16,13 @@ from typing import Any
 
 from PIL import Image
 from torch import Tensor
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers import MODEL_MAPPING, AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
 from ..config import Config
 from ..errors import ModelError, ModelNameError, ModelUnavailableError
 from ..preprocess import Preprocess
 from .adapters import merged
+from .attention_cost import check_attention
 from .clip_text import check_tokenizer, clip_text, pooled, siglip_text
 from .device import choose_placement
 from .fingerprint import fingerprint
@@ -110,6 +111,8 @@ def _load(
             dtype=placement.dtype,
             use_safetensors=None if trusted else True,
             output_loading_info=True,
+            config=shape,  # or settings would decide the next line: "eager" keeps all pairs of positions in memory
+            attn_implementation="sdpa" if MODEL_MAPPING[type(shape)]._supports_sdpa else None,
             **common,
         )
     if lacking := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):
@@ -128,25 +131,30 @@ def _load(
 
 
 def _check_sizes(name: str, shape: Any, preprocess: Preprocess) -> None:
-    """Check the length of captions and the number of an image's patches, which are encoded even if weights are tiny.
+    """Check captions' length, the number of an image's patches and their comparison, whatever the weights' size.
 
     Raises:
         ModelNameError: The model would take too long captions, or too many patches.
     """
-    length = getattr(shape.text_config, "max_position_embeddings", None)
+    length: Any = getattr(shape.text_config, "max_position_embeddings", None)
     if not is_context(length):
         raise ModelNameError(
             f"{name} has max_position_embeddings {length!r:.100} in its config.json, which is not a whole number from 1 to "
             f"{MOST_CONTEXT:,}; correct it"
         )
     text_length(name, shape)
-    sides, patch = (_numbers(getattr(shape.vision_config, key, None)) for key in ("image_size", "patch_size"))
+    text, vision = shape.text_config, shape.vision_config
+    check_attention(f"the text tower of {name}", length, text.num_attention_heads, text.num_hidden_layers)
+    patches = 0 if preprocess.patches is None else preprocess.patches[1]
+    sides, patch = (_numbers(getattr(vision, key, None)) for key in ("image_size", "patch_size"))
     if preprocess.patches is None and patch:
         patches = (max(*sides, *preprocess.side) // max(1, min(patch))) ** 2
         if patches > MOST_WIDTH:
             raise ModelNameError(
                 f"{name} divides an image into {patches:,} patches, more than {MOST_WIDTH:,}; correct the sizes in its settings"
             )
+    heads, layers = (getattr(vision, key, None) for key in ("num_attention_heads", "num_hidden_layers"))
+    check_attention(f"the image tower of {name}", patches + 1, heads, layers)
 
 
 def _numbers(stated: Any) -> list[int]:

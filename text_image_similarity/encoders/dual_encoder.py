@@ -23,13 +23,14 @@ from ..errors import ModelError
 from ..files import CALIBRATION, whole_file
 from ..folders import shown
 from ..preprocess import Preprocess, check_sides
+from .attention_cost import check_attention
 from .device import Placement, choose_placement
 from .fingerprint import fingerprint
 from .settings_files import read_settings
 from .token_growth import tokenizer_from
 from .tokens import Tokens, tokens_of
 from .torch_backend import ImageTower, TorchBackend, Tower
-from .towers import PAD, UNK, DualEncoder, DualEncoderConfig
+from .towers import HEAD, PAD, UNK, DualEncoder, DualEncoderConfig
 from .two_tower import TwoTowerEncoder
 from .weight_limit import limited_by
 from .weights import SCALE, read_weights
@@ -72,6 +73,9 @@ def read_dual_encoder(folder: Path) -> tuple[DualEncoder, Tokenizer]:
             raise ValueError(f"its config.json lacks {', '.join(lacking)}")
         shape = DualEncoderConfig(**{f.name: given[f.name] for f in fields(DualEncoderConfig)})
         check_sides(shape.image_size)
+        if shape.text_tower == "transformer":
+            heads = shape.text_width // HEAD
+            check_attention(f"the text tower of {shown(folder)}", shape.context_length, heads, shape.text_layers)
         with limited_by(str(shown(folder)), lambda: [folder / "model.safetensors"]):
             towers = DualEncoder(shape)
         shapes = {name: tuple(value.shape) for name, value in towers.state_dict().items()}

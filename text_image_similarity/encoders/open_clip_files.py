@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import ModelError, ModelNameError
 from ..preprocess import check_sides
+from .attention_cost import check_attention, check_text_attention
 from .fingerprint import fingerprint_of
 from .kinds import pickled_advice
 from .open_clip_names import CONFIG, OpenClipName, check_architecture, check_tag
@@ -36,6 +37,7 @@ _TEXT_TOWERS = ("bert", "m2m_100", "mt5", "roberta", "xlm-roberta")  # those tha
 _PATTERNS = ("tokenizer*.json", "special_tokens_map.json", "vocab*", "merges.txt", "*.model", "added_tokens.json")
 
 
+_CONTEXT = 77  # context length of a text tower that states none
 _COUNTED = {"vocab_size"}  # the table of this size is counted before it is filled
 _TABLE = re.compile("position|d_model|hidden_size")  # settings that determine the size of a table of positions
 
@@ -111,6 +113,7 @@ def find_open_clip(name: str, parsed: OpenClipName, revision: str | None) -> Ope
         weights = _hub_weights(str(parsed.hub), None, revision)
         commit = _commit(weights)
     _check_settings(name, model)
+    _check_attention(name, model["text_cfg"], model["vision_cfg"])
     text = dict(model["text_cfg"])
     tokenizer = None
     if wanted := text.get("hf_tokenizer_name"):
@@ -119,7 +122,7 @@ def find_open_clip(name: str, parsed: OpenClipName, revision: str | None) -> Ope
         check_settings(f"the tokenizer of {name}", tokenizer)
         check_tokenizers(name, tokenizer)
     if wanted := text.get("hf_model_name"):
-        text["hf_model_name"] = str(_text_settings(name, str(wanted)))
+        text["hf_model_name"] = str(_text_settings(name, str(wanted), text.get("context_length") or _CONTEXT))
     return OpenClipFiles(name, {**model, "text_cfg": text}, weights, preprocess, tokenizer, commit)
 
 
@@ -158,6 +161,24 @@ def _check_settings(name: str, model: Mapping[str, Any]) -> None:
             f"the settings of {name} pass {', '.join(unknown)} to its tokenizer, which is not supported: code that comes with a "
             "model is never run, and captions are never cut at random"
         )
+
+
+def _check_attention(name: str, text: Mapping[str, Any], vision: Mapping[str, Any]) -> None:
+    """Check the attention of the towers that open_clip builds itself, with its defaults for what is not stated."""
+    length = text.get("context_length") or _CONTEXT
+    check_attention(f"the text tower of {name}", length + 1, text.get("heads", 8), text.get("layers", 12))
+    defaults = {"layers": 12, "width": 768, "head_width": 64, "patch_size": 16, "attn_pooler_queries": 256}
+    layers, width, head, patch, queries = ({**defaults, **vision}[key] for key in defaults)
+    if "timm_model_name" in vision or not all(isinstance(each, int) for each in (layers, width, head, patch, queries)):
+        return  # a network of timm, a ResNet, whose layers are several numbers, or what open_clip cannot build
+    side = vision.get("image_size", 224)
+    tower, patches = (
+        f"the image tower of {name}",
+        (max(side if isinstance(side, list) else [side]) // max(1, patch)) ** 2,
+    )
+    check_attention(tower, patches + 1, width // max(1, head), layers)
+    if vision.get("attentional_pool"):
+        check_attention(tower, max(patches + 1, queries), vision.get("attn_pooler_heads", 8), 1)
 
 
 def _check_widths(name: str, widths: Iterable[int]) -> None:
@@ -216,7 +237,7 @@ def _hub_tokenizer(repository: str) -> Path:
     return fetch_folder(repository, _TOKENIZER_FILES, _PATTERNS)
 
 
-def _text_settings(name: str, repository: str) -> Path:
+def _text_settings(name: str, repository: str, context: int) -> Path:
     """Return the folder that holds a text tower's `config.json`; the tower's weights come with the model."""
     from .hub import fetch_file
 
@@ -228,6 +249,7 @@ def _text_settings(name: str, repository: str) -> Path:
     if kind not in _TEXT_TOWERS:
         raise ModelError(f"{tower}, is a {kind} model; open_clip supports {', '.join(_TEXT_TOWERS)}")
     _check_widths(tower, (number for key, number in _numbers(found) if _TABLE.search(key)))
+    check_text_attention(tower, context, found)
     return path.parent
 
 

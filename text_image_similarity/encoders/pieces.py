@@ -12,12 +12,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..system import require
+from .added_tokens import check_added
 from .piece_rules import PieceFile, PieceRules
 from .protocols import CutIds
 from .token_growth import check_pieces, growth_of_pieces
 from .tokens import Ids, Tokens, in_groups
 
 _SPACE = "▁"  # in sentencepiece
+_SEARCHED = 16  # how many times an added token counts, because each letter of a caption is compared with all of them
+_MOST_UNKNOWN = (
+    100  # letters of the unknown token, which is put before each part of a caption; published ones have five
+)
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -27,13 +32,16 @@ def piece_tokens(file: PieceFile) -> Tokens:
     Raises:
         MissingExtraError: sentencepiece is not installed.
         RuntimeError: The model's bytes are damaged.
-        ValueError: The model could make captions too long.
+        ValueError: The model could make captions too long, or added tokens or the unknown token are too long.
     """
     require("reading captions for a SigLIP model", "sentencepiece")
     from sentencepiece import SentencePieceProcessor
 
     check_pieces(file.model)
     processor, rules = SentencePieceProcessor(), file.rules
+    check_added(rules.texts, _SEARCHED)
+    if len(rules.unknown) > _MOST_UNKNOWN:
+        raise ValueError(f"the unknown token has {len(rules.unknown):,} letters, more than {_MOST_UNKNOWN}")
     processor.LoadFromSerializedProto(file.model)
     known = {piece.text: piece for piece in rules.added}
     pieces_of, split = _pieces(processor, rules), _splitter(rules)

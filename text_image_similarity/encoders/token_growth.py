@@ -11,6 +11,7 @@ import json
 import math
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,18 @@ from tokenizers import Tokenizer
 
 from ..bounded_json import parse_json
 from ..errors import ModelNameError
+from .added_tokens import added_pieces, check_added
 from .panics import panics_are_errors
+from .piece_chains import check_chains, pieces_of
 from .protocol_buffers import fields_of
 from .settings_files import TOKENIZERS
 from .token_patterns import read_pattern
 
 _MOST_PARTS = 1 << 26  # commas and brackets; a vocabulary of a million pieces has a few million
-# Letters of all tokens besides the vocabulary, each of which takes about 75 bytes of memory; Gemma 3's tokens have 80,000.
-_MOST_ADDED = 1 << 20
 _MOST_STEPS = 96  # steps and what they look for; published models have up to twenty
 _MOST_PATTERN = 1000  # letters that all steps together look for; published models have up to 250
-_MOST_READ = 100  # letters that all expressions together may read for each letter; those of CLIP read 48
+# Letters that all expressions, and bytes that all texts looked for, may together read for each letter; CLIP's read 48.
+_MOST_READ = 100
 _MOST_LETTERS = 8  # letters that a step may write; all published steps write up to three
 _MOST_GROWTH = 256  # how many times longer all steps together may make a text; those of ordinary models, up to 180
 _MOST_SPECIAL = 16  # tokens that post-processors add to a caption; all published ones add up to four
@@ -36,12 +38,10 @@ _MOST_WORD = 256  # letters of a word that WordPiece looks up part by part; all 
 _STEPS = ("normalizer", "pre_tokenizer", "post_processor")
 _LONGER = "has steps that could make a caption far longer; use another tokenizer"
 _ADDED = ("added_tokens", "padding")  # parts of tokenizer.json; transformers also adds the token for padding
-# Files in which every text may become a token, except names of settings and chat templates, which are far shorter.
+_OWN_GROWTH = 12  # how many times longer the normalizers that transformers writes itself may make a text
+# Files in which every text may become a token, except names of settings, which are far shorter.
 _ADDED_FILES = ("added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
-_FLAGS = {"content", "id", "lstrip", "normalized", "rstrip", "single_word", "special"}  # members of an added token
 _AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")  # written around each letter that a model does not know
-_NORMAL, _BYTE = 1, 6  # types of sentencepiece's pieces that are only in the vocabulary
-_SYMBOLS = {30, 31, 45, 46, 47, 48}  # control symbols, the user's, and those for unk, bos, eos and pad
 # How many times longer other steps may make a text; steps that are not listed do not make it longer.
 _TIMES = {
     "NFC": 3,
@@ -82,17 +82,34 @@ def check_tokenizers(name: str, folder: Path) -> None:
     Raises:
         ModelNameError: A file is damaged, or could make captions too long.
     """
-    patterns = (*TOKENIZERS, *_ADDED_FILES)
-    for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
-        try:
-            if path.name in _ADDED_FILES:
-                _check_added(parse_json(path.read_text(encoding="utf-8")))
+    growth, before = _OWN_GROWTH, 1
+    for path in _files(folder, TOKENIZERS):
+        with _named(name, path):
             if path.suffix != ".json":
-                check_pieces(path.read_bytes())
+                check_pieces(model := path.read_bytes())
+                found = 2 * growth_of_pieces(model), 1  # in lower case
             elif path.name.startswith("tokenizer"):
-                _check_file(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as exc:
-            raise ModelNameError(f"the {path.name} of {name} cannot be used: {exc}") from exc
+                found = _check_file(path.read_text(encoding="utf-8"), _OWN_GROWTH)
+            growth, before = max(growth, found[0]), max(before, found[1])
+    for path in _files(folder, _ADDED_FILES):
+        with _named(name, path):
+            stated = parse_json(path.read_text(encoding="utf-8"))
+            if path.name == "tokenizer_config.json" and isinstance(stated, dict):
+                stated.pop("chat_template", None)  # long, and never a token
+            check_added(stated, growth, before)
+
+
+def _files(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+
+
+@contextmanager
+def _named(name: str, path: Path) -> Iterator[None]:
+    """Turn the errors of a file into errors of the model."""
+    try:
+        yield
+    except (OSError, ValueError) as exc:
+        raise ModelNameError(f"the {path.name} of {name} cannot be used: {exc}") from exc
 
 
 def check_steps(tokenizer: Tokenizer) -> None:
@@ -117,31 +134,30 @@ def growth_of(tokenizer: Tokenizer | None) -> int:
     return math.prod(_growth(step)[1] for step in _steps(_stated_steps(tokenizer)))
 
 
+def _normalised(tokenizer: Tokenizer) -> tuple[int, int]:
+    """Return how many times longer a normalizer may make an added token, and how many letters it may write before it."""
+    if tokenizer.normalizer is None:
+        return 1, 0
+    steps = list(_steps(json.loads(tokenizer.normalizer.__getstate__())))
+    before = sum(_growth(step)[0] for step in steps if step["type"] == "Prepend")
+    return math.prod(_growth(step)[1] for step in steps), before
+
+
 def _stated_steps(tokenizer: Tokenizer) -> list[Any]:
     parts = (tokenizer.normalizer, tokenizer.pre_tokenizer)
     return [json.loads(part.__getstate__()) for part in parts if part is not None]
 
 
 def check_pieces(model: bytes) -> None:
-    """Check the rules with which a sentencepiece model replaces letters, and its added tokens.
+    """Check a sentencepiece model: its pieces, the rules with which it replaces letters, and its added tokens.
 
     Raises:
-        ValueError: The model is damaged, could make captions too long, or has too many or too long tokens.
+        ValueError: The model is damaged, could make captions too long or take long, or has too many or too long tokens.
     """
     if growth_of_pieces(model) > _MOST_GROWTH:
         raise ValueError(f"the tokenizer {_LONGER}")
-    _check_added([text.decode(errors="replace") for text in _added_pieces(model) if isinstance(text, bytes)])
-
-
-def _added_pieces(model: bytes) -> Iterator[bytes | int]:
-    """Yield the texts that libraries add as tokens besides the vocabulary: control pieces and those of the user."""
-    for number, value in fields_of(model):
-        if number == 1 and isinstance(value, bytes):
-            piece = dict(fields_of(value))  # its text, score and type
-            if piece.get(3, _NORMAL) not in (_NORMAL, _BYTE):
-                yield piece.get(1, b"")
-        elif number == 2 and isinstance(value, bytes):  # trainer_spec
-            yield from (text for inner, text in fields_of(value) if inner in _SYMBOLS)
+    check_added(list(added_pieces(model)), max(_OWN_GROWTH, 2 * growth_of_pieces(model)), 1)
+    check_chains(pieces_of(model), 2 * growth_of_pieces(model))
 
 
 def growth_of_pieces(model: bytes) -> int:
@@ -155,7 +171,13 @@ def growth_of_pieces(model: bytes) -> int:
     return max((_longest(each) for each in rules if isinstance(each, bytes)), default=1) or 1
 
 
-def _check_file(text: str) -> None:
+def _check_file(text: str, least: int = 1) -> tuple[int, int]:
+    """Check a `tokenizer.json`, and return what its normalizer makes of added tokens.
+
+    Args:
+        text: The file's contents.
+        least: How many times longer a normalizer that a library uses instead may make a text.
+    """
     try:
         stated = parse_json(text, most_parts=_MOST_PARTS, object_pairs_hook=_members_of)
         if not isinstance(stated, dict):
@@ -171,25 +193,14 @@ def _check_file(text: str) -> None:
     except Exception as exc:  # the library `tokenizers` raises nothing more specific
         raise ValueError(f"tokenizer.json is damaged: {exc}") from exc
     check_steps(alone)
-    _check_model(stated.get("model"))
-    _check_added([stated.get(key) for key in _ADDED])
-
-
-def _check_added(tokens: Any) -> None:
-    """Check the length of tokens besides the vocabulary, in any of the forms in which libraries state them."""
-    waiting, letters = [tokens], 0
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, str):
-            letters += len(one)
-        elif isinstance(one, list):
-            waiting += one
-        elif isinstance(one, Mapping):
-            waiting += [*(one.keys() - _FLAGS), *one.values()]
-    if letters > _MOST_ADDED:
-        raise ValueError(
-            f"the added tokens of the tokenizer have {letters:,} letters, more than {_MOST_ADDED:,}; use another tokenizer"
-        )
+    _check_model(model := stated.get("model"))
+    vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
+    if isinstance(vocabulary, list):  # of a unigram model: pieces with their scores
+        pieces = (each[0] for each in vocabulary if isinstance(each, list) and each)
+        check_chains((piece for piece in pieces if isinstance(piece, str)), growth_of(alone))
+    growth, before = _normalised(alone)
+    check_added([stated.get(key) for key in _ADDED], max(least, growth), before)
+    return growth, before
 
 
 def _members_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -214,6 +225,7 @@ def _check_patterns(parts: Any) -> None:
         letters += sum(len(str(part.get(kind, ""))) for kind in ("Regex", "String"))
         if letters <= _MOST_PATTERN and "Regex" in part:
             read += _letters_read(str(part["Regex"]))
+        read += len(str(part.get("String", "")).encode(errors="replace"))  # in bytes, as the library compares them
         if letters > _MOST_PATTERN or read > _MOST_READ:
             raise ValueError(
                 "the tokenizer looks for many or long texts, which could take too long; use another tokenizer"

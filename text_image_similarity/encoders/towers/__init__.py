@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from .image import Backbone, build_backbone
 from .model import DualEncoder, DualEncoderConfig
-from .text import PAD, UNK
+from .text import HEAD, PAD, UNK
 
 __all__ = [
+    "HEAD",
     "PAD",
     "UNK",
     "Backbone",

@@ -15,7 +15,7 @@ from ...errors import ConfigError
 
 PAD = 0  # token id of padding
 UNK = 1  # token id of words that are not in the vocabulary
-_HEAD = 32  # width of an attention head
+HEAD = 32  # width of an attention head
 
 
 class RecurrentTower(nn.Module):
@@ -45,7 +45,7 @@ class TransformerLayer(nn.Module):
 
     def __init__(self, width: int, dropout: float):
         super().__init__()
-        self.heads = width // _HEAD
+        self.heads = width // HEAD
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.norm1 = nn.LayerNorm(width, eps=1e-12)
@@ -56,7 +56,7 @@ class TransformerLayer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         n, t, width = x.shape
-        q, k, v = self.qkv(x).view(n, t, 3, self.heads, _HEAD).permute(2, 0, 3, 1, 4)  # each (n, heads, t, 32)
+        q, k, v = self.qkv(x).view(n, t, 3, self.heads, HEAD).permute(2, 0, 3, 1, 4)  # each (n, heads, t, 32)
         seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).reshape(n, t, width)
         x = self.norm1(x + self.dropout(self.out(seen)))
         x = self.norm2(x + self.dropout(self.down(F.gelu(self.up(x)))))
@@ -68,8 +68,8 @@ class TransformerTower(nn.Module):
 
     def __init__(self, *, vocab_size: int, width: int, layers: int, dropout: float, context_length: int):
         super().__init__()
-        if width % _HEAD:
-            raise ConfigError(f"text_width={width} must be a multiple of {_HEAD} for a transformer")
+        if width % HEAD:
+            raise ConfigError(f"text_width={width} must be a multiple of {HEAD} for a transformer")
         self.tokens = nn.Embedding(vocab_size, width, padding_idx=PAD)
         self.positions = nn.Embedding(context_length, width)
         self.norm = nn.LayerNorm(width, eps=1e-12)
