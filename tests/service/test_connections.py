@@ -20,7 +20,9 @@ from tests.support.server import exchange
 from text_image_similarity.service.clients import peer_name
 from text_image_similarity.service.http import connections
 from text_image_similarity.service.http import exchange as exchanges
-from text_image_similarity.service.http.connections import HEAD_BYTES, MOST_FIELDS, LimitedProtocol, Peers
+from text_image_similarity.service.http import peers as limits_of_peers
+from text_image_similarity.service.http.connections import HEAD_BYTES, MOST_FIELDS, LimitedProtocol
+from text_image_similarity.service.http.peers import Peers
 from text_image_similarity.service.http.small_reads import SmallReads, new_buffer
 from text_image_similarity.service.jobs import Call, ClientLeftError
 
@@ -301,7 +303,7 @@ PLACES = {"127.0.0.1": 4, "127.0.0.2": 2, "127.0.0.3": 1, "127.0.0.4": 1}  # of 
 
 
 def test_one_address_has_no_more_connections_than_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 8)
+    monkeypatch.setattr(limits_of_peers, "MOST_CONNECTIONS", 8)
     ask = b"GET /0 HTTP/1.1\r\n\r\n"
 
     def status(connection: socket.socket) -> bytes:
@@ -321,8 +323,8 @@ def test_one_address_has_no_more_connections_than_are_free(monkeypatch: pytest.M
 
 
 def test_one_address_opens_so_many_connections_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "NEW_A_SECOND", 0.001)
-    monkeypatch.setattr(connections, "NEW_AT_ONCE", 3)
+    monkeypatch.setattr(limits_of_peers, "NEW_A_SECOND", 0.001)
+    monkeypatch.setattr(limits_of_peers, "NEW_AT_ONCE", 3)
     ask = b"GET /0 HTTP/1.1\r\nConnection: close\r\n\r\n"
     with listening() as (_, port):
         assert [sent(port, iter([ask]))[1][9:12] for _ in range(3)] == [b"200"] * 3
@@ -332,9 +334,9 @@ def test_one_address_opens_so_many_connections_a_second(monkeypatch: pytest.Monk
 
 
 def test_an_address_may_open_connections_again_as_time_goes_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "NEW_A_SECOND", 10)
-    monkeypatch.setattr(connections, "NEW_AT_ONCE", 20)
-    monkeypatch.setattr(connections, "_MOST_KNOWN", 50)
+    monkeypatch.setattr(limits_of_peers, "NEW_A_SECOND", 10)
+    monkeypatch.setattr(limits_of_peers, "NEW_AT_ONCE", 20)
+    monkeypatch.setattr(limits_of_peers, "_MOST_KNOWN", 50)
     now = 100.0
     peers = Peers(lambda: now)
 

@@ -1,4 +1,4 @@
-"""Limits on connections: their number and rate, request heads, idle time, and unread responses.
+"""Limits on connections: request heads, idle time, and unread responses; `peers` limits their number and rate.
 
 Uvicorn's protocol limits none of these. With these limits, the service is safe without a proxy in front of it.
 """
@@ -6,24 +6,18 @@ Uvicorn's protocol limits none of these. With these limits, the service is safe 
 from __future__ import annotations
 
 import asyncio
-import resource
-import time
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ...fetch import are_too_small
 from ..audit import AuditLog, Note
 from ..clients import peer_name
 from .framing import ChunkedEnd, HeadEnd, without_upgrade
+from .peers import peers_of
 from .small_reads import SmallReads, new_buffer
 
-MOST_CONNECTIONS = 2048  # connections in total; one address, such as a proxy's, may have at most as many as are free
-NEW_A_SECOND = 500  # connections that one address may open per second in the long run
-NEW_AT_ONCE = 1024  # connections that one address may open at once after a pause
 HEAD_BYTES = 16 * 1024
 # Headers with trailers, and parameters of the URL. The number is that of Apache and Kestrel: browsers send about 20
 # headers, and CDNs add up to 50.
@@ -31,52 +25,11 @@ MOST_FIELDS = 100
 HEAD_S = 10.0  # from a head's first byte to its end, and for the rest of a refused body
 SEND_S = 30.0  # until a client has read what is buffered for it
 _MOST_AHEAD = 1 << 16  # bytes that may arrive before their turn until reading pauses
-_FILES = 512  # open files besides connections
-_MOST_KNOWN = 1000  # addresses that have recently opened connections
 
 _TOO_MANY_BYTES = "head_bytes", f"a head had more than {HEAD_BYTES:,} bytes"
 _TOO_MANY_HEADERS = "headers", f"a head had more than {MOST_FIELDS} headers"
 _TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-
-
-class Peers:
-    """The addresses that have connections to a server, and the rates at which they open them.
-
-    Args:
-        clock: Function that returns seconds, for tests.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self.connections: Counter[str] = Counter()
-        self._whole_at: dict[str, float] = {}  # when each may open `NEW_AT_ONCE` connections again
-
-    def refusal(self, peer: str) -> tuple[str, str] | None:
-        """Count an address's new connection, or return why it is refused: a reason and a detail for the audit log."""
-        free = MOST_CONNECTIONS - self.connections.total()
-        if self.connections[peer] >= free:
-            return "connections", f"this address has {self.connections[peer]} connections, and only {free} are free"
-        now = self._clock()
-        whole_at = max(now, self._whole_at.get(peer, 0.0)) + 1 / NEW_A_SECOND
-        if whole_at - now > NEW_AT_ONCE / NEW_A_SECOND + 1e-6:
-            return "new_connections", f"this address opens more than {NEW_A_SECOND} connections a second"
-        if len(self._whole_at) >= _MOST_KNOWN:
-            self._whole_at = {known: at for known, at in self._whole_at.items() if at > now}
-            if len(self._whole_at) >= _MOST_KNOWN:
-                self._whole_at.clear()
-        self._whole_at[peer] = whole_at
-        return None
-
-    def add(self, peer: str) -> None:
-        """Count a connection."""
-        self.connections[peer] += 1
-
-    def remove(self, peer: str) -> None:
-        """Stop counting a connection."""
-        self.connections[peer] -= 1
-        if not self.connections[peer]:
-            del self.connections[peer]
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -107,7 +60,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, unless there are too many."""
-        peers = _peers_of(self.server_state)
+        peers = peers_of(self.server_state)
         super().connection_made(transport)
         peer = peer_name(self.client[0] if self.client else "")
         if (refusal := peers.refusal(peer)) is not None:
@@ -122,7 +75,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         if self._peer is not None:
-            _peers_of(self.server_state).remove(self._peer)
+            peers_of(self.server_state).remove(self._peer)
             self._peer = None
         self._stop_waiting()
         self.resume_writing()
@@ -306,22 +259,3 @@ def protocol_of(audit: AuditLog) -> Callable[..., asyncio.BaseProtocol]:
     audited = type("AuditedProtocol", (LimitedProtocol,), {"audit": audit})
     buffer = new_buffer()
     return lambda **options: SmallReads(audited(**options), buffer)
-
-
-def allow_open_files() -> None:
-    """Raise this process's limit on open files to allow one per connection, as far as the system permits."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_CONNECTIONS + _FILES
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _peers_of(state: uvicorn.server.ServerState) -> Peers:
-    """Return the addresses that have connections to a server."""
-    kept: Any = state
-    if not hasattr(kept, "peers"):
-        kept.peers = Peers()
-    found: Peers = kept.peers
-    return found
