@@ -22,6 +22,7 @@ from text_image_similarity.service.http import connections
 from text_image_similarity.service.http import exchange as exchanges
 from text_image_similarity.service.http import peers as limits_of_peers
 from text_image_similarity.service.http.connections import HEAD_BYTES, MOST_FIELDS, LimitedProtocol
+from text_image_similarity.service.http.framing import CHUNK_BYTES, TINY_CHUNKS
 from text_image_similarity.service.http.peers import Peers
 from text_image_similarity.service.http.small_reads import SmallReads, new_buffer
 from text_image_similarity.service.jobs import Call, ClientLeftError
@@ -120,14 +121,14 @@ def test_what_no_head_is_long_enough_for_is_refused(begin: bytes, again: bytes) 
 def test_a_body_in_pieces_of_a_byte_costs_little_and_ends() -> None:
     begin, end = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", b"0\r\n\r\n"
     with listening(app=count_body) as (_, port):
-        _, said = sent(port, iter([begin + b"1\r\na\r\n" * 8000 + end]))
+        _, said = sent(port, iter([begin + b"1\r\na\r\n" * TINY_CHUNKS + end]))
         total, messages = map(int, said.rpartition(b"\r\n")[2].split())
-        assert total == 8000
-        assert messages < 100, "what arrives together is handed on together"
-        _, said = sent(port, iter([begin + b"1\r\na\r\n" * 9000 + end]))
+        assert total == TINY_CHUNKS
+        assert messages < 10, "what arrives together is handed on together"
+        _, said = sent(port, iter([begin + b"1\r\na\r\n" * (TINY_CHUNKS + 10) + end]))
         assert said.startswith(b"HTTP/1.1 400")
-        _, said = sent(port, iter([begin + (b"80\r\n" + b"a" * 128 + b"\r\n") * 9000 + end]))
-        assert said.rpartition(b"\r\n")[2].startswith(b"1152000 ")
+        _, said = sent(port, iter([begin + (b"%x\r\n" % CHUNK_BYTES + b"a" * CHUNK_BYTES + b"\r\n") * 9000 + end]))
+        assert said.rpartition(b"\r\n")[2].startswith(b"%d " % (9000 * CHUNK_BYTES))
 
 
 def test_a_request_to_upgrade_is_an_ordinary_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from tests.service.test_connections import connect, listening
 from tests.support.clock import HANG_S
 from text_image_similarity.service.http import connections
 from text_image_similarity.service.http.connections import HEAD_BYTES, MOST_FIELDS, LimitedProtocol
-from text_image_similarity.service.http.framing import ChunkedEnd
+from text_image_similarity.service.http.framing import CHUNK_BYTES, CHUNK_LINE, TINY_CHUNKS, ChunkedEnd
 
 GET = b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n"
 CHUNKED = b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -191,6 +191,80 @@ def test_the_content_of_chunks_is_not_searched() -> None:
     assert asyncio.run(talk()).startswith(b"HTTP/1.1 200")
     assert sum(parsed) == size
     assert len(parsed) <= len(pieces)
+
+
+class Searched(bytearray):
+    """Data that counts how often it is searched."""
+
+    searches = 0
+
+    def find(self, *args: Any) -> int:
+        self.searches += 1
+        return super().find(*args)
+
+
+TINY = b"1\r\na\r\n"
+
+
+@pytest.mark.parametrize(
+    "before", [b"", b"%x\r\n" % (1 << 20) + b"a" * (1 << 20) + b"\r\n"], ids=["first", "after much"]
+)
+def test_no_tiny_chunk_is_looked_at_once_there_are_too_many(before: bytes) -> None:
+    data, chunks = Searched(before + TINY * 10_000 + b"0\r\n\r\n"), ChunkedEnd()
+    assert chunks.find(data) == 0
+    assert chunks.has_too_many
+    assert data.searches <= TINY_CHUNKS + 2
+
+
+def test_no_trailer_is_looked_at_once_there_are_too_many() -> None:
+    data, chunks = Searched(TINY * 200 + b"0\r\n" + b"a:\r\n" * 16_000), ChunkedEnd()
+    assert chunks.find(data) < len(data)
+    assert data.searches <= 200 + TINY_CHUNKS + 2
+    assert answers([CHUNKED + bytes(data)]) == [431]
+
+
+def test_small_chunks_may_be_as_many_as_they_like() -> None:
+    small = b"%x\r\n" % CHUNK_BYTES + b"a" * CHUNK_BYTES + b"\r\n"
+    larger = b"%x\r\n" % (3 * CHUNK_BYTES) + b"a" * 3 * CHUNK_BYTES + b"\r\n"
+    (only,) = answers([CHUNKED, TINY * 200, small * 1000, *[larger * 100 + TINY * 200] * 20, b"0\r\n\r\n"])
+    assert len(only[3]) == 200 + 1000 * CHUNK_BYTES + 20 * (300 * CHUNK_BYTES + 200)
+
+
+LINE = b"1;" + b"a" * (CHUNK_LINE - 4)
+
+
+@pytest.mark.parametrize(
+    ("line", "ends"),
+    [(LINE, True), (b"0" * 14 + b"1", True), (LINE + b"a", False), (b"0" * 15 + b"1", False), (b"-1", False)],
+)
+def test_the_line_before_a_chunk_is_short(line: bytes, ends: bool) -> None:
+    """However it is split; otherwise the request is refused, and nothing after it is answered."""
+    stream = CHUNKED + line + b"\r\na\r\n0\r\n\r\n" + GET
+    found = answers([stream])
+    assert [request if isinstance(request, int) else request[1] for request in found] == (
+        ["/a", "/b"] if ends else [400]
+    )
+    for at in range(len(CHUNKED), len(stream)):
+        assert answers([stream[:at], stream[at:]], True) == found
+    assert answers([CHUNKED + line + b"a" * CHUNK_LINE]) == [400]  # an end is not waited for
+
+
+def test_a_body_of_known_length_in_very_many_tiny_pieces_is_refused() -> None:
+    """Each piece that the network delivers takes time."""
+
+    async def talk() -> tuple[int, bytes]:
+        connection = Talk()
+        await connection.hear(b"POST / HTTP/1.1\r\nContent-Length: 100000\r\n\r\n")
+        count = 0
+        while not connection.wire.closed and count < 100_000:
+            connection.protocol.data_received(b"a")
+            count += 1
+        connection.end()
+        return count, connection.wire.sent
+
+    count, said = asyncio.run(talk())
+    assert said.startswith(b"HTTP/1.1 400")
+    assert count == 8193
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from ...fetch import are_too_small
 from ..audit import AuditLog, Note
 from ..clients import peer_name
-from .framing import ChunkedEnd, HeadEnd, without_upgrade
+from .framing import CHUNK_BYTES, TINY_CHUNKS, ChunkedEnd, HeadEnd, without_upgrade
 from .peers import peers_of
 from .small_reads import SmallReads, new_buffer
 
@@ -47,7 +47,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _left = 0  # bytes of a body of known length that have not arrived
     _full = False  # whether reading is paused because of what has arrived and is not parsed yet
     _may_begin = False  # whether the parser is at a head
-    _pieces = 0  # chunks of the body from the parser
+    _pieces = 0  # pieces of the body from the parser
     _received = 0  # bytes of the body
     _whole = True  # whether no request is arriving
     _too_long: tuple[str, str] | None = None  # why a head is: a reason and a detail for the audit log
@@ -119,11 +119,15 @@ class LimitedProtocol(HttpToolsProtocol):
         return end
 
     def _find_body(self) -> int:
-        """Return how many bytes belong to the body that is arriving; a line of it may not be too long."""
+        """Return how many bytes belong to the body that is arriving; a trailer may not be too long."""
         if self._left:
             return min(self._left, len(self._ahead))
         end = self._chunked_end.find(self._ahead)
-        if not end and len(self._ahead) > HEAD_BYTES:
+        if self._chunked_end.is_bad:
+            if self._chunked_end.has_too_many:
+                self._note("pieces", f"more than {TINY_CHUNKS} chunks had less than {CHUNK_BYTES} bytes on average")
+            self.send_400_response("Invalid HTTP request received.")
+        elif not end and len(self._ahead) > HEAD_BYTES:
             self._too_long = _TOO_MANY_BYTES
             self.send_400_response("")
         return end
