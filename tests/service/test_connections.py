@@ -131,6 +131,26 @@ def test_a_body_in_pieces_of_a_byte_costs_little_and_ends() -> None:
         assert said.rpartition(b"\r\n")[2].startswith(b"%d " % (9000 * CHUNK_BYTES))
 
 
+@pytest.mark.parametrize(
+    ("head", "piece"),
+    [
+        (b"Content-Length: %d" % (100 * MIB), b"a" * MIB),
+        (b"Transfer-Encoding: chunked", b"%x\r\n" % MIB + b"a" * MIB + b"\r\n"),
+    ],
+    ids=["a length", "chunks"],
+)
+def test_a_client_that_is_still_sending_gets_its_response(
+    head: bytes, piece: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if it reads only when it can send no more, and no more than the system takes is sent."""
+    monkeypatch.setattr(connections, "REST_S", 0.2)
+    with listening(lambda **options: SmallReads(LimitedProtocol(**options), new_buffer())) as (_, port):
+        count, said = sent(port, iter([b"POST /7 HTTP/1.1\r\n" + head + b"\r\n\r\n", *[piece] * 100]))
+    assert said.startswith(b"HTTP/1.1 200")
+    assert said.endswith(bytes(7))
+    assert count < 30 * MIB  # what the system itself takes
+
+
 def test_a_request_to_upgrade_is_an_ordinary_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its headers are not searched again and again."""
     looked: list[Any] = []

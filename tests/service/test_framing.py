@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 from tests.service.test_connections import connect, listening
 from tests.support.clock import HANG_S
 from text_image_similarity.service.http import connections
-from text_image_similarity.service.http.connections import HEAD_BYTES, MOST_FIELDS, LimitedProtocol
+from text_image_similarity.service.http.connections import HEAD_BYTES, MOST_FIELDS, REST_BYTES, LimitedProtocol
 from text_image_similarity.service.http.framing import CHUNK_BYTES, CHUNK_LINE, TINY_CHUNKS, ChunkedEnd
 
 GET = b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -45,10 +45,13 @@ class Wire(asyncio.Transport):
 
     def __init__(self) -> None:
         super().__init__()
-        self.sent, self.closed, self.reading = b"", False, True
+        self.sent, self.closed, self.reading, self.ended = b"", False, True, False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.sent += data
+
+    def write_eof(self) -> None:
+        self.ended = True
 
     def close(self) -> None:
         self.closed = True
@@ -317,18 +320,47 @@ def test_a_connection_is_idle_after_the_rest_of_a_refused_body() -> None:
     asyncio.run(talk())
 
 
-def test_a_bad_rest_of_a_body_ends_the_connection_without_a_second_answer() -> None:
+@pytest.mark.parametrize(
+    ("head", "rest"),
+    [
+        (CHUNKED, b"%x\r\n" % (1 << 14) + b"a" * (1 << 14) + b"\r\n"),
+        (CHUNKED, b"x" * (1 << 14)),
+        (b"POST /a HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (REST_BYTES + 1), b"a" * (1 << 14)),
+    ],
+    ids=["chunks", "malformed", "a length"],
+)
+def test_the_rest_of_a_request_is_dropped_after_its_response(
+    head: bytes, rest: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not parsed, only so much of it is read, and no other request may follow."""
+    fed: list[int] = []
+
+    class Watched(LimitedProtocol):
+        def on_body(self, body: bytes) -> None:
+            fed.append(len(body))
+            super().on_body(body)
+
     async def talk() -> None:
         async def refuse(scope: Any, receive: Any, send: Any) -> None:
             await reply(send, b"no")
 
-        connection = Talk(refuse)
-        before = await connection.hear(CHUNKED)
-        assert await connection.hear(b"x\r\n") == before
-        assert connection.wire.closed
+        connection = Talk(refuse, Watched)
+        said = await connection.hear(head)
+        assert said.endswith(b"no")
+        assert connection.wire.ended
+        read = 0
+        while connection.wire.reading and read < 100 * REST_BYTES:
+            assert await connection.hear(rest) == said
+            read += len(rest)
+        assert REST_BYTES <= read <= REST_BYTES + len(rest)
+        assert not connection.wire.closed  # the client may still be reading the response
+        assert await connection.hear(GET) == said
+        assert connection.protocol._deadline is not None
         connection.end()
 
+    monkeypatch.setattr(ChunkedEnd, "find", lambda self, data: fed.append(len(data)))
     asyncio.run(talk())
+    assert fed == []
 
 
 def test_a_request_within_the_data_of_another_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:

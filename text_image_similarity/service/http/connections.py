@@ -23,6 +23,8 @@ HEAD_BYTES = 16 * 1024
 # headers, and CDNs add up to 50.
 MOST_FIELDS = 100
 HEAD_S = 10.0  # from a head's first byte to its end, and for the rest of a refused body
+REST_BYTES = 1 << 18  # of a request that are read after its response
+REST_S = 2.0  # until a connection ends that has no other use than to deliver a response
 SEND_S = 30.0  # until a client has read what is buffered for it
 _MOST_AHEAD = 1 << 16  # bytes that may arrive before their turn until reading pauses
 
@@ -40,11 +42,12 @@ class LimitedProtocol(HttpToolsProtocol):
     """
 
     audit: AuditLog | None = None
-    _deadline: asyncio.TimerHandle | None = None  # deadline of a head, or of the rest of a refused body
+    _deadline: asyncio.TimerHandle | None = None  # deadline of a head, or of the rest of a refused request
     _sending: asyncio.TimerHandle | None = None
     _peer: str | None = None  # set once the connection is counted
     _head, _headers = 0, 0  # bytes, and number of headers, of the head and the trailers
     _left = 0  # bytes of a body of known length that have not arrived
+    _dropped: int | None = None  # bytes dropped after the last response; None before it
     _full = False  # whether reading is paused because of what has arrived and is not parsed yet
     _may_begin = False  # whether the parser is at a head
     _pieces = 0  # pieces of the body from the parser
@@ -85,8 +88,11 @@ class LimitedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse received data; a head that is too long or too slow ends the connection."""
         self._unset_keepalive_if_required()
-        self._ahead += data
-        self._parse()
+        if self._dropped is None:
+            self._ahead += data
+            self._parse()
+        else:
+            self._drop(len(data))
 
     def _parse(self) -> None:
         """Parse what has arrived: whole heads, each when the request before it has been answered, and parts of bodies."""
@@ -191,11 +197,24 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Continue with the next request; the rest of a request that was refused early has a few seconds to arrive."""
         super().on_response_complete()
-        if not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if self._whole:
             self._parse()
-        if not self._whole and self._deadline is None and self.cycle.response_complete:
+        elif 0 < self._left <= REST_BYTES:
             said = f"{HEAD_S:g} s after the response, a request was still being sent"
             self._deadline = self.loop.call_later(HEAD_S, self._abort, "rest_time", said)
+        else:  # the client reads the response and that the connection ends, even if it is still sending
+            self.transport.write_eof()
+            self._deadline = self.loop.call_later(REST_S, self.transport.abort)
+            self._drop(0)
+
+    def _drop(self, size: int) -> None:
+        """Drop some of what arrives after the last response, and then read no more."""
+        self._ahead.clear()
+        self._dropped = (self._dropped or 0) + size
+        if self._dropped >= REST_BYTES:
+            self.transport.pause_reading()
 
     def pause_writing(self) -> None:
         """Wait, for a limited time, for the client to read its response."""
