@@ -18,6 +18,7 @@ from tests.support.clock import HANG_S
 from text_image_similarity.service.http import connections
 from text_image_similarity.service.http.connections import HEAD_BYTES, MOST_FIELDS, REST_BYTES, LimitedProtocol
 from text_image_similarity.service.http.framing import CHUNK_BYTES, CHUNK_LINE, TINY_CHUNKS, ChunkedEnd
+from text_image_similarity.service.http.small_reads import READ_BYTES
 
 GET = b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n"
 CHUNKED = b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -368,6 +369,46 @@ def test_a_request_within_the_data_of_another_is_dropped(monkeypatch: pytest.Mon
     monkeypatch.setattr(ChunkedEnd, "find", lambda self, data: len(data))
     (only,) = answers([CHUNKED + b"0\r\n\r\n" + GET])
     assert only[1] == "/a"
+
+
+@pytest.mark.parametrize("second", [b"", b"Host: y\r\n", b"HOST: x\r\n"])
+def test_a_request_has_one_host(second: bytes) -> None:
+    found = answers([b"GET /a HTTP/1.1\r\nHost: x\r\n" + second + b"\r\n" + GET])
+    assert [request if isinstance(request, int) else request[1] for request in found] == (
+        [400] if second else ["/a", "/b"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        (b"http://y:1/a?b", "y:1"),
+        (b"HTTP://x@y/a", "y"),
+        (b"https://[::1]:1/a", "[::1]:1"),
+        (b"/a?b=http://y/", "x"),
+    ],
+)
+def test_the_host_of_an_absolute_url_is_the_one_that_is_checked(url: bytes, host: str) -> None:
+    for header in (b"Host: x\r\n", b"")[: 1 + (host != "x")]:
+        (only,) = answers([b"GET " + url + b" HTTP/1.1\r\n" + header + b"\r\n"])
+        assert only[1:3] == ["/a", [["host", host]]]
+
+
+@pytest.mark.parametrize("size", [READ_BYTES - 1, READ_BYTES])
+def test_a_connection_is_read_once_a_turn(size: int) -> None:
+    """The event loop reads again at once what fills the buffer, up to 32 times."""
+
+    async def talk() -> None:
+        connection = Talk()
+        await connection.hear(b"POST /a HTTP/1.1\r\nContent-Length: 10000000\r\n\r\n")
+        for _ in range(3):
+            connection.protocol.data_received(bytes(size))
+            assert connection.wire.reading is (size < READ_BYTES)
+            await connection.hear(b"")
+            assert connection.wire.reading
+        connection.end()
+
+    asyncio.run(talk())
 
 
 @pytest.mark.parametrize("ahead", [GET, b"GET", b"POST /b HTTP/1.1\r\nContent-Length: 9000\r\n\r\n" + b"a" * 9000])

@@ -6,6 +6,7 @@ Uvicorn's protocol limits none of these. With these limits, the service is safe 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..audit import AuditLog, Note
 from ..clients import peer_name
 from .framing import CHUNK_BYTES, TINY_CHUNKS, ChunkedEnd, HeadEnd, without_upgrade
 from .peers import peers_of
-from .small_reads import SmallReads, new_buffer
+from .small_reads import READ_BYTES, SmallReads, new_buffer
 
 HEAD_BYTES = 16 * 1024
 # Headers with trailers, and parameters of the URL. The number is that of Apache and Kestrel: browsers send about 20
@@ -27,6 +28,8 @@ REST_BYTES = 1 << 18  # of a request that are read after its response
 REST_S = 2.0  # until a connection ends that has no other use than to deliver a response
 SEND_S = 30.0  # until a client has read what is buffered for it
 _MOST_AHEAD = 1 << 16  # bytes that may arrive before their turn until reading pauses
+
+_AUTHORITY = re.compile(rb"[A-Za-z]+://(?:[^/?#]*@)?([^/?#]*)")
 
 _TOO_MANY_BYTES = "head_bytes", f"a head had more than {HEAD_BYTES:,} bytes"
 _TOO_MANY_HEADERS = "headers", f"a head had more than {MOST_FIELDS} headers"
@@ -48,7 +51,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _head, _headers = 0, 0  # bytes, and number of headers, of the head and the trailers
     _left = 0  # bytes of a body of known length that have not arrived
     _dropped: int | None = None  # bytes dropped after the last response; None before it
-    _full = False  # whether reading is paused because of what has arrived and is not parsed yet
+    _full = False  # whether reading is paused because of what has arrived and is not parsed yet, or until the next turn
     _may_begin = False  # whether the parser is at a head
     _pieces = 0  # pieces of the body from the parser
     _received = 0  # bytes of the body
@@ -88,11 +91,15 @@ class LimitedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse received data; a head that is too long or too slow ends the connection."""
         self._unset_keepalive_if_required()
-        if self._dropped is None:
-            self._ahead += data
-            self._parse()
-        else:
+        if self._dropped is not None:
             self._drop(len(data))
+            return
+        self._ahead += data
+        self._parse()
+        if len(data) >= READ_BYTES and not self.transport.is_closing():  # the event loop would read again at once
+            self.transport.pause_reading()
+            self._full = True
+            self.loop.call_soon(self._pause_or_resume)
 
     def _parse(self) -> None:
         """Parse what has arrived: whole heads, each when the request before it has been answered, and parts of bodies."""
@@ -106,8 +113,7 @@ class LimitedProtocol(HttpToolsProtocol):
             if self._head_end.size and not self.transport.is_closing():  # the parser did not take it for a head
                 self.send_400_response("Invalid HTTP request received.")
         self._hand_on()
-        if not self.transport.is_closing():
-            self._pause_or_resume()
+        self._pause_or_resume()
 
     def _find_head(self) -> int:
         """Return the length of the head whose turn it is, or 0 if there is none."""
@@ -140,6 +146,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _pause_or_resume(self) -> None:
         """Read no more while much is waiting for its turn, even if the application asks for more."""
+        if self.transport.is_closing() or self._dropped is not None:
+            return
         full = len(self._ahead) > _MOST_AHEAD
         if full:
             self.transport.pause_reading()
@@ -169,10 +177,19 @@ class LimitedProtocol(HttpToolsProtocol):
         self._stop_waiting()
         if self.parser.should_upgrade():  # the method is CONNECT, and the parser would take a body for another request
             self._refuse()
+        self._set_host()
         self._left = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
         self._head_end, self._chunked_end = HeadEnd(), ChunkedEnd()
         super().on_headers_complete()
         self._whole = False
+
+    def _set_host(self) -> None:
+        """Refuse a second Host header; an absolute URL replaces the only one (RFC 9112, sections 3.2 and 3.2.2)."""
+        others = [header for header in self.headers if header[0] != b"host"]
+        if len(others) < len(self.headers) - 1:
+            self._refuse()
+        if (found := _AUTHORITY.match(self.url)) is not None:
+            self.headers[:] = [*others, (b"host", found[1])]
 
     def on_body(self, body: bytes) -> None:
         """Take a chunk of the body; chunks that arrive together are passed on together: tiny ones are expensive."""
