@@ -18,7 +18,7 @@ from text_image_similarity.pipeline.feeders import look_ahead_of
 from text_image_similarity.preprocess import MOST_SIDE
 from text_image_similarity.search.match_log import writer
 from text_image_similarity.service import Settings
-from text_image_similarity.service.http.connections import MOST_CONNECTIONS
+from text_image_similarity.service.http.peers import MOST_CONNECTIONS
 from text_image_similarity.service.search.results import MOST_BYTES
 from text_image_similarity.service.search.upkeep import AT_ONCE
 from text_image_similarity.service.settings import MOST_BODIES

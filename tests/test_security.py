@@ -83,8 +83,9 @@ def test_the_fixed_limits_are_those_of_the_code() -> None:
     assert len(rows) == 37
     for name, said, folder, *_ in rows:
         assert value(said) in values_of(name, folder), f"{name} in {folder} is not {said}"
-    connections = (PACKAGE / "service" / "http" / "connections.py").read_text(encoding="utf-8")
-    named = set(re.findall(r"^(\w+) = [\d.]", connections, re.MULTILINE)) - {
+    rooms = [PACKAGE / "service" / "http" / f"{name}.py" for name in ("connections", "peers")]
+    source = "".join(room.read_text(encoding="utf-8") for room in rooms)
+    named = set(re.findall(r"^(\w+) = [\d.]", source, re.MULTILINE)) - {
         "_FILES",
         "_MOST_AHEAD",  # pauses reading
         "_MOST_KNOWN",

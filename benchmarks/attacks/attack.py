@@ -11,7 +11,7 @@ from itertools import count, zip_longest
 from typing import Any
 
 from ..load import Address, address_of
-from .connections import idle_connections, left_requests, long_heads, slow_bodies, unread_answers
+from .connections import idle_connections, left_requests, long_heads, slow_bodies, tiny_chunks, unread_answers
 from .requests import (
     emoji,
     gzip_bombs,
@@ -49,6 +49,7 @@ ATTACKS: dict[str, Attack] = {
     "gzip bombs": gzip_bombs,
     "long numbers": long_numbers,
     "bodies in tiny pieces": tiny_pieces,
+    "tiny chunks on many connections": tiny_chunks,
     "wrong keys": wrong_keys,
     "bodies that arrive very slowly": slow_bodies,
     "responses that are not read": unread_answers,

@@ -27,6 +27,13 @@ async def slow_bodies(target: Target, number: int) -> int:
     return found[-1]
 
 
+async def tiny_chunks(target: Target, number: int) -> int:
+    """Send complete requests in chunks of a byte over many connections at the same time."""
+    start = head("POST", PATH, target.key, Content_Type="application/json", Transfer_Encoding="chunked")
+    request = start + b"1\r\n \r\n" * 8000 + b"0\r\n\r\n"
+    return max(await asyncio.gather(*(push(target, request, b"", 2, _DRIP_S) for _ in range(target.size))))
+
+
 async def unread_answers(target: Target, number: int) -> int:
     """Request long responses without reading them."""
     asked = [{"image_input": "?" * (4 * _MIB), "text_prompt": f"a {number}", "model_config_name": "none"}]

@@ -26,7 +26,7 @@ from text_image_similarity.errors import UsageError
 from text_image_similarity.search import Field, open_catalog
 from text_image_similarity.service import audit
 from text_image_similarity.service.audit import BURST, BURST_OF_ALL, MOST_COUNTED, AuditLog, Event, Note
-from text_image_similarity.service.http import connections
+from text_image_similarity.service.http import connections, peers
 from text_image_similarity.service.http.connections import HEAD_BYTES, MOST_FIELDS, protocol_of
 from text_image_similarity.service.keys import ApiKey
 from text_image_similarity.service.ray.arguments import apply_environment
@@ -306,7 +306,7 @@ def test_limits_of_connections_are_in_it(path: Path, monkeypatch: pytest.MonkeyP
             connection.sendall(b"G")
             read(connection)
         for name in ("NEW_AT_ONCE", "MOST_CONNECTIONS"):
-            monkeypatch.setattr(connections, name, 0)
+            monkeypatch.setattr(peers, name, 0)
             with connect(port) as connection:
                 assert b" 503 " in read(connection)
     log.close()

@@ -20,7 +20,10 @@ from tests.support.server import exchange
 from text_image_similarity.service.clients import peer_name
 from text_image_similarity.service.http import connections
 from text_image_similarity.service.http import exchange as exchanges
-from text_image_similarity.service.http.connections import HEAD_BYTES, MOST_FIELDS, LimitedProtocol, Peers
+from text_image_similarity.service.http import peers as limits_of_peers
+from text_image_similarity.service.http.connections import HEAD_BYTES, MOST_FIELDS, LimitedProtocol
+from text_image_similarity.service.http.framing import CHUNK_BYTES, TINY_CHUNKS
+from text_image_similarity.service.http.peers import Peers
 from text_image_similarity.service.http.small_reads import SmallReads, new_buffer
 from text_image_similarity.service.jobs import Call, ClientLeftError
 
@@ -118,14 +121,34 @@ def test_what_no_head_is_long_enough_for_is_refused(begin: bytes, again: bytes) 
 def test_a_body_in_pieces_of_a_byte_costs_little_and_ends() -> None:
     begin, end = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", b"0\r\n\r\n"
     with listening(app=count_body) as (_, port):
-        _, said = sent(port, iter([begin + b"1\r\na\r\n" * 8000 + end]))
+        _, said = sent(port, iter([begin + b"1\r\na\r\n" * TINY_CHUNKS + end]))
         total, messages = map(int, said.rpartition(b"\r\n")[2].split())
-        assert total == 8000
-        assert messages < 100, "what arrives together is handed on together"
-        _, said = sent(port, iter([begin + b"1\r\na\r\n" * 9000 + end]))
+        assert total == TINY_CHUNKS
+        assert messages < 10, "what arrives together is handed on together"
+        _, said = sent(port, iter([begin + b"1\r\na\r\n" * (TINY_CHUNKS + 10) + end]))
         assert said.startswith(b"HTTP/1.1 400")
-        _, said = sent(port, iter([begin + (b"80\r\n" + b"a" * 128 + b"\r\n") * 9000 + end]))
-        assert said.rpartition(b"\r\n")[2].startswith(b"1152000 ")
+        _, said = sent(port, iter([begin + (b"%x\r\n" % CHUNK_BYTES + b"a" * CHUNK_BYTES + b"\r\n") * 9000 + end]))
+        assert said.rpartition(b"\r\n")[2].startswith(b"%d " % (9000 * CHUNK_BYTES))
+
+
+@pytest.mark.parametrize(
+    ("head", "piece"),
+    [
+        (b"Content-Length: %d" % (100 * MIB), b"a" * MIB),
+        (b"Transfer-Encoding: chunked", b"%x\r\n" % MIB + b"a" * MIB + b"\r\n"),
+    ],
+    ids=["a length", "chunks"],
+)
+def test_a_client_that_is_still_sending_gets_its_response(
+    head: bytes, piece: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if it reads only when it can send no more, and no more than the system takes is sent."""
+    monkeypatch.setattr(connections, "REST_S", 0.2)
+    with listening(lambda **options: SmallReads(LimitedProtocol(**options), new_buffer())) as (_, port):
+        count, said = sent(port, iter([b"POST /7 HTTP/1.1\r\n" + head + b"\r\n\r\n", *[piece] * 100]))
+    assert said.startswith(b"HTTP/1.1 200")
+    assert said.endswith(bytes(7))
+    assert count < 30 * MIB  # what the system itself takes
 
 
 def test_a_request_to_upgrade_is_an_ordinary_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +324,7 @@ PLACES = {"127.0.0.1": 4, "127.0.0.2": 2, "127.0.0.3": 1, "127.0.0.4": 1}  # of 
 
 
 def test_one_address_has_no_more_connections_than_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 8)
+    monkeypatch.setattr(limits_of_peers, "MOST_CONNECTIONS", 8)
     ask = b"GET /0 HTTP/1.1\r\n\r\n"
 
     def status(connection: socket.socket) -> bytes:
@@ -321,8 +344,8 @@ def test_one_address_has_no_more_connections_than_are_free(monkeypatch: pytest.M
 
 
 def test_one_address_opens_so_many_connections_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "NEW_A_SECOND", 0.001)
-    monkeypatch.setattr(connections, "NEW_AT_ONCE", 3)
+    monkeypatch.setattr(limits_of_peers, "NEW_A_SECOND", 0.001)
+    monkeypatch.setattr(limits_of_peers, "NEW_AT_ONCE", 3)
     ask = b"GET /0 HTTP/1.1\r\nConnection: close\r\n\r\n"
     with listening() as (_, port):
         assert [sent(port, iter([ask]))[1][9:12] for _ in range(3)] == [b"200"] * 3
@@ -332,9 +355,9 @@ def test_one_address_opens_so_many_connections_a_second(monkeypatch: pytest.Monk
 
 
 def test_an_address_may_open_connections_again_as_time_goes_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "NEW_A_SECOND", 10)
-    monkeypatch.setattr(connections, "NEW_AT_ONCE", 20)
-    monkeypatch.setattr(connections, "_MOST_KNOWN", 50)
+    monkeypatch.setattr(limits_of_peers, "NEW_A_SECOND", 10)
+    monkeypatch.setattr(limits_of_peers, "NEW_AT_ONCE", 20)
+    monkeypatch.setattr(limits_of_peers, "_MOST_KNOWN", 50)
     now = 100.0
     peers = Peers(lambda: now)
 

@@ -16,8 +16,9 @@ from uvicorn.server import ServerState
 from tests.service.test_connections import connect, listening
 from tests.support.clock import HANG_S
 from text_image_similarity.service.http import connections
-from text_image_similarity.service.http.connections import HEAD_BYTES, MOST_FIELDS, LimitedProtocol
-from text_image_similarity.service.http.framing import ChunkedEnd
+from text_image_similarity.service.http.connections import HEAD_BYTES, MOST_FIELDS, REST_BYTES, LimitedProtocol
+from text_image_similarity.service.http.framing import CHUNK_BYTES, CHUNK_LINE, TINY_CHUNKS, ChunkedEnd
+from text_image_similarity.service.http.small_reads import READ_BYTES
 
 GET = b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n"
 CHUNKED = b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -45,10 +46,13 @@ class Wire(asyncio.Transport):
 
     def __init__(self) -> None:
         super().__init__()
-        self.sent, self.closed, self.reading = b"", False, True
+        self.sent, self.closed, self.reading, self.ended = b"", False, True, False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.sent += data
+
+    def write_eof(self) -> None:
+        self.ended = True
 
     def close(self) -> None:
         self.closed = True
@@ -193,6 +197,80 @@ def test_the_content_of_chunks_is_not_searched() -> None:
     assert len(parsed) <= len(pieces)
 
 
+class Searched(bytearray):
+    """Data that counts how often it is searched."""
+
+    searches = 0
+
+    def find(self, *args: Any) -> int:
+        self.searches += 1
+        return super().find(*args)
+
+
+TINY = b"1\r\na\r\n"
+
+
+@pytest.mark.parametrize(
+    "before", [b"", b"%x\r\n" % (1 << 20) + b"a" * (1 << 20) + b"\r\n"], ids=["first", "after much"]
+)
+def test_no_tiny_chunk_is_looked_at_once_there_are_too_many(before: bytes) -> None:
+    data, chunks = Searched(before + TINY * 10_000 + b"0\r\n\r\n"), ChunkedEnd()
+    assert chunks.find(data) == 0
+    assert chunks.has_too_many
+    assert data.searches <= TINY_CHUNKS + 2
+
+
+def test_no_trailer_is_looked_at_once_there_are_too_many() -> None:
+    data, chunks = Searched(TINY * 200 + b"0\r\n" + b"a:\r\n" * 16_000), ChunkedEnd()
+    assert chunks.find(data) < len(data)
+    assert data.searches <= 200 + TINY_CHUNKS + 2
+    assert answers([CHUNKED + bytes(data)]) == [431]
+
+
+def test_small_chunks_may_be_as_many_as_they_like() -> None:
+    small = b"%x\r\n" % CHUNK_BYTES + b"a" * CHUNK_BYTES + b"\r\n"
+    larger = b"%x\r\n" % (3 * CHUNK_BYTES) + b"a" * 3 * CHUNK_BYTES + b"\r\n"
+    (only,) = answers([CHUNKED, TINY * 200, small * 1000, *[larger * 100 + TINY * 200] * 20, b"0\r\n\r\n"])
+    assert len(only[3]) == 200 + 1000 * CHUNK_BYTES + 20 * (300 * CHUNK_BYTES + 200)
+
+
+LINE = b"1;" + b"a" * (CHUNK_LINE - 4)
+
+
+@pytest.mark.parametrize(
+    ("line", "ends"),
+    [(LINE, True), (b"0" * 14 + b"1", True), (LINE + b"a", False), (b"0" * 15 + b"1", False), (b"-1", False)],
+)
+def test_the_line_before_a_chunk_is_short(line: bytes, ends: bool) -> None:
+    """However it is split; otherwise the request is refused, and nothing after it is answered."""
+    stream = CHUNKED + line + b"\r\na\r\n0\r\n\r\n" + GET
+    found = answers([stream])
+    assert [request if isinstance(request, int) else request[1] for request in found] == (
+        ["/a", "/b"] if ends else [400]
+    )
+    for at in range(len(CHUNKED), len(stream)):
+        assert answers([stream[:at], stream[at:]], True) == found
+    assert answers([CHUNKED + line + b"a" * CHUNK_LINE]) == [400]  # an end is not waited for
+
+
+def test_a_body_of_known_length_in_very_many_tiny_pieces_is_refused() -> None:
+    """Each piece that the network delivers takes time."""
+
+    async def talk() -> tuple[int, bytes]:
+        connection = Talk()
+        await connection.hear(b"POST / HTTP/1.1\r\nContent-Length: 100000\r\n\r\n")
+        count = 0
+        while not connection.wire.closed and count < 100_000:
+            connection.protocol.data_received(b"a")
+            count += 1
+        connection.end()
+        return count, connection.wire.sent
+
+    count, said = asyncio.run(talk())
+    assert said.startswith(b"HTTP/1.1 400")
+    assert count == 8193
+
+
 @pytest.mark.parametrize(
     ("bad", "status"),
     [
@@ -243,18 +321,47 @@ def test_a_connection_is_idle_after_the_rest_of_a_refused_body() -> None:
     asyncio.run(talk())
 
 
-def test_a_bad_rest_of_a_body_ends_the_connection_without_a_second_answer() -> None:
+@pytest.mark.parametrize(
+    ("head", "rest"),
+    [
+        (CHUNKED, b"%x\r\n" % (1 << 14) + b"a" * (1 << 14) + b"\r\n"),
+        (CHUNKED, b"x" * (1 << 14)),
+        (b"POST /a HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (REST_BYTES + 1), b"a" * (1 << 14)),
+    ],
+    ids=["chunks", "malformed", "a length"],
+)
+def test_the_rest_of_a_request_is_dropped_after_its_response(
+    head: bytes, rest: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not parsed, only so much of it is read, and no other request may follow."""
+    fed: list[int] = []
+
+    class Watched(LimitedProtocol):
+        def on_body(self, body: bytes) -> None:
+            fed.append(len(body))
+            super().on_body(body)
+
     async def talk() -> None:
         async def refuse(scope: Any, receive: Any, send: Any) -> None:
             await reply(send, b"no")
 
-        connection = Talk(refuse)
-        before = await connection.hear(CHUNKED)
-        assert await connection.hear(b"x\r\n") == before
-        assert connection.wire.closed
+        connection = Talk(refuse, Watched)
+        said = await connection.hear(head)
+        assert said.endswith(b"no")
+        assert connection.wire.ended
+        read = 0
+        while connection.wire.reading and read < 100 * REST_BYTES:
+            assert await connection.hear(rest) == said
+            read += len(rest)
+        assert REST_BYTES <= read <= REST_BYTES + len(rest)
+        assert not connection.wire.closed  # the client may still be reading the response
+        assert await connection.hear(GET) == said
+        assert connection.protocol._deadline is not None
         connection.end()
 
+    monkeypatch.setattr(ChunkedEnd, "find", lambda self, data: fed.append(len(data)))
     asyncio.run(talk())
+    assert fed == []
 
 
 def test_a_request_within_the_data_of_another_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,6 +369,46 @@ def test_a_request_within_the_data_of_another_is_dropped(monkeypatch: pytest.Mon
     monkeypatch.setattr(ChunkedEnd, "find", lambda self, data: len(data))
     (only,) = answers([CHUNKED + b"0\r\n\r\n" + GET])
     assert only[1] == "/a"
+
+
+@pytest.mark.parametrize("second", [b"", b"Host: y\r\n", b"HOST: x\r\n"])
+def test_a_request_has_one_host(second: bytes) -> None:
+    found = answers([b"GET /a HTTP/1.1\r\nHost: x\r\n" + second + b"\r\n" + GET])
+    assert [request if isinstance(request, int) else request[1] for request in found] == (
+        [400] if second else ["/a", "/b"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        (b"http://y:1/a?b", "y:1"),
+        (b"HTTP://x@y/a", "y"),
+        (b"https://[::1]:1/a", "[::1]:1"),
+        (b"/a?b=http://y/", "x"),
+    ],
+)
+def test_the_host_of_an_absolute_url_is_the_one_that_is_checked(url: bytes, host: str) -> None:
+    for header in (b"Host: x\r\n", b"")[: 1 + (host != "x")]:
+        (only,) = answers([b"GET " + url + b" HTTP/1.1\r\n" + header + b"\r\n"])
+        assert only[1:3] == ["/a", [["host", host]]]
+
+
+@pytest.mark.parametrize("size", [READ_BYTES - 1, READ_BYTES])
+def test_a_connection_is_read_once_a_turn(size: int) -> None:
+    """The event loop reads again at once what fills the buffer, up to 32 times."""
+
+    async def talk() -> None:
+        connection = Talk()
+        await connection.hear(b"POST /a HTTP/1.1\r\nContent-Length: 10000000\r\n\r\n")
+        for _ in range(3):
+            connection.protocol.data_received(bytes(size))
+            assert connection.wire.reading is (size < READ_BYTES)
+            await connection.hear(b"")
+            assert connection.wire.reading
+        connection.end()
+
+    asyncio.run(talk())
 
 
 @pytest.mark.parametrize("ahead", [GET, b"GET", b"POST /b HTTP/1.1\r\nContent-Length: 9000\r\n\r\n" + b"a" * 9000])

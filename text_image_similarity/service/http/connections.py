@@ -1,4 +1,4 @@
-"""Limits on connections: their number and rate, request heads, idle time, and unread responses.
+"""Limits on connections: request heads, idle time, and unread responses; `peers` limits their number and rate.
 
 Uvicorn's protocol limits none of these. With these limits, the service is safe without a proxy in front of it.
 """
@@ -6,77 +6,35 @@ Uvicorn's protocol limits none of these. With these limits, the service is safe 
 from __future__ import annotations
 
 import asyncio
-import resource
-import time
-from collections import Counter
+import re
 from collections.abc import Callable
 from typing import Any
 
-import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ...fetch import are_too_small
 from ..audit import AuditLog, Note
 from ..clients import peer_name
-from .framing import ChunkedEnd, HeadEnd, without_upgrade
-from .small_reads import SmallReads, new_buffer
+from .framing import CHUNK_BYTES, TINY_CHUNKS, ChunkedEnd, HeadEnd, without_upgrade
+from .peers import peers_of
+from .small_reads import READ_BYTES, SmallReads, new_buffer
 
-MOST_CONNECTIONS = 2048  # connections in total; one address, such as a proxy's, may have at most as many as are free
-NEW_A_SECOND = 500  # connections that one address may open per second in the long run
-NEW_AT_ONCE = 1024  # connections that one address may open at once after a pause
 HEAD_BYTES = 16 * 1024
 # Headers with trailers, and parameters of the URL. The number is that of Apache and Kestrel: browsers send about 20
 # headers, and CDNs add up to 50.
 MOST_FIELDS = 100
 HEAD_S = 10.0  # from a head's first byte to its end, and for the rest of a refused body
+REST_BYTES = 1 << 18  # of a request that are read after its response
+REST_S = 2.0  # until a connection ends that has no other use than to deliver a response
 SEND_S = 30.0  # until a client has read what is buffered for it
 _MOST_AHEAD = 1 << 16  # bytes that may arrive before their turn until reading pauses
-_FILES = 512  # open files besides connections
-_MOST_KNOWN = 1000  # addresses that have recently opened connections
+
+_AUTHORITY = re.compile(rb"[A-Za-z]+://(?:[^/?#]*@)?([^/?#]*)")
 
 _TOO_MANY_BYTES = "head_bytes", f"a head had more than {HEAD_BYTES:,} bytes"
 _TOO_MANY_HEADERS = "headers", f"a head had more than {MOST_FIELDS} headers"
 _TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-
-
-class Peers:
-    """The addresses that have connections to a server, and the rates at which they open them.
-
-    Args:
-        clock: Function that returns seconds, for tests.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self.connections: Counter[str] = Counter()
-        self._whole_at: dict[str, float] = {}  # when each may open `NEW_AT_ONCE` connections again
-
-    def refusal(self, peer: str) -> tuple[str, str] | None:
-        """Count an address's new connection, or return why it is refused: a reason and a detail for the audit log."""
-        free = MOST_CONNECTIONS - self.connections.total()
-        if self.connections[peer] >= free:
-            return "connections", f"this address has {self.connections[peer]} connections, and only {free} are free"
-        now = self._clock()
-        whole_at = max(now, self._whole_at.get(peer, 0.0)) + 1 / NEW_A_SECOND
-        if whole_at - now > NEW_AT_ONCE / NEW_A_SECOND + 1e-6:
-            return "new_connections", f"this address opens more than {NEW_A_SECOND} connections a second"
-        if len(self._whole_at) >= _MOST_KNOWN:
-            self._whole_at = {known: at for known, at in self._whole_at.items() if at > now}
-            if len(self._whole_at) >= _MOST_KNOWN:
-                self._whole_at.clear()
-        self._whole_at[peer] = whole_at
-        return None
-
-    def add(self, peer: str) -> None:
-        """Count a connection."""
-        self.connections[peer] += 1
-
-    def remove(self, peer: str) -> None:
-        """Stop counting a connection."""
-        self.connections[peer] -= 1
-        if not self.connections[peer]:
-            del self.connections[peer]
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -87,14 +45,15 @@ class LimitedProtocol(HttpToolsProtocol):
     """
 
     audit: AuditLog | None = None
-    _deadline: asyncio.TimerHandle | None = None  # deadline of a head, or of the rest of a refused body
+    _deadline: asyncio.TimerHandle | None = None  # deadline of a head, or of the rest of a refused request
     _sending: asyncio.TimerHandle | None = None
     _peer: str | None = None  # set once the connection is counted
     _head, _headers = 0, 0  # bytes, and number of headers, of the head and the trailers
     _left = 0  # bytes of a body of known length that have not arrived
-    _full = False  # whether reading is paused because of what has arrived and is not parsed yet
+    _dropped: int | None = None  # bytes dropped after the last response; None before it
+    _full = False  # whether reading is paused because of what has arrived and is not parsed yet, or until the next turn
     _may_begin = False  # whether the parser is at a head
-    _pieces = 0  # chunks of the body from the parser
+    _pieces = 0  # pieces of the body from the parser
     _received = 0  # bytes of the body
     _whole = True  # whether no request is arriving
     _too_long: tuple[str, str] | None = None  # why a head is: a reason and a detail for the audit log
@@ -107,7 +66,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, unless there are too many."""
-        peers = _peers_of(self.server_state)
+        peers = peers_of(self.server_state)
         super().connection_made(transport)
         peer = peer_name(self.client[0] if self.client else "")
         if (refusal := peers.refusal(peer)) is not None:
@@ -122,7 +81,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         if self._peer is not None:
-            _peers_of(self.server_state).remove(self._peer)
+            peers_of(self.server_state).remove(self._peer)
             self._peer = None
         self._stop_waiting()
         self.resume_writing()
@@ -132,8 +91,15 @@ class LimitedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse received data; a head that is too long or too slow ends the connection."""
         self._unset_keepalive_if_required()
+        if self._dropped is not None:
+            self._drop(len(data))
+            return
         self._ahead += data
         self._parse()
+        if len(data) >= READ_BYTES and not self.transport.is_closing():  # the event loop would read again at once
+            self.transport.pause_reading()
+            self._full = True
+            self.loop.call_soon(self._pause_or_resume)
 
     def _parse(self) -> None:
         """Parse what has arrived: whole heads, each when the request before it has been answered, and parts of bodies."""
@@ -147,8 +113,7 @@ class LimitedProtocol(HttpToolsProtocol):
             if self._head_end.size and not self.transport.is_closing():  # the parser did not take it for a head
                 self.send_400_response("Invalid HTTP request received.")
         self._hand_on()
-        if not self.transport.is_closing():
-            self._pause_or_resume()
+        self._pause_or_resume()
 
     def _find_head(self) -> int:
         """Return the length of the head whose turn it is, or 0 if there is none."""
@@ -166,17 +131,23 @@ class LimitedProtocol(HttpToolsProtocol):
         return end
 
     def _find_body(self) -> int:
-        """Return how many bytes belong to the body that is arriving; a line of it may not be too long."""
+        """Return how many bytes belong to the body that is arriving; a trailer may not be too long."""
         if self._left:
             return min(self._left, len(self._ahead))
         end = self._chunked_end.find(self._ahead)
-        if not end and len(self._ahead) > HEAD_BYTES:
+        if self._chunked_end.is_bad:
+            if self._chunked_end.has_too_many:
+                self._note("pieces", f"more than {TINY_CHUNKS} chunks had less than {CHUNK_BYTES} bytes on average")
+            self.send_400_response("Invalid HTTP request received.")
+        elif not end and len(self._ahead) > HEAD_BYTES:
             self._too_long = _TOO_MANY_BYTES
             self.send_400_response("")
         return end
 
     def _pause_or_resume(self) -> None:
         """Read no more while much is waiting for its turn, even if the application asks for more."""
+        if self.transport.is_closing() or self._dropped is not None:
+            return
         full = len(self._ahead) > _MOST_AHEAD
         if full:
             self.transport.pause_reading()
@@ -206,10 +177,19 @@ class LimitedProtocol(HttpToolsProtocol):
         self._stop_waiting()
         if self.parser.should_upgrade():  # the method is CONNECT, and the parser would take a body for another request
             self._refuse()
+        self._set_host()
         self._left = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
         self._head_end, self._chunked_end = HeadEnd(), ChunkedEnd()
         super().on_headers_complete()
         self._whole = False
+
+    def _set_host(self) -> None:
+        """Refuse a second Host header; an absolute URL replaces the only one (RFC 9112, sections 3.2 and 3.2.2)."""
+        others = [header for header in self.headers if header[0] != b"host"]
+        if len(others) < len(self.headers) - 1:
+            self._refuse()
+        if (found := _AUTHORITY.match(self.url)) is not None:
+            self.headers[:] = [*others, (b"host", found[1])]
 
     def on_body(self, body: bytes) -> None:
         """Take a chunk of the body; chunks that arrive together are passed on together: tiny ones are expensive."""
@@ -234,11 +214,24 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Continue with the next request; the rest of a request that was refused early has a few seconds to arrive."""
         super().on_response_complete()
-        if not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if self._whole:
             self._parse()
-        if not self._whole and self._deadline is None and self.cycle.response_complete:
+        elif 0 < self._left <= REST_BYTES:
             said = f"{HEAD_S:g} s after the response, a request was still being sent"
             self._deadline = self.loop.call_later(HEAD_S, self._abort, "rest_time", said)
+        else:  # the client reads the response and that the connection ends, even if it is still sending
+            self.transport.write_eof()
+            self._deadline = self.loop.call_later(REST_S, self.transport.abort)
+            self._drop(0)
+
+    def _drop(self, size: int) -> None:
+        """Drop some of what arrives after the last response, and then read no more."""
+        self._ahead.clear()
+        self._dropped = (self._dropped or 0) + size
+        if self._dropped >= REST_BYTES:
+            self.transport.pause_reading()
 
     def pause_writing(self) -> None:
         """Wait, for a limited time, for the client to read its response."""
@@ -306,22 +299,3 @@ def protocol_of(audit: AuditLog) -> Callable[..., asyncio.BaseProtocol]:
     audited = type("AuditedProtocol", (LimitedProtocol,), {"audit": audit})
     buffer = new_buffer()
     return lambda **options: SmallReads(audited(**options), buffer)
-
-
-def allow_open_files() -> None:
-    """Raise this process's limit on open files to allow one per connection, as far as the system permits."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_CONNECTIONS + _FILES
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _peers_of(state: uvicorn.server.ServerState) -> Peers:
-    """Return the addresses that have connections to a server."""
-    kept: Any = state
-    if not hasattr(kept, "peers"):
-        kept.peers = Peers()
-    found: Peers = kept.peers
-    return found

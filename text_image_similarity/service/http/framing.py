@@ -10,6 +10,10 @@ import re
 
 _HEAD_END = b"\r\n\r\n"
 _UPGRADE = re.compile(rb"\r\nUpgrade(?=:)", re.IGNORECASE)
+# Clients write chunks of what they read or buffer, of 1 KiB and more; some write a chunk for each token of JSON.
+TINY_CHUNKS = 256  # chunks that a body may have at once; the longer they are, the more may follow:
+CHUNK_BYTES = 256  # bytes of a chunk that allow another one
+CHUNK_LINE = 64  # bytes of the line before a chunk, with extensions and its CRLF
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;|$)")
 
 
@@ -54,11 +58,20 @@ class HeadEnd:
 
 
 class ChunkedEnd:
-    """Finds the end of a chunked body by the sizes of its chunks, whose content it does not look at."""
+    """Finds the end of a chunked body by the sizes of its chunks, whose content it does not look at.
+
+    A tiny chunk takes as much time as a large one, and this class stops at the first that is too many.
+
+    Attributes:
+        is_bad: Whether there are too many tiny chunks, or the line before a chunk is malformed or too long.
+        has_too_many: Whether there are too many tiny chunks.
+    """
 
     def __init__(self) -> None:
+        self.is_bad = self.has_too_many = False
         self._chunk = 0  # bytes of a chunk, with the CRLF behind it, that have not arrived
         self._in_trailers = False
+        self._spare: float = TINY_CHUNKS  # how many more empty chunks, or trailers, there may be
 
     def find(self, data: bytearray) -> int:
         """Return how many bytes may be parsed: up to the end of the body, or of what has arrived of it in whole lines.
@@ -67,24 +80,36 @@ class ChunkedEnd:
             data: What has arrived and was not among the bytes that this method has returned before.
         """
         start = 0
-        while start < len(data):
+        while start < len(data) and self._spare >= 0:
             if self._chunk:
                 taken = min(self._chunk, len(data) - start)
                 self._chunk -= taken
                 start += taken
                 continue
-            end = data.find(b"\r\n", start)
+            stop = len(data) if self._in_trailers else start + CHUNK_LINE
+            end = data.find(b"\r\n", start, stop)
             if end < 0:
+                self.is_bad = not self._in_trailers and stop <= len(data)
                 break
             line = data[start:end]
             start = end + 2
-            if self._in_trailers:
-                if not line:
+            if not self._in_trailers:
+                self._begin_chunk(line)
+                if self.is_bad:
                     break
-            elif (size := _CHUNK_SIZE.match(line)) is None:
-                return len(data)  # the parser refuses it
+            elif line:
+                self._spare -= 1  # the parser counts them too, and refuses so many
             else:
-                self._chunk = int(size[1], 16)
-                self._in_trailers = not self._chunk
-                self._chunk += 2 * (self._chunk > 0)
-        return start
+                break
+        return 0 if self.is_bad else start
+
+    def _begin_chunk(self, line: bytearray) -> None:
+        """Count a chunk by the line before it."""
+        if (found := _CHUNK_SIZE.match(line)) is None:
+            self.is_bad = True
+        elif size := int(found[1], 16):
+            self._chunk = size + 2
+            self._spare = min(self._spare + size / CHUNK_BYTES, TINY_CHUNKS) - 1
+            self.is_bad = self.has_too_many = self._spare < 0
+        else:
+            self._in_trailers, self._spare = True, TINY_CHUNKS

@@ -23,7 +23,8 @@ from ..inference.local import LocalModelPool
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
 from .app import create_app, open_catalogs
-from .connections import allow_open_files, protocol_of
+from .connections import protocol_of
+from .peers import allow_open_files
 
 logger = logging.getLogger("text_image_similarity")
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 
-_READ_BYTES = 1 << 16
+READ_BYTES = 1 << 16
 
 
 def new_buffer() -> memoryview:
     """Return a buffer for all connections of a server, because each copies what it has read at once."""
-    return memoryview(bytearray(_READ_BYTES))
+    return memoryview(bytearray(READ_BYTES))
 
 
 class SmallReads(asyncio.BufferedProtocol):
