@@ -143,7 +143,7 @@ def test_a_client_that_is_still_sending_gets_its_response(
     head: bytes, piece: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even if it reads only when it can send no more, and no more than the system takes is sent."""
-    monkeypatch.setattr(connections, "REST_S", 0.2)
+    monkeypatch.setattr(connections, "DROPPED_S", 0.2)
     with listening(lambda **options: SmallReads(LimitedProtocol(**options), new_buffer())) as (_, port):
         count, said = sent(port, iter([b"POST /7 HTTP/1.1\r\n" + head + b"\r\n\r\n", *[piece] * 100]))
     assert said.startswith(b"HTTP/1.1 200")

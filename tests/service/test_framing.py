@@ -16,7 +16,13 @@ from uvicorn.server import ServerState
 from tests.service.test_connections import connect, listening
 from tests.support.clock import HANG_S
 from text_image_similarity.service.http import connections
-from text_image_similarity.service.http.connections import HEAD_BYTES, MOST_FIELDS, REST_BYTES, LimitedProtocol
+from text_image_similarity.service.http.connections import (
+    DROPPED_BYTES,
+    HEAD_BYTES,
+    MOST_FIELDS,
+    REST_BYTES,
+    LimitedProtocol,
+)
 from text_image_similarity.service.http.framing import CHUNK_BYTES, CHUNK_LINE, TINY_CHUNKS, ChunkedEnd
 from text_image_similarity.service.http.small_reads import READ_BYTES
 
@@ -348,12 +354,13 @@ def test_the_rest_of_a_request_is_dropped_after_its_response(
         connection = Talk(refuse, Watched)
         said = await connection.hear(head)
         assert said.endswith(b"no")
+        assert b"\r\nconnection: close\r\n" in said
         assert connection.wire.ended
         read = 0
-        while connection.wire.reading and read < 100 * REST_BYTES:
+        while connection.wire.reading and read < 100 * DROPPED_BYTES:
             assert await connection.hear(rest) == said
             read += len(rest)
-        assert REST_BYTES <= read <= REST_BYTES + len(rest)
+        assert DROPPED_BYTES <= read <= DROPPED_BYTES + len(rest)
         assert not connection.wire.closed  # the client may still be reading the response
         assert await connection.hear(GET) == said
         assert connection.protocol._deadline is not None

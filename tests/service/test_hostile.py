@@ -308,7 +308,7 @@ def test_a_service_that_has_run_out_of_files_recovers(client: httpx.Client, runn
         (b"GET /V1/models", 404),
         (b"GET /%76%31/models", 200),
         (b"GET /v1/models?x=" + b"y" * 1000, 200),
-        (b"GET http://elsewhere/v1/models", 200),
+        (b"GET http://elsewhere/v1/models", 421),
         (b"GET /\xff", 400),
         (b"GET v1/models", 400),
         (b"OPTIONS *", 404),

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -24,8 +25,9 @@ HEAD_BYTES = 16 * 1024
 # headers, and CDNs add up to 50.
 MOST_FIELDS = 100
 HEAD_S = 10.0  # from a head's first byte to its end, and for the rest of a refused body
-REST_BYTES = 1 << 18  # of a request that are read after its response
-REST_S = 2.0  # until a connection ends that has no other use than to deliver a response
+REST_BYTES = 1 << 25  # of a body of known length that are read after its response, for the next request to follow
+DROPPED_BYTES = 1 << 18  # of a longer or chunked body that are read after its response, the last of the connection
+DROPPED_S = 2.0  # until such a connection ends
 SEND_S = 30.0  # until a client has read what is buffered for it
 _MOST_AHEAD = 1 << 16  # bytes that may arrive before their turn until reading pauses
 
@@ -50,6 +52,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _peer: str | None = None  # set once the connection is counted
     _head, _headers = 0, 0  # bytes, and number of headers, of the head and the trailers
     _left = 0  # bytes of a body of known length that have not arrived
+    _is_last = False  # whether the response says that the connection ends after it
     _dropped: int | None = None  # bytes dropped after the last response; None before it
     _full = False  # whether reading is paused because of what has arrived and is not parsed yet, or until the next turn
     _may_begin = False  # whether the parser is at a head
@@ -182,6 +185,16 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head_end, self._chunked_end = HeadEnd(), ChunkedEnd()
         super().on_headers_complete()
         self._whole = False
+        self.cycle.send = partial(self._send, self.cycle.send)  # type: ignore[method-assign]
+
+    async def _send(self, send: Callable[[Any], Awaitable[None]], message: Any) -> None:
+        """Send a part of the response; its head says whether the rest of the request ends the connection."""
+        if message["type"] != "http.response.start" or self._whole or 0 < self._left <= REST_BYTES:
+            await send(message)
+            return
+        self._is_last = True
+        await send({**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]})
+        self.cycle.keep_alive = True  # Uvicorn would close at once, and the client might lose the response
 
     def _set_host(self) -> None:
         """Refuse a second Host header; an absolute URL replaces the only one (RFC 9112, sections 3.2 and 3.2.2)."""
@@ -216,21 +229,21 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.is_closing():
             return
-        if self._whole:
+        if self._is_last:  # the client reads the response and that the connection ends, even if it is still sending
+            self.transport.write_eof()
+            self._deadline = self.loop.call_later(DROPPED_S, self.transport.abort)
+            self._drop(0)
+        elif self._whole:
             self._parse()
-        elif 0 < self._left <= REST_BYTES:
+        else:
             said = f"{HEAD_S:g} s after the response, a request was still being sent"
             self._deadline = self.loop.call_later(HEAD_S, self._abort, "rest_time", said)
-        else:  # the client reads the response and that the connection ends, even if it is still sending
-            self.transport.write_eof()
-            self._deadline = self.loop.call_later(REST_S, self.transport.abort)
-            self._drop(0)
 
     def _drop(self, size: int) -> None:
         """Drop some of what arrives after the last response, and then read no more."""
         self._ahead.clear()
         self._dropped = (self._dropped or 0) + size
-        if self._dropped >= REST_BYTES:
+        if self._dropped >= DROPPED_BYTES:
             self.transport.pause_reading()
 
     def pause_writing(self) -> None:
