@@ -595,6 +595,10 @@ def test_settings_do_not_choose_attention_that_keeps_all_pairs(key: str, tiny_cl
         ({"image_size": 2048, "layers": 1000}, {}),
         ({"attentional_pool": True, "attn_pooler_queries": 16_384}, {}),
         ({}, {"context_length": 4096, "heads": 64}),
+        ({"timm_model_name": None, "image_size": 2048, "layers": 1000}, {}),
+        ({"timm_model_name": "", "image_size": 2048, "layers": 1000}, {}),
+        ({"attn_pooler_queries": None, "image_size": 2048, "layers": 1000}, {}),
+        ({"image_size": 2048, "layers": [1, 1, 1, 1], "head_width": 1}, {}),
         ({}, {"context_length": 2048, "layers": 4096}),
     ],
 )
@@ -612,6 +616,12 @@ def test_the_attention_of_open_clips_towers_is_limited(
         load_encoder(replace(CLIP, model=tmp_path))
 
 
+def test_what_decides_over_the_attention_of_open_clips_towers_is_a_number() -> None:
+    for vision in ({"patch_size": [16, 16]}, {"width": None}, {"attentional_pool": True, "attn_pooler_queries": None}):
+        with pytest.raises(ModelNameError, match="which is not a whole number; correct it"):
+            open_clip_files._check_attention("theirs", {}, vision)
+
+
 def test_the_attention_of_open_clips_architectures_is_accepted() -> None:
     for architecture in open_clip.list_models():
         settings = open_clip.get_model_config(architecture)
@@ -623,7 +633,7 @@ def test_the_attention_of_published_models_is_accepted() -> None:
         (1025, 16, 64),  # EVA-02-CLIP-E at 448 pixels
         (1025, 32, 32),  # EVA-CLIP-8B at 448
         (730, 16, 48),  # ViT-bigG/14 at 378
-        (1025, 16, 27),  # SigLIP 2 so400m with 1,024 patches
+        (2048, 16, 27),  # SigLIP 2 so400m with 2,048 patches
         (512, 16, 24),  # XLM-R
     ):
         check_attention("ours", positions, heads, layers)

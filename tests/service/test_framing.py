@@ -327,6 +327,44 @@ def test_a_connection_is_idle_after_the_rest_of_a_refused_body() -> None:
     asyncio.run(talk())
 
 
+def test_a_client_that_sends_at_full_speed_is_read_after_its_last_response() -> None:
+    """The read that ended with the response was a full one, after which reading pauses until the next turn."""
+
+    async def talk() -> None:
+        async def refuse(scope: Any, receive: Any, send: Any) -> None:
+            await reply(send, b"no")
+
+        connection = Talk(refuse)
+        said = await connection.hear(CHUNKED + b"%x\r\n" % (1 << 20) + b"a" * READ_BYTES)
+        assert said.endswith(b"no")
+        assert connection.wire.ended
+        assert connection.wire.reading
+        connection.end()
+
+    asyncio.run(talk())
+
+
+def test_a_client_that_asks_for_the_end_of_the_connection_may_first_send_all() -> None:
+    """Closing at once would reset the connection, and the client might lose the response."""
+
+    async def talk() -> None:
+        async def refuse(scope: Any, receive: Any, send: Any) -> None:
+            await reply(send, b"no")
+
+        connection = Talk(refuse)
+        head = b"POST /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (1 << 20)
+        assert (await connection.hear(head)).endswith(b"no")
+        assert connection.wire.ended
+        for _ in range(16):
+            assert connection.wire.reading
+            await connection.hear(b"a" * (1 << 16))
+        assert not connection.wire.reading
+        assert not connection.wire.closed
+        connection.end()
+
+    asyncio.run(talk())
+
+
 @pytest.mark.parametrize(
     ("head", "rest"),
     [

@@ -37,7 +37,9 @@ def check_added(tokens: Any, growth: int, before: int = 0) -> None:
         elif isinstance(one, list):
             waiting += one
         elif isinstance(one, Mapping):
-            waiting += one.keys() - _FLAGS
+            waiting += [
+                key for key in one if key not in _FLAGS and not (key.isdigit() and isinstance(one[key], Mapping))
+            ]
             values = dict(one)
             if one.get("normalized") is False and isinstance(one.get("content"), str):
                 kept = len(values.pop("content"))

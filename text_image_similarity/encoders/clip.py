@@ -154,7 +154,7 @@ def _check_sizes(name: str, shape: Any, preprocess: Preprocess) -> None:
                 f"{name} divides an image into {patches:,} patches, more than {MOST_WIDTH:,}; correct the sizes in its settings"
             )
     heads, layers = (getattr(vision, key, None) for key in ("num_attention_heads", "num_hidden_layers"))
-    check_attention(f"the image tower of {name}", patches + 1, heads, layers)
+    check_attention(f"the image tower of {name}", patches + (preprocess.patches is None), heads, layers)
 
 
 def _numbers(stated: Any) -> list[int]:

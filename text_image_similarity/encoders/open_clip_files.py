@@ -167,18 +167,29 @@ def _check_attention(name: str, text: Mapping[str, Any], vision: Mapping[str, An
     """Check the attention of the towers that open_clip builds itself, with its defaults for what is not stated."""
     length = text.get("context_length") or _CONTEXT
     check_attention(f"the text tower of {name}", length + 1, text.get("heads", 8), text.get("layers", 12))
+    if vision.get("timm_model_name"):
+        return
     defaults = {"layers": 12, "width": 768, "head_width": 64, "patch_size": 16, "attn_pooler_queries": 256}
-    layers, width, head, patch, queries = ({**defaults, **vision}[key] for key in defaults)
-    if "timm_model_name" in vision or not all(isinstance(each, int) for each in (layers, width, head, patch, queries)):
-        return  # a network of timm, a ResNet, whose layers are several numbers, or what open_clip cannot build
+    found = {**defaults, **vision}
+    is_resnet = isinstance(found["layers"], list)
+    unused = {"layers", "patch_size"} if is_resnet else set()
+    unused |= set() if vision.get("attentional_pool") else {"attn_pooler_queries"}
+    for key in defaults.keys() - unused:
+        if not isinstance(found[key], int):
+            raise ModelNameError(
+                f"the settings of {name} have {key} {found[key]!r:.50}, which is not a whole number; correct it"
+            )
     side = vision.get("image_size", 224)
-    tower, patches = (
-        f"the image tower of {name}",
-        (max(side if isinstance(side, list) else [side]) // max(1, patch)) ** 2,
-    )
-    check_attention(tower, patches + 1, width // max(1, head), layers)
+    longest, tower = max(side if isinstance(side, list) else [side]), f"the image tower of {name}"
+    heads = found["width"] // max(1, found["head_width"])
+    if is_resnet:  # which compares once, at its end, where it is 32 times as wide
+        check_attention(tower, (longest // 32) ** 2 + 1, 32 * heads, 1)
+        return
+    patches = (longest // max(1, found["patch_size"])) ** 2
+    check_attention(tower, patches + 1, heads, found["layers"])
     if vision.get("attentional_pool"):
-        check_attention(tower, max(patches + 1, queries), vision.get("attn_pooler_heads", 8), 1)
+        pooler = vision.get("attn_pooler_heads", 8)
+        check_attention(tower, max(patches + 1, found["attn_pooler_queries"]), pooler, 1)
 
 
 def _check_widths(name: str, widths: Iterable[int]) -> None:

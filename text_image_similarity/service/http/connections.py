@@ -54,6 +54,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _left = 0  # bytes of a body of known length that have not arrived
     _is_last = False  # whether the response says that the connection ends after it
     _dropped: int | None = None  # bytes dropped after the last response; None before it
+    _most_dropped = DROPPED_BYTES
     _full = False  # whether reading is paused because of what has arrived and is not parsed yet, or until the next turn
     _may_begin = False  # whether the parser is at a head
     _pieces = 0  # pieces of the body from the parser
@@ -139,9 +140,12 @@ class LimitedProtocol(HttpToolsProtocol):
             return min(self._left, len(self._ahead))
         end = self._chunked_end.find(self._ahead)
         if self._chunked_end.is_bad:
+            said = "Invalid HTTP request received."
             if self._chunked_end.has_too_many:
-                self._note("pieces", f"more than {TINY_CHUNKS} chunks had less than {CHUNK_BYTES} bytes on average")
-            self.send_400_response("Invalid HTTP request received.")
+                said = f"more than {TINY_CHUNKS} chunks had less than {CHUNK_BYTES} bytes on average"
+                self._note("pieces", said)
+                said += "; send larger chunks, or a Content-Length"
+            self.send_400_response(said)
         elif not end and len(self._ahead) > HEAD_BYTES:
             self._too_long = _TOO_MANY_BYTES
             self.send_400_response("")
@@ -189,12 +193,18 @@ class LimitedProtocol(HttpToolsProtocol):
 
     async def _send(self, send: Callable[[Any], Awaitable[None]], message: Any) -> None:
         """Send a part of the response; its head says whether the rest of the request ends the connection."""
-        if message["type"] != "http.response.start" or self._whole or 0 < self._left <= REST_BYTES:
+        if message["type"] != "http.response.start" or self._whole:
             await send(message)
             return
-        self._is_last = True
-        await send({**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]})
-        self.cycle.keep_alive = True  # Uvicorn would close at once, and the client might lose the response
+        if not self._may_arrive():
+            message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+        await send(message)
+        if not self.cycle.keep_alive:  # Uvicorn would close at once, and the client might lose the response
+            self._is_last = self.cycle.keep_alive = True
+
+    def _may_arrive(self) -> bool:
+        """Tell whether the rest of a body is read after the response."""
+        return 0 < self._left <= REST_BYTES
 
     def _set_host(self) -> None:
         """Refuse a second Host header; an absolute URL replaces the only one (RFC 9112, sections 3.2 and 3.2.2)."""
@@ -231,7 +241,11 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         if self._is_last:  # the client reads the response and that the connection ends, even if it is still sending
             self.transport.write_eof()
-            self._deadline = self.loop.call_later(DROPPED_S, self.transport.abort)
+            if self._full:
+                self._full = False
+                self.transport.resume_reading()
+            seconds, self._most_dropped = (HEAD_S, self._left) if self._may_arrive() else (DROPPED_S, DROPPED_BYTES)
+            self._deadline = self.loop.call_later(seconds, self.transport.abort)
             self._drop(0)
         elif self._whole:
             self._parse()
@@ -243,7 +257,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """Drop some of what arrives after the last response, and then read no more."""
         self._ahead.clear()
         self._dropped = (self._dropped or 0) + size
-        if self._dropped >= DROPPED_BYTES:
+        if self._dropped >= self._most_dropped:
             self.transport.pause_reading()
 
     def pause_writing(self) -> None:

@@ -11,8 +11,8 @@ import re
 _HEAD_END = b"\r\n\r\n"
 _UPGRADE = re.compile(rb"\r\nUpgrade(?=:)", re.IGNORECASE)
 # Clients write chunks of what they read or buffer, of 1 KiB and more; some write a chunk for each token of JSON.
-TINY_CHUNKS = 256  # chunks that a body may have at once; the longer they are, the more may follow:
-CHUNK_BYTES = 256  # bytes of a chunk that allow another one
+TINY_CHUNKS = 256  # chunks of a body for which no others must make up
+CHUNK_BYTES = 256  # bytes of chunks that allow another one
 CHUNK_LINE = 64  # bytes of the line before a chunk, with extensions and its CRLF
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;|$)")
 
