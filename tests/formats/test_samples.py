@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import re
 import sys
 import tarfile
 import tracemalloc
@@ -232,6 +233,20 @@ def test_the_rest_of_a_damaged_shard_is_a_row(
     assert table.row_count == len(found)
     assert str(found[len(keys) - 1][1]).startswith(error)
     assert [image for _, image, _ in found[-2:]] == [len(RED), len(make_png("blue"))]
+
+
+@pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_a_name_longer_than_a_path_ends_the_shard_with_an_error(tmp_path: Path, kind: int) -> None:
+    names = [f"a/{'x' * 4090}.txt", f"b/{'x' * 4091}.txt", "c.txt"]  # the second one has a byte more than is allowed
+    (tmp_path / "s.tar").write_bytes(make_tar([("0.txt", b"a"), *((name, b"a") for name in names)], kind))
+    found = rows(opened(tmp_path / "s.tar"))
+    assert [key for key, _, _ in found] == ["0", names[0].removesuffix(".txt"), None]
+    said = r"corrupt: s.tar has a member whose name has 4,097 bytes, more than 4,096, before byte \d+, and is not read"
+    assert re.match(said, str(found[2][1]))
+
+
+def test_keys_count_as_memory() -> None:
+    assert samples.Sample("k" * 5000).size > 5000
 
 
 def test_damaged_compression_is_told_from_a_cut(tmp_path: Path) -> None:

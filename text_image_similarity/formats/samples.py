@@ -58,7 +58,7 @@ class Sample:
     def size(self) -> int:
         """Approximate size in memory, in bytes."""
         image = len(self.image) if isinstance(self.image, bytes | str) else 0
-        return image + len(self.caption or "") + self.fields_size + 100
+        return image + len(self.key or "") + len(self.caption or "") + self.fields_size + 100
 
 
 def read_tar(

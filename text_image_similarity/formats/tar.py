@@ -18,7 +18,7 @@ from ..errors import ErrorCode, RowError
 
 _BLOCK = 512
 _AT_ONCE = 1 << 20
-_MOST_NAME = 64 << 10
+_MOST_NAME = 4096  # bytes, the longest path on Linux
 _MOST_HEADER = 1 << 20
 _MOST_BEHIND = 64 << 20  # bytes to read after the end mark
 _SPARSE = b"GNU.sparse."
@@ -65,6 +65,7 @@ class TarStream:
             self._open(info.size)
             if info.type in _HEADERS:
                 told |= self._told(info.type)
+                self._check_name(told.get(b"path", b""))
             else:
                 self._open_content(info, block, told)
                 if info.type in _PLAIN and _SPARSE not in told:
@@ -129,13 +130,20 @@ class TarStream:
     def _told(self, kind: bytes) -> dict[bytes, bytes]:
         """Return the values of a header for the next member: `path`, `size`, and whether it is sparse."""
         if kind == tarfile.GNUTYPE_LONGNAME:
-            return {b"path": self._extra(_MOST_NAME).rstrip(b"\0")}
+            return {b"path": self._extra().rstrip(b"\0")}
         of_next = kind in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
-        return self._records(self._extra(_MOST_HEADER)) if of_next else {}
+        return self._records(self._extra()) if of_next else {}
 
-    def _extra(self, most: int) -> bytes:
+    def _check_name(self, name: bytes) -> None:
+        if len(name) > _MOST_NAME:
+            reason = (
+                f"has a member whose name has {len(name):,} bytes, more than {_MOST_NAME:,}, before byte {self._at}"
+            )
+            raise self._corrupt(reason)
+
+    def _extra(self) -> bytes:
         """Return the content of a header that is longer than one block."""
-        if self._left > most:
+        if self._left > _MOST_HEADER:
             raise self._damaged(self._at)
         return self.read()
 
@@ -186,9 +194,10 @@ class TarStream:
         return RowError(ErrorCode.TRUNCATED, f"{self._name} ends at byte {self._at}{how}")
 
     def _damaged(self, at: int) -> RowError:
-        return RowError(
-            ErrorCode.CORRUPT, f"{self._name} has a damaged header at byte {at}, and is not read any further"
-        )
+        return self._corrupt(f"has a damaged header at byte {at}")
+
+    def _corrupt(self, reason: str) -> RowError:
+        return RowError(ErrorCode.CORRUPT, f"{self._name} {reason}, and is not read any further")
 
 
 def _text(name: bytes) -> str:
