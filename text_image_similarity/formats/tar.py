@@ -20,6 +20,8 @@ _BLOCK = 512
 _AT_ONCE = 1 << 20
 _MOST_NAME = 4096  # bytes, the longest path on Linux
 _MOST_HEADER = 1 << 20
+# Headers and pax records of a file, besides a thousand for each sample: few compressed bytes may expand to very many.
+_MOST_HEADERS = 100_000
 _MOST_BEHIND = 64 << 20  # bytes to read after the end mark
 _SPARSE = b"GNU.sparse."
 _RECORD = re.compile(rb"(\d{1,7}) ")
@@ -41,11 +43,16 @@ class TarStream:
         file: The file, open for reading bytes.
         name: Name of the file in messages.
         compressed: Whether the file is compressed with gzip.
+
+    Attributes:
+        samples: Samples so far, which the reader counts.
     """
 
     def __init__(self, file: io.BufferedReader, name: str, *, compressed: bool = False) -> None:
         self._file: io.BufferedReader | gzip.GzipFile = gzip.GzipFile(fileobj=file) if compressed else file
         self._name = name
+        self.samples = 0
+        self._headers = 0  # so far, with their records
         self._at = 0
         self._left = 0  # unread bytes of the current member's content
         self._padding = 0
@@ -63,6 +70,7 @@ class TarStream:
                 self._check_end()
                 return
             self._open(info.size)
+            self._count()
             if info.type in _HEADERS:
                 told |= self._told(info.type)
                 self._check_name(told.get(b"path", b""))
@@ -125,7 +133,13 @@ class TarStream:
             self._open(self._number(told[b"size"]))
         if info.type == tarfile.GNUTYPE_SPARSE and block[482]:
             while self._exactly(_BLOCK)[504]:
-                pass
+                self._count()
+
+    def _count(self) -> None:
+        """Count a header, a block of one or a record, and refuse a file with far too many."""
+        self._headers += 1
+        if self._headers > _MOST_HEADERS + 1000 * self.samples:
+            raise self._corrupt(f"has far more headers ({self._headers:,}) than samples before byte {self._at}")
 
     def _told(self, kind: bytes) -> dict[bytes, bytes]:
         """Return the values of a header for the next member: `path`, `size`, and whether it is sparse."""
@@ -151,6 +165,7 @@ class TarStream:
         """Return the values of a pax header that are used here; any number of headers may precede a member."""
         found, at = {}, 0
         while at < len(data) and data[at]:
+            self._count()
             start = _RECORD.match(data, at)
             end = at + int(start[1]) if start else 0
             if start is None or end <= start.end() or end > len(data):
