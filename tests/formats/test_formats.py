@@ -669,6 +669,22 @@ def test_blank_lines_may_be_many_but_not_far_more_than_rows(
         (folder / "out.csv").unlink(missing_ok=True)
 
 
+@pytest.mark.parametrize("quoting", ["auto", "minimal", "backslash"])
+def test_a_row_of_very_many_lines_is_refused_by_name(
+    folder: Path, quoting: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("text_image_similarity.formats.text._SHORT", 10)
+    monkeypatch.setattr("text_image_similarity.formats.text._ROW_LINES", 20, raising=False)
+    config = replace(CONFIG, dialect=Dialect(quoting=quoting))
+    begin = 'url,caption\nred.png,"red\n' + "x\n" * 10 + '"\n'
+    (folder / "in.csv").write_text(begin + begin.partition("\n")[2] * 5)  # together more than 20 lines
+    assert score(folder / "in.csv", folder / "out.csv", config).rows == 6
+    (folder / "in.csv").write_text(begin + 'red.png,"red\n' + "x\n" * 50 + '"\n')
+    said = r"row 2 of .*in.csv \(on lines 14 to \d+\) is not valid: it has more than 20 lines; if a quotation mark has been"
+    with pytest.raises(TableError, match=said):
+        score(folder / "in.csv", folder / "out2.csv", config)
+
+
 def test_long_rows_may_have_more_delimiters_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("text_image_similarity.formats.text._SHORT", 10)
     monkeypatch.setattr("text_image_similarity.formats.text._ROW_DELIMITERS", 20)
