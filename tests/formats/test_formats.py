@@ -368,6 +368,20 @@ def test_members_are_taken_out_of_an_object(row: dict[str, object], separators: 
     assert json.loads(without(text, frozenset({"error"}))) == left
 
 
+def test_blanks_between_members_are_not_passed_one_by_one() -> None:
+    class Counted(str):
+        looks = 0
+
+        def __getitem__(self, at: Any) -> str:
+            Counted.looks += 1
+            return super().__getitem__(at)
+
+    blank = " \t\r\n" * 10_000
+    text = Counted(f'{{{blank}"a"{blank}:{blank}1{blank},{blank}"error":2{blank}}}')
+    assert json.loads(without(text, frozenset({"error"}))) == {"a": 1}
+    assert Counted.looks < 20
+
+
 class TestSeveralFiles:
     def test_a_folder_is_one_table(self, folder: Path) -> None:
         (folder / "t").mkdir()
