@@ -3,6 +3,7 @@ import math
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from text_image_similarity import Config, Record, Scorer, score_csv, score_pairs
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.errors import RowError
 from text_image_similarity.pipeline import LocalEngine
-from text_image_similarity.records import caption_of, reference_of
+from text_image_similarity.records import caption_of, is_invisible, reference_of, references_of
 
 RED = inline("red")
 NOT_TEXT: list[Any] = [
@@ -75,3 +76,13 @@ def test_a_row_without_both_is_told_of_its_caption() -> None:
     (result,) = score_pairs([Record(None, None)], Config(), encoder=ColourEncoder())  # type: ignore[arg-type]
     assert result.error == "empty_caption: the caption is empty or missing"
     assert isinstance(reference_of(None), RowError)
+
+
+@pytest.mark.parametrize("end", ["", "\u00e9"])
+def test_very_many_invisible_characters_are_not_looked_at_one_by_one(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = Mock(side_effect=is_invisible)
+    monkeypatch.setattr("text_image_similarity.records.is_invisible", looked)
+    text = " \u200b\u3164" * 100_000 + end
+    assert str(reference_of(text)) == (text if end else "invalid_url: the image is empty or missing")
+    assert references_of(text, ["a dog"]) == ((text, "a dog") if end else ("a dog",))
+    assert looked.call_count < 100

@@ -80,7 +80,7 @@ def test_the_limits_of_the_service_are_those_of_the_code(served: Settings) -> No
 
 def test_the_fixed_limits_are_those_of_the_code() -> None:
     rows = table("Fixed")
-    assert len(rows) == 37
+    assert len(rows) == 38
     for name, said, folder, *_ in rows:
         assert value(said) in values_of(name, folder), f"{name} in {folder} is not {said}"
     rooms = [PACKAGE / "service" / "http" / f"{name}.py" for name in ("connections", "peers")]

@@ -16,6 +16,7 @@ from .bounded_json import parse_json
 from .errors import ErrorCode, RowError
 
 _UNSEEN = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})  # Unicode categories of control, format and separator characters
+_PIECE = 65_536  # characters
 _BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
 OUT_COLUMNS = ("similarity", "error")  # columns of a scored table
 # Characters of a caption: a tokenizer takes hundreds of times the memory of its text. No model reads more than a few
@@ -240,8 +241,11 @@ def _text_of(value: Any) -> Any:
 
 
 def _is_visible(text: str) -> bool:
-    """Tell whether a text has a visible character."""
-    return "!" <= text[:1] <= "~" or not all(map(is_invisible, text))  # most texts begin with a visible ASCII character
+    """Tell whether a text has a visible character; in a piece of a long text, each character is looked at once."""
+    if "!" <= text[:1] <= "~":  # as in most texts
+        return True
+    pieces = (text[start : start + _PIECE] for start in range(0, len(text), _PIECE))
+    return any(not all(map(is_invisible, set(piece))) for piece in pieces)
 
 
 def is_invisible(character: str) -> bool:

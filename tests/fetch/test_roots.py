@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from hashlib import sha256
 from pathlib import Path, PureWindowsPath
@@ -111,6 +112,25 @@ def test_a_table_that_is_in_no_folder_names_files_only_where_that_is_said(
 def test_a_long_path_does_not_hide_the_option(table: Path) -> None:
     with pytest.raises(RowError, match=r"--files-under FOLDER .*--files-under / for any"):
         Fetcher(with_base_dir(Config(), str(table))).fetch("/" + "\x1b/" * 900)
+
+
+@pytest.mark.parametrize(
+    "form", ["{}x.jpg", "{}../x.jpg", "/{}x.jpg", "../{}x.jpg", "{folder}/{}x.jpg", "file:///{}x.jpg"]
+)
+def test_a_path_that_no_system_reads_is_refused_before_work_on_it(table: Path, form: str) -> None:
+    config = with_base_dir(Config(), str(table))
+    reference = form.format("a/" * (3000 if "file:" in form else 500_000), folder=table.parent)
+    with pytest.raises(RowError, match=r"file_not_found: the path has [\d,]+ characters, more than 4,096") as caught:
+        Fetcher(config).fetch(reference)
+    assert len(str(caught.value)) < 100
+    with pytest.raises(RowError, match=re.escape(str(caught.value))):
+        roots.locate(reference, config)
+    assert roots.resolve_reference(reference, table.parent) == reference
+    result = Pairs(config).pair(Record(reference, "a caption"))
+    assert isinstance(result, ScoreResult)
+    assert result.error == str(caught.value)
+    with pytest.raises(RowError, match="the reference is base64"):
+        Fetcher(config).fetch("iVBORw0KGgo" + "A/" * 500_000)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, the kernel does not tell where a file is")

@@ -307,3 +307,14 @@ class TestHints:
 def test_a_wrong_dialect_is_a_config_error(given: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=next(iter(given))):
         Dialect(**given)  # type: ignore[arg-type]
+
+
+def test_the_check_of_quoting_reads_line_by_line(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("url,caption\n")
+    table = delimited.DelimitedTable([str(tmp_path / "in.csv")])
+    row = ["red.png", "\u0100\n" * 200_000]  # the lines take over 10 MB as a list
+    tracemalloc.start()
+    table._check_quotes("row 1", row)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4_000_000

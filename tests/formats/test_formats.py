@@ -368,6 +368,20 @@ def test_members_are_taken_out_of_an_object(row: dict[str, object], separators: 
     assert json.loads(without(text, frozenset({"error"}))) == left
 
 
+def test_blanks_between_members_are_not_passed_one_by_one() -> None:
+    class Counted(str):
+        looks = 0
+
+        def __getitem__(self, at: Any) -> str:
+            Counted.looks += 1
+            return super().__getitem__(at)
+
+    blank = " \t\r\n" * 10_000
+    text = Counted(f'{{{blank}"a"{blank}:{blank}1{blank},{blank}"error":2{blank}}}')
+    assert json.loads(without(text, frozenset({"error"}))) == {"a": 1}
+    assert Counted.looks < 20
+
+
 class TestSeveralFiles:
     def test_a_folder_is_one_table(self, folder: Path) -> None:
         (folder / "t").mkdir()
@@ -667,6 +681,22 @@ def test_blank_lines_may_be_many_but_not_far_more_than_rows(
         else:
             assert score(folder / name, folder / "out.csv").rows == text.count(row)
         (folder / "out.csv").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("quoting", ["auto", "minimal", "backslash"])
+def test_a_row_of_very_many_lines_is_refused_by_name(
+    folder: Path, quoting: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("text_image_similarity.formats.text._SHORT", 10)
+    monkeypatch.setattr("text_image_similarity.formats.text._ROW_LINES", 20, raising=False)
+    config = replace(CONFIG, dialect=Dialect(quoting=quoting))
+    begin = 'url,caption\nred.png,"red\n' + "x\n" * 10 + '"\n'
+    (folder / "in.csv").write_text(begin + begin.partition("\n")[2] * 5)  # together more than 20 lines
+    assert score(folder / "in.csv", folder / "out.csv", config).rows == 6
+    (folder / "in.csv").write_text(begin + 'red.png,"red\n' + "x\n" * 50 + '"\n')
+    said = r"row 2 of .*in.csv \(on lines 14 to \d+\) is not valid: it has more than 20 lines; if a quotation mark has been"
+    with pytest.raises(TableError, match=said):
+        score(folder / "in.csv", folder / "out2.csv", config)
 
 
 def test_long_rows_may_have_more_delimiters_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

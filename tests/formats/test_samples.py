@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import re
 import sys
 import tarfile
 import tracemalloc
@@ -232,6 +233,63 @@ def test_the_rest_of_a_damaged_shard_is_a_row(
     assert table.row_count == len(found)
     assert str(found[len(keys) - 1][1]).startswith(error)
     assert [image for _, image, _ in found[-2:]] == [len(RED), len(make_png("blue"))]
+
+
+@pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_a_name_longer_than_a_path_ends_the_shard_with_an_error(tmp_path: Path, kind: int) -> None:
+    names = [f"a/{'x' * 4090}.txt", f"b/{'x' * 4091}.txt", "c.txt"]  # the second one has a byte more than is allowed
+    (tmp_path / "s.tar").write_bytes(make_tar([("0.txt", b"a"), *((name, b"a") for name in names)], kind))
+    found = rows(opened(tmp_path / "s.tar"))
+    assert [key for key, _, _ in found] == ["0", names[0].removesuffix(".txt"), None]
+    said = r"corrupt: s.tar has a member whose name has 4,097 bytes, more than 4,096, before byte \d+, and is not read"
+    assert re.match(said, str(found[2][1]))
+
+
+def _header(kind: bytes, content: bytes = b"") -> bytes:
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, len(content)
+    return info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512)
+
+
+def _sparse(count: int) -> bytes:
+    block = bytearray(_header(tarfile.GNUTYPE_SPARSE))
+    block[482] = 1  # another block of the header follows
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block) + (bytes(504) + b"\1" + bytes(7)) * count + bytes(512)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        _header(tarfile.DIRTYPE) * 200,
+        _header(tarfile.REGTYPE) * 200,  # no suffix, and so no sample
+        _header(tarfile.XGLTYPE) * 200,
+        _header(tarfile.XHDTYPE, b"4 =\n" * 200),
+        _sparse(200),
+    ],
+)
+def test_headers_may_be_many_but_not_far_more_than_samples(
+    tmp_path: Path, headers: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("text_image_similarity.formats.tar._MOST_HEADERS", 150, raising=False)
+    one, two = (make_tar([member], tarfile.USTAR_FORMAT)[:1024] for member in (("a.txt", b"a"), ("b.txt", b"b")))
+    for content, keys in (
+        (one + headers * 3 + two, ["a", "b"]),
+        (one + headers * 8 + two, ["a", None]),
+        (headers + one, [None]),
+    ):
+        (tmp_path / "s.tar").write_bytes(content + bytes(1024))
+        table = opened(tmp_path / "s.tar")
+        found = rows(table)
+        assert [key for key, _, _ in found] == keys
+        assert table.row_count == len(found)
+        if keys[-1] is None:
+            assert re.match(r"corrupt: s.tar has far more headers \([\d,]+\) than samples", str(found[-1][1]))
+
+
+def test_keys_count_as_memory() -> None:
+    assert samples.Sample("k" * 5000).size > 5000
 
 
 def test_damaged_compression_is_told_from_a_cut(tmp_path: Path) -> None:

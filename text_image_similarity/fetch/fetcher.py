@@ -22,7 +22,7 @@ from .hints import base64_error, explain_reference, is_base64_image, join_hint, 
 from .host_headers import HostHeaders
 from .local import read_file
 from .pacing import FREE_RETRIES, LONGEST_RETRY_AFTER_S, Clock, Hosts
-from .references import data_url_bytes, file_url_path, scheme_of, strip_invisible
+from .references import data_url_bytes, file_url_path, path_of, scheme_of, strip_invisible
 from .responses import (
     RefusedError,
     body_of,
@@ -112,7 +112,7 @@ class Fetcher:
                 return self._fetch_file(file_url_path(url))
             case "":
                 self._check_local(url)
-                return self._fetch_file(Path(url))
+                return self._fetch_file(path_of(url))
             case _:
                 said = f"{scheme[:50]}: is not http, https, file or data"
                 raise RowError(ErrorCode.UNSUPPORTED_SCHEME, join_hint(said, explain_reference(url)))

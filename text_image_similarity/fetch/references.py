@@ -21,7 +21,7 @@ import httpx
 
 from ..errors import ErrorCode, RowError
 from ..records import is_invisible
-from .hints import is_base64_image
+from .hints import base64_error, explain_reference, is_base64_image, join_hint
 
 # A scheme has at least two letters: one letter is a drive, and a name such as 2024-01-01T12:30.jpg is a path.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
@@ -37,6 +37,7 @@ _BLANKS = b" \t\n\r\v\f"
 _ENDS_WITH_BASE64 = re.compile(r";\s*base64\s*$", re.IGNORECASE)
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
 MOST_URL = 8192  # characters, a common limit of servers
+MOST_PATH = 4096  # characters, Linux's limit; resolving a path takes quadratic time
 _MOST_AUTHORITY = 255  # longest name in DNS (RFC 1035), with its port
 _MOST_STRIPPED = 1000  # characters, from each end
 _DOTS = re.compile("[\u3002\uff0e\uff61]")  # dots in international names (RFC 3490)
@@ -137,7 +138,17 @@ def file_url_path(url: str) -> Path:
         raise RowError(ErrorCode.INVALID_URL, f"{url[:200]!r}: {exc}") from exc
     if parts.netloc not in ("", "localhost"):
         raise RowError(ErrorCode.INVALID_URL, f"a file: URL must name this machine, not {parts.netloc}")
-    return Path(url2pathname(parts.path))
+    return path_of(url2pathname(parts.path))
+
+
+def path_of(text: str) -> Path:
+    """Return a local path, which is refused before any work on it if it is too long."""
+    if len(text) <= MOST_PATH:
+        return Path(text)
+    if is_base64_image(text):
+        raise base64_error(text)
+    said = f"the path has {len(text):,} characters, more than {MOST_PATH:,}"
+    raise RowError(ErrorCode.FILE_NOT_FOUND, join_hint(said, explain_reference(text)))
 
 
 def data_url_bytes(url: str, most: int) -> bytes:

@@ -17,7 +17,7 @@ from ..config import NOWHERE, Config
 from ..errors import ErrorCode, RowError
 from ..files import is_below, network_share, on_other_share, real_path
 from .hints import shorten_path
-from .references import file_url_path, scheme_of, strip_invisible
+from .references import MOST_PATH, file_url_path, path_of, scheme_of, strip_invisible
 
 # Beginning of the error for a file that may not be read; the file comes last, where a long path may be cut.
 REFUSED = "this file needs --files-under FOLDER (files_under), or --files-under / for any file"
@@ -152,16 +152,21 @@ def _folders(root: str) -> tuple[Path, ...]:
 
 
 def resolve_reference(reference: str, base_dir: str | PathLike[str] | None) -> str:
-    """Return a reference that does not depend on a base folder, by joining relative paths to `base_dir`."""
+    """Return a reference that does not depend on a base folder, by joining relative paths to `base_dir`.
+
+    A path that is too long to be read is unchanged.
+    """
     reference = strip_invisible(reference)
-    return reference if base_dir is None or scheme_of(reference) else str(Path(base_dir).absolute() / reference)
+    if base_dir is None or len(reference) > MOST_PATH or scheme_of(reference):
+        return reference
+    return str(Path(base_dir).absolute() / reference)
 
 
 def locate(reference: str, config: Config) -> str:
     """Return a table's reference in a form that does not depend on a base folder; see `resolve_reference`.
 
     Raises:
-        RowError: The file is not under `files_under`.
+        RowError: The file is not under `files_under`, or the path is too long.
     """
     found = resolve_reference(reference, config.base_dir)
     if config.files_under is not None and (path := local_path(found)) is not None:
@@ -173,9 +178,9 @@ def local_path(reference: str) -> Path | None:
     """Return the path that a path or a `file:` URL stands for; None for any other URL.
 
     Raises:
-        RowError: A `file:` URL cannot be read.
+        RowError: The path is too long, or a `file:` URL cannot be read.
     """
     scheme = scheme_of(reference)
     if scheme not in ("", "file"):
         return None
-    return file_url_path(reference) if scheme else Path(reference)
+    return file_url_path(reference) if scheme else path_of(reference)

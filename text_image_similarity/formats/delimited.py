@@ -32,6 +32,7 @@ _QUOTING: dict[str, dict[str, Any]] = {  # the csv module's names
     "backslash": {},  # for lines from `_without_backslashes`
     "none": {"quoting": csv.QUOTE_NONE},
 }
+_LINE = re.compile(r"[^\r\n]+")
 _TOKEN = re.compile(r'(?:\\\\)+|(?:\\")+|"+|[^"\\]+|\\')
 _PIECE = 65_536  # characters of a line whose tokens are in memory at a time
 _NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "pipes"}
@@ -202,16 +203,19 @@ class DelimitedTable:
             raise TableError(
                 f"{where} has a backslash before a quotation mark; {_BACKSLASH}; otherwise, add --quoting minimal"
             )
-        else:
-            delimiter = self.dialect.delimiter or ""
-            lines = [line for line in delimiter.join(row).splitlines() if line.strip()]
-            if not self._warned and all(line.count(delimiter) == len(row) - 1 for line in lines):
-                self._warned = True
-                logger.warning(
-                    "%s is read as one row; if the quotation marks are part of the text, add --quoting none "
-                    "(Dialect(quoting='none')) to read each line as a row; otherwise, add --quoting minimal",
-                    where,
-                )
+        elif not self._warned and self._are_rows(row):
+            self._warned = True
+            logger.warning(
+                "%s is read as one row; if the quotation marks are part of the text, add --quoting none "
+                "(Dialect(quoting='none')) to read each line as a row; otherwise, add --quoting minimal",
+                where,
+            )
+
+    def _are_rows(self, row: list[str]) -> bool:
+        """Tell whether each line of a row has as many delimiters as the row itself; lines are read one by one."""
+        delimiter = self.dialect.delimiter or ""
+        lines = (found[0] for found in _LINE.finditer(delimiter.join(row)))
+        return all(line.count(delimiter) == len(row) - 1 for line in lines if line.strip())
 
     def _reader(self, file: Lines) -> Any:
         csv.field_size_limit(_FIELD_CHARACTERS)  # global in the csv module; the default refuses long data: URLs

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 
 BLANK = " \t\r\n"
+_BLANKS = re.compile(f"[{BLANK}]*")
 _DECODER = json.JSONDecoder()
 
 
@@ -31,6 +33,6 @@ def extended(text: str, members: str) -> str:
 
 
 def _past_blank(text: str, at: int) -> int:
-    while text[at] in BLANK:
-        at += 1
-    return at
+    found = _BLANKS.match(text, at)
+    assert found is not None  # no blank is a match too
+    return found.end()

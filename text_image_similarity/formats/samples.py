@@ -58,7 +58,7 @@ class Sample:
     def size(self) -> int:
         """Approximate size in memory, in bytes."""
         image = len(self.image) if isinstance(self.image, bytes | str) else 0
-        return image + len(self.caption or "") + self.fields_size + 100
+        return image + len(self.key or "") + len(self.caption or "") + self.fields_size + 100
 
 
 def read_tar(
@@ -75,7 +75,7 @@ def read_tar(
     """
     stream = TarStream(file, Path(place).name, compressed=compressed)
     sample: Sample | None = None
-    number, inside = 0, False
+    inside = False
     try:
         for name, size in stream.members():
             found = split_name(name)
@@ -84,10 +84,10 @@ def read_tar(
             if sample is None or sample.key != found[0]:
                 if sample is not None:
                     yield _complete(sample)
-                    number += 1
                 sample = Sample(found[0])
+                stream.samples += 1
             inside = True
-            _add_member(sample, found[1], size, stream, max_bytes=max_bytes if number >= first else None)
+            _add_member(sample, found[1], size, stream, max_bytes=max_bytes if stream.samples > first else None)
             stream.skip()
             inside = False
     except RowError as damage:

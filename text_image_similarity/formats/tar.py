@@ -18,8 +18,10 @@ from ..errors import ErrorCode, RowError
 
 _BLOCK = 512
 _AT_ONCE = 1 << 20
-_MOST_NAME = 64 << 10
+_MOST_NAME = 4096  # bytes, the longest path on Linux
 _MOST_HEADER = 1 << 20
+# Headers and pax records of a file, besides a thousand for each sample: few compressed bytes may expand to very many.
+_MOST_HEADERS = 100_000
 _MOST_BEHIND = 64 << 20  # bytes to read after the end mark
 _SPARSE = b"GNU.sparse."
 _RECORD = re.compile(rb"(\d{1,7}) ")
@@ -41,11 +43,16 @@ class TarStream:
         file: The file, open for reading bytes.
         name: Name of the file in messages.
         compressed: Whether the file is compressed with gzip.
+
+    Attributes:
+        samples: Samples so far, which the reader counts.
     """
 
     def __init__(self, file: io.BufferedReader, name: str, *, compressed: bool = False) -> None:
         self._file: io.BufferedReader | gzip.GzipFile = gzip.GzipFile(fileobj=file) if compressed else file
         self._name = name
+        self.samples = 0
+        self._headers = 0  # so far, with their records
         self._at = 0
         self._left = 0  # unread bytes of the current member's content
         self._padding = 0
@@ -63,8 +70,10 @@ class TarStream:
                 self._check_end()
                 return
             self._open(info.size)
+            self._count()
             if info.type in _HEADERS:
                 told |= self._told(info.type)
+                self._check_name(told.get(b"path", b""))
             else:
                 self._open_content(info, block, told)
                 if info.type in _PLAIN and _SPARSE not in told:
@@ -124,18 +133,31 @@ class TarStream:
             self._open(self._number(told[b"size"]))
         if info.type == tarfile.GNUTYPE_SPARSE and block[482]:
             while self._exactly(_BLOCK)[504]:
-                pass
+                self._count()
+
+    def _count(self) -> None:
+        """Count a header, a block of one or a record, and refuse a file with far too many."""
+        self._headers += 1
+        if self._headers > _MOST_HEADERS + 1000 * self.samples:
+            raise self._corrupt(f"has far more headers ({self._headers:,}) than samples before byte {self._at}")
 
     def _told(self, kind: bytes) -> dict[bytes, bytes]:
         """Return the values of a header for the next member: `path`, `size`, and whether it is sparse."""
         if kind == tarfile.GNUTYPE_LONGNAME:
-            return {b"path": self._extra(_MOST_NAME).rstrip(b"\0")}
+            return {b"path": self._extra().rstrip(b"\0")}
         of_next = kind in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
-        return self._records(self._extra(_MOST_HEADER)) if of_next else {}
+        return self._records(self._extra()) if of_next else {}
 
-    def _extra(self, most: int) -> bytes:
+    def _check_name(self, name: bytes) -> None:
+        if len(name) > _MOST_NAME:
+            reason = (
+                f"has a member whose name has {len(name):,} bytes, more than {_MOST_NAME:,}, before byte {self._at}"
+            )
+            raise self._corrupt(reason)
+
+    def _extra(self) -> bytes:
         """Return the content of a header that is longer than one block."""
-        if self._left > most:
+        if self._left > _MOST_HEADER:
             raise self._damaged(self._at)
         return self.read()
 
@@ -143,6 +165,7 @@ class TarStream:
         """Return the values of a pax header that are used here; any number of headers may precede a member."""
         found, at = {}, 0
         while at < len(data) and data[at]:
+            self._count()
             start = _RECORD.match(data, at)
             end = at + int(start[1]) if start else 0
             if start is None or end <= start.end() or end > len(data):
@@ -186,9 +209,10 @@ class TarStream:
         return RowError(ErrorCode.TRUNCATED, f"{self._name} ends at byte {self._at}{how}")
 
     def _damaged(self, at: int) -> RowError:
-        return RowError(
-            ErrorCode.CORRUPT, f"{self._name} has a damaged header at byte {at}, and is not read any further"
-        )
+        return self._corrupt(f"has a damaged header at byte {at}")
+
+    def _corrupt(self, reason: str) -> RowError:
+        return RowError(ErrorCode.CORRUPT, f"{self._name} {reason}, and is not read any further")
 
 
 def _text(name: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import io
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,8 +23,9 @@ _MAGIC: dict[Codec, bytes] = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
 _ROW_CHARACTERS = 64 * 1024 * 1024  # more than the longest data: URL allowed by default
 # Delimiters of a row, in and between fields. A field takes at least 8 bytes of memory, even if it is empty.
 _ROW_DELIMITERS = 4 * 1024 * 1024
+_ROW_LINES = 1024 * 1024  # of a quoted field, for example; each takes time and memory in many places
 _BLANK_LINES = 1024 * 1024  # of a file, besides ten for each row: a few compressed bytes may expand to very many
-_SHORT = 1024 * 1024  # characters of a row up to which its delimiters are not counted
+_SHORT = 1024 * 1024  # characters of a row up to which its delimiters and lines are not counted
 Row = TypeVar("Row")
 
 
@@ -40,6 +42,7 @@ class Lines(io.TextIOWrapper):
     delimiter = ""
     spent = 0
     _delimiters = 0  # of the current row
+    _row_lines = 0
     _blank = 0  # lines so far
 
     def __next__(self) -> str:  # type: ignore[override]  # typeshed has bytes there
@@ -57,15 +60,18 @@ class Lines(io.TextIOWrapper):
         return line
 
     def _count(self, line: str) -> None:
-        """Count the delimiters of a long row."""
+        """Count the delimiters and the lines of a long row."""
         if self.spent - len(line) <= _SHORT:
-            self._delimiters = 0
+            self._delimiters = self._row_lines = 0
         self._delimiters += line.count(self.delimiter)
+        self._row_lines += 1
         if self._delimiters > _ROW_DELIMITERS:
             raise TableError(
                 f"{self.place} has a row with more than {_ROW_DELIMITERS:,} delimiters; it begins with {line[:40]!r}. "
                 "Is this another kind of file?"
             )
+        if self._row_lines > _ROW_LINES:
+            raise csv.Error(f"it has more than {_ROW_LINES:,} lines")  # the reader's caller says which row
 
     def skip_blank(self, rows: int) -> None:
         """Count a blank line after a number of rows, and refuse a file with far too many."""
