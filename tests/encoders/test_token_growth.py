@@ -31,7 +31,6 @@ from text_image_similarity.encoders.token_growth import (
     check_steps,
     check_tokenizers,
     growth_of,
-    growth_of_pieces,
     tokenizer_from,
 )
 from text_image_similarity.encoders.tokens import tokens_of
@@ -515,7 +514,7 @@ def test_the_captions_of_a_sentencepiece_model_are_limited_too(
 ) -> None:
     encoder = load_encoder(Config(model=tiny_siglip, device="cpu", backend="torch"))
     pieces = encoder.tokens.pieces  # type: ignore[attr-defined]
-    growth = 2 * growth_of_pieces(pieces.model)  # lower case, and the model's own rules
+    growth = 2 * check_pieces(pieces.model)  # lower case, and the model's own rules
     texts = ["a red dog", "a" * 10, "", "blue cats"]
     expected = piece_tokens(pieces).encode(texts)
     monkeypatch.setattr(tokens_module, "_AT_ONCE", 9 * growth)

@@ -49,6 +49,6 @@ def check_attention(tower: str, positions: int, heads: Any, layers: Any) -> None
 def check_text_attention(tower: str, positions: int, settings: Mapping[str, Any]) -> None:
     """Check the attention of a text tower, as `check_attention` does, from the contents of its `config.json`."""
     heads, layers = ([settings[key] for key in keys if key in settings] for keys in (_HEADS, _LAYERS))
-    for each in heads or [_OWN_HEADS]:
-        for count in layers or [_OWN_LAYERS]:
+    for each in [*heads, _OWN_HEADS]:  # the stated ones may not be those that this tower reads
+        for count in [*layers, _OWN_LAYERS]:
             check_attention(tower, positions, each, count)

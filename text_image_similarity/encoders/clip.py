@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 from PIL import Image
 from torch import Tensor
 from transformers import MODEL_MAPPING, AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
@@ -204,7 +205,7 @@ def _explained(name: str, missing: type[ModelError]) -> Iterator[None]:
             yield
     except ModelError:
         raise
-    except OSError as exc:
+    except (OSError, httpx.HTTPError) as exc:
         raise missing(f"model {name} cannot be loaded: {exc}\n{_COMPLETE}") from exc
     except RecursionError as exc:
         raise ModelError(f"model {name} cannot be loaded: one of its JSON files is nested too deeply") from exc

@@ -15,7 +15,7 @@ from ..system import require
 from .added_tokens import check_added
 from .piece_rules import PieceFile, PieceRules
 from .protocols import CutIds
-from .token_growth import check_pieces, growth_of_pieces
+from .token_growth import check_pieces
 from .tokens import Ids, Tokens, in_groups
 
 _SPACE = "▁"  # in sentencepiece
@@ -36,7 +36,7 @@ def piece_tokens(file: PieceFile) -> Tokens:
     require("reading captions for a SigLIP model", "sentencepiece")
     from sentencepiece import SentencePieceProcessor
 
-    check_pieces(file.model)
+    growth = check_pieces(file.model) * (2 if file.rules.lower else 1)
     processor, rules = SentencePieceProcessor(), file.rules
     check_added(rules.texts, _SEARCHED)
     if len(rules.unknown) > _MOST_UNKNOWN:
@@ -44,7 +44,6 @@ def piece_tokens(file: PieceFile) -> Tokens:
     processor.LoadFromSerializedProto(file.model)
     known = {piece.text: piece for piece in rules.added}
     pieces_of, split = _pieces(processor, rules), _splitter(rules)
-    growth = growth_of_pieces(file.model) * (2 if rules.lower else 1)
 
     def one(text: str) -> Ids:
         parts = split(_SPACE + text.replace(_SPACE, " "))

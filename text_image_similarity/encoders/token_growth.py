@@ -86,8 +86,7 @@ def check_tokenizers(name: str, folder: Path) -> None:
     for path in _files(folder, TOKENIZERS):
         with _named(name, path):
             if path.suffix != ".json":
-                check_pieces(model := path.read_bytes())
-                found = 2 * growth_of_pieces(model), 1  # in lower case
+                found = 2 * check_pieces(path.read_bytes()), 1  # in lower case
             elif path.name.startswith("tokenizer"):
                 found = _check_file(path.read_text(encoding="utf-8"), _OWN_GROWTH)
             growth, before = max(growth, found[0]), max(before, found[1])
@@ -148,24 +147,23 @@ def _stated_steps(tokenizer: Tokenizer) -> list[Any]:
     return [json.loads(part.__getstate__()) for part in parts if part is not None]
 
 
-def check_pieces(model: bytes) -> None:
+def check_pieces(model: bytes) -> int:
     """Check a sentencepiece model: its pieces, the rules with which it replaces letters, and its added tokens.
+
+    Returns:
+        How many times longer its rules may make a caption.
 
     Raises:
         ValueError: The model is damaged, could make captions too long or take long, or has too many or too long tokens.
     """
-    if growth_of_pieces(model) > _MOST_GROWTH:
+    if (growth := _growth_of_pieces(model)) > _MOST_GROWTH:
         raise ValueError(f"the tokenizer {_LONGER}")
-    check_added(list(added_pieces(model)), max(_OWN_GROWTH, 2 * growth_of_pieces(model)), 1)
-    check_chains(pieces_of(model), 2 * growth_of_pieces(model))
+    check_added(list(added_pieces(model)), max(_OWN_GROWTH, 2 * growth), 1)
+    check_chains(pieces_of(model), 2 * growth)
+    return growth
 
 
-def growth_of_pieces(model: bytes) -> int:
-    """Return how many times longer a sentencepiece model's rules may make a caption.
-
-    Raises:
-        ValueError: The model is damaged.
-    """
+def _growth_of_pieces(model: bytes) -> int:
     specs = [spec for number, spec in fields_of(model) if number == 3 and isinstance(spec, bytes)]  # normalizer_spec
     rules = [charsmap for spec in specs for number, charsmap in fields_of(spec) if number == 2]
     return max((_longest(each) for each in rules if isinstance(each, bytes)), default=1) or 1
