@@ -62,6 +62,7 @@ FLOORS_WITHIN = {
         "nearest": 0,
         "database": 0,
         "time_limit": 0,
+        "sqlite_schema": 0,
         "filters": 1,
         "products": 1,
         "postgres": 2,

@@ -22,7 +22,7 @@ OUT_COLUMNS = ("similarity", "error")  # columns of a scored table
 # Characters of a caption: a tokenizer takes hundreds of times the memory of its text. No model reads more than a few
 # thousand, but tables contain longer ones.
 MOST_CAPTION = 2_000_000
-MOST_LISTED = 10_000  # captions in a cell, each of which costs as much as a row's
+MOST_LISTED = 10_000  # captions in a cell, each of which costs as much as a row's; also parts of a product's cell
 MOST_REFERENCES = 1000  # reference captions of a row; published data sets have up to 50
 
 EncodedImage = bytes | bytearray | memoryview

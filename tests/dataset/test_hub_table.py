@@ -10,6 +10,7 @@ import httpx
 import huggingface_hub
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
 
@@ -182,6 +183,45 @@ def test_a_data_set_names_only_files_of_its_own_repository(file: str, stated: st
         ):
             read_dataset(source)
     (online / file).write_text((online / file).read_text().replace(stated, "data_files: data/train-*.parquet"))
+    with pytest.raises(TableError, match="asked"):
+        read_dataset("some/photos")
+
+
+_ALIASES = ["a0: &a0 {k: 1}", *(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}" for i in range(1, 30))]
+
+
+@pytest.mark.parametrize("file", ["README.md", ".huggingface.yaml"])
+@pytest.mark.parametrize(
+    "stated",
+    [
+        *("\n".join(_ALIASES[:levels]) for levels in (8, 30)),
+        "a: &a [*a]",
+        "a: 1" + ":1" * 40_000,
+        "a: " + "[" * 100_000,
+        "a: " + "x" * hub._MOST_CARD,
+    ],
+)
+def test_metadata_that_would_fill_the_memory_is_refused(
+    file: str, stated: str, online: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(text: str) -> None:
+        raise AssertionError(f"loaded {len(text)} characters")
+
+    monkeypatch.setattr(yaml, "safe_load", load)
+    (online / file).write_text(f"---\n{stated}\n---\n" if file == "README.md" else stated)
+    with pytest.raises(
+        TableError, match=f"data set some/photos cannot be read: its {file} is larger than 4 MiB .*; use"
+    ):
+        read_dataset("some/photos")
+
+
+@pytest.mark.parametrize("file", ["README.md", ".huggingface.yaml"])
+def test_a_few_aliases_are_read(file: str, online: Path) -> None:
+    text = "a: &a {data_files: /etc/a.csv}\nb: [*a, *a]\nconfigs:\n- <<: *a\n  config_name: default\n"
+    (online / file).write_text(f"---\r\n{text}---\r\nhello" if file == "README.md" else text)
+    with pytest.raises(TableError, match=r"names the data file '/etc/a\.csv'"):
+        read_dataset("some/photos")
+    (online / file).write_text("---\n---\nhello\n" if file == "README.md" else "")
     with pytest.raises(TableError, match="asked"):
         read_dataset("some/photos")
 

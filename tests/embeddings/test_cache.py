@@ -141,6 +141,17 @@ def test_a_cache_that_is_being_made_is_waited_for(tmp_path: Path) -> None:
     opened[0].close()
 
 
+@pytest.mark.parametrize("value", ["xxxxxxxxxxxx", 7, 0.5])
+def test_a_value_of_another_type_counts_as_missing(value: object, tmp_path: Path) -> None:
+    EmbeddingCache(tmp_path / "cache.sqlite", 3).close()
+    with sqlite3.connect(tmp_path / "cache.sqlite") as other:
+        other.execute("INSERT INTO embeddings VALUES (?, ?)", (key(1), value))
+    other.close()
+    cache = EmbeddingCache(tmp_path / "cache.sqlite", 3)
+    assert cache.get_many([key(1)]) == {}
+    cache.close()
+
+
 ROWS = "WITH RECURSIVE c(key, vector) AS (SELECT 1, x'00' UNION ALL SELECT key + 1, vector FROM c) SELECT * FROM c"
 TABLE = "CREATE TABLE embeddings (key BLOB PRIMARY KEY, vector BLOB NOT NULL)"
 

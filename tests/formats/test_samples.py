@@ -362,6 +362,11 @@ def test_a_folder_of_pictures_is_a_table(tmp_path: Path) -> None:
     before = table.digest
     (root / "c.txt").write_text("grey")
     assert opened(root).digest != before
+    before = opened(root).digest
+    (root / "00001").rename(root / "renamed")  # its pictures have other keys now
+    assert opened(root).digest != before
+    (root / "renamed").rename(root / "00001")
+    assert opened(root).digest == before
     (root / "pairs.csv").write_text("url,caption\nc.png,lime\n")
     with pytest.raises(UsageError, match="contains the folder"):
         open_table(str(root))

@@ -6,6 +6,7 @@ import math
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -404,6 +405,39 @@ def test_a_catalogue_is_made_only_on_purpose(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="store='paper' is not one of"):
         open_catalog(tmp_path / "d", fields=[], store="paper", encoder=ColourEncoder())
     assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize(
+    ("made", "named"),
+    [
+        ("ALTER TABLE setting RENAME TO s0; CREATE VIEW setting AS SELECT * FROM s0", "'(s0|setting)'"),
+        ("CREATE VIEW more AS SELECT 1", "view 'more'"),
+        ("CREATE TRIGGER t AFTER INSERT ON counter BEGIN SELECT zeroblob(1 << 30); END", "trigger 't'"),
+        ("DROP TABLE removed; CREATE TABLE removed (number INTEGER PRIMARY KEY, version AS (1))", "table 'removed'"),
+        ("ALTER TABLE product ADD COLUMN f99 TEXT AS (zeroblob(1 << 30))", "table 'product'"),
+        ("CREATE INDEX mine ON product (name)", "index 'mine'"),
+        ("DROP TABLE words; CREATE TABLE words (name, description)", "table 'words'"),
+        ("CREATE TABLE other (x)", "table 'other'"),
+    ],
+)
+def test_a_catalogue_with_tables_of_others_is_refused(made: str, named: str, tmp_path: Path) -> None:
+    with shop(tmp_path / "c") as catalog:
+        catalog.add(product("a"))
+    with closing(sqlite3.connect(tmp_path / "c" / "catalog.sqlite")) as file:
+        file.executescript(made)
+    with pytest.raises(DatabaseError, match=f"this package did not create its .*{named}; if you added it, drop it"):
+        open_catalog(tmp_path / "c", encoder=ColourEncoder())
+
+
+def test_a_catalogue_with_statistics_is_opened(tmp_path: Path) -> None:
+    with shop(tmp_path / "c") as catalog:
+        catalog.add(product("a"))
+        catalog.optimize()
+    with closing(sqlite3.connect(tmp_path / "c" / "catalog.sqlite")) as file:
+        file.executescript("ANALYZE; VACUUM")
+        assert file.execute("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_stat1'").fetchone()
+    with open_catalog(tmp_path / "c", encoder=ColourEncoder()) as catalog:
+        assert [each.id for each in catalog.products()] == ["a"]
 
 
 def test_a_damaged_file_is_told(tmp_path: Path) -> None:

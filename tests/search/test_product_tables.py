@@ -305,6 +305,21 @@ def test_a_table_goes_on_in_postgresql(tmp_path: Path, postgres_url: str) -> Non
         assert catalog.describe()["store"] == "pgvector"
 
 
+def test_a_cell_with_very_many_parts_fails_its_row_alone(tmp_path: Path) -> None:
+    many, more = "x|" * 9_999 + "x", "x|" * 10_000 + "x"
+    rows = [f"a,A,,{more}", f"b,B,{more},", f"c,C,,{many}", f"d,D,{many},", f"e,E,{'|' * 10_000},"]
+    (tmp_path / "in.csv").write_text("\n".join(["id,name,image,tags", *rows, ""]))
+    with open_catalog(":memory:", fields=[Field("tags", "texts")], encoder=ColourEncoder()) as catalog:
+        report = catalog.add_table(tmp_path / "in.csv")
+        assert [each.id for each in catalog.products()] == ["c"]
+    assert report.refusals == [
+        "row 1: 'tags' has 10,001 parts separated by |, but at most 10,000 are accepted",
+        "row 2: 'image' has 10,001 parts separated by |, but at most 10,000 are accepted",
+        "row 4: a product has at most 8 images, not 10,000",
+        "row 5: 'image' has 10,001 parts separated by |, but at most 10,000 are accepted",
+    ]
+
+
 def test_refused_rows_do_not_move_the_place_to_go_on(tmp_path: Path) -> None:
     table = numbered(tmp_path / "in.csv", 1200)
     lines = table.read_text().splitlines()

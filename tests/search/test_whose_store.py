@@ -86,20 +86,21 @@ def test_a_setting_that_has_two_values_is_checked_as_it_is_used(
     with shop_in(tmp_path, "sqlite"):
         pass
     stranger = "qdrant://10.0.0.1:6333/shop"
+    change = "UPDATE sqlite_master SET sql = ? WHERE name = 'setting'"
     with closing(sqlite3.connect(tmp_path / "catalog.sqlite")) as database:
         kept = dict(database.execute("SELECT name, value FROM setting"))
-        database.executescript(
-            "DROP TABLE setting; CREATE TABLE setting (name TEXT, value TEXT); INSERT INTO setting VALUES ('store', 'sqlite');"
-            "CREATE INDEX one ON setting (name); PRAGMA writable_schema = ON;"
-        )
-        (index,) = database.execute("SELECT * FROM sqlite_master WHERE name = 'one'")
-        database.execute("DELETE FROM sqlite_master WHERE name = 'one'")
+        (index,) = database.execute("SELECT * FROM sqlite_master WHERE name = 'sqlite_autoindex_setting_1'")
+        (sql,) = database.execute("SELECT sql FROM sqlite_master WHERE name = 'setting'").fetchone()
+        database.execute("PRAGMA writable_schema = ON")
+        database.execute("DELETE FROM sqlite_master WHERE name = ?", (index[1],))
+        database.execute(change, (sql.replace("PRIMARY KEY", ""),))
         database.commit()
     with closing(sqlite3.connect(tmp_path / "catalog.sqlite")) as database, database:
         database.execute("UPDATE setting SET name = 'other'")  # which the index does not learn
         database.executemany("INSERT INTO setting VALUES (?, ?)", (kept | {"store": stranger}).items())
         database.execute("PRAGMA writable_schema = ON")
         database.execute("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", index)
+        database.execute(change, (sql,))
     with closing(sqlite3.connect(tmp_path / "catalog.sqlite")) as database:
         assert dict(database.execute("SELECT name, value FROM setting"))["store"] == stranger
         assert database.execute("SELECT value FROM setting WHERE name = ?", ("store",)).fetchall() == [("sqlite",)]

@@ -190,6 +190,28 @@ def test_another_input_does_not_go_on(folder: Path) -> None:
     assert score(folder).rows == ROWS
 
 
+def test_a_folder_of_pictures_whose_subfolder_was_renamed_does_not_go_on(folder: Path) -> None:
+    photos = folder / "photos"
+    (photos / "b").mkdir(parents=True)
+    for number in range(24):
+        (photos / "b" / f"{number:02}.png").write_bytes((folder / "red.png").read_bytes())
+        (photos / "b" / f"{number:02}.txt").write_text("red")
+
+    def run(progress: Callable[[int, int, int], None] | None = None) -> Summary:
+        engine = LocalEngine(encoder=ENCODER)
+        return score_csv(photos, folder / "out.csv", CONFIG, engine=engine, progress=progress)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(stop_after(15))
+    (photos / "b").rename(photos / "c")
+    with pytest.raises(UsageError, match="a run that differs: input_content was"):
+        run()
+    (photos / "c").rename(photos / "b")
+    seen: list[int] = []
+    summary = run(lambda *row: seen.append(row[0]))
+    assert (summary.rows, seen[0]) == (24, 10)
+
+
 def test_another_model_does_not_go_on(folder: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         score(folder, progress=stop_after(45))

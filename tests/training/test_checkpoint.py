@@ -35,3 +35,10 @@ def test_deeply_nested_progress_is_damage(tmp_path: Path) -> None:
         save_file({"model.x": torch.zeros(1)}, tmp_path / NAME, {"progress": progress})
         with pytest.raises(ModelError, match="is damaged"):
             load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["other.x", "model", "optimiser.x.exp_avg", "optimiser.0"])
+def test_an_unknown_tensor_is_damage(tmp_path: Path, name: str) -> None:
+    save_file({name: torch.zeros(1)}, tmp_path / NAME, {"progress": "{}"})
+    with pytest.raises(ModelError, match=f"is damaged .*{name}.*train from scratch"):
+        load_checkpoint(tmp_path)

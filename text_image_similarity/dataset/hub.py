@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import DatasetCard, HfApi, hf_hub_download
+from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
 )
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
+from ..bounded_json import MOST_DEPTH
 from ..errors import TableError, UsageError
 from ..formats import folder_of
 from ..system import call_within, require
@@ -32,6 +34,8 @@ from .sources import SplitTable, split_name
 
 PROBE_S = 4.0  # timeout of the first request to the hub
 _ELSEWHERE = re.compile(r"/|.*[:\\]|(.*/)?\.\.(/|$)", re.DOTALL)  # patterns that may lead out of a repository
+_MOST_CARD = 4 << 20  # bytes of a README, and characters of its metadata with all aliases written out
+_MOST_PLAIN = 1 << 16  # characters of an unquoted value, which may be a number that takes long to read
 _ROWS = 64  # rows to convert at a time; they may hold images
 
 
@@ -130,12 +134,53 @@ def _check_patterns(name: str, commit: str) -> None:
             path = hf_hub_download(name, file, repo_type="dataset", revision=commit)
         except RemoteEntryNotFoundError:
             continue
-        is_card = file.endswith(".md")
-        stated = DatasetCard.load(path).data.to_dict() if is_card else yaml.safe_load(Path(path).read_text("utf-8"))
-        for config in (stated or {}).get("configs") or ():
+        for config in (_metadata(name, Path(path)) or {}).get("configs") or ():
             for pattern in _texts([config.get("data_files"), config.get("data_dir")]):
                 if _ELSEWHERE.match(pattern):
                     raise _leads_elsewhere(name, pattern)
+
+
+def _metadata(name: str, file: Path) -> Any:
+    """Return the metadata in a file of a data set, unless it would fill the memory, here or in the library."""
+    if file.stat().st_size <= _MOST_CARD:
+        text = file.read_bytes().decode("utf-8")
+        if file.suffix == ".md":
+            block = REGEX_YAML_BLOCK.search(text)
+            text = block[2] if block else ""
+        if not _is_too_large(text):
+            return yaml.safe_load(text)
+    raise TableError(
+        f"the data set {name} cannot be read: its {file.name} is larger than {_MOST_CARD >> 20} MiB (with all aliases "
+        f"written out), is nested more than {MOST_DEPTH} levels deep, or has an unquoted value of more than "
+        f"{_MOST_PLAIN:,} characters; use a copy of the data set with less metadata"
+    )
+
+
+def _is_too_large(text: str) -> bool:
+    """Tell whether a YAML text is nested too deeply, or too long with all aliases written out, as merge keys do."""
+    length, lengths = 0, dict[str, int]()  # up to the current event, and of each anchor's value
+    begun: list[tuple[str | None, int]] = []
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            anchor = event.anchor or ""
+            if anchor in (outer for outer, _ in begun):  # a value that holds itself has no end
+                return True
+            length += lengths.get(anchor, 0)  # `safe_load` refuses an alias of nothing
+        elif isinstance(event, yaml.CollectionStartEvent):
+            begun.append((event.anchor, length))
+            length += 1
+        elif isinstance(event, yaml.ScalarEvent):
+            begun.append((event.anchor, length))
+            length += 1 + len(event.value)
+            if event.style is None and len(event.value) > _MOST_PLAIN:
+                return True
+        if isinstance(event, (yaml.CollectionEndEvent, yaml.ScalarEvent)):
+            anchor, before = begun.pop()
+            if anchor is not None:
+                lengths[anchor] = length - before
+        if length > _MOST_CARD or len(begun) > MOST_DEPTH:
+            return True
+    return False
 
 
 def _texts(values: list[object]) -> Iterator[str]:

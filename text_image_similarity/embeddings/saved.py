@@ -31,9 +31,9 @@ class SavedEmbeddings(Protocol):
         """Release all resources."""
 
 
-def read_vector(content: bytes, embed_dim: int) -> Vector | None:
-    """Return the embedding that bytes contain, or None if they are not a vector of length 1."""
-    if len(content) != 4 * embed_dim:
+def read_vector(content: object, embed_dim: int) -> Vector | None:
+    """Return the embedding that bytes contain, or None for any other value, or if they are not a vector of length 1."""
+    if not isinstance(content, bytes) or len(content) != 4 * embed_dim:
         return None
     vector = np.frombuffer(content, "<f4").astype(np.float32)
     length = float(np.linalg.norm(vector))

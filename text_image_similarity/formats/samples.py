@@ -183,7 +183,7 @@ def read_folder(folder: Path, digest: blake2b | None = None) -> Iterator[Sample]
 
     Args:
         folder: Local folder.
-        digest: Hash to update with the names, the sizes of images, and the texts.
+        digest: Hash to update with the paths within the folder, the sizes of images, and the texts.
 
     Raises:
         OSError: The folder cannot be read.
@@ -193,14 +193,15 @@ def read_folder(folder: Path, digest: blake2b | None = None) -> Iterator[Sample]
         sample: Sample | None = None
         for name in sorted(names):
             file = path / name
-            found = split_name(file.relative_to(folder).as_posix())
+            place = file.relative_to(folder).as_posix()
+            found = split_name(place)
             if found is None or found[1] not in (*IMAGE_ENDINGS, *TEXT_ENDINGS) or _STATS.fullmatch(name):
                 continue
             if sample is None or sample.key != found[0]:
                 if sample is not None:
                     yield _complete(sample)
                 sample = Sample(_whole(found[0]))
-            _add_file(sample, found[1], file, root, digest)
+            _add_file(sample, found[1], file, place, root, digest)
         if sample is not None:
             yield _complete(sample)
 
@@ -216,8 +217,8 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
         yield Path(path), [name for name in names if not name.startswith((".", "_"))]
 
 
-def _add_file(sample: Sample, ending: str, file: Path, root: Path, digest: blake2b | None) -> None:
-    name, size, data = os.fsencode(file.name), 0, b""
+def _add_file(sample: Sample, ending: str, file: Path, place: str, root: Path, digest: blake2b | None) -> None:
+    name, size, data = os.fsencode(place), 0, b""
     with suppress(OSError):  # a link to a file that is missing, for example; reading it fails the row
         size = file.stat().st_size
     if ending in IMAGE_ENDINGS:

@@ -18,7 +18,7 @@ from typing import Any
 from ..bounded_json import parse_json
 from ..errors import UsageError
 from ..formats import check_columns, list_columns
-from ..records import EncodedImage, is_missing
+from ..records import MOST_LISTED, EncodedImage, is_missing
 from .arguments import check_type, texts_of
 from .fields import Field, named, number_text
 from .products import Product, fields_as_json
@@ -92,7 +92,7 @@ class RowReader:
         images = [image for column in self.images for image in _references(row.get(column), column)]
         values = {}
         for declared, column in self.fields:
-            value = _given(declared, row.get(column))
+            value = _given(declared, row.get(column), column)
             if declared.stored(value) is not None:
                 values[declared.name] = value
         product = Product(
@@ -196,16 +196,21 @@ def _first(known: Iterable[str], there: Sequence[str] | None) -> str | None:
     return next((name for name in known if there is None or name in there), None)
 
 
-def cell_texts(value: object) -> list[Any]:
+def cell_texts(value: object, column: str) -> list[Any]:
     """Return the items of a cell that holds a list, in any form that a table supports.
 
+    Raises:
+        UsageError: A text has too many items separated by `|`; the message names the column.
+
     Example:
-        >>> cell_texts("a.jpg|b.jpg"), cell_texts('["a|b.jpg"]'), cell_texts(["a", "b"])
+        >>> cell_texts("a.jpg|b.jpg", "c"), cell_texts('["a|b.jpg"]', "c"), cell_texts(["a", "b"], "c")
         (['a.jpg', 'b.jpg'], ['a|b.jpg'], ['a', 'b'])
     """
     if isinstance(value, str):
         if (listed := json_list(value)) is not None:
             return listed
+        if (count := value.count("|") + 1) > MOST_LISTED:  # counted first, because each part takes memory
+            raise UsageError(f"{column!r} has {count:,} parts separated by |, but at most {MOST_LISTED:,} are accepted")
         return [part.strip() for part in value.split("|") if part.strip()]
     if isinstance(value, (list, tuple)):
         return [each for each in value if not is_missing(each) and each != ""]
@@ -235,7 +240,7 @@ def json_list(text: str) -> list[str] | None:
 
 def _references(value: object, column: str) -> list[Any]:
     """Return the images in a cell; structs without bytes and path count as missing."""
-    found = [value] if isinstance(value, str) and value.startswith("data:") else cell_texts(value)
+    found = [value] if isinstance(value, str) and value.startswith("data:") else cell_texts(value, column)
     for each in found:
         if not isinstance(each, str | EncodedImage | Mapping):
             raise UsageError(f"{column!r} must hold images, paths or URLs, not {each!r:.100}")
@@ -254,7 +259,7 @@ def cell_text(value: object, column: str) -> str:
     return value
 
 
-def _given(declared: Field, value: Any) -> Any:
+def _given(declared: Field, value: Any, column: str) -> Any:
     """Return a cell's value for a product, with CSV texts converted to the field's kind, in a form for JSON."""
     if isinstance(value, date):
         return value.isoformat()
@@ -262,7 +267,7 @@ def _given(declared: Field, value: Any) -> Any:
         value = declared.stored(value) if declared.kind == "text" else float(value)
     match declared.kind:
         case "texts":
-            return cell_texts(value)
+            return cell_texts(value, column)
         case "number" | "bool" | "date" if isinstance(value, str) and is_blank(value):
             return None
         case "number":

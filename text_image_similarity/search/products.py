@@ -217,7 +217,9 @@ def _reference(image: object) -> str | RowError:
 
 def _references(images: object) -> tuple[str, ...]:
     single = isinstance(images, str | os.PathLike | EncodedImage | Mapping)
-    given = [images] if single else several("Product.images", images, "a path, a URL, or several")
+    given = [images] if single else list(several("Product.images", images, "a path, a URL, or several"))
+    if len(given) > MOST_IMAGES:
+        raise UsageError(f"a product has at most {MOST_IMAGES} images, not {len(given):,}")
     found = []
     for number, image in enumerate(given):
         kinds = (str, os.PathLike, bytes, bytearray, memoryview, Mapping)
@@ -226,6 +228,4 @@ def _references(images: object) -> tuple[str, ...]:
         if isinstance(reference, RowError):
             raise UsageError(f"Product.images[{number}] is {image!r}, which is not an image; leave it out")
         found.append(reference)
-    if len(found) > MOST_IMAGES:
-        raise UsageError(f"a product has at most {MOST_IMAGES} images, not {len(found)}")
     return tuple(found)

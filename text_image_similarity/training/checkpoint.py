@@ -6,6 +6,7 @@ No random state is saved, because every random choice is determined by the seed 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from ..folder_lock import FolderLock
 from ..folders import follow_links, shown
 
 NAME = "checkpoint.safetensors"
+_TENSOR = re.compile(r"model\..+|average\..+|optimiser\.[0-9]{1,9}\..+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,10 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     try:
         with safe_open(path, framework="pt") as file:
             progress = parse_json((file.metadata() or {})["progress"])
-            return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, progress)  # noqa: SIM118
+            names = list(file.keys())
+            if strange := [name for name in names if not _TENSOR.fullmatch(name)]:
+                raise ValueError(f"it has a tensor {strange[0]!r:.100}, which is not part of a checkpoint")
+            return Checkpoint({name: file.get_tensor(name) for name in names}, progress)
     except (OSError, SafetensorError, KeyError, ValueError) as exc:
         raise ModelError(f"{shown(path)} is damaged ({exc}); delete it and train from scratch") from exc
 

@@ -60,6 +60,17 @@ def test_files_of_others_stay_as_they_are(tmp_path: Path) -> None:
         open_match_log(tmp_path / "log.sqlite")
 
 
+@pytest.mark.parametrize("made", ["VIEW more AS SELECT 1", "TABLE entry (id TEXT PRIMARY KEY, body TEXT AS ('x'))"])
+def test_a_log_with_tables_of_others_is_refused(made: str, tmp_path: Path) -> None:
+    path = tmp_path / "log.sqlite"
+    open_match_log(path).close()
+    name = made.split()[1]
+    with closing(sqlite3.connect(path)) as file:
+        file.executescript(f"DROP TABLE IF EXISTS {name}; CREATE {made}; ANALYZE")
+    with pytest.raises(DatabaseError, match=f"log.sqlite cannot be used: .* '{name}'; if you added it, drop it"):
+        open_match_log(path)
+
+
 def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with open_match_log(tmp_path / "log.sqlite") as log, closing(sqlite3.connect(tmp_path / "log.sqlite")) as file:
         file.execute("DROP TABLE event")

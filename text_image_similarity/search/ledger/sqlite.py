@@ -26,7 +26,7 @@ from ..filters.sqlite import SqliteWriter, sqlite_value
 from .database import Purpose, Row, Transaction
 from .fair_lock import FairLock
 from .sqlite_file import MEMORY, PATIENCE_S, SqliteFile, interrupting
-from .sqlite_tables import APPLICATION, LAYOUT, TABLES, TYPES
+from .sqlite_tables import APPLICATION, LAYOUT, TABLES, TYPES, check_tables
 from .words import asked_words
 
 _LOCKS: dict[Purpose, str] = {"follow": ".lock", "optimize": ".optimize.lock", "check": ".check.lock"}
@@ -239,6 +239,7 @@ class SqliteDatabase:
                 f"{self._path} was made by another version of this package (layout {layout}, not {LAYOUT}); export its "
                 "products with that version, and add them to a new catalogue"
             )
+        check_tables(self._file, self._path)
         self._file.execute("PRAGMA synchronous = FULL")
 
     def _make(self, transaction: Transaction, fields: Sequence[Field]) -> None:

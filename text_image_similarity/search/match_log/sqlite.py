@@ -14,10 +14,15 @@ from threading import RLock
 
 from ...errors import DatabaseError
 from ...files import check_link
+from ..sqlite_schema import check_schema, schema_of
 from .storage import TABLES, StoredRow, Table
 
 _APPLICATION = 0x7469736C  # "tisl", the application id of these SQLite files
 _LAYOUT = 1  # in the header's user_version
+_TABLE = "CREATE TABLE {} (id TEXT PRIMARY KEY, body TEXT NOT NULL)"
+_SCHEMA = {("table", table, table, _TABLE.format(table)) for table in TABLES} | {
+    ("index", f"sqlite_autoindex_{table}_1", table, "") for table in TABLES
+}
 MEMORY = ":memory:"
 _PATIENCE_S = 10.0  # longest wait while another process is writing
 
@@ -86,7 +91,7 @@ class SqliteStorage:
             with self._transaction() as file:
                 if not self._is_ours():  # unless another process was faster
                     for table in TABLES:
-                        file.execute(f"CREATE TABLE {table} (id TEXT PRIMARY KEY, body TEXT NOT NULL)")
+                        file.execute(_TABLE.format(table))
                     file.execute(f"PRAGMA application_id = {_APPLICATION}")
                     file.execute(f"PRAGMA user_version = {_LAYOUT}")
         self._file.execute("PRAGMA synchronous = FULL")  # acknowledged records survive a power failure
@@ -104,6 +109,7 @@ class SqliteStorage:
                 f"{self._path} was made by another version of this package (layout {layout}, not {_LAYOUT}); export it with "
                 "that version, and start a new log"
             )
+        check_schema(schema_of(self._file), _SCHEMA, self._path)
         return filled
 
     @contextmanager
