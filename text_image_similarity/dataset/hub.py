@@ -162,10 +162,9 @@ def _is_too_large(text: str) -> bool:
     begun: list[tuple[str | None, int]] = []
     for event in yaml.parse(text, yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
-            anchor = event.anchor or ""
-            if anchor in (outer for outer, _ in begun):  # a value that holds itself has no end
+            if event.anchor in (outer for outer, _ in begun):  # a value that holds itself has no end
                 return True
-            length += lengths.get(anchor, 0)  # `safe_load` refuses an alias of nothing
+            length += lengths.get(event.anchor or "", 0)  # `safe_load` refuses an alias of nothing
         elif isinstance(event, yaml.CollectionStartEvent):
             begun.append((event.anchor, length))
             length += 1
