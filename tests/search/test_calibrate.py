@@ -49,6 +49,8 @@ def test_judgements_that_cannot_be_used(judged: tuple[Catalog, list[Judgement]])
     unknown = Judgement(Term("red"), "nobody", True)
     broken = Judgement(Term(image="data:,x"), "000", True)
     assert catalog.calibrate([*judgements, unknown, broken])["text"].left_out == 2
+    with pytest.raises(UsageError, match="there are no judgements; give some for each kind of query"):
+        catalog.calibrate([])
     with pytest.raises(UsageError, match="none of the 2 judgements can be used"):
         catalog.calibrate([unknown, broken])
     with pytest.raises(

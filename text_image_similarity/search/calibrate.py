@@ -84,6 +84,8 @@ def calibrate(session: Session, judgements: Iterable[Judgement]) -> dict[str, Ca
     scores: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
     left_out = 0
     given = list(several("judgements", judgements, "a list of Judgement"))
+    if not given:
+        raise UsageError("there are no judgements; give some for each kind of query that you want to calibrate")
     for number, judgement in enumerate(given):
         check_type(f"judgements[{number}]", judgement, Judgement, "a Judgement")
     for start in range(0, len(given), _BATCH):
@@ -100,8 +102,6 @@ def calibrate(session: Session, judgements: Iterable[Judgement]) -> dict[str, Ca
         except ValueError as exc:
             raise UsageError(f"the {kind} queries cannot be calibrated: {exc}") from exc
         found[kind] = CatalogCalibration(curve, len(matching) / (len(matching) + len(mismatching)), left_out)
-    if not given:
-        raise UsageError("there are no judgements; give some of each kind of query that is to be calibrated")
     if not found:
         raise UsageError(f"none of the {len(given):,} judgements can be used: their queries or products have no vector")
     kept = {kind: {"curve": asdict(each.curve), "prevalence": each.prevalence} for kind, each in found.items()}
