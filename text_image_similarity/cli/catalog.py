@@ -131,7 +131,7 @@ def _add(actions: Subparsers) -> None:
     parser.add_argument(
         "--retry",
         action="store_true",
-        help="retry images that failed earlier, with or without a TABLE to add first",
+        help="retry images that failed earlier; if TABLE is given, its products are added first",
     )
     parser.add_argument(
         "--strict", action="store_true", help="exit with code 4 if any product was refused or any image failed"

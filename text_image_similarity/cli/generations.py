@@ -47,7 +47,9 @@ def add_generation_actions(actions: Subparsers[argparse.ArgumentParser]) -> None
         add_reading_options(add_action(actions, name, text, run_switch)).set_defaults(action=name)
     text = "Remove the vectors of every model except the one in use."
     add_reading_options(add_action(actions, "drop", text, run_drop))
-    text = "Measure the store's recall: how many of the nearest products it finds, with or without your own filters."
+    text = (
+        "Measure the store's recall, the share of the nearest images that it finds, with or without your own filters."
+    )
     parser = add_reading_options(add_action(actions, "check", text, run_check))
     parser.add_argument("--recall", metavar="N", type=int, default=100, help="number of queries to run")
     parser.add_argument(

@@ -55,7 +55,7 @@ def add_log_action(actions: Subparsers[argparse.ArgumentParser]) -> None:
         "--since",
         metavar="DATE",
         type=_date,
-        help="leave out entries that are older than this: a day such as 2026-11-28, or a time such as 2026-11-28T12:00, in UTC unless it has another offset",
+        help="leave out entries that are older than this: a day such as 2026-11-28, or a time such as 2026-11-28T12:00, in UTC unless an offset is given",
     )
     parser.add_argument("--json", action="store_true", help="write one JSON object")
     add_force(parser)

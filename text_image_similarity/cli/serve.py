@@ -116,7 +116,13 @@ def _add_request_limits(parser: argparse.ArgumentParser) -> None:
     )
     for name in ("max_queue", "max_inflight", "max_pairs"):
         add_field(group, Settings, name)
-    add("--max-body-mb", type=int, metavar="N", default=32, help="largest request body, in MiB")
+    add(
+        "--max-body-mb",
+        type=int,
+        metavar="N",
+        default=32,
+        help="largest body of a request, or of the response to a search, in MiB",
+    )
     add_field(group, Settings, "request_timeout_s", type=seconds)
     add_field(group, Settings, "drain_delay_s", type=seconds)
 
