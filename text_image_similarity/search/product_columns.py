@@ -200,21 +200,26 @@ def cell_texts(value: object, column: str) -> list[Any]:
     """Return the items of a cell that holds a list, in any form that a table supports.
 
     Raises:
-        UsageError: A text has too many items separated by `|`; the message names the column.
+        UsageError: The cell has too many items; the message names the column.
 
     Example:
         >>> cell_texts("a.jpg|b.jpg", "c"), cell_texts('["a|b.jpg"]', "c"), cell_texts(["a", "b"], "c")
         (['a.jpg', 'b.jpg'], ['a|b.jpg'], ['a', 'b'])
     """
     if isinstance(value, str):
-        if (listed := json_list(value)) is not None:
-            return listed
-        if (count := value.count("|") + 1) > MOST_LISTED:  # counted first, because each part takes memory
-            raise UsageError(f"{column!r} has {count:,} parts separated by |, but at most {MOST_LISTED:,} are accepted")
-        return [part.strip() for part in value.split("|") if part.strip()]
+        listed = json_list(value)
+        count = value.count("|") + 1 if listed is None else len(listed)
+        _check_count(count, column)  # before a split, because each part takes memory
+        return [part.strip() for part in value.split("|") if part.strip()] if listed is None else listed
     if isinstance(value, (list, tuple)):
+        _check_count(len(value), column)
         return [each for each in value if not is_missing(each) and each != ""]
     return [] if is_missing(value) else [value]
+
+
+def _check_count(count: int, column: str) -> None:
+    if count > MOST_LISTED:
+        raise UsageError(f"{column!r} has {count:,} items, but at most {MOST_LISTED:,} are accepted")
 
 
 def is_blank(text: str) -> bool:
