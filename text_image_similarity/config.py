@@ -44,14 +44,14 @@ class Limits:
 
     Args:
         connect_s: Seconds to open a connection.
-        total_s: Seconds for all downloads of a row: attempts, redirects and pauses, but not the wait for a host.
+        total_s: Seconds for all downloads of a row: attempts, redirects and pauses, but not waiting for a busy host.
         max_bytes: Largest image file, in bytes, after any content decoding.
         max_pixels: Largest image, in pixels.
         max_side: Longest side of an image, in pixels.
         decode_s: Seconds of processor time to decode one image with `isolate_decoder`; the limit on wall-clock time is
-            three times that.
+            three times as long.
         decode_memory: Bytes of memory to decode one image with `isolate_decoder`.
-        per_host: Concurrent requests to one host.
+        per_host: Maximum number of concurrent requests to one host.
         allow_private_addresses: Let http(s) references reach private and loopback addresses, such as those on your
             own network; in a service, set it only if you trust its clients. Link-local addresses and cloud metadata
             services are always refused.
@@ -101,7 +101,7 @@ class Dialect:
             with a backslash; `none`: quotation marks are part of the text. `auto` is `minimal`, but refuses a table
             with tabs between its fields if a field begins with a quotation mark, because such a table may follow either
             convention.
-        encoding: Character encoding, such as `cp1252`; by default UTF-8, or UTF-16 if there is a byte-order mark.
+        encoding: Character encoding, such as `cp1252`; by default UTF-8, or UTF-16 if the file has its byte-order mark.
 
     Raises:
         ConfigError: A value is not valid.
@@ -138,8 +138,8 @@ class Config:
     Args:
         model: Hub id, local folder, name of an open_clip model (see docs/models.md), or one of `fast` (CLIP ViT-B/32,
             the default), `accurate` (CLIP ViT-L/14) and `mini` (small, ships with this package, needs no download).
-        revision: Commit, tag or branch of a hub model; by default, `fast` and `accurate` use a pinned commit, and other
-            models their main branch.
+        revision: Commit, tag or branch of a hub model; by default, a pinned commit for `fast` and `accurate`, and the
+            main branch for other models.
         device: `auto` picks CUDA, then MPS, then the CPU; or `cpu`, `cuda`, `cuda:N` or `mps`.
         precision: `auto` is fp16 on CUDA and MPS and fp32 on the CPU; `int8`, on the CPU only, is faster but changes
             scores slightly; see docs/performance.md#int8.
@@ -169,8 +169,8 @@ class Config:
             or `user:password@host:port`; by default none, even if the environment names one. Except with `socks5h`,
             host names are resolved on this machine where possible, and refused if they resolve to private addresses;
             see docs/images.md#proxies.
-        ca_file: File or folder of PEM certificates that https connections trust, in addition to the system's and those
-            named by `SSL_CERT_FILE` or `REQUESTS_CA_BUNDLE`; see docs/images.md#certificates.
+        ca_file: File or folder of PEM certificates to trust for https, in addition to the system's and those named by
+            `SSL_CERT_FILE`, `SSL_CERT_DIR`, `REQUESTS_CA_BUNDLE` and `CURL_CA_BUNDLE`; see docs/images.md#certificates.
         headers_file: JSON file with headers for individual hosts, such as `{"images.example.com": {"Authorization":
             "..."}}`, which are sent to no other host; see docs/images.md#headers-for-individual-hosts.
         base_dir: Folder that relative paths start from; by default, the folder of the table, or the working directory
@@ -183,7 +183,7 @@ class Config:
             folder in the user's cache folder.
         embedding_cache: File that keeps embeddings between runs, created if it does not exist, which several processes
             may share; or `redis://host:port/database` (`rediss://` with TLS, `redis://:password@host` with a password),
-            which several machines may share; see docs/operating.md#an-embedding-cache-for-all-replicas. By default,
+            for several machines; see docs/operating.md#an-embedding-cache-for-all-replicas. By default,
             embeddings are kept in memory only; see docs/scoring.md#many-calls-one-session.
         limits: Limits on what one row may use and access.
         dialect: The dialect of CSV and TSV files.
@@ -260,7 +260,7 @@ class Config:
             raise ConfigError(f"dialect must be a Dialect({', '.join(f.name for f in fields(Dialect))})")
 
 
-ConfigLike = Config | str | PathLike[str] | None  # a model's name stands for the defaults with that model
+ConfigLike = Config | str | PathLike[str] | None  # a model's name means the defaults with that model
 
 
 def _check_cache(place: str | PathLike[str] | None) -> None:
@@ -298,7 +298,7 @@ def is_redis(place: str | PathLike[str] | None) -> bool:
 
 
 def as_config(config: ConfigLike) -> Config:
-    """Return the settings given; None means the defaults, and a string or path means the defaults with that model.
+    """Return settings as a `Config`: None means the defaults, and a string or path the defaults with that model.
 
     Raises:
         ConfigError: The string is empty.
@@ -323,8 +323,8 @@ def pair_score(config: Config, where: str) -> ScoreKind:
     """Return the kind of score for a run without reference captions.
 
     Raises:
-        ConfigError: The kind needs references; the message says that `where` does not take any.
+        ConfigError: The kind needs references; the message states that `where` does not accept any.
     """
     if config.score == "ref_clipscore":
-        raise ConfigError(f"score='ref_clipscore' needs reference captions, which {where} does not take")
+        raise ConfigError(f"score='ref_clipscore' needs reference captions, which {where} does not accept")
     return config.score

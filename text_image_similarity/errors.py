@@ -5,10 +5,10 @@ TextImageSimilarityError
 │   ├── InputTypeError      a value has a type that is not supported
 │   └── ConfigError         a setting, or a combination of settings, is not valid
 │       └── MissingExtraError   an optional library is not installed
-├── ModelError              a model cannot be used
-│   ├── ModelUnavailableError   it cannot be found or fetched
+├── ModelError              a model cannot be used: exit code 1
+│   ├── ModelUnavailableError   the model cannot be found or downloaded
 │   │   └── ModelNameError      no model of a supported kind has this name or is in this folder: exit code 2
-│   └── DeviceLostError         its device failed: ends a run without failing a row
+│   └── DeviceLostError         the model's device failed: ends a run without failing a row
 ├── TableError              the job's input or output failed: exit code 1
 │   └── BusyError               another run is writing the output: exit code 3
 ├── StoppedError            a run ended early because it was asked to: exit code 143
@@ -74,7 +74,7 @@ class TextImageSimilarityError(Exception):
 
 
 class UsageError(TextImageSimilarityError):
-    """The call or the command line is wrong and cannot be carried out."""
+    """A call, or the command line, is not valid."""
 
 
 class ConfigError(UsageError, ValueError):
@@ -86,7 +86,7 @@ class InputTypeError(UsageError, TypeError):
 
     @classmethod
     def of(cls, name: str, wanted: str, given: object, hint: str = "") -> InputTypeError:
-        """Return an error that says what a parameter, or an item such as `records[3]`, must be and what it is."""
+        """Return an error that states what a parameter, or an item such as `records[3]`, must be and what was given."""
         return cls(f"{name} must be {wanted}, not {type_name(given)}{f'; {hint}' if hint else ''}")
 
 
@@ -106,7 +106,7 @@ class ModelUnavailableError(ModelError):
 
 
 class ModelNameError(ModelUnavailableError, UsageError):
-    """A model's name is misspelt, or names a folder that holds something else."""
+    """A model's name is misspelt, or the folder that it names contains no model of a supported kind."""
 
 
 class DeviceLostError(ModelError):
@@ -122,11 +122,11 @@ class BusyError(TableError):
 
 
 class StoppedError(TextImageSimilarityError):
-    """A run stopped because it was asked to; everything finished is kept."""
+    """A run stopped early because it was asked to; finished work is kept."""
 
 
 class TooManyFailuresError(TextImageSimilarityError):
-    """More rows of a table failed than `TableOptions.max_failures` allows; everything finished is kept."""
+    """More rows of a table failed than `TableOptions.max_failures` allows; finished parts are kept."""
 
 
 class DatabaseError(TextImageSimilarityError):

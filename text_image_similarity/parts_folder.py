@@ -1,8 +1,8 @@
 """The files in a folder of parts: their names, whether a run made the folder, and who else may have changed a file.
 
-A folder was made by a run if it has the manifest of a run, or if everything in it is as a run leaves it. Any other
-folder may have been given this name by someone who may write to the folder around it. It is refused, and nothing in
-it is deleted.
+A folder was made by a run if it contains the manifest of a run, or nothing but files that runs leave behind. Any other
+folder may have been created by someone who may write to its parent folder. Such a folder is refused, and nothing in it
+is deleted.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class UntrustedError(ValueError):
 def check_made_by_run(folder: Path, name: Path) -> None:
     """Refuse a folder that no run has made, before anything in it is changed; an empty folder may be used.
 
-    A folder with the manifest of a run is accepted, whatever else it holds: a run removes only its own files from it.
+    A folder with the manifest of a run is accepted, whatever else it contains: a run removes only its own files.
 
     Args:
         folder: Path that leads to the folder.
         name: The folder's own path, for messages.
 
     Raises:
-        UsageError: The folder has no manifest of a run, and it has no lock or holds something else.
+        UsageError: The folder has no manifest of a run, and it has no lock or contains other files.
     """
     names = sorted(path.name for path in folder.iterdir())
     if not names or (MANIFEST in names and _is_manifest(folder / MANIFEST)):
@@ -43,7 +43,7 @@ def check_made_by_run(folder: Path, name: Path) -> None:
     others = [each for each in names if not _OURS.fullmatch(each)]
     if others or "lock" not in names or not stat.S_ISREG((folder / "lock").lstat().st_mode):
         if others:
-            problem = f"it holds {printable(others[0])}"
+            problem = f"it contains {printable(others[0])}"
         elif MANIFEST in names:
             problem = f"its {MANIFEST} is not that of a run"
         else:
@@ -55,7 +55,7 @@ def check_made_by_run(folder: Path, name: Path) -> None:
 
 
 def read_trusted(path: Path) -> bytes:
-    """Return the content of a file in a folder of parts to which no one else may write.
+    """Return the content of a file in a folder of parts, provided that no one else may write to the file.
 
     Raises:
         UntrustedError: Other users may write to the file.
@@ -68,7 +68,7 @@ def read_trusted(path: Path) -> bytes:
 
 
 def _is_manifest(path: Path) -> bool:
-    """Tell whether a file begins as the manifest of a run."""
+    """Tell whether a file begins like the manifest of a run."""
     with read_own(path) as file:
         try:
             header = dict(parse_json(file.readline().decode(errors="replace")))

@@ -19,10 +19,10 @@ _UNSEEN = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})  # Unicode categories of con
 _PIECE = 65_536  # characters
 _BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
 OUT_COLUMNS = ("similarity", "error")  # columns of a scored table
-# Characters of a caption: a tokenizer takes hundreds of times the memory of its text. No model reads more than a few
-# thousand, but tables contain longer ones.
+# Characters of a caption: a tokenizer needs hundreds of times the memory of its text. No model reads more than a few
+# thousand characters, but tables contain longer captions.
 MOST_CAPTION = 2_000_000
-MOST_LISTED = 10_000  # captions in a cell, each of which costs as much as a row's; also parts of a product's cell
+MOST_LISTED = 10_000  # captions in a cell, each of which costs as much as a row; also parts of a product's cell
 MOST_REFERENCES = 1000  # reference captions of a row; published data sets have up to 50
 
 EncodedImage = bytes | bytearray | memoryview
@@ -83,12 +83,12 @@ class ScoreResult:
 
     @classmethod
     def failed(cls, error: RowError) -> ScoreResult:
-        """Return the result for a row's exception; in its text, bytes of a path that are not UTF-8 are escaped."""
+        """Return the result for a row's error; bytes of a path that are not UTF-8 are escaped in the text."""
         return cls(error=str(error).encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def parts_of(record: Record) -> tuple[str | bytes, str, tuple[str, ...]] | RowError:
-    """Return a record's image (reference or encoded file), caption and references, or why it has no score."""
+    """Return a record's image (reference or encoded file), caption and references, or why the record has no score."""
     caption = caption_of(record.text)
     if isinstance(caption, RowError):
         return caption
@@ -122,9 +122,9 @@ def image_of(value: object) -> str | bytes | RowError:
 
 
 def text_in(content: bytes) -> str:
-    """Return the beginning of bytes if they are a line of text, such as a reference in a binary column; otherwise ''.
+    """Return the beginning of bytes that look like a line of text, such as a reference in a binary column, or ''.
 
-    No supported image begins like that. Markup, such as an SVG file or a page, does not count as text here.
+    No supported image begins like text. Markup, such as SVG or HTML, is not treated as text here.
     """
     if b"\0" in content[:200]:  # fast path for most images
         return ""
@@ -136,10 +136,10 @@ def text_in(content: bytes) -> str:
 
 
 def references_of(*cells: object) -> tuple[str, ...]:
-    """Return the reference captions in some cells of a row, without missing and blank ones; too long ones are kept.
+    """Return the reference captions in some cells of a row, without missing and blank ones; long ones are not cut.
 
     Args:
-        cells: Cells, each a list of texts, a JSON list of texts, or a text, which counts as a single reference.
+        cells: Cells, each a list of texts, a JSON list of texts, or a text, which is a single reference.
 
     Example:
         >>> references_of('["a dog", "a brown dog"]', "a pet", None)
@@ -213,7 +213,7 @@ def is_plain(value: object) -> TypeGuard[str]:
 
 
 def is_caption(value: object) -> TypeGuard[str]:
-    """Tell whether a value is a caption that needs no closer look."""
+    """Tell whether a value is a caption that needs no further check."""
     return is_plain(value) and len(value) <= MOST_CAPTION
 
 
@@ -241,7 +241,7 @@ def _text_of(value: Any) -> Any:
 
 
 def _is_visible(text: str) -> bool:
-    """Tell whether a text has a visible character; in a piece of a long text, each character is looked at once."""
+    """Tell whether a text has a visible character; a character that is repeated within a piece is checked only once."""
     if "!" <= text[:1] <= "~":  # as in most texts
         return True
     pieces = (text[start : start + _PIECE] for start in range(0, len(text), _PIECE))
@@ -263,7 +263,7 @@ def is_whole(text: str) -> bool:
 
 
 def is_missing(value: object) -> bool:
-    """Tell whether a value counts as missing: None, NaN of any kind, pandas' NA and NaT."""
+    """Tell whether a value is missing: None, NaN of any kind, or pandas' NA or NaT."""
     if value is None or type(value).__name__ in ("NaTType", "NAType"):
         return True
     return isinstance(value, (Real, Decimal)) and not isinstance(value, int) and "nan" in str(value).lower()

@@ -44,14 +44,14 @@ def settle(future: Future[T], function: Callable[[], T]) -> None:
     except BaseException as exc:  # includes panics of native libraries; `future.result()` raises it again
         future.set_exception(exc)
     finally:
-        del future, function  # the exception holds this frame, and would be held by it
+        del future, function  # the exception refers to this frame, which would otherwise refer to the exception
 
 
 def forget_frames(error: BaseException | None) -> None:
     """Remove the frames from an exception that has been handled, and from all exceptions that led to it.
 
-    Frames hold the variables of functions, often the exception itself too, and such a cycle stays in memory until a
-    garbage collection.
+    Frames hold the variables of functions, often including the exception itself, and such a cycle stays in memory until
+    a garbage collection.
     """
     waiting = [error]
     while waiting:
@@ -61,7 +61,7 @@ def forget_frames(error: BaseException | None) -> None:
 
 
 def forget_failure(future: Future[T] | asyncio.Future[T]) -> None:
-    """Call `forget_frames` with the exception of a future that is done, and that nothing waits for; a callback."""
+    """Remove the frames from the exception of a finished future, as a callback for futures that nobody waits for."""
     try:
         error = future.exception()
     except BaseException as exc:  # it was cancelled, and a cancelled task also holds its exception
@@ -71,12 +71,12 @@ def forget_failure(future: Future[T] | asyncio.Future[T]) -> None:
 
 
 def call_within(seconds: float, function: Callable[[], T], *, name: str) -> T:
-    """Call a function and return its result within a time limit that holds even if the function hangs.
+    """Call a function and return its result, with a time limit that applies even if the function hangs.
 
     Args:
-        seconds: The longest wait.
-        function: The function. It continues in the background when the time is up, because a system call that hangs can
-            be neither ended nor joined.
+        seconds: The time limit.
+        function: Function to call. It continues in the background when the time is up, because a system call that hangs
+            can be neither ended nor joined.
         name: The thread's name.
 
     Raises:
@@ -92,7 +92,7 @@ _PLACE = '".{}" in a checkout; elsewhere, replace the dot with the path of the w
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use: OMP_NUM_THREADS if set, as in torch, or those it is bound to."""
+    """Return the number of cores this process may use: OMP_NUM_THREADS if set, as in torch, or those it is bound to."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdecimal() and int(asked) > 0:
         return int(asked)
@@ -116,7 +116,7 @@ def backoff_s(tries: int) -> float:
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that a name probably misspells, or None; case is ignored, and `_` counts as `-`.
+    """Return the known name that a name probably misspells, or None; case is ignored, and `_` is the same as `-`.
 
     For a name of more than 100 characters, the result is None, because comparing takes time in proportion to the
     product of the lengths.
@@ -156,12 +156,12 @@ def refuse_planted_driver() -> None:
     """Make sure, before torch is imported, that importing it runs no code from the working folder.
 
     cuSPARSELt, which torch loads, has an empty entry in its search path for NVIDIA's driver, and the dynamic linker
-    takes that entry for the working folder. A folder with such a file is refused. The process does not change to
-    another folder during the import, because the working folder belongs to the whole process, and other threads would
-    open their relative paths elsewhere.
+    takes that entry for the working folder. A working folder that contains a file with the driver's name is therefore
+    refused. The process does not change to another folder during the import, because the working folder belongs to the
+    whole process, and other threads would resolve relative paths against the other folder.
 
     Raises:
-        UsageError: The working folder holds a file that would be loaded as the driver.
+        UsageError: The working folder contains a file that would be loaded as the driver.
     """
     if sys.platform != "linux" or "torch" in sys.modules:
         return
@@ -195,9 +195,9 @@ def is_installed(name: str) -> bool:
 def package_version() -> str:
     """Return this package's version, which is defined only in pyproject.toml.
 
-    The imported package counts, regardless of what else is installed: in a source tree, the version is in
-    pyproject.toml; elsewhere, in the metadata of the installation, or of a wheel that is imported as a zip. The version
-    of a copy with neither is `unknown`.
+    It is the version of the imported package, regardless of what else is installed: in a source tree, it is read from
+    pyproject.toml; elsewhere, from the metadata of the installation, or of a wheel that is imported as a zip. A copy
+    with neither has the version `unknown`.
     """
     import tomllib  # both take longer to import than this module, and few processes need the version
     from importlib.metadata import distributions

@@ -7,7 +7,7 @@
         lock, holder.json   held by the current run
 
 A part is written under another name, flushed to disk, renamed, and then entered into the manifest. No matter how a run
-ends, a part is either in the manifest with the hash of its file, or counts as never begun.
+ends, a part is either in the manifest with the hash of its file, or is scored again.
 Only this user may enter the folder.
 """
 
@@ -66,7 +66,7 @@ class Workspace:
     """The folder of a run's parts, which one process at a time may use.
 
     Args:
-        folder: Folder of the parts; created if it does not exist, removed when nothing in it is worth keeping.
+        folder: Folder of the parts; created if it does not exist, and removed at the end unless it has parts to resume.
         output: The table that the run writes, for messages.
         ending: Suffix of the parts' file names.
     """
@@ -94,12 +94,12 @@ class Workspace:
             self._lock.release()
 
     def begin(self, run: dict[str, Any], versions: dict[str, str], *, restart: bool) -> None:
-        """Resume from the parts of an earlier run, or start from scratch; `parts` then holds the finished parts.
+        """Resume from the parts of an earlier run, or start from scratch; `parts` then lists the finished parts.
 
         Args:
             run: Description of the run; only a run with an equal description may resume.
             versions: Versions of the libraries that scores depend on; a run with other versions resumes with a warning.
-            restart: Whether to drop the parts of an earlier run.
+            restart: Whether to discard the parts of an earlier run.
 
         Raises:
             UsageError: The parts belong to another run; the message says what differs.
@@ -124,7 +124,7 @@ class Workspace:
         then = lines[0]
         if found := changes({**then, "versions": header["versions"]}, header):
             raise UsageError(
-                f"{self._folder} holds {len(lines) - 1:,} finished parts of a run that differs: {'; '.join(found)}. "
+                f"{self._folder} contains {len(lines) - 1:,} finished parts of a run that differs: {'; '.join(found)}. "
                 "Resume with the earlier settings, or discard the parts with --restart (start='restart')"
             )
         if found := changes(then.get("versions", {}), header["versions"]):
@@ -142,7 +142,7 @@ class Workspace:
         return run, sum(line.get("rows", 0) for line in lines[1:]) == run.get("input_rows")
 
     def origin(self) -> str:
-        """Return where the finished parts are and since when, for a message: someone else may have put them there."""
+        """Return the place and time of the first finished part, for a message: someone else may have put it there."""
         since = time.localtime(self._path(0).stat().st_mtime)
         return f"{self._folder}, begun {time.strftime('%Y-%m-%d %H:%M', since)}"
 
@@ -169,7 +169,7 @@ class Workspace:
         """Yield the contents of the parts, in order.
 
         Raises:
-            TableError: The file of a part is not as it was written.
+            TableError: A part's file cannot be read, or was changed after it was written.
         """
         for part in self.parts:
             path = self._path(part.number)
@@ -201,12 +201,12 @@ class Workspace:
         self._finished = True
 
     def scratch(self, name: Literal["manifest", "output", "summary"]) -> Path:
-        """Return a path for a temporary file that no other run needs."""
+        """Return a path for a temporary file that no other run uses."""
         return self.folder / f"part-{name}.partial"
 
     @property
     def folder(self) -> Path:
-        """The folder's path for reading and writing; while the lock is held, it leads to no other folder on Linux."""
+        """The folder's path for reading and writing; on Linux, it leads to the same folder while the lock is held."""
         return self._lock.inside
 
     @property
@@ -235,7 +235,7 @@ class Workspace:
     def _read(self) -> tuple[list[dict[str, Any]], str]:
         """Return the lines of the manifest before the first one that cannot be read, such as one that was cut off.
 
-        If there is a manifest without such lines, the text says why.
+        If there is a manifest of which no line can be read, the text states the reason.
         """
         lines: list[dict[str, Any]] = []
         try:
@@ -275,7 +275,7 @@ class Workspace:
         """Return the content of a part's file.
 
         Raises:
-            ValueError: The file is not as it was written, or other users may write to it.
+            ValueError: The file was changed after it was written, or other users may write to it.
             OSError: The file cannot be read.
         """
         data = read_trusted(self._path(part.number))

@@ -98,7 +98,7 @@ def test_pictures_that_failed_are_retried(table: Path, tmp_path: Path, capsys: p
     assert command("catalog", "add", place, "--retry") == 0
     assert "updated         1" in capsys.readouterr().out
     assert command("catalog", "add", place) == 2
-    assert "name a table of products, or retry" in capsys.readouterr().err
+    assert "name a table of products, or use --retry" in capsys.readouterr().err
 
 
 def test_a_table_for_no_catalogue_says_how_to_make_it(

@@ -77,8 +77,8 @@ def test_the_figures_are_shown(run: Run) -> None:
         ("click-through at 1", "0.0 %"),
         ("click-through at 3", "50.0 %"),
         ("events: click", "1"),
-        ("times", "asked most"),
-        ("searches", "clicked most"),
+        ("times", "most frequent queries"),
+        ("searches", "most clicked products"),
     } <= {(name.strip(), value.strip()) for name, value in lines}
     assert run("--summary", "--since", "2026-11-28T13:00+01:00") == run("--summary", "--since", "2026-11-28T12:00")
     found = json.loads(run("--summary", "--json"))

@@ -581,7 +581,7 @@ def test_a_name_that_stands_for_several_models_is_refused(folder: Path, service:
         return service(request)
 
     service.loaded = False
-    with pytest.raises(ModelUnavailableError, match=r"colour at .* stands for several models.*, such as 'new'"):
+    with pytest.raises(ModelUnavailableError, match=r"colour at .* is split between several models.*, such as 'new'"):
         through(split, folder)
 
 

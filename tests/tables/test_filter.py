@@ -205,7 +205,7 @@ def test_another_run_is_left_alone(scored: Path) -> None:
     folder = out.with_name("out.csv.parts")
     folder.mkdir()
     (folder / "manifest.jsonl").write_text('{"layout": 1, "versions": {}, "run": {}}\n{"rows": 1}\n')
-    with pytest.raises(UsageError, match="a run that is not finished"):
+    with pytest.raises(UsageError, match="parts of an unfinished run"):
         filter_table(scored, out, top=1)
     assert (folder / "manifest.jsonl").exists()
 
@@ -213,7 +213,7 @@ def test_another_run_is_left_alone(scored: Path) -> None:
 def test_a_value_that_is_not_a_score_is_named(scored: Path) -> None:
     for bad in ("high", "0.1 0.2"):
         scored.write_text(f"id,similarity\n1,0.5\n2,{bad}\n")
-        with pytest.raises(TableError, match=f"'similarity' in row 2 holds '{bad}', which is not a score"):
+        with pytest.raises(TableError, match=f"'similarity' in row 2 contains '{bad}', which is not a score"):
             filter_table(scored, scored.with_name("out.csv"), top=1)
     assert not scored.with_name("out.csv").exists()
     scored.write_text("id,similarity\n1,0.5\n2,-inf\n3,Infinity\n4,\n")

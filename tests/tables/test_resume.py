@@ -253,8 +253,8 @@ def test_a_damaged_part_is_scored_again(folder: Path, damage: str, caplog: pytes
 @pytest.mark.parametrize(
     ("names", "problem"),
     [
-        (["part-00000-4f2c.csv"], "it holds part-00000-4f2c.csv"),
-        (["lock", "notes.txt"], "it holds notes.txt"),
+        (["part-00000-4f2c.csv"], "it contains part-00000-4f2c.csv"),
+        (["lock", "notes.txt"], "it contains notes.txt"),
         (["part-000000.parquet", "part-000001.parquet"], "no run has left a lock in it"),
         (["manifest.jsonl", "holder.json", "part-000000.parquet"], "its manifest.jsonl is not that of a run"),
     ],

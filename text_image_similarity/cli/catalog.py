@@ -151,7 +151,7 @@ def _add(actions: Subparsers) -> None:
 def run_add(options: argparse.Namespace) -> int:
     """Add products and return the exit code: 4 if all were refused; with `--strict`, if any was refused or failed."""
     if options.table is None and not options.retry:
-        raise UsageError("name a table of products, or retry the images that failed with --retry")
+        raise UsageError("name a table of products, or use --retry to retry images that failed")
     if options.report is not None:
         check_output(options.report, mark=PAGE, force=options.force, besides=(options.table,))
     from ..search import open_source

@@ -6,7 +6,7 @@ import argparse
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-# SERVE avoids a clash: Kubernetes gives each pod the variable TEXT_IMAGE_SIMILARITY_PORT for a Service of that name.
+# SERVE avoids a clash: Kubernetes sets TEXT_IMAGE_SIMILARITY_PORT in pods for a Service named text-image-similarity.
 PREFIX = "TEXT_IMAGE_SIMILARITY_SERVE_"
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -27,7 +27,7 @@ def arguments_of(
     """Yield the arguments for options that are set by environment variables and not on the command line.
 
     The variable of an option that may be repeated can contain several values, separated by spaces; that of a flag is
-    `true` or `false`. An empty variable counts as missing.
+    `true` or `1`, or `false` or `0`. An empty variable is ignored.
 
     Args:
         actions: The options.
@@ -35,7 +35,7 @@ def arguments_of(
         given: The command line.
 
     Raises:
-        ValueError: A flag is neither `true` nor `false`, or a quotation mark is not closed.
+        ValueError: The variable of a flag has another value, or a quotation mark is not closed.
     """
     there = {word.partition("=")[0] for word in given}
     for action in actions:

@@ -32,7 +32,7 @@ from .terminal import lay_out
 if TYPE_CHECKING:
     from ..evaluation import ModelComparison
 
-# How a report begins; a file that does not begin like this is not replaced.
+# How a report begins; a file that does not begin like this is replaced only with --force.
 _REPORT = rb'\{\n  "source": .*\n  "model": .*\n  "revision": .*\n  "device": '
 
 

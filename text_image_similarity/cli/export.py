@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    text = "Export a model to a folder, to run it elsewhere, and check that it gives the same scores."
+    text = "Export a model to a folder, to run it elsewhere, and check that the export gives the same scores."
     command = commands.add_parser("export", help=text, description=text)
     option = command.add_argument
     option("model", metavar="MODEL", help="hub id, local folder or alias of the model; with --check-only, the export")

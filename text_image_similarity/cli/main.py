@@ -55,8 +55,10 @@ def command_parser() -> argparse.ArgumentParser:
 
 
 def run_script(in_path: Path, out_path: Path, arguments: Sequence[str] | None = None) -> None:
-    """Run the batch script and exit; it is `score` with default paths, and with the model `mini` if no model is named
-    and the hub is unavailable.
+    """Run the batch script and exit.
+
+    The script is `score` with default paths, and with the model `mini` if no model is named and the default model is
+    unavailable.
 
     Args:
         in_path: The default input.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("text_image_similarity")
 
-_MOST_FIELDS = 3  # in a table on a terminal
+_MOST_FIELDS = 3  # fields of a product that a table on a terminal shows
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Subparsers = argparse._SubParsersAction  # argparse has no public name for this class
 
-_LATEST = 20  # entries to show
+_LATEST = 20  # most recent entries, which are shown by default
 _DAY_S = 86_400.0
 
 
@@ -76,7 +76,7 @@ def run_log(options: argparse.Namespace) -> int:
     return 0
 
 
-_Answer = tuple[dict[str, Any], str]  # for --json, and for people
+_Answer = tuple[dict[str, Any], str]  # the result for --json, and as text for people
 
 
 def _chosen(options: argparse.Namespace) -> Callable[[MatchLog, argparse.Namespace], _Answer]:
@@ -145,9 +145,9 @@ def _figures(found: LogSummary) -> str:
         *((f"events: {kind}", f"{count:,}") for kind, count in found.events.items()),
     ]
     lists = [
-        ("asked most", "times", found.asked),
+        ("most frequent queries", "times", found.asked),
         ("without a result", "times", found.empty_queries),
-        ("clicked most", "searches", found.clicked),
+        ("most clicked products", "searches", found.clicked),
     ]
     tables = [
         lay_out_table((unit, name), [(f"{count:,}", shown(what, 100)) for what, count in counts], numbers=1)

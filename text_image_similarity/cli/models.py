@@ -25,7 +25,7 @@ class ListedModel:
         name: The name to pass as `--model`.
         dimension: Length of an embedding; None if it is not known.
         size_mb: Size of the download, or of the files on disk, in megabytes (10^6 bytes); None if it is not known.
-        languages: Languages of captions that it understands; empty if they are not known.
+        languages: Languages of captions that the model understands; empty if they are not known.
         licence: Licence of the weights; empty if it is not known.
         source: Origin of the model.
         here: Whether the model is already on this machine.

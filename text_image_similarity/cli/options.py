@@ -29,7 +29,7 @@ INPUT, MODEL, FETCHING, RUN, OUTPUT, LOG = (
     "progress and log",
 )
 
-# How a page of this package begins; a file that does not begin like this is not replaced.
+# How a page of this package begins; a file that does not begin like this is replaced only with --force.
 PAGE = rb'<!doctype html>.*<meta name="generator" content="text-image-similarity">'
 
 
@@ -165,7 +165,7 @@ def add_column_options(parser: argparse.ArgumentParser, *, several: bool = False
         help="column of images, or of paths or URLs of images; by default a column of images identified by its name and type, otherwise `url`; see "
         "docs/tables.md#which-columns",
     )
-    text = "column of captions; by default `caption`"
+    text = "column of captions; by default `caption`, or `text` if the table contains images and has no `caption`"
     if several:
         text += "; may be repeated: each then has its own output columns, `similarity_COLUMN` and `error_COLUMN`"
         add("--caption-col", metavar="COLUMN", action=_Again, help=text)

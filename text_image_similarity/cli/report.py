@@ -28,10 +28,10 @@ from .terminal import lay_out
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    text = "Write a page about a scored table: scores, failures, images."
+    text = "Write an HTML page about a scored table, with its scores, failures and images."
     command = commands.add_parser("report", help=text, description=text)
     command.add_argument("scored", metavar="SCORED", help="a table that `score` wrote")
-    command.add_argument("page", metavar="OUT", type=Path, help="page to write, such as report.html")
+    command.add_argument("page", metavar="OUT", type=Path, help="HTML page to write, such as report.html")
     add_column_options(command, several=True)
     add_base_dir(command)
     add_field(command, Config, "score", default=None)

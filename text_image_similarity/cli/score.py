@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ..tables import Summary
 
 
-# How a file that `--compare` writes begins; a file that does not begin like this is not replaced.
+# How a file that `--compare` writes begins; a file that does not begin like this is replaced only with --force.
 _COMPARISON = b"mode,requests,images,seconds,images_per_second,speed_up"
 
 
@@ -100,7 +100,7 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
         "--report",
         metavar="FILE",
         type=Path,
-        help="page to write about the scored table: scores, failures, throughput, images; see docs/report.md",
+        help="HTML page to write about the scored table, with its scores, failures, throughput and images; see docs/report.md",
     )
     add_log_options(parser)
     parser.set_defaults(

@@ -39,7 +39,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
     description = "Score pairs and search catalogues on request, as an HTTP service."
     command = commands.add_parser("serve", help=description, description=description)
-    if isinstance(command, Parser):  # a program that embeds this command may bring an argparse.ArgumentParser
+    if isinstance(command, Parser):  # a program that embeds this command may use a plain argparse.ArgumentParser
         command.reads_environment = True
     add_service_options(command)
     add_log_format(command)

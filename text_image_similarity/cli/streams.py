@@ -1,7 +1,7 @@
 """Stdout and stderr that never make a command fail: they accept any text, and may be closed at any time.
 
-What libraries write to stderr, such as warnings, log lines of handlers of their own, and progress bars, may contain
-any text from a model, so characters that could control the terminal are escaped there.
+Libraries may write any text from a model to stderr, in warnings, in lines from their own log handlers, or in progress
+bars, so characters that could control the terminal are escaped there.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Stream:
             self._stream.flush()
 
     def end(self) -> None:
-        """Flush, and discard the output that a closed stream cannot take, so that Python does not fail at exit."""
+        """Flush, and discard the output that a closed stream cannot accept, so that Python does not fail at exit."""
         self.flush()
         if self.problem is not None:
             with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:  # noqa: PTH123 - a device
@@ -71,7 +71,7 @@ class _Errors(_Stream):
 
 
 def _harmless(text: str) -> str:
-    """Return a text with escapes, except at its ends, where a progress bar returns to the beginning of its line."""
+    """Return a text with control characters escaped, except carriage returns at its ends, which progress bars need."""
     rest = text.lstrip("\r")
     shown = rest.rstrip("\r")
     before, after = text[: len(text) - len(rest)], rest[len(shown) :]

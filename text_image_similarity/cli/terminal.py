@@ -75,7 +75,7 @@ class Heartbeat:
         self._first = 0
 
     def beat(self, done: int, failed: int | None, total: int) -> None:
-        """Record progress; the first call gives the starting point. `failed` is None if no item can fail by itself."""
+        """Record progress; the first call sets the starting point. `failed` is None if no item can fail by itself."""
         if not self._every:
             return
         now = self._clock()

@@ -26,7 +26,7 @@ _OTHERWISE: dict[str, dict[str, Any]] = {
         "option": "--no-augment",
         "action": "store_false",
         "default": True,
-        "help": "use every image unchanged, without crops, mirroring or changes of brightness, contrast and saturation",
+        "help": "do not crop or mirror images at random, or vary their brightness, contrast and saturation",
     },
     "col_url": {"option": "--url-col", "metavar": "COLUMN"},
     "col_text": {"option": "--caption-col", "metavar": "COLUMN"},
@@ -45,7 +45,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="SOURCE",
         help="a table that `score` reads, a folder with train.parquet, metadata.jsonl or captions.txt, or a hub id such as jxie/flickr8k",
     )
-    command.add_argument("out", metavar="OUT", type=Path, help="folder for the model; --model OUT uses it afterwards")
+    command.add_argument(
+        "out", metavar="OUT", type=Path, help="folder for the trained model, which `--model OUT` then loads"
+    )
     command.add_argument(
         "--resume", action="store_true", help="resume from OUT's checkpoint; start from scratch if there is none yet"
     )

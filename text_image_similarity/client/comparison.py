@@ -2,8 +2,8 @@
 
 The first rows of a table that go to the service are assigned alternately: one to a single request, the next one to a
 batch. No row is therefore sent twice, and the service's cache helps neither mode. Blocks of both modes alternate, and
-so does their order, so that a service that warms up or gets busy affects both. Requests are sent one at a time, and
-this client measures their duration, including the reading of files and HTTP.
+so does their order, so that a service that warms up or becomes busy affects both modes alike. Requests are sent one at
+a time, and this client measures their duration, including the reading of files and HTTP.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..records import Record
 from .engine import ServiceEngine
 
 MOST = 256  # rows for each mode
-_LOOKED_AT = 4 * MOST  # rows of the table to look through for rows that go to the service
+_LOOKED_AT = 4 * MOST  # rows of the table that are searched for rows to send to the service
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,9 @@ from ..system import backoff_s
 
 MOST_ANSWER = 16 * 1024 * 1024  # bytes of a decoded response; the result of a pair takes a few hundred
 _MOST_PARTS = 100_000  # commas and opening brackets of a response; the result of a pair has about ten
-ANSWER_S = 120.0  # for one response, unless the service states a longer limit
+ANSWER_S = 120.0  # wait for one response, unless the service states a longer limit
 _LIMITS = Limits(connect_s=10.0)
-_UNREACHABLE = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, RowError)  # RowError: names and TLS
+_UNREACHABLE = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, RowError)  # RowError: DNS and TLS
 _LATER = frozenset({429, 500, 502, 503, 504})  # the same request may succeed later
 
 
@@ -32,7 +32,7 @@ class ServiceReply:
 
     Args:
         status: HTTP status code.
-        body: The JSON object, a problem document in case of an error; None if there was none.
+        body: The JSON object, which is a problem document in case of an error; None if there was no JSON object.
         reason: The status in words, for a response without a problem document.
     """
 
@@ -121,7 +121,7 @@ class Connection:
 
         Raises:
             TableError: No response came in time, the response is too large, or this connection was closed.
-            UsageError: The service requires a key or refuses this one, or redirects elsewhere.
+            UsageError: The service requires a key, refuses the given key, or redirects elsewhere.
         """
         end = time.monotonic() + self.patience_s
         for tries in count():
@@ -193,7 +193,7 @@ class Connection:
             )
         if response.is_redirect:
             raise UsageError(
-                f"the service at {self.url} answered with a redirect, {path_to(response)}; give the URL that it redirects to"
+                f"the service at {self.url} sent a redirect, {path_to(response)}; give the URL that it redirects to"
             )
         return _answer(response)
 

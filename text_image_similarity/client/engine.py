@@ -31,7 +31,7 @@ _LONGEST_FACT = 4096  # characters of a model's name or path in a service's resp
 _SHOWN = 200  # characters of a model's name in an error
 _MOST_NAMES = 50  # names of models in an error
 _LONGEST_REQUEST_S = 86_400.0  # longest time that a service may take for one request
-_REPLICAS = 20  # replicas, each of which may have to load a model
+_REPLICAS = 20  # largest number of replicas, each of which may have to load a model
 _SPLIT = frozenset({408, 413})  # a smaller request may succeed
 _LATE = "timeout: not done within the service's "  # beginning of the error of a pair that may succeed next time
 
@@ -100,7 +100,7 @@ class ServiceEngine:
 
         Raises:
             ConfigError: `config` changes settings that only the service decides, or its score needs reference captions.
-            ModelUnavailableError: The service has no model of this name.
+            ModelUnavailableError: The service has no model of this name, cannot load it, or splits it between models.
             UsageError: The URL is not that of a scoring service, or the service requires a key.
             TableError: The service cannot be reached.
         """
@@ -158,7 +158,7 @@ class ServiceEngine:
         return results
 
     def sends(self, record: Record) -> bool:
-        """Tell whether a record is sent to the service; the others get their result in this process."""
+        """Tell whether a record is sent to the service; this process determines the results of all other records."""
         return not isinstance(self._pairs.pair(record), ScoreResult)
 
     def score_some(self, records: Sequence[Record]) -> list[ScoreResult]:
@@ -255,7 +255,7 @@ class ServiceEngine:
                 )
             if answer.body.get("model") != self._name:
                 raise ModelUnavailableError(
-                    f"{self._shown_name} at {self._service.url} stands for several models, whose scores cannot be compared; "
+                    f"{self._shown_name} at {self._service.url} is split between several models, whose scores cannot be compared; "
                     f"name one of them, such as {excerpt(answer.body.get('model'), _SHOWN)}"
                 )
         raise TableError(f"the service at {self._service.url} does not describe the model {self._shown_name}")
@@ -295,7 +295,7 @@ def settings_of_the_service(config: Config) -> list[str]:
 
 
 def _result(said: dict[str, Any], limits: tuple[float, float]) -> ScoreResult:
-    """Return one result from a response; its scores must lie within limits.
+    """Return one result from a response; its scores must be within `limits`.
 
     Raises:
         KeyError, TypeError, ValueError: The value is not a valid result.

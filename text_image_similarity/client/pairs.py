@@ -1,8 +1,8 @@
 """Convert records to the pairs of a request.
 
 http(s) references are sent to the service unchanged. All other references, and images in the table itself, are read
-here, because a service never reads local paths; the code is that of a local run, so the errors are the same. Records
-that cannot be sent get their result here, too.
+here, because a service never reads local paths; the code is the same as in a local run, and so are the errors. The
+result of a record that cannot be sent is also determined here.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class EmbeddingResult:
 
     Args:
         embedding: The unit vector, shape (embed_dim,) float32; None if the row failed.
-        error: `"<code>: <detail>"` if it failed, otherwise None.
+        error: `"<code>: <detail>"` if the row failed, otherwise None.
     """
 
     embedding: np.ndarray[Any, np.dtype[np.float32]] | None
@@ -122,10 +122,10 @@ def embed_table(  # noqa: PLR0913 - as `score_table`
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Summary:
-    """Encode every row of a table and write it with two more columns, `embedding` and `error`.
+    """Encode the image or caption of every row, and write the table with two more columns, `embedding` and `error`.
 
     The vectors are the same as those that `score_table` compares: float32 unit vectors, whose dot product is the
-    cosine. Parquet holds the vectors as lists of floats. A run that was stopped resumes with the same call.
+    cosine. In Parquet, the vectors are lists of floats. The same call resumes a run that was stopped.
 
     Args:
         in_path, out_path, config, progress, stop: As for `score_table`.

@@ -74,7 +74,7 @@ def explain_failures(
     *,
     options: tuple[str, str] = ("--url-col", "--caption-col"),
 ) -> str:
-    """Describe the most frequent failure and its probable cause.
+    """Return a description of the most frequent failure and its probable cause.
 
     Args:
         failures: Number of failed rows by error code, at least one.
@@ -115,10 +115,10 @@ class FailureWatch:
     _warned: bool = False
 
     def look_at(self, results: Sequence[RowResult]) -> None:
-        """Warn once, at the first part, if most of its rows failed.
+        """Warn, after the first part only, if most of the part's rows failed.
 
         Raises:
-            UsageError: The images of all its rows are local files that may not be read.
+            UsageError: The images of all rows of the part are local files that may not be read.
         """
         if self._warned:
             return

@@ -47,7 +47,7 @@ class FilterSummary:
         threshold: Lowest score to keep; None if the rule keeps every score.
         ties_left_out: Number of rows with exactly the score `threshold` that were not kept.
         score_column: Column of scores.
-        job: The rule and the input.
+        job: The rule, the column of scores, and the input.
         output_content: Hash of the output file.
     """
 
@@ -137,7 +137,7 @@ def filter_table(  # noqa: PLR0913 - paths, one of four rules, and where and how
     Raises:
         UsageError: The table or the column does not exist; the probability of a score is unknown; the output was not
             written by a filter.
-        ConfigError: Not exactly one rule is given, or it is outside its range.
+        ConfigError: Not exactly one rule is given, or its value is outside its range.
         TableError: The table cannot be read, a score is not a number, or the output cannot be written.
         ModelError: The calibration is damaged, or missing from its folder.
         BusyError: Another run is writing the output.
@@ -228,7 +228,7 @@ def _planned(share: int | None, threshold: Threshold, scores: ScoreFile, curve: 
 def _score_column(
     source: str, dialect: Dialect | None, column: str, rule: FilterRule | None, calibration: str | PathLike[str] | None
 ) -> str:
-    """Return the column for a rule; for a probability, a column that already holds it is preferred."""
+    """Return the column for a rule; for a probability, the table's column `probability` is preferred."""
     if not isinstance(column, str):
         raise InputTypeError.of("col_score", "the name of a column", column)
     if rule is None or rule.probability is None or calibration is not None or column != "similarity":
@@ -247,7 +247,7 @@ def _least(rule: FilterRule, source: str, column: str, calibration: str | PathLi
     curve = find_calibration(source, calibration)
     if curve is None:
         raise UsageError(
-            f"there is no calibration for the scores of {source}: make one with `text-image-similarity evaluate SOURCE "
+            f"there is no calibration for the scores of {source}: create one with `text-image-similarity evaluate SOURCE "
             "--model MODEL --calibrate FOLDER`, then name it with --calibration FOLDER"
         )
     return least_of(curve, rule.probability)
@@ -258,6 +258,6 @@ _check_ours = partial(check_replaceable, by="filter")
 
 def _check_target(target: str, work: Workspace, *, force: bool) -> None:
     if work.begun() is not None:
-        raise UsageError(f"{target}.parts holds parts of a run that is not finished; finish it, or name another output")
+        raise UsageError(f"{target}.parts contains parts of an unfinished run; finish that run, or name another output")
     if not force:
         _check_ours(target, work.placed())

@@ -18,7 +18,7 @@ from ..records import ScoreResult
 
 Result = ScoreResult | list[ScoreResult]  # a list for a list of captions
 
-_FRAMES = "a DataFrame of pandas or polars, or an Arrow table"
+_FRAMES = "a DataFrame of pandas or polars, a data set of the library datasets, or an Arrow table"
 _ROWS = 256  # rows of a data set in memory
 
 
@@ -37,7 +37,7 @@ class AnyFrame(Protocol):
         """Yield the values of a column."""
 
     def with_scores(self, results: Sequence[Result], added: tuple[str, str]) -> Any:
-        """Return the frame with its scores, replacing columns of the same names; lists of captions get lists."""
+        """Return the frame with its scores, replacing columns of the same names; scores of lists are lists."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""Score tables in memory: pandas, polars or Arrow frames get two more columns.
+"""Score tables in memory: add two columns to pandas, polars or Arrow frames, or to data sets of the library `datasets`.
 
-Frame libraries are used only if the caller has already loaded them. Nothing is written, and a run cannot be resumed;
-use `score_table` for that.
+Frame libraries are used only if the caller has already loaded them. Nothing is written to disk, and a run cannot be
+resumed; `score_table` does both.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def score_frame(  # noqa: PLR0913 - columns, and how; settings are in Config
             working folder unless `base_dir` is set.
         col_url: Column of images: references, the bytes of encoded files, or structs of `bytes` and `path`.
         col_text: Column of captions, or several, each of which gets its own `similarity_<column>` and `error_<column>`.
-            A reader supports only one column of captions. A list of captions in a cell gets a list of scores.
+            A reader supports only one column of captions. A cell with a list of captions has a list of scores.
         col_references: One or more columns of reference captions, for `score="ref_clipscore"`: lists of texts, or
             single texts. Readers do not support reference captions.
         encoder: A loaded encoder to use and share; None loads the model of `config`.
@@ -126,7 +126,7 @@ class _Cells:
 
 
 def _records(frame: AnyFrame, layout: RowLayout[ScoreResult], counts: list[list[int]]) -> Iterator[Record]:
-    """Yield the records of a frame, and append to `counts` how many there are for each row and column."""
+    """Yield the records of a frame, and append their number for each row and column to `counts`."""
     names = list(dict.fromkeys(layout.task.read))
     columns = [frame.cells(frame.names.index(name)) for name in names]
     while part := list(islice(zip(*columns, strict=True), _ROWS)):
@@ -140,7 +140,7 @@ def _records(frame: AnyFrame, layout: RowLayout[ScoreResult], counts: list[list[
 
 
 def _listed(frame: AnyFrame, task: Task[Any]) -> frozenset[str]:
-    """Return the columns of captions that hold lists."""
+    """Return the columns of captions that contain lists."""
     return frozenset(
         name
         for name in task.captions
@@ -163,7 +163,7 @@ def _check(
 
 
 def _streamed(reader: pa.RecordBatchReader, columns: tuple[str, str], scorer: Scorer) -> pa.RecordBatchReader:
-    """Return a reader that adds scores to another reader's batches; the session ends with it."""
+    """Return a reader that adds scores to another reader's batches, and closes the session at the end."""
     schema = pa.schema([*_without_scores(reader.schema.empty_table()).schema, *SCORE_FIELDS], reader.schema.metadata)
     scored = score_batches(map(_without_scores, reader), scorer, columns)
     return pa.RecordBatchReader.from_batches(schema, closing_after(scorer, scored))

@@ -1,4 +1,4 @@
-"""The identity of a run, which is everything that its scores depend on, so that only the same run resumes its parts."""
+"""The identity of a run: everything that its scores depend on, so that only the same run resumes its parts."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def check_replaceable(target: str, placed: str | None, *, by: str = "score") -> 
         raise UsageError(
             f"{there[0]} was not written by this command; name another output, or replace it with --force (force=True)"
         ) from None
-    # A remote output would have to be downloaded.
+    # Not for a remote output, which would have to be downloaded.
     if target in there and not is_url(target) and content_of(target) != written:
         raise UsageError(
             f"{target} was changed after it was written; name another output, or replace it with --force (force=True)"
@@ -97,7 +97,7 @@ def check_replaceable(target: str, placed: str | None, *, by: str = "score") -> 
 
 
 def finished_run(target: str, identity: dict[str, Any]) -> Summary | None:
-    """Return the summary of an existing output if the run would write the same one; otherwise None.
+    """Return the summary of an existing output if this run would write the same output; otherwise None.
 
     Args:
         target: Output of the run.
@@ -123,7 +123,7 @@ def earlier_output(
     Args:
         target: Output of the run.
         identity: Identity of this run.
-        begun: The run whose parts exist, and whether all of them do.
+        begun: Description of the run whose parts exist, and whether its parts are complete; None without parts.
         read: Function that opens the output.
 
     Returns:
@@ -143,11 +143,11 @@ def earlier_output(
         }  # stopped right after it had replaced that output
     if found := changes(job, identity):
         raise UsageError(
-            f"{target} was written with other settings: {'; '.join(found)}; use the same ones to retry failures"
+            f"{target} was written with other settings: {'; '.join(found)}; use the same settings to retry failures"
         )
     if content != written:
         raise UsageError(
-            f"{target} was changed after it was written, so its rows cannot be matched; restore the original, "
+            f"{target} was changed after it was written, so its rows may no longer be those of the input; restore the original, "
             "or start over with --restart --force"
         )
     return read(), {"retry_failed": content, "captions_cut": then.get("captions_cut")}

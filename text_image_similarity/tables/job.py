@@ -34,7 +34,7 @@ _UNDER_WAY = 512 * 1024 * 1024  # bytes of rows that an engine may have at a tim
 
 @dataclass(frozen=True, slots=True)
 class TableJob(Generic[R]):
-    """The processing of a table to its output.
+    """A job that processes a table into an output.
 
     Args:
         table: Table that is read.
@@ -99,7 +99,7 @@ class TableJob(Generic[R]):
     def _score_part(
         self, results: Generator[tuple[Rows, R]], stats: RunStats, counter: _ProgressCounter, commit: Commit
     ) -> bool:
-        """Take the results of the next part and save it; return whether there is one."""
+        """Collect the results of the next part, and save the part; return False if no part was left."""
         began, before, cut = time.perf_counter(), stats.spent(), stats.captions_cut
         if (head := next(results, None)) is None:
             return False
@@ -130,7 +130,7 @@ class TableJob(Generic[R]):
     def _answers(
         self, rows: Rows, counts: Sequence[Sequence[int]], results: Iterator[tuple[Rows, R]], counter: _ProgressCounter
     ) -> tuple[Sequence[R], Sequence[R]]:
-        """Take the results of a part, and return both all of them and one per row."""
+        """Collect the results of a part, and return both all results and one result per row."""
         wanted = sum(map(sum, counts))
         answers = list[R]()
         for tag, result in counter.reporting(results, map(sum, counts)) if counter.watched else islice(results, wanted):
@@ -146,7 +146,7 @@ class TableJob(Generic[R]):
         return answers, found
 
     def _parts(self, start: int, most: int) -> Iterator[tuple[int, TaggedRows[Rows]]]:
-        """Yield parts from a row on, with their sizes in bytes; each row has its part and its record or result."""
+        """Yield parts from a row on, each with its size in bytes; a part's rows have tags and records or results."""
         earlier = None if self.earlier is None else self._earlier(self.earlier, start, most)
         for rows in _ahead(self.table.read(start, most)):
             if earlier is None:
@@ -155,7 +155,7 @@ class TableJob(Generic[R]):
                 cells = list(islice(earlier, len(rows)))
                 if len(cells) < len(rows):
                     raise TableError(
-                        "the earlier output has fewer rows than the input; score it from scratch, without --retry-failed"
+                        "the earlier output has fewer rows than the input; score the input from scratch, without --retry-failed"
                     )
                 known = chain.from_iterable(map(self.layout.kept, cells, self.layout.counts(rows)))
                 records = zip(self.layout.records(rows), known, strict=True)
@@ -167,7 +167,7 @@ class TableJob(Generic[R]):
 
 
 class _Window:
-    """An iterator of parts that ends when enough of them are waiting for results, and can then be reopened.
+    """A source of parts that stops when enough of them are waiting for results, and can then be opened again.
 
     Ending early limits memory, because an engine may have any number of rows in progress, and their sizes may differ a
     thousandfold.
@@ -181,14 +181,14 @@ class _Window:
         self._sizes: deque[int] = deque()  # sizes of parts that are waiting for results
 
     def open(self) -> Iterator[TaggedRows[Rows]]:
-        """Yield more parts."""
+        """Yield parts until enough of them are waiting for results."""
         while sum(self._sizes) < _UNDER_WAY and (found := next(self._parts, None)) is not None:
             size, part = found
             self._sizes.append(size)
             yield part
 
     def answer(self) -> None:
-        """Note that the first of the waiting parts has its results."""
+        """Record that the first of the waiting parts has its results."""
         self._sizes.popleft()
 
 

@@ -32,7 +32,7 @@ class RowLayout(Generic[R]):
 
     Args:
         task: Task for each row.
-        listed: Columns of captions whose cells hold lists.
+        listed: Columns of captions whose cells contain lists.
     """
 
     task: Task[R]
@@ -45,7 +45,7 @@ class RowLayout(Generic[R]):
 
     @property
     def added(self) -> list[pa.Field]:
-        """The columns for results; lists of captions get columns of lists."""
+        """The columns for results; for lists of captions, these are columns of lists."""
         return [
             pa.field(name, pa.list_(each.type) if column in self.listed else each.type)
             for column, names in zip(self._columns, self.task.named(), strict=True)
@@ -77,13 +77,13 @@ class RowLayout(Generic[R]):
         return zip(repeat(rows), self.records(rows))
 
     def counts(self, rows: Cells) -> list[list[int]]:
-        """Return how many records each row has for each column of captions; its records are consecutive."""
+        """Return the number of records of each row for each column of captions; a row's records are consecutive."""
         if not self.listed:
             return [[1] * len(self._columns)] * len(rows)
         return [[len(column) for column in texts] for texts in self._lists(rows)]
 
     def outcomes(self, results: Sequence[R], counts: Sequence[Sequence[int]]) -> Sequence[R]:
-        """Return one result for each row; a row counts as failed if one of its captions has no score."""
+        """Return one result for each row; a row has failed if one of its captions has no score."""
         if len(results) == len(counts):
             return results
         rest = iter(results)
@@ -100,7 +100,7 @@ class RowLayout(Generic[R]):
         return list(chain.from_iterable(by_column))
 
     def _row(self, results: Iterator[R], counts: Sequence[int]) -> list[Any]:
-        """Take a row's results, and return them as the values of `added`."""
+        """Collect a row's results, and return them as the values of `added`."""
         found = list[Any]()
         for column, count in zip(self._columns, counts, strict=True):
             values = [self.task.cells(result) for result in islice(results, count)]
@@ -115,7 +115,7 @@ class RowLayout(Generic[R]):
         """Return the results of a row of an earlier output, with None for each that must be scored again.
 
         Raises:
-            TableError: The output holds a result that this package did not write.
+            TableError: The output contains a result that this package did not write.
         """
         width = len(self.task.added)
         groups = [cells[at : at + width] for at in range(0, len(cells), width)]
@@ -126,7 +126,7 @@ class RowLayout(Generic[R]):
         ]
 
     def _texts(self, rows: Cells) -> Sequence[Sequence[Any]]:
-        """Return the captions of each row, those of the first column first."""
+        """Return the captions of each row, beginning with those of the first column."""
         if not self.task.captions:
             return [("",)] * len(rows)
         if not self.listed:
@@ -159,7 +159,7 @@ def _record(image: object, text: object, references: tuple[str, ...]) -> Record 
 
 
 def _captions_in(cell: Sequence[Any]) -> list[Any]:
-    """Return the captions in a list; an empty list counts as one missing caption, and a list that is too long fails."""
+    """Return the captions in a list; an empty list is treated as one missing caption, and too long a list fails."""
     if len(cell) <= MOST_LISTED:
         return list(cell) or [None]
     reason = f"the cell has {len(cell):,} captions, but at most {MOST_LISTED:,} are accepted"
@@ -167,7 +167,7 @@ def _captions_in(cell: Sequence[Any]) -> list[Any]:
 
 
 def _listed(cells: Sequence[Any], count: int) -> list[Sequence[Any]]:
-    """Return the values for each caption of a list; values of a list of another length count as missing."""
+    """Return the values for each caption of a list; a list of another length is treated as missing values."""
     try:
         lists = [parse_json(cell or "[]") if isinstance(cell, str) else cell or [] for cell in cells]
     except (ValueError, RecursionError) as exc:

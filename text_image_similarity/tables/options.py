@@ -36,7 +36,7 @@ class TableOptions:
             the summary; None raises an error instead.
 
     Raises:
-        ConfigError: A value is outside its choices, or `drop_columns` is one name instead of a tuple of names.
+        ConfigError: A value is not valid, such as a single name for `drop_columns`, or values cannot be combined.
     """
 
     start: Start = "resume"

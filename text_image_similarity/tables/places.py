@@ -77,7 +77,8 @@ def work_folder(target: str, work_dir: str | PathLike[str] | None = None) -> Pat
         work_dir: Folder to use instead, which is created.
 
     Raises:
-        UsageError: The folder for the parts cannot be created, or someone else may have put a link on the way to it.
+        UsageError: The folder for the parts cannot be created, or its path contains a link that someone else may have
+            put there.
     """
     if work_dir is None and not is_url(target):
         path = _resolved(target)  # a link stays, and its target is replaced
@@ -93,7 +94,7 @@ def work_folder(target: str, work_dir: str | PathLike[str] | None = None) -> Pat
 
 
 def is_folder_output(target: str) -> bool:
-    """Tell whether an output is a folder, which gets a file for each file of the input."""
+    """Tell whether an output is a folder, in which one file is written for each file of the input."""
     if target.endswith(("/", os.sep)):
         return True
     try:
@@ -106,7 +107,7 @@ def outputs_in(folder: str, files: Sequence[str], source: str) -> dict[str, str]
     """Return the output in a folder for each file of a table: a file of the same name, or Parquet for a shard.
 
     Raises:
-        UsageError: Two files have the same name.
+        UsageError: Two files have the same name, or the table is a data set on the hub.
     """
     found: dict[str, str] = {}
     if not files:  # a data set on the hub
@@ -129,11 +130,11 @@ def make_folder(folder: str, *, force: bool = False) -> None:
 
     Args:
         folder: The folder.
-        force: Whether the folder may hold images.
+        force: Whether the folder may contain images.
 
     Raises:
-        UsageError: The folder cannot be created, someone else may have put a link on the way to it, or it holds images,
-            so it is probably the folder of an input.
+        UsageError: The folder cannot be created; its path contains a link that someone else may have put there; or it
+            contains images, so it is probably the folder of an input.
     """
     if is_url(folder):
         return
@@ -163,10 +164,10 @@ def put_together(
 
     Args:
         output: Format of the output.
-        parts: Parts of the output; each one is used before the next one is requested.
+        parts: Parts of the output; each part is written before the next one is requested.
         place: Place of the output.
         describe: Function that returns the summary for the hash of the output.
-        work: Folder for the temporary files if the place is a URL.
+        work: Workspace of the run; its folder contains the temporary files if the place is a URL.
         check: Function that refuses to replace an output that has appeared in the meantime; None replaces it.
 
     Raises:

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("text_image_similarity")
 
-_PREFIX = "calibration "  # so that messages about differing runs name the setting
+_PREFIX = "calibration "  # so that messages about runs that differ name the calibration
 
 
 def calibration_of(config: Config, options: TableOptions) -> Calibration | None:
-    """Return the calibration for a run, or None if it has no probabilities.
+    """Return the calibration for a run, or None if the run computes no probabilities.
 
     Raises:
         ConfigError: The model has no calibration, or the scores are not cosines.

@@ -1,4 +1,4 @@
-"""Keep the scores of a table in a file, and find the exact k-th highest in constant memory.
+"""Store the scores of a table in a file, and find the exact k-th highest score in constant memory.
 
 The method is a radix selection: the bits of float64 values, transformed so that they sort like unsigned integers, are
 counted 16 at a time.
@@ -24,7 +24,7 @@ Scores = NDArray[np.float64]
 
 
 class Rank(NamedTuple):
-    """The k-th highest score, how many of the k highest are equal to it, and how many of all scores are."""
+    """The k-th highest score, and how many scores equal it: among the k highest (`taken`) and in all (`there`)."""
 
     score: float
     taken: int

@@ -1,4 +1,4 @@
-"""Rules for which rows of a scored table to keep: those above a score, a number of the highest, or all with a score."""
+"""Rules for which rows of a scored table to keep: by lowest score or probability, by rank, or all that have a score."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def find_calibration(source: str, folder: str | PathLike[str] | None) -> Calibra
 
     Args:
         source: The scored table, whose summary names the model.
-        folder: Folder that holds `calibration.json`, or None.
+        folder: Folder with `calibration.json`, or None.
 
     Raises:
         UsageError: A folder is given, but the table's scores are not cosines.

@@ -1,8 +1,8 @@
 """Score a table: check it, score its parts, and assemble the output.
 
 The table is read twice: once to check its shape, count its rows and hash it before anything expensive starts, and then
-part by part while it is scored. Finished parts are kept next to the output (`workspace`), so that a run that stops for
-any reason resumes with the same command; at the end they are assembled, and the output appears complete.
+part by part while it is scored. Finished parts are kept next to the output (`workspace`), so that the same command
+resumes a run that stopped for any reason; at the end, the parts are assembled, and the output appears complete.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
     progress: Progress | bool | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Summary:
-    """Score every row of a table and write it with two more columns, `similarity` and `error`.
+    """Score every row of a table, and write the table with two more columns, `similarity` and `error`.
 
     The suffix determines the format: `.csv`, `.tsv`, `.jsonl` (each optionally followed by `.gz` or `.zst`), `.parquet`
     and, for the input only, tar shards (`.tar`, `.tar.gz` or `.tgz`). Columns keep their types and text. `score_csv` is
@@ -66,17 +66,17 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
             an fsspec URL; or a folder of images with caption files of the same names; or a data set on the hub,
             `hf:<owner>/<name>[:configuration][@split]`.
         out_path: The table to write; `<out_path>.summary.json` is written next to it. A folder (one that exists, or a
-            name that ends in a slash) gets a file of the same name for each file of the input; tar shards become
-            Parquet files.
+            name that ends in a slash) receives a file of the same name for each file of the input; for tar shards,
+            these are Parquet files.
         config: The settings of the run, or the name of a model; None is `Config()`. Relative image paths start from the
             table's folder unless `base_dir` is set.
         col_url: Column of images or of references to them. None means `url`, a column of images that is identified by
             its name and type (`image`, `jpg` ...), or the images of shards.
-        col_text: Column of captions, or several. None means `caption`, or `text` if the table holds images and has no
-            `caption`. Each of several columns gets its own `similarity_<column>` and `error_<column>`; if Parquet or
-            JSON holds a list of captions in a cell, these are lists too. Each image is fetched and encoded once.
-        col_references: One or more columns of reference captions, for `score="ref_clipscore"`. A cell holds a list, a
-            list in JSON, or a text, which is a single reference.
+        col_text: Column of captions, or several. None means `caption`, or `text` if the table contains images and has
+            no `caption`. Each of several columns gets its own `similarity_<column>` and `error_<column>`; if Parquet or
+            JSON has a list of captions in a cell, these are lists too. Each image is fetched and encoded once.
+        col_references: One or more columns of reference captions, for `score="ref_clipscore"`. A cell contains a list,
+            a list in JSON, or a text, which is a single reference.
         models: Several models instead of `config.model`, in this process: each gets its own column, such as
             `similarity_mini`, and each image is fetched and decoded once.
         ensemble: Adds a column `similarity` that combines all models: the `mean` of their scores, or `probability`; see
@@ -96,9 +96,9 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
             earlier run were made with other settings or from another input.
         TableError: The input cannot be read, or the output cannot be written.
         BusyError: Another run is writing this output.
-        StoppedError: `stop` returned True; the same call resumes.
-        TooManyFailuresError: More rows failed than `options.max_failures` allows; the same call with another limit
-            resumes.
+        StoppedError: `stop` returned True; the same call resumes the run.
+        TooManyFailuresError: More rows failed than `options.max_failures` allows; the same call with a higher limit
+            resumes the run.
         ConfigError, ModelError: A setting or the model cannot be used; raised before the first row.
     """
     task, config = scoring(col_url, col_text, col_references), as_config(config)
@@ -144,7 +144,7 @@ def run_files(  # noqa: PLR0913 - as `run_table`
         The combined summary of all files, which is not written to disk.
 
     Raises:
-        UsageError: Two files would get the same name, or the folder holds images; all errors of `run_table` may be
+        UsageError: Two files would have the same name, or the folder contains images; all errors of `run_table` may be
             raised, too.
     """
     require_config(config)
@@ -276,7 +276,7 @@ def _earlier(
 
 
 def _check_complete(source: str, table: Table, states: list[str], work: Workspace) -> None:
-    """Make sure that the parts match the table as it was checked."""
+    """Make sure that the table has not changed since it was checked, and that the parts have all of its rows."""
     if [state_of(file) for file in table.files] != states:
         raise TableError(
             f"{source} was changed while it was being scored, so its finished parts are invalid; start over with --restart "

@@ -60,7 +60,7 @@ class KeptRows:
     def __init__(self, scored: ScoredTable, threshold: Threshold, progress: Progress | None) -> None:
         self._scored, self._threshold, self._progress = scored, threshold, progress
         self.rows = self.ties_left_out = 0
-        self._taken = 0  # number of rows with exactly the threshold's score
+        self._taken = 0  # number of kept rows with exactly the threshold's score
 
     def parts(self, output: Output) -> Iterator[bytes | memoryview]:
         """Yield the rows as parts of an output."""
@@ -112,7 +112,7 @@ def open_scored(source: str, dialect: Dialect | None, column: str) -> ScoredTabl
 
 
 def _numbers(values: Sequence[Any], column: str, first: int) -> Scores:
-    """Return the scores of a column, with NaN for rows without one; infinite scores count as missing.
+    """Return the scores of a column, with NaN for rows without a score and for infinite scores.
 
     Raises:
         TableError: A value is not a number; the message names its row.
@@ -127,7 +127,7 @@ def _numbers(values: Sequence[Any], column: str, first: int) -> Scores:
             score = float(value)
         except (TypeError, ValueError) as exc:
             raise TableError(
-                f"column {column!r} in row {first + place:,} holds {str(value)[:40]!r}, which is not a score"
+                f"column {column!r} in row {first + place:,} contains {str(value)[:40]!r}, which is not a score"
             ) from exc
         found[place] = score if math.isfinite(score) else math.nan
     return found

@@ -41,7 +41,7 @@ class Summary:
         throughput: Points [seconds, rows finished by then], with seconds as in `total`.
         versions: Versions of the libraries that scores depend on.
         warnings: Warnings for users of the scores.
-        job: Everything that the scores depend on: digest and rows of the input, settings.
+        job: Everything that the scores depend on: the input's digest, rows and columns, the settings, and the weights.
         output_content: Hash of the output file.
         similarity: The `mean`, `min`, `p5`, `p25`, `median`, `p75`, `p95` and `max` of the scores, with quantiles to a
             thousandth of the range of `score`; None if there are no scores, or several for each pair.
@@ -102,12 +102,12 @@ class Summary:
 def outcome(
     parts: Sequence[Part], kind: str, captions_cut: int | None = 0, calibration: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return totals over the parts: rows, scored, captions cut, failures, seconds, throughput, similarity and so on.
+    """Return figures of all parts together, by the name of the member of `Summary`.
 
     Args:
         parts: All parts of a run.
         kind: The score kind.
-        captions_cut: Number of cut captions in rows that were taken from an earlier run; None if unknown.
+        captions_cut: Number of truncated captions in rows whose results are from an earlier run; None if unknown.
         calibration: Calibration of the probabilities, as in the identity of a run; None if there are none.
     """
     failures: Counter[str] = Counter()
@@ -135,7 +135,7 @@ def outcome(
 
 
 def _scores(parts: Sequence[Part], kind: str) -> Histogram | None:
-    """Return the histogram of all parts, unless a part did not count its scores."""
+    """Return the histogram of all parts; None if the scores of a part were not counted."""
     scores = Histogram(kind)
     for part in parts:
         if part.scores is None:

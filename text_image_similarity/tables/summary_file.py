@@ -9,7 +9,7 @@ from ..files import regular_size
 from ..formats import is_url, local_path, open_bytes, reading
 
 _MOST_BYTES = 16 * 1024 * 1024
-_MOST_NUMBER = 1e15  # of a summary; what is computed from such numbers is finite
+_MOST_NUMBER = 1e15  # largest number in a summary; anything computed from such numbers is finite
 _KINDS: dict[str, type] = {"job": dict, "versions": dict, "warnings": list, "score": str}
 _NUMBERS = ("rows", "scored", "captions_cut", "pairs_per_second")
 _NUMBERS_BY_NAME = ("seconds", "failures", "similarity", "probability")
@@ -47,7 +47,7 @@ def _check_numbers(found: dict[str, Any]) -> None:
     """Check the numbers of a summary, each of which may be missing or None.
 
     Raises:
-        ValueError: Something else is in the place of a number, or a number is too large.
+        ValueError: A value is not a number, or is too large.
     """
     values = {name: [found.get(name) or 0] for name in _NUMBERS}
     for name in _NUMBERS_BY_NAME:

@@ -57,9 +57,9 @@ class Task(Generic[R]):
         further: More columns of captions.
         references: Columns of reference captions.
         choose: Function that finds the columns in a table; None if `columns` are final.
-        models: Number of added columns that hold scores of individual models; 0 if there is only one model.
+        models: Number of added columns with the scores of individual models; 0 if there is only one model.
         score: Function that returns the score of a successful result; None if results do not have exactly one score.
-        derived: Number of added columns that are derived from the score, between it and the error.
+        derived: Number of added columns that are derived from the score; they are between the score and the error.
     """
 
     columns: tuple[str | None, str | None]
@@ -128,7 +128,7 @@ def scoring(
     col_text: str | Sequence[str] | None,
     col_references: str | Sequence[str] | None = None,
 ) -> Task[ScoreResult]:
-    """Return the task of scoring rows; a column that is None is found from the table.
+    """Return the task of scoring rows; a column that is None is chosen when the table is known.
 
     Raises:
         InputTypeError: A value is not the name of a column.

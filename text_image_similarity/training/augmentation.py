@@ -9,7 +9,7 @@ from PIL import Image, ImageEnhance
 
 
 def augment(image: Image.Image, side: int, rng: random.Random) -> Image.Image:
-    """Crop 50 to 100 % of an image to a square, mirror it half of the time, and vary brightness, contrast and colour.
+    """Resize a random crop of 50 to 100 % of an image to a square, mirror it half of the time, and vary its colours.
 
     Args:
         image: Image in mode RGB.

@@ -34,7 +34,7 @@ class Checkpoint:
 
     Args:
         tensors: Tensors by name, under `model.`, `average.` and `optimiser.`.
-        progress: Step, history and the like, as JSON values.
+        progress: Step, history, settings and tokenizer, as JSON values.
     """
 
     tensors: dict[str, Tensor]
@@ -80,10 +80,10 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def restore(found: Checkpoint, model: nn.Module, average: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> None:
-    """Restore a model, its average and its optimiser from a checkpoint.
+    """Restore a model, its averaged weights and its optimiser from a checkpoint.
 
     Raises:
-        ModelError: The tensors do not fit.
+        ModelError: The tensors do not fit the model or the optimiser.
     """
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimiser": {}}
     for name, value in found.tensors.items():
@@ -121,7 +121,7 @@ def only_one_in(folder: Path) -> Iterator[FolderLock]:
     Raises:
         BusyError: Another run holds the lock.
         ModelError: The folder cannot be written to.
-        UsageError: Someone else may have put a link on the way to the folder.
+        UsageError: The folder's path contains a link that someone else may have put there.
     """
     try:
         place = follow_links(folder)  # the links may be changed from now on

@@ -14,7 +14,7 @@ Loss = Literal["info_nce", "sigmoid"]
 TextTowerName = Literal["lstm", "gru", "transformer"]
 TrainPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 
-# The settings of the model itself; all others say how it is trained.
+# The settings of the model itself; all others determine how it is trained.
 MODEL_SETTINGS = (
     "image_tower", "image_weights", "text_tower", "init", "embed_dim", "head_width", "text_width", "text_layers",
     "vocab_size", "context_length", "image_size", "dropout", "temperature",
@@ -31,8 +31,8 @@ class TrainConfig:
         image_weights: Initial weights of the image tower: `imagenet` downloads torchvision's or timm's weights, `none`
             means random weights, and any other value is a safetensors file with torchvision's parameter names.
         text_tower: `lstm`, `gru` or `transformer`.
-        init: Folder of a trained model, or `mini`, to start from; the towers, the vocabulary and the temperature are
-            then that model's, so the options for them cannot be given as well.
+        init: Folder of a trained model, or `mini`, to start from; the run uses that model's towers, vocabulary and
+            temperature, so no other option for the model can be given.
         embed_dim: Dimension of the embeddings.
         head_width: Hidden width of the projections to embeddings; 0 makes them linear.
         text_width: Width of the text tower; a multiple of 32 for a transformer.
@@ -58,11 +58,12 @@ class TrainConfig:
         augment: Whether images are cropped and mirrored at random, with random brightness, contrast and saturation.
         splits: `own` uses the splits of the data set; `random` splits it 60/20/20 by photo; `auto` is `own` if there is
             a train split, and `random` otherwise.
-        col_url: Column of images or of references to them, if the source is a table; `url` means the one that `read_dataset` finds.
+        col_url: Column of images or of references to them, if the source is a table; `url` also finds a column of
+            images with another name, as in `score`.
         col_text: Column of captions, if the source is a table.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
-        precision: `auto` is `bf16` on CUDA and `fp32` elsewhere; `fp16` needs CUDA.
-        seed: Seed of the split, the weights, the order, the augmentation and the dropout.
+        precision: `auto` is `bf16` on CUDA if the GPU supports it, and `fp32` otherwise; `fp16` needs CUDA.
+        seed: Seed of the split, the initial weights, the order, the choice of captions, the augmentation and dropout.
         workers: Threads that load images while the model is trained.
         checkpoint_steps: Steps between checkpoints within an epoch; a checkpoint is always written at the end of an
             epoch.
@@ -139,7 +140,7 @@ class TrainConfig:
                 raise ConfigError(f"{', '.join(given)} cannot be set with init={str(self.init)!r}, which has its own")
 
     def fixed(self) -> dict[str, object]:
-        """Return the settings that a resumed run must not change: all but those for the place and speed of the run."""
+        """Return the settings that a resumed run must not change: not those for device, speed, loading or tracking."""
         free = ("device", "workers", "checkpoint_steps", "tracking", "experiment", "loading")
         return {
             name: str(value) if isinstance(value, PathLike) else value

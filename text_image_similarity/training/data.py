@@ -43,8 +43,7 @@ def load_splits(source: str, config: TrainConfig) -> Splits:
 
     Args:
         source: As for `read_dataset`.
-        config: Settings; the columns, the seed, the kind of splits and the folder of relative references are
-            used.
+        config: Settings; the columns, the seed, the kind of splits, the batch size and `loading` are used.
 
     Raises:
         UsageError: The data set lacks the splits that `config` requires, or too few photos to train or validate.

@@ -1,4 +1,4 @@
-"""What may be in a run's folder when the run starts."""
+"""Checks of a run's folder before the run starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILES = ("config.json", "model.safetensors", "tokenizer.json", CALIBRATION, "his
 
 
 def check_links(place: Path) -> None:
-    """Check that no file that the run writes is a link out of its folder; such a link would be refused hours later.
+    """Check that no file that the run writes is a link out of its folder, which would otherwise be refused hours later.
 
     Raises:
         UsageError: A file is a link out of the folder.
@@ -26,14 +26,14 @@ def check_links(place: Path) -> None:
 
 
 def check_unused(folder: Path, place: Path) -> None:
-    """Check that a folder has no files that a new run would overwrite.
+    """Check that a folder contains no images, and no files that a new run would overwrite.
 
     Args:
         folder: The folder, for messages.
         place: The path for its files.
 
     Raises:
-        UsageError: The folder has such a file.
+        UsageError: The folder contains such a file.
     """
     if (place / CHECKPOINT).exists():
         raise UsageError(f"{folder} already contains a run; continue with --resume, or name another folder")

@@ -1,8 +1,9 @@
 """The training loop: epochs, validation after each of them, and the best averaged weights.
 
-A run writes into its folder: the model itself (`config.json`, `model.safetensors`, `tokenizer.json`; always the best so
-far), `history.json`, `loss.png`, `recall.png`, and `checkpoint.safetensors`, from which `resume` continues. On the CPU,
-a run that was killed and resumed ends with the same weights as an uninterrupted run, bit for bit.
+A run writes into its folder: the best model so far (`config.json`, `model.safetensors`, `tokenizer.json`),
+`history.json`, and `checkpoint.safetensors`, from which `resume` continues; at the end also `calibration.json`,
+`loss.png` and `recall.png`. On the CPU, a run that was killed and resumed ends with the same weights as an
+uninterrupted run, bit for bit.
 """
 
 from __future__ import annotations
@@ -72,9 +73,9 @@ class TrainResult:
 
     Args:
         folder: Folder of the trained model.
-        best_epoch: The epoch, from 1, whose averaged weights were kept.
-        history: Metrics of each epoch: loss, learning rate, and the retrieval figures on the validation photos.
-        test: Retrieval figures of the kept weights on the test photos; empty if there are none.
+        best_epoch: Number, from 1, of the epoch whose averaged weights are the trained model.
+        history: Metrics of each epoch: its number, loss, learning rate, and retrieval figures on the validation photos.
+        test: Retrieval figures of the trained model on the test photos; empty if there are fewer than two.
         stopped_early: Whether training ended because validation had stopped improving.
     """
 
@@ -100,18 +101,18 @@ def train(
             `read_dataset`.
         out: Folder for the model; afterwards `Config(model=out)` loads it.
         config: The settings of the run.
-        resume: Whether to resume from the folder's checkpoint; without a checkpoint, training starts from the
-            beginning.
+        resume: Whether to resume from the folder's checkpoint; if there is none, training starts from scratch.
         progress: Called after each step.
 
     Returns:
         The model's folder, the best epoch, and the metrics of each epoch and of the final test.
 
     Raises:
-        UsageError: The folder holds another run, or a link that leads out of it; a setting differs from that of the run
-            to resume; or there is too little data.
+        UsageError: The folder contains another run, or a link that leads out of it; a setting differs from that of the
+            run to resume; or there is too little data.
         TableError: The data cannot be read.
-        ModelError: The weights to start from cannot be used, or the loss is no longer finite.
+        ModelError: The weights to start from cannot be used, the loss is no longer finite, or the folder cannot be
+            written to.
         ModelUnavailableError: The weights cannot be downloaded.
         BusyError: Another run is writing into the folder.
     """
@@ -184,8 +185,8 @@ class _State:
 
     step: int = 0  # step of the whole run, from 0
     loss: float = 0.0  # sum over this epoch's steps
-    learnt: int = 0  # steps of this epoch that had a batch
-    best: list[float] = field(default_factory=list)  # figures of the kept weights: mean recall@10, recall@1 and MRR
+    learnt: int = 0  # steps of this epoch whose batch had at least two pairs
+    best: list[float] = field(default_factory=list)  # figures of the best weights: mean recall@10, recall@1 and MRR
     best_epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     scaler: dict[str, Any] = field(default_factory=dict)
@@ -219,7 +220,7 @@ class _Run:
         return {**asdict(self._model.config), **parts}
 
     def finish(self, tracker: Tracker, progress: OnStep | None) -> TrainResult:
-        """Train the remaining steps, and evaluate the weights that were kept."""
+        """Run the remaining steps, and evaluate the best weights."""
         state, config = self.state, self.config
         state.run_id = tracker.run_id
         if state.step == 0:
@@ -278,7 +279,7 @@ class _Run:
         return row
 
     def _test(self) -> dict[str, float]:
-        """Calibrate the kept weights on the validation photos, and evaluate them on the test photos."""
+        """Calibrate the best weights on the validation photos, and evaluate them on the test photos."""
         model, tokenizer = read_dual_encoder(self._lock.place())
         model = model.to(next(self._model.parameters()).device)
         loading = self.config.loading

@@ -80,7 +80,7 @@ def rebuild_model(shape: Mapping[str, Any], tokenizer: str, checkpoint: Path) ->
         checkpoint: File with the model's weights, which limits how large the model may be.
 
     Raises:
-        ModelError: The checkpoint describes no model, or one that is far larger than its weights.
+        ModelError: The checkpoint does not describe a model, or describes one that is far larger than its weights.
     """
     try:
         config = DualEncoderConfig(**shape)
@@ -145,10 +145,10 @@ def measure(vectors: EncodedSplit) -> dict[str, float]:
 
 
 def calibrate(vectors: EncodedSplit, folder: Path, *, model: str) -> None:
-    """Save a calibration in the folder of a model with a name; if there are too few pairs for one, log a warning instead."""
+    """Fit a calibration, and save it in a model's folder; if the scores do not allow that, log a warning instead."""
     matching = matching_scores(vectors.image, vectors.text, vectors.owner)
     mismatching = mismatching_scores(vectors.image, vectors.text, vectors.owner)
     try:
         fit_calibration(matching, mismatching, model=model).save(folder)
     except ValueError as exc:
-        logger.warning("no calibration: %s", exc)
+        logger.warning("the model has no calibration: %s", exc)

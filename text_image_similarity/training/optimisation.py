@@ -15,7 +15,7 @@ def warmup_cosine(step: int, total: int, warmup: int) -> float:
     Args:
         step: Number of the step, from 0.
         total: Number of steps of the whole run.
-        warmup: Number of steps of the rise.
+        warmup: Number of steps during which the rate rises.
 
     Example:
         >>> [round(warmup_cosine(step, 10, 2), 3) for step in (0, 1, 2, 6, 9)]
@@ -34,7 +34,7 @@ def average_into(average: Mapping[str, Tensor], current: Mapping[str, Tensor], *
     Args:
         average: Averaged weights by name.
         current: Weights after this step, by the same names; counters are copied.
-        decay: Weight of the past, 0..1; 0 copies.
+        decay: Weight of the earlier average, 0..1; 0 copies the current weights.
         step: Number of the step, from 0.
     """
     weight = 1 - min(decay, (1 + step) / (10 + step)) if decay else 1.0

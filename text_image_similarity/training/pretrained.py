@@ -26,7 +26,7 @@ def load_image_weights(backbone: Backbone, tower: str, weights: str | PathLike[s
         backbone: The tower with random weights.
         tower: Name of the tower.
         weights: `imagenet`, `none`, or a safetensors file with the parameter names of torchvision's network; batch norm
-            is folded into the convolutions if the tower has none.
+            is folded into the convolutions of a tower that has no batch norm.
 
     Raises:
         ModelUnavailableError: The weights cannot be downloaded, or there is no such file.
@@ -92,7 +92,7 @@ def _download(tower: str) -> dict[str, Tensor]:
 
         try:
             network = timm.create_model(tower.removeprefix("timm/"), pretrained=True, num_classes=0)
-        except Exception as exc:  # timm raises any exception of its hub client
+        except Exception as exc:  # timm lets all exceptions of its hub client through
             raise ModelUnavailableError(f"the weights of {tower} cannot be downloaded ({exc}); {advice}") from exc
         return dict(network.state_dict())
     if tower in ("mobilenet_v2", "efficientnet_lite0"):

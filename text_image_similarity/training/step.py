@@ -87,7 +87,7 @@ class Stepper:
         self.scaler.unscale_(self.optimiser)
         norm = nn.utils.clip_grad_norm_(self._weights, self._config.clip_norm)
         value = float(loss.detach())
-        # In fp16 the scaler skips a step with an infinite gradient and tries a smaller scale.
+        # In fp16, the scaler skips a step with an infinite gradient, and uses a smaller scale for the next one.
         if not math.isfinite(value) or not (self.scaler.is_enabled() or math.isfinite(float(norm))):
             raise ModelError(
                 f"at step {number + 1} the loss is {value} and the norm of its gradient is {float(norm)}: start again"

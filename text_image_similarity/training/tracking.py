@@ -23,7 +23,7 @@ logger = logging.getLogger("text_image_similarity")
 
 
 # What MLflow's databases consist of: tables, indexes, and a trigger for stored passwords, which training never writes.
-# A statement's text decides, because SQLite runs the text no matter what kind of object the row claims to be.
+# Only the text of a statement is checked, because SQLite runs it no matter what kind of object the row claims to be.
 _OWN_SCHEMA = re.compile(r"CREATE (TABLE|INDEX|UNIQUE INDEX) |$")
 _OWN_TRIGGER = (  # in full, with single spaces
     "CREATE TRIGGER prevent_secrets_aad_mutation BEFORE UPDATE ON secrets FOR EACH ROW "
@@ -34,7 +34,7 @@ _WAIT_S = 300.0  # wait while another run creates the database, which takes seco
 
 
 class Tracker(Protocol):
-    """The protocol of experiment trackers."""
+    """A tracker, which records the metrics and files of one training run."""
 
     @property
     def run_id(self) -> str | None:
@@ -73,7 +73,7 @@ class MlflowTracker:
         experiment: Name of the experiment, which is created if it does not exist.
         name: Name of the run.
         parameters: Parameters to record for a new run.
-        run_id: Id of a run to continue, if the store still holds it.
+        run_id: Id of a run to continue, if the store still contains it.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ def _absolute(uri: str) -> str:
 
 
 def _check_schema(uri: str) -> None:
-    """Refuse an SQLite database whose schema does more than hold data, because it may come from a stranger."""
+    """Refuse an SQLite database whose schema does more than store data, because the file may come from a stranger."""
     if not uri.startswith("sqlite"):
         return
     from sqlalchemy import create_engine
@@ -199,9 +199,9 @@ def _check_schema(uri: str) -> None:
 
 
 def _local_files(uri: str, experiment: str, place: str) -> Callable[[str], object] | None:
-    """Return the function that copies files to a local run's place; None for a server, which chooses the place itself.
+    """Return the function that copies files to the place of a local store's run; None for a server, which has its own.
 
-    A local store may come from a stranger, who must not be able to choose which server gets the model and MLflow's
+    A local store may come from a stranger, who must not be able to choose which server receives the model and MLflow's
     token, nor which files of this machine are replaced. The place is not read again, because the store could then name
     another one.
 
@@ -223,7 +223,9 @@ def _local_files(uri: str, experiment: str, place: str) -> Callable[[str], objec
         if not on_other_share(folder, store) and (not _is_below(store, here) or _is_below(folder, here)):
             copy: Callable[[str], object] = files.log_artifact
             return copy
-        advice = f"use another experiment, or a database outside {here}: one inside may send files only there"
+        advice = (
+            f"use another experiment, or a database outside {here}: a database in that folder may send files only there"
+        )
     raise UsageError(f"experiment={experiment} in tracking={uri} sends files to {place}; {advice}")
 
 
