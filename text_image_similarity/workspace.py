@@ -2,7 +2,7 @@
 
     out.csv.parts/
         manifest.jsonl      description of the run, then a line for each finished part
-        part-000000.csv     the part's rows with their results, in the output's format
+        part-000000.csv     the part's rows with their results, in the output's format (Arrow for Parquet)
         output              hash of the output that is being moved into place
         lock, holder.json   held by the current run
 
@@ -102,7 +102,7 @@ class Workspace:
             restart: Whether to discard the parts of an earlier run.
 
         Raises:
-            UsageError: The parts belong to another run; the message says what differs.
+            UsageError: The parts belong to another run; the message states the differences.
             TableError: The folder cannot be used.
         """
         header = {"layout": _LAYOUT, "versions": versions, "run": json.loads(json.dumps(run, default=str))}
@@ -124,7 +124,7 @@ class Workspace:
         then = lines[0]
         if found := changes({**then, "versions": header["versions"]}, header):
             raise UsageError(
-                f"{self._folder} contains {len(lines) - 1:,} finished parts of a run that differs: {'; '.join(found)}. "
+                f"{self._folder} contains finished parts ({len(lines) - 1:,}) of a run that differs: {'; '.join(found)}. "
                 "Resume with the earlier settings, or discard the parts with --restart (start='restart')"
             )
         if found := changes(then.get("versions", {}), header["versions"]):
@@ -134,7 +134,7 @@ class Workspace:
             logger.warning("%s", warning)
 
     def begun(self) -> tuple[dict[str, Any], bool] | None:
-        """Return the description of the parts' run, and whether no part is missing; None if there are no parts."""
+        """Return the description of the parts' run, and whether all parts are finished; None if there are no parts."""
         lines, _ = self._read()
         if len(lines) < 2 or "run" not in lines[0]:
             return None
@@ -291,7 +291,9 @@ class Workspace:
         try:
             yield
         except OSError as exc:
-            kept = f"; {len(self.parts):,} finished parts are kept, and the same command resumes" if self.parts else ""
+            kept = (
+                f"; finished parts ({len(self.parts):,}) are kept, and the same command resumes" if self.parts else ""
+            )
             where = shown(Path(exc.filename)) if isinstance(exc.filename, str) else self._folder
             raise TableError(f"{self._output} cannot be written: {exc.strerror or exc} ({where}){kept}") from exc
 

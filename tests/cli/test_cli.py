@@ -179,7 +179,7 @@ def test_a_job_of_which_nothing_was_scored_is_no_success(table: Path, capsys: py
     table.write_text("url,caption\nnone.png,a red square\n")
     assert command("score", table, table.with_name("out.csv"), "--model", "mini") == 4
     said = capsys.readouterr().err
-    assert "none of the 1 rows has a score: 1 with file_not_found; relative paths start from" in said
+    assert "0 of 1 rows have a score: 1 with file_not_found; relative paths start from" in said
     table.write_text("url,caption\n")
     assert command("score", table, table.with_name("out.csv"), "--model", "mini") == 0
 

@@ -169,7 +169,7 @@ def test_other_settings_do_not_go_on(folder: Path, change: dict[str, Any], said:
     with pytest.raises(KeyboardInterrupt):
         score(folder, progress=stop_after(45))
     before = manifest(folder)
-    with pytest.raises(UsageError, match=f"4 finished parts of a run that differs: {said}. .*--restart"):
+    with pytest.raises(UsageError, match=rf"finished parts \(4\) of a run that differs: {said}. .*--restart"):
         score(folder, config=replace(CONFIG, **change))
     assert manifest(folder) == before
     with pytest.raises(KeyboardInterrupt):

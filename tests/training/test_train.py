@@ -552,7 +552,7 @@ def test_an_unreadable_photo_is_left_out_and_named(
     held_out = [*table[:1], {**table[1], "image": {"bytes": b"\xffneither", "path": "x"}}, *table[2:4]]
     pq.write_table(pa.Table.from_pylist(held_out), tmp_path / "validation.parquet")
     result = train(tmp_path, tmp_path / "model", replace(TINY, epochs=1, splits="own"))
-    assert "photos could not be read" in caplog.text
+    assert "photos of this epoch that could not be read: 1, such as" in caplog.text
     assert "not_an_image" in caplog.text
     assert "left out of the evaluation" in caplog.text
     assert len(result.history) == 1
@@ -934,7 +934,7 @@ def test_the_command_loads_images_within_the_limits(
         main(command)
     assert ended.value.code == 1
     said = capsys.readouterr().err
-    assert "photos could not be read: too_many_pixels" in said  # of the batches
+    assert ", such as too_many_pixels" in said  # of the batches
     assert "photos can be evaluated, but at least 2" in said
 
 

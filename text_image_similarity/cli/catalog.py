@@ -125,7 +125,9 @@ def _guessed(options: argparse.Namespace) -> list[Any]:
 
 
 def _add(actions: Subparsers) -> None:
-    text = "Add a table's products, or replace those with the same ids; an interrupted run resumes when it is repeated."
+    text = (
+        "Add a table's products, or replace those with the same ids; to resume an interrupted run, repeat the command."
+    )
     parser = add_action(actions, "add", text, run_add)
     parser.add_argument("table", metavar="TABLE", nargs="?", help=_TABLE)
     parser.add_argument(

@@ -38,7 +38,7 @@ _ADVICE = {**ADVICE, "--url-col": _COLUMN, "--caption-col": _COLUMN, "--image-co
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    text = "Encode each row's image or caption and write the table with its vectors, for any vector store."
+    text = "Encode the image or caption of each row, and write the table with the vectors, for any vector store."
     command = commands.add_parser("embed", help=text, description=text)
     if isinstance(command, Parser):
         command.advice = _ADVICE

@@ -25,7 +25,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     text = "Export a model to a folder, to run it elsewhere, and check that the export gives the same scores."
     command = commands.add_parser("export", help=text, description=text)
     option = command.add_argument
-    option("model", metavar="MODEL", help="hub id, local folder or alias of the model; with --check-only, the export")
+    option(
+        "model",
+        metavar="MODEL",
+        help="hub id, local folder or alias of the model; with --check-only, the export to check",
+    )
     option(
         "out",
         metavar="OUT",

@@ -19,8 +19,8 @@ Subparsers = argparse._SubParsersAction  # argparse has no public name for this 
 def add_generation_actions(actions: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the actions for models and for the quality of searches to the `catalog` command."""
     text = (
-        "Build another model's vectors while the current ones stay in use; an interrupted run resumes when it is "
-        "repeated."
+        "Build another model's vectors while the current ones stay in use; to resume an interrupted run, repeat the "
+        "command."
     )
     parser = add_action(actions, "reindex", text, run_reindex)
     parser.add_argument("--model", metavar="MODEL", required=True, help="hub id, folder or alias of the other model")
@@ -41,7 +41,7 @@ def add_generation_actions(actions: Subparsers[argparse.ArgumentParser]) -> None
     add_log_options(parser)
     parser.set_defaults(limits=[])
     for name, text in (
-        ("switch", "Switch every process, between two of its queries, to the vectors that `reindex` has built."),
+        ("switch", "Make every process use the vectors that `reindex` has built, from its next query on."),
         ("rollback", "Go back to the model that was in use before the last `switch`."),
     ):
         add_reading_options(add_action(actions, name, text, run_switch)).set_defaults(action=name)

@@ -21,7 +21,7 @@ from .environment import arguments_of
 from .wording import options_by_name
 
 _NUMBERS = {"int": "a whole number", "float": "a number"}
-# Options that people try because other programs have them, and what to use here.
+# Options that people try because other programs have them, and what to use instead.
 ADVICE = {
     "--resume": "a run resumes by itself when you repeat the command",
     "--threshold": "`filter --min` keeps the rows with at least a given score",

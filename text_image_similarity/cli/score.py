@@ -49,7 +49,7 @@ _COMPARISON = b"mode,requests,images,seconds,images_per_second,speed_up"
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    text = "Score each row of a table and write it with two more columns, similarity and error."
+    text = "Score each row of a table, and write the table with two more columns, similarity and error."
     command = commands.add_parser("score", help=text, description=text)
     command.add_argument(
         "in_path",
@@ -63,7 +63,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="table to write, in the format given by its suffix; or a folder, which gets one file for each file of IN. If IN is an image, such as photo.jpg, this is "
         "its caption, and the score is printed",
     )
-    command.add_argument("captions", metavar="CAPTION", nargs="*", default=[], help="more captions of the image IN")
+    command.add_argument(
+        "captions", metavar="CAPTION", nargs="*", default=[], help="more captions to compare with the image IN"
+    )
     add_score_options(command)
 
 
@@ -222,7 +224,7 @@ def run(options: argparse.Namespace) -> int:
         from ..formats import with_base_dir
 
         said = explain_failures(summary.failures, with_base_dir(config, options.in_path), summary.columns_there)
-        logger.error("none of the %s rows has a score: %s", f"{summary.rows:,}", said)
+        logger.error("0 of %s rows have a score: %s", f"{summary.rows:,}", said)
         return 4
     return 4 if options.strict and summary.scored < summary.rows else 0
 

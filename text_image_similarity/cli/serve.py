@@ -83,7 +83,7 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--audit-log",
         metavar="FILE",
-        help="audit log: a file that gets a JSON line for each refused key, blocked address, exceeded limit and change to a "
+        help="audit log: a file to which a JSON line is written for each refused key, blocked address, exceeded limit and change to a "
         "catalogue, or `-` for stderr; see docs/service-security.md#the-audit-log; by default, the one named by the "
         f"environment variable `{AUDIT_VARIABLE}`",
     )

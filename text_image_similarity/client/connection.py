@@ -1,4 +1,4 @@
-"""HTTP connection to one service, which retries while the service is busy, restarting or unreachable."""
+"""HTTP connection to one service; it repeats requests while the service is busy, restarting or unreachable."""
 
 from __future__ import annotations
 

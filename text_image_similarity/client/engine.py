@@ -89,8 +89,8 @@ class ServiceEngine:
 
     @property
     def _pairs_of_a_request(self) -> int:
-        # All connections together send twice as many pairs as the service may queue: it is never idle, and requests are
-        # rarely refused.
+        # All connections together send twice as many pairs as the service may queue, so that the service is never idle
+        # and rarely refuses a request.
         return min(self.max_pairs, max(1, 2 * self._max_queue // self._connections))
 
     def start(self, config: Config) -> ModelInfo:

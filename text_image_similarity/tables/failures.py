@@ -18,7 +18,7 @@ logger = logging.getLogger("text_image_similarity")
 _REFUSED = f"{ErrorCode.FILE_NOT_FOUND.value}: {REFUSED}"
 _UNREACHABLE = "can this machine reach the internet? If it needs a proxy, set it with --proxy"
 _CAUSES = {
-    ErrorCode.FILE_NOT_FOUND: "relative paths start from {base_dir}; if the files are elsewhere, name their folder with --base-dir, or allow another one with --files-under",
+    ErrorCode.FILE_NOT_FOUND: "relative paths start from {base_dir}; if the files are elsewhere, name their folder with --base-dir, or allow another folder with --files-under",
     ErrorCode.INVALID_URL: "is {col_url!r} the column of images? To use another column, name it with {opt_url}",
     ErrorCode.UNSUPPORTED_SCHEME: "is {col_url!r} the column of images? To use another column, name it with {opt_url}",
     ErrorCode.EMPTY_CAPTION: "does {col_text!r} contain the captions? To use another column, name it with {opt_text}",

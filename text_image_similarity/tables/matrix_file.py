@@ -14,7 +14,7 @@ from ..formats import cells_of
 
 
 def write_matrix(embedded: str, path: Path, rows: int, config: Config | None = None) -> tuple[int, int]:
-    """Write the column `embedding` of a table as a matrix, row by row, complete or not at all.
+    """Write the column `embedding` of a table as a matrix; the file appears complete or not at all.
 
     Args:
         embedded: The table written by `embed_table`.

@@ -37,14 +37,14 @@ class Summary:
             None if the engine cannot tell.
         failures: Number of rows without a score, by error code.
         seconds: Seconds per stage, summed over threads; `total` is the wall-clock time of scoring.
-        pairs_per_second: Rows per second of `total`.
+        pairs_per_second: Number of rows divided by the seconds of `total`.
         throughput: Points [seconds, rows finished by then], with seconds as in `total`.
         versions: Versions of the libraries that scores depend on.
         warnings: Warnings for users of the scores.
         job: Everything that the scores depend on: the input's digest, rows and columns, the settings, and the weights.
         output_content: Hash of the output file.
-        similarity: The `mean`, `min`, `p5`, `p25`, `median`, `p75`, `p95` and `max` of the scores, with quantiles to a
-            thousandth of the range of `score`; None if there are no scores, or several for each pair.
+        similarity: The `mean`, `min`, `p5`, `p25`, `median`, `p75`, `p95` and `max` of the scores, with quantiles
+            accurate to a thousandth of the range of `score`; None if there are no scores, or several for each pair.
         probability: The same figures for the column `probability`, if there is one.
     """
 

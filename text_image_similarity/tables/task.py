@@ -50,7 +50,7 @@ class Task(Generic[R]):
 
     Args:
         columns: Columns of images and of texts; None if the rows have no such column.
-        added: Columns for a result; each of several columns of captions gets its own, such as `similarity_caption`.
+        added: Columns for a result; each of several columns of captions has its own, such as `similarity_caption`.
         cells: Function that turns a result into the values of these columns.
         identity: Everything that results depend on apart from the table, the model and the settings, as JSON values.
         options: Names of the command line's options for the columns.

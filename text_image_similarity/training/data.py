@@ -64,11 +64,13 @@ def load_splits(source: str, config: TrainConfig) -> Splits:
         splits = Splits(*split_dataset(images, seed=config.seed))
     if len(splits.train) < config.batch_size:
         raise UsageError(
-            f"{source} has {len(splits.train)} photos to train on, fewer than one batch of {config.batch_size};"
+            f"{source} has too few photos to train on ({len(splits.train)}) for one batch of {config.batch_size};"
             " choose a smaller --batch-size"
         )
     if len(splits.validation) < 2:
-        raise UsageError(f"{source} has {len(splits.validation)} photos to validate on; at least 2 are needed")
+        raise UsageError(
+            f"{source} has too few photos to validate on ({len(splits.validation)}); at least 2 are needed"
+        )
     return splits
 
 
@@ -132,7 +134,7 @@ def batches(
 def _draw(
     image: CaptionedImage, rng: random.Random, loader: ImageLoader, config: TrainConfig, side: int
 ) -> tuple[Pixels, str] | RowError:
-    """Return a photo's pixels (s, s, 3), randomly augmented, and a random one of its captions."""
+    """Return a photo's pixels (s, s, 3), randomly augmented, and one of its captions, drawn at random."""
     caption = rng.choice(image.captions)
     try:
         loaded = loader.load(image)

@@ -30,7 +30,7 @@ def check_unused(folder: Path, place: Path) -> None:
 
     Args:
         folder: The folder, for messages.
-        place: The path for its files.
+        place: Path under which the folder's files are accessed.
 
     Raises:
         UsageError: The folder contains such a file.

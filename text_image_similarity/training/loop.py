@@ -1,4 +1,4 @@
-"""The training loop: epochs, validation after each of them, and the best averaged weights.
+"""The training loop: epochs, validation after each epoch, and the best averaged weights.
 
 A run writes into its folder: the best model so far (`config.json`, `model.safetensors`, `tokenizer.json`),
 `history.json`, and `checkpoint.safetensors`, from which `resume` continues; at the end also `calibration.json`,
@@ -258,7 +258,11 @@ class _Run:
                 self._keep()
             self._tell(progress, done)
         if unreadable:
-            logger.warning("%d photos could not be read: %s", len(unreadable), "; ".join(unreadable[:_SHOWN]))
+            logger.warning(
+                "photos of this epoch that could not be read: %d, such as %s",
+                len(unreadable),
+                "; ".join(unreadable[:_SHOWN]),
+            )
 
     def _validate(self) -> dict[str, float]:
         """Evaluate the averaged weights after an epoch, keep them if they are the best, and save a checkpoint."""
