@@ -1,4 +1,4 @@
-"""Checks of settings; their errors say what a value must be."""
+"""Checks of settings; their errors state what a value must be."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SETTINGS = ("model", "revision", "device", "precision", "backend", "preprocess",
 
 
 def settings_in_config(function: F) -> F:
-    """Make a function refuse settings such as `model="mini"`, with an `InputTypeError` that says where they belong."""
+    """Make a function refuse settings such as `model="mini"`, with an `InputTypeError` that states the right place."""
 
     @wraps(function)
     def call(*given: Any, **named: Any) -> Any:

@@ -98,9 +98,9 @@ class Dialect:
     Args:
         delimiter: The character between two fields, or `tab`; by default, a comma in CSV and a tab in TSV.
         quoting: `minimal`: a field may be quoted, and quotation marks in it are doubled; `backslash`: they are escaped
-            with a backslash; `none`: quotation marks are part of the text. `auto` is `minimal`, but refuses a table
-            with tabs between its fields if a field begins with a quotation mark, because such a table may follow either
-            convention.
+            with a backslash; `none`: quotation marks are part of the text. `auto` is `minimal`, but refuses rows that
+            may follow another convention: with tabs, if a field begins with a quotation mark; otherwise, if a row has
+            several lines and a backslash before a quotation mark.
         encoding: Character encoding, such as `cp1252`; by default UTF-8, or UTF-16 if the file has its byte-order mark.
 
     Raises:
@@ -179,9 +179,9 @@ class Config:
             default, this is the folder that a table's relative paths start from; a table at a URL or in a database may
             name no local file, and images that no table names may be anywhere; see
             docs/your-data.md#which-files-a-table-may-name.
-        model_cache: Folder for exported models, to which only people you trust should be able to write; by default, a
-            folder in the user's cache folder.
-        embedding_cache: File that keeps embeddings between runs, created if it does not exist, which several processes
+        model_cache: Folder for models exported to ONNX, which only people you trust should be able to change; by default,
+            a folder in the user's cache folder.
+        embedding_cache: File that stores embeddings between runs, created if it does not exist, which several processes
             may share; or `redis://host:port/database` (`rediss://` with TLS, `redis://:password@host` with a password),
             for several machines; see docs/operating.md#an-embedding-cache-for-all-replicas. By default,
             embeddings are kept in memory only; see docs/scoring.md#many-calls-one-session.
@@ -244,7 +244,7 @@ class Config:
                 raise ConfigError(f"{name} must be a path, not {value!r}")
         proxy = None if self.proxy is None else _PROXY.fullmatch(str(self.proxy))
         if self.proxy is not None and not (proxy and 0 < int(proxy[2]) < 65536):
-            raise ConfigError(  # without the value, which may hold a password
+            raise ConfigError(  # without the value, which may contain a password
                 "proxy must look like http://host:port or http://user:password@host:port, with http, https, socks5 or "
                 "socks5h; in the user name or password, write %40 for @, %3A for : and %2F for /"
             )
@@ -269,7 +269,7 @@ def _check_cache(place: str | PathLike[str] | None) -> None:
         return
     address = _REDIS.fullmatch(str(place))
     if not address or (address[1] is not None and not 0 < int(address[1]) < 65536):
-        raise ConfigError(  # without the value, which may hold a password
+        raise ConfigError(  # without the value, which may contain a password
             "embedding_cache must look like redis://host:port/database or redis://user:password@host:port/database, with "
             "redis or rediss; in the user name or password, write %40 for @, %3A for : and %2F for /"
         )

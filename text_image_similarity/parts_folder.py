@@ -1,8 +1,7 @@
-"""The files in a folder of parts: their names, whether a run made the folder, and who else may have changed a file.
+"""The files in a folder of parts: their names, whether a run created the folder, and who else may have changed a file.
 
-A folder was made by a run if it contains the manifest of a run, or nothing but files that runs leave behind. Any other
-folder may have been created by someone who may write to its parent folder. Such a folder is refused, and nothing in it
-is deleted.
+A run has created a folder if it contains the manifest of a run, or nothing but files that runs leave behind. Any other
+folder may be from someone else who may write to its parent folder; it is refused, and nothing in it is deleted.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ class UntrustedError(ValueError):
 
 
 def check_made_by_run(folder: Path, name: Path) -> None:
-    """Refuse a folder that no run has made, before anything in it is changed; an empty folder may be used.
+    """Refuse a folder that no run has created, before anything in it is changed; an empty folder may be used.
 
     A folder with the manifest of a run is accepted, whatever else it contains: a run removes only its own files.
 

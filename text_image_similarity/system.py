@@ -156,9 +156,9 @@ def refuse_planted_driver() -> None:
     """Make sure, before torch is imported, that importing it runs no code from the working folder.
 
     cuSPARSELt, which torch loads, has an empty entry in its search path for NVIDIA's driver, and the dynamic linker
-    takes that entry for the working folder. A working folder that contains a file with the driver's name is therefore
-    refused. The process does not change to another folder during the import, because the working folder belongs to the
-    whole process, and other threads would resolve relative paths against the other folder.
+    interprets that entry as the working folder. A working folder that contains a file with the driver's name is
+    therefore refused. The process does not change to another folder during the import, because the working folder
+    belongs to the whole process, and other threads would resolve relative paths against the other folder.
 
     Raises:
         UsageError: The working folder contains a file that would be loaded as the driver.

@@ -1,4 +1,4 @@
-"""The folder where a run keeps its finished parts until the output is assembled, so that it can stop and resume.
+"""The folder where a run keeps its finished parts until the output is assembled, so that the run can stop and resume.
 
     out.csv.parts/
         manifest.jsonl      description of the run, then a line for each finished part

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ..search import AddReport, Catalog
 
 Subparsers = Any
-_MOST_FAILURES = 1000  # limit on the products with a failed image that a report shows
+_MOST_FAILURES = 1000  # maximum number of products with a failed image that a report shows
 _TABLE = "a table that `score` reads, or `mongodb://HOST/DATABASE/COLLECTION`"
 
 

@@ -1,4 +1,4 @@
-"""The actions of `catalog` that change its model and measure the quality of its searches."""
+"""The actions of `catalog` that change a catalogue's model and measure the quality of its searches."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def is_image(place: str) -> bool:
 
 
 def is_single_image(place: str) -> bool:
-    """Tell whether a place that should be a table or a folder is one image, and not a pattern for several."""
+    """Tell whether a place that should be a table or a folder is a single image, not a pattern for several images."""
     return is_image(place) and "*" not in place
 
 

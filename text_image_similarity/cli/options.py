@@ -1,4 +1,4 @@
-"""Options that several commands share, and the `Config` made from them."""
+"""Options that several commands share, and the `Config` created from them."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def field_column(text: str) -> tuple[str, str]:
 
 
 def columns_of(options: argparse.Namespace) -> ProductColumns:
-    """Return the columns that the options name."""
+    """Return the columns of products that the options name."""
     from ..search import ProductColumns
 
     return ProductColumns(

@@ -60,7 +60,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "out_path",
         metavar="OUT|CAPTION",
-        help="table to write, in the format given by its suffix; or a folder, which gets one file for each file of IN. If IN is an image, such as photo.jpg, this is "
+        help="table to write, in the format given by its suffix; or a folder, in which one file is written for each file of IN. If IN is an image, such as photo.jpg, this is "
         "its caption, and the score is printed",
     )
     command.add_argument(
@@ -140,7 +140,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--work-dir",
         metavar="FOLDER",
-        help="folder that keeps finished parts until OUT is complete; by default next to OUT, or in the user's cache folder "
+        help="folder for finished parts until OUT is complete; by default next to OUT, or in the user's cache folder "
         "if OUT is at a URL",
     )
     add(

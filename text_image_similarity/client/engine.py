@@ -30,7 +30,7 @@ _MOST_BYTES = 8 * 1024 * 1024  # bytes of a request, unless a single image is la
 _LONGEST_FACT = 4096  # characters of a model's name or path in a service's response
 _SHOWN = 200  # characters of a model's name in an error
 _MOST_NAMES = 50  # names of models in an error
-_LONGEST_REQUEST_S = 86_400.0  # longest time that a service may take for one request
+_LONGEST_REQUEST_S = 86_400.0  # largest `request_timeout_s` that a service may state
 _REPLICAS = 20  # largest number of replicas, each of which may have to load a model
 _SPLIT = frozenset({408, 413})  # a smaller request may succeed
 _LATE = "timeout: not done within the service's "  # beginning of the error of a pair that may succeed next time
@@ -47,7 +47,7 @@ class ServiceEngine:
         model: Name of one of the service's models. None uses `config.model` if it is not the default, or else the
             service's default model.
         connections: Number of concurrent requests.
-        patience_s: Seconds for which a request that is refused, gets no response, or gets a 5xx response is repeated.
+        patience_s: Seconds for which a request is repeated if it is refused, or has no response or a 5xx response.
         transport: Transport for requests, for tests and for client certificates; None is the network.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Check a table before anything expensive starts: its shape, and the columns of a task."""
+"""Check a table's shape and the columns of a task, before anything expensive starts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Filter a scored table: keep the rows whose score is high enough.
 
-The table is read twice: once for its scores, which are written to a file with eight bytes per row, and once for the
-rows to keep. The output appears complete or not at all; a run that is stopped starts again from the first row.
+The table is read twice: once for its scores, which are written to a file, eight bytes each, and once for the rows to
+keep. The output appears complete or not at all; a run that is stopped starts again from the first row.
 """
 
 from __future__ import annotations

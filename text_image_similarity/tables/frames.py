@@ -1,7 +1,7 @@
 """Score tables in memory: add two columns to pandas, polars or Arrow frames, or to data sets of the library `datasets`.
 
 Frame libraries are used only if the caller has already loaded them. Nothing is written to disk, and a run cannot be
-resumed; for that, use `score_table`.
+resumed, as it can with `score_table`.
 """
 
 from __future__ import annotations

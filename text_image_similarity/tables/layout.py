@@ -57,7 +57,7 @@ class RowLayout(Generic[R]):
         return self.task.captions or (None,)
 
     def records(self, rows: Cells) -> list[Record | ScoreResult]:
-        """Return the records of all rows in order, or results for rows without an image; see `counts`."""
+        """Return the records of all rows in order, with results instead of records that have errors; see `counts`."""
         url = self.task.columns[0]
         images = [""] * len(rows) if url is None else rows.column(url)
         references = self._references(rows)

@@ -1,4 +1,4 @@
-"""Places of outputs: checks, the folder of the parts, and output files that appear complete or not at all."""
+"""Checks of where outputs are written, the folder of the parts, and files that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def work_folder(target: str, work_dir: str | PathLike[str] | None = None) -> Pat
 
     Args:
         target: The output.
-        work_dir: Folder to use instead, which is created.
+        work_dir: Folder in which to put the parts' folder instead; it is created if it does not exist.
 
     Raises:
         UsageError: The folder for the parts cannot be created, or its path contains a link that someone else may have

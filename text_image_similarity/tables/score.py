@@ -93,7 +93,7 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
 
     Raises:
         UsageError: A column is missing, duplicated, or would be overwritten; the input does not exist; the parts of an
-            earlier run were made with other settings or from another input.
+            earlier run were created with other settings or from another input.
         TableError: The input cannot be read, or the output cannot be written.
         BusyError: Another run is writing this output.
         StoppedError: `stop` returned True; the same call resumes the run.

@@ -1,4 +1,4 @@
-"""Training data: the photos, their order, and the random choices for each.
+"""Training data: the photos, their order, and the random choices for each photo.
 
 Random choices depend only on the seed, the epoch and the photo's number, so that a run can resume from any step and any
 number of threads may load the images.

@@ -130,7 +130,7 @@ def encode(model: DualEncoder, tokenizer: Tokenizer, images: Sequence[CaptionedI
         raise ModelError(f"{len(vectors)} of {len(images)} photos can be evaluated, but at least 2 are needed")
     text = np.concatenate([encoder.encode_text(captions[i : i + _CHUNK]) for i in range(0, len(captions), _CHUNK)])
     if not np.isfinite(text).all():
-        raise ModelError("the model's vectors are no longer finite: start again with a lower --lr")
+        raise ModelError("the model's vectors are no longer finite; start again with a lower --lr")
     return EncodedSplit(np.stack(vectors), text, np.array(owners))
 
 

@@ -90,7 +90,7 @@ class Stepper:
         # In fp16, the scaler skips a step with an infinite gradient, and uses a smaller scale for the next one.
         if not math.isfinite(value) or not (self.scaler.is_enabled() or math.isfinite(float(norm))):
             raise ModelError(
-                f"at step {number + 1} the loss is {value} and the norm of its gradient is {float(norm)}: start again"
+                f"at step {number + 1} the loss is {value} and the norm of its gradient is {float(norm)}; start again"
                 " with a lower --lr, or with --precision fp32"
             )
         self.scaler.step(self.optimiser)

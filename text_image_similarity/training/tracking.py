@@ -143,7 +143,7 @@ class MlflowTracker:
             log(*values, **named)
         except Exception as exc:  # stores raise what their database or server raises
             self._gone = True
-            logger.warning("MLflow failed; no more data of this run is sent to it: %s", exc)
+            logger.warning("MLflow failed, so no more data of this run is sent to it: %s", exc)
 
 
 @contextmanager
