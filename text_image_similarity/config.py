@@ -179,8 +179,8 @@ class Config:
             default, this is the folder that a table's relative paths start from; a table at a URL or in a database may
             name no local file, and images that no table names may be anywhere; see
             docs/your-data.md#which-files-a-table-may-name.
-        model_cache: Folder for models exported to ONNX, which only people you trust should be able to change; by default,
-            a folder in the user's cache folder.
+        model_cache: Folder for models exported to ONNX, which only people you trust should be able to change; by
+            default, a folder in the user's cache folder.
         embedding_cache: File that stores embeddings between runs, created if it does not exist, which several processes
             may share; or `redis://host:port/database` (`rediss://` with TLS, `redis://:password@host` with a password),
             for several machines; see docs/operating.md#an-embedding-cache-for-all-replicas. By default,
