@@ -513,4 +513,4 @@ def test_a_column_of_prices_that_becomes_text_is_told(
 ) -> None:
     kind = guess_fields(["price"], [{"price": [value]} for value in values])[0].kind
     assert kind == ("number" if values == ["7", "8.5"] else "text")
-    assert ("make the column 'price' a text field, which cannot be ordered" in caplog.text) == warned
+    assert ("make the column 'price' a text field, which is not compared as a number" in caplog.text) == warned

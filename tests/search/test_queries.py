@@ -390,7 +390,7 @@ def test_awkward_ids_and_values_round_trip() -> None:
         (lambda: Query("a", min_similarity=2), "must be a cosine, -1 to 1"),
         (lambda: Query(min_similarity=0.1), "min_similarity has no effect without a term"),
         (lambda: Query("a", fusion="max"), "fusion='max' is not one of sum, rrf"),  # type: ignore[arg-type]
-        (lambda: Query("a", fusion="rrf", sort="price"), "fusion='rrf' does not compute similarities"),
+        (lambda: Query("a", fusion="rrf", sort="price"), "fusion='rrf' cannot be combined with min_similarity or sort"),
         (lambda: Term(), "exactly one of .*, not none"),
         (lambda: Term("a", product="b"), "exactly one"),
         (lambda: Term("  "), "Term.text must say what to look for"),
@@ -431,7 +431,7 @@ def test_queries_that_cannot_be_asked(make: object, message: str) -> None:
         (Query("a", sort="-colour"), "the field 'colour'"),
         (Query(Term(product="nobody")), "there is no product 'nobody'"),
         (Query(Term(product="p00")), "product 'p00' has no image with a vector"),
-        (Query(Term(vector=np.ones(4))), "has 4 values, but those of the catalogue's model have 3"),
+        (Query(Term(vector=np.ones(4))), "has 4 values, but vectors of the catalogue's model have 3"),
         (Query(Term(vector=np.zeros(3))), "a vector of zeros has no direction"),
         (Query([Term("red"), Term("red", weight=-1)]), "cancel each other out"),
         (Query("a", after="nonsense"), "the cursor in `after` is not valid"),

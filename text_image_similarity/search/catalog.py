@@ -51,7 +51,7 @@ def open_catalog(
     """Open a catalogue, or create one.
 
     Args:
-        place: A folder, `postgresql://...` for a database, or `:memory:`, which lasts as long as the returned object.
+        place: A folder, `postgresql://...`, or `:memory:` for a catalogue that lasts as long as the returned object.
         fields: Fields of products in addition to names and images, to create a catalogue that does not exist; an
             existing one must have the same fields. None only opens an existing catalogue.
         store: Store of a new catalogue: `sqlite`, `lancedb`, `lancedb:<URI>`, `qdrant://host:port` or `pgvector`; see
@@ -163,13 +163,13 @@ class Catalog:
         Args:
             table: A table of any format that `score_table` reads, or `mongodb://host/database/collection`.
             columns: Names of the columns; see `ProductColumns`.
-            progress: Called first and after each batch with (rows done, failed or refused among these, rows in total).
+            progress: Called at first and after each batch with (rows done, failed or refused of these, rows in total).
             stop: Called after each batch; True stops the call, and the same call resumes later.
 
         Raises:
             UsageError: There is no such table, or a column is missing.
             TableError: The table cannot be read, or was changed in the meantime.
-            StoppedError, ModelError, DatabaseError: `stop` returned True, or as from `add`.
+            StoppedError, ModelError, DatabaseError: `stop` returned True, or the products cannot be added; see `add`.
         """
         check_calls(progress=progress, stop=stop)
         source = open_source(path_text(table, "table"), columns, self._session.config.dialect)
@@ -263,7 +263,7 @@ class Catalog:
     ) -> ReindexReport:
         """Build another model's vectors, or resume building them, while the current ones stay in use; see `switch`.
 
-        The generation for `rollback` is dropped first.
+        Before a new generation is begun, the one kept for `rollback` is dropped.
 
         Args:
             model: A hub id, a folder or an alias.

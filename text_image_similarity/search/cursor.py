@@ -67,7 +67,7 @@ def read_cursor(query: Query, generation: int, types: tuple[type, ...]) -> Curso
         types: Types that the sort value of the last product may have.
 
     Raises:
-        UsageError: The cursor is damaged, belongs to another query, or the catalogue has switched to another model.
+        UsageError: The cursor is damaged or belongs to another query, or the catalogue has switched to another model.
     """
     if query.after is None:
         return None

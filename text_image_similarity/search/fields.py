@@ -5,7 +5,7 @@ Filters, facets and sorting use *stored values*, which are the same in every sto
     text    str, in Unicode's normal form C
     number  float; whole numbers beyond 2^53 compare as the nearest float
     bool    bool
-    date    float, seconds since 1970-01-01T00:00Z; a date is its midnight, and a time without a zone is in UTC
+    date    float, seconds since 1970-01-01T00:00Z; a date means its midnight, and a time without a zone is in UTC
     texts   tuple of str without duplicates, in the order given
 
 A product keeps its values as given; only values for comparison are stored in this form. Equal numbers become the same
@@ -206,7 +206,8 @@ def checked_fields(fields: object) -> tuple[Field, ...]:
     """Return the declared fields, whose names must be unique.
 
     Raises:
-        UsageError: A name is declared twice, or there are too many fields; InputTypeError if an item is not a field.
+        InputTypeError: An item is not a field.
+        UsageError: A name is declared twice or begins with `_`, or there are too many fields.
     """
     if isinstance(fields, (str, Field)) or not isinstance(fields, Iterable):
         raise InputTypeError.of("fields", "a list of Field", fields)
@@ -247,7 +248,7 @@ def single(value: Value | None) -> tuple[Scalar, ...]:
 
 
 def check_name(name: object) -> None:
-    """Make sure that a name is not longer than a field's may be, before it is hashed, compared and shown.
+    """Make sure that a name is not too long for a field, before it is hashed, compared or shown.
 
     Raises:
         UsageError: The name is too long.

@@ -1,4 +1,4 @@
-"""Open and create catalogues at their places."""
+"""Open and create catalogues in folders, in PostgreSQL and in memory."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _ledger(
     where: str, database: Database, declared: tuple[Field, ...] | None, store: str | None
 ) -> tuple[Ledger, str, OpenStore]:
     """Return the ledger in a database, and the kind of its stores with the function that opens them."""
-    # Read once, because a file made by a stranger can answer two queries for a setting differently.
+    # All settings are read once, because a stranger's file could return different values for the same setting.
     settings: dict[str, str] = dict(database.read("SELECT name, value FROM setting"))
     with intact(database):
         fields = tuple(Field(*each) for each in json.loads(settings["fields"]))

@@ -1,7 +1,7 @@
 """Answer tables of queries: an engine finds the best product for each row.
 
-A row without a matching product has no product and no error. Products may be added in the meantime; each row gets the
-best of the products at that time.
+The result of a row without a matching product has neither a product nor an error. Products may be added in the
+meantime; each row gets the best of the products that exist when it is answered.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ class _Position:
         self._key = f"added {blake2b(place.encode('utf-8', 'backslashreplace'), digest_size=16).hexdigest()}"
 
     def read(self) -> int:
-        """Return how many rows are done; 0 if the table has changed since, or products were deleted."""
+        """Return how many rows are done; 0 if the table was changed or products were deleted in the meantime."""
         found = self._database.read("SELECT value FROM setting WHERE name = ?", (self._key,))
         kept = json.loads(found[0][0]) if found else {}
         if self._identity is None or kept.get("identity") != self._identity or kept.get("deleted") != self._deleted():
@@ -135,7 +135,7 @@ class _Position:
             )
 
     def _deleted(self) -> int:
-        """Return the version of the last deletion, even if the ledger has forgotten it; 0 if there was none."""
+        """Return the version of the last deletion, even if its record has been pruned; 0 if there was none."""
         (last,) = self._database.read("SELECT max(version) FROM removed")[0]
         return max(last or 0, self._ledger.pruned)
 

@@ -15,7 +15,7 @@ from .leaves import OPERATORS, LeafMaker, check_level, is_several, joined
 from .tree import And, Filter, Not, Or
 
 _EXPLICIT = {"field", "op", "value"}
-MOST_BRACKETS = 64  # 16 levels of and/or, an object and a list each, and a list of values
+MOST_BRACKETS = 64  # more than 16 levels of and/or need, with an object and a list each, and a list of values
 
 
 def from_json(text: str, maker: LeafMaker) -> Filter | None:

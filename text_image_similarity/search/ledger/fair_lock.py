@@ -10,7 +10,7 @@ from types import TracebackType
 
 
 class FairLock:
-    """A reentrant lock that threads acquire in the order in which they request it; readers may share it."""
+    """A reentrant lock that threads acquire in the order of their requests; readers may share it."""
 
     def __init__(self) -> None:
         self._changing = Lock()
@@ -32,7 +32,7 @@ class FairLock:
         """Hold the lock together with other readers during a block, which must not request it again.
 
         Yields:
-            Whether this thread holds the lock alone already, and continues to do so.
+            Whether this thread already held the lock alone; if so, the lock is not shared.
         """
         alone = self._owner == get_ident()
         self._acquire(shares=not alone)

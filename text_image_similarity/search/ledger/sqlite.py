@@ -31,7 +31,7 @@ from .words import asked_words
 
 _LOCKS: dict[Purpose, str] = {"follow": ".lock", "optimize": ".optimize.lock", "check": ".check.lock"}
 
-# Bytes to read ahead, in pieces that Linux does not shorten, and the maximum in total, because the cache may be small.
+# Bytes to read ahead with one call, which Linux does not shorten, and in total, because the cache may be small.
 _AHEAD, _MOST_AHEAD = 1 << 20, 2 << 30
 
 # Vectors make rows long, and several rows should fit on a page.
@@ -78,7 +78,7 @@ class SqliteDatabase:
             return found.fetchall()
 
     def stream(self, sql: str, size: int, *, everything: bool = False) -> Iterator[list[Row]]:
-        if self._path == MEMORY:  # nobody could write until the last row is read
+        if self._path == MEMORY:  # otherwise, nobody could write until the last row has been read
             rows = self.read(sql)
             yield from (rows[start : start + size] for start in range(0, len(rows), size))
             return
@@ -293,7 +293,7 @@ class _Transaction:
 
 
 def _read_ahead(path: str) -> None:
-    """Have the system read a file that SQLite has open into its cache, because SQLite waits for each page."""
+    """Have the system read a file that SQLite has open into the system's cache, because SQLite waits for each page."""
     # Closing a separate descriptor would release this process's locks (POSIX), and others would then remove the `-wal`.
     opened, wanted = Path("/proc/self/fd"), Path(path).stat()  # only on Linux
     for each in opened.iterdir() if opened.is_dir() else ():

@@ -23,7 +23,7 @@ def with_events(log: MatchLog, since: float | None = None) -> Iterator[tuple[Log
 
 
 def terms_of(entry: LogEntry) -> list[dict[str, Any]]:
-    """Return the readable terms of an entry's query."""
+    """Return the well-formed terms of an entry's query."""
     terms = entry.query.get("terms")
     return [term for term in terms if isinstance(term, dict)] if isinstance(terms, list) else []
 

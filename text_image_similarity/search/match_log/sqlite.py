@@ -35,7 +35,7 @@ class SqliteStorage:
             object.
 
     Raises:
-        DatabaseError: The file cannot be opened or created, is not a match log, or is a link of someone else.
+        DatabaseError: The file cannot be opened or created, is not a match log, or is a link created by someone else.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -98,7 +98,7 @@ class SqliteStorage:
 
     def _is_ours(self) -> bool:
         """Tell whether the tables exist; refuse a file with any other content."""
-        # Checked first, because a process that is creating the tables writes the rest in the same transaction.
+        # Read first, because another process may commit the tables together with both numbers in the meantime.
         filled = self._file.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
         (application,) = self._file.execute("PRAGMA application_id").fetchone()
         (layout,) = self._file.execute("PRAGMA user_version").fetchone()

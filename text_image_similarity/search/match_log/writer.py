@@ -36,9 +36,9 @@ class LogWriter:
     """Appends entries and events to a log, on its own thread. Safe to share between threads; not usable after a fork.
 
     While the database fails, records from `put` wait, up to `most` of them, and are retried; records from `write` fail
-    with the reason. The process's own log says when the failure begins and when it ends, in one line each.
+    with the reason. The process's own log has one line when the failure begins, and one when it ends.
 
-    Records are also limited by the memory that they take, and one client's records may take half of it.
+    The memory for waiting records is limited, too; one client's records may take at most half of it.
 
     Args:
         log: The log, which the caller must close afterwards.
@@ -78,8 +78,8 @@ class LogWriter:
 
         Args:
             record: The record.
-            size: The most bytes that it takes in memory.
-            client: Client that the record is about; None may be many clients, and is limited only with all others.
+            size: Maximum number of bytes that the record takes in memory.
+            client: Client that the record is about; records with None are limited only together with all others.
 
         Returns:
             Whether the record was queued; otherwise it is counted in `dropped`.
@@ -100,9 +100,9 @@ class LogWriter:
         """Queue a record, see `put`, and return a future that completes when it is durable.
 
         Returns:
-            A future whose result is None once the record is durable. The future fails with a `DatabaseError`,
-            immediately while the database fails or too many records wait. A failed record is not retried; in rare
-            cases, if a connection broke during the commit, it may have been written anyway.
+            A future whose result is None once the record is durable, or that fails with a `DatabaseError`: at once if
+            the database is failing or too many records are waiting. A failed record is not retried; in rare cases, if a
+            connection broke during the commit, the record may have been written anyway.
         """
         future: Future[None] = Future()
         future.set_running_or_notify_cancel()  # a caller that gives up cannot stop a write in progress
@@ -240,7 +240,7 @@ class LogWriter:
             self._settle([*lost, *(each for each in group if each.future is not None)])
         if first:
             logger.warning(
-                "the match log cannot be written: %s; up to %s records will wait for it", problem, f"{self._most:,}"
+                "the match log cannot be written: %s; up to %s records will be retried", problem, f"{self._most:,}"
             )
         if lost:
             logger.warning("the match log was closed with %s records that could not be written", f"{len(lost):,}")

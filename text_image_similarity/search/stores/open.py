@@ -37,14 +37,14 @@ def check_kind(kind: str, place: str) -> None:
 
 
 def check_named(kind: str, place: str, given: str | None) -> None:
-    """Make sure that someone other than the catalogue has named its external store.
+    """Make sure that an external store was named by the user, and not only by the catalogue.
 
     Otherwise, the provider of a catalogue could make this process connect to any address with the user's credentials.
 
     Args:
         kind: Kind of store in the catalogue.
         place: Place of the catalogue.
-        given: Kind of store from the caller; `TEXT_IMAGE_SIMILARITY_STORES` may name others, separated by spaces.
+        given: Store that the caller named; `TEXT_IMAGE_SIMILARITY_STORES` may name others, separated by spaces.
 
     Raises:
         UsageError: Only the catalogue names the store.
@@ -78,7 +78,7 @@ def open_store(
     check_kind(kind, place)
     if kind.startswith("lancedb"):
         require("a catalogue in LanceDB", "lancedb", extra="search")
-        # LanceDB reads this on import; its errors are raised, too, and what it writes is not escaped.
+        # LanceDB reads this when it is imported. Its log only repeats errors that are raised, without escaping them.
         os.environ.setdefault("LANCEDB_LOG", "off")
         from .lancedb import LanceStore
 

@@ -99,7 +99,7 @@ class QdrantStore:
         self._declared = tuple(fields)[len(BUILT_IN) :]
         self._kinds: dict[str, FieldKind] = {field.name: field.kind for field in fields}
         self._keys = column_names(self._declared)
-        with self._speaking("made"):
+        with self._speaking("created"):
             if self._make(self._applied, 1):
                 self._note(0)
             owner = self._noted().get("catalog", identity)
@@ -108,7 +108,7 @@ class QdrantStore:
                 f"another catalogue keeps its vectors in Qdrant as {collection}; use another name, or delete that collection and "
                 f"{self._applied} if their catalogue is gone"
             )
-        with self._speaking("made"):
+        with self._speaking("created"):
             if self._make(self._name, embed_dim):
                 kinds = {key: _INDEXES[self._kinds[name]] for name, key in self._keys.items()}
                 kinds |= {_FIRST: models.PayloadSchemaType.INTEGER, _NUMBER: models.PayloadSchemaType.INTEGER}
@@ -277,7 +277,7 @@ class QdrantStore:
                 check_time()
             raise DatabaseError(
                 f"Qdrant's collection {self._name} cannot be {doing}: {exc!s:.500}; check that the server is running and "
-                "QDRANT_API_KEY is right; if so, delete the collection, and it will be rebuilt from the catalogue"
+                "QDRANT_API_KEY is correct; if so, delete the collection, and it will be rebuilt from the catalogue"
             ) from exc
 
 
