@@ -247,7 +247,7 @@ def test_rows_that_cannot_be_products_are_refused_with_their_numbers(tmp_path: P
         "row 11: a product has at most 8 images, not 9",
         "row 12: 'images' must hold images, paths or URLs, not 5",
         "row 13: 'name' must be text, not ['A']",
-        "row 14: Product.name holds a lone surrogate, half of a UTF-16 pair",
+        "row 14: Product.name contains a lone surrogate (half of a UTF-16 pair); remove it",
     ]
 
 

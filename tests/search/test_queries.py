@@ -404,8 +404,8 @@ def test_awkward_ids_and_values_round_trip() -> None:
         (lambda: Term(vector=[]), "Term.vector must be a finite vector"),  # type: ignore[arg-type]
         (lambda: Term(image=""), "Term.image is '', which is not an image"),
         (lambda: Term(image=float("nan")), "Term.image is nan, which is not an image"),  # type: ignore[arg-type]
-        (lambda: Term("a\ud800"), "Term.text holds a lone surrogate"),
-        (lambda: Term(product="a\ud800"), "Term.product holds a lone surrogate"),
+        (lambda: Term("a\ud800"), "Term.text contains a lone surrogate"),
+        (lambda: Term(product="a\ud800"), "Term.product contains a lone surrogate"),
         (lambda: Term(product=5), "Term.product must be a product's id, which is a string, not an int"),  # type: ignore[arg-type]
         (lambda: Query({"a": 1}), "Query.terms must be a string, a Term, or a list of them, not a dict"),  # type: ignore[arg-type]
         (lambda: Query(top_k=True), "top_k=True must be a whole number of at least 1"),

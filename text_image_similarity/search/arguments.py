@@ -13,7 +13,7 @@ _ENCODER = ("info", "embed_dim", "encode_image", "encode_text")
 
 
 def several(name: str, given: object, wanted: str) -> Iterable[Any]:
-    """Return an iterable of several values unchanged; a text, bytes and a mapping are single values, and are refused.
+    """Return an iterable of several values unchanged; text, bytes and mappings are single values, and are refused.
 
     Raises:
         InputTypeError: The value is not an iterable of several values.
@@ -64,7 +64,7 @@ def check_url(name: str, place: str, *, one_host: bool = False) -> None:
 
     Args:
         name: Name of the argument in the message.
-        place: The place; if it is not a URL, it is accepted.
+        place: The place; one that is not a URL is accepted.
         one_host: Whether the URL must name a single host and port; a URL for PostgreSQL may name several.
     """
     try:

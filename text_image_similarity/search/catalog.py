@@ -163,8 +163,8 @@ class Catalog:
         Args:
             table: A table of any format that `score_table` reads, or `mongodb://host/database/collection`.
             columns: Names of the columns; see `ProductColumns`.
-            progress: Called at first and after each batch with (rows done, failed or refused of these, rows in total).
-            stop: Called after each batch; True stops the call, and the same call resumes later.
+            progress: Called at the start and after each batch with (rows done, failed or refused of these, all rows).
+            stop: Called at the start and after each batch; True stops the call, and the same call resumes later.
 
         Raises:
             UsageError: There is no such table, or a column is missing.
@@ -207,7 +207,7 @@ class Catalog:
         return self._session.delete(checked_ids(ids))
 
     def get(self, id: str) -> Product | None:
-        """Return a product, or None."""
+        """Return the product with an id; None if there is none."""
         return next((each.product for each in self._session.ledger.get([checked_id(id, "id")]).values()), None)
 
     def products(self, where: Where = None) -> Iterator[Product]:
@@ -267,7 +267,7 @@ class Catalog:
 
         Args:
             model: A hub id, a folder or an alias.
-            encoder: A loaded encoder of that model; None loads it.
+            encoder: A loaded encoder of that model; None loads the model.
             progress: Called after each batch with (products of this call, their images that failed, products in total).
             stop: Called after each batch; True stops the call, and the same call resumes later.
             allow_lost: Number of images with a vector in the live generation that may lack one in the new generation.

@@ -9,8 +9,8 @@ Filters, facets and sorting use *stored values*, which are the same in every sto
     texts   tuple of str without duplicates, in the order given
 
 A product keeps its values as given; only values for comparison are stored in this form. Equal numbers become the same
-text: in a text field, 7.0 is "7". Outside of this module, a date is never a number, because seconds could not be
-distinguished from 20260131.
+text: in a text field, 7.0 is "7". A date cannot be given as a number, because seconds could not be distinguished from
+20260131.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Field:
                 f"{self.name!r} is {len(value):,} characters long, but at most {_MOST_CHARACTERS:,} can be stored"
             )
         if not is_whole(value):
-            raise UsageError(f"{self.name!r} holds a lone surrogate, half of a UTF-16 pair")
+            raise UsageError(f"{self.name!r} contains a lone surrogate (half of a UTF-16 pair); remove it")
         return normal_form("NFC", value)
 
     def _number(self, value: object) -> float:

@@ -200,7 +200,7 @@ class Ingest:
         self._ended = True
 
     def _refuse_until(self, number: float) -> None:
-        """Count the refused products before a number, which is that of the last product in the next transaction."""
+        """Count the refused products before a product, the last one of the next transaction, given by its number."""
         while self._refused and self._refused[0][0] < number:
             self.report.refuse(self._refused.popleft()[1])
 

@@ -54,7 +54,7 @@ def open_session(
                 f"there is no catalogue at {where}; create one with text-image-similarity catalog create {where} --fields-from TABLE "
                 "(open_catalog(..., fields=[...]))"
             )
-        encoder = encoder or load_encoder(config)  # checked before a file is created
+        encoder = encoder or load_encoder(config)  # first, so that no file is created if this fails
         identity = ModelIdentity.of(encoder)
         database = _make(where, declared, store or default_kind(where), identity)
     else:

@@ -51,7 +51,7 @@ _HINTS = {
     "42501": "; ask the database's administrator for this permission",
     "53100": "; no acknowledged change is lost: free some space, and run the same command again",
     "53300": "; close other clients, or allow the server more connections",
-    "55P03": f"; another process has been writing for more than {_PATIENCE_S} s",
+    "55P03": f"; another process has been writing for more than {_PATIENCE_S} s; run the same command again later",
     "57P": "; wait until the server is back, and run the same command again: acknowledged records are kept",
     "58P01": "; install pgvector on the server, see https://github.com/pgvector/pgvector",
 }
@@ -258,7 +258,7 @@ def _limit_statements(seconds: float) -> list[str]:
 
 
 def _without_schema(url: str) -> tuple[str, str]:
-    """Return a URL without our own parameter, which libpq would refuse, and the name of the schema."""
+    """Return a URL without the parameter `schema`, which libpq would refuse, and the name of the schema."""
     address, _, query = url.partition("?")
     given = parse_qsl(query, keep_blank_values=True)
     others = [(name, value) for name, value in given if name != "schema"]

@@ -124,7 +124,7 @@ class Predictor:
         self.close()
 
     def close(self) -> None:
-        """End the threads and connections."""
+        """End the threads and close the connections."""
         self._scorer.close()
 
     @cached_property

@@ -265,7 +265,7 @@ def cell_text(value: object, column: str) -> str:
 
 
 def _given(declared: Field, value: Any, column: str) -> Any:
-    """Return a cell's value for a product, with CSV texts converted to the field's kind, in a form for JSON."""
+    """Return a cell's value for a product in a form for JSON, converted from text to the field's kind if needed."""
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, Decimal) and not is_missing(value):

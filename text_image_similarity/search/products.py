@@ -130,7 +130,7 @@ def stored_values(product: Product, declared: Sequence[Field]) -> tuple[Value | 
 
 
 def with_error(values: tuple[Value | None, ...], error: str | None) -> tuple[Value | None, ...]:
-    """Return stored values with the first error of the product's images in the third built-in field."""
+    """Return stored values with the first error of the product's images as the built-in field `_error`."""
     return (*values[:2], error, *values[3:])
 
 
@@ -203,7 +203,7 @@ def _check_text(name: str, value: object, most: int) -> None:
     if len(value) > most:
         raise UsageError(f"{name} is {len(value):,} characters long, but at most {most:,} can be stored")
     if not is_whole(value):
-        raise UsageError(f"{name} holds a lone surrogate, half of a UTF-16 pair")
+        raise UsageError(f"{name} contains a lone surrogate (half of a UTF-16 pair); remove it")
 
 
 def _reference(image: object) -> str | RowError:

@@ -87,7 +87,7 @@ def _check_words(text: object) -> None:
     if not 0 < len(str(text).strip()) <= len(str(text)) <= _MOST_TEXT:
         raise UsageError(f"Term.text must say what to look for, in at most {_MOST_TEXT:,} characters")
     if not is_whole(str(text)):
-        raise UsageError("Term.text holds a lone surrogate, half of a UTF-16 pair")
+        raise UsageError("Term.text contains a lone surrogate (half of a UTF-16 pair); remove it")
 
 
 def _is_vector(given: object) -> bool:
@@ -117,7 +117,7 @@ class Query:
             the words of the text terms (reciprocal rank fusion, Cormack et al. 2009), and uses only the first 1,000
             products of each list. None means `sum`, or `rrf` for words if no product that passes the filter has an
             image and neither `min_similarity` nor `sort` is set.
-        after: `Matches.next` of the previous page, for the next page.
+        after: `Matches.next` of the previous page; None for the first page.
 
     Raises:
         UsageError, InputTypeError: A value is not valid.

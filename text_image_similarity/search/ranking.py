@@ -153,7 +153,7 @@ def first_limit(ask: Ask) -> int:
 
 
 def search(ask: Ask, vector: Embeddings, limit: int | None, *, exact: bool) -> Hits:
-    """Return the images nearest to a vector, under the query's filter."""
+    """Return the images nearest to a vector among those that pass the query's filter."""
     least = -1.0 if ask.query.min_similarity is None else ask.query.min_similarity
     (hits,) = ask.index.search(vector[None, :], ask.where, limit, least=least, exact=exact)
     return hits

@@ -61,7 +61,7 @@ def reindex(
     Args:
         session: Session of the catalogue.
         model: A hub id, a folder or an alias.
-        encoder: A loaded encoder of the model; None loads it.
+        encoder: A loaded encoder of the model; None loads the model.
         progress: Called after each batch with (products of this call, their images that failed, products in total).
         stop: Called after each batch; True stops the call.
         allow_lost: Number of images with a vector in the live generation that may lack one in the new generation.

@@ -96,7 +96,7 @@ class Searcher:
         self._session.end_scorers()
 
     def lend(self, generation: Generation, encoder: Encoder) -> None:
-        """Use a loaded encoder for a generation; it must be for the same model.
+        """Use a loaded encoder, which must be for the generation's model, for a generation.
 
         Raises:
             DatabaseError: The encoder is for another model, whose vectors cannot be compared with those of the

@@ -1,4 +1,4 @@
-"""The schema of an SQLite file, compared with the one that we create.
+"""Compare the schema of an SQLite file with the one that this package creates.
 
 A stranger's file may have triggers, computed columns, or, in a table's place, a view whose rows never end.
 """

@@ -136,7 +136,9 @@ class MatchEngine:
             if isinstance(text, RowError):
                 return text
             if not is_whole(text):
-                return RowError(ErrorCode.ENCODER_ERROR, "the text has a lone surrogate, half of a UTF-16 pair")
+                return RowError(
+                    ErrorCode.ENCODER_ERROR, "the text contains a lone surrogate (half of a UTF-16 pair); fix the row"
+                )
             terms.append(Term(text))
         if not _is_empty(record.url):
             image = image_of(record.url)

@@ -59,7 +59,7 @@ def export_table(
         products: The products.
         declared: Declared fields of their catalogue.
         out: The file to write.
-        columns: Other names for columns.
+        columns: Names of the file's columns.
         force: Whether to replace an existing file.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Add tables to a catalogue, resumably: the position is saved in the ledger after each transaction."""
+"""Add tables to a catalogue; the position is saved in the ledger after each transaction, so that a run can resume."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def add_table(
     Args:
         session: Session of the catalogue.
         source: The table.
-        progress: Called after each transaction with (rows done, failed or refused among these, rows in total).
-        stop: Called after each transaction; True ends the call.
+        progress: Called at the start and after each transaction with (rows done, failed or refused of these, all rows).
+        stop: Called at the start and after each transaction; True ends the call.
 
     Raises:
         StoppedError: `stop` returned True; rows written so far are kept.

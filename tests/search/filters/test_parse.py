@@ -189,7 +189,7 @@ def test_round_trips(where: Filter) -> None:
         ("in_stock >= true", "'in_stock' cannot be compared with <"),
         ("color > 'a'", "'color' cannot be compared with <"),
         ("category = ''", "'category' cannot be compared with '', which means a missing value; use `exists`"),
-        (r"category = '\ud800'", "'category' holds a lone surrogate"),
+        (r"category = '\ud800'", "'category' contains a lone surrogate"),
         (" ", "the filter is empty; leave it out"),
         ('{"price": 1', "the filter begins with { but is not JSON: .* at character 12"),
         ('{"price": 1, "price": 2}', "the filter has 'price' twice in one object"),

@@ -76,7 +76,7 @@ class FairLock:
             self._owner = None
 
     def _hand_on(self) -> None:
-        """Let in those whose turn it is: the next one, or the next ones that share the lock."""
+        """Give the lock to the next waiting thread, or to the next ones that share it."""
         while self._waiting and self._owner is None:
             thread, turn, shares = self._waiting[0]
             if self._readers and not shares:

@@ -129,7 +129,7 @@ class Generations:
         """Remove generations and their vectors.
 
         Raises:
-            DatabaseError: A generation is live.
+            DatabaseError: One of the generations is live.
         """
         with self._database.write() as transaction:
             for number in numbers:

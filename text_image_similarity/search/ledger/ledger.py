@@ -92,7 +92,7 @@ class Ledger:
     def put_image_outcomes(
         self, generation: int, found: Mapping[int, tuple[Sequence[str], Sequence[ImageOutcome]]]
     ) -> None:
-        """Save the outcomes of a generation's model for images, for products that still have these images.
+        """Save a generation's outcomes for images of products, unless a product's images have changed by now.
 
         Args:
             generation: The generation.

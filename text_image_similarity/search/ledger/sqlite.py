@@ -270,7 +270,7 @@ class SqliteDatabase:
 _READ_ONLY = "; it can only be read here: this user cannot write to its folder, its file or the file system"
 _HINTS = {
     "full": "; no acknowledged change is lost: free some space, and run the same command again",
-    "locked": f"; another process has been writing for more than {PATIENCE_S:.0f} s",
+    "locked": f"; another process has been writing for more than {PATIENCE_S:.0f} s; run the same command again later",
     **dict.fromkeys(
         ("malformed", "not a database", "no such", "vtable"),
         "; it is damaged: restore it from a backup, or add its products to a new catalogue",

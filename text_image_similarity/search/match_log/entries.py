@@ -34,8 +34,8 @@ class LogEntry:
         tenant: Name of the key, or empty.
         status: HTTP status; 499 if the client had left.
         generation: Number of the generation that was searched; None if there was no search.
-        query: The query, with `terms` as mappings of `text`, `image_sha256`, `image_url`, `product` or `vector_sha256`,
-            each with `weight`; and `top_k`, `sort` and so on as given.
+        query: The query: `terms`, each a mapping with `weight` and one of `text`, `image_sha256`, `image_url`,
+            `product` and `vector_sha256`; and the options as given, such as `top_k` and `sort`.
         where: Filter, combined with that of the tenant; None without a filter.
         results: Products in the response, in order, as mappings with `id`, `similarity` and `score`.
         total: Total number of products found; None if there was no search.
@@ -95,7 +95,7 @@ class LogEvent:
     def __post_init__(self) -> None:
         check_match_id(self.match_id)
         if self.kind not in get_args(EventKind):
-            raise UsageError(f"the kind of an event is click, cart, buy or wrong, not {self.kind!r:.100}")
+            raise UsageError(f"the kind of an event must be click, cart, buy or wrong, not {self.kind!r:.100}")
         if not isinstance(self.product, str) or not self.product:
             raise InputTypeError.of("LogEvent.product", "a product's id", self.product)
         object.__setattr__(self, "product", normal_form("NFC", self.product))  # like the ids of products

@@ -1,4 +1,4 @@
-"""Open match logs by their places."""
+"""Open match logs in SQLite files, PostgreSQL, MongoDB and memory."""
 
 from __future__ import annotations
 

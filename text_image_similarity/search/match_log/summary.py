@@ -38,8 +38,8 @@ class LogSummary:
         milliseconds_median: Median of `milliseconds["total"]` of all entries without an error; None if no entry has it.
         milliseconds_p99: 99th percentile of the same values, interpolated linearly as in NumPy.
         click_through: For k = 1, 3 and 10, the share of all searches with a click, cart or buy of a product among the
-            first k results; None without a search.
-        clicked: The products with the most searches in which they were clicked, put into the cart or bought.
+            first k results; None if there is no search.
+        clicked: The products that were clicked, put into the cart or bought in the most searches, with these numbers.
         events: Number of events of all entries, by kind.
     """
 

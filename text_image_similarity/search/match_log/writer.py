@@ -24,7 +24,7 @@ _GATHER_S = 0.1  # how long records are collected if no caller waits for them, s
 
 
 class _Waiting(NamedTuple):
-    """A record that waits, with the future of whoever waits for it, its size in memory, and its client."""
+    """A waiting record, with the future of a caller that waits for it, its size in memory, and its client."""
 
     record: LogRecord
     future: Future[None] | None
@@ -97,7 +97,7 @@ class LogWriter:
         return taken
 
     def write(self, record: LogRecord, *, size: int = _RECORD_BYTES, client: Hashable = None) -> Future[None]:
-        """Queue a record, see `put`, and return a future that completes when it is durable.
+        """Queue a record as `put` does, and return a future that completes when the record is durable.
 
         Returns:
             A future whose result is None once the record is durable, or that fails with a `DatabaseError`: at once if
@@ -134,7 +134,7 @@ class LogWriter:
             timeout_s: Longest wait in seconds; None means no limit.
 
         Returns:
-            Whether they have been written, or have been refused by `write`.
+            Whether each of them has been written, dropped, or refused by `write`.
         """
         with self._lock:
             target, failures = self._taken, self._failures
@@ -164,7 +164,7 @@ class LogWriter:
             self._work.notify()
 
     def _refusal(self, size: int, client: Hashable) -> DatabaseError | None:
-        """Return why nothing can be written now, if known."""
+        """Return the reason why a record cannot be queued now, or None."""
         if self._closed:
             return DatabaseError("the match log is closed")
         if self._failure is not None and monotonic() < self._next_try:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ...errors import DatabaseError
 
-_MOST_BYTES = 16 << 20  # of a manifest; a manifest of 10,000 files of data has 1 MB
+_MOST_BYTES = 16 << 20  # of a manifest; that of a table with 10,000 data files has 1 MB
 _TAIL = 16  # position, version and magic at the end of a manifest
 _PLAIN = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _INDEX_SECTION, _FLAGS, _BASES, _BRANCH = 6, (9, 10), 18, 20  # fields of a manifest

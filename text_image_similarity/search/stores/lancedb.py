@@ -2,7 +2,7 @@
 
 An exact search reads the images that pass the filter and compares them here, all queries in one pass, which is faster
 than LanceDB's own exact search with any filter. An approximate search requests more images than needed from LanceDB's
-index, with enough effort, and compares these exactly.
+index, with settings for high recall, and compares these exactly.
 """
 
 from __future__ import annotations

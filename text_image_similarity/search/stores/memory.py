@@ -40,7 +40,7 @@ class _State:
         alive: Whether each vector is still valid, shape (n,).
         first: Whether each vector is the first of its product, shape (n,).
         columns: Values of the fields of each vector's product, by field.
-        masks: Which vectors pass a filter, shape (n,), for the filters used last.
+        masks: Which vectors pass a filter, shape (n,), for recently used filters.
     """
 
     vectors: Embeddings
@@ -223,7 +223,7 @@ def _mask(where: Filter, columns: Mapping[str, Column], size: int) -> Mask:
             return present if wanted else ~present
         case And(parts) | Or(parts):
             mask = _mask(parts[0], columns, size)
-            # One by one, because with 256 conditions, all masks together would take as much as the vectors.
+            # One by one, because with 256 conditions, all masks together would take as much memory as the vectors.
             for part in parts[1:]:
                 combine = np.logical_and if isinstance(where, And) else np.logical_or
                 combine(mask, _mask(part, columns, size), out=mask)

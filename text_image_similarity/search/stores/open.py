@@ -20,7 +20,7 @@ _AT_HOME = ("sqlite", "lancedb", "pgvector")  # stored together with the product
 
 
 def check_kind(kind: str, place: str) -> None:
-    """Raise a `ConfigError` unless a kind of store is valid and possible for a catalogue at a place."""
+    """Raise a `UsageError` unless a kind of store is valid and possible for a catalogue at a place."""
     if not isinstance(kind, str):
         raise ConfigError(f"store={kind!r} is not one of {_KINDS}")
     if kind == "pgvector" and "://" not in place:
