@@ -54,8 +54,8 @@ def open_catalog(
         place: A folder, `postgresql://...`, or `:memory:` for a catalogue that lasts as long as the returned object.
         fields: Fields of products in addition to names and images, to create a catalogue that does not exist; an
             existing one must have the same fields. None only opens an existing catalogue.
-        store: Store of a new catalogue: `sqlite`, `lancedb`, `lancedb:<URI>`, `qdrant://host:port` or `pgvector`; see
-            docs/catalog.md#stores. None means `sqlite` in a folder, and `pgvector` in PostgreSQL.
+        store: Store of a new catalogue: `sqlite`, `lancedb`, `lancedb:<URI>`, `qdrant://host:port/name` or `pgvector`;
+            see docs/catalog.md#stores. None means `pgvector` in PostgreSQL, and `sqlite` elsewhere.
         model: A hub id, a folder or an alias; by default, a new catalogue uses the model of `config`, or `mini` without
             a `config`. An existing catalogue has its own model; name it only if the model's folder has moved.
         config: Other settings, as for `score_pairs`: device, batch size, limits, folder of relative references.
@@ -163,8 +163,8 @@ class Catalog:
         Args:
             table: A table of any format that `score_table` reads, or `mongodb://host/database/collection`.
             columns: Names of the columns; see `ProductColumns`.
-            progress: Called at the start and after each batch with (rows done, failed or refused of these, all rows).
-            stop: Called at the start and after each batch; True stops the call, and the same call resumes later.
+            progress: Called at once and after each batch with (rows done, failed or refused of these, rows in total).
+            stop: Called at once and after each batch; True stops the call, and the same call resumes later.
 
         Raises:
             UsageError: There is no such table, or a column is missing.

@@ -52,7 +52,8 @@ class AddReport:
     Args:
         added: Number of new products.
         updated: Number of products that replaced an earlier one.
-        unchanged: Number of products that already had the same words, fields and images.
+        unchanged: Number of products that already had the same words, fields and images, or were followed by another
+            one with the same id in the same batch.
         encoded: Number of images with new content, which were encoded.
         failures: Number of images that could not be read or encoded, by error code; their products are kept.
         refused: Number of products that could not be added, for example because of an undeclared field or a value of
@@ -200,7 +201,7 @@ class Ingest:
         self._ended = True
 
     def _refuse_until(self, number: float) -> None:
-        """Count the refused products before a product, the last one of the next transaction, given by its number."""
+        """Count the refused products that came before the one with a number, the last one of the next transaction."""
         while self._refused and self._refused[0][0] < number:
             self.report.refuse(self._refused.popleft()[1])
 

@@ -159,8 +159,8 @@ class Predictor:
         """Encode images into a database for many searches; images are read and decoded while others are encoded.
 
         Args:
-            paths: A folder, all of whose images are used, including those in subfolders, ordered by name; a path, or an
-                http(s), `file:` or `data:` URL; or several of these. Duplicates are used once.
+            paths: A folder, of which all images are used except hidden ones, including those in subfolders, ordered by
+                name; a path, or an http(s), `file:` or `data:` URL; or several of these. Duplicates are used once.
 
         Returns:
             The database, which becomes the predictor's default. It does not contain images that cannot be read; its

@@ -113,10 +113,10 @@ class Query:
         sort: Field to order by instead of similarity, lowest first, or highest first with `-` before it; products
             without a value come last.
         fusion: How several terms become one ranking: `sum` adds their weighted vectors, and finds products only by
-            their images; `rrf` adds 1 / (60 + rank) over one list for each term and one of the products that contain
-            the words of the text terms (reciprocal rank fusion, Cormack et al. 2009), and uses only the first 1,000
-            products of each list. None means `sum`, or `rrf` for words if no product that passes the filter has an
-            image and neither `min_similarity` nor `sort` is set.
+            their images; `rrf` adds weight / (60 + rank) over one list for each term and, with weight 1, one of the
+            products that contain the words of the text terms (reciprocal rank fusion, Cormack et al. 2009), and uses
+            only the first 1,000 products of each list. None means `sum`, or `rrf` for words if no product that passes
+            the filter has an image and neither `min_similarity` nor `sort` is set.
         after: `Matches.next` of the previous page; None for the first page.
 
     Raises:

@@ -96,7 +96,7 @@ class Searcher:
         self._session.end_scorers()
 
     def lend(self, generation: Generation, encoder: Encoder) -> None:
-        """Use a loaded encoder, which must be for the generation's model, for a generation.
+        """Use a loaded encoder of a generation's model for that generation.
 
         Raises:
             DatabaseError: The encoder is for another model, whose vectors cannot be compared with those of the

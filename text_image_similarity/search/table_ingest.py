@@ -36,8 +36,8 @@ def add_table(
     Args:
         session: Session of the catalogue.
         source: The table.
-        progress: Called at the start and after each transaction with (rows done, failed or refused of these, all rows).
-        stop: Called at the start and after each transaction; True ends the call.
+        progress: Called at once and after each transaction with (rows done, failed or refused of these, rows in total).
+        stop: Called at once and after each transaction; True ends the call.
 
     Raises:
         StoppedError: `stop` returned True; rows written so far are kept.

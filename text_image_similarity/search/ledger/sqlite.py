@@ -31,7 +31,7 @@ from .words import asked_words
 
 _LOCKS: dict[Purpose, str] = {"follow": ".lock", "optimize": ".optimize.lock", "check": ".check.lock"}
 
-# Bytes to read ahead with one call, which Linux does not shorten, and in total, because the cache may be small.
+# Bytes to read ahead with one call, few enough for Linux not to shorten it, and in total, as the cache may be small.
 _AHEAD, _MOST_AHEAD = 1 << 20, 2 << 30
 
 # Vectors make rows long, and several rows should fit on a page.

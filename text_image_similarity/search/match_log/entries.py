@@ -34,7 +34,7 @@ class LogEntry:
         tenant: Name of the key, or empty.
         status: HTTP status; 499 if the client had left.
         generation: Number of the generation that was searched; None if there was no search.
-        query: The query: `terms`, each a mapping with `weight` and one of `text`, `image_sha256`, `image_url`,
+        query: The query as a mapping: `terms`, each with `weight` and one of `text`, `image_sha256`, `image_url`,
             `product` and `vector_sha256`; and the options as given, such as `top_k` and `sort`.
         where: Filter, combined with that of the tenant; None without a filter.
         results: Products in the response, in order, as mappings with `id`, `similarity` and `score`.

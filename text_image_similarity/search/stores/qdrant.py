@@ -47,7 +47,7 @@ _INDEXES: dict[FieldKind, models.PayloadSchemaType] = {
 
 
 def connect(url: str) -> QdrantClient:
-    """Return a client for `qdrant://host:port`, or `qdrants://...` for TLS.
+    """Return a client for a URL that begins with `qdrant://host:port`, or with `qdrants://` for TLS.
 
     The value of the environment variable `QDRANT_API_KEY`, if set, is sent, but only over TLS or to this machine.
 
@@ -56,7 +56,7 @@ def connect(url: str) -> QdrantClient:
     """
     parts = urlsplit(url)
     if not parts.hostname:
-        raise ConfigError(f"store={url!r} has no host; write qdrant://host:6333")
+        raise ConfigError(f"store={url!r} has no host; write qdrant://host:6333/name")
     key = os.environ.get("QDRANT_API_KEY") or None
     if key is not None and parts.scheme != "qdrants" and not _is_loopback(parts.hostname):
         raise ConfigError(
