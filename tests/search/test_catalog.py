@@ -394,7 +394,7 @@ def test_a_catalogue_is_made_only_on_purpose(tmp_path: Path) -> None:
         open_catalog(tmp_path / "none", encoder=ColourEncoder())
     with shop(tmp_path / "c"):
         pass
-    with pytest.raises(UsageError, match=r"was made with the fields kind:text, .*, not size:text"):
+    with pytest.raises(UsageError, match=r"was created with the fields kind:text, .*, not size:text"):
         open_catalog(tmp_path / "c", fields=[Field("size")], encoder=ColourEncoder())
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("precious")
@@ -454,7 +454,7 @@ def test_a_damaged_file_is_told(tmp_path: Path) -> None:
     file.write_bytes(whole)
     with sqlite3.connect(file) as raw:
         raw.execute("PRAGMA user_version = 99")
-    with pytest.raises(DatabaseError, match=r"made by another version of this package \(layout 99"):
+    with pytest.raises(DatabaseError, match=r"created by another version of this package \(layout 99"):
         open_catalog(tmp_path / "c", encoder=ColourEncoder())
 
 

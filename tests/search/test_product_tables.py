@@ -245,7 +245,7 @@ def test_rows_that_cannot_be_products_are_refused_with_their_numbers(tmp_path: P
         "row 9: 'price' must be a number, not '1_000'",
         "row 10: 'added' must be a date such as 2026-11-28 or 2026-11-28T09:30:00+01:00, not '20260101'",
         "row 11: a product has at most 8 images, not 9",
-        "row 12: 'images' must hold images, paths or URLs, not 5",
+        "row 12: 'images' must contain images, paths or URLs, not 5",
         "row 13: 'name' must be text, not ['A']",
         "row 14: Product.name contains a lone surrogate (half of a UTF-16 pair); remove it",
     ]

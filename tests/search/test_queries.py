@@ -427,7 +427,7 @@ def test_queries_that_cannot_be_asked(make: object, message: str) -> None:
     [
         (Query("a", where="colour = 1"), "colour"),
         (Query("a", facets=["colour"]), "the field 'colour' does not exist; the fields are kind, price"),
-        (Query("a", sort="tags"), "products cannot be sorted by 'tags', which holds lists"),
+        (Query("a", sort="tags"), "products cannot be sorted by 'tags', which contains lists"),
         (Query("a", sort="-colour"), "the field 'colour'"),
         (Query(Term(product="nobody")), "there is no product 'nobody'"),
         (Query(Term(product="p00")), "product 'p00' has no image with a vector"),

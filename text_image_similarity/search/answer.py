@@ -143,7 +143,7 @@ def check_fields(query: Query, declared: Sequence[Field]) -> Filter | None:
     for name in query.facets:
         named(fields, name)
     if (order := order_of(query)) is not None and named(fields, order[0]).kind == "texts":
-        raise UsageError(f"products cannot be sorted by {order[0]!r}, which holds lists; sort by another field")
+        raise UsageError(f"products cannot be sorted by {order[0]!r}, which contains lists; sort by another field")
     return parse_filter(query.where, declared)
 
 

@@ -66,7 +66,7 @@ def open_catalog(
 
     Raises:
         UsageError: A new catalogue lacks `fields`, an existing one has others or another store, or a value is invalid.
-        DatabaseError: The catalogue cannot be read or written, or the place holds something else.
+        DatabaseError: The catalogue cannot be read or written, or the place contains something else.
         ModelError: The model cannot be loaded; for an existing catalogue, this is raised only when the model is needed.
 
     Example:

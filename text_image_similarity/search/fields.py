@@ -243,7 +243,7 @@ def number_text(number: Real | Decimal | float) -> str:
 
 
 def single(value: Value | None) -> tuple[Scalar, ...]:
-    """Return a stored value in a tuple, the texts of a list, or an empty tuple for a missing value."""
+    """Return a stored value as a tuple: the texts of a list, or the value alone; empty if the value is missing."""
     return value if isinstance(value, tuple) else () if value is None else (value,)
 
 

@@ -21,7 +21,7 @@ class Meaning:
     calibration in the model's folder.
 
     Args:
-        generation: Generation of the similarities.
+        generation: Generation whose vectors are compared.
     """
 
     def __init__(self, generation: Generation) -> None:

@@ -92,8 +92,8 @@ def set_model(place: str | PathLike[str], config: Config) -> list[int]:
         if not same:
             made = " and ".join(str(each.identity) for each in generations)
             raise DatabaseError(
-                f"the catalogue {place} was made with {made}, but {found} is a different model, whose vectors cannot "
-                "be compared with those of the catalogue; name a folder or an export of the same model"
+                f"the catalogue {place} was created with {made}, but {found} is a different model, whose vectors "
+                "cannot be compared with those of the catalogue; name a folder or an export of the same model"
             )
         for number in same:
             session.generations.set_model(number, found.model, found.revision)
@@ -137,7 +137,7 @@ def _ledger(
         kind, token = settings["store"], settings["identity"]
     if declared is not None and declared != fields:
         raise UsageError(
-            f"the catalogue {where} was made with the fields {_described(fields)}, "
+            f"the catalogue {where} was created with the fields {_described(fields)}, "
             f"not {_described(declared)}; leave out the argument `fields` to open it, or create another catalogue"
         )
     _check_store(where, kind, store)
@@ -156,7 +156,7 @@ def is_catalog(where: str) -> bool:
     """Tell whether there is a catalogue at a place.
 
     Raises:
-        DatabaseError: The place holds something else.
+        DatabaseError: The place contains something else.
     """
     if where == MEMORY:
         return False

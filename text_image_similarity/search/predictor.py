@@ -183,7 +183,7 @@ class Predictor:
 
         Raises:
             UsageError: The query is empty, `top_k` is less than 1, or there is no database yet.
-            DatabaseError: Another model made the database.
+            DatabaseError: The database was created with another model.
             RowError: The model fails on the query.
         """
         database = _chosen(database, self.image_database, ImageDatabase)
@@ -222,7 +222,7 @@ class Predictor:
 
         Raises:
             UsageError: `top_k` is less than 1, or there is no database yet.
-            DatabaseError: Another model made the database.
+            DatabaseError: The database was created with another model.
             RowError: The image cannot be read or encoded; the error's code is the reason.
         """
         database = _chosen(database, self.caption_database, CaptionDatabase)
@@ -241,8 +241,8 @@ class Predictor:
     def _check_model(self, made_by: ModelIdentity) -> None:
         if made_by is not self.identity and not self.identity.same_as(made_by):
             raise DatabaseError(
-                f"the database was made with {made_by}, but this predictor uses {self.identity}: their vectors cannot "
-                "be compared; build the database again, or load the model that made it"
+                f"the database was created with {made_by}, but this predictor uses {self.identity}: their vectors "
+                "cannot be compared; build the database again, or load the model that made it"
             )
 
     def _embedded_images(self, paths: References) -> tuple[tuple[str, ...], Embeddings, dict[str, str]]:

@@ -248,7 +248,7 @@ def _references(value: object, column: str) -> list[Any]:
     found = [value] if isinstance(value, str) and value.startswith("data:") else cell_texts(value, column)
     for each in found:
         if not isinstance(each, str | EncodedImage | Mapping):
-            raise UsageError(f"{column!r} must hold images, paths or URLs, not {each!r:.100}")
+            raise UsageError(f"{column!r} must contain images, paths or URLs, not {each!r:.100}")
     return [each for each in found if not isinstance(each, Mapping) or each.get("bytes") or each.get("path")]
 
 

@@ -38,8 +38,8 @@ class Term:
         product: Id of a product in the catalogue; its images' mean vector is searched for, and the product itself is
             not among the results.
         vector: A vector of the catalogue's model, shape (embed_dim,), of any norm.
-        weight: Weight relative to other terms, -10 to 10, but not 0; with a negative weight, the search avoids the
-            term.
+        weight: Weight relative to other terms, -10 to 10, but not 0; with a negative weight, products similar to the
+            term are avoided.
 
     Raises:
         UsageError, InputTypeError: Not exactly one of the four is given, or a value is not valid.

@@ -28,7 +28,7 @@ class RecallReport:
         filters: Number of filters with which each query was run.
         mean: Share of the ten nearest images that were found, on average over all queries, 0..1.
         worst: Share for the worst query with any of the filters.
-        short: Number of results with too few images.
+        short: Number of results with fewer images than an exact search finds.
         exact: Number of results for which the store compared everything.
         missing: Number of products with vectors that are missing from the store; negative if the store has too many.
     """

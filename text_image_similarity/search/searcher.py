@@ -39,11 +39,11 @@ class Searcher:
         return self._session.generations.live()
 
     def has_followed(self, generation: Generation, version: int) -> bool:
-        """Tell whether a generation's store has everything up to a version; other processes may be writing to it."""
+        """Tell whether a generation's store has all changes up to a version; other processes may be applying them."""
         return self._session.opened(generation).version >= version
 
     def open(self, generation: Generation) -> None:
-        """Open the store of a generation, so that its first query does not wait for it."""
+        """Open the store of a generation, so that the first query does not wait for the store."""
         self._session.store(generation)
 
     def check_file(self, reference: str) -> None:

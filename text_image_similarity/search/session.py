@@ -182,8 +182,8 @@ class Session:
         if not identity.same_as(found):
             scorer.close()
             raise DatabaseError(
-                f"the catalogue was made with {identity}, but this model is {found}: their vectors cannot be compared; "
-                "open the catalogue with its own model, or run: "
+                f"the catalogue was created with {identity}, but this model is {found}: their vectors cannot be "
+                "compared; open the catalogue with its own model, or run: "
                 "text-image-similarity catalog reindex CATALOG --model ..."
             )
         return scorer

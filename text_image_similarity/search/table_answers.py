@@ -80,7 +80,7 @@ class MatchEngine:
     """Engine that finds the best product for each row of a table.
 
     Args:
-        catalog: The catalogue, which stays open.
+        catalog: The catalogue, which the caller must close.
         query: Query with the filter and the fusion for all rows.
         away: Terms with negative weights, added to those of each row.
         min_similarity: Lowest similarity of a match, -1..1.

@@ -124,7 +124,7 @@ class _Position:
         return int(kept["rows"])
 
     def write(self, rows: int) -> None:
-        """Save how many rows are done."""
+        """Save the number of rows that are done."""
         if self._identity is None:
             return
         kept = json.dumps({"identity": self._identity, "rows": rows, "deleted": self._deleted()})

@@ -46,7 +46,7 @@ class LeafMaker:
             )
         if op == "exists":
             if not isinstance(value, bool):
-                raise UsageError(f"exists takes true or false, not {excerpt(value)} (field {name!r})")
+                raise UsageError(f"exists needs true or false, not {excerpt(value)} (field {name!r})")
             return Exists(name, value)
         if op in ("in", "not_in"):
             return OneOf(name, self._several(field, op, value), negated=op == "not_in")
@@ -59,11 +59,11 @@ class LeafMaker:
 
     def _several(self, field: Field, op: str, given: object) -> tuple[Scalar, ...]:
         if not is_several(given):
-            raise UsageError(f"{op} takes a list of values, not {excerpt(given)} (field {field.name!r})")
+            raise UsageError(f"{op} needs a list of values, not {excerpt(given)} (field {field.name!r})")
         self._values += len(given)
         if len(given) > _MOST_VALUES or self._values > _MOST_VALUES_TOGETHER:
             raise UsageError(
-                f"{op} takes at most {_MOST_VALUES:,} values (field {field.name!r}), and a filter at most "
+                f"{op} accepts at most {_MOST_VALUES:,} values (field {field.name!r}), and a filter at most "
                 f"{_MOST_VALUES_TOGETHER:,} in total"
             )
         element = _element_of(field)

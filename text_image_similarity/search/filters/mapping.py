@@ -56,7 +56,7 @@ def from_mapping(given: Mapping[str, Any], maker: LeafMaker, level: int = 0) -> 
 
 def _each(key: str, given: object, maker: LeafMaker, level: int) -> list[Filter]:
     if not is_several(given) or not len(given):
-        raise UsageError(f"{key!r} takes a list of at least one filter, not {excerpt(given)}")
+        raise UsageError(f"{key!r} needs a list of at least one filter, not {excerpt(given)}")
     return [_whole(part, key, maker, level) for part in given]
 
 

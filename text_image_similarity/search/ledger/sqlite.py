@@ -36,8 +36,8 @@ _AHEAD, _MOST_AHEAD = 1 << 20, 2 << 30
 
 # Vectors make rows long, and several rows should fit on a page.
 _PAGE = 16_384
-# The steps of `optimize` between which others may write, in pages and in images; and the share of row ids in use above
-# which images are not rewritten.
+# Sizes of the steps of `optimize`, between which others may write, in pages and in images; and the share of used row
+# ids above which images are not rewritten.
 _STEP, _ROWS, _DENSE = 500, 2000, 0.8
 
 
@@ -236,7 +236,7 @@ class SqliteDatabase:
             )
         if layout != LAYOUT:
             raise DatabaseError(
-                f"{self._path} was made by another version of this package (layout {layout}, not {LAYOUT}); export its "
+                f"{self._path} was created by another version of this package (layout {layout}, not {LAYOUT}); export its "
                 "products with that version, and add them to a new catalogue"
             )
         check_tables(self._file, self._path)

@@ -1,6 +1,6 @@
 """Export a match log as a table with each match's events in its row, as JSON Lines or Parquet.
 
-In Parquet, `query` and `where` hold JSON, because every query has different members.
+In Parquet, `query` and `where` contain JSON, because every query has different members.
 """
 
 from __future__ import annotations

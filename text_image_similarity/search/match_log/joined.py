@@ -10,7 +10,7 @@ from .match_log import MatchLog
 
 
 def with_events(log: MatchLog, since: float | None = None) -> Iterator[tuple[LogEntry, list[LogEvent]]]:
-    """Yield entries in order of time, each with its events; the log gives both in the order of the matches' ids."""
+    """Yield entries in order of time, each with its events; the log yields both in the order of the matches' ids."""
     events = log.events(since)
     event = next(events, None)
     for entry in log.entries(since):

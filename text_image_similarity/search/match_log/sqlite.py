@@ -106,7 +106,7 @@ class SqliteStorage:
             raise DatabaseError(f"{self._path} is not a match log; name another file")
         if filled and layout != _LAYOUT:
             raise DatabaseError(
-                f"{self._path} was made by another version of this package (layout {layout}, not {_LAYOUT}); export it with "
+                f"{self._path} was created by another version of this package (layout {layout}, not {_LAYOUT}); export it with "
                 "that version, and start a new log"
             )
         check_schema(schema_of(self._file), _SCHEMA, self._path)

@@ -103,7 +103,7 @@ class LanceStore:
             owner = (self._table.schema.field("number").metadata or {}).get(_CATALOG.encode(), b"").decode()
         if owner != identity:
             raise DatabaseError(
-                f"another catalogue keeps its vectors in {place}; name another place, or remove that folder if its catalogue is gone"
+                f"another catalogue stores its vectors in {place}; name another place, or remove that folder if its catalogue is gone"
             )
 
     @property

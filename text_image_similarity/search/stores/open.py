@@ -53,7 +53,7 @@ def check_named(kind: str, place: str, given: str | None) -> None:
     if kind in _AT_HOME or kind in (given, named, *named.split()):
         return
     raise UsageError(
-        f"the catalogue {place} keeps its vectors in an external store, {kind}: if you trust it, set the environment variable "
+        f"the catalogue {place} has its vectors in an external store, {kind}: if you trust it, set the environment variable "
         f"{STORES_VARIABLE}={kind}, or pass store={kind!r} in Python; your credentials, such as QDRANT_API_KEY, are sent there"
     )
 

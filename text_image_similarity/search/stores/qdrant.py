@@ -105,7 +105,7 @@ class QdrantStore:
             owner = self._noted().get("catalog", identity)
         if owner != identity:
             raise DatabaseError(
-                f"another catalogue keeps its vectors in Qdrant as {collection}; use another name, or delete that collection and "
+                f"another catalogue stores its vectors in Qdrant as {collection}; use another name, or delete that collection and "
                 f"{self._applied} if their catalogue is gone"
             )
         with self._speaking("created"):
