@@ -203,7 +203,7 @@ def _again(manifest: Mapping[str, Any]) -> str:
 def _check_config(name: str, manifest: Mapping[str, Any], config: Config) -> None:
     source, made = manifest["source"]["model"], manifest["format"]
     if made not in _BACKENDS:
-        raise ModelError(f"{name} is an export for {made!r}, which this version cannot run")
+        raise ModelError(f"{name} is an export for {made!r}, which this version cannot run; export the model again")
     if config.revision is not None:
         raise ConfigError(f"revision={config.revision!r} is for hub models; remove it, because {name} is a folder")
     backend = _RUN_BY.get(made, made)

@@ -176,8 +176,8 @@ def _check_meant(model: str | PathLike[str]) -> None:
         return
     if is_pinned(name):  # libraries would use the folder
         raise ModelNameError(
-            f"the folder {name} here is not the pinned {name}; write ./{name} for the folder, or run in another "
-            "directory for the pinned model"
+            f"the folder {name} here is not the pinned hub model of this name; write ./{name} for the folder, or run in "
+            "another directory for the hub model"
         )
     if is_installed("huggingface_hub"):
         from .hub import cached_folder

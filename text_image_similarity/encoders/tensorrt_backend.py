@@ -228,9 +228,9 @@ def _checked(folder: Path, tower: str, gpu: str, version: str) -> list[Profile]:
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as exc:
         raise ModelError(f"{plan} or its manifest cannot be read: {exc}; {build}") from exc
     if made_on != gpu:
-        raise ModelError(f"{plan} was built on {made_on}, but this is {gpu}; {build}")
+        raise ModelError(f"{plan} was built on {made_on}, but this GPU is {gpu}; {build}")
     if made_by.split(".")[:3] != version.split(".")[:3]:
-        raise ModelError(f"{plan} was built by TensorRT {made_by}, but this is {version}; {build}")
+        raise ModelError(f"{plan} was built by TensorRT {made_by}, but {version} is installed; {build}")
     if content != facts["plan"]:
         raise ModelError(f"{plan} is damaged; {build}")
     if not made_of or {name: _hash(folder / name) for name in made_of} != made_of:
