@@ -135,7 +135,7 @@ def _check_sizes(name: str, shape: Any, preprocess: Preprocess) -> None:
     """Check the length of captions, the number of patches and the cost of attention, which weights do not limit.
 
     Raises:
-        ModelNameError: Captions or the number of patches could be too large, or attention could cost too much.
+        ModelNameError: Captions could be too long, patches too many, or attention too costly.
     """
     length: Any = getattr(shape.text_config, "max_position_embeddings", None)
     if not is_context(length):

@@ -60,8 +60,7 @@ def load_exported(name: str, folder: Path, config: Config) -> TwoTowerEncoder:
         config: `device`, `precision`, `backend`, `preprocess` and `revision` must be compatible with the export.
 
     Raises:
-        ConfigError: The settings are not compatible with the export; the message names its source, which may be
-            compatible.
+        ConfigError: A setting is not compatible with the export; the message says which one, and what to do.
         ModelError: The export is damaged or incomplete, has another layout, or cannot be opened.
         MissingExtraError: The library that runs the export's format is not installed.
     """

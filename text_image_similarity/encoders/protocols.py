@@ -97,7 +97,7 @@ class PreparingEncoder(Encoder, Protocol):
     def tokenize(self, texts: Sequence[str]) -> Sequence[Any]:
         """Turn captions into items for `encode_tokens`, one per caption; safe to call on any thread.
 
-        The item of a caption that was cut may be a `CutIds`, by which `score_pairs` counts cut captions.
+        The item of a caption that was cut may be a `CutIds`, so that cut captions can be counted.
         """
 
     def encode_tokens(self, rows: Sequence[Any]) -> Embeddings:

@@ -19,7 +19,7 @@ from onnx import GraphProto, ModelProto, TensorProto, helper
 from .arrays import array_of
 
 _LARGEST = 2**31 - 2**20  # size of the largest file that protobuf reads, in bytes
-_SMALL = 1024  # weights of at most this many bytes stay in the graph
+_SMALL = 1024  # smaller weights, in bytes, stay in the graph
 _ALIGNED = 4096  # weights in a separate file begin at multiples of this many bytes, so that they can be memory-mapped
 
 Made = Mapping[str, Callable[[], NDArray[Any]]]

@@ -3,8 +3,8 @@
 Matrix products are computed with integers, from weights with a scale for each output and activations with a scale for
 each token. A token's scale is its own largest value, so it does not depend on what is encoded together with it, and
 batches may have any size. The graph uses standard operators (QuantizeLinear, DequantizeLinear), which ONNX Runtime runs
-as integer products. The patches of images are multiplied as bytes, without rounding. All other weights, such as those
-of other convolutions, are only stored as int8.
+as integer products. The patches of images are multiplied as bytes, without rounding. All other large weights, such
+as those of other convolutions, are only stored as int8.
 """
 
 from __future__ import annotations
