@@ -56,7 +56,7 @@ def _write_facts(encoder: TwoTowerEncoder, folder: Path) -> None:
 
 
 def _check(encoder: TwoTowerEncoder, folder: Path, *, int8: bool) -> None:
-    """Compare the embeddings that both forms of the model compute from the same images and captions.
+    """Check that both forms of the model compute the same embeddings from the same images and captions.
 
     Raises:
         ModelError: The results differ.

@@ -73,7 +73,8 @@ def twin_problem(architecture: str, weights: Path) -> str | None:
     published = {str(known.get("url", "")).rpartition("/")[2].casefold() for known in _quick_weights()} - {""}
     if not any(word in where for word in _QUICK_WORDS) and weights.name.casefold() not in published:
         return None
-    return quick_advice(architecture, f"{weights} is named like weights") + ", or rename the file if it has others"
+    advice = quick_advice(architecture, f"{weights} is named like weights")
+    return f"{advice}, or rename the file if it holds other weights"
 
 
 def quick_advice(architecture: str, found: str) -> str:
