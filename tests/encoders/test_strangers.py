@@ -354,7 +354,7 @@ def test_scales_have_the_shape_of_their_matrix(rows: int, tmp_path: Path) -> Non
     """NumPy would make a matrix of n rows and n columns of a row and n scales."""
     stored: dict[str, Any] = {"x": np.zeros((rows, 1000), np.int8), "x.scale": np.ones(1000, np.float32)}
     for scale in (stored["x.scale"], np.ones((rows, 1), np.float32), np.array(1.0, np.float32)):
-        with pytest.raises(ValueError, match=r"x has .* rows, but its scales have the shape"):
+        with pytest.raises(ValueError, match=r"x has the shape .*, but its scales have the shape"):
             dequantised({**stored, "x.scale": scale})
     assert dequantised({**stored, "x.scale": np.ones(rows, np.float32)})["x"].shape == (rows, 1000)
 
@@ -735,9 +735,7 @@ def test_a_pattern_that_could_take_forever_is_refused(key: str, pattern: str, tm
     (tmp_path / "adapter_model.safetensors").touch()
     for value in ({pattern: 4},) if key in ("rank_pattern", "alpha_pattern") else (pattern, [pattern]):
         (tmp_path / "adapter_config.json").write_text(json.dumps(base | {key: value}))
-        with pytest.raises(
-            ModelNameError, match=f"theirs has {key} .* not valid as a regular expression or may take too"
-        ):
+        with pytest.raises(ModelNameError, match=f"theirs has {key} .* not a valid regular expression or may take too"):
             base_of("theirs", tmp_path)
 
 

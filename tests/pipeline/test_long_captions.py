@@ -161,7 +161,9 @@ def test_captions_are_tokenized_in_groups(mini_tokenizer: Tokenizer, monkeypatch
     assert seen == [5, 162, 52]
     assert tokens_of(counting, pad=0).encode([]) == []
     monkeypatch.setattr(tokens_module, "_MOST_GROWN", 161 * 12)
-    with pytest.raises(ValueError, match=r"a caption has 162 characters, and .* may make it 12 times longer; cut it"):
+    with pytest.raises(
+        ValueError, match=r"a caption has 162 characters, and .* may make it 12 times longer; shorten it"
+    ):
         tokens_of(counting, pad=0).encode(texts)
 
 
