@@ -139,7 +139,7 @@ def check_type(name: str, shape: object) -> None:
     if kind in (*FAMILIES, OWN, EXPORTED):
         return
     if "auto_map" in shape:
-        raise ModelNameError(f"{name} is a {kind} model, which {NO_OWN_CODE}")
+        raise ModelNameError(f"{name} is a model{f' of type {kind}' if kind else ''}, which {NO_OWN_CODE}")
     if kind is None and "model_cfg" in shape:
         raise ModelNameError(f"{name} has open_clip's settings in its config.json; rename that file to {CONFIG}")
     if kind is None:

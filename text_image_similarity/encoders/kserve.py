@@ -132,8 +132,12 @@ class _Http:
                 if output["name"] == wanted:
                     return _values(output, None if size is None else answer.content[start : start + size])
                 start += size or 0
-            raise KeyError("it is not among the outputs")
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise ValueError("it is not among the outputs")
+        except KeyError as exc:
+            raise ModelError(
+                f"the inference server {self.url} returned no usable {wanted!r} for model {model!r}: {exc} is missing"
+            ) from exc
+        except (ValueError, TypeError, AttributeError) as exc:
             raise ModelError(
                 f"the inference server {self.url} returned no usable {wanted!r} for model {model!r}: {exc}"
             ) from exc

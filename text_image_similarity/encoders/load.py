@@ -16,7 +16,7 @@ from ..config import DEFAULT_MODEL, Config, ConfigLike, as_config
 from ..errors import ConfigError, MissingExtraError, ModelNameError, ModelUnavailableError
 from ..files import network_share
 from ..system import is_installed, require
-from .kinds import ADAPTER, OPEN_CLIP, OWN, check_folder, check_type, is_export
+from .kinds import ADAPTER, EXPORTED, OPEN_CLIP, OWN, check_folder, check_type, is_export
 from .names import ALIASES, check_name, is_hub_id, places_in
 from .open_clip_names import OpenClipName, read_open_clip_name
 from .placement import check_placement, runs_on_onnx
@@ -241,7 +241,7 @@ def _adapted(name: str, folder: Path, config: Config) -> PreparingEncoder:
     base, revision = resolve_model(named, None)
     base_folder = Path(base)
     if _is_dir(base_folder):
-        if check_folder(base, base_folder)["model_type"] in (OWN, OPEN_CLIP, ADAPTER):
+        if check_folder(base, base_folder)["model_type"] in (OWN, OPEN_CLIP, ADAPTER, EXPORTED):
             raise ModelNameError(f"{name} holds a PEFT adapter for {base}, which is not a model of transformers")
     else:
         from .hub import cached_folder, require_model

@@ -258,7 +258,8 @@ def _text_settings(name: str, repository: str, context: int) -> Path:
     found = read_settings(path)
     kind = found.get("model_type") if isinstance(found, Mapping) else None
     if kind not in _TEXT_TOWERS:
-        raise ModelError(f"{tower}, is a {kind} model; open_clip supports {', '.join(_TEXT_TOWERS)}")
+        said = "names no model_type" if kind is None else f"is a {kind} model"
+        raise ModelError(f"{tower}, {said}; open_clip supports {', '.join(_TEXT_TOWERS)}")
     _check_widths(tower, (number for key, number in _numbers(found) if _TABLE.search(key)))
     check_text_attention(tower, context, found)
     return path.parent

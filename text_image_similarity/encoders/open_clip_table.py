@@ -58,9 +58,8 @@ def tag_settings(name: str, architecture: str, tag: str) -> tuple[dict[str, Any]
         settings["quick_gelu"] = True
     repository, _, file = str(known.get("hf_hub", "")).rpartition("/")
     if not repository:
-        raise ModelNameError(
-            f"model {name}: its weights are not on the hub; fetch {known.get('url')} and name the file"
-        )
+        where = f"; download {known['url']} and give the file" if known.get("url") else "; give a file"
+        raise ModelNameError(f"model {name}: its weights are not on the hub{where}: open_clip:{architecture}//PATH")
     return settings, _preprocessing(architecture, tag), repository, file or None
 
 

@@ -130,7 +130,7 @@ class Ingest:
         self._progress, self._total = progress, total
         self._base = Path(session.config.base_dir or base).absolute()  # once, and not for each image
         self.report = AddReport()
-        self._failed = 0
+        self.failed = 0
         self._waiting: deque[_Pending] = deque()
         self._refused: deque[tuple[int, str]] = deque()  # not yet in the report
         self._outstanding = 0  # images that are being processed
@@ -245,7 +245,7 @@ class Ingest:
         self.report.unchanged += len(batch) - len(changed)
         self._session.follow_all()
         if self._progress is not None:
-            self._progress(self.report.products, self._failed + self.report.refused, self._total)
+            self._progress(self.report.products, self.failed + self.report.refused, self._total)
         return self.report.products
 
     def _put(self, entries: Sequence[Entry]) -> bool:
@@ -261,7 +261,7 @@ class Ingest:
         self.report.encoded += len(contents) - len(self._ledger.known_contents(live.number, contents))
         codes = [code_of(image.error) for image in found if image.error is not None]
         self.report.failures.update(codes)
-        self._failed += sum(any(image.error for image in group) for group in image_outcomes.values())
+        self.failed += sum(any(image.error for image in group) for group in image_outcomes.values())
 
     def _encode_for_others(
         self,

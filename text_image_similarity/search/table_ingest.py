@@ -69,7 +69,7 @@ def add_table(
     def check(done: int) -> None:
         """Report the progress, and stop if requested."""
         if progress is not None:
-            progress(done, ingest.report.failures.total() + ingest.report.refused, source.total)
+            progress(done, ingest.failed + ingest.report.refused, source.total)
         if stop():
             raise _stopped(source, done)
 

@@ -114,6 +114,7 @@ class Generations:
         """Save the calibration of a generation."""
         with self._database.write() as transaction:
             transaction.run("UPDATE generation SET calibration = ? WHERE number = ?", (calibration, number))
+            advance(transaction, "version")  # the same query has other results now, with probabilities
 
     def set_model(self, number: int, model: str, revision: str | None) -> None:
         """Record where a generation's model is now.
