@@ -149,7 +149,7 @@ async def answer(
 
 
 async def answer_one(request: Request, catalog: ServedCatalog, read: Callable[[], Query]) -> Response:
-    """Answer the query that a function returns, as in `answer`.
+    """Answer the query that `read` returns; see `answer`.
 
     Raises:
         ProblemError: The request is refused, an image or text cannot be encoded, or the response is too long.

@@ -96,7 +96,7 @@ class Batcher:
             self._closed = True
             self._changed.notify()
         self._thread.join()
-        self._work, self._idle = lambda items: None, lambda: None  # the owner of `work` may own this batcher
+        self._work, self._idle = lambda items: None, lambda: None  # no cycle: the owner of `work` may own this batcher
 
     def _run(self) -> None:
         while batch := self._take():

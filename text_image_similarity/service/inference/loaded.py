@@ -1,7 +1,7 @@
 """The models in memory: loaded on demand and, beyond a budget, unloaded, least recently used first.
 
-Only models that no request needs are unloaded, so no request fails or waits because of that; if requests need more
-models than fit in the budget, the budget is exceeded. Only weights are counted.
+Only models that no request in progress needs are unloaded, so no such request fails or waits because of that; if
+requests need more models than fit in the budget, the budget is exceeded. Only weights are counted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RELOAD_S = 30.0  # pause after a model failed to load
 class LoadedModels:
     """Loaded models by name.
 
-    Call all methods except `release` on one thread, which must be that of the event loop once there is one.
+    Call all methods except `release` on one thread, which must be that of the event loop once one is running.
 
     Args:
         load: Function that loads a model by its name; called on threads that may block.
@@ -52,7 +52,7 @@ class LoadedModels:
         self._closing: list[Future[None]] = []
         self._bytes: dict[str, int] = {}  # bytes of weights; remembered when a model is unloaded
         self._needed: Counter[str] = Counter()  # number of items that need each model
-        self._used: dict[str, int] = {}  # larger means used later
+        self._used: dict[str, int] = {}  # the larger, the more recently used
         self._uses = count()
         self._lock = Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -154,7 +154,7 @@ class LoadedModels:
         self._make_room()
 
     def _warn_of(self, name: str) -> None:
-        """Log, when a model is first loaded, that it can never stay in memory."""
+        """Warn if the weights of a model that is loaded for the first time do not fit in the budget."""
         together = sum(self._bytes.get(each, 0) for each in {name, self._default})
         if self._budget is None or together <= self._budget:
             return

@@ -67,7 +67,7 @@ class ImageWorkers:
             pass
 
     def read(self, image: ImageInput, client: Client = None) -> bytes | RowError:
-        """Return an image's encoded bytes, or the error that prevents it; never raises."""
+        """Return an image's encoded bytes, or the reason why they cannot be read; never raises."""
         try:
             return self._fetcher.fetch(image, client)
         except RowError as error:

@@ -146,7 +146,7 @@ class ModelReplica:
             if self._pool.dead() is not None:
                 # This replica would refuse requests faster than others respond, and so attract all of them until Ray
                 # considers it unhealthy. Once it is gone, the gateways send its requests to other replicas.
-                logger.critical("%s ends: %s", self._name, problem.detail)
+                logger.critical("%s exits, so that Ray replaces it: %s", self._name, problem.detail)
                 logging.shutdown()
                 os._exit(1)
             return problem

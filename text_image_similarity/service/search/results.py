@@ -35,7 +35,7 @@ class Written:
     """The results of a query.
 
     Args:
-        json: JSON of the results, from after the id of the match to the end.
+        json: JSON of the results, without the id of the match at the beginning.
         shown: The products.
         total, generation, plan: As in `Matches`.
     """

@@ -36,7 +36,7 @@ class Metrics:
         )
         self.request_seconds = Histogram(
             "tis_request_duration_seconds",
-            "Time from a request's first byte to the last byte of its response.",
+            "Time from a request's arrival to the end of its response.",
             ("route",),
             buckets=SECONDS,
             registry=registry,
@@ -114,7 +114,7 @@ class Metrics:
         )
 
     def watch(self, model: str, depth: Callable[[], int], capacity: int) -> None:
-        """Export a model and its queue from now on."""
+        """Export the metrics of a model and its queue from now on."""
         self._depth.labels(model).set_function(depth)
         self._capacity.labels(model).set(capacity)
         for stage in ("fetch", "decode", "queue", "encode"):
