@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def key_of(request: Request) -> ApiKey:
-    """Return the key of a request that has passed the gate."""
+    """Return the API key of a request; `ANYBODY` if it needed none."""
     key: ApiKey = request.scope.get("state", {}).get("key", ANYBODY)
     return key
 
@@ -118,7 +118,7 @@ def check_length(wheres: Iterable[object]) -> None:
 def _length_of(where: object) -> int:
     """Return the approximate length of a filter as text; counting stops once the filter is too long."""
     length, level = 0, [where]
-    for _ in range(MOST_BRACKETS):  # deeper ones are refused by the parser
+    for _ in range(MOST_BRACKETS):  # deeper filters are refused by the parser
         below: list[object] = []
         for each in level:
             length += 2
@@ -159,7 +159,8 @@ def check_fields(request: Request, names: Iterable[str]) -> None:
     """
     if ERROR in names and not key_of(request).may("write"):
         raise ProblemError(
-            "forbidden", f"the values of {ERROR} require a key with the role write; filter by `{ERROR} exists`"
+            "forbidden",
+            f"the values of {ERROR} require a key with the role write; without one, filter by `{ERROR} exists`",
         )
 
 

@@ -90,7 +90,7 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
     app.state.audit, app.state.reading, app.state.facts = audit, OneByOne(), SharedValue()
     app.state.draining = False  # set once the service has been told to end
     app.include_router(make_documentation_router(app))
-    documentation = list(app.routes)  # the routes so far
+    documentation = list(app.routes)  # `/openapi.json`, and `/docs` with its files
     keyed = (routes.work, routes.uploads, routes.about, legacy.work, legacy.batches, *_MATCHING, *_KEEPING)
     open_to_all = (routes.probes, legacy.about, catalog_routes.health, make_page_router())
     for router in (*keyed, *open_to_all):

@@ -133,7 +133,7 @@ class ReadRoute(APIRoute):
 
 
 class ProductsRoute(WorkRoute):
-    """A route whose requests may have many products."""
+    """A route whose requests may have more products than `max_pairs`."""
 
     most_items = 1000
 

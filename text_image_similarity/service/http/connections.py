@@ -27,14 +27,14 @@ MOST_FIELDS = 100
 HEAD_S = 10.0  # from a head's first byte to its end, and from an early response to the end of its request
 REST_BYTES = 1 << 25  # of a body of known length to read after its response, so that another request can follow
 DROPPED_BYTES = 1 << 18  # of a longer or chunked body to read after its response, which is the connection's last
-DROPPED_S = 2.0  # from that response to the end of the connection
+DROPPED_S = 2.0  # from a connection's last response to its end, if the client is still sending
 SEND_S = 30.0  # for a client to read what is buffered for it
 _MOST_AHEAD = 1 << 16  # bytes that may wait to be parsed; with more, reading pauses
 
 _AUTHORITY = re.compile(rb"[A-Za-z]+://(?:[^/?#]*@)?([^/?#]*)")
 
-_TOO_MANY_BYTES = "head_bytes", f"a head had more than {HEAD_BYTES:,} bytes"
-_TOO_MANY_HEADERS = "headers", f"a head had more than {MOST_FIELDS} headers"
+_TOO_MANY_BYTES = "head_bytes", f"a request head had more than {HEAD_BYTES:,} bytes"
+_TOO_MANY_HEADERS = "headers", f"a request head had more than {MOST_FIELDS} headers"
 _TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
@@ -100,7 +100,7 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._ahead += data
         self._parse()
-        if len(data) >= READ_BYTES and not self.transport.is_closing():  # the event loop would read again at once
+        if len(data) >= READ_BYTES and not self.transport.is_closing():  # or the event loop would read again at once
             self.transport.pause_reading()
             self._full = True
             self.loop.call_soon(self._pause_or_resume)
@@ -114,18 +114,18 @@ class LimitedProtocol(HttpToolsProtocol):
             data, self._ahead = self._ahead, self._ahead[end:]
             del data[end:]
             super().data_received(without_upgrade(data) if self._may_begin else data)  # type: ignore[arg-type]
-            if self._head_end.size and not self.transport.is_closing():  # the parser did not take it for a head
+            if self._head_end.size and not self.transport.is_closing():  # the parser did not accept the data as a head
                 self.send_400_response("Invalid HTTP request received.")
         self._hand_on()
         self._pause_or_resume()
 
     def _find_head(self) -> int:
-        """Return the length of the head whose turn it is, or 0 if there is none."""
+        """Return the length of the next head, or 0 if it, or the previous response, is not complete."""
         if self.cycle is not None and not self.cycle.response_complete:
             return 0
         if self._deadline is None:
             self._unset_keepalive_if_required()
-            said = f"a head took more than {HEAD_S:g} s"
+            said = f"a request head took more than {HEAD_S:g} s to arrive"
             self._deadline = self.loop.call_later(HEAD_S, self._abort, "head_time", said)
         end = self._head_end.find(self._ahead)
         self._head, self._headers = self._head_end.size, self._head_end.headers

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Log = Callable[[int, ProblemError | None], Awaitable[None]]
 
-_PIECE = 1 << 16  # bytes of a response that are given to the connection at a time
+_PIECE = 1 << 16  # bytes of a response that are passed to the connection at a time
 _SENDING_S = 60.0  # time to send a whole response
 
 
@@ -187,7 +187,7 @@ class OutgoingAnswer:
         self.held += more_held
         self._room.hold(self.client, more_held)
         try:
-            async with asyncio.timeout(_SENDING_S):  # the connection accepts a piece when the client has read others
+            async with asyncio.timeout(_SENDING_S):  # sending waits for the client to read
                 for start in range(0, len(body), _PIECE):
                     more = start + _PIECE < len(body) or message.get("more_body", False)
                     await self._send({**message, "body": body[start : start + _PIECE], "more_body": more})

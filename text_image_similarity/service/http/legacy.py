@@ -134,7 +134,7 @@ async def _evaluate_chunk(
     began = time.perf_counter()
     pool: ModelPool = request.app.state.pool
     if name == ENSEMBLE and request.app.state.settings.ensemble == "probability":
-        raise ProblemError("unknown_model", f"{name!r} gives probabilities, which cannot be returned as clip_score")
+        raise ProblemError("unknown_model", f"{name!r} returns probabilities, which cannot be returned as clip_score")
     pairs = [
         Pair("" if one.image_input is None else parse_image(one.image_input), one.text_prompt or "")
         for one in asked.values()

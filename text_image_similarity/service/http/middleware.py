@@ -53,7 +53,7 @@ _REFUSED_KEY = Note("key_refused", "unauthorized", "the key is unknown")
 
 @dataclass(slots=True)
 class Gate:
-    """The gate; see the module's docstring.
+    """The gate in front of an application; see the module's docstring.
 
     Args:
         app: Application behind the gate.

@@ -22,7 +22,7 @@ from .bodies import decode_base64, is_fetchable
 from .search_schema import MatchImageRequest, MatchTextRequest, NamedProductBody, QueryBody, TermBody
 
 _SIZE = 256
-_MOST_VALUES = 1000  # values of a facet; a facet of ids has as many as there are products
+_MOST_VALUES = 1000  # values of a facet in a response; a facet of ids would have one for each product
 T = TypeVar("T")
 
 

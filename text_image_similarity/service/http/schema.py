@@ -147,7 +147,7 @@ class EmbeddingsRequest(BaseModel):
 
 
 class Embedding(BaseModel):
-    """A unit vector."""
+    """The embedding of an input, a unit vector."""
 
     object: Literal["embedding"] = "embedding"
     index: int
@@ -196,7 +196,7 @@ class InfoAnswer(BaseModel):
 
 
 class Status(BaseModel):
-    """The service is healthy."""
+    """The response of a healthy service."""
 
     status: Literal["ok"] = "ok"
 

@@ -18,12 +18,12 @@ Where = Annotated[
 TopK = Annotated[StrictInt, Field(ge=1, le=1000, description="Maximum number of products on a page of results.")]
 Name = Annotated[str, Field(max_length=201)]  # name of a field, optionally with a sign before it
 Names = Annotated[list[Name], Field(max_length=32)]
-# The limit is that of a query string, because the cursor grows with each page.
+# The same limit as in a query string; it is high, because the cursor grows with each page.
 Page = Annotated[str, Field(max_length=32_768, description="`next` of the previous page.")]
 Similarity = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False, strict=True)]
 Weight = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False, strict=True)]
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
-Reference = Annotated[str, Field(max_length=500_000)]  # responses about products contain them
+Reference = Annotated[str, Field(max_length=500_000)]  # limited, because responses contain them too
 Scalar = str | bool | float
 _DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"  # one red pixel
 
@@ -119,7 +119,10 @@ class MatchFacts(BaseModel):
     similarity: float | None
     probability: float | None
     score: float | None
-    thumbnail: Annotated[str | None, Field(description="The path of a thumbnail of the product's most similar image.")]
+    thumbnail: Annotated[
+        str | None,
+        Field(description="Path of a thumbnail of the product's most similar or first image."),
+    ]
     product: ProductFacts
     why: list[ReasonFacts]
 

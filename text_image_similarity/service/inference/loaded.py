@@ -1,7 +1,7 @@
 """The models in memory: loaded on demand and, beyond a budget, unloaded, least recently used first.
 
-Only models that no request in progress needs are unloaded, so no such request fails or waits because of that; if
-requests need more models than fit in the budget, the budget is exceeded. Only weights are counted.
+No model is unloaded while a request in progress needs it; if requests need more models than fit in the budget, the
+budget is exceeded. Only weights are counted.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class LoadedModels:
         self._closing: list[Future[None]] = []
         self._bytes: dict[str, int] = {}  # bytes of weights; remembered when a model is unloaded
         self._needed: Counter[str] = Counter()  # number of items that need each model
-        self._used: dict[str, int] = {}  # the larger, the more recently used
+        self._used: dict[str, int] = {}  # a larger number means used more recently
         self._uses = count()
         self._lock = Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -179,7 +179,7 @@ class LoadedModels:
             if sum(self._bytes.get(each, 0) for each in {*self._loaded, *self._loading}) <= self._budget:
                 return
             self._metrics.count_unload(name)
-            logger.info("unloaded %s, which frees %.0f MB of weights", name, self._bytes[name] / 1e6)
+            logger.info("unloaded %s to free %.0f MB of weights", name, self._bytes[name] / 1e6)
             self._closing = [each for each in self._closing if not each.done()]
             self._closing.append(start_daemon(partial(_close, [self._loaded.pop(name)]), name="service"))
 

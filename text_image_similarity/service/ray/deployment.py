@@ -59,7 +59,7 @@ def build(args: dict[str, Any]) -> Application:
 
     plan = read_arguments(args)
     settings = plan.settings
-    # Clients take turns in a replica, but not while they wait for it in Ray's queues.
+    # So large that requests wait in a replica, where clients take turns, and not in Ray's queues, where they do not.
     all_pairs = settings.max_inflight * (plan.gateway.max_replicas or plan.gateway.min_replicas)
     models = {}
     for name, replicas in plan.models.items():

@@ -61,7 +61,7 @@ class Asked:
     """The queries and results of a match request, as far as it has been processed.
 
     Args:
-        catalog: Name of the catalogue; None if it does not exist.
+        catalog: Name of the catalogue in the request; None means the default catalogue.
         ids: Ids of the matches for events, one for each query.
         queries: The queries as entries contain them; empty if they could not be read.
         wheres: Filters of the queries as JSON values, None for a query without one.
@@ -171,7 +171,7 @@ class Journal:
             except (DatabaseError, TimeoutError) as exc:
                 self._metrics.log_entries.labels(name, "lost").inc(len(kept) - written)
                 logger.warning("the match log cannot be written: %s", str(exc) or "it takes too long")  # names paths
-                detail = "the match log cannot be written, and responses require an entry"
+                detail = "the match log cannot be written, and each response requires an entry"
                 raise ProblemError("log_unavailable", detail, retry_after_s=5) from exc
             return
         taken = sum(writer.put(entry, size=size, client=client) for entry, size in kept)

@@ -1,4 +1,4 @@
-"""Batch searches: those that wait while another one runs become one matrix product. Clients take turns."""
+"""Combine the searches that wait while others run into one matrix product. Clients take turns."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class _Scan:
     texts: Sequence[Outcome]
     images: Sequence[Outcome]
     cost: int = 0  # estimated cost in typical queries, set when it is queued
-    spent: float = 0.0  # seconds spent on it since then
+    spent: float = 0.0  # seconds spent on it since it was queued
     alone: bool = False  # whether each of its queries must have a pass of its own, because a pass took too long
     until: float = inf  # the time from which no request waits for it; -inf once its request has ended
     found: Answers = field(default_factory=list)  # of the first queries, which are no longer in `asked`
@@ -56,7 +56,7 @@ class _Scan:
 
     @property
     def size(self) -> int:
-        """The cost that it adds to its pass."""
+        """The cost that the scan adds to a pass."""
         return _MOST if self.alone else self.cost
 
     def of_a_pass(self) -> tuple[Sequence[Checked], Sequence[Outcome], Sequence[Outcome]]:

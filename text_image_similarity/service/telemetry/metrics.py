@@ -147,7 +147,7 @@ class Metrics:
         self._stage_seconds.labels(stage, model).observe(max(seconds, 0.0))
 
     def observe_batch(self, model: str, pairs: int) -> None:
-        """Count a batch."""
+        """Record the size of a batch."""
         self._batch.labels(model).observe(pairs)
 
     def count_lookup(self, model: str, kind: Literal["image", "text"], *, found: bool) -> None:
