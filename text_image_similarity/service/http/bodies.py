@@ -308,7 +308,7 @@ def add_problems(app: FastAPI, routes: Sequence[Route]) -> None:
 
 
 def _locate(error: Any) -> dict[str, str]:
-    """Return the JSON pointer to a mistake in a request and its message, without the value, which may be long."""
+    """Return a mistake in a request as a JSON pointer and a message, without the value, which may be long."""
     where = [str(part) for part in error["loc"][1:] if part not in ("url", "base64")]
     detail = _IN_OTHER_WORDS.get(error["type"], error["msg"])
     return {

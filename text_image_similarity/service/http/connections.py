@@ -239,7 +239,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.is_closing():
             return
-        if self._is_last:  # lets the client read the response and its end, even if it is still sending
+        if self._is_last:  # a half-close: the client can read the whole response while it is still sending
             self.transport.write_eof()
             if self._full:
                 self._full = False
@@ -279,7 +279,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._too_long:
             self._note(*self._too_long)
         if self._whole and self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.keep_alive = False  # that request is fine; the client may repeat what followed it
+            self.cycle.keep_alive = False  # the earlier request is fine; the client may resend what followed it
         elif not self._whole and self.cycle.response_started:
             self.transport.close()
         elif self._too_long:

@@ -69,7 +69,7 @@ class ChunkedEnd:
 
     def __init__(self) -> None:
         self.is_bad = self.has_too_many = False
-        self._chunk = 0  # bytes of a chunk, with the CRLF behind it, that have not arrived
+        self._chunk = 0  # bytes of a chunk, with the CRLF after it, that have not arrived
         self._in_trailers = False
         self._spare: float = TINY_CHUNKS  # how many more tiny chunks, or trailers, are accepted
 

@@ -76,7 +76,7 @@ class JsonAnswer(Response):
 
 
 def _written(content: Any, levels: int) -> Iterator[bytes]:
-    """Yield JSON in parts."""
+    """Yield the JSON of a value in parts."""
     if levels and isinstance(content, dict):
         for number, (name, value) in enumerate(content.items()):
             yield (b"," if number else b"{") + to_json(name) + b":"
@@ -141,7 +141,7 @@ class JsonBody:
                 created.
 
         Raises:
-            ProblemError: `invalid_json`; `invalid_request` if an object has a duplicate member.
+            ProblemError: `invalid_json`; `invalid_request` for too many parts, or a duplicate member of an object.
         """
         look = _Look()
         for bare in _pieces(self._bytes):

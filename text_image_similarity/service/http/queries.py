@@ -53,7 +53,7 @@ def image_term(url: str | None, base64: str | None, weight: float = 1.0) -> Term
     """Return the term for an image from a URL or a file in base64.
 
     Raises:
-        UsageError: Neither or both are given.
+        UsageError: Neither or both are given, or the URL is not an http(s) or `data:` URL.
     """
     if (url is None) == (base64 is None):
         raise UsageError("send exactly one of image_url and image_base64")

@@ -105,7 +105,7 @@ class ProductFacts(BaseModel):
 
 
 class ReasonFacts(BaseModel):
-    """What one term contributed to a score."""
+    """The contribution of one term to a score."""
 
     term: str
     similarity: float | None
@@ -128,7 +128,7 @@ class MatchFacts(BaseModel):
 
 
 class FacetCount(BaseModel):
-    """The number of products found that have a value."""
+    """A value, and the number of products found that have it."""
 
     value: Scalar
     count: int
@@ -209,7 +209,7 @@ class EventRequest(_Strict):
 
 
 class ProductBody(_Strict):
-    """A product to add, or to replace the one that has the same id."""
+    """A product that is added, or that replaces the one with the same id."""
 
     name: str = ""
     images: Annotated[list[Reference], Field(max_length=8, description="http(s) and data: URLs.")] = []

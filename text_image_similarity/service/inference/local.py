@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("text_image_similarity")
 
 _PROVEN_S = 60.0  # how long a success proves that a model works; an idle model tests itself more often
-_STUCK_S = 300.0  # a model that has had work but no success for this long is not expected to recover
+_STUCK_S = 300.0  # a model without any success for this long, even in self-tests, is not expected to recover
 _CLOSING_S = 3.0
 
 

@@ -111,7 +111,7 @@ export class Run {
     this.failures.get(words).append(el("li", {}, ...origin, fold(pair.caption)));
   }
 
-  /** Return the image of a pair, or “not shown” if this page does not have it; images are never loaded from their hosts. */
+  /** Return a pair's image, or “not shown” if this page does not have it; images are never loaded from their hosts. */
   image(pair) {
     const none = el("span", { class: "none" }, "not shown");
     const inside = /^data:image\//i.test(pair.url);

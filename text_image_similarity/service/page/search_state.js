@@ -1,4 +1,4 @@
-// A visitor's query, as it appears in the page's address and in requests to the service. The address does not contain the image.
+// A visitor's query, as it is in the page's address, which does not contain the image, and in requests to the service.
 
 export const AWAY = -0.75; // the service's weight for "without"
 const PREFIXES = { is: "values", from: "least", to: "most" };
@@ -37,7 +37,7 @@ export function writeAddress(state, { catalogShown }) {
   return said.size ? `?${said}` : location.pathname;
 }
 
-/** Remove the filters of a query whose fields the catalogue does not have. */
+/** Remove the filters for fields that the catalogue does not have. */
 export function keepKnown(state, fields) {
   const known = new Set(fields.map((field) => field.name));
   for (const part of [state.values, state.least, state.most]) {

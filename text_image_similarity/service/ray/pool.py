@@ -62,7 +62,7 @@ class RayModelPool:
         settings: Settings of the service.
         models: Handle of each model's deployment, by the model's name.
         peers: Handle of all gateways, including this one.
-        metrics: Metrics of this gateway, which also shows those reported by others.
+        metrics: Metrics of this gateway, which include those that other replicas report.
     """
 
     def __init__(

@@ -136,7 +136,7 @@ class ServedCatalog:
         """Prepare the catalogue, its model, and its vectors.
 
         Raises:
-            ConfigError, ModelError: The catalogue cannot be opened.
+            ConfigError, TableError, ModelError: The catalogue cannot be opened.
         """
         try:
             await asyncio.to_thread(self.open)

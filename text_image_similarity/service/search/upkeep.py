@@ -34,7 +34,7 @@ AT_ONCE = 4  # requests that write at the same time, each from a different clien
 _MOST_WAITING = 16  # requests that write or wait to write; one client may have half of them, and every client one
 _TURN_S = 10.0  # a write that takes longer lets others begin after its next transaction, and continues in its turn
 _LONGEST_S = 600.0  # time limit of a request that writes; proxies do not wait longer
-_MOST_SAID = 4096  # bytes of the end of the process's output, to show when it fails
+_MOST_SAID = 4096  # bytes at the end of the reindexing process's output, to show if it fails
 _NICENESS = 19
 # The arguments arrive on stdin, because they may contain passwords and every local user can read a command line.
 _PROGRAM = "import json, sys; from text_image_similarity.cli.main import main; main(json.load(sys.stdin))"
