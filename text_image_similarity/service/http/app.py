@@ -52,7 +52,7 @@ _KEEPING = (
 
 
 def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Metrics | None = None) -> FastAPI:
-    """Return the service; its models are loaded when it starts.
+    """Return the service as an application, which loads its models when it starts.
 
     Args:
         settings: Settings of the service.

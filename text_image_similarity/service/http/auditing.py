@@ -97,7 +97,7 @@ def noted_hosts(images: Sequence[object], count: int) -> list[Note]:
 
 
 def is_blocked(result: object) -> bool:
-    """Tell whether the fetch guard refused a reference."""
+    """Tell whether a result is the refusal of an address by the fetch guard."""
     if isinstance(result, ScoreResult):
         return result.code is ErrorCode.BLOCKED_ADDRESS
     return isinstance(result, RowError) and result.code is ErrorCode.BLOCKED_ADDRESS

@@ -23,7 +23,7 @@ def without_upgrade(head: bytes | bytearray) -> bytes | bytearray:
 
 
 class HeadEnd:
-    """Finds the end of a head, and searches no byte twice.
+    """Finds the end of a request's head, without searching any byte twice.
 
     Attributes:
         size: Number of bytes of the head so far, including empty lines before it.

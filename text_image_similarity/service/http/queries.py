@@ -39,7 +39,7 @@ def query_of(request: Request, catalog: ServedCatalog, body: QueryBody) -> Query
 def short_query_of(
     request: Request, catalog: ServedCatalog, body: MatchTextRequest | MatchImageRequest, terms: Sequence[Term]
 ) -> Query:
-    """Return the query for a request to a short route.
+    """Return the query for a request to `/match-text` or `/match-image`.
 
     Raises:
         UsageError, InputTypeError: As for `query_of`.

@@ -1,4 +1,4 @@
-"""The search routes: short ones, and one for the full query language."""
+"""The search routes: `/match-text` and `/match-image`, and one for the full query language."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class LoadedModels:
             self._add(name, self._load(name))
 
     def need(self, name: str, items: int) -> None:
-        """Keep a model, once it is loaded, until this number of items has been released."""
+        """Keep a model in memory, once it is loaded, until this number of items has been released."""
         self._loop = asyncio.get_running_loop()
         self._used[name] = next(self._uses)
         with self._lock:

@@ -112,7 +112,7 @@ class _Line:
         scan.spent = 0.0
 
     def take(self) -> list[_Scan]:
-        """Wait for scans, and return the next ones to combine; empty once the queue is closed and empty."""
+        """Wait for scans, and return the next ones to combine; none once the queue is closed and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
             taken: list[_Scan] = []

@@ -170,7 +170,7 @@ class Upkeep:
         """Switch to the new model, or back to the previous one.
 
         Raises:
-            ProblemError: `conflict`, if there is no such model.
+            ProblemError: `conflict`, if there is no model to switch to.
         """
         catalog, wanted = self._served.catalog, "kept" if back else "ready"
         generations = await self._served.call(lambda: catalog.generations)
