@@ -29,6 +29,7 @@ from text_image_similarity.encoders import onnx_export
 from text_image_similarity.export.staging import whole_folder
 from text_image_similarity.files import open_own, place_of, whole_file, write_whole
 from text_image_similarity.folder_lock import FolderLock
+from text_image_similarity.folders import links, owners, private
 from text_image_similarity.search.match_log import open_match_log
 from text_image_similarity.tables import filter as filter_module
 from text_image_similarity.tables.places import work_folder
@@ -48,8 +49,8 @@ def shared(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what was abandoned a moment ago be deleted, as a process does that has not written anything yet."""
-    monkeypatch.setattr(folders, "_ABANDONED_S", 0)
-    monkeypatch.setattr(folders, "_SEARCHED", set())
+    monkeypatch.setattr(private, "_ABANDONED_S", 0)
+    monkeypatch.setattr(private, "_SEARCHED", set())
 
 
 @pytest.fixture
@@ -288,7 +289,7 @@ def test_a_folder_that_was_given_the_name_of_an_abandoned_one_is_kept(
     elif change == "hard link":
         os.link(lock, shared / "other")
     elif change == "owner":
-        monkeypatch.setattr(folders, "_is_own", lambda _: False)
+        monkeypatch.setattr(private, "_is_own", lambda _: False)
     before = set(outer.rglob("*"))
     write_whole(shared / "out.csv", "ours")
     assert set(outer.rglob("*")) == (set() if change == "nothing" else before)
@@ -350,11 +351,11 @@ def test_what_a_killed_run_leaves_is_deleted_by_the_next(
     assert inner.exists()
     write_whole(shared / "out.csv", "ours")
     assert inner.exists(), "a process looks only once"
-    folders._SEARCHED.clear()
-    monkeypatch.setattr(folders, "_ABANDONED_S", 3600)
+    private._SEARCHED.clear()
+    monkeypatch.setattr(private, "_ABANDONED_S", 3600)
     write_whole(shared / "out.csv", "ours")
     assert inner.exists(), "it may belong to another computer, whose lock does not hold here"
-    folders._SEARCHED.clear()
+    private._SEARCHED.clear()
     os.utime(left, (0, time.time() - 3601))
     write_whole(shared / "out.csv", "ours")
     assert {path.name for path in shared.iterdir()} == {*others, "out.csv"}
@@ -423,7 +424,7 @@ def test_no_one_else_may_write_to_a_folder_of_parts(
         pass
     parts.mkdir()
     os.chmod(parts, 0o777)  # noqa: PTH101 - see above
-    monkeypatch.setattr(folders, "_gives_files_to", lambda *_: False)
+    monkeypatch.setattr(owners, "_gives_files_to", lambda *_: False)
     with pytest.raises(UsageError, match=rf"may write to {parts}; run chmod go-w"), Workspace(parts, "out.csv", "csv"):
         pass
 
@@ -638,10 +639,10 @@ def test_who_may_have_put_a_link_into_a_folder(tmp_path: Path, monkeypatch: pyte
         place.chmod(mode)
         assert not is_followed()
         with monkeypatch.context() as patch:  # such as a Windows drive in WSL, where every file has this mode
-            patch.setattr(folders, "_keeps_modes", lambda _: False)
+            patch.setattr(links, "keeps_modes", lambda _: False)
             assert is_followed()
     with monkeypatch.context() as patch:
-        patch.setattr(folders, "TemporaryFile", lambda **_: os.fdopen(os.open("/no/such/file", os.O_RDONLY)))
+        patch.setattr(owners, "TemporaryFile", lambda **_: os.fdopen(os.open("/no/such/file", os.O_RDONLY)))
         assert not is_followed(), "a folder to which this user may not write"
     place.chmod(0o775)
     looked_up: list[int] = []
@@ -650,7 +651,7 @@ def test_who_may_have_put_a_link_into_a_folder(tmp_path: Path, monkeypatch: pyte
         looked_up.append(number)
         return number == group
 
-    monkeypatch.setattr(folders, "_has_only_this_user", has_only_this_user)
+    monkeypatch.setattr(links, "_has_only_this_user", has_only_this_user)
     assert is_followed()
     place.chmod(0o755)
     assert is_followed()
@@ -673,9 +674,9 @@ def test_a_group_with_only_this_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         grp, "getgrgid", lambda number: grp.struct_group((groups[number][0], "x", number, groups[number][1]))
     )
-    assert [*map(folders._has_only_this_user, (70, 71, 72, 73))] == [True, False, False, False]
+    assert [*map(links._has_only_this_user, (70, 71, 72, 73))] == [True, False, False, False]
     groups[70] = ("ann", ["ann", "bob"])
-    assert not folders._has_only_this_user(70)
+    assert not links._has_only_this_user(70)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, the kernel does not tell where a folder is")
@@ -692,7 +693,7 @@ def test_a_folder_that_is_reached_through_a_link_for_a_moment_is_not_used(
         return follow(path)
 
     swap(shared / "out", home)
-    monkeypatch.setattr(folders, "follow_links", back)
+    monkeypatch.setattr(private, "follow_links", back)
     with (
         pytest.raises(FileNotFoundError, match="replaced while it was being opened"),
         folders.pinned(shared / "out", own=False),

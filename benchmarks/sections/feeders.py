@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -26,7 +27,12 @@ _WARM_UP = 600  # images per process: compiled code resizes only after the first
 
 
 def feed(source: str, feeders: int, pairs: int, server: str = "") -> dict[str, Any]:
-    """Time a run from a source, after other runs that start the feeders and let them load what they resize with."""
+    """Time a run from a source, after other runs that start the feeders and let them load what they resize with.
+
+    It uses one core for each feeder, as decoding alone does for each process, unless a server needs cores of its own.
+    """
+    if feeders and not server:
+        _use_cores(feeders)
     limits = Limits(allow_private_addresses=True, per_host=64)
     options: dict[str, Any] = {"feeders": feeders, "io_workers": 32 if server else 16, "chunk_size": 10_000}
     config = Config(model="mini", base_dir=INPUTS, batch_size=BATCH, limits=limits, **options)
@@ -46,7 +52,8 @@ def feed(source: str, feeders: int, pairs: int, server: str = "") -> dict[str, A
 
 
 def alone(processes: int, pairs: int) -> dict[str, Any]:
-    """Time the decoding and resizing of files in memory, in `processes` processes with one thread each."""
+    """Time the decoding and resizing of files in memory, in `processes` processes with one thread and one core each."""
+    _use_cores(processes)
     contents = [Path(row.path).read_bytes() for row in read_rows("pairs.csv", pairs)]
     chunks = [contents[start : start + 20] for start in range(0, pairs, 20)]
     context = multiprocessing.get_context("spawn")
@@ -56,6 +63,11 @@ def alone(processes: int, pairs: int) -> dict[str, Any]:
         with Meter() as meter:
             list(pool.map(_prepare, chunks))
     return {"pairs": pairs, "seconds": meter.seconds, "cpu_seconds": meter.cpu_seconds}
+
+
+def _use_cores(count: int) -> None:
+    """Restrict this process, and those that it starts, to the first `count` cores."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
 
 
 def _warm_up(contents: list[bytes], ready: Barrier) -> None:

@@ -19,7 +19,7 @@ def test_the_command_says_what_stayed(tmp_path: Path, capsys: pytest.CaptureFixt
     scored.write_text("id,similarity\n1,0.3\n2,\n3,0.1\n4,0.25\n5,0.3\n6,-0.2\n7,\n8,0.25\n9,0.25\n10,0.9\n")
     assert command("filter", scored, out, "--top", "50%") == 0
     said = capsys.readouterr().out
-    for line in ("kept               4 (40.0 %)", "lowest similarity  0.25", "ties left out      2"):
+    for line in ("kept             4 (40.0 %)", "threshold        0.25", "ties left out    2"):
         assert line in said
     assert command("filter", scored, "--plan", "--min", "0.3") == 0
     assert "    0.3          3  30.0 %  with these options" in capsys.readouterr().out

@@ -57,7 +57,10 @@ def test_a_column_is_suggested() -> None:
 
 def test_two_models_of_one_name_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert command("serve", "--model", "mini", "--model", "small=mini", "--model", "mini@v2") == 2
-    assert "--model mini@v2: two models are called mini; write NAME=mini" in capsys.readouterr().err
+    assert (
+        "--model mini@v2: two models are called mini; give this one another name, with NAME=mini"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

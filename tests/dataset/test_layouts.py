@@ -95,6 +95,19 @@ def test_named_columns_are_not_replaced(tmp_path: Path) -> None:
     assert len(read_dataset(tmp_path, col_text="prompt")) == 3
     with pytest.raises(UsageError, match="column 'link' is missing"):
         read_dataset(tmp_path, col_url="link", col_text="prompt")
+    pq.write_table(pa.table({"image": [make_png()], "caption": ["c"]}), tmp_path / "in.parquet")
+    with pytest.raises(UsageError, match="column 'link' is missing"):
+        read_dataset(tmp_path / "in.parquet", col_url="link")
+
+
+@pytest.mark.parametrize("name", ["image", "jpg", "url", "data"])
+def test_a_column_of_images_is_found_as_score_finds_it(tmp_path: Path, name: str) -> None:
+    other = {"file_name" if name in ("url", "data") else "url": ["other.png"]}
+    pq.write_table(pa.table({name: [make_png("red")], **other, "caption": ["c"]}), tmp_path / "in.parquet")
+    (image,) = read_dataset(tmp_path / "in.parquet")
+    assert image.source == make_png("red")
+    (image,) = read_dataset(tmp_path / "in.parquet", col_url=min(other))
+    assert str(image.source).endswith("other.png")
 
 
 # Captions files, and the captions that they hold of red.png.

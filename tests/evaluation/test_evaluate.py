@@ -440,7 +440,7 @@ def test_the_command_takes_splits_columns_and_ratings(
         (["--caption-col", "text"], 2, "it has the columns: image, caption_0, caption_1"),
         (["--calibrate"], 2, "model mini is not a local folder"),
         (["--calibrate", "/no/such"], 2, "/no/such is not a writable folder"),
-        (["--rating-col", "rating"], 2, "columns 'url', 'caption' are missing"),
+        (["--rating-col", "rating"], 2, "column 'caption' is missing"),
         (["--rating-col", "rating", "--calibrate"], 2, "cannot be combined with --split or --calibrate"),
         (["--out", "/no/such/report.json"], 2, "the folder /no/such does not exist"),
         (["--model", "/no/such/folder"], 2, "model folder /no/such/folder does not exist"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
@@ -31,8 +31,10 @@ from text_image_similarity import (
     open_catalog,
 )
 from text_image_similarity.encoders.testing import ColourEncoder
+from text_image_similarity.records import MOST_LISTED
 from text_image_similarity.search import ProductColumns, ProductTable
 from text_image_similarity.search.guessing import guess_fields
+from text_image_similarity.search.product_columns import cell_texts
 
 AWKWARD = [
     Product("a", 'A "quoted" name, with a comma\nand a line', inline("red"), "|x|", {"tags": ["a|b", '["c"]', "d,e"]}),
@@ -243,9 +245,9 @@ def test_rows_that_cannot_be_products_are_refused_with_their_numbers(tmp_path: P
         "row 9: 'price' must be a number, not '1_000'",
         "row 10: 'added' must be a date such as 2026-11-28 or 2026-11-28T09:30:00+01:00, not '20260101'",
         "row 11: a product has at most 8 images, not 9",
-        "row 12: 'images' must hold images, paths or URLs, not 5",
+        "row 12: 'images' must contain images, paths or URLs, not 5",
         "row 13: 'name' must be text, not ['A']",
-        "row 14: Product.name holds a lone surrogate, half of a UTF-16 pair",
+        "row 14: Product.name contains a lone surrogate (half of a UTF-16 pair); remove it",
     ]
 
 
@@ -313,11 +315,18 @@ def test_a_cell_with_very_many_parts_fails_its_row_alone(tmp_path: Path) -> None
         report = catalog.add_table(tmp_path / "in.csv")
         assert [each.id for each in catalog.products()] == ["c"]
     assert report.refusals == [
-        "row 1: 'tags' has 10,001 parts separated by |, but at most 10,000 are accepted",
-        "row 2: 'image' has 10,001 parts separated by |, but at most 10,000 are accepted",
+        "row 1: 'tags' has 10,001 items, but at most 10,000 are accepted",
+        "row 2: 'image' has 10,001 items, but at most 10,000 are accepted",
         "row 4: a product has at most 8 images, not 10,000",
-        "row 5: 'image' has 10,001 parts separated by |, but at most 10,000 are accepted",
+        "row 5: 'image' has 10,001 items, but at most 10,000 are accepted",
     ]
+
+
+@pytest.mark.parametrize("form", [json.dumps, list, tuple])
+def test_a_list_with_very_many_items_is_refused(form: Callable[[list[str]], Any]) -> None:
+    assert cell_texts(form(["x"] * MOST_LISTED), "tags") == ["x"] * MOST_LISTED
+    with pytest.raises(UsageError, match="'tags' has 10,001 items, but at most 10,000 are accepted"):
+        cell_texts(form(["x"] * (MOST_LISTED + 1)), "tags")
 
 
 def test_refused_rows_do_not_move_the_place_to_go_on(tmp_path: Path) -> None:
@@ -504,4 +513,4 @@ def test_a_column_of_prices_that_becomes_text_is_told(
 ) -> None:
     kind = guess_fields(["price"], [{"price": [value]} for value in values])[0].kind
     assert kind == ("number" if values == ["7", "8.5"] else "text")
-    assert ("make the column 'price' a text field, which cannot be ordered" in caplog.text) == warned
+    assert ("make the column 'price' a text field, which is not compared as a number" in caplog.text) == warned

@@ -429,9 +429,10 @@ def recording(asked: list[str]) -> Callable[[Any], None]:
 
 @pytest.fixture
 def table(visit: Callable[..., Any]) -> Any:
-    """The page with a table of 150 rows, and a clock that tests turn."""
+    """The page with a table of 150 rows, and a clock that only tests turn."""
     page = visit()
-    page.clock.install()
+    page.clock.install(time="2026-01-01")
+    page.clock.pause_at("2026-01-02")
     rows = [[data_url(make_png()), f"caption {number}", ""] for number in range(150)]
     drop(page, ("t.csv", "text/csv", table_of(rows)))
     return page

@@ -266,7 +266,7 @@ def test_the_command_says_where_no_row_has_a_score(tmp_path: Path, capsys: pytes
             cli.main(["filter", str(source), *options])
         assert ended.value.code == 0
     written, plan = capsys.readouterr().out.split("output", 1)
-    assert "lowest similarity  no row has a score" in written
+    assert "threshold        no row has a score" in written
     assert plan.endswith("without a score  2\n\nno row has a score, so there is no threshold to choose\n")
 
 

@@ -22,10 +22,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.images import make_png
-from text_image_similarity import Config, Limits, LocalEngine, TableError, UsageError, folders, score_csv
+from text_image_similarity import Config, Limits, LocalEngine, TableError, UsageError, score_csv
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.errors import BusyError, ConfigError, DeviceLostError, StoppedError
-from text_image_similarity.folders import _has_trusted_owner
+from text_image_similarity.folders import owners
+from text_image_similarity.folders.owners import _has_trusted_owner
 from text_image_similarity.formats import content_of
 from text_image_similarity.formats.delimited import DelimitedTable
 from text_image_similarity.preprocess import Pixels
@@ -358,7 +359,7 @@ def test_what_others_may_have_changed_is_scored_again(
         score(folder, progress=stop_after(45))
     (folder / "out.csv.parts" / name).chmod(0o664)
     if not keeps:  # a file system that reports the same permissions for all files
-        monkeypatch.setattr(folders, "_keeps_modes", lambda _: False)
+        monkeypatch.setattr(owners, "keeps_modes", lambda _: False)
     seen: list[int] = []
     score(folder, progress=lambda done, *_: seen.append(done))
     assert (seen[0] < 40) is keeps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models
 
 from text_image_similarity.encoders.towers import DualEncoderConfig
 from text_image_similarity.errors import ModelError
-from text_image_similarity.training.checkpoint import NAME, load_checkpoint
+from text_image_similarity.training.checkpoint import NAME, load_checkpoint, restore, save_checkpoint
 from text_image_similarity.training.model import rebuild_model
 
 _SHAPE = {f.name: f.default for f in fields(DualEncoderConfig) if isinstance(f.default, (int, str, float))}
@@ -42,3 +42,27 @@ def test_an_unknown_tensor_is_damage(tmp_path: Path, name: str) -> None:
     save_file({name: torch.zeros(1)}, tmp_path / NAME, {"progress": "{}"})
     with pytest.raises(ModelError, match=f"is damaged .*{name}.*train from scratch"):
         load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("optimiser.0.exp_avg", torch.zeros(3, 3)),
+        ("optimiser.0.step", torch.zeros(2)),
+        ("optimiser.1.exp_avg_sq", None),
+        ("optimiser.1.other", torch.zeros(2)),
+        ("optimiser.2.step", torch.zeros(())),
+    ],
+)
+def test_an_optimiser_of_another_shape_does_not_fit(tmp_path: Path, name: str, value: torch.Tensor | None) -> None:
+    model = torch.nn.Linear(3, 2)
+    optimiser = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimiser.step()
+    save_checkpoint(tmp_path, model, {}, optimiser, {})
+    found = load_checkpoint(tmp_path)
+    assert found is not None
+    restore(found, model, {}, optimiser)
+    changed = {**found.tensors, name: value}
+    with pytest.raises(ModelError, match=f"does not fit this model: .* parameter {name.split('.')[1]} "):
+        restore(replace(found, tensors={k: v for k, v in changed.items() if v is not None}), model, {}, optimiser)

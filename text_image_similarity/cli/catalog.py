@@ -131,7 +131,7 @@ def _add(actions: Subparsers) -> None:
     parser.add_argument(
         "--retry",
         action="store_true",
-        help="retry images that failed earlier, with or without a TABLE to add first",
+        help="retry images that failed earlier; if TABLE is given, its products are added first",
     )
     parser.add_argument(
         "--strict", action="store_true", help="exit with code 4 if any product was refused or any image failed"
@@ -224,7 +224,9 @@ def run_delete(options: argparse.Namespace) -> int:
 
 
 def _show(actions: Subparsers) -> None:
-    parser = _reading(actions, "show", "Show what a catalogue holds, or what is known about a product.", run_show)
+    parser = _reading(
+        actions, "show", "Show a summary of a catalogue, or one of its products with all values.", run_show
+    )
     parser.add_argument("id", metavar="ID", nargs="?", help="a product's id; without it, the catalogue itself is shown")
     parser.add_argument("--json", action="store_true", help="write one JSON object")
 

@@ -89,7 +89,7 @@ def _key_of(path: Path) -> str:
     except (OSError, ValueError) as exc:
         raise UsageError(f"{path} cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
     if len(keys) != 1:
-        raise UsageError(f"{path} contains {len(keys)} words; --service-key-file must contain exactly one key")
+        raise UsageError(f"{path} contains {len(keys)} words; --service-key-file must name a file with exactly one key")
     return keys[0]
 
 

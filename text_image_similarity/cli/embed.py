@@ -45,7 +45,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command.add_argument("in_path", metavar="IN", help="a table, as for `score`")
     command.add_argument("out_path", metavar="OUT", help="table to write, such as vectors.parquet")
     add = command.add_argument_group(INPUT).add_argument
-    add("--of", choices=("images", "captions"), default="images", help="what to encode")
+    add("--of", choices=("images", "captions"), default="images", help="whether to encode `images` or `captions`")
     add("--col", metavar="COLUMN", help="column of images or captions; by default the one that `score` would use")
     add_dialect(command)
     add_base_dir(command)

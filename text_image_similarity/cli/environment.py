@@ -26,8 +26,8 @@ def arguments_of(
 ) -> Iterator[str]:
     """Yield the arguments for options that are set by environment variables and not on the command line.
 
-    An option that may be repeated takes several values, separated by spaces; a flag takes `true` or `false`. An empty
-    variable counts as missing.
+    The variable of an option that may be repeated can contain several values, separated by spaces; that of a flag is
+    `true` or `false`. An empty variable counts as missing.
 
     Args:
         actions: The options.

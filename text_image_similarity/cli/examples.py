@@ -14,7 +14,16 @@ EXIT_CODES = {
     130: "interrupted with Ctrl-C",
     143: "ended by SIGTERM",
 }
-_OF_TABLES = ("score", "embed", "match-table", "catalog add")  # commands that use all of these exit codes
+_OF_ALL = (0, 1, 2, 130)
+_OTHERS = {  # exit codes that only these commands use
+    "score": (3, 4, 143),
+    "embed": (3, 4, 143),
+    "match-table": (3, 4, 143),
+    "filter": (3,),
+    "train": (3,),
+    "catalog add": (4, 143),
+    "catalog reindex": (143,),
+}
 
 _PAGES = {
     "score": ("score", "report", "embed", "filter"),
@@ -74,8 +83,7 @@ def add_epilogs(parsers: Mapping[str, argparse.ArgumentParser]) -> None:
     """
     for name, parser in parsers.items():
         lines = ["examples:", *(f"  text-image-similarity {example}" for example in EXAMPLES[name]), "", "exit codes:"]
-        codes = EXIT_CODES if name in _OF_TABLES else {code: EXIT_CODES[code] for code in (0, 1, 2, 130)}
-        lines += [f"  {code:<4} {meaning}" for code, meaning in codes.items()]
+        lines += [f"  {code:<4} {EXIT_CODES[code]}" for code in sorted([*_OF_ALL, *_OTHERS.get(name, ())])]
         command = name.partition(" ")[0]
         page = next(page for page, commands in _PAGES.items() if command in commands)
         parser.epilog = "\n".join([*lines, "", f"documentation: docs/command_line_{page}.md#{command}"])

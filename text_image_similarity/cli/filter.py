@@ -89,7 +89,7 @@ def closing_table(found: FilterSummary) -> str:
             ("rows", f"{found.rows:,}"),
             ("without a score", f"{found.failed:,}"),
             ("kept", f"{found.kept:,}{_percent(found.kept, found.rows)}"),
-            (f"lowest {found.score_column}", least),
+            ("threshold", least),
             *([("ties left out", f"{found.ties_left_out:,}")] if found.ties_left_out else []),
             ("output", found.output),
         ]

@@ -29,7 +29,7 @@ def add_generation_actions(actions: Subparsers[argparse.ArgumentParser]) -> None
         metavar="N",
         type=int,
         default=0,
-        help="how many images that have vectors from the current model may fail with the new one",
+        help="number of images with a vector of the current model that may fail with the new one",
     )
     add_encoding_options(parser)
     parser.set_defaults(interrupted="everything built so far is kept, and the same command resumes from there")
@@ -47,9 +47,11 @@ def add_generation_actions(actions: Subparsers[argparse.ArgumentParser]) -> None
         add_reading_options(add_action(actions, name, text, run_switch)).set_defaults(action=name)
     text = "Remove the vectors of every model except the one in use."
     add_reading_options(add_action(actions, "drop", text, run_drop))
-    text = "Measure the store's recall: how many of the nearest products it finds, with or without your own filters."
+    text = (
+        "Measure the store's recall, the share of the nearest images that it finds, with or without your own filters."
+    )
     parser = add_reading_options(add_action(actions, "check", text, run_check))
-    parser.add_argument("--recall", metavar="N", type=int, default=100, help="how many queries to run")
+    parser.add_argument("--recall", metavar="N", type=int, default=100, help="number of queries to run")
     parser.add_argument(
         "--where", metavar="FILTER", action="append", default=[], help="a filter, as for `match`; may be repeated"
     )
@@ -65,7 +67,7 @@ def add_generation_actions(actions: Subparsers[argparse.ArgumentParser]) -> None
         "--match-col",
         metavar="COLUMN",
         default="match",
-        help="column that says whether query and product match: true or false, yes or no, 1 or 0",
+        help="column that states whether the query and the product match: true or false, yes or no, 1 or 0",
     )
     add_dialect(parser)
     add_encoding_options(parser)

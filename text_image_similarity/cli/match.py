@@ -90,7 +90,7 @@ def add_ranking_options(parser: argparse.ArgumentParser) -> None:
     option(
         "--where",
         metavar="FILTER",
-        help='which products to search, such as `category = "Footwear" and price <= 90`, or the same as JSON',
+        help='filter on the products to search, such as `category = "Footwear" and price <= 90`, or the same as JSON',
     )
     option("--min-similarity", metavar="X", type=float, help="lowest cosine, -1 to 1, that a product may have")
     option(
@@ -108,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
         check_output(options.html, mark=PAGE, force=options.force, besides=(options.catalog,))
     if image := next((text for text in options.texts if is_image(text) and " " not in text), None):
         raise UsageError(
-            f"{image} is the name of an image, but TEXT takes words; search for the image with --image {image}"
+            f"{image} is the name of an image, but TEXT must be words; search for the image with --image {image}"
         )
     config = replace(config_of(options), model=options.model or "mini")
     query = _query(options)

@@ -31,7 +31,7 @@ def add_log_action(actions: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--log",
         metavar="PLACE",
-        help="where the log is, if not with the catalogue: `postgresql://...`, `mongodb://HOST/DATABASE/COLLECTION`, or a file that ends in .sqlite",
+        help="place of the log, if it is not stored with the catalogue: `postgresql://...`, `mongodb://HOST/DATABASE/COLLECTION`, or a file that ends in .sqlite",
     )
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument(
@@ -55,7 +55,7 @@ def add_log_action(actions: Subparsers[argparse.ArgumentParser]) -> None:
         "--since",
         metavar="DATE",
         type=_date,
-        help="leave out entries that are older than this: a day such as 2026-11-28, or a time such as 2026-11-28T12:00, in UTC unless it has another offset",
+        help="leave out entries that are older than this: a day such as 2026-11-28, or a time such as 2026-11-28T12:00, in UTC unless an offset is given",
     )
     parser.add_argument("--json", action="store_true", help="write one JSON object")
     add_force(parser)
@@ -64,7 +64,7 @@ def add_log_action(actions: Subparsers[argparse.ArgumentParser]) -> None:
 def run_log(options: argparse.Namespace) -> int:
     """Show, export or prune a log."""
     if options.prune is not None and options.since is not None:
-        raise UsageError("--prune already says how old entries must be; leave out --since")
+        raise UsageError("--prune and --since cannot be combined; leave out --since")
     from ..search.match_log import open_match_log
 
     with open_match_log(options.log or options.catalog, create=False) as log:

@@ -44,7 +44,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     option(
         "--work-dir",
         metavar="FOLDER",
-        help="folder that keeps finished parts until OUT is complete; by default next to OUT",
+        help="folder that keeps finished parts until OUT is complete; by default next to OUT, or in the user's cache folder "
+        "if OUT is at a URL",
     )
     option(
         "--max-failures",

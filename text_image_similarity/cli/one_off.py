@@ -30,7 +30,7 @@ def kind_of(options: argparse.Namespace) -> Kind:
     if is_image(place):
         if _TABLE.fullmatch(options.out_path):
             raise UsageError(
-                f"{place} is one image, so what follows must be its caption, but {options.out_path} looks like a table; write "
+                f"{place} is one image, so a caption must follow, but {options.out_path} looks like a table; write "
                 f"the caption, or score a table that names {place}"
             )
         return "image"
@@ -69,7 +69,7 @@ def _is_folder(place: str) -> bool:
 
 
 def is_image(place: str) -> bool:
-    """Tell from its ending whether a path or a URL names an image."""
+    """Tell from a path's or URL's suffix whether it names an image."""
     path = urlsplit(place).path if place.startswith(("http://", "https://")) else place
     return path.lower().endswith(_ENDINGS)
 

@@ -271,7 +271,7 @@ def add_drop_columns(parser: argparse.ArgumentParser) -> None:
 
 
 def check_output(path: Path, *, mark: bytes, force: bool = False, besides: Iterable[str | Path | None] = ()) -> None:
-    """Check, before a long run, that a file can be written when the run ends and that it holds nothing of value now.
+    """Check, before a long run, that its output file can be written and would replace nothing of value.
 
     Args:
         path: The file to write.

@@ -79,7 +79,7 @@ class Parser(argparse.ArgumentParser):
         return found, unknown
 
     def error(self, message: str) -> NoReturn:
-        """Exit with code 2 and a message of two lines; only if arguments are missing, it includes the usage."""
+        """Exit with code 2 and a message of two lines, which includes the usage only if arguments are missing."""
         message = re.sub(
             r"invalid (int|float) value: (.*)", lambda wrong: f"{wrong[2]} is not {_NUMBERS[wrong[1]]}", message
         )

@@ -91,7 +91,7 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
     """Add the options for reading a table of products."""
     add_product_columns(
         parser,
-        images="column of paths or URLs of images; may be repeated; '' if products have no images; by default the first of "
+        images="column of images, or of paths or URLs of images; may be repeated; '' if products have no images; by default the first of "
         "`images`, `image`, `image_url` and `url`",
     )
     add_dialect(parser)

@@ -1,4 +1,4 @@
-"""Keep standard error valid JSON: lines that libraries print there become objects like the log's own.
+"""Keep standard error valid JSON: lines that libraries print there become objects like those of the log.
 
 libtiff, ONNX Runtime, a JVM and the like write to file descriptor 2 directly, past any Python handler. A separate
 process reads what libraries write: a thread could not read while the printing library holds the GIL, nor after a crash.

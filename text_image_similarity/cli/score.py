@@ -138,7 +138,8 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--work-dir",
         metavar="FOLDER",
-        help="folder that keeps finished parts until OUT is complete; by default next to OUT",
+        help="folder that keeps finished parts until OUT is complete; by default next to OUT, or in the user's cache folder "
+        "if OUT is at a URL",
     )
     add(
         "--max-failures",

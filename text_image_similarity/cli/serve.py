@@ -71,7 +71,7 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         action="append",
         help="host name that requests may use in their Host header, such as `scores.example.com` or `*.example.com`, besides "
-        "IP addresses and `localhost`; may be repeated. By default any name, or only `localhost` if `--host` is a loopback address",
+        "IP addresses and `localhost`; may be repeated. By default, any name is allowed, or only `localhost` if `--host` is a loopback address",
     )
     add(
         "--api-key-file",
@@ -116,7 +116,13 @@ def _add_request_limits(parser: argparse.ArgumentParser) -> None:
     )
     for name in ("max_queue", "max_inflight", "max_pairs"):
         add_field(group, Settings, name)
-    add("--max-body-mb", type=int, metavar="N", default=32, help="largest request body, in MiB")
+    add(
+        "--max-body-mb",
+        type=int,
+        metavar="N",
+        default=32,
+        help="largest body of a request, or of the response to a search, in MiB",
+    )
     add_field(group, Settings, "request_timeout_s", type=seconds)
     add_field(group, Settings, "drain_delay_s", type=seconds)
 
@@ -150,7 +156,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         dest="models",
         metavar="[NAME=]MODEL[@REVISION]",
         action="append",
-        help="hub id, folder or alias of a model; NAME is what requests call it; may be repeated; the first is the default. "
+        help="hub id, folder or alias of a model; NAME is its name in requests; may be repeated; the first is the default. "
         "By default, `fast` is loaded at the start and `accurate` on its first request",
     )
     add("--lazy", action="store_true", help="load models other than the first only when they are first requested")
@@ -177,7 +183,7 @@ def _add_catalog_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="catalogue to search: a folder, `postgresql://...`, or a table of products, which is read into memory; "
-        "NAME is what requests call it; may be repeated; the first is the default",
+        "NAME is its name in requests; may be repeated; the first is the default",
     )
     add_field(group, Config, "files_under", metavar="FOLDER", type=folder)
     add_field(group, Settings, "match_log")
@@ -264,7 +270,9 @@ def _models(texts: Sequence[str], base: Config) -> dict[str, Config]:
     for text in texts:
         name, config = _model(text, base)
         if name in found:
-            raise UsageError(f"--model {text}: two models are called {name}; write NAME={config.model}")
+            raise UsageError(
+                f"--model {text}: two models are called {name}; give this one another name, with NAME={config.model}"
+            )
         found[name] = config
     return found
 
@@ -287,7 +295,9 @@ def _catalogs(texts: Sequence[str]) -> dict[str, str]:
         if not equals or not name.replace("-", "").replace("_", "").isalnum():  # such as a URL with a query
             place, name = text, Path(text.partition("?")[0].rstrip("/")).name.partition(".")[0]
         if name in found:
-            raise UsageError(f"--catalog {text}: two catalogues are called {name}; write NAME={place}")
+            raise UsageError(
+                f"--catalog {text}: two catalogues are called {name}; give this one another name, with NAME={place}"
+            )
         found[name] = place
     return found
 

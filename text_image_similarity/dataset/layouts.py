@@ -24,6 +24,7 @@ from ..files import on_other_share
 from ..formats import (
     Table,
     check_captions,
+    choose_columns,
     columns_of,
     ending_of,
     folder_of,
@@ -37,7 +38,7 @@ from ..formats import (
     read_captions,
     read_rows,
 )
-from .sources import OTHER_NAMES, SPLITS, SplitTable, split_name
+from .sources import OTHER_NAMES, SPLITS, URL, SplitTable, split_name
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -182,4 +183,8 @@ def _split_table(table: Table, place: str) -> SplitTable:
         found = columns_of(table)
         return found if table.images is None else [*found, table.images]
 
-    return SplitTable(place, columns, partial(read_rows, table), folder_of(place), table.images)
+    def images() -> str | None:
+        found, _ = choose_columns(table, None, None)
+        return None if found == URL else found
+
+    return SplitTable(place, columns, partial(read_rows, table), folder_of(place), images)

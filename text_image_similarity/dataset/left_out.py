@@ -1,4 +1,4 @@
-"""Counts of a data set's unusable rows by error code, and a log line that names the first of them."""
+"""Counts of a data set's unusable rows by error code, and a log line that names the first three."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LeftOut:
         return f": {self._named[0]}" if self._named else ""
 
     def warn(self, source: str | PathLike[str]) -> None:
-        """Log how many rows were left out, and the first of them."""
+        """Log how many rows were left out, and the first three of them."""
         if self._rows:
             more = "; ..." if self._rows > len(self._named) else ""
             rows = "row was" if self._rows == 1 else "rows were"

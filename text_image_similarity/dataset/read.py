@@ -21,7 +21,7 @@ from .images import SCHEME, CaptionedImage
 from .layouts import FILE_NAME, file_tables
 from .left_out import LeftOut
 from .photos import merge_photos
-from .sources import SPLITS, SplitTable, split_name
+from .sources import SPLITS, URL, SplitTable, split_name
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -30,7 +30,7 @@ def read_dataset(
     source: str | PathLike[str],
     *,
     split: str | None = None,
-    col_url: str = "url",
+    col_url: str | None = None,
     col_text: str = "caption",
     config: Config | None = None,
     left_out: Counter[str] | None = None,
@@ -42,8 +42,8 @@ def read_dataset(
             URL), a folder of tables named after splits, an imagefolder (`metadata.jsonl`, `metadata.csv`), a
             `captions.txt` or its folder, or the id of a data set on the hub.
         split: Split of the source to read; None reads all splits as one.
-        col_url: Column of references, if the table has no column `image` with the images themselves; if `url` is
-            missing, `file_name` is used.
+        col_url: Column of images or of references to them. None means the column that `score_csv` uses by default or,
+            if that is missing, `image` or `file_name`.
         col_text: Column of captions, which may hold lists; columns `caption_0`, `caption_1` ... are used too; if
             `caption` is missing, `text` is used.
         config: Settings, of which `base_dir`, `files_under` (by default both are the table's folder), `dialect`, and
@@ -78,7 +78,7 @@ def read_splits(
     source: str | PathLike[str],
     names: Sequence[str],
     *,
-    columns: tuple[str, str] = ("url", "caption"),
+    columns: tuple[str | None, str] = (None, "caption"),
     config: Config | None = None,
 ) -> dict[str, list[CaptionedImage]]:
     """Read several splits of a source in one pass; as in `read_dataset`, no photo is in more than one of them.
@@ -101,7 +101,7 @@ def read_splits(
 def _read_splits(
     source: str | PathLike[str],
     names: Sequence[str],
-    columns: tuple[str, str],
+    columns: tuple[str | None, str],
     config: Config,
     left: LeftOut,
 ) -> dict[str, list[CaptionedImage]]:
@@ -165,13 +165,13 @@ def _hub_table(place: str) -> SplitTable:
 
 
 def _read_images(
-    table: SplitTable, columns: tuple[str, str], config: Config, left: LeftOut
+    table: SplitTable, columns: tuple[str | None, str], config: Config, left: LeftOut
 ) -> Iterator[CaptionedImage]:
     """Yield the image of each row of a table with its captions, if any; rows without an image are left out."""
     names = table.columns()
     col_image, texts = _choose_columns(names, *columns)
-    if table.images is not None and columns[0] == "url":
-        col_image = table.images
+    if columns[0] is None:
+        col_image = table.images() or col_image
     check_columns(names, [*texts, col_image], table.name)
     config = with_folder(config, table.folder)
     for where, (value, *spoken) in table.rows([col_image, *texts]):
@@ -209,10 +209,10 @@ def _located(image: tuple[str, str | bytes] | RowError, config: Config) -> tuple
         return error
 
 
-def _choose_columns(names: Sequence[str], col_url: str, col_text: str) -> tuple[str, list[str]]:
+def _choose_columns(names: Sequence[str], col_url: str | None, col_text: str) -> tuple[str, list[str]]:
     """Return the column of images or references, and those of captions; imagefolder's names replace missing ones."""
-    images = [col_url, "image", *([FILE_NAME] if col_url == "url" else [])]
+    images = [URL, "image", FILE_NAME] if col_url is None else [col_url]
     texts = [name for name in names if re.fullmatch(rf"{re.escape(col_text)}(s|_\d+)?", name)]
     if not texts:
         texts = ["text" if col_text == "caption" and "text" in names else col_text]
-    return next((name for name in images if name in names), col_url), texts
+    return next((name for name in images if name in names), images[0]), texts

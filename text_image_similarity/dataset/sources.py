@@ -12,6 +12,7 @@ from typing import Any
 
 # A photo in several splits stays in the last of them, in this order: a model must not be trained on test photos.
 SPLITS = ("train", "validation", "test")
+URL = "url"  # column of images unless another one is named or found
 OTHER_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"}
 
 
@@ -25,14 +26,15 @@ class SplitTable:
         rows: Function that yields, for each row, its location, such as "row 3 of pairs.csv", and its values in some
             columns.
         folder: Folder that relative references start from; None if the table is not in a local folder.
-        images: Column of images, if the format of the table determines it.
+        images: Function that returns the column of images, if the format of the table or the types of its columns
+            determine it; it may read as much as `columns`.
     """
 
     name: str
     columns: Callable[[], Sequence[str]]
     rows: Callable[[Sequence[str]], Iterator[tuple[str, tuple[Any, ...]]]]
     folder: Path | None = None
-    images: str | None = None
+    images: Callable[[], str | None] = lambda: None
 
 
 def split_name(name: str) -> str:

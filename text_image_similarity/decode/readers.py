@@ -39,7 +39,7 @@ from .tiff import Tiff
 Reader = Callable[[IO[bytes], str], ImageFile.ImageFile]
 
 _MOST_READS = 1_000_000  # reads of one file, which take about a second; real images take a few thousand
-# A separate limit for a run-length BMP, which Pillow unpacks slowly in Python.
+# More reads for a run-length BMP, which Pillow unpacks slowly in Python.
 _RLE_READS, _RLE_PIXELS = 3_000_000, 16_000_000
 _MOST_TEXTS = 32  # text chunks of a PNG to unpack, up to 1 MiB each; they may hold the orientation
 _ANCILLARY = 0x20  # bit of a chunk's first letter that marks it as not critical (PNG 1.2, section 3.3)

@@ -43,7 +43,7 @@ def compare_models(  # noqa: PLR0913 - the source, its columns and what a caller
     against: ConfigLike,
     *,
     split: str | None = None,
-    col_url: str = "url",
+    col_url: str | None = None,
     col_text: str = "caption",
     encoders: tuple[Encoder, Encoder] | None = None,
     progress: Progress | None = None,
@@ -69,8 +69,7 @@ def compare_models(  # noqa: PLR0913 - the source, its columns and what a caller
     if encoders is None and _same_model(config, against):
         raise UsageError(f"{config.model} cannot be compared with itself; name another model with --against (against)")
     left_out: Counter[str] = Counter()
-    columns = {"col_url": col_url, "col_text": col_text}
-    images = read_dataset(source, split=split, **columns, config=config, left_out=left_out)
+    images = read_dataset(source, split=split, col_url=col_url, col_text=col_text, config=config, left_out=left_out)
     pair = encoders or (load_encoder(config), load_encoder(against))
     both = SeveralEncoders((as_preparing(pair[0]), as_preparing(pair[1])))
     with Scorer(config, encoder=both) as scorer:

@@ -40,7 +40,7 @@ def evaluate(  # noqa: PLR0913 - the source, its columns and what a caller may i
     config: ConfigLike = None,
     *,
     split: str | None = None,
-    col_url: str = "url",
+    col_url: str | None = None,
     col_text: str = "caption",
     encoder: Encoder | None = None,
     progress: Progress | None = None,
@@ -53,7 +53,7 @@ def evaluate(  # noqa: PLR0913 - the source, its columns and what a caller may i
         config: The settings of the run, including those for fetching, or a model's name; None is `Config()`. Relative
             references start from the table's folder unless `base_dir` is set.
         split: Split of the source to measure; None measures all of it as one set.
-        col_url: Column of image references, if the table does not contain the images themselves.
+        col_url: Column of images or of references to them; None means the one that `read_dataset` finds.
         col_text: Column of captions.
         encoder: A loaded encoder to use; None loads the model of `config`.
         progress: Called before the first image and after every image with the numbers of images done, failed, and in
@@ -65,9 +65,8 @@ def evaluate(  # noqa: PLR0913 - the source, its columns and what a caller may i
         ConfigError, ModelError: The model cannot be used.
     """
     config = as_config(config)
-    columns = {"col_url": col_url, "col_text": col_text}
     left_out: Counter[str] = Counter()
-    images = read_dataset(source, split=split, **columns, config=config, left_out=left_out)
+    images = read_dataset(source, split=split, col_url=col_url, col_text=col_text, config=config, left_out=left_out)
     with Scorer(config, encoder=encoder) as scorer:
         encoded = encode_dataset(str(source), images, scorer, left_out, progress)
         return figures((str(source), split), encoded, scorer.encoder)

@@ -13,7 +13,17 @@ from ..config import ConfigLike, as_config
 from ..encoders import Encoder
 from ..errors import TableError, UsageError
 from ..files import path_text
-from ..formats import Table, check_columns, check_images, check_types, columns_of, open_table, read_rows, with_base_dir
+from ..formats import (
+    Table,
+    check_columns,
+    check_images,
+    check_types,
+    choose_columns,
+    columns_of,
+    open_table,
+    read_rows,
+    with_base_dir,
+)
 from ..metrics import agreement
 from ..pipeline import RunStats, Scorer
 from ..records import Progress, Record
@@ -26,7 +36,7 @@ def evaluate_ratings(  # noqa: PLR0913 - the table, its columns and what a calle
     config: ConfigLike = None,
     col_rating: str | Sequence[str] = "rating",
     *,
-    col_url: str = "url",
+    col_url: str | None = None,
     col_text: str = "caption",
     encoder: Encoder | None = None,
     progress: Progress | None = None,
@@ -42,7 +52,7 @@ def evaluate_ratings(  # noqa: PLR0913 - the table, its columns and what a calle
             `base_dir` is set.
         col_rating: One or several columns of ratings, where higher is better. Each rating of a row counts as a separate
             pair, as papers count the three experts of Flickr8k-Expert. Empty cells are left out.
-        col_url: Column of image references.
+        col_url: Column of images or of references to them; None means the one that `score_csv` uses by default.
         col_text: Column of captions.
         encoder: A loaded encoder to use; None loads the model of `config`.
         progress: Called before the first rated row and after every rated row with the numbers of rows done, failed, and
@@ -58,7 +68,9 @@ def evaluate_ratings(  # noqa: PLR0913 - the table, its columns and what a calle
         raise UsageError("col_rating is empty; name at least one column")
     config = as_config(config)
     place = path_text(table, "table")
-    opened, columns = open_table(place, dialect=config.dialect), (col_url, col_text, *names)
+    opened = open_table(place, dialect=config.dialect)
+    col_url, col_text = choose_columns(opened, col_url, col_text)
+    columns = (col_url, col_text, *names)
     check_columns(columns_of(opened), (col_url, col_text), place)
     check_columns(columns_of(opened), names, place, options="--rating-col (col_rating)")
     check_types(opened.schema, (col_url, col_text), place)

@@ -28,13 +28,12 @@ _ROOMS = (
     "config.py",
     "errors.py",
     "files.py",
-    "folders.py",
     "preprocess.py",
     "records.py",
     "similarity.py",
     "system.py",
 )
-_FOLDERS = ("decode", "encoders", "resize")
+_FOLDERS = ("decode", "encoders", "folders", "resize")
 _VERSION = "1"
 _DELAY_US = 5_000  # how long a batch waits for more requests
 _QUEUE = 1_024  # longest queue; any more requests are refused

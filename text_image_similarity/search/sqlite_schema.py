@@ -1,6 +1,6 @@
-"""The schema of an SQLite file, compared with the one that we create.
+"""Compare the schema of an SQLite file with the one that this package creates.
 
-A file made by a stranger may have a view in a table's place, whose rows never end, or triggers, or computed columns.
+A stranger's file may have triggers, computed columns, or, in a table's place, a view whose rows never end.
 """
 
 from __future__ import annotations

@@ -53,13 +53,13 @@ def export_table(
     *,
     force: bool = False,
 ) -> int:
-    """Write products as a table, complete or not at all, and return their number.
+    """Write products to a table, which appears complete or not at all, and return their number.
 
     Args:
         products: The products.
         declared: Declared fields of their catalogue.
         out: The file to write.
-        columns: Other names for columns.
+        columns: Names of the file's columns.
         force: Whether to replace an existing file.
 
     Raises:
@@ -75,7 +75,7 @@ def export_table(
 
 
 def write_rows(out: str, schema: pa.Schema, parts: Iterable[Rows], *, force: bool = False) -> int:
-    """Write rows as a table, complete or not at all, and return their number.
+    """Write rows to a table, which appears complete or not at all, and return their number.
 
     Args:
         out: File to write, in the format given by its suffix.
@@ -110,8 +110,8 @@ def write_rows(out: str, schema: pa.Schema, parts: Iterable[Rows], *, force: boo
         raise TableError(f"{out} cannot be written: {exc.strerror or exc}") from exc
     if ambiguous:
         logger.warning(
-            "%s has fields in quotation marks that hold line ends, tabs or quotation marks; to read it again, add --quoting minimal "
-            "(Config(dialect=Dialect(quoting='minimal')))",
+            "%s has quoted fields that contain line ends, tabs or quotation marks; to read the file again, add "
+            "--quoting minimal (Config(dialect=Dialect(quoting='minimal')))",
             out,
         )
     return count
@@ -142,7 +142,7 @@ def _parts(
     kind: TableKind,
     schema: pa.Schema,
 ) -> Iterator[Rows]:
-    """Yield products as rows, with values for Parquet, for JSON, or as text."""
+    """Yield products as rows, with values as Parquet or JSON represents them, or as text."""
     names = [name for name, _ in shape]
     source, first = iter(products), 1
     while chunk := list(islice(source, _AT_ONCE)):

@@ -44,7 +44,7 @@ class FilterSummary:
         rows: Number of rows of the input.
         failed: Number of rows without a score.
         kept: Number of rows of the output.
-        threshold: Lowest score that was kept; None if all rows were kept.
+        threshold: Lowest score to keep; None if the rule keeps every score.
         ties_left_out: Number of rows with exactly the score `threshold` that were not kept.
         score_column: Column of scores.
         job: The rule and the input.

@@ -97,9 +97,19 @@ def restore(found: Checkpoint, model: nn.Module, average: dict[str, Tensor], opt
         model.load_state_dict(parts["model"])
         for name, value in average.items():
             value.copy_(parts["average"][name])
+        _check_state(state, optimiser)
         optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
     except (RuntimeError, KeyError, ValueError) as exc:
         raise ModelError(f"the checkpoint does not fit this model: {exc}") from exc
+
+
+def _check_state(state: Mapping[int, Mapping[str, Tensor]], optimiser: torch.optim.Optimizer) -> None:
+    """Make sure that AdamW's tensors have the shapes of its parameters, which the optimiser itself does not check."""
+    shapes = dict(enumerate(each.shape for group in optimiser.param_groups for each in group["params"]))
+    for number, tensors in state.items():
+        found, shape = {name: value.shape for name, value in tensors.items()}, shapes.get(number)
+        if found != {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}:
+            raise ValueError(f"the tensors of the optimiser's parameter {number} do not fit it")
 
 
 @contextmanager

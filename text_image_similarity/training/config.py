@@ -58,7 +58,7 @@ class TrainConfig:
         augment: Whether images are cropped and mirrored at random, with random brightness, contrast and saturation.
         splits: `own` uses the splits of the data set; `random` splits it 60/20/20 by photo; `auto` is `own` if there is
             a train split, and `random` otherwise.
-        col_url: Column of image references, if the source is a table.
+        col_url: Column of images or of references to them, if the source is a table; `url` means the one that `read_dataset` finds.
         col_text: Column of captions, if the source is a table.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         precision: `auto` is `bf16` on CUDA and `fp32` elsewhere; `fp16` needs CUDA.

@@ -50,18 +50,18 @@ def load_splits(source: str, config: TrainConfig) -> Splits:
         UsageError: The data set lacks the splits that `config` requires, or too few photos to train or validate.
         TableError: The data set cannot be read.
     """
-    columns, loading = (config.col_url, config.col_text), config.loading
+    col_url, loading = None if config.col_url == "url" else config.col_url, config.loading
     own = [name for name in _NAMES if name in own_splits(source, loading.dialect)]
     if config.splits == "own" and "train" not in own:
         raise UsageError(f"{source} has no split called train; use --splits random")
     if config.splits != "random" and "train" in own:
-        found = read_splits(source, own, columns=columns, config=loading)
+        found = read_splits(source, own, columns=(col_url, config.col_text), config=loading)
         train, validation, test = (found.get(name, []) for name in _NAMES)
         if not validation:
             train, validation, _ = split_dataset(train, (0.8, 0.2, 0.0), seed=config.seed)
         splits = Splits(train, validation, test)
     else:
-        images = read_dataset(source, col_url=columns[0], col_text=columns[1], config=loading)
+        images = read_dataset(source, col_url=col_url, col_text=config.col_text, config=loading)
         splits = Splits(*split_dataset(images, seed=config.seed))
     if len(splits.train) < config.batch_size:
         raise UsageError(

@@ -90,8 +90,8 @@ class Generations:
         """Switch to another generation, between one query and the next; the previous one is kept.
 
         Returns:
-            Whether it has switched; False if the generation lacks images of products that were added while it was
-            built.
+            Whether the catalogue has switched; False if the generation lacks outcomes for images of products that were
+            added while it was built.
 
         Raises:
             DatabaseError: The generation is neither ready nor kept.
@@ -129,7 +129,7 @@ class Generations:
         """Remove generations and their vectors.
 
         Raises:
-            DatabaseError: A generation is live.
+            DatabaseError: One of the generations is live.
         """
         with self._database.write() as transaction:
             for number in numbers:

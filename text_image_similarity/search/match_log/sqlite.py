@@ -35,7 +35,7 @@ class SqliteStorage:
             object.
 
     Raises:
-        DatabaseError: The file cannot be opened or created, is not a match log, or is a link of someone else.
+        DatabaseError: The file cannot be opened or created, is not a match log, or is a link created by someone else.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -98,7 +98,7 @@ class SqliteStorage:
 
     def _is_ours(self) -> bool:
         """Tell whether the tables exist; refuse a file with any other content."""
-        # Checked first, because a process that is creating the tables writes the rest in the same transaction.
+        # Read first, because another process may commit the tables together with both numbers in the meantime.
         filled = self._file.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
         (application,) = self._file.execute("PRAGMA application_id").fetchone()
         (layout,) = self._file.execute("PRAGMA user_version").fetchone()
@@ -106,7 +106,7 @@ class SqliteStorage:
             raise DatabaseError(f"{self._path} is not a match log; name another file")
         if filled and layout != _LAYOUT:
             raise DatabaseError(
-                f"{self._path} was made by another version of this package (layout {layout}, not {_LAYOUT}); export it with "
+                f"{self._path} was created by another version of this package (layout {layout}, not {_LAYOUT}); export it with "
                 "that version, and start a new log"
             )
         check_schema(schema_of(self._file), _SCHEMA, self._path)

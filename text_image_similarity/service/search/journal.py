@@ -285,9 +285,9 @@ def _answered(found: Written) -> dict[str, Any]:
 
 def _said_of(query: Query, log_queries: LogQueries) -> _Said:
     """Return a query for the log, without the parts that must not be kept."""
+    if log_queries == "off":
+        return _measured(masked_query({"after": query.after}, log_queries))
     said = _query(query)
-    if log_queries == "off":  # the rest is never too long
-        return _measured(masked_query(said, log_queries))
     length = sum(len(term.get("image_url", "")) for term in said["terms"])
     if length <= _MOST_ANSWERED:
         length = _measured(said).length

@@ -71,7 +71,9 @@ class Metrics:
             "tis_score", "Cosines of scored pairs.", ("model",), buckets=_COSINES, registry=registry
         )
         self.ready = Gauge("tis_ready", "Whether the service is ready, as in /readyz.", registry=registry)
-        build = Gauge("tis_build_info", "Version and models of the service.", ("version", "python"), registry=registry)
+        build = Gauge(
+            "tis_build_info", "Versions of the service and of Python.", ("version", "python"), registry=registry
+        )
         build.labels(package_version(), platform.python_version()).set(1)
         for reason in get_args(Reason):
             self.rejected.labels(reason)  # a rate needs an initial 0

@@ -12,20 +12,18 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryFile
 
-from .errors import UsageError
+from ..errors import UsageError
+from .links import PINNED, follow_links, shown
+from .owners import check_own, identity_of
 
-PINNED = Path("/proc/self/fd")  # holds a link to each open folder on Linux
 _PREFIX = ".text-image-similarity-"
 _OUTER = re.compile(re.escape(_PREFIX) + "[0-9a-f]{8}")  # name of the outer folder
 _ABANDONED_S = 86_400  # age from which a folder that no process holds is deleted
 _SEARCHED: set[tuple[int, int]] = set()  # folders in which this process has looked for abandoned ones
 _SECRET = re.compile("[0-9a-f]{16}")  # name of the inner folder
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _LOCK = ".text-image-similarity.lock"  # in the inner folder; held by its process
-_MOST_LINKS = 40  # on the way to a path, as on Linux
 
 
 @contextmanager
@@ -174,157 +172,3 @@ def pinned(folder: Path, *, own: bool = True) -> Iterator[Path]:
         yield path
     finally:
         os.close(number)
-
-
-def follow_links(path: Path) -> Path:
-    """Return the place to which a path leads, unless someone else may have chosen that place by a link on the way.
-
-    A link is followed if it leads to a place in its own folder, or if it and its folder belong to this user or to root
-    and no one else may write to that folder. On Windows, every link is followed.
-
-    Raises:
-        UsageError: Another link is on the way, or too many are, perhaps in a circle.
-    """
-    if os.name == "nt":
-        return path.resolve()
-    parts, links = path.absolute().parts, 0
-    fixed = len(PINNED.parts) + 1 if PINNED in path.parents else 1  # the link to a pinned folder is the kernel's
-    place, ahead = Path("/", *parts[1:fixed]), [*reversed(parts[fixed:])]
-    while ahead:
-        name = ahead.pop()
-        step = place.parent if name == ".." else place / name
-        try:
-            target = step.readlink()
-        except OSError:  # not a link
-            place = step
-            continue
-        links += 1
-        if links > _MOST_LINKS:
-            raise UsageError(f"{shown(path)} leads through more than {_MOST_LINKS} links, perhaps in a circle")
-        is_beside = (place / target).parent == place and ".." not in target.parts  # which may follow another link
-        if not is_beside and not _is_own_link(step):
-            raise UsageError(
-                f"{shown(path)} leads through {shown(step)}, a link to {target}, which someone else may have put there; "
-                f"remove the link, or name {os.path.realpath(path)} itself"
-            )
-        place = Path("/") if target.is_absolute() else place
-        ahead += reversed(target.relative_to(target.anchor).parts)
-    return place
-
-
-def _is_own_link(link: Path) -> bool:
-    """Tell whether only this user or root can have put a link into its folder."""
-    found, folder = link.lstat(), link.parent.stat()
-    mode = folder.st_mode & _OTHERS_WRITE
-    if mode & stat.S_IWGRP and _has_only_this_user(folder.st_gid):  # looking a group up may ask the network
-        mode &= ~stat.S_IWGRP
-    is_own = {found.st_uid, folder.st_uid} <= {0, os.geteuid()}
-    return is_own and not (mode and _keeps_modes(link.parent))
-
-
-def _has_only_this_user(group: int) -> bool:
-    """Tell whether a group is the one that many systems create for each user, and has no other members."""
-    import grp, pwd  # noqa: E401,I001 - which Windows lacks
-
-    try:
-        user, found = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
-    except KeyError:
-        return False
-    return user.pw_gid == group and found.gr_name == user.pw_name and {*found.gr_mem} <= {user.pw_name}
-
-
-def shown(path: Path) -> Path:
-    """Return a path for messages, even if it is a pinned folder or is in one."""
-    if PINNED not in path.parents:
-        return path
-    inside = path.relative_to(PINNED).parts
-    return (PINNED / inside[0]).resolve().joinpath(*inside[1:])
-
-
-def identity_of(folder: Path) -> tuple[int, int]:
-    """Return the device and the number that identify a folder, whatever its name is.
-
-    Raises:
-        OSError: There is no such folder.
-    """
-    found = folder.stat()
-    return found.st_dev, found.st_ino
-
-
-def check_own(folder: Path) -> tuple[int, int]:
-    """Check that a folder of parts, in which a run deletes files, is our own, and return what `identity_of` returns.
-
-    Raises:
-        UsageError: The folder is a link, or belongs to another user.
-        OSError: There is no such folder.
-    """
-    is_junction = getattr(os.path, "isjunction", os.path.islink)  # `isjunction` exists from Python 3.12 on
-    found = folder.lstat()
-    if stat.S_ISLNK(found.st_mode) or is_junction(folder):
-        problem = "is a link, and files in the folder to which it leads would be deleted"
-    elif stat.S_ISDIR(found.st_mode) and not _has_trusted_owner(folder, found.st_uid):
-        problem = "belongs to another user, who may have put scores into it"
-    else:
-        return found.st_dev, found.st_ino
-    raise UsageError(
-        f"{folder} {problem}; remove it, write the output to another folder, or keep the parts elsewhere with --work-dir "
-        "FOLDER (work_dir)"
-    )
-
-
-def forbid_others_to_write(folder: Path) -> bool:
-    """Take from all other users the permission to write to a folder of parts, where they could put files.
-
-    Returns:
-        Whether other users had this permission and have lost it; some file systems report it for every file.
-
-    Raises:
-        UsageError: Other users have this permission, and this user cannot take it from them.
-        OSError: There is no such folder.
-    """
-    found = folder.stat()
-    if os.name == "nt" or not found.st_mode & _OTHERS_WRITE:
-        return False
-    try:
-        folder.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS_WRITE)  # some file systems ignore it
-    except OSError as exc:
-        if _gives_files_to(folder, found.st_uid):
-            return False
-        raise UsageError(
-            f"other users may write to {folder.resolve()}; run chmod go-w on it, remove it, or keep the parts elsewhere "
-            "with --work-dir FOLDER (work_dir)"
-        ) from exc
-    return not folder.stat().st_mode & _OTHERS_WRITE
-
-
-def others_may_write(file: int, folder: Path) -> bool:
-    """Tell whether other users may write to an open file in a folder of our own.
-
-    What a file system reports for every file, however it was created, does not count.
-    """
-    if os.name == "nt":
-        return False
-    found = os.fstat(file)
-    if found.st_uid not in (0, os.geteuid(), folder.stat().st_uid):
-        return True
-    return bool(found.st_mode & _OTHERS_WRITE) and _keeps_modes(folder)
-
-
-def _keeps_modes(folder: Path) -> bool:
-    with suppress(OSError), TemporaryFile(dir=folder) as file:
-        return not os.fstat(file.fileno()).st_mode & _OTHERS_WRITE
-    return True  # this user may not write there
-
-
-def _has_trusted_owner(folder: Path, owner: int) -> bool:
-    """Tell whether a folder belongs to this user, to root, or to the owner of all new files; always true on Windows."""
-    return os.name == "nt" or owner in (0, os.geteuid()) or _gives_files_to(folder, owner)
-
-
-def _gives_files_to(folder: Path, owner: int) -> bool:
-    """Tell whether a new file belongs to its folder's owner, as on a network file system that has only one owner."""
-    try:
-        with TemporaryFile(dir=folder) as file:
-            return os.fstat(file.fileno()).st_uid == owner
-    except OSError:
-        return False
