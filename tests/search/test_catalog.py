@@ -418,6 +418,11 @@ def test_a_catalogue_is_made_only_on_purpose(tmp_path: Path) -> None:
         ("CREATE INDEX mine ON product (name)", "index 'mine'"),
         ("DROP TABLE words; CREATE TABLE words (name, description)", "table 'words'"),
         ("CREATE TABLE other (x)", "table 'other'"),
+        (
+            "PRAGMA writable_schema = ON; UPDATE sqlite_master SET sql = replace(sql, 'sz BLOB', 'sz AS (zeroblob(1 << 30))') "
+            "WHERE name = 'words_docsize'",
+            "table 'words_docsize'",
+        ),
     ],
 )
 def test_a_catalogue_with_tables_of_others_is_refused(made: str, named: str, tmp_path: Path) -> None:

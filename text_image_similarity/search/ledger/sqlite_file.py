@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Lock
 
 from ...errors import DatabaseError
-from ...files import check_link
+from ...sqlite_files import check_sqlite_place
 from ..time_limit import check_time, is_up, remaining
 
 MEMORY = ":memory:"
@@ -54,7 +54,7 @@ class SqliteFile:
             sqlite3.Error: The file cannot be opened.
         """
         if self._path != MEMORY:
-            check_link(Path(self._path))
+            check_sqlite_place(Path(self._path))
         place = self._path if self._frozen is None else f"{Path(self._path).absolute().as_uri()}?immutable=1"
         in_memory = self._path == MEMORY and self.is_shared
         file = sqlite3.connect(

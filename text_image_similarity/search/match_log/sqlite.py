@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import RLock
 
 from ...errors import DatabaseError
-from ...files import check_link
+from ...sqlite_files import check_sqlite_place
 from ..sqlite_schema import check_schema, schema_of
 from .storage import TABLES, StoredRow, Table
 
@@ -81,7 +81,7 @@ class SqliteStorage:
 
     def _connect(self) -> sqlite3.Connection:
         if self._path != MEMORY:
-            check_link(Path(self._path))
+            check_sqlite_place(Path(self._path))
         return sqlite3.connect(self._path, timeout=_PATIENCE_S, check_same_thread=False, isolation_level=None)
 
     def _set_up(self) -> None:
