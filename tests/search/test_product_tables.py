@@ -283,6 +283,26 @@ def numbered(path: Path, count: int) -> Path:
     return path
 
 
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl", "out.parquet"])
+def test_columns_without_a_name_are_left_out(tmp_path: Path, name: str) -> None:
+    columns = ProductColumns(description="", group="")
+    with open_catalog(":memory:", fields=[Field("kind")], encoder=ColourEncoder()) as catalog:
+        catalog.add(Product("a", "A", (inline("red"),), "left out", {"kind": "k"}, group="too"))
+        assert catalog.export(tmp_path / name, columns) == 1
+        catalog.delete("a")
+        assert catalog.add_table(tmp_path / name, columns).added == 1
+        assert list(catalog.products()) == [Product("a", "A", (inline("red"),), "", {"kind": "k"})]
+
+
+def test_progress_counts_rows_and_not_their_images(tmp_path: Path) -> None:
+    seen: list[tuple[int, ...]] = []
+    (tmp_path / "in.csv").write_text("id,name,image\na,A,1.png|2.png|3.png\nb,B,\n")
+    with open_catalog(":memory:", fields=[], encoder=ColourEncoder()) as catalog:
+        report = catalog.add_table(tmp_path / "in.csv", progress=lambda *given: seen.append(given))
+    assert report.failures.total() == 3
+    assert seen[-1] == (2, 1, 2)
+
+
 def test_an_interrupted_table_goes_on_where_it_ended(tmp_path: Path) -> None:
     table, encoder, seen = numbered(tmp_path / "in.csv", 1200), CountingEncoder(), []
     with open_catalog(tmp_path / "c", fields=[], encoder=encoder) as catalog:  # type: ignore[arg-type]
