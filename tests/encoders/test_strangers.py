@@ -719,6 +719,18 @@ def test_the_patterns_of_honest_adapters_are_accepted(patterns: dict[str, Any]) 
 
 
 @pytest.mark.parametrize(
+    ("patterns", "said"),
+    [
+        ({"target_modules": [f"m{i}" for i in range(1_001)]}, "1,001 entries in target_modules .* at most 1,000"),
+        ({"alpha_pattern": {f"m{i}": 4 for i in range(501)}}, "501 entries in alpha_pattern .* at most 500"),
+    ],
+)
+def test_many_patterns_are_refused(patterns: dict[str, Any], said: str) -> None:
+    with pytest.raises(ModelNameError, match=said):
+        check_patterns("theirs", "adapter_config.json", patterns)
+
+
+@pytest.mark.parametrize(
     "pattern",
     [
         r"([a-z_]+)*!", r"(([a-z_0-9]|\.)+)+!", r"(\w?)*!", "(?:.{0,40}){0,40}!", "(?=(a+)+$)a", "(?>(a+)+)b", "(a+)++b",
@@ -740,7 +752,7 @@ def test_a_pattern_that_could_take_forever_is_refused(key: str, pattern: str, tm
 
 
 def test_patterns_are_limited_together() -> None:
-    patterns = {f"layers.{i}" + ".*" * 3: 4 for i in range(1000)}
+    patterns = {f"layers.{i}" + ".*" * 3: 4 for i in range(500)}
     with pytest.raises(ModelNameError, match="may take too long"):
         check_patterns("theirs", "adapter_config.json", {"rank_pattern": patterns})
 

@@ -21,6 +21,9 @@ _PATTERNS = re.compile(r"(\w+_)?modules(_to_save)?|\w+_pattern|target_parameters
 _REPEATED = 32  # ways of a repetition: about the number of letters of a name that it can match
 _MOST_WAYS = 2 * _REPEATED**4  # ways to match a name, in all expressions together
 _LONGEST = 20_000  # letters of an expression
+# Entries of a list, which peft compares with each other, and of a mapping, whose expressions it matches with each module:
+# `re` keeps 512 compiled ones. The largest models have 480 modules to adapt.
+_MOST: dict[type, int] = {list: 1_000, dict: 500}
 
 
 def check_patterns(name: str, file: str, settings: dict[str, Any]) -> None:
@@ -32,11 +35,16 @@ def check_patterns(name: str, file: str, settings: dict[str, Any]) -> None:
         settings: The contents of that file.
 
     Raises:
-        ModelNameError: An expression is not valid, is too long or repeats a repetition, or the expressions together
-            have too many repetitions.
+        ModelNameError: An expression is not valid, is too long or repeats a repetition, the expressions together have too
+            many repetitions, or there are too many of them.
     """
     ways = 0.0
     for key in filter(_PATTERNS.fullmatch, settings):
+        if (most := _MOST.get(type(settings[key]))) and len(settings[key]) > most:
+            raise ModelNameError(
+                f"{name} has {len(settings[key]):,} entries in {key} in its {file}, but at most {most:,} are accepted; use a "
+                "regular expression instead"
+            )
         for pattern in _expressions(settings[key]):
             ways += _ways_of(pattern)
             if ways > _MOST_WAYS:
