@@ -198,7 +198,7 @@ def column_names(models: Sequence[str | PathLike[str]]) -> list[str]:
 
 
 def _calibration(model: str | PathLike[str]) -> Calibration:
-    from ..metrics import Calibration  # imported here because it loads SciPy
+    from ..metrics import Calibration  # imported here, because scoring does not need it
 
     folder = model_folder(str(model))
     if not (folder / CALIBRATION).is_file():

@@ -41,7 +41,7 @@ class Meaning:
         measured = json.loads(self._generation.calibration or "{}").get(kind)
         prior = None
         if measured is not None:
-            from ..metrics.calibration import Calibration  # imports SciPy, which most searches do not need
+            from ..metrics.calibration import Calibration  # which most searches do not need
 
             curve: Calibration | None = Calibration(**measured["curve"])
             prior = measured["prevalence"]
