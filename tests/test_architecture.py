@@ -26,6 +26,7 @@ FLOORS = {
     "files": 2,
     "records": 2,
     "resize": 2,
+    "sqlite_files": 2,
     "system": 2,
     "decode": 3,
     "embeddings": 3,

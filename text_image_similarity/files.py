@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import IO, Any, Literal
 
-from .errors import DatabaseError, InputTypeError, TableError, UsageError
+from .errors import InputTypeError, TableError, UsageError
 from .folders import PINNED, follow_links, private_folder, shown
 
 _WRITES = os.O_WRONLY | os.O_RDWR
@@ -143,25 +143,6 @@ def check_single(path: Path, found: os.stat_result, *, reads: bool = False) -> N
         raise _not_regular(path)
     if found.st_nlink > 1 and not reads:
         raise TableError(f"{shown(path)} has another name elsewhere (it is a hard link); remove it")
-
-
-def check_link(path: Path) -> None:
-    """Check that a file of a catalogue, which may be in a shared folder, is not a link that someone else has put there.
-
-    A link is accepted if it belongs to this user or to root, or leads to a place in its own folder. Links on the way to
-    the folder do not matter, because whoever deploys a catalogue may put one there.
-
-    Raises:
-        DatabaseError: Another link is in the place of the file.
-    """
-    if os.name == "nt" or not path.is_symlink() or path.lstat().st_uid in (0, os.geteuid()):
-        return
-    try:
-        follow_links(path.parent.resolve() / path.name)
-    except UsageError as exc:
-        raise DatabaseError(
-            f"{path} is a link to {path.readlink()}, which belongs to another user; remove it, or put the file itself there"
-        ) from exc
 
 
 def _not_regular(path: Path) -> TableError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
@@ -145,7 +145,12 @@ def references_of(*cells: object) -> tuple[str, ...]:
         >>> references_of('["a dog", "a brown dog"]', "a pet", None)
         ('a dog', 'a brown dog', 'a pet')
     """
-    texts = (_text_of(item) for cell in cells for item in _items(cell))
+    return visible_texts(item for cell in cells for item in _items(cell))
+
+
+def visible_texts(items: Iterable[object]) -> tuple[str, ...]:
+    """Return texts, and finite numbers as texts, without missing and blank ones."""
+    texts = map(_text_of, items)
     return tuple(text for text in texts if isinstance(text, str) and _is_visible(text))
 
 

@@ -115,7 +115,7 @@ def test_old_entries_are_removed(run: Run) -> None:
         (("--since", "yesterday"), "yesterday must be a day such as 2026-11-28"),
         (("--summary", "--prune", "1"), "not allowed with argument --summary"),
         (("--prune", "1", "--since", "2026-11-28"), "leave out --since"),
-        (("--export", "log.csv"), "export it to .jsonl or .parquet"),
+        (("--export", "log.csv"), "export the log to a .jsonl or .parquet file"),
         (("--log", "missing.sqlite"), "there is no match log at missing.sqlite"),
     ],
 )

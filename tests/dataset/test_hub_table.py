@@ -196,7 +196,9 @@ _ALIASES = ["a0: &a0 {k: 1}", *(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] *
     [
         *("\n".join(_ALIASES[:levels]) for levels in (8, 30)),
         "a: &a [*a]",
-        "a: 1" + ":1" * 40_000,
+        "a: 1" + ":1" * 2_100,
+        'a: !!int "1' + ":1" * 2_100 + '"',
+        "a: !!float |-\n  1" + ":1" * 2_100,
         "a: " + "[" * 100_000,
         "a: " + "x" * hub._MOST_CARD,
     ],
@@ -217,7 +219,7 @@ def test_metadata_that_would_fill_the_memory_is_refused(
 
 @pytest.mark.parametrize("file", ["README.md", ".huggingface.yaml"])
 def test_a_few_aliases_are_read(file: str, online: Path) -> None:
-    text = "a: &a {data_files: /etc/a.csv}\nb: [*a, *a]\nconfigs:\n- <<: *a\n  config_name: default\n"
+    text = f"title: {'A long title. ' * 400}\na: &a {{data_files: /etc/a.csv}}\nb: [*a, *a]\nconfigs:\n- <<: *a\n  config_name: default\n"
     (online / file).write_text(f"---\r\n{text}---\r\nhello" if file == "README.md" else text)
     with pytest.raises(TableError, match=r"names the data file '/etc/a\.csv'"):
         read_dataset("some/photos")

@@ -79,6 +79,9 @@ def test_one_metadata_file_for_images_in_folders_of_splits(tmp_path: Path) -> No
         TableError, match=r"row 4 of .*metadata.csv \(red.png\) is not in any of the folders test, train"
     ):
         read_dataset(tmp_path)
+    (tmp_path / "metadata.csv").write_text("file_name,text\n.,red\n")
+    with pytest.raises(TableError, match=r"row 1 of .*metadata.csv \(.\) is not in any of the folders"):
+        read_dataset(tmp_path)
 
 
 def test_images_in_a_folder_of_their_own_are_no_split(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def test_a_processor_that_does_more_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "said"),
     [
+        ({"auto_map": {"AutoModel": "own.Model"}}, "is a model, which needs code"),
         ({"model_type": "bert", "auto_map": {"AutoModel": "own.Model"}}, "trust_remote_code is off"),
         ({"model_type": "llava", "text_config": {}, "vision_config": {}}, "is a llava model; this package loads CLIP, SigLIP, MetaCLIP 2, Chinese-CLIP, AltCLIP and ALIGN"),
         ({"model_type": "own", "text_config": {}, "vision_config": {}, "auto_map": {"AutoConfig": "own.C"}}, "trust_remote_code is off"),

@@ -104,7 +104,7 @@ def test_folders_of_other_kinds(files: dict[str, Any], said: str, tmp_path: Path
         ("./models/clipb", "did you mean 'models/clip-b'?"),
         ("~nobody-of-this-name/clip", "model folder ~nobody-of-this-name/clip does not exist"),
         ("models/clip-b/config.json", "is a file; name its folder, models/clip-b"),
-        ("models/some.pt", "is a file; name a folder, with config.json"),
+        ("models/some.pt", "is a file; name a folder with config.json"),
     ],
 )
 def test_names_that_are_not_a_model(
@@ -152,7 +152,7 @@ def test_a_name_near_a_hub_models_is_suggested() -> None:
 
 
 def test_training_starts_from_a_dual_encoder(tiny_clip: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelNameError, match="is a model of transformers or open_clip; training starts from mini"):
+    with pytest.raises(ModelNameError, match="was not created by `train`; training starts from mini"):
         dual_encoder_folder(tiny_clip)
     with pytest.raises(ModelNameError, match="did you mean 'mini'"):
         dual_encoder_folder("Mini")

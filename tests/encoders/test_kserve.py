@@ -65,6 +65,7 @@ def test_the_wanted_output_is_read(monkeypatch: pytest.MonkeyPatch, answer: http
         (answered(binary("other"), behind=VALUES), "not among the outputs"),
         (answered(binary("image_embeds", datatype="FP16"), behind=VALUES), "FP16, not FP32"),
         (answered(binary("image_embeds"), behind=VALUES[:12]), "cannot reshape"),
+        (httpx.Response(200, json={}), "for model 'image': 'outputs' is missing$"),
         (httpx.Response(200, content=b"<html>"), "returned no usable 'image_embeds'"),
         (httpx.Response(200, content=b"[" * 100_000), "returned no usable 'image_embeds'"),
         (httpx.Response(200, content=b"[" + b"0," * 1_000_000 + b"0]"), "more than 1,000,000"),

@@ -354,7 +354,7 @@ def test_scales_have_the_shape_of_their_matrix(rows: int, tmp_path: Path) -> Non
     """NumPy would make a matrix of n rows and n columns of a row and n scales."""
     stored: dict[str, Any] = {"x": np.zeros((rows, 1000), np.int8), "x.scale": np.ones(1000, np.float32)}
     for scale in (stored["x.scale"], np.ones((rows, 1), np.float32), np.array(1.0, np.float32)):
-        with pytest.raises(ValueError, match=r"x has .* rows, but its scales have the shape"):
+        with pytest.raises(ValueError, match=r"x has the shape .*, but its scales have the shape"):
             dequantised({**stored, "x.scale": scale})
     assert dequantised({**stored, "x.scale": np.ones(rows, np.float32)})["x"].shape == (rows, 1000)
 
@@ -719,6 +719,18 @@ def test_the_patterns_of_honest_adapters_are_accepted(patterns: dict[str, Any]) 
 
 
 @pytest.mark.parametrize(
+    ("patterns", "said"),
+    [
+        ({"target_modules": [f"m{i}" for i in range(1_001)]}, "1,001 entries in target_modules .* at most 1,000"),
+        ({"alpha_pattern": {f"m{i}": 4 for i in range(501)}}, "501 entries in alpha_pattern .* at most 500"),
+    ],
+)
+def test_many_patterns_are_refused(patterns: dict[str, Any], said: str) -> None:
+    with pytest.raises(ModelNameError, match=said):
+        check_patterns("theirs", "adapter_config.json", patterns)
+
+
+@pytest.mark.parametrize(
     "pattern",
     [
         r"([a-z_]+)*!", r"(([a-z_0-9]|\.)+)+!", r"(\w?)*!", "(?:.{0,40}){0,40}!", "(?=(a+)+$)a", "(?>(a+)+)b", "(a+)++b",
@@ -735,14 +747,12 @@ def test_a_pattern_that_could_take_forever_is_refused(key: str, pattern: str, tm
     (tmp_path / "adapter_model.safetensors").touch()
     for value in ({pattern: 4},) if key in ("rank_pattern", "alpha_pattern") else (pattern, [pattern]):
         (tmp_path / "adapter_config.json").write_text(json.dumps(base | {key: value}))
-        with pytest.raises(
-            ModelNameError, match=f"theirs has {key} .* not valid as a regular expression or may take too"
-        ):
+        with pytest.raises(ModelNameError, match=f"theirs has {key} .* not a valid regular expression or may take too"):
             base_of("theirs", tmp_path)
 
 
 def test_patterns_are_limited_together() -> None:
-    patterns = {f"layers.{i}" + ".*" * 3: 4 for i in range(1000)}
+    patterns = {f"layers.{i}" + ".*" * 3: 4 for i in range(500)}
     with pytest.raises(ModelNameError, match="may take too long"):
         check_patterns("theirs", "adapter_config.json", {"rank_pattern": patterns})
 

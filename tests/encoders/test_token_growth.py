@@ -403,7 +403,7 @@ def test_a_row_longer_than_the_context_is_an_error() -> None:
     tokenizer.post_processor = Tokenizer.from_str(
         json.dumps({**_PLAIN, "post_processor": template(["A", "A"])})
     ).post_processor
-    with pytest.raises(ValueError, match="makes more tokens of this text than the model reads, 3"):
+    with pytest.raises(ValueError, match="turns this text into more tokens than the model reads, 3"):
         tokens_of(tokenizer, pad=0).encode(["a", "a b"])
 
 

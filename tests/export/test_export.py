@@ -93,7 +93,7 @@ print(result.similarity, result.error)
     [
         ({"backend": "torch"}, "is an export for backend='onnx'"),
         ({"precision": "int8"}, "is an export in fp32"),
-        ({"revision": "main"}, "is a folder and has none"),
+        ({"revision": "main"}, "remove it, because .* is a folder"),
     ],
 )
 def test_settings_that_do_not_suit_an_export_name_its_source(

@@ -283,8 +283,11 @@ def test_plans_run_in_batches_that_fit_them(folder: Path, engines: list[Engine])
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda facts: facts.update(gpu="NVIDIA L4"), f"was built on NVIDIA L4, but this is {GPU}"),
-        (lambda facts: facts.update(tensorrt="10.14.1"), f"was built by TensorRT 10.14.1, but this is {VERSION}.12"),
+        (lambda facts: facts.update(gpu="NVIDIA L4"), f"was built on NVIDIA L4, but this GPU is {GPU}"),
+        (
+            lambda facts: facts.update(tensorrt="10.14.1"),
+            f"was built by TensorRT 10.14.1, but {VERSION}.12 is installed",
+        ),
         (lambda facts: facts.update(plan="0"), "is damaged"),
         (lambda facts: facts["onnx"].update({"text.onnx": "0"}), "was built from another text.onnx"),
         (lambda facts: facts.pop("gpu"), "or its manifest cannot be read"),

@@ -71,6 +71,16 @@ def test_tables(tmp_path: Path, others: list[str]) -> None:
     assert [(row["similarity"], row["error"]) for row in rows[:2]] == [("1.0", ""), ("", REFUSED)]
 
 
+def test_blank_references_are_left_out() -> None:
+    given: list[Any] = [("red",), ("red", "", None, " \u200b"), (" ", None), (5,), ("5",)]
+    with Scorer(Config(score="ref_clipscore"), encoder=ColourEncoder()) as scorer:
+        some, same, none, number, text = scorer.score_pairs(Record(RED, "red", references) for references in given)
+    assert some == same
+    assert none.error == "empty_caption: the row has no reference captions"
+    assert number == text
+    assert some != text
+
+
 def test_references(tmp_path: Path) -> None:
     given = [["red"] * 1000, ["red"] * 1001, ["red", LONGEST], ["red", LONGER], []]
     records = [Record(RED, "red", tuple(references)) for references in given]
@@ -161,7 +171,9 @@ def test_captions_are_tokenized_in_groups(mini_tokenizer: Tokenizer, monkeypatch
     assert seen == [5, 162, 52]
     assert tokens_of(counting, pad=0).encode([]) == []
     monkeypatch.setattr(tokens_module, "_MOST_GROWN", 161 * 12)
-    with pytest.raises(ValueError, match=r"a caption has 162 characters, and .* may make it 12 times longer; cut it"):
+    with pytest.raises(
+        ValueError, match=r"a caption has 162 characters, and .* may make it 12 times longer; shorten it"
+    ):
         tokens_of(counting, pad=0).encode(texts)
 
 

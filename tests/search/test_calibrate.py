@@ -24,7 +24,10 @@ def judged(tmp_path: Path) -> Iterator[tuple[Catalog, list[Judgement]]]:
 def test_probabilities_follow_what_was_judged(judged: tuple[Catalog, list[Judgement]], tmp_path: Path) -> None:
     catalog, judgements = judged
     assert catalog.match("red").matches[0].probability is None
+    version = catalog.searcher.version
     found = catalog.calibrate(judgements)
+    assert catalog.searcher.version > version, "the same query has other results now"
+    assert catalog.match("red").matches[0].probability is not None
     assert (found["text"].prevalence, found["text"].left_out) == (0.25, 0)
     with shop(tmp_path / "c") as again:
         matches = again.match(Query("red", top_k=100))

@@ -234,7 +234,7 @@ def test_another_process_sees_what_is_written(tmp_path: Path) -> None:
         ({"new": "perhaps"}, "'new' must be true or false, not 'perhaps'"),
         ({"added": "yesterday"}, "'added' must be a date such as 2026-11-28"),
         ({"kind": "x" * 10_001}, "'kind' is 10,001 characters long"),
-        ({"kind": "\ud800"}, "'kind' holds a lone surrogate"),
+        ({"kind": "\ud800"}, "'kind' contains a lone surrogate"),
         ({"kind": float("inf")}, "'kind' must be text, not inf"),
         ({"kind": Decimal("1e9999999")}, "'kind' must be text, not Decimal"),
         ({"price": "1_000"}, "'price' must be a number, not '1_000'"),
@@ -299,7 +299,7 @@ def test_what_cannot_be_a_product_or_a_field(make: object, message: str) -> None
     ("call", "message"),
     [
         (lambda shop: shop.get(5), "id must be a product's id, which is a string, not an int"),
-        (lambda shop: shop.get("\ud800"), "id holds a lone surrogate"),
+        (lambda shop: shop.get("\ud800"), "id contains a lone surrogate"),
         (lambda shop: shop.delete(5), "ids must be a product's id, or several, not an int"),
         (lambda shop: shop.delete(["a", None]), r"ids\[1\] must be a product's id, which is a string, not None"),
         (lambda shop: shop.check(queries=-1), "queries=-1 must be a whole number of at least 1"),
@@ -394,7 +394,7 @@ def test_a_catalogue_is_made_only_on_purpose(tmp_path: Path) -> None:
         open_catalog(tmp_path / "none", encoder=ColourEncoder())
     with shop(tmp_path / "c"):
         pass
-    with pytest.raises(UsageError, match=r"was made with the fields kind:text, .*, not size:text"):
+    with pytest.raises(UsageError, match=r"was created with the fields kind:text, .*, not size:text"):
         open_catalog(tmp_path / "c", fields=[Field("size")], encoder=ColourEncoder())
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("precious")
@@ -418,6 +418,11 @@ def test_a_catalogue_is_made_only_on_purpose(tmp_path: Path) -> None:
         ("CREATE INDEX mine ON product (name)", "index 'mine'"),
         ("DROP TABLE words; CREATE TABLE words (name, description)", "table 'words'"),
         ("CREATE TABLE other (x)", "table 'other'"),
+        (
+            "PRAGMA writable_schema = ON; UPDATE sqlite_master SET sql = replace(sql, 'sz BLOB', 'sz AS (zeroblob(1 << 30))') "
+            "WHERE name = 'words_docsize'",
+            "table 'words_docsize'",
+        ),
     ],
 )
 def test_a_catalogue_with_tables_of_others_is_refused(made: str, named: str, tmp_path: Path) -> None:
@@ -454,7 +459,7 @@ def test_a_damaged_file_is_told(tmp_path: Path) -> None:
     file.write_bytes(whole)
     with sqlite3.connect(file) as raw:
         raw.execute("PRAGMA user_version = 99")
-    with pytest.raises(DatabaseError, match=r"made by another version of this package \(layout 99"):
+    with pytest.raises(DatabaseError, match=r"created by another version of this package \(layout 99"):
         open_catalog(tmp_path / "c", encoder=ColourEncoder())
 
 

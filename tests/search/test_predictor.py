@@ -423,7 +423,7 @@ def test_a_database_of_another_model_is_refused(saved: Path, predictor: Predicto
     database = ImageDatabase.load(saved)
     for other, said in ((Mirrored(), "colour (3 dim"), (Wide(), "wide (4 dim")):
         foreign = create_predictor(encoder=other)
-        with pytest.raises(DatabaseError, match="made with colour") as refused:
+        with pytest.raises(DatabaseError, match="created with colour") as refused:
             foreign.search_database("red", database=database)
         assert f"this predictor uses {said}" in str(refused.value)
         captions = foreign.build_caption_database("red")
@@ -571,7 +571,7 @@ def test_mini_finds_the_right_pictures_and_captions(tmp_path: Path) -> None:
     best = predictor.search_captions(ROOT / "challenge_set" / "sailing.jpg", 1)
     assert best[0].item.startswith("a sailboat")
     database.save(tmp_path / "set.safetensors")
-    with pytest.raises(DatabaseError, match=r"made with mini \(\d+ dimensions\), but this predictor uses colour"):
+    with pytest.raises(DatabaseError, match=r"created with mini \(\d+ dimensions\), but this predictor uses colour"):
         create_predictor(encoder=ColourEncoder()).search_database(
             "red", database=ImageDatabase.load(tmp_path / "set.safetensors")
         )

@@ -245,9 +245,9 @@ def test_rows_that_cannot_be_products_are_refused_with_their_numbers(tmp_path: P
         "row 9: 'price' must be a number, not '1_000'",
         "row 10: 'added' must be a date such as 2026-11-28 or 2026-11-28T09:30:00+01:00, not '20260101'",
         "row 11: a product has at most 8 images, not 9",
-        "row 12: 'images' must hold images, paths or URLs, not 5",
+        "row 12: 'images' must contain images, paths or URLs, not 5",
         "row 13: 'name' must be text, not ['A']",
-        "row 14: Product.name holds a lone surrogate, half of a UTF-16 pair",
+        "row 14: Product.name contains a lone surrogate (half of a UTF-16 pair); remove it",
     ]
 
 
@@ -281,6 +281,26 @@ def numbered(path: Path, count: int) -> Path:
     rows = [f'p{number},Product {number},"{picture}"\n' for number, picture in enumerate(pictures)]
     path.write_text("id,name,image\n" + "".join(rows))
     return path
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl", "out.parquet"])
+def test_columns_without_a_name_are_left_out(tmp_path: Path, name: str) -> None:
+    columns = ProductColumns(description="", group="")
+    with open_catalog(":memory:", fields=[Field("kind")], encoder=ColourEncoder()) as catalog:
+        catalog.add(Product("a", "A", (inline("red"),), "left out", {"kind": "k"}, group="too"))
+        assert catalog.export(tmp_path / name, columns) == 1
+        catalog.delete("a")
+        assert catalog.add_table(tmp_path / name, columns).added == 1
+        assert list(catalog.products()) == [Product("a", "A", (inline("red"),), "", {"kind": "k"})]
+
+
+def test_progress_counts_rows_and_not_their_images(tmp_path: Path) -> None:
+    seen: list[tuple[int, ...]] = []
+    (tmp_path / "in.csv").write_text("id,name,image\na,A,1.png|2.png|3.png\nb,B,\n")
+    with open_catalog(":memory:", fields=[], encoder=ColourEncoder()) as catalog:
+        report = catalog.add_table(tmp_path / "in.csv", progress=lambda *given: seen.append(given))
+    assert report.failures.total() == 3
+    assert seen[-1] == (2, 1, 2)
 
 
 def test_an_interrupted_table_goes_on_where_it_ended(tmp_path: Path) -> None:
@@ -513,4 +533,4 @@ def test_a_column_of_prices_that_becomes_text_is_told(
 ) -> None:
     kind = guess_fields(["price"], [{"price": [value]} for value in values])[0].kind
     assert kind == ("number" if values == ["7", "8.5"] else "text")
-    assert ("make the column 'price' a text field, which cannot be ordered" in caplog.text) == warned
+    assert ("make the column 'price' a text field, which is not compared as a number" in caplog.text) == warned

@@ -390,7 +390,7 @@ def test_awkward_ids_and_values_round_trip() -> None:
         (lambda: Query("a", min_similarity=2), "must be a cosine, -1 to 1"),
         (lambda: Query(min_similarity=0.1), "min_similarity has no effect without a term"),
         (lambda: Query("a", fusion="max"), "fusion='max' is not one of sum, rrf"),  # type: ignore[arg-type]
-        (lambda: Query("a", fusion="rrf", sort="price"), "fusion='rrf' does not compute similarities"),
+        (lambda: Query("a", fusion="rrf", sort="price"), "fusion='rrf' cannot be combined with min_similarity or sort"),
         (lambda: Term(), "exactly one of .*, not none"),
         (lambda: Term("a", product="b"), "exactly one"),
         (lambda: Term("  "), "Term.text must say what to look for"),
@@ -404,8 +404,8 @@ def test_awkward_ids_and_values_round_trip() -> None:
         (lambda: Term(vector=[]), "Term.vector must be a finite vector"),  # type: ignore[arg-type]
         (lambda: Term(image=""), "Term.image is '', which is not an image"),
         (lambda: Term(image=float("nan")), "Term.image is nan, which is not an image"),  # type: ignore[arg-type]
-        (lambda: Term("a\ud800"), "Term.text holds a lone surrogate"),
-        (lambda: Term(product="a\ud800"), "Term.product holds a lone surrogate"),
+        (lambda: Term("a\ud800"), "Term.text contains a lone surrogate"),
+        (lambda: Term(product="a\ud800"), "Term.product contains a lone surrogate"),
         (lambda: Term(product=5), "Term.product must be a product's id, which is a string, not an int"),  # type: ignore[arg-type]
         (lambda: Query({"a": 1}), "Query.terms must be a string, a Term, or a list of them, not a dict"),  # type: ignore[arg-type]
         (lambda: Query(top_k=True), "top_k=True must be a whole number of at least 1"),
@@ -427,11 +427,11 @@ def test_queries_that_cannot_be_asked(make: object, message: str) -> None:
     [
         (Query("a", where="colour = 1"), "colour"),
         (Query("a", facets=["colour"]), "the field 'colour' does not exist; the fields are kind, price"),
-        (Query("a", sort="tags"), "products cannot be sorted by 'tags', which holds lists"),
+        (Query("a", sort="tags"), "products cannot be sorted by 'tags', which contains lists"),
         (Query("a", sort="-colour"), "the field 'colour'"),
         (Query(Term(product="nobody")), "there is no product 'nobody'"),
         (Query(Term(product="p00")), "product 'p00' has no image with a vector"),
-        (Query(Term(vector=np.ones(4))), "has 4 values, but those of the catalogue's model have 3"),
+        (Query(Term(vector=np.ones(4))), "has 4 values, but vectors of the catalogue's model have 3"),
         (Query(Term(vector=np.zeros(3))), "a vector of zeros has no direction"),
         (Query([Term("red"), Term("red", weight=-1)]), "cancel each other out"),
         (Query("a", after="nonsense"), "the cursor in `after` is not valid"),

@@ -38,7 +38,7 @@ def test_two_catalogues_cannot_share_a_store(kind: str, tmp_path: Path, monkeypa
     store = f"lancedb:{tmp_path / 'vectors'}" if kind == "lancedb" else "qdrant://localhost/shop"
     with shop_in(tmp_path / "a", store) as first:
         first.add(product("a"))
-        with shop_in(tmp_path / "b", store) as second, pytest.raises(DatabaseError, match="another catalogue keeps"):
+        with shop_in(tmp_path / "b", store) as second, pytest.raises(DatabaseError, match="another catalogue stores"):
             second.match("red")
         assert ids(first.match("red")) == ["a"]
     with shop_in(tmp_path / "a", store) as again:

@@ -324,7 +324,7 @@ WRONG_TABLES = [
     (b"url,caption\na,b,c\n", "Row 1 has 3 fields, but the header has 2."),
     (b'url,caption\na,"b\n', "Row 1 has a quotation mark that is never closed."),
     (b'url,caption\na,"b"c\n', "Row 1 has text after a closing quotation mark."),
-    (b"url,caption\n" + b"a,b\n" * 1001, "This page takes 1,000 rows at most"),
+    (b"url,caption\n" + b"a,b\n" * 1001, "This page accepts at most 1,000 rows"),
     (b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9, "t.csv is not a CSV file in UTF-8."),
     (b"PK\x03\x04" + bytes(999), "it contains NUL bytes"),
     ("url,caption\na,café\n".encode("latin-1"), "t.csv is not a CSV file in UTF-8."),

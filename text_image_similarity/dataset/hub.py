@@ -35,7 +35,8 @@ from .sources import SplitTable, split_name
 PROBE_S = 4.0  # timeout of the first request to the hub
 _ELSEWHERE = re.compile(r"/|.*[:\\]|(.*/)?\.\.(/|$)", re.DOTALL)  # patterns that may lead out of a repository
 _MOST_CARD = 4 << 20  # bytes of a README, and characters of its metadata with all aliases written out
-_MOST_PLAIN = 1 << 16  # characters of an unquoted value, which may be a number that takes long to read
+_MOST_DIGITS = 4096  # characters of a value that may be a number, which is read in quadratic time
+_NUMBER = (*"+-.0123456789",)  # how an unquoted number begins
 _ROWS = 64  # rows to convert at a time; they may hold images
 
 
@@ -151,8 +152,8 @@ def _metadata(name: str, file: Path) -> Any:
             return yaml.safe_load(text)
     raise TableError(
         f"the data set {name} cannot be read: its {file.name} is larger than {_MOST_CARD >> 20} MiB (with all aliases "
-        f"written out), is nested more than {MOST_DEPTH} levels deep, or has an unquoted value of more than "
-        f"{_MOST_PLAIN:,} characters; use a copy of the data set with less metadata"
+        f"written out), is nested more than {MOST_DEPTH} levels deep, or has a number of more than "
+        f"{_MOST_DIGITS:,} characters; use a copy of the data set with less metadata"
     )
 
 
@@ -171,7 +172,8 @@ def _is_too_large(text: str) -> bool:
         elif isinstance(event, yaml.ScalarEvent):
             begun.append((event.anchor, length))
             length += 1 + len(event.value)
-            if event.style is None and len(event.value) > _MOST_PLAIN:
+            may_be_number = event.tag is not None or (event.style is None and event.value.startswith(_NUMBER))
+            if may_be_number and len(event.value) > _MOST_DIGITS:
                 return True
         if isinstance(event, (yaml.CollectionEndEvent, yaml.ScalarEvent)):
             anchor, before = begun.pop()

@@ -131,7 +131,7 @@ def _rows_of(
 ) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Yield the rows whose image is in a split's folder."""
     for where, (*values, name) in table.rows([*columns, FILE_NAME]):
-        folder = split_name(PurePosixPath(str(name)).parts[0]) if name else split
+        folder = split_name(next(iter(PurePosixPath(str(name)).parts), "")) if name else split
         if folder not in splits:
             raise TableError(
                 f"the image of {where} ({name}) is not in any of the folders {', '.join(sorted(splits))}; move it into "

@@ -20,7 +20,8 @@ from threading import Lock
 from typing import Literal
 from weakref import finalize
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DatabaseError
+from ..sqlite_files import check_sqlite_place
 from .saved import Vector, read_vector, write_vector
 
 logger = logging.getLogger("text_image_similarity")
@@ -55,7 +56,7 @@ class EmbeddingCache:
         self._broken = False
         try:
             self._file = _opened(Path(path).expanduser())
-        except (sqlite3.Error, OSError) as exc:
+        except (sqlite3.Error, OSError, DatabaseError) as exc:
             raise ConfigError(f"embedding_cache={fspath(path)!r} cannot be used: {exc}") from exc
         finalize(self, self._file.close).atexit = False  # closes the file of an object that was never closed
 
@@ -103,6 +104,7 @@ def _opened(path: Path) -> sqlite3.Connection:
     """Open or create a cache, waiting while another process creates it; SQLite itself does not wait."""
     end = time.monotonic() + _PATIENCE_S
     while True:
+        check_sqlite_place(path)
         file = sqlite3.connect(path, timeout=_PATIENCE_S, check_same_thread=False)
         try:
             _set_up(file)

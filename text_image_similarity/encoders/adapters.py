@@ -15,20 +15,20 @@ from .settings_files import check_values, read_settings
 
 SETTINGS = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-# Values of `peft_type` that are accepted. Some other types cannot be merged, load models, adapters or pickles, or compute
-# with several matrices of a layer's width squared for each of their weights (BOFT, HRA).
+# Values of `peft_type` that are accepted. Of the other types, some cannot be merged, some load models, adapters or
+# pickles, and some compute, for each of their weights, with several matrices of a layer's width squared (BOFT, HRA).
 _KINDS = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "VERA", "LN_TUNING", "FOURIERFT", "RANDLORA")
-_SQUARING = ("OFT", "VERA", "RANDLORA")  # make matrices of the largest widths, or of a layer's width squared
-_MOST_SQUARED = 8192  # of a base model's layers, for the types above; that of the widest CLIP models
-_MOST_DECOMPOSED = 2048  # smaller side of a matrix that is decomposed, which takes time with its cube
+_SQUARING = ("OFT", "VERA", "RANDLORA")  # create matrices of the largest widths, or of a layer's width squared
+_MOST_SQUARED = 8192  # largest width of a layer for the types above; that of the widest CLIP models
+_MOST_DECOMPOSED = 2048  # smaller side of a matrix that is decomposed; the time grows with its cube
 _RANKS = ("r", "init_r", "target_r")
 _MOST_RANK = 4096
-# Settings that say how many products of matrices peft computes; published adapters have up to 5.
+# Settings that determine how many products of matrices peft computes; published adapters have up to 5.
 _REPEATED = ("num_cayley_neumann_terms",)
 _MOST_REPEATED = 16
-# Ways of filling an adapter before its weights are read. Those of `_CHANGING` change the base model, and that change
-# must be repeated here; instead of the others, the plain way is taken, because some compute for hours. Ways that are not
-# listed take settings that could make peft compute without end, or read files.
+# Initialisations of an adapter before its weights are read. Those of `_CHANGING` change the base model, and that change
+# must be repeated here. The others are replaced by the default, because some compute for hours. Initialisations that
+# are not listed have settings that could make peft compute without end, or read files.
 _FILLINGS = re.compile(r"gaussian|orthogonal|lycoris|eva|olora|pissa(_niter_([12]?\d|3[0-2]))?")
 _CHANGING = re.compile(r"olora|pissa.*")
 _FILLING_KEYS = ("init_lora_weights", "init_weights", "init_ia3_weights")
@@ -42,8 +42,8 @@ def base_of(name: str, folder: Path) -> str:
     """Return the folder or hub id of the model that an adapter was trained for.
 
     Raises:
-        ModelNameError: The adapter does not name a base model on this machine or the hub; its kind or its settings are
-            not accepted; or its weights are missing or pickled.
+        ModelNameError: The adapter does not name a base model, or names one on another computer; its kind or its
+            settings are not accepted; or its weights are missing or pickled.
     """
     try:
         settings = read_settings(folder / SETTINGS)
@@ -57,7 +57,7 @@ def base_of(name: str, folder: Path) -> str:
     if any(on_other_share(Path(place), folder) for place in places_in(base)):
         raise ModelNameError(
             f"{name} holds a PEFT adapter for {base}, which is on another computer; copy that model to this "
-            f"computer, and write its folder into base_model_name_or_path of {SETTINGS}"
+            f"computer, and set base_model_name_or_path in {SETTINGS} to its folder"
         )
     check_values(name, SETTINGS, settings)
     if (kind := settings.get("peft_type")) not in _KINDS:
@@ -81,7 +81,7 @@ def base_of(name: str, folder: Path) -> str:
 
 
 def _check_ranks(name: str, settings: Mapping[str, Any]) -> None:
-    """Refuse ranks for which peft would allocate far more than the base model takes."""
+    """Refuse ranks for which peft would allocate far more memory than the base model takes."""
     pattern = settings.get("rank_pattern")
     ranks = [settings.get(key) for key in _RANKS] + list(pattern.values() if isinstance(pattern, Mapping) else [])
     if any(isinstance(rank, (int, float)) and rank > _MOST_RANK for rank in ranks):
@@ -92,7 +92,7 @@ def _check_ranks(name: str, settings: Mapping[str, Any]) -> None:
 
 def _check_filling(name: str, settings: Mapping[str, Any]) -> None:
     """Refuse settings for which peft could compute for a very long time before it reads the adapter's weights."""
-    by_eva = settings.get("init_lora_weights") == "eva"  # peft then saves its settings, which it reads only in training
+    by_eva = settings.get("init_lora_weights") == "eva"  # peft then saves eva_config, but reads it only in training
     used = next((key for key in _UNSUPPORTED if settings.get(key) and not (by_eva and key == "eva_config")), None)
     if used is not None:
         raise ModelNameError(
@@ -117,7 +117,7 @@ def _is_known_filling(value: Any) -> bool:
 
 
 def _fill_plainly(settings: Any) -> None:
-    """Make peft fill an adapter in the plain way, which leaves the base model unchanged, unless another way changes it."""
+    """Make peft use its default initialisation, unless the adapter's own initialisation changes the base model."""
     for key in _FILLING_KEYS:
         how = getattr(settings, key, None)
         if isinstance(how, str) and not _CHANGING.fullmatch(how):
@@ -125,7 +125,7 @@ def _fill_plainly(settings: Any) -> None:
 
 
 def _check_layers(name: str, settings: Any, network: Any) -> None:
-    """Refuse a base model whose layers are so wide that peft would allocate or compute far more than they hold."""
+    """Refuse a base model whose layers are so wide that peft would need far more memory or time than the model."""
     how = getattr(settings, "init_lora_weights", None)
     changing = isinstance(how, str) and _CHANGING.fullmatch(how) is not None
     squaring = settings.peft_type in _SQUARING
@@ -145,7 +145,7 @@ def merged(name: str, network: Any, folder: Path) -> Any:
     """Merge an adapter's weights into a model, and return the model.
 
     Raises:
-        ModelError: The adapter does not fit this model.
+        ModelError: The adapter does not fit this model, or merging it would take too much memory or time.
     """
     from peft import PeftConfig, PeftModel
 

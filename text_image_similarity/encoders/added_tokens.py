@@ -1,7 +1,7 @@
-"""Limit the tokens that a tokenizer has besides its vocabulary: each letter of them takes about 75 bytes of memory.
+"""Limit the tokens that a tokenizer has outside its vocabulary: each letter of them takes about 75 bytes of memory.
 
-The library `tokenizers` passes an added token through the tokenizer's own normalizer when the tokenizer opens, unless
-the token says that it is not to be normalised. Such a token counts with the length that it may have afterwards.
+The library `tokenizers` passes an added token through the tokenizer's own normalizer when it opens the tokenizer,
+unless the token's `normalized` is false. For a normalised token, the length that it may have afterwards is counted.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from typing import Any
 
 from .protocol_buffers import fields_of
 
-_MOST_ADDED = 1 << 20  # letters of all tokens besides the vocabulary; Gemma 3's tokens have 80,000
+_MOST_ADDED = 1 << 20  # letters of all tokens outside the vocabulary; Gemma 3's tokens have 80,000
 _FLAGS = {"content", "id", "lstrip", "normalized", "rstrip", "single_word", "special"}  # members of an added token
 _NORMAL, _BYTE = 1, 6  # types of sentencepiece's pieces that are only in the vocabulary
-_SYMBOLS = {30, 31, 45, 46, 47, 48}  # control symbols, the user's, and those for unk, bos, eos and pad
+_SYMBOLS = {30, 31, 45, 46, 47, 48}  # fields of control symbols, user-defined symbols, and unk, bos, eos and pad
 
 
 def check_added(tokens: Any, growth: int, before: int = 0) -> None:
-    """Check the length of tokens besides the vocabulary, in any of the forms in which libraries state them.
+    """Check the total length of the tokens outside the vocabulary, in any form in which libraries store them.
 
     Args:
-        tokens: The tokens. A text alone, and a token that does not say otherwise, may be normalised.
-        growth: How many times longer the normalizer may make a token.
-        before: How many letters the normalizer may write before a token, which then grow too.
+        tokens: The tokens. A plain string, and a token whose `normalized` is not false, may be normalised.
+        growth: Largest factor by which the normalizer may lengthen a token.
+        before: Largest number of letters that the normalizer may put before a token; they are lengthened too.
 
     Raises:
-        ValueError: The tokens have too many letters, or may have once they are normalised.
+        ValueError: The tokens have too many letters, or may have too many once they are normalised.
     """
     waiting, plain, grown = [tokens], 0, 0
     while waiting:
@@ -54,7 +54,7 @@ def check_added(tokens: Any, growth: int, before: int = 0) -> None:
 
 
 def added_pieces(model: bytes) -> Iterator[str]:
-    """Yield the texts that libraries add as tokens besides the vocabulary: control pieces and those of the user.
+    """Yield the texts that libraries add as tokens outside the vocabulary: control pieces and user-defined pieces.
 
     Raises:
         ValueError: The sentencepiece model is damaged.

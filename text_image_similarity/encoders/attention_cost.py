@@ -1,4 +1,4 @@
-"""Limit what attention takes for one image or caption, from a model's settings, before its weights are read.
+"""Limit the cost of attention for one image or caption, from a model's settings, before its weights are read.
 
 Attention compares all positions with each other, in every head and layer, however few weights these have. The networks
 of timm and torchvision need no such limit: their names determine their sizes.
@@ -12,23 +12,23 @@ from typing import Any
 from ..errors import ModelNameError
 
 # Pairs of positions in all heads of a layer, which some networks keep in memory; published models have up to 17 million,
-# and SigLIP 2 with 2,048 patches has 67 million.
+# and SigLIP 2, if set to 2,048 patches, has 67 million.
 _MOST_PAIRS = 1 << 26
 _MOST_COMPARED = 1 << 31  # pairs in all layers, which take seconds; published models compare up to a billion
-# Settings of transformers' text towers; M2M-100 and MT5 have names of their own.
+# Settings of transformers' text towers; M2M-100 and MT5 use other names.
 _HEADS = ("num_attention_heads", "encoder_attention_heads", "num_heads")
 _LAYERS = ("num_hidden_layers", "encoder_layers", "num_layers")
-_OWN_HEADS, _OWN_LAYERS = 16, 12  # at most, of towers whose settings do not say how many
+_OWN_HEADS, _OWN_LAYERS = 16, 12  # the most that towers have whose settings do not state these numbers
 
 
 def check_attention(tower: str, positions: int, heads: Any, layers: Any) -> None:
-    """Check that a tower's attention takes no more memory and time than that of published models.
+    """Check that a tower's attention does not take far more memory or time than that of published models.
 
     Args:
-        tower: Which tower of which model, for messages.
-        positions: The most patches or tokens that it may take.
-        heads: How many heads a layer has; None if the network has no attention.
-        layers: How many layers the tower has; None if it is not known.
+        tower: The tower and its model, for messages.
+        positions: Largest number of patches or tokens in the tower's input.
+        heads: Number of heads of a layer; None if the network has no attention.
+        layers: Number of layers of the tower; None if it is not known.
 
     Raises:
         ModelNameError: The tower would take too much memory or time, or the numbers are not whole.
@@ -37,7 +37,7 @@ def check_attention(tower: str, positions: int, heads: Any, layers: Any) -> None
         return
     layers = 1 if layers is None else layers
     if not (isinstance(heads, int) and isinstance(layers, int)):
-        raise ModelNameError(f"{tower} has {heads!r:.50} heads and {layers!r:.50} layers, which are not whole numbers")
+        raise ModelNameError(f"{tower} has {heads!r:.50} heads and {layers!r:.50} layers; both must be whole numbers")
     pairs = abs(heads) * positions**2
     if pairs > _MOST_PAIRS or pairs * abs(layers) > _MOST_COMPARED:
         raise ModelNameError(
@@ -49,6 +49,6 @@ def check_attention(tower: str, positions: int, heads: Any, layers: Any) -> None
 def check_text_attention(tower: str, positions: int, settings: Mapping[str, Any]) -> None:
     """Check the attention of a text tower, as `check_attention` does, from the contents of its `config.json`."""
     heads, layers = ([settings[key] for key in keys if key in settings] for keys in (_HEADS, _LAYERS))
-    for each in [*heads, _OWN_HEADS]:  # the stated ones may not be those that this tower reads
+    for each in [*heads, _OWN_HEADS]:  # the tower may not read the stated numbers
         for count in [*layers, _OWN_LAYERS]:
             check_attention(tower, positions, each, count)

@@ -18,7 +18,7 @@ class CachedModel:
     Args:
         name: Hub id.
         commit: The cached commit.
-        dimension: Width of an embedding; None if `config.json` does not give it.
+        dimension: Dimension of an embedding; None if `config.json` does not state it.
         size: Size on disk in bytes.
     """
 

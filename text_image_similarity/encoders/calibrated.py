@@ -43,7 +43,7 @@ def load_calibration(model: str | PathLike[str], folder: str | PathLike[str] | N
 
 
 def calibrated_folder(model: str) -> Path | None:
-    """Return the folder of a model named in a file, if it holds a calibration; a network share is never accessed."""
+    """Return the folder of a model that a file names; None if it has no calibration or is on a network share."""
     if not model or on_network_share(model):
         return None
     folder = model_folder(model)

@@ -22,8 +22,8 @@ def cleaner(kind: Cleaning) -> Callable[[str], str]:
     """Return a function that fixes a caption's encoding, decodes its HTML entities and collapses its white space.
 
     Args:
-        kind: `lower` also lower-cases; `canonicalize` also lower-cases and removes ASCII punctuation; `whitespace` does
-            nothing more.
+        kind: `lower` also lower-cases; `canonicalize` also lower-cases, replaces underscores with spaces and removes
+            other ASCII punctuation; `whitespace` does nothing more.
 
     Raises:
         MissingExtraError: ftfy, which is installed with open_clip, is missing.

@@ -1,6 +1,6 @@
-"""Load CLIP and SigLIP models with `transformers`, from the hub, its cache or a folder.
+"""Load CLIP, SigLIP and similar models with `transformers`, from the hub, its cache or a folder.
 
-Embeddings equal those of `transformers` for the same pixels and captions. The families differ in padding: CLIP takes
+Embeddings equal those of `transformers` for the same pixels and captions. The families differ in padding: CLIP accepts
 captions padded to any length; SigLIP was trained on captions padded to the full length, and always gets such captions.
 """
 
@@ -51,7 +51,7 @@ _COMPLETE = (
 def load_clip(
     name: str, config: Config, *, revision: str | None, trusted: bool, adapter: Path | None = None
 ) -> TwoTowerEncoder:
-    """Load a CLIP-family model.
+    """Load a model of a family that `transformers` supports natively, such as CLIP or SigLIP.
 
     Args:
         name: Hub id or folder.
@@ -112,7 +112,7 @@ def _load(
             dtype=placement.dtype,
             use_safetensors=None if trusted else True,
             output_loading_info=True,
-            config=shape,  # or settings would decide the next line: "eager" keeps all pairs of positions in memory
+            config=shape,  # otherwise settings override the next line: "eager" keeps all pairs of positions in memory
             attn_implementation="sdpa" if MODEL_MAPPING[type(shape)]._supports_sdpa else None,
             **common,
         )
@@ -132,10 +132,10 @@ def _load(
 
 
 def _check_sizes(name: str, shape: Any, preprocess: Preprocess) -> None:
-    """Check captions' length, the number of an image's patches and their comparison, whatever the weights' size.
+    """Check the length of captions, the number of patches and the cost of attention, which weights do not limit.
 
     Raises:
-        ModelNameError: The model would take too long captions, or too many patches.
+        ModelNameError: Captions could be too long, patches too many, or attention too costly.
     """
     length: Any = getattr(shape.text_config, "max_position_embeddings", None)
     if not is_context(length):
@@ -159,7 +159,7 @@ def _check_sizes(name: str, shape: Any, preprocess: Preprocess) -> None:
 
 
 def _numbers(stated: Any) -> list[int]:
-    """Return the numbers of a setting that may be one or several, or missing."""
+    """Return the numbers of a setting that may be a single number, a list or None."""
     return [] if stated is None else list(stated) if isinstance(stated, (list, tuple)) else [stated]
 
 
@@ -211,7 +211,7 @@ def _explained(name: str, missing: type[ModelError]) -> Iterator[None]:
         raise ModelError(f"model {name} cannot be loaded: one of its JSON files is nested too deeply") from exc
     except MemoryError as exc:
         raise ModelError(f"model {name} cannot be loaded: it needs more memory than is available") from exc
-    except Exception as exc:  # a stranger's settings make transformers and what it uses raise errors of many types
+    except Exception as exc:  # untrusted settings make transformers and its dependencies raise errors of many types
         if "trust_remote_code" in str(exc):
             raise ModelNameError(f"model {name} {NO_OWN_CODE}") from exc
         raise ModelError(f"model {name} cannot be loaded: {exc}\n{_COMPLETE}") from exc

@@ -1,12 +1,12 @@
 """Tokenize captions for CLIP and SigLIP models, and select the token whose state represents the caption.
 
-CLIP takes captions of any length and uses the state of the token with which its tokenizer ends each caption. The id
-comes from the tokenizer, because `config.json` is often wrong. Folders from before July 2023 give 2, for which
-`transformers` takes the highest id instead; that is a different token if tokens were added to the vocabulary.
+CLIP accepts captions padded to any length, and uses the state of the token with which its tokenizer ends each caption.
+That token's id comes from the tokenizer, because `config.json` is often wrong. Folders from before July 2023 state 2,
+and `transformers` then uses the highest id, which is a different token if tokens were added to the vocabulary.
 
 SigLIP was trained on lower-case captions padded to the full length. SigLIP 1's tokenizer lower-cases captions itself.
-The fixed-resolution SigLIP 2 models come with Gemma's tokenizer, which keeps case; `transformers` does not correct
-that.
+The fixed-resolution SigLIP 2 models come with Gemma's tokenizer, which keeps case, and `transformers` does not
+lower-case captions for it.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _at_end(end: int, network: Any, ids: Tensor) -> Tensor:
     # Padding needs no mask: the tower is causal, so the first end token never attends to what follows it.
     mask = create_causal_mask(
         config=tower.config, inputs_embeds=hidden, attention_mask=None, past_key_values=None
-    )  # None if attention takes `is_causal` instead
+    )  # None if attention uses `is_causal` instead
     *first, last = tower.encoder.layers
     for layer in first:
         hidden = layer(hidden, mask, is_causal=True)

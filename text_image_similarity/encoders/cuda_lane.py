@@ -1,4 +1,4 @@
-"""A tower on a CUDA device: reused pinned memory, a stream for copies, and one CUDA graph for each shape.
+"""Run a tower on a CUDA device with reused pinned memory, a stream for copies, and one CUDA graph for each shape.
 
 This module was written from the documentation of torch 2.15 and has not yet run on a GPU; `double_buffer` decides when
 each step is taken, and is tested. A graph is one launch instead of hundreds, so the kernels of a small model do not
@@ -31,7 +31,7 @@ _WARM_UPS = 3  # runs before a capture, in which libraries choose kernels and al
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """Items of one shape, filled up to a fixed number with copies of the last one.
+    """Items of one shape, filled up to a fixed number with copies of the last item.
 
     Args:
         items: The items, n arrays.
@@ -44,7 +44,7 @@ class Filled:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A tower for batches of one shape, in one slot.
+    """A tower prepared for batches of one shape in one slot.
 
     Args:
         given: Pinned memory that a batch is written to.
@@ -66,12 +66,12 @@ class Program:
 class CudaLane:
     """A `Lane` for one tower; use it in inference mode.
 
-    A slot's memory is free once `end` has waited for its `done`, so no stream ever waits for a slot.
+    A slot's memory is free once `end` has waited for the event `done`, so no stream ever waits for a slot.
 
     Args:
         tower: Function from a batch (n, ...) on the device to features (n, embed_dim).
         device: The tower's device.
-        clock: Function that returns a context, which is entered while the tower's kernels are launched.
+        clock: Function that returns a context manager, which is entered while the tower's kernels are launched.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class CudaLane:
     ) -> None:
         self._tower, self._device, self._clock = tower, device, clock
         self._copying, self._computing = torch.cuda.Stream(device), torch.cuda.Stream(device)
-        self._computing.wait_stream(torch.cuda.current_stream(device))  # the weights may still be written there
+        self._computing.wait_stream(torch.cuda.current_stream(device))  # which may still be writing the weights
         self._pool = torch.cuda.graph_pool_handle()  # shared, because graphs on one stream run one after the other
         self._programs: dict[tuple[int, tuple[int, ...], torch.dtype], Program] = {}
         self._begun: dict[int, tuple[Program, int]] = {}
@@ -128,7 +128,7 @@ class CudaLane:
 
 
 def capture(tower: nn.Module, there: Tensor, stream: torch.cuda.Stream, pool: Any) -> Callable[[], Tensor] | None:
-    """Capture the kernels of a tower that has run before, and check that they compute the same features.
+    """Capture the kernels of a tower that has run before, and check that they compute the same features as the tower.
 
     Args:
         tower: The tower.
@@ -144,7 +144,7 @@ def capture(tower: nn.Module, there: Tensor, stream: torch.cuda.Stream, pool: An
     """
     graph = torch.cuda.CUDAGraph()
     try:
-        # Other threads may use the device in the meantime; with "global" they could spoil the capture.
+        # Other threads may use the device in the meantime; with "global" they could invalidate the capture.
         with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             features: Tensor = tower(there).float()
     except RuntimeError as exc:
@@ -176,5 +176,5 @@ def _fill(given: Tensor, batch: Filled) -> None:
 
 
 def _pinned(shape: tuple[int, ...], kind: torch.dtype) -> Tensor:
-    """Return pinned memory, which the device can copy from and to by itself."""
+    """Allocate pinned memory, which the device can read and write directly."""
     return torch.zeros(shape, dtype=kind, pin_memory=True)

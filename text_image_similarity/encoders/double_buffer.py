@@ -22,7 +22,7 @@ SLOTS = 2
 
 
 class Lane(Protocol[BatchIn, ResultOut]):
-    """Computes batches in the order in which they are begun."""
+    """An interface to a device that computes batches in the order in which they are begun."""
 
     def begin(self, slot: int, batch: BatchIn) -> None:
         """Start computing a batch, without waiting for it."""
@@ -59,7 +59,7 @@ class DoubleBuffer(Generic[Batch, Result]):
         self._closed = False
 
     def submit(self, batch: Batch) -> Ticket[Result]:
-        """Start computing a batch once a slot is free; any error in it is raised by `result`.
+        """Start computing a batch once a slot is free; an error in the batch is raised by `result`.
 
         Raises:
             UsageError: The queue was closed.
@@ -89,7 +89,7 @@ class DoubleBuffer(Generic[Batch, Result]):
         """Wait for a batch and the ones before it, and return its result.
 
         Raises:
-            Exception: Any error of the lane with this batch.
+            Exception: The error that the lane raised for this batch.
         """
         with self._lock:
             while not ticket.ready:

@@ -35,8 +35,9 @@ from .two_tower import TwoTowerEncoder
 from .weight_limit import limited_by
 from .weights import SCALE, read_weights
 
-# Images per call on a CPU. The activations of larger batches need new memory from the kernel, which takes as long to
-# provide as a mobile network takes to compute. On 2 cores, batches of 32 take twice as long per image as batches of 4.
+# Images per call and thread on a CPU. The activations of larger batches need new memory from the kernel, which takes as
+# long to provide as a mobile network takes to compute. On 2 cores, batches of 32 take twice as long per image as
+# batches of 4.
 _IMAGES_PER_THREAD = 2
 _CAPTIONS = 8  # per call on a CPU
 _SMALLEST = 4096  # values; smaller tensors stay float16, because int8 would save nothing
@@ -85,7 +86,7 @@ def read_dual_encoder(folder: Path) -> tuple[DualEncoder, Tokenizer]:
         set_up(tokenizer, shape.context_length)
     except ModelError:
         raise
-    except Exception as exc:  # a stranger's settings make torch and others raise errors of many types
+    except Exception as exc:  # untrusted settings make torch and other libraries raise errors of many types
         raise ModelError(f"the dual encoder in {shown(folder)} cannot be loaded: {exc}") from exc
     return towers, tokenizer
 
@@ -93,13 +94,13 @@ def read_dual_encoder(folder: Path) -> tuple[DualEncoder, Tokenizer]:
 def write_dual_encoder(folder: Path, towers: DualEncoder, tokenizer: Tokenizer, *, int8: bool = False) -> None:
     """Write a dual encoder's three files, each atomically.
 
-    `config.json` is written last, because its presence makes the folder a model.
+    `config.json` is written last, because a folder is a model once it has this file.
 
     Args:
         folder: Folder to write to; created if it does not exist.
         towers: The model.
         tokenizer: Tokenizer of the model.
-        int8: Whether to store matrices as int8 and the rest as float16; otherwise everything is float32.
+        int8: Whether to store large matrices as int8 and the rest as float16; otherwise everything is float32.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in towers.state_dict().items()}
@@ -181,7 +182,7 @@ def _tokens(tokenizer: Tokenizer) -> Tokens:
 
 
 def quantised(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Round matrices to int8, symmetric around zero with one scale per row, and everything else to float16."""
+    """Round large matrices to int8, symmetric around zero with one scale per row, and other floats to float16."""
     stored: dict[str, Tensor] = {}
     for name, value in state.items():
         if value.ndim < 2 or value.numel() < _SMALLEST or not value.is_floating_point():

@@ -29,7 +29,7 @@ from .web_backend import open_web
 
 MANIFEST = "config.json"
 PLANS_SCRIPT = "build_plans.sh"  # in an export for TensorRT
-LAYOUT = 2  # any other is refused
+LAYOUT = 2  # version of the manifest; any other is refused
 _PRECISIONS = ("fp32", "fp16", "int8")
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "format": str,
@@ -60,8 +60,7 @@ def load_exported(name: str, folder: Path, config: Config) -> TwoTowerEncoder:
         config: `device`, `precision`, `backend`, `preprocess` and `revision` must be compatible with the export.
 
     Raises:
-        ConfigError: The settings are not compatible with the export; the message names its source, which may be
-            compatible.
+        ConfigError: A setting is not compatible with the export; the message says which one, and what to do.
         ModelError: The export is damaged or incomplete, has another layout, or cannot be opened.
         MissingExtraError: The library that runs the export's format is not installed.
     """
@@ -174,7 +173,7 @@ def hashes(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Check that the files of an export have not changed since it was made.
+    """Check that the files of an export have not changed since it was written.
 
     Raises:
         ModelError: A file is missing or has changed.
@@ -203,9 +202,9 @@ def _again(manifest: Mapping[str, Any]) -> str:
 def _check_config(name: str, manifest: Mapping[str, Any], config: Config) -> None:
     source, made = manifest["source"]["model"], manifest["format"]
     if made not in _BACKENDS:
-        raise ModelError(f"{name} is an export for {made!r}, which this version cannot run")
+        raise ModelError(f"{name} is an export for {made!r}, which this version cannot run; export the model again")
     if config.revision is not None:
-        raise ConfigError(f"revision={config.revision!r} is for hub models; {name} is a folder and has none")
+        raise ConfigError(f"revision={config.revision!r} is for hub models; remove it, because {name} is a folder")
     backend = _RUN_BY.get(made, made)
     if config.backend not in ("auto", backend):
         raise ConfigError(

@@ -15,7 +15,7 @@ _NO_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory
 
 
 class Fit:
-    """The number of items that fit the device: halved when memory runs out, and doubled again after a while."""
+    """The number of items that fit in memory: halved when memory runs out, and doubled again after a while."""
 
     def __init__(self) -> None:
         self._most: int | None = None

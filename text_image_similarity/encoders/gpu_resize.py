@@ -1,8 +1,8 @@
-"""Pillow's 8-bit resize on a GPU, as a Triton kernel: the same bytes as `resize`, for pixels that are on the GPU.
+"""Resize pixels that are on a GPU with a Triton kernel, to the same bytes as `resize` and Pillow's 8-bit resize.
 
-One kernel computes each of Pillow's passes, along either axis, with the same 32-bit integers. It needs `triton`, which
-torch installs on Linux. Nothing in this package uses it yet, because it has run only in Triton's interpreter, not on a
-GPU.
+One kernel computes each of Pillow's passes, along either axis, with the same 32-bit integers. The kernel needs
+`triton`, which torch installs on Linux. Nothing in this package uses it yet, because it has run only in Triton's
+interpreter, not on a GPU.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _passed(pixels: Tensor, axis: int, first: Tensor, count: Tensor, weights: Te
 def _passes_on(
     device: torch.device, before: tuple[int, int], after: tuple[int, int], resample: Image.Resampling
 ) -> list[tuple[bool, Tensor, Tensor, Tensor]]:
-    """Return the passes for a whole image, with weights on the device, where they stay, because they are small."""
+    """Return the passes for a whole image, with weights on the device; the weights are small, so they stay there."""
     passes = passes_of(before, after, resample, Region(0, 0, *after))
     found = []
     for each in passes:

@@ -27,7 +27,7 @@ def require_model(name: str, revision: str | None) -> list[str]:
     """Check that a hub model is in the cache or can be fetched.
 
     Returns:
-        The paths of the model's files if the hub was asked, otherwise an empty list.
+        The paths of the model's files if the hub was contacted, otherwise an empty list.
 
     Raises:
         ModelNameError: The name is not a valid hub id, or the hub has no usable model of this name.
@@ -46,13 +46,13 @@ def has_open_clip(name: str, revision: str | None) -> bool:
 
 
 def cached_folder(name: str, revision: str | None) -> Path | None:
-    """Return a model's folder in the cache, named after its commit, or None; files may be missing from the folder."""
+    """Return a model's folder in the cache, which may be incomplete and is named after its commit, or None."""
     path = try_to_load_from_cache(name, "config.json", revision=revision)
     return Path(path).parent if isinstance(path, str) else None
 
 
 def require_hub(name: str, revision: str | None) -> list[str]:
-    """Ask the hub whether it has a model, in at most `PROBE_S` seconds, regardless of the network.
+    """Check that the hub has a usable model, in at most `PROBE_S` seconds whatever the state of the network.
 
     Returns:
         The paths of the model's files.
@@ -87,7 +87,7 @@ def fetch_file(name: str, files: Sequence[str], revision: str | None) -> Path:
 def fetch_folder(name: str, signs: Sequence[str], patterns: Sequence[str]) -> Path:
     """Return a hub model's folder in the cache, with the files that match the patterns.
 
-    Nothing is fetched if one of the files in `signs` is already there.
+    Nothing is fetched if one of the files in `signs` is already in the cache.
 
     Raises:
         ModelNameError: The model is not on the hub.

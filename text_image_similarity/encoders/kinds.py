@@ -1,6 +1,6 @@
-"""Recognise models that can be loaded, and explain the others, from file names and `config.json`, without any library.
+"""Recognise models that can be loaded, and explain why others cannot, from file names and `config.json` alone.
 
-The error for a kind of model that people commonly try names that kind and says what to do.
+For a kind of model that people commonly try, the error names that kind and says what to do.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .adapters import base_of
 from .open_clip_names import CONFIG
 from .settings_files import check_settings, read_settings
 
-# Families of transformers. Each family builds its own two towers, regardless of its settings, and each is tested.
+# Families of transformers, all tested. Settings cannot replace the two towers that a family builds.
 FAMILIES = ("clip", "siglip", "siglip2", "metaclip_2", "chinese_clip", "altclip", "align")
 OWN = "dual_encoder"  # written by `train`
 OPEN_CLIP = "open_clip"
@@ -108,7 +108,7 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _names_in(name: str, folder: Path) -> set[str]:
-    """Return the names in a model's folder, none of which may be a pipe or a device: reading one may never end."""
+    """Return the names in a model's folder, none of which may be a pipe or a device, whose reading may never end."""
     paths = list(folder.iterdir())
     if odd := [path.name for path in paths if not (path.name[0] == "." or path.is_file() or path.is_dir())]:
         raise ModelNameError(f"{min(odd)} in the model folder {name} is not a regular file; remove it")
@@ -139,7 +139,7 @@ def check_type(name: str, shape: object) -> None:
     if kind in (*FAMILIES, OWN, EXPORTED):
         return
     if "auto_map" in shape:
-        raise ModelNameError(f"{name} is a {kind} model, which {NO_OWN_CODE}")
+        raise ModelNameError(f"{name} is a model{f' of type {kind}' if kind else ''}, which {NO_OWN_CODE}")
     if kind is None and "model_cfg" in shape:
         raise ModelNameError(f"{name} has open_clip's settings in its config.json; rename that file to {CONFIG}")
     if kind is None:
@@ -161,7 +161,7 @@ def check_listing(name: str, files: Collection[str]) -> None:
         )
     if clip := next((path for path in files if re.fullmatch(r"[^/]*CLIPModel/config\.json", path)), None):
         raise ModelNameError(
-            f"{name} is a sentence-transformers model; its CLIP model is in a folder of its own; run "
+            f"{name} is a sentence-transformers model; its CLIP model is in a subfolder; run "
             f"`hf download {name} --local-dir FOLDER`, and use FOLDER/{clip.partition('/')[0]}"
         )
     if top and "config.json" not in top and CONFIG not in top:

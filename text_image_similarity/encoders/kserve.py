@@ -1,4 +1,4 @@
-"""Exchange tensors with an inference server in the KServe v2 protocol, over HTTP with binary tensors or over gRPC.
+"""Exchange tensors with an inference server by the KServe v2 protocol, over HTTP with binary tensors or over gRPC.
 
 Triton, KServe, OpenVINO Model Server and others support this protocol. The protocol is specified at kserve.github.io,
 "Open Inference Protocol", and in Triton's extension for binary tensor data.
@@ -50,13 +50,13 @@ class InferenceServer(Protocol):
             wanted: Name of the model's output.
 
         Raises:
-            ModelError: The server refuses the request, or returns something else.
+            ModelError: The server refuses the request, or does not return this output.
             DeviceLostError: The server could not be reached for a minute.
         """
 
 
 def connect(url: str) -> InferenceServer:
-    """Return the server at `http(s)://host:port` or `grpc(s)://host:port`. Nothing is sent yet.
+    """Return the server at `http(s)://host:port` or `grpc(s)://host:port`, without sending anything.
 
     Raises:
         MissingExtraError: The URL is for gRPC, and the extra `triton` is not installed.
@@ -132,8 +132,12 @@ class _Http:
                 if output["name"] == wanted:
                     return _values(output, None if size is None else answer.content[start : start + size])
                 start += size or 0
-            raise KeyError("it is not among the outputs")
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise ValueError("it is not among the outputs")
+        except KeyError as exc:
+            raise ModelError(
+                f"the inference server {self.url} returned no usable {wanted!r} for model {model!r}: {exc} is missing"
+            ) from exc
+        except (ValueError, TypeError, AttributeError) as exc:
             raise ModelError(
                 f"the inference server {self.url} returned no usable {wanted!r} for model {model!r}: {exc}"
             ) from exc

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 
 class OneToken(nn.Module):
-    """The last layer of a `transformers` CLIP or SigLIP, returning one token of each item, (n, 1, width).
+    """The last layer of a `transformers` CLIP or SigLIP model, which returns one token of each item, (n, 1, width).
 
     Args:
         layer: The layer.
@@ -32,7 +32,7 @@ class OneToken(nn.Module):
 
 
 class OneTokenBlock(nn.Module):
-    """The last layer of an open_clip image tower, returning only the class token of each image, (n, 1, width)."""
+    """The last layer of an open_clip image tower, which returns only the class token of each image, (n, 1, width)."""
 
     def __init__(self, block: nn.Module):
         super().__init__()
@@ -43,7 +43,7 @@ class OneTokenBlock(nn.Module):
 
 
 def give_one_token(tower: Any, place: int) -> None:
-    """Make the last layer of a `transformers` tower compute only one token, if the tower uses only that token."""
+    """Make the last layer of a `transformers` tower compute only one token; the tower must use no other token."""
     tower.encoder.layers[-1] = OneToken(tower.encoder.layers[-1], place)
 
 
@@ -54,7 +54,7 @@ def token_of(layer: Any, hidden: Tensor, token: Tensor, seen: Tensor | None = No
         layer: The layer.
         hidden: All tokens, (n, t, width).
         token: The token to compute, (n, 1, width).
-        seen: The tokens that the token attends to, (n, t); None means all.
+        seen: Mask of the tokens that the token attends to, (n, t); None means all.
     """
     attention = layer.self_attn
 
@@ -86,7 +86,7 @@ def token_of_block(block: Any, hidden: Tensor, token: Tensor, seen: Tensor | Non
 
 
 def at_ends(hidden: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the tokens (n, 1, width) at given positions, and which ones (n, t) they attend to in a causal tower."""
+    """Return the tokens (n, 1, width) at given positions, and masks (n, t) of what they attend to in a causal tower."""
     count, length = hidden.shape[:2]
     token = hidden[torch.arange(count, device=hidden.device), ends][:, None]
     return token, torch.arange(length, device=hidden.device) <= ends[:, None]

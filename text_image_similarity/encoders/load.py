@@ -16,7 +16,7 @@ from ..config import DEFAULT_MODEL, Config, ConfigLike, as_config
 from ..errors import ConfigError, MissingExtraError, ModelNameError, ModelUnavailableError
 from ..files import network_share
 from ..system import is_installed, require
-from .kinds import ADAPTER, OPEN_CLIP, OWN, check_folder, check_type, is_export
+from .kinds import ADAPTER, EXPORTED, OPEN_CLIP, OWN, check_folder, check_type, is_export
 from .names import ALIASES, check_name, is_hub_id, places_in
 from .open_clip_names import OpenClipName, read_open_clip_name
 from .placement import check_placement, runs_on_onnx
@@ -61,9 +61,9 @@ def model_folder(name: str | PathLike[str]) -> Path:
 
 
 def on_network_share(model: str) -> bool:
-    r"""Return whether a model's name may be a place on a Windows network share, such as `\\host\share`.
+    r"""Return whether a model's name may be a path on a Windows network share, such as `\\host\share`.
 
-    Looking for a file there would log in to that host, so a stranger who wrote the name must not choose the host.
+    Looking for a file there would log in to its host, which a stranger who wrote the name could choose.
     """
     return any(network_share(model_folder(place)) for place in places_in(model))
 
@@ -71,8 +71,8 @@ def on_network_share(model: str) -> bool:
 def resolve_model(model: str | PathLike[str], revision: str | None) -> tuple[str, str | None]:
     """Resolve a model's name and revision: aliases to hub ids, pinned models to their commits, folders to full paths.
 
-    Names that resolve to the same result name the same model. The hub is not asked, so branches are not resolved to
-    commits.
+    Names that resolve to the same result name the same model. The hub is not contacted, so branches are not resolved
+    to commits.
 
     Example:
         >>> resolve_model("fast", None) == resolve_model("openai/clip-vit-base-patch32", None)
@@ -101,7 +101,7 @@ def dual_encoder_folder(model: str | PathLike[str]) -> Path:
         raise ModelNameError(f"model folder {model} does not exist")
     if check_folder(str(model), folder)["model_type"] != OWN:
         raise ModelNameError(
-            f"{model} is a model of transformers or open_clip; training starts from mini, or from a model created by `train`"
+            f"{model} was not created by `train`; training starts from mini, or from a model created by `train`"
         )
     return folder
 
@@ -112,7 +112,7 @@ def load_encoder(config: ConfigLike = None) -> PreparingEncoder:
 
     Args:
         config: A model's name, or settings, of which `model`, `revision`, `device`, `precision`, `backend`,
-            `preprocess` and `model_cache` are used.
+            `preprocess`, `batch_size`, `model_cache` and `triton_url` are used.
 
     Returns:
         An encoder that may be shared between calls and threads.
@@ -135,7 +135,7 @@ def load_encoder(config: ConfigLike = None) -> PreparingEncoder:
     if _is_dir(folder):
         shape = check_folder(name, folder)
         if config.revision is not None:
-            raise ConfigError(f"revision={config.revision!r} is for hub models; {name} is a folder and has none")
+            raise ConfigError(f"revision={config.revision!r} is for hub models; remove it, because {name} is a folder")
         if shape["model_type"] == OPEN_CLIP:
             return _open_clip(str(folder), OpenClipName(folder=folder), config)
         if shape["model_type"] == ADAPTER:
@@ -176,8 +176,8 @@ def _check_meant(model: str | PathLike[str]) -> None:
         return
     if is_pinned(name):  # libraries would use the folder
         raise ModelNameError(
-            f"the folder {name} here is not the pinned {name}; write ./{name} for the folder, or run in another "
-            "directory for the pinned model"
+            f"the folder {name} here is not the pinned hub model of this name; write ./{name} for the folder, or run in "
+            "another directory for the hub model"
         )
     if is_installed("huggingface_hub"):
         from .hub import cached_folder
@@ -213,7 +213,7 @@ def _open_clip(name: str, parsed: OpenClipName, config: Config) -> PreparingEnco
     from .open_clip_files import find_open_clip
 
     if config.revision is not None and (parsed.file or parsed.folder):
-        raise ConfigError(f"revision={config.revision!r} is for hub models; {name} is on this disk and has none")
+        raise ConfigError(f"revision={config.revision!r} is for hub models; remove it, because {name} is on this disk")
 
     def load(config: Config) -> TwoTowerEncoder:
         from .open_clip_model import load_open_clip
@@ -241,7 +241,7 @@ def _adapted(name: str, folder: Path, config: Config) -> PreparingEncoder:
     base, revision = resolve_model(named, None)
     base_folder = Path(base)
     if _is_dir(base_folder):
-        if check_folder(base, base_folder)["model_type"] in (OWN, OPEN_CLIP, ADAPTER):
+        if check_folder(base, base_folder)["model_type"] in (OWN, OPEN_CLIP, ADAPTER, EXPORTED):
             raise ModelNameError(f"{name} holds a PEFT adapter for {base}, which is not a model of transformers")
     else:
         from .hub import cached_folder, require_model

@@ -1,4 +1,4 @@
-"""Run image towers that take images of any shape as patches (SigLIP 2's NaFlex)."""
+"""Run image towers that accept images of any shape, divided into patches (SigLIP 2's NaFlex)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .clip_text import Features, pooled
 def patch_features(preprocess: Preprocess) -> Features:
     """Return a function that computes image features from normalised rows (n, 3, 1 + most, side * side).
 
-    The rows are those of `Preprocess.pixels`: the first one holds the number of patches down and across.
+    The rows are those of `Preprocess.pixels`: the first one contains the numbers of patches down and across.
     """
     scale, shift = (torch.from_numpy(part) for part in preprocess.scale_and_shift)
 
     def features(network: Any, values: Tensor) -> Tensor:
-        # The shape was normalised like pixels. Bytes are far enough apart to be restored exactly, in float16 too.
+        # The shape was normalised like pixels. Bytes are far enough apart to be restored exactly, even in float16.
         given = values[:, :2, 0, :2].float()  # (n, bytes, down and across)
         of = [part[:2].view(2, 1).to(values.device) for part in (scale, shift)]
         high, low = ((given + of[1]) / of[0]).round().long().unbind(1)

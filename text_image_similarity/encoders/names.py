@@ -30,12 +30,12 @@ _AROUND = " \t\r\n\f\v\"'`\u00a0\u200b\u200c\u200d\u2060\ufeff"
 
 
 def places_in(model: str) -> tuple[str, ...]:
-    """Return what may be a path in a model's name: all of it, and what follows `local-dir:` or `open_clip:NAME//`."""
+    """Return the parts of a model's name that may be paths: all of it, and the rest after `local-dir:` or `NAME//`."""
     return model, model.partition(":")[2], model.partition("//")[2]
 
 
 def is_hub_id(name: str) -> bool:
-    """Return whether a name could be a hub id, `owner/name`; one that begins with a dot or a tilde is a path."""
+    """Return whether a name could be a hub id, `owner/name`; a name that begins with a dot or a tilde is a path."""
     return re.fullmatch(rf"(?![.~]){_HUB_ID}", name) is not None
 
 
@@ -52,8 +52,9 @@ def check_name(model: str | PathLike[str]) -> None:
         raise ModelNameError(f"model {name!r} has spaces, quotes or invisible characters around it{hint}")
     path = Path(name)
     if _exists(path):
-        folder = f"its folder, {path.parent}" if (path.parent / "config.json").is_file() else "a folder"
-        raise ModelNameError(f"model {name} is a file; name {folder}, with config.json, weights and tokenizer files")
+        has_config = (path.parent / "config.json").is_file()
+        folder = f"its folder, {path.parent}" if has_config else "a folder with config.json, weights and a tokenizer"
+        raise ModelNameError(f"model {name} is a file; name {folder}")
     if scheme := re.match(r"([a-z0-9+.-]+)://|(hf|timm):", name, re.IGNORECASE):
         raise ModelNameError(f"model {name} cannot begin with {scheme[0]}: give a hub id or a folder{hint}")
     if re.search(rf"\.({_FILES})$", name, re.IGNORECASE):
@@ -75,7 +76,7 @@ def suggest(name: str) -> str | None:
 
 
 def _rewritten(name: str, tidy: str) -> str | None:
-    """Return the name or folder in a URL, or in a name with surrounding characters, or None."""
+    """Return the name or folder inside a URL or inside surrounding characters, or None."""
     if url := re.match(rf"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://|hf-hub:|hf:)({_HUB_ID})", tidy):
         return url[1]
     if tidy.startswith("file://"):

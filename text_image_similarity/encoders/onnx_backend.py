@@ -1,4 +1,4 @@
-"""ONNX Runtime as a backend, the fastest one for CPUs in our measurements: two to three times as fast as torch.
+"""Run models on ONNX Runtime, the fastest backend for CPUs in our measurements: two to three times as fast as torch.
 
 A batch is divided among threads, one per core, with a few images per call, which keeps activations in the processor's
 cache. The number of items in a call does not change a vector, except for a single caption, which is therefore encoded
@@ -32,13 +32,13 @@ _WIDTH = 4  # captions are padded to a multiple of this many tokens
 
 @dataclass(frozen=True, slots=True)
 class OnnxBackend:
-    """Two exported towers on ONNX Runtime.
+    """A backend that runs two exported towers on ONNX Runtime.
 
     Args:
         image_session, text_session: ONNX Runtime sessions of one thread each.
         tokens: `Tokens` that pad the ids.
         workers: The threads that make the calls.
-        precision: `fp32` or `int8`.
+        precision: `fp32`, `fp16` or `int8`.
         weight_bytes: Memory that the parameters take, in bytes.
     """
 
@@ -113,8 +113,8 @@ def open_backend(
     Args:
         folder: Folder with the graphs.
         tokens: `Tokens` that pad the ids.
-        precision: `fp32` or `int8`.
-        initializers: For graphs without weights, by tower: the name in `model.safetensors` of each initializer.
+        precision: `fp32`, `fp16` or `int8`.
+        initializers: The name in `model.safetensors` of each initializer, by tower, for graphs without weights.
         graphs: Name of a tower's graph in the folder, where `{}` stands for the tower, `image` or `text`.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # otherwise ONNX Runtime stores a device id in the home folder
@@ -124,7 +124,7 @@ def open_backend(
     sessions, weight_bytes = [], 0
     for tower in ("image", "text"):
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # an error is raised, too, and names in a graph could control the terminal
+        options.log_severity_level = 4  # errors are raised anyway, and a graph's names could control the terminal
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         if initializers:
             given = initializers[tower]

@@ -1,4 +1,4 @@
-"""Export a model to ONNX once for this machine: two graphs, a tokenizer and facts in a folder of the user's cache.
+"""Export a model to ONNX once for this machine, to a folder of the user's cache with two graphs and a tokenizer.
 
 The folder appears only after its graphs have been compared with the model on the same images and captions. Folders for
 other machines, which record where they came from, are written by the package `export`.
@@ -56,7 +56,7 @@ def _write_facts(encoder: TwoTowerEncoder, folder: Path) -> None:
 
 
 def _check(encoder: TwoTowerEncoder, folder: Path, *, int8: bool) -> None:
-    """Run both forms of the model on the same images and captions.
+    """Check that both forms of the model compute the same embeddings from the same images and captions.
 
     Raises:
         ModelError: The results differ.

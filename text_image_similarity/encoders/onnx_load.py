@@ -1,9 +1,9 @@
 """Load a model on ONNX Runtime or OpenVINO: export it once, and open the exported form afterwards.
 
-The exported form is in a folder of the user's cache that is named after the fingerprint of the model's files;
-afterwards neither torch nor transformers is loaded for the model. Files in that cache determine scores, so only people
-you trust should be able to write there. `mini` is never exported in float32: its graphs are next to its weights, in the
-package (`scripts/export_mini.py`).
+The exported form is in a folder of the user's cache that is named after the fingerprint of the model's files. Once
+that folder exists, neither torch nor transformers is loaded for the model. Files in the cache determine scores, so only
+people you trust should be able to write there. `mini` is never exported in float32: its graphs are next to its weights,
+in the package (`scripts/export_mini.py`).
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ def load_onnx(
 
     Args:
         name: Name of the encoder.
-        folder: Folder with those of the model's files that are on this machine.
+        folder: The model's folder on this machine, which may be incomplete; None if there is none.
         config: `precision`, `preprocess`, `backend` and `model_cache` are used.
         load_torch: Function that loads the model itself.
-        weights: Fingerprint of the model's files, if they do not have a folder of their own.
+        weights: Fingerprint of the model's files; computed from `folder` if omitted.
 
     Returns:
-        The exported model. With `backend="auto"` in float32, the result of `load_torch` if the model cannot be exported
-        or its exported form cannot be opened.
+        The exported model; or, with `backend="auto"` in float32, the result of `load_torch` if the model cannot be
+        exported or its exported form cannot be opened.
 
     Raises:
         ModelError: The model cannot be loaded; or its exported form was requested, but the export fails, is not
@@ -97,8 +97,8 @@ def load_onnx(
 def _place(folder: Path | None, weights: str, config: Config) -> Path:
     """Return the folder for a model's exported form: in the cache or, for `mini` and its copies, in this package.
 
-    Graphs in any other folder are not opened, because nothing shows that they compute the same as the model, under
-    whose fingerprint embeddings are cached.
+    Graphs in any other folder are not opened, because their embeddings may differ from the model's, and would be cached
+    under the model's fingerprint.
     """
     if folder and config.precision != "int8" and _named_by(folder) == weights == _named_by(mini_folder()):
         return mini_folder()
@@ -118,7 +118,7 @@ def _named_by(folder: Path) -> object:
 
 
 def _export_once(encoder: TwoTowerEncoder, folder: Path, precision: str) -> None:
-    """Export a model, which then loses its weights, unless another process has exported it in the meantime.
+    """Export a model and drop its weights, unless another process has exported it in the meantime.
 
     Raises:
         ModelError: The model cannot be exported.

@@ -1,8 +1,8 @@
 """Find the settings, weights and tokenizer of an open_clip model, on this disk or on the hub.
 
 Weights must be safetensors. A pickled file is read only if its full SHA-256 is in open_clip's table of weights, and
-even then without running code. Everything else is refused with advice, because `open_clip_config.json` and weights from
-the hub are not trusted.
+even then without running code. Any other file of weights is refused with advice. Settings are checked too, because
+`open_clip_config.json` and weights from the hub are not trusted.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _TEXT_TOWERS = ("bert", "m2m_100", "mt5", "roberta", "xlm-roberta")  # those tha
 _PATTERNS = ("tokenizer*.json", "special_tokens_map.json", "vocab*", "merges.txt", "*.model", "added_tokens.json")
 
 
-_CONTEXT = 77  # context length of a text tower that states none
+_CONTEXT = 77  # context length of a text tower whose settings do not state it
 _COUNTED = {"vocab_size"}  # the table of this size is counted before it is filled
 _TABLE = re.compile("position|d_model|hidden_size")  # settings that determine the size of a table of positions
 
@@ -164,7 +164,7 @@ def _check_settings(name: str, model: Mapping[str, Any]) -> None:
 
 
 def _check_attention(name: str, text: Mapping[str, Any], vision: Mapping[str, Any]) -> None:
-    """Check the attention of the towers that open_clip builds itself, with its defaults for what is not stated."""
+    """Check the attention of the towers that open_clip builds itself, using its defaults for missing settings."""
     length = text.get("context_length") or _CONTEXT
     check_attention(f"the text tower of {name}", length + 1, text.get("heads", 8), text.get("layers", 12))
     if vision.get("timm_model_name"):
@@ -182,7 +182,7 @@ def _check_attention(name: str, text: Mapping[str, Any], vision: Mapping[str, An
     side = vision.get("image_size", 224)
     longest, tower = max(side if isinstance(side, list) else [side]), f"the image tower of {name}"
     heads = found["width"] // max(1, found["head_width"])
-    if is_resnet:  # which compares once, at its end, where it is 32 times as wide
+    if is_resnet:  # its only attention is at its end, where it is 32 times as wide
         check_attention(tower, (longest // 32) ** 2 + 1, 32 * heads, 1)
         return
     patches = (longest // max(1, found["patch_size"])) ** 2
@@ -193,7 +193,7 @@ def _check_attention(name: str, text: Mapping[str, Any], vision: Mapping[str, An
 
 
 def _check_widths(name: str, widths: Iterable[int]) -> None:
-    """Refuse numbers for which a library would fill a table before any of its weights can be counted."""
+    """Refuse numbers so large that a library would fill a huge table before its weights can be counted."""
     if any(width > MOST_WIDTH for width in widths):
         raise ModelError(f"the settings of {name} have a width or another number above {MOST_WIDTH:,}; correct it")
 
@@ -258,7 +258,8 @@ def _text_settings(name: str, repository: str, context: int) -> Path:
     found = read_settings(path)
     kind = found.get("model_type") if isinstance(found, Mapping) else None
     if kind not in _TEXT_TOWERS:
-        raise ModelError(f"{tower}, is a {kind} model; open_clip supports {', '.join(_TEXT_TOWERS)}")
+        said = "names no model_type" if kind is None else f"is a {kind} model"
+        raise ModelError(f"{tower}, {said}; open_clip supports {', '.join(_TEXT_TOWERS)}")
     _check_widths(tower, (number for key, number in _numbers(found) if _TABLE.search(key)))
     check_text_attention(tower, context, found)
     return path.parent

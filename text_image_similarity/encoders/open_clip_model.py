@@ -110,7 +110,7 @@ def _fill(network: nn.Module, files: OpenClipFiles, parsed: OpenClipName) -> Non
     if lacking := sorted(found.missing_keys):
         raise ModelError(f"the weights of {files.name} are incomplete: {_some(lacking)}")
     if left := sorted(unexpected - _OPENAI_MARKS):
-        raise ModelError(f"the weights of {files.name} belong to another architecture, which has {_some(left)}")
+        raise ModelError(f"the weights of {files.name} belong to another architecture: they include {_some(left)}")
 
 
 def _some(names: list[str]) -> str:
@@ -123,7 +123,7 @@ def _image_features(network: Any, pixels: Tensor) -> Tensor:
 
 
 def text_features(network: Any, ids: Tensor) -> Tensor:
-    """Return the features of captions (n, t); unlike in open_clip, t may be less than the context length."""
+    """Return the features of captions from their token ids (n, t); here t may be less than the context length."""
     text = _text_tower(network)
     causal = getattr(text, "attn_mask", None) is not None and getattr(text, "cls_emb", None) is None
     if causal and ids.shape[1] < text.positional_embedding.shape[0]:

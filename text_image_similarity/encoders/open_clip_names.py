@@ -1,4 +1,4 @@
-"""Parse the names that only open_clip models have, without importing any library.
+"""Parse the names that only open_clip models have, without importing open_clip.
 
 - `open_clip:ARCHITECTURE/TAG`: weights in open_clip's table, such as `open_clip:ViT-B-32/laion2b_s34b_b79k`.
 - `open_clip:ARCHITECTURE//PATH`: a file of weights. PATH is the part after the two slashes, read as in a shell:
@@ -86,12 +86,12 @@ def read_open_clip_name(name: str) -> OpenClipName | None:
 
 
 def check_architecture(name: str, architecture: str) -> None:
-    """Check, by its files, that open_clip has an architecture; importing it would take seconds.
+    """Check from open_clip's files that it has an architecture; importing open_clip would take seconds.
 
     Raises:
         ModelNameError: open_clip does not have this architecture.
     """
-    found = None if "open_clip" in sys.modules else find_spec("open_clip")  # once imported, more can be added
+    found = None if "open_clip" in sys.modules else find_spec("open_clip")  # after an import, more may exist
     places = found.submodule_search_locations if found is not None else None
     known = [path.stem for place in places or () for path in Path(place, "model_configs").glob("*.json")]
     if known and architecture not in known:

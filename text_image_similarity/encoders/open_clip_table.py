@@ -58,9 +58,8 @@ def tag_settings(name: str, architecture: str, tag: str) -> tuple[dict[str, Any]
         settings["quick_gelu"] = True
     repository, _, file = str(known.get("hf_hub", "")).rpartition("/")
     if not repository:
-        raise ModelNameError(
-            f"model {name}: its weights are not on the hub; fetch {known.get('url')} and give the file"
-        )
+        where = f"; download {known['url']} and give the file" if known.get("url") else "; give a file"
+        raise ModelNameError(f"model {name}: its weights are not on the hub{where}: open_clip:{architecture}//PATH")
     return settings, _preprocessing(architecture, tag), repository, file or None
 
 
@@ -73,7 +72,8 @@ def twin_problem(architecture: str, weights: Path) -> str | None:
     published = {str(known.get("url", "")).rpartition("/")[2].casefold() for known in _quick_weights()} - {""}
     if not any(word in where for word in _QUICK_WORDS) and weights.name.casefold() not in published:
         return None
-    return quick_advice(architecture, f"{weights} is named like weights") + ", or rename the file if it holds others"
+    advice = quick_advice(architecture, f"{weights} is named like weights")
+    return f"{advice}, or rename the file if it holds other weights"
 
 
 def quick_advice(architecture: str, found: str) -> str:

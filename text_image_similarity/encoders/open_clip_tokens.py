@@ -125,7 +125,7 @@ def _agree(tokens: Tokens, theirs: Callable[..., Any], length: int) -> bool:
 def _their_tokens(
     theirs: Callable[..., Any], lengths: Callable[[Sequence[str]], list[int]], most: int, growth: int = 1
 ) -> Tokens:
-    """Return the `Tokens` of open_clip's own tokenizer, with full-length rows; `lengths` shows what was cut."""
+    """Return `Tokens` of open_clip's tokenizer, with full-length rows; `lengths` counts ids before captions are cut."""
     locks: dict[int, Lock] = {}  # tokenizers of transformers keep state, and a fork may copy a held lock
 
     @panics_are_errors()

@@ -48,7 +48,7 @@ def import_openvino() -> Any:
     with _importing:
         hide = _TELEMETRY not in sys.modules
         if hide:
-            sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # how Python says that a module cannot be imported
+            sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # makes an import of this module fail
         try:
             openvino = import_module("openvino")
             # OpenVINO's table of types is built on first use. If two threads use it first at the same time, they
@@ -63,7 +63,7 @@ def import_openvino() -> Any:
 
 @dataclass(frozen=True, slots=True)
 class OpenVinoBackend:
-    """Two towers on OpenVINO.
+    """A backend that runs two towers on OpenVINO.
 
     Args:
         towers: The compiled towers.
@@ -143,7 +143,7 @@ class Towers:
 
 
 def _keep(towers: Towers | None) -> None:
-    """Never free what the parent process compiled: that would wait for threads that exist only in the parent."""
+    """Never free what the parent process compiled; freeing it would wait for threads that exist only in the parent."""
     if towers is not None:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(towers.compiled))
 
@@ -161,7 +161,7 @@ def open_openvino(
         folder: Folder with `image.xml` and `text.xml` and their `.bin` files, or with `image.onnx` and `text.onnx`.
         tokens: `Tokens` that pad the ids.
         precision: Precision of the export, `fp32` or `int8`.
-        initializers: For ONNX graphs without weights, by tower: the name in `model.safetensors` of each initializer.
+        initializers: The name in `model.safetensors` of each initializer, by tower, for ONNX graphs without weights.
 
     Raises:
         Exception: A file is missing or damaged. OpenVINO's own errors are RuntimeErrors.
@@ -204,7 +204,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _with_weights(folder: Path, scratch: Path, initializers: Mapping[str, Mapping[str, str]]) -> Path:
-    """Copy graphs without weights to a folder, with each weight in the file that the graphs name; return the folder."""
+    """Copy graphs without weights to a folder, write each weight to the file that they name, and return the folder."""
     weights = read_weights(folder / "model.safetensors")
     for tower, given in initializers.items():
         shutil.copyfile(folder / f"{tower}.onnx", scratch / f"{tower}.onnx")

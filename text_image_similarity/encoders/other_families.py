@@ -25,7 +25,7 @@ _OFFSET = ("altclip",)  # families that do not use the first positions, up to th
 
 
 def text_length(name: str, shape: Any) -> int:
-    """Return how many tokens of a caption a model reads.
+    """Return the largest number of tokens of a caption that a model reads.
 
     Args:
         name: Name of the model, for error messages.
@@ -56,12 +56,12 @@ def masked_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Featur
         tokenizer: Tokenizer of the model.
 
     Raises:
-        ModelError: The tokenizer is not a fast one, or has no padding token.
+        ModelError: The tokenizer is not a fast tokenizer, or has no padding token.
     """
     backend, pad = getattr(tokenizer, "backend_tokenizer", None), tokenizer.pad_token_id
     if backend is None or pad is None:
         raise ModelError(
-            f"the tokenizer of {name} {'is not a fast one' if backend is None else 'has no padding token'}"
+            f"the tokenizer of {name} {'is not a fast tokenizer' if backend is None else 'has no padding token'}"
         )
     longest = text_length(name, network.config)
     own = copy_tokenizer(backend, min(longest, int(tokenizer.model_max_length)))
@@ -108,7 +108,7 @@ def check_alike(encoder: TwoTowerEncoder, network: Any, processor: Any, tokenize
     for what, ours, features in pairs:
         if features.ndim != 2 or features.shape != ours.shape:
             raise ModelError(
-                f"{encoder.model} returns {tuple(features.shape)} features for {what}, not one vector for each"
+                f"{encoder.model} returns features of shape {tuple(features.shape)} for {what}, not one vector for each"
             )
         difference = float(np.abs(ours - unit_rows(features.float().cpu().numpy())).max())
         if not difference <= _TOLERANCES[encoder.backend.precision]:

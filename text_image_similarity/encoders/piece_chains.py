@@ -1,7 +1,7 @@
-"""Limit how long a unigram model may look, at each letter of a caption, for pieces that begin there.
+"""Limit the time in which a unigram model, at each letter of a caption, finds the pieces that begin there.
 
-The library `tokenizers` copies every such piece. In a vocabulary of `a`, `aa`, `aaa` and so on, these are as many as the
-vocabulary is long, and most of them are long.
+The library `tokenizers` copies every such piece. In a vocabulary of `a`, `aa`, `aaa` and so on, every piece may begin
+at a letter, and most pieces are long.
 """
 
 from __future__ import annotations
@@ -10,30 +10,30 @@ from collections.abc import Iterable, Iterator
 
 from .protocol_buffers import fields_of
 
-_EACH = 64  # bytes that take as long to copy as a piece takes besides its own
-# Bytes of all pieces that begin at a letter of a caption, times how many letters the tokenizer's steps make of it. Pieces
-# of up to 16 letters, as sentencepiece makes by default, have up to 1,700; a row of 64 of its spaces, 10,500. The steps
-# of published unigram models make up to 72 letters of one.
+_EACH = 64  # bytes that take as long to copy as a piece takes in addition to its own bytes
+# Bytes of all pieces that begin at a letter of a caption, times the number of letters that the tokenizer's steps make
+# of that letter. Pieces of up to 16 letters, sentencepiece's default, have up to 1,700 bytes; rows of up to 64 of its
+# spaces have 10,500. The steps of published unigram models make up to 72 letters of one.
 _MOST_COPIED = 1 << 19
 
 
 def check_chains(pieces: Iterable[str | bytes], growth: int) -> None:
-    """Check that few or short pieces of a unigram model begin with one another.
+    """Check that the pieces of a unigram model that begin with one another are few or short.
 
     Args:
         pieces: The pieces.
-        growth: How many times longer the tokenizer's steps may make a caption.
+        growth: Largest factor by which the tokenizer's steps may lengthen a caption.
 
     Raises:
         ValueError: Looking up the pieces at each letter of a caption could take too long.
     """
-    # In order, a piece comes right after those that it begins with, and others that begin with these.
-    chain: list[tuple[bytes, int]] = []  # pieces that begin with the one before, and the bytes of each and those before
+    # In sorted order, a piece follows the pieces that it begins with and others that begin with these.
+    chain: list[tuple[bytes, int]] = []  # pieces, each beginning with the one before, and the total bytes so far
     for piece in sorted(each.encode(errors="surrogatepass") if isinstance(each, str) else each for each in pieces):
         while chain and not piece.startswith(chain[-1][0]):
             chain.pop()
         copied = len(piece) + _EACH + (chain[-1][1] if chain else 0)
-        if (copied + len(piece)) * growth > _MOST_COPIED:  # also the way to a piece that does not match in the end
+        if (copied + len(piece)) * growth > _MOST_COPIED:  # also counts the search for a piece that fails at its end
             raise ValueError(
                 "the tokenizer has long pieces that begin with one another, whose search could take too long; use another "
                 "tokenizer"

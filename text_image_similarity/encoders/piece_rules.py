@@ -1,4 +1,4 @@
-"""A sentencepiece model and the rules around it, as data. `pieces` tokenizes captions with them."""
+"""Data classes for a sentencepiece model and the rules around it, with which `pieces` tokenizes captions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class AddedPiece:
 
 @dataclass(frozen=True, slots=True)
 class PieceRules:
-    """The rules that sentencepiece's own file does not contain.
+    """The rules of a tokenizer that the file of its sentencepiece model does not contain.
 
     Args:
         added: Tokens that are split off first.

@@ -19,7 +19,7 @@ from .token_growth import check_pieces
 from .tokens import Ids, Tokens, in_groups
 
 _SPACE = "▁"  # in sentencepiece
-_SEARCHED = 16  # how many times an added token counts, because each letter of a caption is compared with all of them
+_SEARCHED = 16  # factor for the length of added tokens, because each letter of a caption is compared with all of them
 # Letters of the unknown token, which is put before each part of a caption; published ones have five.
 _MOST_UNKNOWN = 100
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)

@@ -1,4 +1,4 @@
-"""Decide where a model runs, before the hub is asked and, where possible, without importing torch."""
+"""Decide where a model runs, before the hub is contacted and, where possible, without importing torch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _EXPORTED = ("clip", "dual_encoder", "open_clip", "siglip")  # the other familie
 
 
 def check_placement(config: Config) -> None:
-    """Check that this machine has the device, precision and backend that `config` requests, regardless of the model.
+    """Check that this machine supports the device, precision and backend that `config` requests, for any model.
 
     Raises:
-        ConfigError: This machine lacks one of these.
+        ConfigError: This machine does not support one of these.
     """
     device = config.device
     if device in ("auto", "cpu") and config.precision != "fp16":
@@ -74,7 +74,7 @@ def runs_on_onnx(config: Config, shape: dict[str, Any]) -> bool:
 
 
 def _no_gpu() -> bool:
-    """Return whether this machine has no GPU; torch, which takes seconds to import, is asked only if necessary."""
+    """Return whether this machine has no GPU; torch takes seconds to import, so it is used only if necessary."""
     if _has_no_gpu_file():
         return True
     if not is_installed("torch"):

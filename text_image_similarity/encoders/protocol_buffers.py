@@ -1,6 +1,7 @@
-"""Read the fields of a message in Protocol Buffers' encoding (protobuf.dev), which a sentencepiece model's file has.
+"""Read the fields of a message in Protocol Buffers' encoding (protobuf.dev), that of a sentencepiece model's file.
 
-Only what checks need: numbers and values, without names and types. Groups, which no such file has, are refused.
+This module reads only what checks need: the numbers and values of fields, not their names and types. Groups, which no
+such file has, are refused.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def fields_of(message: bytes) -> Iterator[tuple[int, bytes | int]]:
 
 
 def _number(message: bytes, at: int) -> tuple[int, int]:
-    """Return the number at a place, coded in seven bits of each byte, and the place after it."""
+    """Return the number at a position, encoded in seven bits of each byte, and the position after it."""
     found = 0
     for shift, byte in enumerate(message[at : at + 10]):
         found |= (byte & 127) << 7 * shift

@@ -24,8 +24,8 @@ class ModelInfo:
         precision: `fp32`, `fp16` or `int8`.
         backend: Backend that runs the model: `torch`, `onnx`, `openvino`, `tensorrt` or `triton`.
         preprocess: `exact` or `fast`.
-        fingerprint: Text that identifies everything that the model's embeddings depend on apart from pixels and words;
-            None if unknown. Embeddings with equal fingerprints may share a cache.
+        fingerprint: String that identifies everything that the model's embeddings depend on, apart from the images and
+            captions; None if unknown. Embeddings with equal fingerprints may share a cache.
         export: Source and target of an export; None for other models.
     """
 
@@ -60,7 +60,7 @@ class Encoder(Protocol):
 
     @property
     def embed_dim(self) -> int:
-        """Width of the shared space."""
+        """Dimension of the embeddings."""
 
     def encode_image(self, images: Sequence[ImageLike]) -> Embeddings:
         """Encode images (PIL images of any size and mode, or RGB arrays (h, w, 3) uint8) to unit vectors.
@@ -95,9 +95,9 @@ class PreparingEncoder(Encoder, Protocol):
         """Encode results of `prepare`, as `encode_image` would encode the images."""
 
     def tokenize(self, texts: Sequence[str]) -> Sequence[Any]:
-        """Turn captions into items for `encode_tokens`, one each; safe to call on any thread.
+        """Turn captions into items for `encode_tokens`, one per caption; safe to call on any thread.
 
-        If a caption was cut, its item may be a `CutIds`; such captions are counted.
+        The item of a caption that was cut may be a `CutIds`, so that cut captions can be counted.
         """
 
     def encode_tokens(self, rows: Sequence[Any]) -> Embeddings:
@@ -110,7 +110,7 @@ class OverlappingEncoder(PreparingEncoder, Protocol):
 
     @property
     def overlaps(self) -> bool:
-        """Whether it helps to start a batch before the result of the last one is read."""
+        """Whether it helps to start a batch before the result of the previous one is read."""
 
     def begin_pixels(self, pixels: Sequence[Pixels]) -> Callable[[], Embeddings]:
         """Start the work of `encode_pixels`, and return a function that waits for the result."""

@@ -17,7 +17,7 @@ from ..errors import ModelNameError
 # The files that these libraries read as settings: all JSON except vocabularies, which may be large and name nothing.
 SETTINGS = ("*config.json", "special_tokens_map.json", "added_tokens.json", "*.index.json")
 TOKENIZERS = ("tokenizer*.json", "*.model")  # files of a tokenizer with steps that change captions
-MOST_CONTEXT = 4096  # context length, in tokens; a mask takes its square
+MOST_CONTEXT = 4096  # context length, in tokens; the size of a mask is its square
 MOST_WIDTH = 16_384  # width of an open_clip model's layers; also the largest number of patches, positions or queries
 _MOST_BYTES = 16 << 20
 _MOST_DEPTH = 32
@@ -45,7 +45,7 @@ _VOCABULARIES = {
     "target_spm",
     "target_vocab_file",
 }
-_CONTENTS = ("vocab", "merges")  # of a tokenizer; a text is the path of a file
+_CONTENTS = ("vocab", "merges")  # of a tokenizer; a string is the path of a file
 _PRETRAINED = "pretrained_cfg"  # timm's key; others may begin with it
 _NAME = re.compile(r"(?!\.\.?$)[\w.-]+")  # of a file in the same folder
 _ATTENTION = re.compile("_?attn_implementation(_internal)?")
@@ -84,7 +84,7 @@ def read_settings(path: Path) -> Any:
 
 
 def is_context(length: Any) -> bool:
-    """Tell whether a value is an ordinary context length."""
+    """Return whether a value is a whole number from 1 to `MOST_CONTEXT`."""
     return isinstance(length, int) and not isinstance(length, bool) and 1 <= length <= MOST_CONTEXT
 
 
@@ -96,8 +96,8 @@ def check_settings(name: str, folder: Path) -> None:
         folder: Folder with the model's files; some may be missing.
 
     Raises:
-        ModelNameError: A setting refers to code, files or hub models elsewhere, or a file cannot be read; the message
-            names the file and the key.
+        ModelNameError: A setting refers to code, files or hub models elsewhere, or is too large; or a file cannot be
+            read. The message names the file and the key.
     """
     for path in sorted({path for pattern in SETTINGS for path in folder.glob(pattern)}):
         try:
@@ -110,7 +110,7 @@ def check_settings(name: str, folder: Path) -> None:
         # Transformers would apply the adapter, regardless of the base and weights that it names.
         if path.name == "adapter_config.json":
             raise ModelNameError(
-                f"{name} holds a PEFT adapter next to a model; move it to a separate folder, and use that"
+                f"{name} holds a PEFT adapter next to a model; move it to a separate folder, and use that folder"
             )
         if path.name.endswith(".safetensors.index.json"):
             _check_index(name, path, found)
@@ -143,11 +143,13 @@ def check_values(name: str, file: str, found: Any) -> None:
             )
         if key in _VOCABULARIES and isinstance(value, str) and not _is_beside(key, value):
             raise ModelNameError(
-                f"{name} has {key} {value!r:.100} in its {file}, which is not the name of a tokenizer's file next to it; remove it"
+                f"{name} has {key} {value!r:.100} in its {file}, which is not the name of a tokenizer file in the same "
+                "folder; remove this setting"
             )
         if _ATTENTION.fullmatch(key) and not _known_attention(value):
             raise ModelNameError(
-                f"{name} has {key} {value!r:.100} in its {file}, which may be code from the hub; use eager or sdpa, or remove it"
+                f"{name} has {key} {value!r:.100} in its {file}, which may be code from the hub; use eager or sdpa, or "
+                "remove this setting"
             )
         if key in _CLASSES and not (isinstance(value, str) and _CLASSES[key].fullmatch(value)):
             raise ModelNameError(f"{name} has {key} {value!r:.100} in its {file}, which this package does not support")
@@ -176,7 +178,7 @@ def _members(found: Any) -> Iterator[tuple[int, str | None, Any]]:
 
 
 def _is_beside(key: str, file: str) -> bool:
-    """Tell whether a file of a tokenizer is one next to the settings, whose contents are checked if they are JSON."""
+    """Return whether a file of a tokenizer is next to the settings, where its contents are checked if they are JSON."""
     return file == "tokenizer.json" if key == "tokenizer_file" else _NAME.fullmatch(file) is not None
 
 

@@ -54,7 +54,7 @@ class SeveralEncoders:
         """Return the combined score: the mean of the members' scores, or of the probabilities that a pair matches.
 
         Args:
-            cosines: Cosines of each member, shape (n,).
+            cosines: The cosines of each member, each of shape (n,).
             scores: The same cosines, as scores of the run's kind.
 
         Returns:
@@ -155,7 +155,7 @@ def load_encoders(
             probabilities that a pair matches, according to the `calibration.json` in each model's folder.
 
     Returns:
-        An encoder for any function that takes one. Results have the combined score in `similarity`, and the score of
+        An encoder, for any function that accepts one. Results have the combined score in `similarity`, and the score of
         each model in `by_model`.
 
     Raises:
@@ -182,7 +182,7 @@ def calibrations_of(models: Sequence[str | PathLike[str]], ensemble: Ensemble) -
 
 
 def column_names(models: Sequence[str | PathLike[str]]) -> list[str]:
-    """Return a column name for each model, made of letters, digits and underscores. A folder's path is left out.
+    """Return a column name for each model, of letters, digits and underscores. The path to a folder is left out.
 
     Example:
         >>> column_names(["openai/clip-vit-base-patch32", "mini"])
@@ -198,7 +198,7 @@ def column_names(models: Sequence[str | PathLike[str]]) -> list[str]:
 
 
 def _calibration(model: str | PathLike[str]) -> Calibration:
-    from ..metrics import Calibration  # imported here because it loads SciPy
+    from ..metrics import Calibration  # imported here, because scoring does not need it
 
     folder = model_folder(str(model))
     if not (folder / CALIBRATION).is_file():

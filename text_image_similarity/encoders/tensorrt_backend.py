@@ -31,7 +31,7 @@ _BUILD = "run build_plans.sh in {folder} on this machine"
 
 @dataclass(frozen=True, slots=True)
 class TensorRtBackend:
-    """Two towers on an NVIDIA GPU.
+    """A backend that runs two towers on an NVIDIA GPU.
 
     Args:
         image_plan, text_plan: The plans of the towers.
@@ -93,11 +93,11 @@ class Profile:
 
 
 class TensorRtPlan:
-    """A plan on the GPU, with memory for its largest batch; calls take turns.
+    """A plan on the GPU, with memory for its largest batch; it runs one call at a time.
 
     Args:
         engine: TensorRT's `ICudaEngine`.
-        profiles: The plan's profiles, in its order, narrowest first.
+        profiles: The plan's profiles, in the plan's order, which is narrowest first.
         memory: Object that copies arrays to the GPU and back.
     """
 
@@ -113,7 +113,7 @@ class TensorRtPlan:
                 raise ModelError(f"TensorRT does not have enough memory for profile {number} of a plan")
             self._contexts.append(context)
         widest = max(profile.batch * int(np.prod(profile.shape)) for profile in profiles)
-        item = 1 if len(profiles[0].shape) > 1 else 8  # bytes of pixels, int64 ids
+        item = 1 if len(profiles[0].shape) > 1 else 8  # bytes of a value, uint8 pixels or int64 ids
         self._input = memory.allocate(widest * item)
         self._output = memory.allocate(max(profile.batch for profile in profiles) * self._width * 4)
 
@@ -228,9 +228,9 @@ def _checked(folder: Path, tower: str, gpu: str, version: str) -> list[Profile]:
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as exc:
         raise ModelError(f"{plan} or its manifest cannot be read: {exc}; {build}") from exc
     if made_on != gpu:
-        raise ModelError(f"{plan} was built on {made_on}, but this is {gpu}; {build}")
+        raise ModelError(f"{plan} was built on {made_on}, but this GPU is {gpu}; {build}")
     if made_by.split(".")[:3] != version.split(".")[:3]:
-        raise ModelError(f"{plan} was built by TensorRT {made_by}, but this is {version}; {build}")
+        raise ModelError(f"{plan} was built by TensorRT {made_by}, but {version} is installed; {build}")
     if content != facts["plan"]:
         raise ModelError(f"{plan} is damaged; {build}")
     if not made_of or {name: _hash(folder / name) for name in made_of} != made_of:

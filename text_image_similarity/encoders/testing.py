@@ -33,7 +33,7 @@ COLOURS = {
 
 @dataclass(frozen=True, slots=True)
 class ColourEncoder:
-    """Encodes images and captions by their colours. A black image, or a caption without a colour, counts as white.
+    """An encoder of colours. A black image, or a caption that names no colour, is encoded as white.
 
     Example:
         >>> encoder = ColourEncoder()

@@ -15,7 +15,7 @@ from .tokens import Tokens, cleaned_tokens, tokens_of
 from .two_tower import TwoTowerEncoder
 
 _PIECES = "spiece.model"
-# From one word to more than fits any context.
+# From one word to a caption that is too long for most models.
 CAPTIONS = [
     "a",
     "photo of two dogs",

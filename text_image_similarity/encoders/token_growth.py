@@ -1,8 +1,8 @@
 """Open a tokenizer only if its steps can neither make a caption much longer nor take long.
 
-A stranger's `tokenizer.json` below 1 KB could otherwise turn one letter into gigabytes, before the caption is cut. A
-tokenizer that another library opens is checked twice: its files before, because a tokenizer reads its own tokens when
-it is opened, and its steps afterwards, because a library may add some.
+A stranger's `tokenizer.json` below 1 KB could otherwise turn one letter into gigabytes before the caption is cut. A
+tokenizer that another library opens is checked twice: its files before, because a tokenizer processes its own tokens
+when it is opened, and its steps afterwards, because a library may add steps.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from .settings_files import TOKENIZERS
 from .token_patterns import read_pattern
 
 _MOST_PARTS = 1 << 26  # commas and brackets; a vocabulary of a million pieces has a few million
-_MOST_STEPS = 96  # steps and what they look for; published models have up to twenty
-_MOST_PATTERN = 1000  # letters that all steps together look for; published models have up to 250
-# Letters that all expressions, and bytes that all texts looked for, may together read for each letter; CLIP's read 48.
+_MOST_STEPS = 96  # steps and patterns; published models have up to twenty
+_MOST_PATTERN = 1000  # letters of all patterns together; published models have up to 250
+# Letters that expressions, plus bytes that strings, may read in all for each letter of a caption; CLIP's read 48.
 _MOST_READ = 100
 _MOST_LETTERS = 8  # letters that a step may write; all published steps write up to three
-_MOST_GROWTH = 256  # how many times longer all steps together may make a text; those of ordinary models, up to 180
+_MOST_GROWTH = 256  # factor by which all steps together may lengthen a text; ordinary models have up to 180
 _MOST_SPECIAL = 16  # tokens that post-processors add to a caption; all published ones add up to four
 _MOST_WORD = 256  # letters of a word that WordPiece looks up part by part; all published models state 100
 _STEPS = ("normalizer", "pre_tokenizer", "post_processor")
 _LONGER = "has steps that could make a caption far longer; use another tokenizer"
-_ADDED = ("added_tokens", "padding")  # parts of tokenizer.json; transformers also adds the token for padding
-_OWN_GROWTH = 12  # how many times longer the normalizers that transformers writes itself may make a text
-# Files in which every text may become a token, except names of settings, which are far shorter.
+_ADDED = ("added_tokens", "padding")  # parts of tokenizer.json; transformers also adds the padding token
+_OWN_GROWTH = 12  # factor by which the normalizers that transformers creates itself may lengthen a text
+# Files in which every string may become a token; names of settings may not, but they are far shorter.
 _ADDED_FILES = ("added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
 _AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")  # written around each letter that a model does not know
-# How many times longer other steps may make a text; steps that are not listed do not make it longer.
+# Factors by which other steps may lengthen a text; steps that are not listed do not lengthen it.
 _TIMES = {
     "NFC": 3,
     "NFD": 4,
@@ -57,7 +57,7 @@ _ALONE = {"added_tokens": [], "model": {"type": "WordLevel", "vocab": {}, "unk_t
 
 
 def tokenizer_from(text: str) -> Tokenizer:
-    """Return the tokenizer of a `tokenizer.json`.
+    """Return the tokenizer that the text of a `tokenizer.json` describes.
 
     Raises:
         ValueError: The tokenizer is damaged, or could make captions too long.
@@ -104,7 +104,7 @@ def _files(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
 
 @contextmanager
 def _named(name: str, path: Path) -> Iterator[None]:
-    """Turn the errors of a file into errors of the model."""
+    """Turn an error about a file into a ModelNameError that names the file and the model."""
     try:
         yield
     except (OSError, ValueError) as exc:
@@ -127,14 +127,14 @@ def check_steps(tokenizer: Tokenizer) -> None:
 
 
 def growth_of(tokenizer: Tokenizer | None) -> int:
-    """Return how many times longer a tokenizer's steps may make a caption; 1 if it has no fast form."""
+    """Return the largest factor by which a tokenizer's steps may lengthen a caption; 1 for None."""
     if tokenizer is None:
         return 1
     return math.prod(_growth(step)[1] for step in _steps(_stated_steps(tokenizer)))
 
 
 def _normalised(tokenizer: Tokenizer) -> tuple[int, int]:
-    """Return how many times longer a normalizer may make an added token, and how many letters it may write before it."""
+    """Return the factor by which a normalizer may lengthen an added token, and the number of letters it may prepend."""
     if tokenizer.normalizer is None:
         return 1, 0
     steps = list(_steps(json.loads(tokenizer.normalizer.__getstate__())))
@@ -151,10 +151,10 @@ def check_pieces(model: bytes) -> int:
     """Check a sentencepiece model: its pieces, the rules with which it replaces letters, and its added tokens.
 
     Returns:
-        How many times longer its rules may make a caption.
+        The largest factor by which its rules may lengthen a caption.
 
     Raises:
-        ValueError: The model is damaged, could make captions too long or take long, or has too many or too long tokens.
+        ValueError: The model is damaged, could make captions too long or take long, or its tokens are too long.
     """
     if (growth := _growth_of_pieces(model)) > _MOST_GROWTH:
         raise ValueError(f"the tokenizer {_LONGER}")
@@ -170,22 +170,22 @@ def _growth_of_pieces(model: bytes) -> int:
 
 
 def _check_file(text: str, least: int = 1) -> tuple[int, int]:
-    """Check a `tokenizer.json`, and return what its normalizer makes of added tokens.
+    """Check a `tokenizer.json`, and return the two numbers of `_normalised` for it.
 
     Args:
         text: The file's contents.
-        least: How many times longer a normalizer that a library uses instead may make a text.
+        least: Factor by which a normalizer that a library may use instead could lengthen a text.
     """
     try:
         stated = parse_json(text, most_parts=_MOST_PARTS, object_pairs_hook=_members_of)
         if not isinstance(stated, dict):
-            raise ValueError("it holds no object")
+            raise ValueError("it is not a JSON object")
     except ValueError as exc:
         raise ValueError(f"tokenizer.json is damaged: {exc}") from exc
     # The library compiles the expressions of all parts.
     _check_patterns([stated.get(key) for key in ("normalizer", "pre_tokenizer", "decoder")])
     try:
-        # The library also reads steps that do not name their type, and writes them with it.
+        # The library also reads steps that do not name their type, and adds the type when it writes them.
         with panics_are_errors():
             alone = Tokenizer.from_str(json.dumps({**_ALONE, **{key: stated.get(key) for key in _STEPS}}))
     except Exception as exc:  # the library `tokenizers` raises nothing more specific
@@ -202,7 +202,7 @@ def _check_file(text: str, least: int = 1) -> tuple[int, int]:
 
 
 def _members_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the members of an object; of two with one name, the library could take one and this module the other."""
+    """Return the members of an object; of two with one name, the library could read one and this module the other."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("two members of an object have the same name")
@@ -210,7 +210,7 @@ def _members_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_patterns(parts: Any) -> None:
-    """Check that steps, in any form that the library reads, are few and look only for what is found quickly."""
+    """Check that steps, in any form that the library reads, are few and search only for what is found quickly."""
     count, letters, read, waiting = 0, 0, 0, [parts]
     while waiting:
         part = waiting.pop()
@@ -233,7 +233,7 @@ def _check_patterns(parts: Any) -> None:
 
 
 def _letters_read(pattern: str) -> int:
-    """Return how many letters an expression reads for each letter of a caption."""
+    """Return the number of letters that an expression reads for each letter of a caption."""
     if (found := read_pattern(pattern)) is None:
         raise ValueError(
             f"the tokenizer looks for {pattern!r:.100}, which could take too long, because it is not a regular expression of "
@@ -243,7 +243,7 @@ def _letters_read(pattern: str) -> int:
 
 
 def _check_model(model: Any) -> None:
-    """Check the settings of a model that make tokens out of parts of words."""
+    """Check the settings with which a tokenizer's model divides words into tokens."""
     stated = model if isinstance(model, Mapping) else {}
     if any(len(str(stated.get(key) or "")) > _MOST_LETTERS for key in _AFFIXES):
         raise ValueError(f"the tokenizer {_LONGER}")
@@ -253,7 +253,7 @@ def _check_model(model: Any) -> None:
 
 
 def _check_post_processors(part: Any) -> None:
-    """Check that post-processors repeat no caption, and add only a few tokens to one."""
+    """Check that post-processors do not repeat a caption, and add only a few tokens to it."""
     added = 0
     for step in _post_processors(part):
         most = 2  # as BERT's and RoBERTa's add; this also limits the number of steps that add nothing
@@ -281,7 +281,7 @@ def _post_processors(part: Any) -> Iterator[dict[str, Any]]:
 
 
 def _growth(step: dict[str, Any]) -> tuple[int, int]:
-    """Return how many letters a step writes at once, and how many times longer it could make a text."""
+    """Return the number of letters that a step writes at once, and the factor by which it could lengthen a text."""
     kind = step["type"]
     if kind == "Precompiled":
         return 0, max(1, _longest(b64decode(step["precompiled_charsmap"])))
@@ -294,7 +294,7 @@ def _growth(step: dict[str, Any]) -> tuple[int, int]:
     length, pattern = len(str(step["content"])), step["pattern"]
     found = read_pattern(str(pattern["Regex"])) if "Regex" in pattern else None
     replaced = found.shortest if found else len(str(pattern.get("String", "")))
-    # What may match the empty string does so between any two letters.
+    # A pattern that can match the empty string matches between any two letters.
     return length, max(1, -(-length // replaced)) if replaced else 1 + length
 
 
@@ -310,7 +310,7 @@ def _steps(part: Any) -> Iterator[dict[str, Any]]:
 
 
 def _longest(charsmap: bytes) -> int:
-    """Return the length of the longest text that sentencepiece's rules may put in the place of a letter.
+    """Return the length of the longest text with which sentencepiece's rules may replace a letter.
 
     The rules consist of the length of a trie, the trie, and the texts, each of which ends with a zero.
     """

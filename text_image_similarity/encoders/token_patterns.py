@@ -1,9 +1,9 @@
-"""Accept a tokenizer's regular expressions only if they match in a time proportional to the length of a caption.
+"""Accept a tokenizer's regular expressions only if they match in time proportional to the length of a caption.
 
-The library `tokenizers` (Oniguruma) tries one way to match after another, for every letter of every caption. Accepted is
-a small part of the syntax, without groups: alternatives, each a row of letters and classes of letters, which may be
-repeated. Behind a repetition without end, everything else must be optional, so that the letters that it has read are
-never read again. These forms, and the few others below, are those that published models have.
+The library `tokenizers` (Oniguruma) tries one way to match after another, for every letter of every caption. Only a
+small part of the syntax is accepted, without groups: alternatives, each a row of letters and classes of letters, which
+may be repeated. After an unlimited repetition, everything else must be optional, so that the letters that it has read
+are never read again. Published models use these forms, and the few others below.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ _PART = re.compile(
 )
 _SIGNS = {"?": (0, 1), "*": (0, None), "+": (1, None)}
 # Alternatives with groups, which no repetition precedes: English endings, as GPT-2, Llama 3 and Qwen split them off, and
-# the dot that lower-casing leaves over, which tokenizers of models that are trained here remove.
+# the dot that lower-casing leaves behind, which the tokenizers of models trained with this package remove.
 _GROUPS = ("(?i:'s|'t|'re|'ve|'m|'ll|'d)", "'(?:[sdmt]|ll|ve|re)", "'(?i:[sdmt]|ll|ve|re)", "(?<=i)\u0307")
-# Last alternatives, which read each row of spaces at most three times, because they never leave more than its end.
+# Final alternatives, which read each row of spaces at most three times, because they never leave more than its end.
 _SPACES = (r"\s*[\r\n]+|\s+(?!\S)|\s+", r"\s+(?!\S)|\s+")
-_MOST_WAYS = 9  # in which the optional parts of an alternative may match
+_MOST_WAYS = 9  # ways in which the optional parts of an alternative may match
 
 
 class PatternCost(NamedTuple):
-    """What is known of an expression that is accepted.
+    """The cost of matching an accepted expression.
 
     Args:
-        shortest: How many letters it matches at least.
-        read: How many letters are read at most, some of them again, to find out whether it matches at one place; the
-            letters of repetitions without end are not counted.
+        shortest: Smallest number of letters that the expression matches.
+        read: Largest number of letters that are read, some of them more than once, to find out whether the expression
+            matches at one place; the letters of unlimited repetitions are not counted.
     """
 
     shortest: int
@@ -41,7 +41,7 @@ class PatternCost(NamedTuple):
 
 
 def read_pattern(pattern: str) -> PatternCost | None:
-    """Return what is known of an expression, or None if it is not accepted."""
+    """Return the cost of an expression, or None if it is not accepted."""
     for spaces in _SPACES:
         if pattern == spaces:
             return PatternCost(1, 3)
@@ -65,13 +65,13 @@ def _read(pattern: str) -> PatternCost | None:
 
 
 def _read_alternative(pattern: str, at: int) -> tuple[PatternCost | None, int]:
-    """Return what is known of an alternative, and where it ends."""
+    """Return the cost of an alternative, or None if it is not accepted, and where the alternative ends."""
     shortest, longest, ways, endless = 0, 0, 1, False
     while at < len(pattern) and pattern[at] != "|":
         if (part := _PART.match(pattern, at)) is None:
             return None, at
         least, most = _range_of(part)
-        if endless and least > 0:  # could fail, and then everything before would be tried in another way
+        if endless and least > 0:  # it could fail, and then everything before it would be tried in another way
             return None, at
         if not endless:  # what comes later cannot fail, so nothing is read again
             longest += least if most is None else most
@@ -82,7 +82,7 @@ def _read_alternative(pattern: str, at: int) -> tuple[PatternCost | None, int]:
 
 
 def _range_of(part: re.Match[str]) -> tuple[int, int | None]:
-    """Return how often a part is repeated: at least, and at most unless without end."""
+    """Return the smallest and the largest number of repetitions of a part; None means no limit."""
     if (sign := part["sign"]) is not None:
         return _SIGNS[sign]
     if part["least"] is None:

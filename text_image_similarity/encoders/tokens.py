@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 Ids = list[int]
 
-# Characters that captions may have after the tokenizer's first steps, which may take 230 bytes of memory each: of those
-# that are tokenized at once, and of one.
+# Largest number of characters after the tokenizer's first steps, each of which may take 230 bytes of memory: in all
+# captions that are tokenized at once, and in a single caption.
 _AT_ONCE = 1 << 22
 _MOST_GROWN = 1 << 26
 
@@ -41,7 +41,7 @@ class Tokens:
         context_length: Length of the longest row, in tokens; None for no limit.
         whole: Whether every row is padded to `context_length` (SigLIP).
         tokenizer: The tokenizer that `encode` uses, if it can be saved as one file.
-        clean: The cleaning that a caption gets before it is tokenized, if any.
+        clean: How captions are cleaned before they are tokenized; None if they are not.
         pieces: The sentencepiece model, and the rules around it, that `encode` uses instead of a tokenizer.
     """
 
@@ -115,7 +115,7 @@ def tokens_of(tokenizer: Tokenizer, *, pad: int, if_empty: Ids | None = None) ->
             for encoding in tokenizer.encode_batch_fast(some)
         ]
         if most is not None and max(map(len, rows), default=0) > most:
-            raise ValueError(f"the model's tokenizer makes more tokens of this text than the model reads, {most}")
+            raise ValueError(f"the model's tokenizer turns this text into more tokens than the model reads, {most}")
         return rows
 
     return Tokens(encode, pad, most, tokenizer=tokenizer)
@@ -140,7 +140,7 @@ def in_groups(texts: Sequence[str], growth: int) -> Iterator[list[str]]:
 
     Args:
         texts: The captions.
-        growth: How many times longer the tokenizer's steps may make a caption.
+        growth: Largest factor by which the tokenizer's steps may lengthen a caption.
 
     Raises:
         ValueError: A caption is so long that it could fill the memory.
@@ -151,7 +151,8 @@ def in_groups(texts: Sequence[str], growth: int) -> Iterator[list[str]]:
         return
     if (longest := max(map(len, texts))) * growth > _MOST_GROWN:
         raise ValueError(
-            f"a caption has {longest:,} characters, and this model's tokenizer may make it {growth} times longer; cut it"
+            f"a caption has {longest:,} characters, and this model's tokenizer may make it {growth} times longer; "
+            "shorten it"
         )
     group: list[str] = []
     size = 0

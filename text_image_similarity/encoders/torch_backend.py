@@ -1,4 +1,4 @@
-"""torch as a backend, with a device, a precision, and batches that fit in memory.
+"""Run models on torch, on a chosen device and in a chosen precision, in batches that fit in memory.
 
 Images are sent to the device as bytes and converted to floats there, so only a quarter as much data is transferred as
 with float32. On a GPU there can be a queue in front of each tower (`double_buffer`, `cuda_lane`). A batch is then sent
@@ -64,7 +64,7 @@ class Tower(nn.Module):
 
 
 class ImageTower(nn.Module):
-    """An image tower that takes images as bytes and normalises them, always in float32.
+    """An image tower that accepts images as bytes and normalises them, always in float32.
 
     Args:
         tower: Function from normalised pixels (n, 3, h, w) to features (n, embed_dim).
@@ -96,9 +96,9 @@ class BackendMemory:
     """The part of a backend's state that changes while the backend runs.
 
     Attributes:
-        `pictures`, `captions`: How many images and captions fit in memory.
-        lost: The device's error message when it failed.
-        clock: Function that returns a context, which is entered while a tower is called, for measurements.
+        `pictures`, `captions`: Number of images and of captions that fit in memory.
+        lost: The error message with which the device failed; None if it has not failed.
+        clock: Function that returns a context manager, which is entered while a tower is called, for measurements.
         queues: The queues in front of the towers for images (0) and captions (1); None if memory was too small.
     """
 
@@ -129,7 +129,7 @@ class BackendMemory:
 
 @dataclass(frozen=True, slots=True)
 class TorchBackend:
-    """Two towers on a device.
+    """A backend that runs two towers on a device with torch.
 
     If memory runs out, the batch is halved and finished parts are kept. Rows that overflow in float16 are computed
     again in float32. If the device itself fails, this call and every later one raise `DeviceLostError`.
@@ -174,7 +174,7 @@ class TorchBackend:
 
     @property
     def overlaps(self) -> bool:
-        """Whether it helps to start a batch before the result of the last one is read."""
+        """Whether it helps to start a batch before the result of the previous one is read."""
         return self.learned.queues.get(0, self._may_queue) not in (None, False)
 
     @property
@@ -189,7 +189,10 @@ class TorchBackend:
         return self.begin_text(rows)()
 
     def begin_image(self, pixels: Sequence[Pixels]) -> Callable[[], Embeddings]:
-        """Start the work of `image`, and return a function that waits for the result; without a queue, do it now."""
+        """Start the work of `image`, and return a function that waits for the result.
+
+        Without a queue, that function does the work.
+        """
 
         def batches(items: Sequence[Pixels]) -> Iterator[Sequence[Pixels]]:
             step = self.pictures or len(items)
@@ -259,7 +262,7 @@ class TorchBackend:
         return features
 
     def _ended(self, begun: Callable[[], list[Embeddings]], of: int) -> Embeddings | None:
-        """Wait for work already started; return None, and use no queue from now on, if memory is too small for one."""
+        """Wait for work already started; if memory is too small for a queue, give the queue up and return None."""
         try:
             return np.concatenate(begun())
         except (RuntimeError, MemoryError) as exc:
@@ -270,7 +273,7 @@ class TorchBackend:
         return None
 
     def _recompute_overflowed(self, features: Embeddings, batches: Batches[T], items: Sequence[T], of: int) -> None:
-        """Compute rows that are not finite again in float32; if there is no memory for that, they are unchanged."""
+        """Recompute in float32 the rows that are not finite; if memory runs out, they stay unchanged."""
         spoilt = np.flatnonzero(~np.isfinite(features).all(axis=1)).tolist()
         if not spoilt:
             return

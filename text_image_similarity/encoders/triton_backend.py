@@ -34,14 +34,14 @@ _LEAST_COSINE = 0.98  # even int8 exports reach this
 
 @dataclass(frozen=True, slots=True)
 class TritonBackend:
-    """Two towers on an inference server.
+    """A backend that runs two towers on an inference server.
 
     Args:
         server: The server, which runs the models `image` and `text`.
-        tokens: Object that pads the ids.
+        tokens: `Tokens` that pad the ids.
         precision: Precision of the models.
         workers: The threads that send requests.
-        embed_dim: Width of the shared space.
+        embed_dim: Dimension of the embeddings.
     """
 
     server: InferenceServer
@@ -78,7 +78,8 @@ class TritonBackend:
             found = self.server.infer(tower, name, batch, f"{tower}_embeds")
             if found.shape != (wanted := (len(batch), self.embed_dim)):
                 raise ModelError(
-                    f"{self.server.url} returned {found.shape} for model {tower!r} instead of {wanted}; serve the models of the export"
+                    f"{self.server.url} returned the shape {found.shape} for model {tower!r}, not {wanted}; serve the "
+                    "models of the export"
                 )
             unit = np.linalg.norm(found, axis=1, keepdims=True) > 0.5  # valid vectors have length 1
             return np.where(unit, found, np.float32(np.nan))

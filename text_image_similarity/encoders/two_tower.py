@@ -26,7 +26,7 @@ _ARITHMETIC = 3  # version of decoding, preprocessing, tokens and backends; a ne
 
 
 class Backend(Protocol):
-    """The library that runs a model's two towers; safe to share between threads."""
+    """A library or server that runs a model's two towers; safe to share between threads."""
 
     @property
     def name(self) -> str:
@@ -61,7 +61,7 @@ class OverlappingBackend(Backend, Protocol):
 
     @property
     def overlaps(self) -> bool:
-        """Whether it helps to start a batch before the result of the last one is read."""
+        """Whether it helps to start a batch before the result of the previous one is read."""
 
     def begin_image(self, pixels: Sequence[Pixels]) -> Callable[[], Embeddings]:
         """Start the work of `image`, and return a function that waits for the result."""
@@ -77,7 +77,7 @@ class TwoTowerEncoder:
     Args:
         model: Hub id, folder or alias.
         revision: Commit of a hub model, or None.
-        embed_dim: Width of the shared space.
+        embed_dim: Dimension of the embeddings.
         context_length: Longest caption in tokens; longer ones are cut.
         logit_scale: Factor that cosines are multiplied by before a softmax or sigmoid.
         preprocess: The model's preprocessing.
@@ -178,12 +178,12 @@ class TwoTowerEncoder:
         return self._in_order(self.backend.text([rows[i] for i in order]), order)
 
     def encode_text(self, texts: Sequence[str]) -> Embeddings:
-        if isinstance(texts, str):  # each letter would count as a text
+        if isinstance(texts, str):  # otherwise each letter would be encoded as a text
             raise InputTypeError.of("texts", "a list of texts", texts, "put it in a list")
         return self.encode_tokens(self.tokenize(texts))
 
     def probability(self, cosines: Embeddings) -> Embeddings | None:
-        """Return the model's own probability that pairs with these cosines match; None after training with a softmax.
+        """Return the model's own probability that pairs with these cosines match; None if it has no `logit_bias`.
 
         For SigLIP the probability is 1 / (1 + exp(-(scale * cosine + bias))). This probability is low for most matching
         pairs, because the model was trained on batches in which very few pairs match.

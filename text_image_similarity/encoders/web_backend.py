@@ -1,4 +1,4 @@
-"""Run an export for browsers in Python, to check it and to score with it. The graphs take normalised images."""
+"""Run an export for browsers in Python, to check it and to score with it. The graphs expect normalised images."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def open_web(folder: Path, tokens: Tokens, precision: str) -> OnnxBackend:
     check_channels(how["image_mean"], how["image_std"])
     mean, std = (np.asarray(how[name], np.float32) for name in ("image_mean", "image_std"))
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # an error is raised, too, and names in a graph could control the terminal
+    options.log_severity_level = 4  # errors are raised anyway, and a graph's names could control the terminal
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     paths = [web_graph(folder, tower, precision) for tower in ("image", "text")]
     image, text = (onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in paths)
@@ -54,10 +54,10 @@ def open_web(folder: Path, tokens: Tokens, precision: str) -> OnnxBackend:
 
 @dataclass(frozen=True, slots=True)
 class _Normalising:
-    """A session that takes bytes (n, h, w, 3), and normalises them for a session that takes pixels (n, 3, h, w).
+    """A session that accepts bytes (n, h, w, 3), and normalises them for a session that expects pixels (n, 3, h, w).
 
     Args:
-        session: The session to run, which takes `pixel_values`.
+        session: The session to run, whose input is `pixel_values`.
         mean, std: Mean and standard deviation of each channel, shape (3,), for pixels scaled to 0..1.
     """
 

@@ -1,4 +1,4 @@
-"""Stop the construction of a torch network whose settings ask for far more weights than its files hold.
+"""Stop the construction of a torch network whose settings request far more weights than its files hold.
 
 Libraries build a network before they read its weights, so a few digits in a stranger's settings could fill the memory.
 A weight or a buffer is counted when its module registers it: its memory is reserved by then, but most is not yet used.
@@ -23,7 +23,7 @@ from torch.nn.modules.module import (
 from ..errors import ModelError
 
 _SPARE = 64 << 20  # values that libraries add and then drop, such as a classifier
-_TIMES = 4  # a library may register a weight again when it has been read
+_TIMES = 4  # a library may register a weight again after reading it
 _SMALLEST = 8192  # a smaller weight counts as this many values, because its module takes memory too
 _state = local()  # networks may be built in other threads at the same time
 
@@ -34,8 +34,8 @@ def limited_by(name: str, find: Callable[[], Iterable[Path]]) -> Iterator[None]:
 
     Args:
         name: The model's name, for messages.
-        find: Function that returns the files of weights, called when the first weight is registered. Without any file,
-            nothing is limited. Several names of one file count once.
+        find: Function that returns the files of weights, called when the first weight is registered. Without files,
+            there is no limit. A file with several names is counted once.
 
     Raises:
         ModelError: A network is far larger than the files.
@@ -62,13 +62,13 @@ def limited_by(name: str, find: Callable[[], Iterable[Path]]) -> Iterator[None]:
 
 
 def _identity(path: Path) -> tuple[int, int] | Path:
-    """Return a value that is the same for all names of a file; its path if the file system gives it no number."""
+    """Return a value that is the same for all names of a file, or its path if the file system does not number files."""
     found = path.stat()
     return (found.st_dev, found.st_ino) if found.st_ino else path
 
 
 def _most_values(path: Path) -> int:
-    """Return how many values a file may have; in a pickle, which is not opened here, at most one in each byte."""
+    """Return the largest number of values in a file: one per byte for a pickle, which is not opened here."""
     if path.suffix != ".safetensors":
         return path.stat().st_size
     with safe_open(path, "numpy") as file:

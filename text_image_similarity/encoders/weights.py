@@ -59,7 +59,9 @@ def dequantised(stored: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         of = stored.get(name.removesuffix(SCALE)) if name.endswith(SCALE) else None
         if value.dtype == np.int8 and scale is not None:
             if scale.shape != value.shape[:1]:
-                raise ValueError(f"{name:.100} has {value.shape[:1]} rows, but its scales have the shape {scale.shape}")
+                raise ValueError(
+                    f"{name:.100} has the shape {value.shape}, but its scales have the shape {scale.shape}"
+                )
             per_row = scale.astype(np.float32).reshape(-1, *[1] * (value.ndim - 1))
             weights[name] = np.multiply(value, per_row, dtype=np.float32)
         elif of is None or of.dtype != np.int8:  # not a scale; some networks have a parameter of this name

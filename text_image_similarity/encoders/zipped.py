@@ -13,7 +13,7 @@ def mini_folder() -> Path:
 def on_disk(folder: Path) -> Path:
     """Return a folder of this package, after copying it to the user's cache folder if it is in a zip archive.
 
-    Without such a cache folder, each process makes a copy of its own and deletes it when it ends.
+    If that folder cannot be used, each process makes its own copy, and deletes it at exit.
     """
     archive = next((place for place in folder.parents if place.is_file()), None)
     if archive is None:
@@ -40,7 +40,7 @@ def on_disk(folder: Path) -> Path:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             staging = held.enter_context(private_folder(place.parent))
-        except (OSError, UsageError):  # a user without a home folder, or with another user's link on the way to it
+        except (OSError, UsageError):  # no home folder, or another user's link in its path
             staging = held.enter_context(private_folder(Path(tempfile.gettempdir())))
             zipped.extractall(staging, names)
             atexit.register(held.pop_all().close)

@@ -20,7 +20,7 @@ from PIL import Image
 from ..config import Config
 from ..embeddings import EmbeddingMemory, PartEmbeddings, Recent, Vector
 from ..errors import RowError
-from ..records import ScoreResult, image_of, reference_problem
+from ..records import ScoreResult, image_of, reference_problem, visible_texts
 from .encoding import one_late
 from .feeders import LazyFeeders, look_ahead_of
 from .loaders import Loaders
@@ -184,9 +184,8 @@ class Run(Generic[Item, Tag]):
             self._ahead += isinstance(item, RowError)
             return tag, item, "", 0, ()
         self._ahead += 1
-        if not self._compares_references:
-            references = ()
-        elif (problem := reference_problem(references)) is not None:
+        references = visible_texts(references) if self._compares_references else ()
+        if self._compares_references and (problem := reference_problem(references)) is not None:
             return tag, problem, "", 0, ()
         if type(item) is np.ndarray and (ready := self._stages.ready(item)) is not None:
             image, size = PendingImage(None, ready), item.nbytes

@@ -52,7 +52,7 @@ class Checked:
 
 
 def check(session: Session, generation: Generation, query: Query, name: str) -> Checked:
-    """Check that a query can be answered, and return it in the form that `answer` takes.
+    """Check that a query can be answered, and return it in the form that `answer` accepts.
 
     Raises:
         UsageError: The query cannot be answered; the message says what to change.
@@ -66,7 +66,7 @@ def check(session: Session, generation: Generation, query: Query, name: str) -> 
 def answer(
     session: Session, asked: Sequence[Checked], encoded: Sequence[Encoded | RowError], most: int | None = None
 ) -> Iterator[Matches | RowError | None]:
-    """Answer queries to one generation with their terms' vectors; those that can be searched together come first.
+    """Answer queries to one generation, given their terms' vectors; compatible queries are searched together.
 
     Args:
         session: Session of the catalogue.
@@ -79,7 +79,7 @@ def answer(
         its products have more than `most` characters.
 
     Raises:
-        UsageError: A query's page cannot be continued.
+        UsageError: A query's cursor is not valid.
         DatabaseError: The generation was dropped in the meantime.
     """
     if not asked:
@@ -96,7 +96,7 @@ def answer(
         if store is not None and one.query.parts and (store.approximates or one.query.min_similarity is None):
             key = repr(one.where)
             count = passing[key] = passing[key] if key in passing else store.count(one.where)
-        # Products may be added between two pages.
+        # All pages use the same fusion, even if products are added in the meantime.
         fusion = _fusion(one.query, count) if one.cursor is None else one.cursor.fusion
         asks.append(Ask(found, one.where, one.cursor, generation, store, session.ledger, count, fusion))
     first = _search_together([ask for ask in asks if isinstance(ask, Ask)])
@@ -134,7 +134,7 @@ def _check_there(session: Session, generation: Generation) -> None:
 
 
 def check_fields(query: Query, declared: Sequence[Field]) -> Filter | None:
-    """Return a query's filter, after checking, without a model, that all fields in the query exist.
+    """Return a query's filter, after checking that all fields in the query exist; no model is needed.
 
     Raises:
         UsageError: A field does not exist, or its kind cannot be used this way.
@@ -143,7 +143,7 @@ def check_fields(query: Query, declared: Sequence[Field]) -> Filter | None:
     for name in query.facets:
         named(fields, name)
     if (order := order_of(query)) is not None and named(fields, order[0]).kind == "texts":
-        raise UsageError(f"products cannot be sorted by {order[0]!r}, which holds lists; sort by another field")
+        raise UsageError(f"products cannot be sorted by {order[0]!r}, which contains lists; sort by another field")
     return parse_filter(query.where, declared)
 
 
@@ -283,7 +283,7 @@ def _without(ask: Ask) -> Filter | None:
 
 
 def _best_slot(encoded: Encoded, image_outcomes: Sequence[ImageOutcome]) -> int | None:
-    """Return the image that is nearest to a query, or the first image if the query has no terms."""
+    """Return the slot of the image nearest to a query, or of the first image if the query has no terms."""
     there = {slot: image.vector for slot, image in enumerate(image_outcomes) if image.vector is not None}
     if not there or not len(encoded.fused):
         return next(iter(there), None)

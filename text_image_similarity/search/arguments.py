@@ -13,10 +13,10 @@ _ENCODER = ("info", "embed_dim", "encode_image", "encode_text")
 
 
 def several(name: str, given: object, wanted: str) -> Iterable[Any]:
-    """Return an iterable unchanged; a text, bytes or a mapping counts as a single value and is refused.
+    """Return an iterable of several values unchanged; text, bytes and mappings are single values, and are refused.
 
     Raises:
-        InputTypeError: The value is not such an iterable.
+        InputTypeError: The value is not an iterable of several values.
 
     Example:
         >>> several("ids", ["a", "b"], "a list of ids")
@@ -41,7 +41,7 @@ def texts_of(name: str, given: object, wanted: str) -> tuple[str, ...]:
 
 
 def check_type(name: str, given: object, kind: type | tuple[type, ...], wanted: str) -> None:
-    """Raise an `InputTypeError` unless a value has a type."""
+    """Raise an `InputTypeError` unless a value is of a given type."""
     if not isinstance(given, kind):
         raise InputTypeError.of(name, wanted, given)
 
@@ -64,7 +64,7 @@ def check_url(name: str, place: str, *, one_host: bool = False) -> None:
 
     Args:
         name: Name of the argument in the message.
-        place: A URL; any other value passes.
+        place: The place; one that is not a URL is accepted.
         one_host: Whether the URL must name a single host and port; a URL for PostgreSQL may name several.
     """
     try:

@@ -51,11 +51,11 @@ def open_catalog(
     """Open a catalogue, or create one.
 
     Args:
-        place: A folder, `postgresql://...` for a database, or `:memory:`, which lasts as long as the returned object.
+        place: A folder, `postgresql://...`, or `:memory:` for a catalogue that lasts as long as the returned object.
         fields: Fields of products in addition to names and images, to create a catalogue that does not exist; an
             existing one must have the same fields. None only opens an existing catalogue.
-        store: Store of a new catalogue: `sqlite`, `lancedb`, `lancedb:<URI>`, `qdrant://host:port` or `pgvector`; see
-            docs/catalog.md#stores. None means `sqlite` in a folder, and `pgvector` in PostgreSQL.
+        store: Store of a new catalogue: `sqlite`, `lancedb`, `lancedb:<URI>`, `qdrant://host:port/name` or `pgvector`;
+            see docs/catalog.md#stores. None means `pgvector` in PostgreSQL, and `sqlite` elsewhere.
         model: A hub id, a folder or an alias; by default, a new catalogue uses the model of `config`, or `mini` without
             a `config`. An existing catalogue has its own model; name it only if the model's folder has moved.
         config: Other settings, as for `score_pairs`: device, batch size, limits, folder of relative references.
@@ -66,7 +66,7 @@ def open_catalog(
 
     Raises:
         UsageError: A new catalogue lacks `fields`, an existing one has others or another store, or a value is invalid.
-        DatabaseError: The catalogue cannot be read or written, or the place holds something else.
+        DatabaseError: The catalogue cannot be read or written, or the place contains something else.
         ModelError: The model cannot be loaded; for an existing catalogue, this is raised only when the model is needed.
 
     Example:
@@ -163,13 +163,13 @@ class Catalog:
         Args:
             table: A table of any format that `score_table` reads, or `mongodb://host/database/collection`.
             columns: Names of the columns; see `ProductColumns`.
-            progress: Called first and after each batch with (rows done, failed or refused among these, rows in total).
-            stop: Called after each batch; True stops the call, and the same call resumes later.
+            progress: Called at once and after each batch with (rows done, failed or refused of these, rows in total).
+            stop: Called at once and after each batch; True stops the call, and the same call resumes later.
 
         Raises:
             UsageError: There is no such table, or a column is missing.
             TableError: The table cannot be read, or was changed in the meantime.
-            StoppedError, ModelError, DatabaseError: `stop` returned True, or as from `add`.
+            StoppedError, ModelError, DatabaseError: `stop` returned True, or the products cannot be added; see `add`.
         """
         check_calls(progress=progress, stop=stop)
         source = open_source(path_text(table, "table"), columns, self._session.config.dialect)
@@ -207,7 +207,7 @@ class Catalog:
         return self._session.delete(checked_ids(ids))
 
     def get(self, id: str) -> Product | None:
-        """Return a product, or None."""
+        """Return the product with an id; None if there is none."""
         return next((each.product for each in self._session.ledger.get([checked_id(id, "id")]).values()), None)
 
     def products(self, where: Where = None) -> Iterator[Product]:
@@ -263,11 +263,11 @@ class Catalog:
     ) -> ReindexReport:
         """Build another model's vectors, or resume building them, while the current ones stay in use; see `switch`.
 
-        The generation for `rollback` is dropped first.
+        Before a new generation is begun, the one kept for `rollback` is dropped.
 
         Args:
             model: A hub id, a folder or an alias.
-            encoder: A loaded encoder of that model; None loads it.
+            encoder: A loaded encoder of that model; None loads the model.
             progress: Called after each batch with (products of this call, their images that failed, products in total).
             stop: Called after each batch; True stops the call, and the same call resumes later.
             allow_lost: Number of images with a vector in the live generation that may lack one in the new generation.

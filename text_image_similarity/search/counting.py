@@ -16,7 +16,7 @@ Facets = dict[str, Mapping[Value, int]]
 
 
 class Countable(Protocol):
-    """The protocol for counting products that pass a filter, for stores and ledgers."""
+    """A store or a ledger, which can count the products that pass a filter."""
 
     def count(self, where: Filter | None) -> int:
         """Return how many products pass."""

@@ -43,7 +43,7 @@ class Cursor:
 
 
 def mark_of(name: str) -> bytes:
-    """Return the mark that stands for a group or a product in a cursor.
+    """Return the mark that represents a group or a product in a cursor.
 
     Marks are short, because a cursor holds one for each group or product shown. There are 2^48 marks; the probability
     that any of a million names has the mark of any of 1,000 shown names is 4 in 1,000,000.
@@ -67,7 +67,7 @@ def read_cursor(query: Query, generation: int, types: tuple[type, ...]) -> Curso
         types: Types that the sort value of the last product may have.
 
     Raises:
-        UsageError: The cursor is damaged, belongs to another query, or the catalogue has switched to another model.
+        UsageError: The cursor is damaged or belongs to another query, or the catalogue has switched to another model.
     """
     if query.after is None:
         return None
@@ -115,7 +115,7 @@ def digest_of(query: Query, size: int = 9) -> str:
 
 
 def _content(term: Term) -> tuple[str, str]:
-    """Return an image or a vector as its kind and text: a short reference, or the digest of anything else."""
+    """Return an image or a vector as a kind and a text: a short reference, or for anything else a digest."""
     value = term.vector if term.image is None else term.image
     if value is None or isinstance(value, (str, os.PathLike)):
         reference = "" if value is None else os.fspath(value)

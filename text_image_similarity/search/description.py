@@ -47,7 +47,7 @@ def every_product(session: Session, where: Filter | None) -> Iterator[Product]:
 
 
 def failures(session: Session) -> Iterator[tuple[Product, str]]:
-    """Yield the products with an image that failed, ordered by id, each with its error."""
+    """Yield the products with an image that failed, ordered by id, each with its first error."""
     after: tuple[None, str] | None = None
     while chunk := session.ledger.browse(Exists(ERROR), None, after, 1000):
         errors = session.ledger.column(ERROR, [found.number for found, _ in chunk])

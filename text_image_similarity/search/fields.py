@@ -5,12 +5,12 @@ Filters, facets and sorting use *stored values*, which are the same in every sto
     text    str, in Unicode's normal form C
     number  float; whole numbers beyond 2^53 compare as the nearest float
     bool    bool
-    date    float, seconds since 1970-01-01T00:00Z; a date is its midnight, and a time without a zone is in UTC
+    date    float, seconds since 1970-01-01T00:00Z; a date means its midnight, and a time without a zone is in UTC
     texts   tuple of str without duplicates, in the order given
 
 A product keeps its values as given; only values for comparison are stored in this form. Equal numbers become the same
-text: in a text field, 7.0 is "7". Outside of this module, a date is never a number, because seconds could not be
-distinguished from 20260131.
+text: in a text field, 7.0 is "7". A date cannot be given as a number, because seconds could not be distinguished from
+20260131.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Field:
                 f"{self.name!r} is {len(value):,} characters long, but at most {_MOST_CHARACTERS:,} can be stored"
             )
         if not is_whole(value):
-            raise UsageError(f"{self.name!r} holds a lone surrogate, half of a UTF-16 pair")
+            raise UsageError(f"{self.name!r} contains a lone surrogate (half of a UTF-16 pair); remove it")
         return normal_form("NFC", value)
 
     def _number(self, value: object) -> float:
@@ -206,7 +206,8 @@ def checked_fields(fields: object) -> tuple[Field, ...]:
     """Return the declared fields, whose names must be unique.
 
     Raises:
-        UsageError: A name is declared twice, or there are too many fields; InputTypeError if an item is not a field.
+        InputTypeError: An item is not a field.
+        UsageError: A name is declared twice or begins with `_`, or there are too many fields.
     """
     if isinstance(fields, (str, Field)) or not isinstance(fields, Iterable):
         raise InputTypeError.of("fields", "a list of Field", fields)
@@ -242,12 +243,12 @@ def number_text(number: Real | Decimal | float) -> str:
 
 
 def single(value: Value | None) -> tuple[Scalar, ...]:
-    """Return a stored value in a tuple, the texts of a list, or an empty tuple for a missing value."""
+    """Return a stored value as a tuple: the texts of a list, or the value alone; empty if the value is missing."""
     return value if isinstance(value, tuple) else () if value is None else (value,)
 
 
 def check_name(name: object) -> None:
-    """Make sure that a name is not longer than a field's may be, before it is hashed, compared and shown.
+    """Make sure that a name is not too long for a field, before it is hashed, compared or shown.
 
     Raises:
         UsageError: The name is too long.

@@ -45,8 +45,8 @@ def guess_fields(names: Sequence[str], batches: Iterable[Mapping[str, Sequence[A
     for name, amount in amounts.items():
         if amount is not None and kinds[name][:1] == ["text"]:
             logger.warning(
-                "values such as %r make the column %r a text field, which cannot be ordered; to filter and sort it by "
-                "number, write the values without a currency or thousands separators, as in 1299.00",
+                "values such as %r make the column %r a text field, which is not compared as a number; to filter and "
+                "sort it by number, write the values without a currency or thousands separators, as in 1299.00",
                 amount,
                 name,
             )

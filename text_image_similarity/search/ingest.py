@@ -1,7 +1,8 @@
 """Add products to a catalogue: images pass through the pipeline, and the results are stored in the ledger.
 
 The pipeline fetches and decodes ahead across products. An image whose content the live generation already has is
-fetched but not encoded again; one that fails is kept with its error, and the product is found by its name and fields.
+fetched but not encoded again. An image that fails is stored with its error, and its product can still be found by its
+words and fields.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from .products import (
 from .session import Session
 
 _BATCH = 1000  # products per transaction
-_LONGEST_S = 0.8  # longest time until a product is written, so that others see it within a second
+_LONGEST_S = 0.8  # longest time until a product is written, so that other processes see it within a second
 _TOLD = 20  # maximum number of refusals in a report
 
 Check = Callable[[Sequence[Product]], object]
@@ -51,10 +52,12 @@ class AddReport:
     Args:
         added: Number of new products.
         updated: Number of products that replaced an earlier one.
-        unchanged: Number of products that already had the same words, fields and images.
-        encoded: Number of images whose content was not known.
+        unchanged: Number of products that already had the same words, fields and images, or were followed by another
+            one with the same id in the same batch.
+        encoded: Number of images with new content, which were encoded.
         failures: Number of images that could not be read or encoded, by error code; their products are kept.
-        refused: Number of products that could not be added because of an undeclared field or a value of another kind.
+        refused: Number of products that could not be added, for example because of an undeclared field or a value of
+            another kind.
         refusals: Reasons for the first 20 refusals.
     """
 
@@ -72,7 +75,7 @@ class AddReport:
         return self.added + self.updated + self.unchanged + self.refused
 
     def refuse(self, reason: str) -> None:
-        """Count a product that cannot be added."""
+        """Count a product that cannot be added, and record the reason."""
         self.refused += 1
         if len(self.refusals) < _TOLD:
             self.refusals.append(reason)
@@ -83,7 +86,7 @@ class _Pending:
     """A product whose images are being processed.
 
     Args:
-        number: Place of the product among those that were passed in.
+        number: Index of the product among those that were passed in.
         product: The product, with resolved references.
         values: Stored values of the product, without errors.
         fields: Fields of the product as JSON.
@@ -127,7 +130,7 @@ class Ingest:
         self._progress, self._total = progress, total
         self._base = Path(session.config.base_dir or base).absolute()  # once, and not for each image
         self.report = AddReport()
-        self._failed = 0
+        self.failed = 0
         self._waiting: deque[_Pending] = deque()
         self._refused: deque[tuple[int, str]] = deque()  # not yet in the report
         self._outstanding = 0  # images that are being processed
@@ -136,15 +139,16 @@ class Ingest:
     def add(self, products: Iterable[Product]) -> Generator[int]:
         """Add products, and yield after each transaction how many are done, including refused ones."""
         live = self._session.generations.live()
-        self._session.follow_all()  # before writing: a store with a later version has followed another ledger
+        # Before writing, so that a ledger restored from a backup is still behind its stores.
+        self._session.follow_all()
         given = enumerate(products)
         while not self._ended:
             yield from self._add_some(live, given)
 
     def _add_some(self, live: Generation, given: Iterator[tuple[int, Product]]) -> Generator[int]:
-        """Add products until none are left, or until enough products without images wait outside of the pipeline.
+        """Add products until none are left, enough products without images are waiting, or products arrive slowly.
 
-        After each batch, the number of products processed so far is yielded.
+        Yield the number of products processed so far after each batch.
         """
         batch: list[_Pending] = []
         began = time.monotonic()
@@ -197,7 +201,7 @@ class Ingest:
         self._ended = True
 
     def _refuse_until(self, number: float) -> None:
-        """Count the refused products before a number, which is that of the last product in the next transaction."""
+        """Count the refused products that came before the one with a number, the last one of the next transaction."""
         while self._refused and self._refused[0][0] < number:
             self.report.refuse(self._refused.popleft()[1])
 
@@ -241,11 +245,11 @@ class Ingest:
         self.report.unchanged += len(batch) - len(changed)
         self._session.follow_all()
         if self._progress is not None:
-            self._progress(self.report.products, self._failed + self.report.refused, self._total)
+            self._progress(self.report.products, self.failed + self.report.refused, self._total)
         return self.report.products
 
     def _put(self, entries: Sequence[Entry]) -> bool:
-        """Write entries as `Ledger.add` does; the check and the transaction share a lock that excludes downloads."""
+        """Write entries as `Ledger.add` does; a lock covers the check and the transaction, but no downloads."""
         with nullcontext() if self._check is None else self._ledger.database.exclusive("check", wait=True):
             if self._check is not None:
                 self._check([entry.product for entry in entries])
@@ -257,7 +261,7 @@ class Ingest:
         self.report.encoded += len(contents) - len(self._ledger.known_contents(live.number, contents))
         codes = [code_of(image.error) for image in found if image.error is not None]
         self.report.failures.update(codes)
-        self._failed += sum(any(image.error for image in group) for group in image_outcomes.values())
+        self.failed += sum(any(image.error for image in group) for group in image_outcomes.values())
 
     def _encode_for_others(
         self,
@@ -265,7 +269,7 @@ class Ingest:
         before: Mapping[str, Found],
         found: dict[int, dict[str, list[ImageOutcome]]],
     ) -> None:
-        """Encode the images of changed products for generations that have no outcomes yet.
+        """Encode the images of changed products for generations that have no outcomes for them yet.
 
         A generation that is being built is left out: `reindex` encodes the images for it before it is ready.
         """

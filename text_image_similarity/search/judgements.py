@@ -27,11 +27,11 @@ def read_judgements(
 
     Args:
         place: A table of any format that `score_table` reads.
-        columns: Columns of texts and of image references; None if there is none.
+        columns: Column of texts and column of image references; one of them may be None.
         product: Column of the products' ids.
-        match: Column that says whether a query and a product match: true or false, yes or no, 1 or 0.
-        config: Settings, of which `base_dir` and `files_under` (by default both are the table's folder) and `dialect`
-            are used; None means the defaults.
+        match: Column that tells whether a query and a product match: true or false, yes or no, 1 or 0.
+        config: Settings; only `base_dir`, `files_under` (both are the table's folder by default) and `dialect` are
+            used. None means the defaults.
 
     Raises:
         UsageError: A column is missing, or a row cannot be read; the message names the row.

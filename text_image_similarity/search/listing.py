@@ -1,4 +1,4 @@
-"""List products ordered by a field: all that pass a filter, or those above a similarity."""
+"""List products ordered by a field: all that pass a filter, or only those that reach a similarity."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from .fields import ID
 from .query import Query
 from .ranking import Ask, Candidate, best_images, search, take_page
 
-# Ids to read at a time if groups hide some: first, and at most, because each read checks the filter again.
+# Number of ids in the first read and maximum for later ones, if groups hide some; reads grow, because each of them
+# checks the filter again.
 _AT_ONCE, _MOST_AT_ONCE = 1000, 64_000
 
 
@@ -19,7 +20,7 @@ def list_products(ask: Ask) -> list[Candidate]:
 
 
 def sort_similar(ask: Ask) -> tuple[list[Candidate], list[int]]:
-    """Return a page like `list_products`, but only of products above a similarity, and the numbers of all these."""
+    """Return a page like `list_products`, but only of products that reach a similarity, and the numbers of all."""
     order = order_of(ask.query)
     assert order is not None
     hits = best_images(ask, search(ask, ask.encoded.fused, None, exact=True))

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 class Meaning:
     """Converts similarities into probabilities, if there is a calibration.
 
-    A catalogue's own calibration (`catalog calibrate`) takes precedence; without one, a single text uses that in the
-    model's folder.
+    A catalogue's own calibration (`catalog calibrate`) takes precedence; without one, a query of one text uses the
+    calibration in the model's folder.
 
     Args:
-        generation: Generation of the similarities.
+        generation: Generation whose vectors are compared.
     """
 
     def __init__(self, generation: Generation) -> None:
@@ -41,7 +41,7 @@ class Meaning:
         measured = json.loads(self._generation.calibration or "{}").get(kind)
         prior = None
         if measured is not None:
-            from ..metrics.calibration import Calibration  # imports SciPy, which most searches do not need
+            from ..metrics.calibration import Calibration  # which most searches do not need
 
             curve: Calibration | None = Calibration(**measured["curve"])
             prior = measured["prevalence"]
@@ -51,7 +51,7 @@ class Meaning:
 
 
 def kind_of(query: Query) -> str | None:
-    """Return the kind of calibration for a query, `text` or `image`; None for several terms, which have none."""
+    """Return the kind of calibration for a query of one term, `text` or `image`; None for any other query."""
     if len(query.parts) != 1:
         return None
     return "text" if query.parts[0].kind == "text" else "image"

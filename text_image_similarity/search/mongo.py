@@ -32,7 +32,7 @@ class MongoCollection:
     Args:
         url: `mongodb://host/database/collection`, with MongoDB's options after `?`.
         columns: Names of the members of a document.
-        client: A client to use, for tests; None connects.
+        client: A client to use, for tests; None connects to the server.
 
     Raises:
         UsageError: The URL does not name a collection, or pymongo is not installed.
@@ -61,7 +61,7 @@ class MongoCollection:
         self._reader(declared)
 
     def products(self, declared: Sequence[Field], start: int = 0) -> Iterator[NumberedProduct]:
-        """Yield the products of the documents from index `start` on, the first being 0."""
+        """Yield the products of the documents from index `start` on, counted from 0."""
         reader = self._reader(declared)
         with self._failing():
             for number, document in enumerate(islice(self._documents(), start, None), start + 1):

@@ -1,4 +1,4 @@
-"""Open and create catalogues at their places."""
+"""Open and create catalogues in folders, in PostgreSQL and in memory."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def open_session(
                 f"there is no catalogue at {where}; create one with text-image-similarity catalog create {where} --fields-from TABLE "
                 "(open_catalog(..., fields=[...]))"
             )
-        encoder = encoder or load_encoder(config)  # checked before a file is created
+        encoder = encoder or load_encoder(config)  # first, so that no file is created if this fails
         identity = ModelIdentity.of(encoder)
         database = _make(where, declared, store or default_kind(where), identity)
     else:
@@ -92,8 +92,8 @@ def set_model(place: str | PathLike[str], config: Config) -> list[int]:
         if not same:
             made = " and ".join(str(each.identity) for each in generations)
             raise DatabaseError(
-                f"the catalogue {place} was made with {made}, but {found} is a different model, whose vectors cannot "
-                "be compared with those of the catalogue; name a folder or an export of the same model"
+                f"the catalogue {place} was created with {made}, but {found} is a different model, whose vectors "
+                "cannot be compared with those of the catalogue; name a folder or an export of the same model"
             )
         for number in same:
             session.generations.set_model(number, found.model, found.revision)
@@ -130,14 +130,14 @@ def _ledger(
     where: str, database: Database, declared: tuple[Field, ...] | None, store: str | None
 ) -> tuple[Ledger, str, OpenStore]:
     """Return the ledger in a database, and the kind of its stores with the function that opens them."""
-    # Read once, because a file made by a stranger can answer two queries for a setting differently.
+    # All settings are read once, because a stranger's file could return different values for the same setting.
     settings: dict[str, str] = dict(database.read("SELECT name, value FROM setting"))
     with intact(database):
         fields = tuple(Field(*each) for each in json.loads(settings["fields"]))
         kind, token = settings["store"], settings["identity"]
     if declared is not None and declared != fields:
         raise UsageError(
-            f"the catalogue {where} was made with the fields {_described(fields)}, "
+            f"the catalogue {where} was created with the fields {_described(fields)}, "
             f"not {_described(declared)}; leave out the argument `fields` to open it, or create another catalogue"
         )
     _check_store(where, kind, store)
@@ -156,7 +156,7 @@ def is_catalog(where: str) -> bool:
     """Tell whether there is a catalogue at a place.
 
     Raises:
-        DatabaseError: The place holds something else.
+        DatabaseError: The place contains something else.
     """
     if where == MEMORY:
         return False

@@ -34,11 +34,11 @@ TYPES: Mapping[FieldKind, str] = {
 _PATIENCE_S = 60  # longest wait while another process is writing
 _CONNECT_S = 10
 _CANCELLED = "57014"  # PostgreSQL's error code of statements that took too long
-_LATE_S = 1.0  # how much longer than the time that remains a statement may take, to save a round trip
+_LATE_S = 1.0  # by how much a statement may exceed the remaining time, which saves a round trip
 _LEAST_PGVECTOR = (0, 8)  # first version whose searches continue until enough images pass the filter
 _BEGIN = {
     False: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-    True: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",  # the block sees writes from before the lock
+    True: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",  # the block sees all that was written before it got a lock
 }
 _LOST = (
     "; check the address, user, password and database, and that the server is running; acknowledged records are kept"
@@ -51,7 +51,7 @@ _HINTS = {
     "42501": "; ask the database's administrator for this permission",
     "53100": "; no acknowledged change is lost: free some space, and run the same command again",
     "53300": "; close other clients, or allow the server more connections",
-    "55P03": f"; another process has been writing for more than {_PATIENCE_S} s",
+    "55P03": f"; another process has been writing for more than {_PATIENCE_S} s; run the same command again later",
     "57P": "; wait until the server is back, and run the same command again: acknowledged records are kept",
     "58P01": "; install pgvector on the server, see https://github.com/pgvector/pgvector",
 }
@@ -126,7 +126,7 @@ class Connections:
 
         Args:
             purpose: Name of the lock.
-            wait: Whether to wait for the lock; otherwise the block gets None if another process holds it.
+            wait: Whether to wait for the lock; otherwise the block gets None if another transaction holds it.
             patience_s: Longest wait in seconds; 0 means no limit.
         """
         with self.transaction(writes=True) as transaction:
@@ -224,7 +224,7 @@ class Connections:
 
 
 class PostgresTransaction:
-    """A transaction. Parameters are `%s`; a tuple is an array.
+    """A transaction. Parameters are written `%s`; a tuple is passed as an array.
 
     Args:
         cursor: Cursor of the transaction.
@@ -250,7 +250,7 @@ class PostgresTransaction:
 
 
 def _limit_statements(seconds: float) -> list[str]:
-    """Return the statement that limits the time of each of the following ones in a transaction; none without a limit."""
+    """Return the statement that limits the time of each later one in a transaction; an empty list without a limit."""
     if seconds == inf:
         return []
     check_time()
@@ -258,7 +258,7 @@ def _limit_statements(seconds: float) -> list[str]:
 
 
 def _without_schema(url: str) -> tuple[str, str]:
-    """Return a URL without our own parameter, which libpq would refuse, and the name of the schema."""
+    """Return a URL without the parameter `schema`, which libpq would refuse, and the name of the schema."""
     address, _, query = url.partition("?")
     given = parse_qsl(query, keep_blank_values=True)
     others = [(name, value) for name, value in given if name != "schema"]
@@ -266,7 +266,7 @@ def _without_schema(url: str) -> tuple[str, str]:
 
 
 def plain(values: Sequence[object]) -> list[object]:
-    """Return values for PostgreSQL."""
+    """Return values as PostgreSQL can store them: U+0000 is escaped, and a tuple becomes an array."""
     return [_plain(value) for value in values]
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("text_image_similarity")
 
-# Suffixes of images in a folder; other files in it do not count as failures.
+# Suffixes of the images that are read from a folder; other files in it are ignored.
 _SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 )
@@ -124,7 +124,7 @@ class Predictor:
         self.close()
 
     def close(self) -> None:
-        """End the threads and connections."""
+        """End the threads and close the connections."""
         self._scorer.close()
 
     @cached_property
@@ -156,15 +156,15 @@ class Predictor:
         return self._matches(query, paths, embeddings, top_k)
 
     def build_image_database(self, paths: References) -> ImageDatabase:
-        """Encode images once, for many searches; threads read and decode while batches are encoded.
+        """Encode images into a database for many searches; images are read and decoded while others are encoded.
 
         Args:
-            paths: A folder, all of whose images are used, including those in subfolders, ordered by name; a path, or an
-                http(s), `file:` or `data:` URL; or several of these. Duplicates are used once.
+            paths: A folder, of which all images are used except hidden ones, including those in subfolders, ordered by
+                name; a path, or an http(s), `file:` or `data:` URL; or several of these. Duplicates are used once.
 
         Returns:
-            The database, which becomes the predictor's default. Images that cannot be read are not part of it; its
-            `failures` holds the reasons.
+            The database, which becomes the predictor's default. It does not contain images that cannot be read; its
+            `failures` give the reasons.
         """
         found, embeddings, failures = self._embedded_images(paths)
         self.image_database = ImageDatabase(found, embeddings, self.identity, failures)
@@ -176,14 +176,14 @@ class Predictor:
         Args:
             query: Text to search for.
             top_k: Maximum number of matches to return, at least 1.
-            database: Database to search; None is the last one built.
+            database: Database to search; None means `image_database`.
 
         Returns:
             The best matches, best first; equal ones in the order of the database.
 
         Raises:
             UsageError: The query is empty, `top_k` is less than 1, or there is no database yet.
-            DatabaseError: Another model made the database.
+            DatabaseError: The database was created with another model.
             RowError: The model fails on the query.
         """
         database = _chosen(database, self.image_database, ImageDatabase)
@@ -192,7 +192,7 @@ class Predictor:
         return self._matches(self._encode_query(query), database.paths, database.embeddings, top_k)
 
     def build_caption_database(self, captions: str | Iterable[str]) -> CaptionDatabase:
-        """Encode captions once, for many searches.
+        """Encode captions into a database for many searches.
 
         Args:
             captions: Captions. Duplicates are used once.
@@ -215,15 +215,15 @@ class Predictor:
         Args:
             image: A path or URL, a PIL image, an RGB array or tensor, or an encoded file's bytes.
             top_k: Maximum number of matches to return, at least 1.
-            database: Database to search; None is the last one built.
+            database: Database to search; None means `caption_database`.
 
         Returns:
             The best matches, best first; equal ones in the order of the database.
 
         Raises:
             UsageError: `top_k` is less than 1, or there is no database yet.
-            DatabaseError: Another model made the database.
-            RowError: The image cannot be read; its code is the reason.
+            DatabaseError: The database was created with another model.
+            RowError: The image cannot be read or encoded; the error's code is the reason.
         """
         database = _chosen(database, self.caption_database, CaptionDatabase)
         _check_top_k(top_k)
@@ -241,8 +241,8 @@ class Predictor:
     def _check_model(self, made_by: ModelIdentity) -> None:
         if made_by is not self.identity and not self.identity.same_as(made_by):
             raise DatabaseError(
-                f"the database was made with {made_by}, but this predictor uses {self.identity}: their vectors cannot "
-                "be compared; build the database again, or load the model that made it"
+                f"the database was created with {made_by}, but this predictor uses {self.identity}: their vectors "
+                "cannot be compared; build the database again, or load the model that made it"
             )
 
     def _embedded_images(self, paths: References) -> tuple[tuple[str, ...], Embeddings, dict[str, str]]:
@@ -306,7 +306,7 @@ def _chosen(given: Database | None, built: Database | None, kind: type[Database]
     database = built if given is None else given
     if database is None:
         what = "image" if kind is ImageDatabase else "caption"
-        raise UsageError(f"there is no database yet: call build_{what}_database, or give a database")
+        raise UsageError(f"there is no database yet: call build_{what}_database, or pass a database")
     if not isinstance(database, kind):
         raise InputTypeError.of("database", f"of type {kind.__name__}", database, f"{kind.__name__}.load reads a file")
     return database

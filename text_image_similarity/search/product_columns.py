@@ -23,16 +23,16 @@ from .arguments import check_type, texts_of
 from .fields import Field, named, number_text
 from .products import Product, fields_as_json
 
-# In a text field, these count as text: NA is Namibia, and None may be a name.
+# In a text field, these are ordinary texts: NA is Namibia, and None may be a name.
 _BLANK = {"", "-", "--", "?", "n/a", "#n/a", "na", "<na>", "nan", "null", "none"}
 _IMAGES = ("images", "image", "image_url", "url")
 _NAMES = ("name", "title")
-_WHOLE = 1e15  # a smaller float without a fraction is stored as an integer, which all formats spell alike
+_WHOLE = 1e15  # a smaller float without a fraction is stored as an integer, which all formats write the same way
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProductColumns:
-    """The columns of a table for the parts of a product. An empty name means that there is no such column.
+    """The columns of a table that hold the parts of a product. An empty name means that there is no such column.
 
     Args:
         id: Column of the product's id.
@@ -114,7 +114,7 @@ def read_columns(
 
     Args:
         chosen: Columns that were named.
-        declared: Declared fields, each in the column of its name unless another one was named.
+        declared: Declared fields, each in the column of the same name unless another one was named.
         there: Columns of the table; None for a source without columns, in which missing values are empty.
         place: Name of the table in messages.
 
@@ -185,7 +185,7 @@ def _like_ids(there: Sequence[str]) -> str:
 def _check_fields(fields: Iterable[tuple[Field, str]], there: Sequence[str] | None, place: str) -> None:
     missing = [(each.name, column) for each, column in fields if there is not None and column not in there]
     if there and missing:
-        names = ", ".join(repr(column) for _, column in missing)
+        names = " or ".join(repr(column) for _, column in missing)
         raise UsageError(
             f"{place} has no column {names}, which the catalogue's fields need; it has {', '.join(there)}. Name another "
             f"column with --field-col {missing[0][0]}=COLUMN, or leave the field out with --field-col {missing[0][0]}="
@@ -223,7 +223,7 @@ def _check_count(count: int, column: str) -> None:
 
 
 def is_blank(text: str) -> bool:
-    """Tell whether a cell means a missing number, boolean or date, as written in tables.
+    """Tell whether a cell's text means that a number, boolean or date is missing.
 
     Example:
         >>> is_blank("n/a"), is_blank("NULL"), is_blank("0")
@@ -244,16 +244,16 @@ def json_list(text: str) -> list[str] | None:
 
 
 def _references(value: object, column: str) -> list[Any]:
-    """Return the images in a cell; structs without bytes and path count as missing."""
+    """Return the images in a cell; structs without bytes and path are left out."""
     found = [value] if isinstance(value, str) and value.startswith("data:") else cell_texts(value, column)
     for each in found:
         if not isinstance(each, str | EncodedImage | Mapping):
-            raise UsageError(f"{column!r} must hold images, paths or URLs, not {each!r:.100}")
+            raise UsageError(f"{column!r} must contain images, paths or URLs, not {each!r:.100}")
     return [each for each in found if not isinstance(each, Mapping) or each.get("bytes") or each.get("path")]
 
 
 def cell_text(value: object, column: str) -> str:
-    """Return a cell as text; a finite number becomes text, 7.0 like 7."""
+    """Return a cell as text; equal finite numbers become the same text, so 7.0 becomes 7."""
     if is_missing(value):
         return ""
     if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
@@ -265,7 +265,7 @@ def cell_text(value: object, column: str) -> str:
 
 
 def _given(declared: Field, value: Any, column: str) -> Any:
-    """Return a cell's value for a product, with CSV texts converted to the field's kind, in a form for JSON."""
+    """Return a cell's value for a product in a form for JSON, converted from text to the field's kind if needed."""
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, Decimal) and not is_missing(value):

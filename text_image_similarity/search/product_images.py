@@ -48,7 +48,7 @@ def kept_roots(database: Database) -> list[Path]:
 
 
 def steady_reference(reference: str, root: str | PathLike[str] | None) -> str:
-    """Return a reference that later shows which folder the file must be in.
+    """Return a reference whose path still shows later which folder the file must be in.
 
     Args:
         reference: Reference to a file that may be read, independent of a base folder.
@@ -81,7 +81,7 @@ def check_again(reference: str, config: Config, roots: Sequence[Path]) -> None:
 def known_outcomes(
     session: Session, generation: Generation, before: Mapping[Key, Found]
 ) -> dict[Key, dict[str, ImageOutcome]]:
-    """Return the outcomes that a generation has for products' images, by their references."""
+    """Return a generation's stored outcomes for products' images, by product and reference."""
     image_outcomes = session.ledger.image_outcomes(generation.number, [found.number for found in before.values()])
     return {
         key: dict(zip(found.product.images, image_outcomes.get(found.number, []), strict=False))

@@ -1,4 +1,4 @@
-"""Places of products: a table, a MongoDB collection, or neither."""
+"""Open sources of products: tables and MongoDB collections."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .product_tables import ProductSource, ProductTable
 def open_source(
     place: str | PathLike[str], columns: ProductColumns | None = None, dialect: Dialect | None = None
 ) -> ProductSource:
-    """Open the products at a place.
+    """Open a source of products.
 
     Args:
         place: A table, or `mongodb://host/database/collection`.

@@ -32,7 +32,7 @@ class ProductSource(Protocol):
 
     @property
     def folder(self) -> Path | None:
-        """The folder that relative references start from; None is the working directory."""
+        """The folder that relative references start from; None means the working directory."""
 
     @property
     def total(self) -> int:
@@ -43,7 +43,7 @@ class ProductSource(Protocol):
         """A value that changes with the source's content and columns; None if changes cannot be detected."""
 
     def products(self, declared: Sequence[Field], start: int) -> Iterator[NumberedProduct]:
-        """Yield the products of the rows from index `start` on, the first being 0."""
+        """Yield the products of the rows from index `start` on, counted from 0."""
 
     def check(self, declared: Sequence[Field]) -> None:
         """Make sure that the columns exist.

@@ -37,11 +37,11 @@ class Product:
             that the catalogue keeps the image itself. A product without images is found only by name, description and
             fields.
         description: Additional text.
-        fields: Values of the catalogue's declared fields; None, NaN and empty values count as missing.
+        fields: Values of the catalogue's declared fields; None, NaN and empty values mean that a value is missing.
         group: Id shared by the variants of one product, for results that show each group only once.
 
     Raises:
-        InputTypeError, UsageError: A value has an unsupported type or length.
+        InputTypeError, UsageError: A value is not valid.
 
     Example:
         >>> Product("boots-7", "Brown leather boots", "images/boots-7.jpg", fields={"price": 79.99}).images
@@ -85,7 +85,7 @@ class ImageOutcome:
     """The outcome of a model for one image of a product: a vector or an error.
 
     Args:
-        content: Key of the image's bytes and the model, from `embeddings.content_key`; None if it could not be read.
+        content: Key of the image's bytes and the model, from `embeddings.content_key`; None if the image was not read.
         vector: Unit vector, shape (embed_dim,), float32.
         error: `"<code>: <detail>"` if the image failed.
     """
@@ -114,7 +114,7 @@ def stored_values(product: Product, declared: Sequence[Field]) -> tuple[Value | 
     """Return a product's stored values: of the built-in fields, without an error, then of the declared ones.
 
     Raises:
-        UsageError: A field is not declared, or a value is not of its kind; the message names product and field.
+        UsageError: A field is not declared, or a value is not of its kind; the message names the product and the field.
     """
     try:
         for name in product.fields:
@@ -130,7 +130,7 @@ def stored_values(product: Product, declared: Sequence[Field]) -> tuple[Value | 
 
 
 def with_error(values: tuple[Value | None, ...], error: str | None) -> tuple[Value | None, ...]:
-    """Return stored values with the first error of the product's images in the third built-in field."""
+    """Return stored values with the first error of the product's images as the built-in field `_error`."""
     return (*values[:2], error, *values[3:])
 
 
@@ -144,7 +144,7 @@ def fields_as_json(product: Product) -> str:
     try:
         return json.dumps(given, sort_keys=True, allow_nan=False, default=_plain)
     except (TypeError, ValueError) as exc:
-        raise UsageError(f"product {product.id[:100]!r}: its fields cannot be kept as JSON: {exc}") from exc
+        raise UsageError(f"product {product.id[:100]!r}: its fields cannot be stored as JSON: {exc}") from exc
 
 
 def checked_id(given: object, name: str) -> str:
@@ -203,7 +203,7 @@ def _check_text(name: str, value: object, most: int) -> None:
     if len(value) > most:
         raise UsageError(f"{name} is {len(value):,} characters long, but at most {most:,} can be stored")
     if not is_whole(value):
-        raise UsageError(f"{name} holds a lone surrogate, half of a UTF-16 pair")
+        raise UsageError(f"{name} contains a lone surrogate (half of a UTF-16 pair); remove it")
 
 
 def _reference(image: object) -> str | RowError:

@@ -21,7 +21,7 @@ from .fields import Value
 from .filters import Filter
 from .products import Product, checked_id
 
-AWAY = -0.75  # weight of terms to avoid: halves their share, see tests/search/test_quality.py
+AWAY = -0.75  # weight of terms to avoid, which halves the number of such results; see tests/search/test_quality.py
 
 FusionKind = Literal["sum", "rrf"]
 _WHERE = "an expression, a mapping, JSON or a filter"
@@ -35,11 +35,11 @@ class Term:
     Args:
         text: Words to search for.
         image: A path or URL, a PIL image, an RGB array or tensor, or an encoded file's bytes.
-        product: Id of a product in the catalogue, which stands for the mean of its images; the product itself is not
-            among the results.
+        product: Id of a product in the catalogue; its images' mean vector is searched for, and the product itself is
+            not among the results.
         vector: A vector of the catalogue's model, shape (embed_dim,), of any norm.
-        weight: Weight relative to other terms, -10 to 10, but not 0; with a negative weight, the search avoids the
-            term.
+        weight: Weight relative to other terms, -10 to 10, but not 0; with a negative weight, products similar to the
+            term are avoided.
 
     Raises:
         UsageError, InputTypeError: Not exactly one of the four is given, or a value is not valid.
@@ -87,7 +87,7 @@ def _check_words(text: object) -> None:
     if not 0 < len(str(text).strip()) <= len(str(text)) <= _MOST_TEXT:
         raise UsageError(f"Term.text must say what to look for, in at most {_MOST_TEXT:,} characters")
     if not is_whole(str(text)):
-        raise UsageError("Term.text holds a lone surrogate, half of a UTF-16 pair")
+        raise UsageError("Term.text contains a lone surrogate (half of a UTF-16 pair); remove it")
 
 
 def _is_vector(given: object) -> bool:
@@ -107,17 +107,17 @@ class Query:
         where: Filter for products: a mapping, JSON, an expression such as `category = "Footwear" and price <= 90`, or a
             filter tree; see docs/catalog.md#filters.
         top_k: Maximum number of products to return, 1 to 1,000.
-        min_similarity: Lowest similarity of products, -1..1.
+        min_similarity: Lowest similarity of a product to return, -1..1.
         facets: Fields whose values are counted among all products found.
-        group: Show only the best product of each group; products without a group are all shown.
+        group: Whether to return only the best product of each group; all products without a group are returned.
         sort: Field to order by instead of similarity, lowest first, or highest first with `-` before it; products
             without a value come last.
         fusion: How several terms become one ranking: `sum` adds their weighted vectors, and finds products only by
-            their images; `rrf` adds 1 / (60 + rank) over one list for each term and one of the products that contain
-            the words of the text terms (reciprocal rank fusion, Cormack et al. 2009), and reaches the first 1,000
-            products of each list. None means `sum`, or `rrf` for words if no product that passes the filter has an
-            image.
-        after: `Matches.next` of the previous page, for the next page.
+            their images; `rrf` adds weight / (60 + rank) over one list for each term and, with weight 1, one of the
+            products that contain the words of the text terms (reciprocal rank fusion, Cormack et al. 2009), and uses
+            only the first 1,000 products of each list. None means `sum`, or `rrf` for words if no product that passes
+            the filter has an image and neither `min_similarity` nor `sort` is set.
+        after: `Matches.next` of the previous page; None for the first page.
 
     Raises:
         UsageError, InputTypeError: A value is not valid.
@@ -176,7 +176,7 @@ class Query:
         if least is not None and not terms:
             raise UsageError("min_similarity has no effect without a term; give a term, or leave it out")
         if self.fusion == "rrf" and (least is not None or self.sort is not None):
-            raise UsageError("fusion='rrf' does not compute similarities; use fusion='sum' with min_similarity or sort")
+            raise UsageError("fusion='rrf' cannot be combined with min_similarity or sort; use fusion='sum' with these")
 
     @property
     def parts(self) -> tuple[Term, ...]:
@@ -190,7 +190,7 @@ class Reason:
 
     Args:
         term: The term, such as `text 'brown boots'`, or `words` for the word list of `rrf`.
-        similarity: Cosine of the term and the image, -1..1; None without an image.
+        similarity: Cosine of the term and the image, -1..1; None for `words` and for a product without an image.
         contribution: The term's share of the score; the shares of all reasons add up to the score.
     """
 
@@ -211,7 +211,7 @@ class Match:
             this kind of query has no calibration.
         rank: Rank from 1, counted over all pages.
         image: Reference to the most similar image; None without one.
-        score: Value for ranking: the similarity, or the sum of reciprocal ranks.
+        score: Value for ranking: the similarity, or for `rrf` the weighted sum of reciprocal ranks.
         why: Contributions of the terms to the score.
     """
 
@@ -241,14 +241,14 @@ class Matches(Sequence[Match]):
     """The result of a query: a page of products, and facts about all products found.
 
     Args:
-        matches: The products, best first.
-        total: Number of products on all pages, or of groups if `group` was set.
-        facets: For each requested field, the number of all products found with each value, most frequent first; dates
-            are text, as in filters.
+        matches: The products of this page, in order.
+        total: Number of products on all pages; with `group`, each group counts once.
+        facets: For each requested field, the values of all products found, each with its number of products, most
+            frequent first; dates are written as text, as in filters.
         next: Value of `Query.after` for the next page; None on the last page.
         generation: The generation that was searched.
         plan: How the products were found: `exact`, by comparing every product that passes the filter; `approximate`,
-            through the store's index; or `list`, without comparing.
+            through the store's index; or `list`, without comparing any.
     """
 
     matches: tuple[Match, ...]

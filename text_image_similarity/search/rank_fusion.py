@@ -2,7 +2,8 @@
 
 The method is that of Cormack, Clarke and Büttcher 2009, "Reciprocal Rank Fusion outperforms Condorcet and individual
 Rank Learning Methods". A product's score is the sum of 1 / (60 + rank) over the lists that it is in, here multiplied by
-the term's weight. A term with a negative weight ranks the products that the others found, and its share is subtracted.
+the term's weight. A term with a negative weight ranks the products that the other lists found, and its share is
+subtracted.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def _leading_away(
 ) -> dict[int, dict[int, float]]:
     """Return, for each term with a negative weight, its cosine with the best image of each product that has one.
 
-    Of more than `_MOST_LED` products, only the highest in the ranking so far are compared, as if the others had no image.
+    If there are more than `_MOST_LED` products, only the first ones of the ranking so far are compared; the others are
+    treated like products without an image.
     """
     near: dict[int, dict[int, float]] = {place: {} for place, term in enumerate(ask.query.parts) if term.weight < 0}
     if not near:

@@ -1,7 +1,7 @@
 """Rank products by similarity: how many images to request from a store, and whether to compare all of them.
 
 A store finds images; a product is ranked by its best image, and a group by its best product. A page may therefore need
-more images, which are requested until it is full or nothing is left.
+more images than it has products; more are requested until the page is full or no image is left.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Candidate:
 
 
 def compares_all(store: Store, passing: int) -> bool:
-    """Tell whether a store compares all images of the products that pass a filter, always or because they are few."""
+    """Tell whether a store compares all images that pass a filter, because it always does or the products are few."""
     return not store.approximates or passing <= store.exact_up_to
 
 
@@ -141,7 +141,7 @@ def rank(ask: Ask, first: Hits | None = None) -> list[Candidate]:
 
 
 def rank_above(ask: Ask) -> tuple[list[Candidate], list[int]]:
-    """Return a page like `rank`, but only of products above `Query.min_similarity`, and the numbers of all of them."""
+    """Return a page like `rank`, but only of products that reach `Query.min_similarity`, and the numbers of all."""
     best = best_images(ask, search(ask, ask.encoded.fused, None, exact=True))
     return _page(ask, best), ask.ledger.passing(best.rows.tolist(), ask.where)
 
@@ -153,14 +153,14 @@ def first_limit(ask: Ask) -> int:
 
 
 def search(ask: Ask, vector: Embeddings, limit: int | None, *, exact: bool) -> Hits:
-    """Return the images nearest to a vector, under the query's filter."""
+    """Return the images nearest to a vector among those that pass the query's filter."""
     least = -1.0 if ask.query.min_similarity is None else ask.query.min_similarity
     (hits,) = ask.index.search(vector[None, :], ask.where, limit, least=least, exact=exact)
     return hits
 
 
 def best_images(ask: Ask, hits: Hits) -> Hits:
-    """Keep only the best image of each product, without products that are terms of the query."""
+    """Return only the best image of each product, omitting products that are terms of the query."""
     _, places = np.unique(hits.rows, return_index=True)
     places = np.sort(places)
     if ask.encoded.own:
@@ -171,7 +171,7 @@ def best_images(ask: Ask, hits: Hits) -> Hits:
 def take_page(
     ask: Ask, candidates: Iterable[Candidate], behind: Callable[[Candidate, Cursor], bool] = lambda *_: True
 ) -> list[Candidate]:
-    """Take the products of a page, and one more, from a ranking: those after the cursor that have not been shown.
+    """Return the products of a page, and one more, from a ranking: those after the cursor that have not been shown.
 
     Args:
         ask: The query.
@@ -197,7 +197,7 @@ def _page(ask: Ask, best: Hits) -> list[Candidate]:
 
 
 def _in_order(ask: Ask, hits: Hits) -> Iterator[Candidate]:
-    """Yield products by score, equal ones by id, reading only as many ids as are requested."""
+    """Yield products by score, equal ones by id, reading ids only as they are needed."""
     start, end = 0, len(hits.rows)
     if ask.cursor is not None:  # products above the cursor have been shown
         start = int(np.count_nonzero(hits.cosines > np.float32(_score(ask.cursor.key[0]))))
@@ -214,7 +214,7 @@ def _in_order(ask: Ask, hits: Hits) -> Iterator[Candidate]:
         keys.sort()
         for begin in range(0, len(keys), ask.query.top_k + 1):
             part = keys[begin : begin + ask.query.top_k + 1]
-            # The store's filter may have seen older values of a product.
+            # The filter is applied again, because the store may have older values of a product.
             listed = ask.ledger.listed([key.number for key in part], ask.where)
             for key in part:
                 if key.number in listed:

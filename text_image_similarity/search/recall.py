@@ -23,14 +23,14 @@ class RecallReport:
     """Recall of a store with the settings that searches use.
 
     Args:
-        queries: Number of queries: half of them vectors of images, the others shifted away from images like vectors of
-            texts.
+        queries: Number of queries: half of them are vectors of images; the others are such vectors, shifted away from
+            the images as vectors of texts are.
         filters: Number of filters with which each query was run.
         mean: Share of the ten nearest images that were found, on average over all queries, 0..1.
-        worst: Share for the worst query.
-        short: Number of results with too few images.
+        worst: Share for the worst query with any of the filters.
+        short: Number of results with fewer images than an exact search finds.
         exact: Number of results for which the store compared everything.
-        missing: Number of products with vectors that are missing from the store; negative if it has too many.
+        missing: Number of products with vectors that are missing from the store; negative if the store has too many.
     """
 
     queries: int
@@ -45,7 +45,7 @@ class RecallReport:
 def measure_recall(
     session: Session, generation: Generation, *, queries: int = 100, filters: Sequence[Filter | None] = (None,)
 ) -> RecallReport:
-    """Compare the images that searches in a generation's store find for queries with the ten that are nearest.
+    """Measure the recall of a generation's store: compare the images that its searches find with the ten nearest ones.
 
     Args:
         session: The catalogue.

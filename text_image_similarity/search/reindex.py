@@ -21,7 +21,7 @@ from .recall import RecallReport, measure_recall
 from .session import Session
 
 _BATCH = 512  # products per transaction
-LEAST_RECALL = 0.99  # lowest recall of an approximate store for a generation to be ready
+LEAST_RECALL = 0.99  # lowest recall of an approximate store with which a generation becomes ready
 
 
 @dataclass(slots=True)
@@ -56,12 +56,12 @@ def reindex(
 ) -> ReindexReport:
     """Build the generation of a model, or resume building it, until it is ready for `switch`.
 
-    The generation for `rollback` is dropped first.
+    Before a new generation is begun, the one kept for `rollback` is dropped.
 
     Args:
         session: Session of the catalogue.
         model: A hub id, a folder or an alias.
-        encoder: A loaded encoder of the model; None loads it.
+        encoder: A loaded encoder of the model; None loads the model.
         progress: Called after each batch with (products of this call, their images that failed, products in total).
         stop: Called after each batch; True stops the call.
         allow_lost: Number of images with a vector in the live generation that may lack one in the new generation.
@@ -101,7 +101,7 @@ def reindex(
 
 
 def complete(session: Session, generation: Generation, report: ReindexReport) -> Iterator[int]:
-    """Encode the missing images of a generation, and yield the number of products after each transaction."""
+    """Encode the missing images of a generation, and yield the number of products in each transaction."""
     after = 0
     while True:
         found = session.ledger.pending(generation.number, after, _BATCH)
@@ -140,10 +140,10 @@ def _begin(session: Session, model: str, encoder: Encoder | None) -> Generation:
 
 
 def switch_to(session: Session, state: str, otherwise: str) -> Generation:
-    """Switch to the generation in a state.
+    """Switch to the generation that has a given state, and return it.
 
     Raises:
-        DatabaseError: There is no such generation; the message is `otherwise`.
+        DatabaseError: No generation has this state; the message is `otherwise`.
     """
     generation = next((found for found in session.generations.all() if found.state == state), None)
     if generation is None:

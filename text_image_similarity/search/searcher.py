@@ -39,18 +39,18 @@ class Searcher:
         return self._session.generations.live()
 
     def has_followed(self, generation: Generation, version: int) -> bool:
-        """Tell whether a generation's store has everything up to a version; other processes may be writing to it."""
+        """Tell whether a generation's store has all changes up to a version; other processes may be applying them."""
         return self._session.opened(generation).version >= version
 
     def open(self, generation: Generation) -> None:
-        """Open the store of a generation, so that its first query does not wait for it."""
+        """Open the store of a generation, so that the first query does not wait for the store."""
         self._session.store(generation)
 
     def check_file(self, reference: str) -> None:
         """Make sure that an image of a product may be read again, if it is a local file.
 
         Raises:
-            RowError: The file has become a link to a place that its table could not name.
+            RowError: The file is now a link to a place outside the folder that its table's files must be in.
         """
         check_again(reference, self._session.config, kept_roots(self._session.ledger.database))
 
@@ -73,10 +73,10 @@ class Searcher:
             yield
 
     def add(self, products: Sequence[Product], check: Check, *, ends: Callable[[], bool]) -> AddReport:
-        """Add products as `Catalog.add` does, and call `check` with those of each transaction, locked as by `checking`.
+        """Add products as `Catalog.add` does, calling `check` with those of each transaction under `checking`'s lock.
 
         Images are fetched and encoded without the lock. `ends` is called after each transaction; if it returns True, no
-        further transaction begins, and the first products, as many as the report counts, are done.
+        further transaction begins. The report counts the products that are done, which are always the first ones.
 
         Raises:
             DatabaseError: The database fails; products written so far are kept, even if `check` raises an error.
@@ -89,14 +89,14 @@ class Searcher:
         return ingest.report
 
     def end_additions(self) -> None:
-        """Stop fetching and encoding images, now and for good: `add` ends with a `UsageError` after its current transaction.
+        """Stop fetching and encoding images for good: `add` raises a `UsageError` after its current transaction.
 
         No product is written unless all its images are done.
         """
         self._session.end_scorers()
 
     def lend(self, generation: Generation, encoder: Encoder) -> None:
-        """Use a loaded encoder for a generation; it must be for the same model.
+        """Use a loaded encoder of a generation's model for that generation.
 
         Raises:
             DatabaseError: The encoder is for another model, whose vectors cannot be compared with those of the
@@ -105,7 +105,7 @@ class Searcher:
         self._session.lend(generation, encoder)
 
     def check(self, query: Query, generation: Generation, name: str = "") -> Checked:
-        """Check that a generation can answer a query once its `contents` are encoded, and return it for `answer`.
+        """Check that a generation can answer a query, whose `contents` need not be encoded yet; return it for `answer`.
 
         Args:
             query: The query.
@@ -144,7 +144,7 @@ class Searcher:
         return answer(self._session, asked, encoded, most)
 
     def match_many(self, queries: Iterable[str | Query], names: Sequence[str]) -> list[Matches | RowError]:
-        """See `Catalog.match_many`; `names` are names of the queries in messages."""
+        """Answer queries as `Catalog.match_many` does; `names` are names of the queries in messages."""
         given = [Query(query) if isinstance(query, str) else query for query in queries]
         for name, query in zip(names, given, strict=True):
             check_type(name or "query", query, Query, "a string or a Query")

@@ -62,7 +62,7 @@ class Session:
         self._following = RLock()
         self._scorers: dict[int, Scorer] = {}
         self._stores: dict[int, Store] = {}
-        self._ended = False  # whether no scorer is opened any more
+        self._ended = False  # whether `end_scorers` has been called
 
     def scorer(self, generation: Generation) -> Scorer:
         """Return the scorer for a generation.
@@ -70,7 +70,7 @@ class Session:
         Raises:
             ModelError: The model cannot be loaded.
             DatabaseError: The model is not the one that made the generation's vectors.
-            UsageError: After `end_scorers`.
+            UsageError: `end_scorers` has been called.
         """
         with self._opening:
             if self._ended:
@@ -81,7 +81,7 @@ class Session:
             return self._scorers[generation.number]
 
     def lend(self, generation: Generation, encoder: Encoder, identity: ModelIdentity | None = None) -> None:
-        """Use a loaded encoder for a generation; probe the encoder to identify its model unless `identity` is given."""
+        """Use a loaded encoder for a generation that has no open model yet; without `identity`, probe the encoder."""
         with self._opening:
             if generation.number not in self._scorers:
                 self._scorers[generation.number] = self._make_scorer(generation, encoder, identity)
@@ -93,13 +93,13 @@ class Session:
         return store
 
     def follow(self, generation: Generation, store: Store, *, wait: bool = False) -> None:
-        """Bring a store up to date.
+        """Bring a store up to date with the ledger.
 
         Args:
             generation: The generation.
             store: Store of the generation.
-            wait: Whether to wait if another process or thread is already doing so, so that the store is up to date
-                afterwards. Otherwise, a shared store is left as it is.
+            wait: Whether to wait while another process or thread updates the store. If False, a shared store that is
+                being updated is left as it is.
         """
         if store.version == self.ledger.version:
             return
@@ -113,13 +113,13 @@ class Session:
             self._following.release()
 
     def _catch_up(self, generation: Generation, store: Store) -> None:
-        # This work is of use to all queries, and would begin from scratch if it were interrupted.
+        # All queries need this work, which would have to start from scratch if it were interrupted.
         with time_limit(inf), intact(self.ledger.database):
             target = self.ledger.version
             if store.version > target:  # the ledger has been restored from a backup
                 store.clear()
             while store.version < target:
-                if store.version < self.ledger.pruned:  # the ledger no longer has the deletions since then
+                if store.version < self.ledger.pruned:  # the ledger no longer records all deletions since then
                     store.clear()
                 for changes in self.ledger.changes(generation.number, store.version):
                     store.apply(changes)
@@ -182,8 +182,8 @@ class Session:
         if not identity.same_as(found):
             scorer.close()
             raise DatabaseError(
-                f"the catalogue was made with {identity}, but this model is {found}: their vectors cannot be compared; "
-                "open the catalogue with its own model, or run: "
+                f"the catalogue was created with {identity}, but this model is {found}: their vectors cannot be "
+                "compared; open the catalogue with its own model, or run: "
                 "text-image-similarity catalog reindex CATALOG --model ..."
             )
         return scorer
@@ -223,13 +223,13 @@ class Session:
 
     def delete(self, ids: Sequence[str]) -> int:
         """Remove products from the ledger and the stores, and return how many existed."""
-        self.follow_all()  # before writing: a store with a later version has followed another ledger
+        self.follow_all()  # before writing, so that a ledger restored from a backup is still behind its stores
         deleted = self.ledger.delete(ids)
         self.follow_all()
         return deleted
 
     def end_scorers(self) -> None:
-        """Close the scorers, now and for good: what they are doing ends with a `UsageError`."""
+        """Close the scorers for good: their current work fails with a `UsageError`."""
         with self._opening:
             self._ended = True
             scorers = list(self._scorers.values())
@@ -237,7 +237,7 @@ class Session:
             scorer.close()
 
     def close(self) -> None:
-        """Close everything."""
+        """Close the models, the stores and the ledger's database."""
         with self._opening:
             for scorer in self._scorers.values():
                 scorer.close()

@@ -1,10 +1,11 @@
-"""The schema of an SQLite file, compared with the one that we create.
+"""Compare the schema of an SQLite file with the one that this package creates.
 
-A file made by a stranger may have a view in a table's place, whose rows never end, or triggers, or computed columns.
+A stranger's file may have triggers, computed columns, or, in a table's place, a view whose rows never end.
 """
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Collection, Iterable
 
@@ -15,6 +16,9 @@ _STATISTICS = {  # tables that SQLite itself adds, for `PRAGMA optimize`
     ("table", name, name, f"CREATE TABLE {name}({columns})")
     for name, columns in (("sqlite_stat1", "tbl,idx,stat"), ("sqlite_stat4", "tbl,idx,neq,nlt,ndlt,sample"))
 }
+# What SQLite's releases, which describe the tables of a virtual table differently, have in common: no expressions.
+_PLAIN_COLUMN = r"(\w+( INTEGER| BLOB)?( PRIMARY KEY)?|PRIMARY KEY ?\(\w+(, ?\w+)*\))"
+_PLAIN_TABLE = re.compile(rf"CREATE TABLE ['\"]?\w+['\"]? ?\({_PLAIN_COLUMN}(, ?{_PLAIN_COLUMN})*\)( WITHOUT ROWID)?")
 
 
 def schema_of(file: sqlite3.Connection) -> list[Part]:
@@ -35,11 +39,10 @@ def check_schema(found: Iterable[Part], made: Collection[Part], path: str) -> No
         DatabaseError: The file has something else; the message names it.
     """
     virtual = tuple(f"{name}_" for _, name, _, sql in made if sql.startswith("CREATE VIRTUAL TABLE"))
-    shadows = {
-        part[:3] for part in made if part[1].startswith(virtual)
-    }  # SQLite's releases may describe them differently
+    shadows = {part[:3] for part in made if part[1].startswith(virtual)}
     for part in found:
-        if part not in made and part[:3] not in shadows and part not in _STATISTICS:
+        is_shadow = part[:3] in shadows and _PLAIN_TABLE.fullmatch(part[3])
+        if part not in made and not is_shadow and part not in _STATISTICS:
             raise DatabaseError(
                 f"{path} cannot be used: this package did not create its {part[0]} {part[1]!r:.100}; if you added it, "
                 "drop it; otherwise restore the file from a backup"

@@ -1,7 +1,7 @@
 """Answer tables of queries: an engine finds the best product for each row.
 
-A row without a matching product has no product and no error. Products may be added in the meantime; each row gets the
-best of the products at that time.
+The result of a row without a matching product has neither a product nor an error. Products may be added in the
+meantime; each row gets the best of the products that exist when it is answered.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class MatchEngine:
     """Engine that finds the best product for each row of a table.
 
     Args:
-        catalog: The catalogue, which stays open.
+        catalog: The catalogue, which the caller must close.
         query: Query with the filter and the fusion for all rows.
         away: Terms with negative weights, added to those of each row.
         min_similarity: Lowest similarity of a match, -1..1.
@@ -136,7 +136,9 @@ class MatchEngine:
             if isinstance(text, RowError):
                 return text
             if not is_whole(text):
-                return RowError(ErrorCode.ENCODER_ERROR, "the text has a lone surrogate, half of a UTF-16 pair")
+                return RowError(
+                    ErrorCode.ENCODER_ERROR, "the text contains a lone surrogate (half of a UTF-16 pair); fix the row"
+                )
             terms.append(Term(text))
         if not _is_empty(record.url):
             image = image_of(record.url)

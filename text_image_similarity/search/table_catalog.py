@@ -1,4 +1,4 @@
-"""A table of products as a catalogue in memory, for one command or one process."""
+"""Read a table of products into a catalogue in memory, for one command or one process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def open_table_catalog(
         The catalogue, and the result of adding the rows.
 
     Raises:
-        UsageError, TableError, ModelError: As from `Catalog.add_table`, and if no column has a field of `query`.
+        UsageError, TableError, ModelError: As for `Catalog.add_table`; or a field of `query` does not exist.
     """
     config = config or Config(model="mini")
     fields = open_source(table, columns, config.dialect).guess_fields()

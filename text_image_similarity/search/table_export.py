@@ -44,6 +44,8 @@ _TYPES: dict[FieldKind, pa.DataType] = {
     "texts": pa.list_(pa.string()),
 }
 
+_Column = tuple[str, FieldKind, int]  # name, kind, and place in what `_values` returns
+
 
 def export_table(
     products: Iterable[Product],
@@ -53,13 +55,13 @@ def export_table(
     *,
     force: bool = False,
 ) -> int:
-    """Write products as a table, complete or not at all, and return their number.
+    """Write products to a table, which appears complete or not at all, and return their number.
 
     Args:
         products: The products.
         declared: Declared fields of their catalogue.
         out: The file to write.
-        columns: Other names for columns.
+        columns: Names of the file's columns.
         force: Whether to replace an existing file.
 
     Raises:
@@ -70,12 +72,12 @@ def export_table(
     true_or_false("force", force)
     kind = format_of(out).kind
     shape = _shape(ProductColumns() if columns is None else columns, declared)
-    schema = pa.schema([(name, _TYPES[kind]) for name, kind in shape])
+    schema = pa.schema([(name, _TYPES[kind]) for name, kind, _ in shape])
     return write_rows(out, schema, _parts(products, shape, declared, kind, schema), force=force)
 
 
 def write_rows(out: str, schema: pa.Schema, parts: Iterable[Rows], *, force: bool = False) -> int:
-    """Write rows as a table, complete or not at all, and return their number.
+    """Write rows to a table, which appears complete or not at all, and return their number.
 
     Args:
         out: File to write, in the format given by its suffix.
@@ -110,15 +112,15 @@ def write_rows(out: str, schema: pa.Schema, parts: Iterable[Rows], *, force: boo
         raise TableError(f"{out} cannot be written: {exc.strerror or exc}") from exc
     if ambiguous:
         logger.warning(
-            "%s has fields in quotation marks that hold line ends, tabs or quotation marks; to read it again, add --quoting minimal "
-            "(Config(dialect=Dialect(quoting='minimal')))",
+            "%s has quoted fields that contain line ends, tabs or quotation marks; to read the file again, add "
+            "--quoting minimal (Config(dialect=Dialect(quoting='minimal')))",
             out,
         )
     return count
 
 
-def _shape(chosen: ProductColumns, declared: Sequence[Field]) -> list[tuple[str, FieldKind]]:
-    """Return the columns with their kinds, in the order of `_values`; columns without a name are left out later."""
+def _shape(chosen: ProductColumns, declared: Sequence[Field]) -> list[_Column]:
+    """Return the columns that have a name."""
     names: list[tuple[str, FieldKind]] = [
         (chosen.id, "text"),
         ("name" if chosen.name is None else chosen.name, "text"),
@@ -127,26 +129,27 @@ def _shape(chosen: ProductColumns, declared: Sequence[Field]) -> list[tuple[str,
         (next(iter(chosen.images), "images"), "texts"),
         *((chosen.fields.get(each.name, each.name), each.kind) for each in declared),
     ]
-    given = [name for name, _ in names]
+    given = [name for name, _ in names if name]
     if twice := next((name for name in given if given.count(name) > 1), None):
         raise UsageError(
             f"two columns would be called {twice!r}, because a field has that name; rename one with --field-col {twice}=COLUMN"
         )
-    return names
+    return [(name, kind, place) for place, (name, kind) in enumerate(names) if name]
 
 
 def _parts(
     products: Iterable[Product],
-    shape: Sequence[tuple[str, FieldKind]],
+    shape: Sequence[_Column],
     declared: Sequence[Field],
     kind: TableKind,
     schema: pa.Schema,
 ) -> Iterator[Rows]:
-    """Yield products as rows, with values for Parquet, for JSON, or as text."""
-    names = [name for name, _ in shape]
+    """Yield products as rows, with values as Parquet or JSON represents them, or as text."""
+    names = [name for name, *_ in shape]
     source, first = iter(products), 1
     while chunk := list(islice(source, _AT_ONCE)):
-        rows = [_values(product, declared, stored=kind == "parquet") for product in chunk]
+        found = [_values(product, declared, stored=kind == "parquet") for product in chunk]
+        rows = [[values[place] for *_, place in shape] for values in found]
         if kind == "parquet":
             columns = [pa.array(column, at.type) for column, at in zip(zip(*rows, strict=True), schema, strict=True)]
             yield ArrowRows(pa.record_batch(columns, schema=schema))

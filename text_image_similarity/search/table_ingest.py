@@ -1,4 +1,4 @@
-"""Add tables to a catalogue, resumably: the position is saved in the ledger after each transaction."""
+"""Add tables to a catalogue; the position is saved in the ledger after each transaction, so that a run can resume."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def add_table(
     Args:
         session: Session of the catalogue.
         source: The table.
-        progress: Called after each transaction with (rows done, failed or refused among these, rows in total).
-        stop: Called after each transaction; True ends the call.
+        progress: Called at once and after each transaction with (rows done, failed or refused of these, rows in total).
+        stop: Called at once and after each transaction; True ends the call.
 
     Raises:
         StoppedError: `stop` returned True; rows written so far are kept.
@@ -69,7 +69,7 @@ def add_table(
     def check(done: int) -> None:
         """Report the progress, and stop if requested."""
         if progress is not None:
-            progress(done, ingest.report.failures.total() + ingest.report.refused, source.total)
+            progress(done, ingest.failed + ingest.report.refused, source.total)
         if stop():
             raise _stopped(source, done)
 
@@ -116,7 +116,7 @@ class _Position:
         self._key = f"added {blake2b(place.encode('utf-8', 'backslashreplace'), digest_size=16).hexdigest()}"
 
     def read(self) -> int:
-        """Return how many rows are done; 0 if the table has changed since, or products were deleted."""
+        """Return how many rows are done; 0 if the table was changed or products were deleted in the meantime."""
         found = self._database.read("SELECT value FROM setting WHERE name = ?", (self._key,))
         kept = json.loads(found[0][0]) if found else {}
         if self._identity is None or kept.get("identity") != self._identity or kept.get("deleted") != self._deleted():
@@ -124,7 +124,7 @@ class _Position:
         return int(kept["rows"])
 
     def write(self, rows: int) -> None:
-        """Save how many rows are done."""
+        """Save the number of rows that are done."""
         if self._identity is None:
             return
         kept = json.dumps({"identity": self._identity, "rows": rows, "deleted": self._deleted()})
@@ -135,7 +135,7 @@ class _Position:
             )
 
     def _deleted(self) -> int:
-        """Return the version of the last deletion, even if the ledger has forgotten it; 0 if there was none."""
+        """Return the version of the last deletion, even if its record has been pruned; 0 if there was none."""
         (last,) = self._database.read("SELECT max(version) FROM removed")[0]
         return max(last or 0, self._ledger.pruned)
 

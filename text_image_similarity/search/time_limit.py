@@ -32,7 +32,7 @@ def time_limit(limit: float | Deadline) -> Iterator[None]:
     A read that begins or continues after the time is up raises a `TimeoutError`.
 
     Args:
-        limit: The time in seconds, `inf` for no limit, or when it is up.
+        limit: A number of seconds, `inf` for no limit, or a deadline.
     """
     token = _END.set(limit if isinstance(limit, Deadline) else Deadline(time.monotonic() + limit))
     try:

@@ -24,8 +24,8 @@ class Encoded:
         query: The query.
         vectors: Unit vectors of the query's terms, shape (t, embed_dim), float32.
         fused: Weighted sum of the vectors, as a unit vector, shape (embed_dim,).
-        shares: Share of each term's cosine in that of the sum, shape (t,): the weights divided by the length of the
-            sum.
+        shares: Factors with which the terms' cosines add up to that of the sum, shape (t,): the weights divided by the
+            length of the sum.
         own: Numbers of the products that are terms, which are left out of the results.
     """
 
@@ -57,7 +57,7 @@ def encode(
 
 
 def contents(queries: Sequence[Query]) -> tuple[list[str], list[ImageSource]]:
-    """Return the texts and the images of queries that must be encoded."""
+    """Return the texts and the images that must be encoded to answer queries."""
     terms = [term for query in queries for term in query.parts]
     return [t.text for t in terms if t.text is not None], [t.image for t in terms if t.image is not None]
 
@@ -83,8 +83,8 @@ def join(
         For each query, its vectors, or the reason why a term has none.
 
     Raises:
-        UsageError: A term names a product that does not exist or has no vector, or a vector of another length; or the
-            terms of a query cancel each other out.
+        UsageError: A term names a product that does not exist or has no vector, a vector has the wrong length or is
+            zero, or the terms of a query cancel each other out.
     """
     terms = [term for query in queries for term in query.parts]
     texts = [term for term in terms if term.text is not None]
@@ -137,7 +137,7 @@ def _product_vector(product: str, ledger: Ledger, generation: Generation) -> tup
 def _given_vector(term: Term, embed_dim: int) -> Embeddings:
     vector = np.asarray(term.vector, np.float64)
     if len(vector) != embed_dim:
-        raise UsageError(f"Term.vector has {len(vector)} values, but those of the catalogue's model have {embed_dim}")
+        raise UsageError(f"Term.vector has {len(vector)} values, but vectors of the catalogue's model have {embed_dim}")
     return _unit(vector)
 
 

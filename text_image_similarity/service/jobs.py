@@ -40,7 +40,7 @@ class Span:
     """The time that an item spent in a stage.
 
     Args:
-        stage: `fetch`, `decode`, `queue` or `encode`.
+        stage: `fetch`, `decode`, `queue`, `encode` or `search`.
         began, ended: Seconds since the epoch.
     """
 

@@ -125,7 +125,7 @@ def find_calibration(source: str, folder: str | PathLike[str] | None) -> Calibra
         UsageError: A folder is given, but the table's scores are not cosines.
         ModelError: The folder has no calibration, or the calibration is damaged.
     """
-    from ..metrics import Calibration  # imported here, because it loads SciPy, which scoring does not need
+    from ..metrics import Calibration  # imported here, because scoring does not need it
 
     summary = _summary_of(source)
     model, kind = summary.get("model"), summary.get("score", "cosine")

@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from ..errors import UsageError
+from ..errors import DatabaseError, UsageError
 from ..files import on_other_share
+from ..sqlite_files import check_sqlite_place
 from ..system import require
 
 logger = logging.getLogger("text_image_similarity")
@@ -184,6 +185,11 @@ def _check_schema(uri: str) -> None:
         return
     from sqlalchemy import create_engine
 
+    if file := _sqlite_file(uri):
+        try:
+            check_sqlite_place(Path(str(file).removeprefix("file:")))
+        except DatabaseError as exc:
+            raise UsageError(f"tracking={uri}: {exc}") from exc
     engine = create_engine(uri)  # as MLflow opens it, so that both see the same file
     try:
         with engine.connect() as database:

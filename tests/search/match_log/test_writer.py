@@ -128,7 +128,7 @@ def test_a_database_that_is_away_is_waited_for(
         assert (writer.written, writer.dropped, writer.depth) == (601, 10, 0)
     assert sorted(each.total or 0 for each in log.entries()) == list(range(601))
     assert warnings(caplog) == [
-        "the match log cannot be written: the server is away; up to 600 records will wait for it",
+        "the match log cannot be written: the server is away; up to 600 records will be retried",
         "the match log is full: 600 records are waiting; any more are dropped and counted",
         "the match log can be written again; 10 records have been dropped so far",
     ]

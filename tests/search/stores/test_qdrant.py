@@ -66,7 +66,7 @@ def test_a_key_is_sent_behind_tls_or_to_this_machine(monkeypatch: pytest.MonkeyP
 
 
 def test_a_server_that_does_not_answer() -> None:
-    with pytest.raises(DatabaseError, match=r"shop-1.*cannot be made.*check that the server is running"):
+    with pytest.raises(DatabaseError, match=r"shop-1.*cannot be created.*check that the server is running"):
         QdrantStore(connect("qdrant://127.0.0.1:1/shop"), "shop-1", ALL_FIELDS, WIDTH)
 
 

@@ -1,4 +1,4 @@
-"""A model's towers as ONNX graphs.
+"""Write a model's towers as ONNX graphs.
 
 `image.onnx` maps `pixels`, uint8 (batch, height, width, 3), to `image_embeds`, and `text.onnx` maps `input_ids`, int64
 (batch, length), to `text_embeds`. Both graphs return unit vectors in float32. Writing them needs torch, onnx and

@@ -1,4 +1,4 @@
-"""The weights of an ONNX file as arrays; weights in a file next to it are memory-mapped, not copied."""
+"""Read the weights of an ONNX file as arrays; weights in a file next to it are memory-mapped, not copied."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ def array_of(weight: TensorProto, folder: Path) -> NDArray[Any]:
 
 
 def largest(value: NDArray[Any], axes: tuple[int, ...] | None = None, *, keepdims: bool = False) -> NDArray[Any]:
-    """Return the largest magnitudes of an array along axes, without copying it; NaN if any value is NaN."""
+    """Return the largest magnitudes of an array along axes, without copying the array; NaN if any value is NaN."""
     found: NDArray[Any] = np.maximum(value.max(axis=axes, keepdims=keepdims), -value.min(axis=axes, keepdims=keepdims))
     return found

@@ -19,7 +19,7 @@ from onnx import GraphProto, ModelProto, TensorProto, helper
 from .arrays import array_of
 
 _LARGEST = 2**31 - 2**20  # size of the largest file that protobuf reads, in bytes
-_SMALL = 1024  # weights of at most this many bytes stay in the graph
+_SMALL = 1024  # smaller weights, in bytes, stay in the graph
 _ALIGNED = 4096  # weights in a separate file begin at multiples of this many bytes, so that they can be memory-mapped
 
 Made = Mapping[str, Callable[[], NDArray[Any]]]
@@ -29,7 +29,7 @@ _Weight = tuple[
 
 
 def write_graph(model: ModelProto, path: Path, folder: Path, *, made: Made | None = None, apart: bool = False) -> None:
-    """Write a graph; if it exceeds 2 GB, its weights go to a file next to it, with `.data` added to its name.
+    """Write a graph to a file; if it exceeds 2 GB, its weights go to a second file, named like the first plus `.data`.
 
     Args:
         model: The graph, loaded without its external data; its weights are removed.
@@ -104,7 +104,7 @@ def _bytes_of(value: NDArray[Any]) -> memoryview:
 
 
 def _field(number: int, size: int) -> bytes:
-    """Return the beginning of a field of `size` bytes."""
+    """Return the number and the length with which a field of `size` bytes begins."""
     found = [number << 3 | 2]
     while size >= 128:
         found.append(size & 127 | 128)

@@ -1,9 +1,9 @@
 """Convert a float32 ONNX file to half precision, with float32 where half precision would be inaccurate.
 
-These remain float32: normalising pixels, softmax, sums and means, the statistics of layer norms, everything after the
-last product, and computations with values near or beyond the largest half (65,504). Such values occur in some sentence
-encoders and are found by a run in float32. Engines that take the precision only from the file, such as TensorRT 11,
-need nothing else.
+These remain float32: the normalisation of pixels, softmax, sums and means, the statistics of layer norms, everything
+after the last product, and computations with values near or beyond the largest half (65,504). Such values occur in some
+sentence encoders and are found by a run in float32. Engines that take the precision only from the file, such as
+TensorRT 11, need nothing else.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ...errors import ModelError
 from .arrays import array_of, largest
 from .file import write_graph
 
-LARGEST = 65_504 / 4  # largest value converted to half: other images and captions may give larger ones than those tried
+LARGEST = 65_504 / 4  # largest value converted to half; inputs that were not tried may give larger values
 _PRODUCTS = {"MatMul", "Gemm", "Conv", "Attention", "LSTM", "GRU", "Gather", "LayerNormalization", "ReduceMax"}
 _FLOAT32 = {"Softmax", "LogSoftmax", "ReduceSum", "ReduceMean", "ReduceL2", "ReduceSumSquare", "GlobalAveragePool"}
 _FLOAT32 |= {"LpNormalization", "Exp", "Log", "Pow", "Resize", "ConstantOfShape", "Range", "InstanceNormalization"}
@@ -41,7 +41,7 @@ def to_half(whole: Path, halved: Path, inputs: Sequence[NDArray[Any]]) -> list[s
         The names of values that remain float32 because they are large.
 
     Raises:
-        ModelError: A constant or a value of the float32 graph is not finite, or the graph branches.
+        ModelError: A constant or an output of the float32 graph is not finite, or the graph has branches.
     """
     large = sorted(_large_values(whole, inputs))
     model = onnx.load(whole, load_external_data=False)
@@ -63,7 +63,7 @@ def _large_values(whole: Path, inputs: Sequence[NDArray[Any]]) -> set[str]:
     watched = whole.with_name(f"watched-{whole.name}")
     onnx.save(model, watched)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # an error is raised, too, and names in a graph could control the terminal
+    options.log_severity_level = 4  # errors are raised anyway, and a graph's names could control the terminal
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.disable_prepacking", "1")  # prepacking copies weights
     session = onnxruntime.InferenceSession(watched, options, providers=["CPUExecutionProvider"])
@@ -130,7 +130,7 @@ class _Halving:
         if not value.size:
             return
         most = float(largest(value))
-        if most == np.inf and value.max() < np.inf:  # a mask, which has the lowest value on purpose
+        if most == np.inf and value.max() < np.inf:  # a mask, which contains -inf on purpose
             most = float(largest(value[np.isfinite(value)])) if np.isfinite(value).any() else 0.0
         if not np.isfinite(most):
             raise ModelError(f"the constant {weight.name} is not finite")
@@ -190,7 +190,7 @@ class _Halving:
                 yield node
 
     def _last(self) -> Iterator[onnx.NodeProto]:
-        """Yield the nodes between the last product and the output, which make the vectors."""
+        """Yield the nodes between the last product and the output, which produce the vectors."""
         wanted = {output.name for output in self.graph.output}
         for node in reversed(self.graph.node):
             if wanted & set(node.output) and node.op_type not in _PRODUCTS:
@@ -199,7 +199,7 @@ class _Halving:
 
 
 def _without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
-    """Return a graph whose weights are inputs: it is small, and yet suffices to infer the types of its values."""
+    """Return a graph whose weights are inputs: small, but enough to infer the types of its values."""
     weights = [weight for weight in graph.initializer if weight.data_type == TensorProto.FLOAT]
     named = {weight.name for weight in weights}
     light = onnx.GraphProto(name=graph.name)

@@ -1,10 +1,10 @@
-"""Round an ONNX file to int8, from file to file, so that models beyond 2 GB can be rounded too.
+"""Round an ONNX file to int8, from file to file, so that models over 2 GB can be rounded too.
 
 Matrix products are computed with integers, from weights with a scale for each output and activations with a scale for
 each token. A token's scale is its own largest value, so it does not depend on what is encoded together with it, and
 batches may have any size. The graph uses standard operators (QuantizeLinear, DequantizeLinear), which ONNX Runtime runs
-as integer products. The patches of images are multiplied as bytes, without rounding. All other weights, such as those
-of other convolutions, are only stored as int8.
+as integer products. The patches of images are multiplied as bytes, without rounding. All other large weights, such
+as those of other convolutions, are only stored as int8.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .arrays import array_of, largest
 from .file import write_graph
 from .patches import Patches, find_patches
 
-_SMALLEST = 4096  # values; smaller weights gain nothing
-# The axis of each operator's weights along which its outputs lie, so that every output has its own scale.
+_SMALLEST = 4096  # values; rounding smaller weights gains nothing
+# The axis of each operator's weights that corresponds to its outputs, so that every output has its own scale.
 _AXES = {"Conv": 0, "Gather": 0, "LSTM": 1, "GRU": 1}
 _STORED = 127
 # Weights have seven bits: with eight, a sum of two products exceeds 16 bits on processors without VNNI and is clipped.
@@ -49,7 +49,7 @@ def round_graph(whole: Path, rounded: Path, *, activations: bool, multiply_bytes
         rounded: The file to write.
         activations: Whether to compute matrix products with integers; if not, weights become floats again when the
             graph is loaded.
-        multiply_bytes: Whether integer products take the bytes of images' patches directly, with the normalisation in
+        multiply_bytes: Whether integer products use the bytes of images' patches directly, with the normalisation in
             the weights.
     """
     model = onnx.load(whole, load_external_data=False)
@@ -109,7 +109,7 @@ class _Rounding:
         self.graph.node.extend(self.nodes)
 
     def _is_product(self, node: NodeProto) -> bool:
-        """Tell whether a node multiplies activations by a matrix of weights."""
+        """Return whether a node multiplies activations by a matrix of weights."""
         if node.op_type not in ("MatMul", "Gemm") or node.input[1] not in self.weights:
             return False
         given = _given(node)
@@ -148,8 +148,8 @@ class _Rounding:
     def _multiply_patches(self, patches: Patches) -> None:
         """Add the product of images' patches, as bytes, with a matrix that normalises them too.
 
-        The value that normalisation subtracts is computed with the rounded matrix, so rounding shifts no image as a
-        whole.
+        The value that normalisation subtracts is computed with the rounded matrix, so rounding does not shift the
+        values of a whole image.
         """
         scale = self._add_matrix(patches.matrix, "patches.matrix")
         shift = patches.mean.astype(np.float64) @ self.small["patches.matrix.int8"]() * scale
@@ -235,7 +235,7 @@ def _given(node: NodeProto) -> dict[str, Any]:
 
 
 def _axis(node: NodeProto) -> int | None:
-    """Return the axis of a node's weights along which its outputs lie; None for an operator without such weights."""
+    """Return the axis of a node's weights that belongs to its outputs; None for operators without such an axis."""
     if node.op_type in ("MatMul", "Gemm"):
         return 0 if _given(node).get("transB") else -1
     return _AXES.get(node.op_type)

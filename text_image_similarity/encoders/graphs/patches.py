@@ -1,4 +1,4 @@
-"""Find where an image tower multiplies patches of an image, so that their bytes can be multiplied as they are.
+"""Find where an image tower multiplies patches of an image, so that their bytes can be multiplied directly.
 
 A vision transformer normalises an image and convolves it with a stride as long as the kernel, so each patch is
 multiplied by one matrix. Bytes need no rounding, and their normalisation becomes part of the matrix and of the bias.

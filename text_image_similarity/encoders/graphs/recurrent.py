@@ -1,4 +1,4 @@
-"""A text tower with an LSTM or GRU as an ONNX graph, built by hand because packed sequences cannot be traced.
+"""Build the ONNX graph of an LSTM or GRU text tower by hand, because packed sequences cannot be traced.
 
 ONNX's operators take the length of each caption (`sequence_lens`), so padding is never read, and a vector is the same
 to the last bit whether its caption is encoded alone or with longer ones. The operators order a cell's gates differently

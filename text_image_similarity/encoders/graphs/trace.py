@@ -35,7 +35,7 @@ class UnitTower(nn.Module):
 
 
 def trace(tower: nn.Module, example: Tensor, dynamic: dict[int, Any], names: tuple[str, str], opset: int) -> Any:
-    """Return a tower's graph, which returns unit vectors.
+    """Return the ONNX graph of a tower, with its output scaled to unit vectors.
 
     Args:
         tower: The tower, which returns features.

@@ -49,7 +49,7 @@ def write_towers(
             that are rounded token by token; `weights` rounds only weights, which become floats again when the graph is
             loaded.
         opset: Version of ONNX's operators.
-        multiply_bytes: For `dynamic`, multiply the bytes of images as they are; not for graphs that take normalised
+        multiply_bytes: Whether `dynamic` multiplies the bytes of images directly; false for graphs that take normalised
             images.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Image towers, by name: two mobile networks that are defined here, and any classifier of torchvision or timm.
+"""Build image towers by name: two mobile networks that are defined here, and classifiers of torchvision and timm.
 
 `mobilenet_v2` follows Sandler et al. 2018; `efficientnet_lite0` follows EfficientNet-Lite (Tan and Le 2019 without
 squeeze-and-excitation, with ReLU6). Both networks have batch norm folded into the convolutions and TensorFlow's SAME
@@ -60,10 +60,10 @@ def pool(features: Tensor) -> Tensor:
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution with stride 2 and TensorFlow's SAME padding, which puts the odd row and column at the far end.
+    """A convolution with stride 2 and TensorFlow's SAME padding, which puts the extra row and column at the far end.
 
-    An odd side takes the usual symmetric padding. For an even side, zeros in front of the kernel make the window start one
-    position later; copying the input to pad it would take longer than the convolution.
+    An odd side gets the usual symmetric padding. For an even side, zeros in front of the kernel make the window start
+    one position later; copying the input to pad it would take longer than the convolution.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -185,11 +185,11 @@ def _timm(name: str, image_size: int) -> Backbone:
 def _width(network: nn.Module, name: str, image_size: int) -> int:
     """Return the width of a network's features for a black image, without computing them.
 
-    Tensors of the device `meta` have a shape, but no values: a stranger's settings may ask for large images.
+    Tensors of the device `meta` have a shape but no values, because a stranger's settings may request large images.
     """
     state: dict[str, Tensor] = network.state_dict(keep_vars=True)
     state |= dict(network.named_buffers(remove_duplicate=False))  # also those that are not saved
-    shapes = {id(value): value.to("meta") for value in state.values()}  # the same for what several modules share
+    shapes = {id(value): value.to("meta") for value in state.values()}  # one tensor for a weight that modules share
     network.eval()
     try:
         with torch.inference_mode():
@@ -198,7 +198,7 @@ def _width(network: nn.Module, name: str, image_size: int) -> int:
                 network, {key: shapes[id(value)] for key, value in state.items()}, (image,)
             )
     except (RuntimeError, AssertionError, ValueError) as exc:
-        raise ConfigError(f"image_tower={name!r} does not take images of {image_size} pixels: {exc}") from exc
+        raise ConfigError(f"image_tower={name!r} does not accept images of {image_size} pixels: {exc}") from exc
     finally:
         network.train()
     if not isinstance(features, Tensor) or features.ndim not in (2, 4):

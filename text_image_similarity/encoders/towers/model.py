@@ -20,10 +20,10 @@ class DualEncoderConfig:
     Args:
         vocab_size: Number of tokens in the vocabulary; id 0 is padding, and id 1 stands for unknown tokens.
         image_tower: `mobilenet_v2` or `efficientnet_lite0` (batch norm folded, SAME padding, pixels in [-1, 1]), the
-            name of a classification model of torchvision, or `timm/` and the name of one of timm's.
+            name of a classification model of torchvision, or `timm/` and the name of a network of timm.
         text_tower: `lstm`, `gru` (both bidirectional, max pooled) or `transformer` (post-norm, mean pooled).
-        embed_dim: Width of the shared space.
-        head_width: Hidden width of the projections into that space; 0 makes them linear.
+        embed_dim: Dimension of the embeddings.
+        head_width: Hidden width of the projections to the embeddings; 0 makes them linear.
         text_width: Width of the token embeddings, of each recurrent direction and of the transformer.
         text_layers: Layers of the text tower.
         dropout: Share of activations that are dropped in training.
@@ -46,7 +46,7 @@ class DualEncoderConfig:
         """Check the context length, because the configuration may come with a stranger's model.
 
         Raises:
-            ConfigError: The context length is too large, or not a length.
+            ConfigError: The context length is not a whole number from 1 to 4,096.
         """
         if not is_context(self.context_length):
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""Text towers, by name: each turns token ids (n, t) into one vector per caption, (n, width).
+"""Build text towers by name; each turns token ids (n, t) into one vector per caption, (n, width).
 
 `lstm` and `gru` are bidirectional with max pooling over the caption (Conneau et al. 2017, InferSent). `transformer` is
 BERT's encoder (Devlin et al. 2019: learned positions, layer norm after each part, GELU) with mean pooling over the

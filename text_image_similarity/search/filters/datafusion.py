@@ -1,4 +1,4 @@
-"""Filters for LanceDB, whose DataFusion does not support parameters, so values are quoted in the text."""
+"""Filters for LanceDB, whose query engine, DataFusion, does not support parameters; values are quoted in the SQL."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ OPERATORS = (*get_args(Comparison), "in", "not_in", "exists")
 
 _MOST_LEAVES = 256
 _MOST_VALUES = 1000
-_MOST_VALUES_TOGETHER = 10_000  # SQLite takes 32,766 parameters, PostgreSQL 65,535
+_MOST_VALUES_TOGETHER = 10_000  # SQLite accepts 32,766 parameters, PostgreSQL 65,535
 
 
 class LeafMaker:
@@ -46,23 +46,24 @@ class LeafMaker:
             )
         if op == "exists":
             if not isinstance(value, bool):
-                raise UsageError(f"exists takes true or false, not {excerpt(value)} (field {name!r})")
+                raise UsageError(f"exists needs true or false, not {excerpt(value)} (field {name!r})")
             return Exists(name, value)
         if op in ("in", "not_in"):
             return OneOf(name, self._several(field, op, value), negated=op == "not_in")
         if op not in ("eq", "ne") and field.kind not in ("number", "date"):
             raise UsageError(
-                f"{name!r} cannot be ordered, because its kind is {field.kind}; compare it with = (eq), != (ne) or `in`"
+                f"{name!r} cannot be compared with <, <=, > or >=, because its kind is {field.kind}; use = (eq), "
+                "!= (ne) or `in`"
             )
         return Compare(name, cast(Comparison, op), _comparable(_element_of(field), value))
 
     def _several(self, field: Field, op: str, given: object) -> tuple[Scalar, ...]:
         if not is_several(given):
-            raise UsageError(f"{op} takes a list of values, not {excerpt(given)} (field {field.name!r})")
+            raise UsageError(f"{op} needs a list of values, not {excerpt(given)} (field {field.name!r})")
         self._values += len(given)
         if len(given) > _MOST_VALUES or self._values > _MOST_VALUES_TOGETHER:
             raise UsageError(
-                f"{op} takes at most {_MOST_VALUES:,} values (field {field.name!r}), and a filter at most "
+                f"{op} accepts at most {_MOST_VALUES:,} values (field {field.name!r}), and a filter at most "
                 f"{_MOST_VALUES_TOGETHER:,} in total"
             )
         element = _element_of(field)
@@ -94,11 +95,11 @@ def _element_of(field: Field) -> Field:
 
 
 def _comparable(field: Field, value: object) -> Scalar:
-    """Return the stored value for one value of a field, which does not hold lists."""
+    """Return the stored form of a value, for a field that does not hold lists."""
     stored = field.stored(value)
     if stored is None:
         raise UsageError(
-            f"{field.name!r} cannot be compared with {excerpt(value)}, which counts as a missing value; use exists"
+            f"{field.name!r} cannot be compared with {excerpt(value)}, which means a missing value; use `exists`"
         )
     assert not isinstance(stored, tuple)
     return stored

@@ -15,7 +15,7 @@ from .leaves import OPERATORS, LeafMaker, check_level, is_several, joined
 from .tree import And, Filter, Not, Or
 
 _EXPLICIT = {"field", "op", "value"}
-MOST_BRACKETS = 64  # 16 levels of and/or, an object and a list each, and a list of values
+MOST_BRACKETS = 64  # more than 16 levels of and/or need, with an object and a list each, and a list of values
 
 
 def from_json(text: str, maker: LeafMaker) -> Filter | None:
@@ -56,7 +56,7 @@ def from_mapping(given: Mapping[str, Any], maker: LeafMaker, level: int = 0) -> 
 
 def _each(key: str, given: object, maker: LeafMaker, level: int) -> list[Filter]:
     if not is_several(given) or not len(given):
-        raise UsageError(f"{key!r} takes a list of at least one filter, not {excerpt(given)}")
+        raise UsageError(f"{key!r} needs a list of at least one filter, not {excerpt(given)}")
     return [_whole(part, key, maker, level) for part in given]
 
 

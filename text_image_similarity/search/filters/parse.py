@@ -21,13 +21,13 @@ def parse_filter(given: Filter | Mapping[str, Any] | str | None, fields: Iterabl
     Args:
         given: A tree, a mapping, JSON text that begins with `{`, or the text language (see `text`). With None or an
             empty mapping, every product passes.
-        fields: Declared fields; the fields of every product are added.
+        fields: Declared fields; the built-in fields are added.
 
     Returns:
         A tree of at most 16 levels and 256 leaves; None if every product passes.
 
     Raises:
-        InputTypeError: The filter has none of the forms of `given`.
+        InputTypeError: The filter has none of the types that `given` accepts.
         UsageError: The filter cannot be parsed or is too large, a field does not exist, or a value is not of the
             field's kind.
 

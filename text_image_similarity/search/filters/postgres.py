@@ -17,7 +17,7 @@ class PostgresWriter:
         fields, table: As for `Columns`.
 
     Attributes:
-        parameters: The values to pass to `execute`, in the order of their `%s`; a tuple stands for an array.
+        parameters: The values to pass to `execute`, in the order of their `%s`; a tuple is passed as an array.
     """
 
     def __init__(self, fields: Iterable[Field], table: str = ""):

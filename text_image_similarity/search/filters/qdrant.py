@@ -1,6 +1,6 @@
 """Filters for Qdrant, over the payload keys `f0`, `f1` and so on; a missing field has no key.
 
-Booleans are stored as 0 and 1, because qdrant-edge, on which this is tested, cannot compare booleans.
+Booleans are stored as 0 and 1, because qdrant-edge, with which this is tested, cannot compare booleans.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ def matches(where: Filter | None, values: Mapping[str, Value | None]) -> bool:
     """Tell whether a product passes a filter.
 
     Args:
-        where: A checked filter; None passes every product.
+        where: A checked filter; None lets every product pass.
         values: Stored values of the product, by field; a field that is None or absent is missing.
     """
     match where:

@@ -1,8 +1,8 @@
 """Filters as SQL expressions, for any database with a writer for column names and values.
 
 Field names are never passed to the database, and values only through the writer, as parameters or quoted. A row for
-which the expression is NULL does not pass, as if it were false. Leaves are kept from being NULL only under a NOT,
-because the additional condition makes a query take twice as long.
+which the expression is NULL does not pass. Except for lists of text, leaves get a condition that keeps them from being
+NULL only under a NOT, because this condition makes a query take twice as long.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ def compile_sql(where: Filter | None, writer: SqlWriter) -> str:
     """Return a filter as an expression that is true for the rows that pass it, for use after WHERE or AND, but not NOT.
 
     Args:
-        where: A checked filter; None passes every row.
+        where: A checked filter; None lets every row pass.
         writer: Writer for column names and values.
     """
     return "TRUE" if where is None else _expression(where, writer, known=False)
 
 
 def column_names(fields: Iterable[Field]) -> dict[str, str]:
-    """Return a column's name for each field, including the fields of every product: `f0`, `f1` and so on.
+    """Return the column's name for each field, including the built-in ones: `f0`, `f1` and so on.
 
     Args:
         fields: The declared fields, in their order.
@@ -86,7 +86,7 @@ def with_nul(text: str) -> str:
 
 
 def _expression(where: Filter, writer: SqlWriter, *, known: bool) -> str:
-    """Return a condition that only rows that pass a filter meet; with `known`, it is false, not NULL, for others."""
+    """Return a condition that is true for rows that pass a filter; with `known`, it is false, not NULL, for others."""
     match where:
         case Compare(field, op, value):
             return _comparison(field, op, value, writer, known=known)

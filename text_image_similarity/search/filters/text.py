@@ -10,7 +10,7 @@
     value      = text in quotes | number | "true" | "false"
     name       = letters, digits and _, or anything in backquotes, where a doubled one is a backquote
 
-Keywords may be in any case. In quotes the escapes are those of JSON, and `\\'`.
+Keywords may be in any case. Text in quotes may contain the escapes of JSON, and `\\'`.
 """
 
 from __future__ import annotations

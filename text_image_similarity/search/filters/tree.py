@@ -21,7 +21,7 @@ Comparison = Literal["eq", "ne", "lt", "lte", "gt", "gte"]
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """A comparison of a field's value with another one; only numbers and dates have an order, text does not."""
+    """A comparison of a field's value with another one; only numbers and dates can be less or greater, not text."""
 
     field: str
     op: Comparison
@@ -30,7 +30,7 @@ class Compare:
 
 @dataclass(frozen=True, slots=True)
 class OneOf:
-    """A field's value is one of several, or present and none of them. No value is one of an empty list."""
+    """A field's value is one of several or, if negated, present and none of them; an empty list contains no value."""
 
     field: str
     values: tuple[Scalar, ...]

@@ -31,7 +31,7 @@ class Database(Protocol):
     """An open database with the tables of a ledger; its `str` is its place. Safe to share between threads.
 
     Raises:
-        DatabaseError: From every method, if the database fails; the message says what to do.
+        DatabaseError: Raised by every method if the database fails; the message says what to do.
     """
 
     def read(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
@@ -43,7 +43,7 @@ class Database(Protocol):
         Args:
             sql: The query.
             size: Maximum number of rows at a time.
-            everything: Whether most of the database is about to be read, so that reading ahead pays off.
+            everything: Whether most of the database will be read, so that reading ahead pays off.
         """
 
     def write(self) -> AbstractContextManager[Transaction]:
@@ -92,7 +92,7 @@ def intact(database: Database) -> Iterator[None]:
     """Run a block that interprets the content of a database.
 
     Raises:
-        DatabaseError: The block fails, because another program has changed the content.
+        DatabaseError: The block fails, presumably because another program has changed the content.
     """
     try:
         yield

@@ -10,7 +10,7 @@ from types import TracebackType
 
 
 class FairLock:
-    """A reentrant lock that threads acquire in the order in which they request it; readers may share it."""
+    """A reentrant lock that threads acquire in the order of their requests; readers may share it."""
 
     def __init__(self) -> None:
         self._changing = Lock()
@@ -32,7 +32,7 @@ class FairLock:
         """Hold the lock together with other readers during a block, which must not request it again.
 
         Yields:
-            Whether this thread holds the lock alone already, and continues to do so.
+            Whether this thread already held the lock alone; if so, the lock is not shared.
         """
         alone = self._owner == get_ident()
         self._acquire(shares=not alone)
@@ -76,7 +76,7 @@ class FairLock:
             self._owner = None
 
     def _hand_on(self) -> None:
-        """Let in those whose turn it is: the next one, or the next ones that share the lock."""
+        """Give the lock to the next waiting thread, or to the next ones that share it."""
         while self._waiting and self._owner is None:
             thread, turn, shares = self._waiting[0]
             if self._readers and not shares:

@@ -19,8 +19,8 @@ def read_changes(
 ) -> Iterator[Changes]:
     """Yield the changes to products since a version, in batches.
 
-    Only the last batch advances the store's version. Without changes, there is no batch; the last batch is missing if
-    deletions have been forgotten in the meantime, and the caller must then start over.
+    Only the last batch advances the store's version. Without changes, there is no batch. The last batch is missing if
+    the records of deletions were pruned in the meantime; the caller must then start over.
 
     Args:
         database: Database of the ledger.

@@ -90,8 +90,8 @@ class Generations:
         """Switch to another generation, between one query and the next; the previous one is kept.
 
         Returns:
-            Whether it has switched; False if the generation lacks images of products that were added while it was
-            built.
+            Whether the catalogue has switched; False if the generation lacks outcomes for images of products that were
+            added while it was built.
 
         Raises:
             DatabaseError: The generation is neither ready nor kept.
@@ -114,6 +114,7 @@ class Generations:
         """Save the calibration of a generation."""
         with self._database.write() as transaction:
             transaction.run("UPDATE generation SET calibration = ? WHERE number = ?", (calibration, number))
+            advance(transaction, "version")  # the same query has other results now, with probabilities
 
     def set_model(self, number: int, model: str, revision: str | None) -> None:
         """Record where a generation's model is now.
@@ -129,7 +130,7 @@ class Generations:
         """Remove generations and their vectors.
 
         Raises:
-            DatabaseError: A generation is live.
+            DatabaseError: One of the generations is live.
         """
         with self._database.write() as transaction:
             for number in numbers:

@@ -62,11 +62,11 @@ class Ledger:
 
     @property
     def pruned(self) -> int:
-        """The version since which deletions are known; a follower with an earlier version must start over."""
+        """The version since which deletions are recorded; a follower with an earlier version must start over."""
         return self._counter("pruned")
 
     def add(self, entries: Sequence[Entry]) -> bool:
-        """Add or replace all products or none; if several have the same id, the last one counts.
+        """Add or replace all products or none; if several have the same id, the last one is used.
 
         Returns:
             Whether the products were added; False if an entry has no image outcomes for a generation that is not being
@@ -92,7 +92,7 @@ class Ledger:
     def put_image_outcomes(
         self, generation: int, found: Mapping[int, tuple[Sequence[str], Sequence[ImageOutcome]]]
     ) -> None:
-        """Save the outcomes of a generation's model for images, for products that still have these images.
+        """Save a generation's outcomes for images of products, unless a product's images have changed by now.
 
         Args:
             generation: The generation.
@@ -114,7 +114,7 @@ class Ledger:
             put_image_outcomes(transaction, {number: {generation: found[number][1]} for number in fitting})
 
     def get(self, ids: Sequence[str]) -> dict[str, Found]:
-        """Return products by their ids, without unknown ones."""
+        """Return the products with the given ids, by id; unknown ids are left out."""
         rows = in_chunks(self.database.read, f"SELECT {PRODUCT} FROM product WHERE f0 IN ", ids)
         return {found.product.id: found for found in self._found(rows)}
 
@@ -246,7 +246,7 @@ class Ledger:
         return int(self.database.read(query, (generation,))[0][0])
 
     def compare(self, live: int, other: int) -> tuple[int, int]:
-        """Return how many images have a vector in another generation, and how many have one only in the live one."""
+        """Return how many images have a vector in another generation, and how many have one in the live one only."""
         vectors = "SELECT count(*) FROM picture WHERE generation = ? AND vector IS NOT NULL"
         here = (
             f"{vectors} AND NOT EXISTS (SELECT 1 FROM picture AS other WHERE other.generation = ? AND other.number = picture.number "
@@ -259,7 +259,7 @@ class Ledger:
         return read_changes(self.database, self.fields, generation, since, size)
 
     def prune(self) -> None:
-        """Forget the deletions from before the last call of this method.
+        """Remove the records of deletions from before the previous call of this method.
 
         Followers are not registered. A follower that has fallen behind can tell from `pruned` that it must start over.
         """

@@ -56,7 +56,7 @@ CREATE INDEX words_found ON words USING gin (found);
 
 
 def has_catalog(url: str) -> bool:
-    """Tell whether a schema of a database holds a catalogue.
+    """Tell whether a schema of a database contains a catalogue.
 
     Raises:
         DatabaseError: The database cannot be reached.
@@ -103,7 +103,7 @@ class PostgresDatabase:
         try:
             if (layout := _layout(self._connections)) != _LAYOUT:
                 made = (
-                    f"was made by another version of this package (layout {layout}, not {_LAYOUT}); "
+                    f"was created by another version of this package (layout {layout}, not {_LAYOUT}); "
                     "export its products with that version"
                 )
                 absent = "does not exist; create it with `catalog create`"

@@ -93,7 +93,7 @@ def in_chunks(
 
 
 def with_last(chunks: Iterator[list[Row]]) -> Iterator[tuple[list[Row], bool]]:
-    """Yield chunks, at least one, each with whether it is the last."""
+    """Yield each chunk with whether it is the last one; if there is none, yield an empty one."""
     now = next(chunks, [])
     for then in chunks:
         yield now, False
@@ -102,7 +102,7 @@ def with_last(chunks: Iterator[list[Row]]) -> Iterator[tuple[list[Row], bool]]:
 
 
 def beyond(column: str, down: bool, after: tuple[Value | None, str]) -> tuple[str, list[object]]:
-    """Return the condition that a product comes after another one, in the order of `browse`."""
+    """Return the condition that a product comes after another one in the order of `browse`, and its parameters."""
     value, id = after
     if value is None:
         return f"({column} IS NULL AND f0 > ?)", [id]

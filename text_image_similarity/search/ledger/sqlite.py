@@ -31,13 +31,13 @@ from .words import asked_words
 
 _LOCKS: dict[Purpose, str] = {"follow": ".lock", "optimize": ".optimize.lock", "check": ".check.lock"}
 
-# Bytes to read ahead, in pieces that Linux does not shorten, and the maximum in total, because the cache may be small.
+# Bytes to read ahead with one call, few enough for Linux not to shorten it, and in total, as the cache may be small.
 _AHEAD, _MOST_AHEAD = 1 << 20, 2 << 30
 
 # Vectors make rows long, and several rows should fit on a page.
 _PAGE = 16_384
-# The steps of `optimize` between which others may write, in pages and in images; and the share of row ids in use above
-# which images are not rewritten.
+# Sizes of the steps of `optimize`, between which others may write, in pages and in images; and the share of used row
+# ids above which images are not rewritten.
 _STEP, _ROWS, _DENSE = 500, 2000, 0.8
 
 
@@ -78,7 +78,7 @@ class SqliteDatabase:
             return found.fetchall()
 
     def stream(self, sql: str, size: int, *, everything: bool = False) -> Iterator[list[Row]]:
-        if self._path == MEMORY:  # nobody could write until the last row is read
+        if self._path == MEMORY:  # otherwise, nobody could write until the last row has been read
             rows = self.read(sql)
             yield from (rows[start : start + size] for start in range(0, len(rows), size))
             return
@@ -236,7 +236,7 @@ class SqliteDatabase:
             )
         if layout != LAYOUT:
             raise DatabaseError(
-                f"{self._path} was made by another version of this package (layout {layout}, not {LAYOUT}); export its "
+                f"{self._path} was created by another version of this package (layout {layout}, not {LAYOUT}); export its "
                 "products with that version, and add them to a new catalogue"
             )
         check_tables(self._file, self._path)
@@ -270,7 +270,7 @@ class SqliteDatabase:
 _READ_ONLY = "; it can only be read here: this user cannot write to its folder, its file or the file system"
 _HINTS = {
     "full": "; no acknowledged change is lost: free some space, and run the same command again",
-    "locked": f"; another process has been writing for more than {PATIENCE_S:.0f} s",
+    "locked": f"; another process has been writing for more than {PATIENCE_S:.0f} s; run the same command again later",
     **dict.fromkeys(
         ("malformed", "not a database", "no such", "vtable"),
         "; it is damaged: restore it from a backup, or add its products to a new catalogue",
@@ -293,7 +293,7 @@ class _Transaction:
 
 
 def _read_ahead(path: str) -> None:
-    """Have the system read a file that SQLite has open into its cache, because SQLite waits for each page."""
+    """Have the system read a file that SQLite has open into the system's cache, because SQLite waits for each page."""
     # Closing a separate descriptor would release this process's locks (POSIX), and others would then remove the `-wal`.
     opened, wanted = Path("/proc/self/fd"), Path(path).stat()  # only on Linux
     for each in opened.iterdir() if opened.is_dir() else ():

@@ -11,13 +11,13 @@ from pathlib import Path
 from threading import Lock
 
 from ...errors import DatabaseError
-from ...files import check_link
+from ...sqlite_files import check_sqlite_place
 from ..time_limit import check_time, is_up, remaining
 
 MEMORY = ":memory:"
 PATIENCE_S = 60.0  # longest wait while another process is writing
 _MOST_IDLE = 4
-_STEPS = 100_000  # of SQLite's machine, a few milliseconds, between which the time is checked
+_STEPS = 100_000  # instructions of SQLite's virtual machine, a few milliseconds, between two checks of the time
 # Bytes of a database in memory that several connections share: SQLite's limit is a gigabyte, and a transaction adds a few
 # megabytes.
 _MOST_SHARED = 768 << 20
@@ -54,7 +54,7 @@ class SqliteFile:
             sqlite3.Error: The file cannot be opened.
         """
         if self._path != MEMORY:
-            check_link(Path(self._path))
+            check_sqlite_place(Path(self._path))
         place = self._path if self._frozen is None else f"{Path(self._path).absolute().as_uri()}?immutable=1"
         in_memory = self._path == MEMORY and self.is_shared
         file = sqlite3.connect(
@@ -65,7 +65,7 @@ class SqliteFile:
             uri=in_memory or self._frozen is not None,
         )
         try:
-            # Reads the file's schema too, so that an unreadable file is reported here.
+            # This also reads the file's schema, so that an unreadable file is reported here.
             file.execute(f"PRAGMA cache_size = -{_CACHE[reads]}")
         except BaseException:
             file.close()
@@ -74,10 +74,10 @@ class SqliteFile:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Provide a block with a connection of its own for reading, so that no read waits for another one.
+        """Yield a connection for reading that no other block uses, so that no read waits for another one.
 
         Raises:
-            DatabaseError, sqlite3.Error: As from `open`, or because this object has been closed.
+            DatabaseError, sqlite3.Error: As for `open`, or this object has been closed.
         """
         with self._lock:
             if self._closed:
@@ -96,9 +96,9 @@ class SqliteFile:
                 file.close()
 
     def fitting(self, file: sqlite3.Connection) -> sqlite3.Connection:
-        """Return the connection that writes; a database in memory that grows too large to share moves to another one.
+        """Return the connection that writes, a new one if a database in memory has grown too large to share.
 
-        Nobody may read in the meantime; afterwards, the database is no longer shared.
+        Such a database is moved to the new connection, and is no longer shared; nobody may read in the meantime.
         """
         if self._path != MEMORY or not self.is_shared:
             return file
@@ -126,7 +126,7 @@ class SqliteFile:
             reads: Whether the connection is only for reading.
 
         Raises:
-            DatabaseError: The file's latest changes cannot be read, or as from `connect`.
+            DatabaseError: The file's latest changes cannot be read, or as for `connect`.
             sqlite3.Error: The file cannot be opened.
         """
         self._frozen = None

@@ -45,7 +45,7 @@ def check_tables(file: sqlite3.Connection, path: str) -> None:
     """Make sure that a catalogue has only our tables and indexes, with any columns for fields.
 
     Raises:
-        DatabaseError: It has something else; the message names it.
+        DatabaseError: The file has something else; the message names it.
     """
     check_schema(_without_fields(file), _made(), path)
 

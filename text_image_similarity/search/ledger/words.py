@@ -7,7 +7,7 @@ import unicodedata
 
 from ...normal_forms import normal_form
 
-MOST_WORDS = 64  # distinct words of a query; the time of a search grows with them and with the products that have them
+MOST_WORDS = 64  # distinct words of a query; more words, and more products that contain them, make a search slower
 _WORD = re.compile(r"[^\W_]+")
 _LONGEST = 1000  # bytes; a limit of PostgreSQL
 

@@ -23,7 +23,7 @@ _ID = re.compile("[0-9a-f]{32}")
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """A match request with its results, or one that was refused or had no results.
+    """A match request with its results, which are empty if the request was refused or nothing was found.
 
     Args:
         id: Id of the match, from `new_match_id`; it contains the time by which entries are sorted and selected.
@@ -33,18 +33,18 @@ class LogEntry:
         request_id: Id of the HTTP request, which several matches share if it contained several queries.
         tenant: Name of the key, or empty.
         status: HTTP status; 499 if the client had left.
-        generation: Number of the generation that was searched; None if there was none.
-        query: The query, with `terms` as mappings of `text`, `image_sha256`, `image_url`, `product` or `vector_sha256`,
-            each with `weight`; and `top_k`, `sort` and so on as given.
-        where: Filter, combined with that of the tenant; None without one.
-        results: Products in the response, best first, as mappings with `id`, `similarity` and `score`.
+        generation: Number of the generation that was searched; None if there was no search.
+        query: The query as a mapping: `terms`, each with `weight` and one of `text`, `image_sha256`, `image_url`,
+            `product` and `vector_sha256`; and the options as given, such as `top_k` and `sort`.
+        where: Filter, combined with that of the tenant; None without a filter.
+        results: Products in the response, in order, as mappings with `id`, `similarity` and `score`.
         total: Total number of products found; None if there was no search.
         plan: How the products were found; see `Matches.plan`; None if there was no search.
         milliseconds: Duration of each stage, and of the whole request under `total`.
         error: `"<code>: <detail>"` if the response was an error, otherwise None.
 
     Raises:
-        UsageError: The id was not made by `new_match_id`.
+        UsageError: The id does not have the form of those from `new_match_id`.
     """
 
     id: str
@@ -67,7 +67,7 @@ class LogEntry:
         check_match_id(self.id)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the members by their names."""
+        """Return the entry as a dictionary, with its results as a list."""
         return {name: getattr(self, name) for name in _ENTRY} | {"results": list(self.results)}
 
 
@@ -95,13 +95,13 @@ class LogEvent:
     def __post_init__(self) -> None:
         check_match_id(self.match_id)
         if self.kind not in get_args(EventKind):
-            raise UsageError(f"the kind of an event is click, cart, buy or wrong, not {self.kind!r:.100}")
+            raise UsageError(f"the kind of an event must be click, cart, buy or wrong, not {self.kind!r:.100}")
         if not isinstance(self.product, str) or not self.product:
             raise InputTypeError.of("LogEvent.product", "a product's id", self.product)
         object.__setattr__(self, "product", normal_form("NFC", self.product))  # like the ids of products
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the members by their names."""
+        """Return the event as a dictionary."""
         return {name: getattr(self, name) for name in _EVENT}
 
 
@@ -113,7 +113,7 @@ def new_match_id(time: float | None = None) -> str:
     """Return a unique id that sorts by time: 12 hexadecimal digits of milliseconds, and 20 random ones.
 
     Args:
-        time: Time of the request, in seconds since the epoch; None is now.
+        time: Time of the request, in seconds since the epoch; None means now.
     """
     return time_prefix(clock.time() if time is None else time) + secrets.token_hex(10)
 
@@ -163,7 +163,7 @@ def _dump(members: dict[str, Any]) -> str:
 
 
 def _plain(value: object) -> object:
-    """Replace a value that JSON cannot represent, because a log accepts everything."""
+    """Return a substitute for a value that JSON cannot represent; a log accepts all values."""
     if isinstance(value, Mapping):
         return without_nan(dict(value))
     if isinstance(value, (np.generic, np.ndarray)):

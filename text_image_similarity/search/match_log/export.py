@@ -1,6 +1,6 @@
 """Export a match log as a table with each match's events in its row, as JSON Lines or Parquet.
 
-In Parquet, `query` and `where` hold JSON, because every query has different members.
+In Parquet, `query` and `where` contain JSON, because every query has different members.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _SCHEMA = pa.schema(
 
 
 def export_log(log: MatchLog, out: str | PathLike[str], since: float | None = None, *, force: bool = False) -> int:
-    """Write a log as a table, completely or not at all, and return the number of matches.
+    """Write a log to a table, which appears complete or not at all, and return the number of matches.
 
     Args:
         log: The log.
@@ -61,7 +61,7 @@ def export_log(log: MatchLog, out: str | PathLike[str], since: float | None = No
     place = path_text(out, "out")
     kind = format_of(place).kind
     if kind not in ("jsonl", "parquet"):
-        raise UsageError(f"{place}: the rows of a log contain lists; export it to .jsonl or .parquet")
+        raise UsageError(f"{place}: the rows of a log contain lists; export the log to a .jsonl or .parquet file")
     return write_rows(place, _SCHEMA, _parts(log, since, stored=kind == "parquet"), force=force)
 
 

@@ -10,7 +10,7 @@ from .match_log import MatchLog
 
 
 def with_events(log: MatchLog, since: float | None = None) -> Iterator[tuple[LogEntry, list[LogEvent]]]:
-    """Yield entries in order of time, each with its events; the log gives both in the order of the matches' ids."""
+    """Yield entries in order of time, each with its events; the log yields both in the order of the matches' ids."""
     events = log.events(since)
     event = next(events, None)
     for entry in log.entries(since):
@@ -23,7 +23,7 @@ def with_events(log: MatchLog, since: float | None = None) -> Iterator[tuple[Log
 
 
 def terms_of(entry: LogEntry) -> list[dict[str, Any]]:
-    """Return the readable terms of an entry's query."""
+    """Return the well-formed terms of an entry's query."""
     terms = entry.query.get("terms")
     return [term for term in terms if isinstance(term, dict)] if isinstance(terms, list) else []
 

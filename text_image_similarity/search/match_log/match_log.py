@@ -16,8 +16,8 @@ _END = "g"  # greater than every id
 class MatchLog:
     """An append-only match log; `open_match_log` opens one. Safe to share between threads.
 
-    Times are those in the matches' ids, to the millisecond, for events too: a match is always selected together with
-    its events.
+    Records are selected by the times in the matches' ids, to the millisecond. This includes events, so that a match is
+    always selected together with its events.
 
     Args:
         storage: Storage of the log, which is closed with it.

@@ -1,7 +1,7 @@
 """The match log in MongoDB: a collection of entries, and one of events.
 
-A document has an id, and the entry or event as JSON, because a query may contain names and numbers that BSON cannot
-represent.
+A document consists of an id and the entry or event as JSON, because a query may contain names and numbers that BSON
+cannot represent.
 """
 
 from __future__ import annotations

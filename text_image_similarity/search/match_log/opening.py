@@ -1,4 +1,4 @@
-"""Open match logs by their places."""
+"""Open match logs in SQLite files, PostgreSQL, MongoDB and memory."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _file(where: str) -> Path:
         return Path(where)
     if not is_catalog(where):
         raise UsageError(
-            f"there is no catalogue at {where}; a log is kept with a catalogue, in a file that ends in .sqlite, or at "
-            "mongodb://HOST/DATABASE/COLLECTION"
+            f"there is no catalogue at {where}; a log is stored with a catalogue, in a file that ends in .sqlite, or "
+            "at mongodb://HOST/DATABASE/COLLECTION"
         )
     return Path(where) / FILE

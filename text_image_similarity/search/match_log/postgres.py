@@ -59,7 +59,7 @@ class PostgresStorage:
         self._connections.close()
 
     def _make(self) -> None:
-        """Create missing tables, and first the schema if there is none, while no catalogue is being created."""
+        """Create the schema and the tables unless they exist, while a lock keeps others from creating a catalogue."""
         with self._connections.locked("make") as transaction:
             assert transaction is not None
             if transaction.run("SELECT 1 WHERE to_regnamespace(%s) IS NULL", (self._connections.quoted,)):

@@ -1,6 +1,6 @@
 """Privacy of the match log: how much of a query is stored.
 
-`hashed` shows whether two queries are equal. `hashed` does not hide a query from someone who can guess it and hash the
+`hashed` shows whether two queries are equal, but does not hide a query from someone who can guess it and hash the
 guess. The hash has no key, so that the replicas of a service and later runs agree without a secret that would have to
 be stored; use `off` to store neither texts nor hashes.
 """
@@ -20,15 +20,15 @@ _DEEPEST = 64  # deeper than any valid filter or query
 
 
 def masked(entry: LogEntry, queries: LogQueries, *, query_too: bool = True) -> LogEntry:
-    """Return an entry without the parts of the query that must not be kept.
+    """Return an entry without the parts of the query that must not be stored.
 
     Args:
         entry: The entry.
-        queries: `full` keeps everything. `hashed` replaces texts and URLs of images by their SHA-256 in hexadecimal
-            digits, as `text_sha256` and so on; the filter is kept, and for a cursor only the fact that there was one.
-            `off` keeps only whether the query asked for a later page, and drops the values of the filter: a mapping
-            keeps its names, unless the request was refused, and an expression is dropped. `hashed` and `off` reduce an
-            error to its code, because its detail may quote the query. The products found are always kept.
+        queries: `full` keeps everything. `hashed` replaces texts and URLs of images with their SHA-256 in hexadecimal
+            digits, as `text_sha256` and so on, and a cursor with True; the filter is kept. `off` keeps only whether the
+            query requested a later page, and drops the values of the filter: a mapping keeps its names, unless the
+            request was refused, and an expression is dropped. `hashed` and `off` reduce an error to its code, because
+            its detail may quote the query. The products found are always kept.
         query_too: Whether the query must still be masked; False if it comes from `masked_query`.
     """
     if queries == "full":
@@ -41,7 +41,7 @@ def masked(entry: LogEntry, queries: LogQueries, *, query_too: bool = True) -> L
 
 
 def masked_query(query: Mapping[str, Any], queries: LogQueries) -> Mapping[str, Any]:
-    """Return an entry's query without the parts that must not be kept; see `masked`."""
+    """Return an entry's query without the parts that must not be stored; see `masked`."""
     if queries == "full":
         return query
     later = {"after": True} if query.get("after") else {}  # a cursor reveals where a page begins, and may be any text

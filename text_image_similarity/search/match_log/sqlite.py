@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import RLock
 
 from ...errors import DatabaseError
-from ...files import check_link
+from ...sqlite_files import check_sqlite_place
 from ..sqlite_schema import check_schema, schema_of
 from .storage import TABLES, StoredRow, Table
 
@@ -35,7 +35,7 @@ class SqliteStorage:
             object.
 
     Raises:
-        DatabaseError: The file cannot be opened or created, is not a match log, or is a link of someone else.
+        DatabaseError: The file cannot be opened or created, is not a match log, or is a link created by someone else.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -81,7 +81,7 @@ class SqliteStorage:
 
     def _connect(self) -> sqlite3.Connection:
         if self._path != MEMORY:
-            check_link(Path(self._path))
+            check_sqlite_place(Path(self._path))
         return sqlite3.connect(self._path, timeout=_PATIENCE_S, check_same_thread=False, isolation_level=None)
 
     def _set_up(self) -> None:
@@ -98,7 +98,7 @@ class SqliteStorage:
 
     def _is_ours(self) -> bool:
         """Tell whether the tables exist; refuse a file with any other content."""
-        # Checked first, because a process that is creating the tables writes the rest in the same transaction.
+        # Read first, because another process may commit the tables together with both numbers in the meantime.
         filled = self._file.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
         (application,) = self._file.execute("PRAGMA application_id").fetchone()
         (layout,) = self._file.execute("PRAGMA user_version").fetchone()
@@ -106,7 +106,7 @@ class SqliteStorage:
             raise DatabaseError(f"{self._path} is not a match log; name another file")
         if filled and layout != _LAYOUT:
             raise DatabaseError(
-                f"{self._path} was made by another version of this package (layout {layout}, not {_LAYOUT}); export it with "
+                f"{self._path} was created by another version of this package (layout {layout}, not {_LAYOUT}); export it with "
                 "that version, and start a new log"
             )
         check_schema(schema_of(self._file), _SCHEMA, self._path)

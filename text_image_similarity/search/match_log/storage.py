@@ -14,7 +14,7 @@ class LogStorage(Protocol):
     """An open database with the tables of a log. Safe to share between threads.
 
     Raises:
-        DatabaseError: From every method, if the database fails; the message says what to do.
+        DatabaseError: Raised by every method if the database fails; the message says what to do.
     """
 
     def insert(self, rows: Mapping[Table, Sequence[StoredRow]]) -> None:

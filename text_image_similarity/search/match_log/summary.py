@@ -1,4 +1,4 @@
-"""Statistics of a match log: how many searches, how fast, how many without results, and how many with a click."""
+"""Statistics of a match log: the number of searches, their duration, and how many found nothing or led to a click."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class LogSummary:
         searches: Number of entries without an error that are not later pages of a result (`query` has no `after`). All
             figures below are about searches, except `refused`, `milliseconds_*` and `events`.
         refused: Number of entries with an error, by error code, most frequent first.
-        empty: Number of searches without a product.
-        empty_queries: The most frequent queries among the searches without a product, with their counts.
-        asked: The most frequent queries of all searches. Queries count as equal if their terms are, whatever
-            their filters and options: texts are compared ignoring case and repeated spaces, images and vectors by
-            their SHA-256, and all by their first 200 characters.
+        empty: Number of searches that found no product.
+        empty_queries: The most frequent queries among the searches that found no product, with their counts.
+        asked: The most frequent queries of all searches, with their counts. Two queries are the same if their terms
+            are, regardless of filters and options: texts are compared ignoring case and repeated spaces, images by
+            their URL or, like vectors, by the first 12 digits of their SHA-256, and all by their first 200 characters.
         milliseconds_median: Median of `milliseconds["total"]` of all entries without an error; None if no entry has it.
         milliseconds_p99: 99th percentile of the same values, interpolated linearly as in NumPy.
         click_through: For k = 1, 3 and 10, the share of all searches with a click, cart or buy of a product among the
-            first k results; None without a search.
-        clicked: The products with the most searches in which they were clicked, put into the cart or bought.
+            first k results; None if there is no search.
+        clicked: The products that were clicked, put into the cart or bought in the most searches, with these numbers.
         events: Number of events of all entries, by kind.
     """
 
@@ -62,7 +62,7 @@ class LogSummary:
 
 @dataclass(slots=True)
 class _Counts:
-    """What is counted during the pass over a log."""
+    """The counts from the pass over a log."""
 
     requests: int = 0
     searches: int = 0
@@ -115,7 +115,7 @@ def summarize(log: MatchLog, since: float | None = None) -> LogSummary:
 
 
 def describe_query(entry: LogEntry) -> str:
-    """Return a description of an entry's query on one line, equal for queries that count as the same."""
+    """Return a description of an entry's query on one line, equal for queries that `LogSummary` counts together."""
     parts = [_describe_term(term) for term in terms_of(entry)]
     return " + ".join(parts)[:_SHOWN] or "(no terms)"
 

@@ -29,9 +29,9 @@ class TrainingExport:
     """The result of exporting the clicks of a log.
 
     Args:
-        pairs: Number of rows: distinct pairs of a text and a product's image.
+        pairs: Number of rows: distinct pairs of a text and a product.
         products: Number of different products in these rows.
-        clicks: Number of searches that these rows come from.
+        clicks: Sum of the `clicks` of these rows.
         wrong: Number of pairs left out because of a verdict `wrong`.
         missing: Number of pairs left out because the product has been removed or has no image.
     """
@@ -111,7 +111,7 @@ def _weight(term: Mapping[str, Any]) -> float:
 def _parts(
     chosen: Mapping[_Key, int], captions: Mapping[str, str], catalog: Catalog, found: dict[_Key, str]
 ) -> Iterator[Rows]:
-    """Yield the pairs whose product has an image, and record them in `found` with its reference."""
+    """Yield the pairs whose product has an image, and record each of them in `found` with the image's reference."""
     waiting = iter(chosen)
     while keys := list(islice(waiting, _AT_ONCE)):
         images = {product: _image(catalog, product) for product in dict.fromkeys(product for _, product in keys)}

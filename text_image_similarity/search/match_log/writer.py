@@ -24,7 +24,7 @@ _GATHER_S = 0.1  # how long records are collected if no caller waits for them, s
 
 
 class _Waiting(NamedTuple):
-    """A record that waits, with the future of whoever waits for it, its size in memory, and its client."""
+    """A waiting record, with the future of a caller that waits for it, its size in memory, and its client."""
 
     record: LogRecord
     future: Future[None] | None
@@ -36,9 +36,9 @@ class LogWriter:
     """Appends entries and events to a log, on its own thread. Safe to share between threads; not usable after a fork.
 
     While the database fails, records from `put` wait, up to `most` of them, and are retried; records from `write` fail
-    with the reason. The process's own log says when the failure begins and when it ends, in one line each.
+    with the reason. The process's own log has one line when the failure begins, and one when it ends.
 
-    Records are also limited by the memory that they take, and one client's records may take half of it.
+    The memory for waiting records is limited, too; one client's records may take at most half of it.
 
     Args:
         log: The log, which the caller must close afterwards.
@@ -78,8 +78,8 @@ class LogWriter:
 
         Args:
             record: The record.
-            size: The most bytes that it takes in memory.
-            client: Client that the record is about; None may be many clients, and is limited only with all others.
+            size: Maximum number of bytes that the record takes in memory.
+            client: Client that the record is about; records with None are limited only together with all others.
 
         Returns:
             Whether the record was queued; otherwise it is counted in `dropped`.
@@ -97,12 +97,12 @@ class LogWriter:
         return taken
 
     def write(self, record: LogRecord, *, size: int = _RECORD_BYTES, client: Hashable = None) -> Future[None]:
-        """Queue a record, see `put`, and return a future that completes when it is durable.
+        """Queue a record as `put` does, and return a future that completes when the record is durable.
 
         Returns:
-            A future whose result is None once the record is durable. The future fails with a `DatabaseError`,
-            immediately while the database fails or too many records wait. A failed record is not retried; in rare
-            cases, if a connection broke during the commit, it may have been written anyway.
+            A future whose result is None once the record is durable, or that fails with a `DatabaseError`: at once if
+            the database is failing or too many records are waiting. A failed record is not retried; in rare cases, if a
+            connection broke during the commit, the record may have been written anyway.
         """
         future: Future[None] = Future()
         future.set_running_or_notify_cancel()  # a caller that gives up cannot stop a write in progress
@@ -134,7 +134,7 @@ class LogWriter:
             timeout_s: Longest wait in seconds; None means no limit.
 
         Returns:
-            Whether they have been written, or have been refused by `write`.
+            Whether each of them has been written, dropped, or refused by `write`.
         """
         with self._lock:
             target, failures = self._taken, self._failures
@@ -164,7 +164,7 @@ class LogWriter:
             self._work.notify()
 
     def _refusal(self, size: int, client: Hashable) -> DatabaseError | None:
-        """Return why nothing can be written now, if known."""
+        """Return the reason why a record cannot be queued now, or None."""
         if self._closed:
             return DatabaseError("the match log is closed")
         if self._failure is not None and monotonic() < self._next_try:
@@ -240,7 +240,7 @@ class LogWriter:
             self._settle([*lost, *(each for each in group if each.future is not None)])
         if first:
             logger.warning(
-                "the match log cannot be written: %s; up to %s records will wait for it", problem, f"{self._most:,}"
+                "the match log cannot be written: %s; up to %s records will be retried", problem, f"{self._most:,}"
             )
         if lost:
             logger.warning("the match log was closed with %s records that could not be written", f"{len(lost):,}")

@@ -218,7 +218,7 @@ def make_column(kind: FieldKind) -> Column:
 
 
 def _among(codes: NDArray[np.int32], values: Sequence[Value], known: dict[Value, int]) -> Mask:
-    """Return which codes stand for one of some values."""
+    """Return which codes represent one of some values."""
     wanted = np.zeros(len(known) + 1, bool)  # the last element is for -1
     wanted[[known[value] for value in values if value in known]] = True
     return wanted[codes]

@@ -1,6 +1,6 @@
-"""Make sure that a Lance table in a local folder leads nowhere else before the library opens it.
+"""Make sure that a Lance table in a local folder does not lead to other places, before the library opens it.
 
-A manifest of Lance may name other places for its files (`base_paths`), even in an object store, and the library would
+A Lance manifest may name other places for its files (`base_paths`), even in an object store, and the library would
 connect to them with the user's credentials. The metadata in a manifest may also name models, which LanceDB would load.
 The provider of a catalogue must not be able to choose either. All manifests are read here, because old ones are opened
 for cleaning up. The numbers of fields are from `table.proto` and `file.proto` of Lance 13.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ...errors import DatabaseError
 
-_MOST_BYTES = 16 << 20  # of a manifest; a manifest of 10,000 files of data has 1 MB
+_MOST_BYTES = 16 << 20  # of a manifest; that of a table with 10,000 data files has 1 MB
 _TAIL = 16  # position, version and magic at the end of a manifest
 _PLAIN = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _INDEX_SECTION, _FLAGS, _BASES, _BRANCH = 6, (9, 10), 18, 20  # fields of a manifest
@@ -51,7 +51,7 @@ class LanceManifests:
             for name in (*folders, *files):
                 if (Path(place) / name).is_symlink():
                     raise self._leads_elsewhere(f"{name} is a symbolic link")
-                if name.startswith("__"):  # LanceDB's own catalogue of tables, which may lie anywhere
+                if name.startswith("__"):  # LanceDB's own catalogue, whose tables may be anywhere
                     raise self._leads_elsewhere(f"{name} may name tables in other places")
             if any(map(_is_manifest, files)):
                 self._checked[Path(place)] = set()
@@ -100,7 +100,7 @@ def _is_manifest(name: str) -> bool:
 
 
 def _reasons(data: bytes) -> Iterator[str]:
-    """Yield what makes a manifest lead to another place."""
+    """Yield the reasons why a manifest leads to another place."""
     if len(data) < _TAIL + 4 or not data.endswith(b"LANC"):
         raise ValueError("a manifest is cut off")
     start = int.from_bytes(data[-_TAIL : -_TAIL + 8], "little")
@@ -111,7 +111,7 @@ def _reasons(data: bytes) -> Iterator[str]:
         if number == _INDEX_SECTION:
             yield from _reasons_of_indexes(_message(data, _number(value)))
         elif number in _FLAGS and _number(value) & _BASES_IN_USE:
-            yield "says that its data is in several places"
+            yield "states that its data is in several places"
         elif number == _BRANCH:
             yield "belongs to a branch"
         elif number in _READERS:
@@ -129,7 +129,7 @@ def _reasons_of_metadata(entry: bytes) -> Iterator[str]:
 
 
 def _reasons_of_field(field: bytes) -> Iterator[str]:
-    """Yield why a column may hold addresses of files: blobs may be external."""
+    """Yield a reason if a column may contain addresses of files, because blobs may be external."""
     for number, value in _parts(field):
         if number != 2 and isinstance(value, bytes) and b"blob" in value.lower():  # 2 is the name of the field
             yield "has a column of files"
@@ -181,7 +181,7 @@ def _message(data: bytes, start: int) -> bytes:
     length = int.from_bytes(data[start : start + 4], "little")
     found = data[start + 4 : start + 4 + length]
     if start + 4 > len(data) or len(found) != length:
-        raise ValueError("a part of a manifest lies outside it")
+        raise ValueError("a part of a manifest is outside the file")
     return found
 
 

@@ -2,7 +2,7 @@
 
 An exact search reads the images that pass the filter and compares them here, all queries in one pass, which is faster
 than LanceDB's own exact search with any filter. An approximate search requests more images than needed from LanceDB's
-index, with enough effort, and compares these exactly.
+index, with settings for high recall, and compares these exactly.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class LanceStore:
         fields: All fields, including the built-in ones.
         embed_dim: Length of the vectors.
         identity: Token of the catalogue.
-        named: Whether the user has named the place; otherwise, its files may not lead to other places.
+        named: Whether the user has named the place; otherwise, its files must not lead to other places.
 
     Raises:
         DatabaseError: The store cannot be opened, leads to another place, or belongs to another catalogue.
@@ -103,7 +103,7 @@ class LanceStore:
             owner = (self._table.schema.field("number").metadata or {}).get(_CATALOG.encode(), b"").decode()
         if owner != identity:
             raise DatabaseError(
-                f"another catalogue keeps its vectors in {place}; name another place, or remove that folder if its catalogue is gone"
+                f"another catalogue stores its vectors in {place}; name another place, or remove that folder if its catalogue is gone"
             )
 
     @property
@@ -159,7 +159,7 @@ class LanceStore:
             for column, config in self._missing_indexes():
                 try:
                     self._table.create_index(column, config=config)  # changes may be applied in the meantime
-                except _FAILURES:  # so many changes that files were merged
+                except _FAILURES:  # because of many changes, files were merged during the build
                     with alone():
                         self._table.create_index(column, config=config)
 
@@ -199,7 +199,7 @@ class LanceStore:
         return pa.Table.from_arrays([*arrays, *columns, vectors], schema=self._schema)
 
     def _are_new(self, rows: Rows) -> bool:
-        """Tell whether the table has none of these products, and none with a number between theirs."""
+        """Tell whether the table has no product with a number in the range of these products' numbers."""
         return not self._table.count_rows(f"number >= {rows.min()} AND number <= {rows.max()}")
 
     def _delete_all_but(self, rows: Rows, kept: Rows) -> None:
@@ -265,7 +265,7 @@ class LanceStore:
 
 
 def _in_time(query: Any) -> Iterator[pa.RecordBatch]:
-    """Yield what a query finds, unless the time of `time_limit` is up."""
+    """Yield the results of a query in batches, unless the time of `time_limit` is up."""
     for batch in query.to_batches(_CHUNK, timeout=_patience()):
         check_time()
         yield batch

@@ -40,7 +40,7 @@ class _State:
         alive: Whether each vector is still valid, shape (n,).
         first: Whether each vector is the first of its product, shape (n,).
         columns: Values of the fields of each vector's product, by field.
-        masks: Which vectors pass a filter, shape (n,), for the filters used last.
+        masks: Which vectors pass a filter, shape (n,), for recently used filters.
     """
 
     vectors: Embeddings
@@ -52,7 +52,7 @@ class _State:
     masks: dict[Filter, Mask] = field(default_factory=dict)
 
     def mask(self, where: Filter) -> Mask:
-        """Return which vectors pass a filter; a query needs this for its search, its total and each facet."""
+        """Return which vectors pass a filter, and keep this mask for the query's search, total and facets."""
         if (found := self.masks.get(where)) is None:
             found = _mask(where, self.columns, len(self.alive))
             if len(self.masks) >= _MASKS:
@@ -62,7 +62,7 @@ class _State:
 
 
 class MemoryStore:
-    """A store in memory; see `Store`.
+    """A store with all vectors in memory; see `Store`.
 
     Args:
         fields: All fields, including the built-in ones.
@@ -74,7 +74,7 @@ class MemoryStore:
         self.shared = self.approximates = False
         self.exact_up_to = 0
         self._writing = Lock()
-        # None during a change, and afterwards if it was interrupted; then everything is read again.
+        # None during a change, and after one that was interrupted; everything is then read again.
         self._version: int | None = None
         self._alive: Mask
         self.clear()
@@ -93,7 +93,7 @@ class MemoryStore:
                 alive = self._compact(alive)
             self._extend(changes)
             self._alive = np.concatenate([alive, np.ones(len(changes.owners), bool)])
-            if changes.version:  # a partial read, the first or after an interruption, cannot be searched
+            if changes.version:  # otherwise, more batches of a complete read follow
                 self._show()
             self._version = changes.version
 
@@ -223,7 +223,7 @@ def _mask(where: Filter, columns: Mapping[str, Column], size: int) -> Mask:
             return present if wanted else ~present
         case And(parts) | Or(parts):
             mask = _mask(parts[0], columns, size)
-            # One by one, because with 256 conditions, all masks together would take as much as the vectors.
+            # One by one, because with 256 conditions, all masks together would take as much memory as the vectors.
             for part in parts[1:]:
                 combine = np.logical_and if isinstance(where, And) else np.logical_or
                 combine(mask, _mask(part, columns, size), out=mask)

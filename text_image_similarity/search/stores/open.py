@@ -20,7 +20,7 @@ _AT_HOME = ("sqlite", "lancedb", "pgvector")  # stored together with the product
 
 
 def check_kind(kind: str, place: str) -> None:
-    """Raise a `ConfigError` unless a kind of store is valid and possible for a catalogue at a place."""
+    """Raise a `UsageError` unless a kind of store is valid and possible for a catalogue at a place."""
     if not isinstance(kind, str):
         raise ConfigError(f"store={kind!r} is not one of {_KINDS}")
     if kind == "pgvector" and "://" not in place:
@@ -37,14 +37,14 @@ def check_kind(kind: str, place: str) -> None:
 
 
 def check_named(kind: str, place: str, given: str | None) -> None:
-    """Make sure that someone other than the catalogue has named its external store.
+    """Make sure that an external store was named by the user, and not only by the catalogue.
 
     Otherwise, the provider of a catalogue could make this process connect to any address with the user's credentials.
 
     Args:
         kind: Kind of store in the catalogue.
         place: Place of the catalogue.
-        given: Kind of store from the caller; `TEXT_IMAGE_SIMILARITY_STORES` may name others, separated by spaces.
+        given: Store that the caller named; `TEXT_IMAGE_SIMILARITY_STORES` may name others, separated by spaces.
 
     Raises:
         UsageError: Only the catalogue names the store.
@@ -53,7 +53,7 @@ def check_named(kind: str, place: str, given: str | None) -> None:
     if kind in _AT_HOME or kind in (given, named, *named.split()):
         return
     raise UsageError(
-        f"the catalogue {place} keeps its vectors in an external store, {kind}: if you trust it, set the environment variable "
+        f"the catalogue {place} has its vectors in an external store, {kind}: if you trust it, set the environment variable "
         f"{STORES_VARIABLE}={kind}, or pass store={kind!r} in Python; your credentials, such as QDRANT_API_KEY, are sent there"
     )
 
@@ -78,7 +78,7 @@ def open_store(
     check_kind(kind, place)
     if kind.startswith("lancedb"):
         require("a catalogue in LanceDB", "lancedb", extra="search")
-        # LanceDB reads this on import; its errors are raised, too, and what it writes is not escaped.
+        # LanceDB reads this when it is imported. Its log only repeats errors that are raised, without escaping them.
         os.environ.setdefault("LANCEDB_LOG", "off")
         from .lancedb import LanceStore
 

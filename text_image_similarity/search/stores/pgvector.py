@@ -86,7 +86,7 @@ class PgVectorStore:
         with self._connections.transaction(vectors=True) as transaction:
             graph = not exact and self.approximates and (where is None or self._is_much(transaction, condition))
             if graph:
-                # Images are sorted here, so those that are found late are not lost.
+                # Strict order would drop images that are found late; all of them are sorted here.
                 settings = (
                     "set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', %s, true)"
                 )
@@ -124,7 +124,7 @@ class PgVectorStore:
                     continue
                 if found:  # left behind by an unfinished build
                     cursor.execute(f"DROP INDEX {name}".encode())
-                # Others can read and write in the meantime; the time that the build takes depends on the server's
+                # Others can read and write during the build, whose duration depends on the server's
                 # maintenance_work_mem.
                 cursor.execute(definition.encode())
             cursor.execute(f"VACUUM (ANALYZE) {self._qualified}".encode())
@@ -236,7 +236,7 @@ class PgVectorStore:
 
 
 def _hits(query: Embeddings, rows: list[tuple[Any, ...]], limit: int | None, least: float) -> Hits:
-    """Sort images by their exact cosines, and cut at the limit, after those that tie for the last place."""
+    """Sort images by their exact cosines, and return the first `limit`, or more if several tie for the last place."""
     numbers = np.array([row[0] for row in rows], np.int64)
     slots = np.array([row[1] for row in rows], np.int64)
     vectors = np.array([row[2].to_numpy() for row in rows], np.float32).reshape(len(rows), len(query))  # (n, d)

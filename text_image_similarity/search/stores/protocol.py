@@ -1,8 +1,8 @@
 """The protocol of vector stores, so that a catalogue works with any of them.
 
 The authoritative data, including vectors, is in the catalogue's ledger; a store follows it. A store holds the vectors
-of one generation (those of one model) with the stored values of the products' fields, and can be rebuilt at any time. A
-store that breaks therefore costs minutes, not data.
+of one generation (those of one model) with the stored values of the products' fields, and can be rebuilt at any time.
+Losing a store therefore costs minutes, not data.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Store(Protocol):
 
     @property
     def shared(self) -> bool:
-        """Whether other processes see applied changes; if not, each has its own store."""
+        """Whether other processes see applied changes; if not, each process has a separate store."""
 
     @property
     def approximates(self) -> bool:
@@ -120,7 +120,8 @@ class Store(Protocol):
         """Make searches fast and files small after many changes.
 
         Args:
-            alone: Context manager that keeps others from applying changes; entered only if necessary.
+            alone: Function that returns a context manager, which keeps others from applying changes; called only if
+                necessary.
         """
 
     def clear(self) -> None:

@@ -47,7 +47,7 @@ _INDEXES: dict[FieldKind, models.PayloadSchemaType] = {
 
 
 def connect(url: str) -> QdrantClient:
-    """Return a client for `qdrant://host:port`, or `qdrants://...` for TLS.
+    """Return a client for a URL that begins with `qdrant://host:port`, or with `qdrants://` for TLS.
 
     The value of the environment variable `QDRANT_API_KEY`, if set, is sent, but only over TLS or to this machine.
 
@@ -56,7 +56,7 @@ def connect(url: str) -> QdrantClient:
     """
     parts = urlsplit(url)
     if not parts.hostname:
-        raise ConfigError(f"store={url!r} has no host; write qdrant://host:6333")
+        raise ConfigError(f"store={url!r} has no host; write qdrant://host:6333/name")
     key = os.environ.get("QDRANT_API_KEY") or None
     if key is not None and parts.scheme != "qdrants" and not _is_loopback(parts.hostname):
         raise ConfigError(
@@ -99,16 +99,16 @@ class QdrantStore:
         self._declared = tuple(fields)[len(BUILT_IN) :]
         self._kinds: dict[str, FieldKind] = {field.name: field.kind for field in fields}
         self._keys = column_names(self._declared)
-        with self._speaking("made"):
+        with self._speaking("created"):
             if self._make(self._applied, 1):
                 self._note(0)
             owner = self._noted().get("catalog", identity)
         if owner != identity:
             raise DatabaseError(
-                f"another catalogue keeps its vectors in Qdrant as {collection}; use another name, or delete that collection and "
+                f"another catalogue stores its vectors in Qdrant as {collection}; use another name, or delete that collection and "
                 f"{self._applied} if their catalogue is gone"
             )
-        with self._speaking("made"):
+        with self._speaking("created"):
             if self._make(self._name, embed_dim):
                 kinds = {key: _INDEXES[self._kinds[name]] for name, key in self._keys.items()}
                 kinds |= {_FIRST: models.PayloadSchemaType.INTEGER, _NUMBER: models.PayloadSchemaType.INTEGER}
@@ -277,7 +277,7 @@ class QdrantStore:
                 check_time()
             raise DatabaseError(
                 f"Qdrant's collection {self._name} cannot be {doing}: {exc!s:.500}; check that the server is running and "
-                "QDRANT_API_KEY is right; if so, delete the collection, and it will be rebuilt from the catalogue"
+                "QDRANT_API_KEY is correct; if so, delete the collection, and it will be rebuilt from the catalogue"
             ) from exc
 
 

@@ -1,4 +1,4 @@
-"""Access control: the key of a request, its catalogue, and the filter that all its queries must pass."""
+"""Access control: a request's API key, the catalogues that it may use, and the filter that limits what it finds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def key_of(request: Request) -> ApiKey:
-    """Return the key of a request that has passed the gate."""
+    """Return the API key of a request; `ANYBODY` if it needed none."""
     key: ApiKey = request.scope.get("state", {}).get("key", ANYBODY)
     return key
 
@@ -43,7 +43,7 @@ def require_role(request: Request, role: Role) -> None:
 
 
 def catalog_of(request: Request, name: str | None = None) -> ServedCatalog:
-    """Return the catalogue of a request; for None, the first one that its key sees.
+    """Return a catalogue by name, or for None the first one that the request's key sees.
 
     Raises:
         ProblemError: `unknown_catalog`.
@@ -99,7 +99,7 @@ def checked(make: Callable[[], T], where: str = "") -> T:
 
 
 def check_length(wheres: Iterable[object]) -> None:
-    """Make sure, before filters are parsed, that together they are not longer than a single one may be.
+    """Refuse filters that together are longer than a single filter may be, before any of them is parsed.
 
     Raises:
         ProblemError: `invalid_request`.
@@ -110,15 +110,15 @@ def check_length(wheres: Iterable[object]) -> None:
         if length > MOST_CHARACTERS:
             raise ProblemError(
                 "invalid_request",
-                f"the filters of a request may be at most {MOST_CHARACTERS:,} characters long in total, where each name "
-                "and value in JSON counts as two more than it has; send fewer queries, or shorter filters",
+                f"the filters of a request may be at most {MOST_CHARACTERS:,} characters long in total, counting two "
+                "extra characters for each name and value in JSON; send fewer queries, or shorter filters",
             )
 
 
 def _length_of(where: object) -> int:
-    """Return the approximate length of a filter as text, looking at no more of it than necessary if it is too long."""
+    """Return the approximate length of a filter as text; counting stops once the filter is too long."""
     length, level = 0, [where]
-    for _ in range(MOST_BRACKETS):  # deeper ones are refused by the parser
+    for _ in range(MOST_BRACKETS):  # deeper filters are refused by the parser
         below: list[object] = []
         for each in level:
             length += 2
@@ -138,13 +138,13 @@ def _length_of(where: object) -> int:
 
 
 def bound(request: Request, catalog: ServedCatalog, where: object = None) -> Filter | None:
-    """Return a request's filter combined with that of its key, so that it cannot find more than the key allows.
+    """Return a request's filter combined with its key's filter, so that the request finds only what the key allows.
 
     Raises:
         UsageError: A filter is not valid.
     """
     fields = catalog.catalog.fields
-    asked = parse_filter(where, fields)  # type: ignore[arg-type]  # what it refuses is the client's mistake
+    asked = parse_filter(where, fields)  # type: ignore[arg-type]  # other types are refused as the client's mistake
     own = parse_filter(key_of(request).where, fields)
     if own is None or asked is None:
         return asked if own is None else own
@@ -152,24 +152,25 @@ def bound(request: Request, catalog: ServedCatalog, where: object = None) -> Fil
 
 
 def check_fields(request: Request, names: Iterable[str]) -> None:
-    """Make sure that a request's key may see the values of some fields; `_error` reveals where the shop's images are.
+    """Refuse to show the values of `_error`, which reveal the addresses of images, to a key without the role `write`.
 
     Raises:
         ProblemError: `forbidden`.
     """
     if ERROR in names and not key_of(request).may("write"):
         raise ProblemError(
-            "forbidden", f"the values of {ERROR} require a key with the role write; filter by `{ERROR} exists`"
+            "forbidden",
+            f"the values of {ERROR} require a key with the role write; without one, filter by `{ERROR} exists`",
         )
 
 
 async def check_products(
     request: Request, catalog: ServedCatalog, ids: Iterable[str | None], *, writes: bool = False
 ) -> None:
-    """Make sure that a request's key may see some products; `writes` is as for `ServedCatalog.call`.
+    """Make sure that a request's key may see the given products; for `writes`, see `ServedCatalog.call`.
 
     Raises:
-        ProblemError: `unknown_product`, whether a product is hidden or does not exist.
+        ProblemError: `unknown_product`, if the key has a filter, and a product is hidden or does not exist.
     """
     given = [id for id in ids if id is not None]
     if not given or key_of(request).where is None:
@@ -212,10 +213,10 @@ async def check_tenant(
 
 
 async def product_of(request: Request, catalog: ServedCatalog, id: str, *, writes: bool = False) -> Product:
-    """Return a product that a request's key may see; `writes` is as for `ServedCatalog.call`.
+    """Return a product that a request's key may see; for `writes`, see `ServedCatalog.call`.
 
     Raises:
-        ProblemError: `unknown_product`, whether it is hidden or does not exist.
+        ProblemError: `unknown_product`, whether the product is hidden or does not exist.
     """
     found = await visible(request, catalog, Compare(ID, "eq", normal_form("NFC", id)), 1, writes=writes)
     if not found:
@@ -226,7 +227,7 @@ async def product_of(request: Request, catalog: ServedCatalog, id: str, *, write
 async def visible(
     request: Request, catalog: ServedCatalog, where: Filter, most: int, *, writes: bool = False
 ) -> list[Product]:
-    """Return products that pass a filter and that a request's key may see; `writes` is as for `ServedCatalog.call`."""
+    """Return at most `most` products that pass a filter and that a request's key may see; for `writes`, see `call`."""
     return await catalog.call(lambda: list(_seen(request, catalog, where, most)), writes=writes)
 
 

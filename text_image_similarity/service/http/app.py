@@ -36,8 +36,8 @@ from .shared_value import SharedValue
 
 _ABOUT = """Score how well images match their captions, embed both, and search catalogues of products.
 
-Errors of whole requests are RFC 9457 problem details with a `code`; the error of a single pair is returned among the other pairs'
-scores. Every response has an `X-Request-Id`."""
+If a whole request fails, the response is an RFC 9457 problem with a `code`; if a single pair fails, its result contains
+an error instead of a score. Every response has an `X-Request-Id`."""
 
 
 _MATCHING = (search_routes.work, search_routes.images, catalog_routes.similar)
@@ -52,12 +52,12 @@ _KEEPING = (
 
 
 def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Metrics | None = None) -> FastAPI:
-    """Return the service; its models are loaded when it starts.
+    """Return the service as an application, which loads its models when it starts.
 
     Args:
         settings: Settings of the service.
         pool: Pool that processes the requests; None keeps the models in this process.
-        metrics: Metrics that a given pool records to.
+        metrics: Metrics that `pool` records to; None creates new ones.
 
     Example:
         >>> from text_image_similarity import Config
@@ -88,9 +88,9 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
     app.state.settings, app.state.pool, app.state.metrics = settings, pool, metrics
     app.state.catalogs, app.state.journal, app.state.upkeep = catalogs, journal, {}
     app.state.audit, app.state.reading, app.state.facts = audit, OneByOne(), SharedValue()
-    app.state.draining = False  # set when the service is about to end
+    app.state.draining = False  # set once the service has been told to end
     app.include_router(make_documentation_router(app))
-    documentation = list(app.routes)  # the routes so far
+    documentation = list(app.routes)  # `/openapi.json`, and `/docs` with its files
     keyed = (routes.work, routes.uploads, routes.about, legacy.work, legacy.batches, *_MATCHING, *_KEEPING)
     open_to_all = (routes.probes, legacy.about, catalog_routes.health, make_page_router())
     for router in (*keyed, *open_to_all):
@@ -116,7 +116,7 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
 
 
 def _bare_app(lifespan: Lifespan[FastAPI]) -> FastAPI:
-    """Return an application without routes."""
+    """Return an application whose only route is that of the OpenAPI document."""
     app = FastAPI(
         title="text_image_similarity",
         description=_ABOUT,

@@ -1,4 +1,4 @@
-"""Audit log entries for requests: refusals from problems, blocked addresses from results, changes from routes."""
+"""Create the audit log's entries for requests: refusals, blocked addresses, and changes to catalogues."""
 
 from __future__ import annotations
 
@@ -67,19 +67,19 @@ def noted_refusal(problem: ProblemError, key: ApiKey) -> list[Note]:
     """Return the note for a refused request; a detail that may quote the request is left out."""
     event = _EVENTS.get(problem.code)
     if (problem.code == "unknown_catalog" and key.catalogs) or (problem.code == "unknown_product" and key.where):
-        event = "access_refused"  # the product may exist, but be hidden from this key
+        event = "access_refused"  # the catalogue or product may exist, but be hidden from this key
     detail = "" if event == "request_refused" else problem.detail
     return [] if event is None else [Note(event, problem.reason or problem.code, detail)]
 
 
 def note_change(request: Request, reason: str, detail: str) -> None:
-    """Note that a request changes a catalogue; the status in its line says whether that succeeded."""
+    """Record that a request changes a catalogue; the status in the log's line shows whether the change succeeded."""
     call: Call = request.state.call
     call.notes.append(Note("administration", reason, detail))
 
 
 def noted_blocks(images: Sequence[object], results: Sequence[object]) -> list[Note]:
-    """Return the notes for addresses that the fetch guard refused; for a redirect, the address that redirected.
+    """Return the notes for images at blocked addresses; after a redirect, the note names the host that redirected.
 
     Args:
         images: References in a request, or images themselves.
@@ -90,14 +90,14 @@ def noted_blocks(images: Sequence[object], results: Sequence[object]) -> list[No
 
 
 def noted_hosts(images: Sequence[object], count: int) -> list[Note]:
-    """Return the notes for references that were all refused."""
+    """Return the note for `count` blocked references among `images`; it names the hosts of the first few images."""
     hosts = list(dict.fromkeys(filter(None, map(_host_of, images))))
     more = f" and {len(hosts) - _MOST_HOSTS} more" if len(hosts) > _MOST_HOSTS else ""
     return [Note("address_blocked", "blocked_address", ", ".join(hosts[:_MOST_HOSTS]) + more, count)]
 
 
 def is_blocked(result: object) -> bool:
-    """Tell whether the fetch guard refused a reference."""
+    """Tell whether a result is the refusal of an address by the fetch guard."""
     if isinstance(result, ScoreResult):
         return result.code is ErrorCode.BLOCKED_ADDRESS
     return isinstance(result, RowError) and result.code is ErrorCode.BLOCKED_ADDRESS

@@ -29,9 +29,9 @@ from .json_bodies import JsonBody, compressed, finish, finish_in_turns
 T = TypeVar("T")
 
 _MOST_MEMBERS = 100  # members of an object in a body
-_SHORT = 1 << 16  # longest body, or base64, that is read at once, in bytes
+_SHORT = 1 << 16  # longest body or base64 text that is read in one step, in bytes
 _BYTE_S = 2e-9  # approximate seconds to read a byte of JSON
-_LONGEST_TYPE = 500  # longest Content-Type, whose parameters are slow to parse
+_LONGEST_TYPE = 500  # characters of the longest Content-Type; its parameters are slow to parse
 FORM = "multipart/form-data"
 _IN_OTHER_WORDS = dict.fromkeys(("model_type", "model_attributes_type"), "Input should be an object")
 _NO_FILE = "Expected UploadFile"  # the framework's wording
@@ -47,17 +47,17 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
     for status, text in {
         400: "The body is not valid JSON.",
-        401: "An API key is required.",
-        403: "The API key does not have the required role.",
+        401: "A valid API key is required.",
+        403: "The API key does not allow this, or the request comes from a page of another site.",
         404: "Nothing with this name exists.",
         408: "The body took too long to arrive.",
         409: "This cannot be done in the current state.",
-        413: "The body is too long.",
-        415: "The body's media type is not supported.",
-        422: "The request does not match this description.",
+        413: "The body, or the response, is too long.",
+        415: "The body's media type or encoding is not supported.",
+        422: "The request is not valid.",
         429: "The service is at capacity; retry after `Retry-After` seconds.",
         500: "Internal error.",
-        503: "The model or the catalogue is unavailable.",
+        503: "A model, a catalogue or the match log is unavailable, or the service is shutting down.",
     }.items()
 }
 
@@ -71,7 +71,7 @@ class _WorkRequest(Request):
         return self.asked
 
     async def read_json(self) -> Any:
-        """Read JSON and drop the body; from then on, only the memory that its texts take is counted.
+        """Read the body's JSON and drop the body; from then on, only the memory of the JSON's strings is counted.
 
         Long bodies are read one at a time, in steps between which other requests get a turn.
         """
@@ -88,13 +88,13 @@ class _WorkRequest(Request):
 
 
 class WorkRoute(APIRoute):
-    """A route whose requests need a model: it checks and reads the body before the framework does.
+    """A route whose requests have a body, which is checked and read before the framework sees it.
 
-    A full service refuses its requests before their bodies are read. Routes with other kinds of bodies use subclasses.
+    A full service refuses POST requests before their bodies are read. Subclasses accept other bodies, or longer lists.
     """
 
     media_types: ClassVar[tuple[str, ...]] = ("application/json",)
-    most_items: ClassVar[int | None] = None  # longest list in the body; None is the service's `max_pairs`
+    most_items: ClassVar[int | None] = None  # items of a list in the body; None means the service's `max_pairs`
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -121,7 +121,7 @@ class WorkRoute(APIRoute):
 
 
 class ReadRoute(APIRoute):
-    """A route whose GET requests stop when the client leaves: none of their reads begins or continues then."""
+    """A route whose GET requests stop when the client leaves: the current read is interrupted, and no other begins."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -133,7 +133,7 @@ class ReadRoute(APIRoute):
 
 
 class ProductsRoute(WorkRoute):
-    """A route whose requests may have many products."""
+    """A route whose requests may have more products than `max_pairs`."""
 
     most_items = 1000
 
@@ -161,7 +161,7 @@ class ImageRoute(WorkRoute):
     media_types = ("application/json", FORM)
 
     async def read(self, request: _WorkRequest) -> None:
-        """Read JSON; a form is read piece by piece."""
+        """Read the body: JSON, or a form piece by piece."""
         if request.headers.get("content-type", "").lower().startswith(FORM):
             request.state.form = await _read_form(request)
         else:
@@ -170,7 +170,7 @@ class ImageRoute(WorkRoute):
 
 
 async def _read_form(request: Request) -> FormData:
-    """Read a form piece by piece, with one file, and text in UTF-8 only; some codecs take minutes for a megabyte."""
+    """Read a form with at most one file. Its texts must be in UTF-8: some codecs take minutes for a megabyte."""
     _, options = parse_options_header(request.headers["content-type"])
     charset = options.get(b"charset", b"utf-8").decode("latin-1")
     if charset.lower() not in ("utf-8", "utf8", "us-ascii"):
@@ -186,7 +186,7 @@ def _check_encoding(encoding: str) -> None:
 
 
 def _check_size(asked: Any, most: int) -> None:
-    """Refuse a body with too many parts before each of them is validated and reported."""
+    """Refuse a body with too many parts, before each part is validated and its errors are reported."""
     found = asked.items() if isinstance(asked, dict) else ()
     lists = {name: value for name, value in found if isinstance(value, list)}
     for name, items in lists.items():
@@ -200,7 +200,9 @@ def _check_size(asked: Any, most: int) -> None:
             )
     for value in chain([asked], *lists.values()):
         if isinstance(value, dict) and len(value) > _MOST_MEMBERS:
-            raise ProblemError("invalid_request", f"an object has {len(value):,} members, more than {_MOST_MEMBERS:,}")
+            raise ProblemError(
+                "invalid_request", f"an object in the body has {len(value):,} members; the limit is {_MOST_MEMBERS:,}"
+            )
 
 
 async def ask(
@@ -211,7 +213,7 @@ async def ask(
     Args:
         request: The request.
         work: The pool's coroutine.
-        images: References that the results are for, for the audit log.
+        images: The references in the request, one for each result, for the audit log.
 
     Raises:
         ProblemError: The request is refused.
@@ -252,7 +254,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         if not task.done():
             task.cancel()
             task.add_done_callback(forget_failure)
-        del task, leaving  # an exception of a task holds this frame, and would be held by it
+        del task, leaving  # a task's exception refers to this frame, so these would form cycles
 
 
 async def _wait_for_disconnect(request: Request) -> None:
@@ -284,7 +286,7 @@ def decode_base64(text: str) -> ImageInput:
 
 
 def add_problems(app: FastAPI, routes: Sequence[Route]) -> None:
-    """Convert the framework's refusals into problems; for a wrong method, name the methods of all the path's routes."""
+    """Convert the framework's errors into problems; a 405 response lists the methods of all routes with that path."""
 
     async def invalid(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, RequestValidationError)
@@ -306,7 +308,7 @@ def add_problems(app: FastAPI, routes: Sequence[Route]) -> None:
 
 
 def _locate(error: Any) -> dict[str, str]:
-    """Return the JSON pointer to a mistake in a request and its message, without the value, which may be long."""
+    """Return a mistake in a request as a JSON pointer and a message, without the value, which may be long."""
     where = [str(part) for part in error["loc"][1:] if part not in ("url", "base64")]
     detail = _IN_OTHER_WORDS.get(error["type"], error["msg"])
     return {

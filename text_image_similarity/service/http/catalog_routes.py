@@ -57,10 +57,10 @@ _PROBED_S = 5.0  # time limit of health checks, which must be quick
 
 
 class ProductRoute(ReadRoute):
-    """A route to a product or to part of it: `/x%2Fimage` is a product, and `/x/image` is the image of another."""
+    """A route to a product or a part of one: `/x%2Fimage` is the product `x/image`, and `/x/image` the image of `x`."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Match a request by its path as it was sent."""
+        """Match a request by its path as sent, before `%2F` is decoded."""
         sent = scope.get("raw_path", b"").count(b"/") - scope.get("root_path", "").count("/")
         return super().matches(scope) if sent == self.path.count("/") else (Match.NONE, {})
 
@@ -204,7 +204,7 @@ async def put_product(catalog: str, id: Id, asked: ProductBody, request: Request
 
 @products.delete("/v1/catalogs/{catalog}/products/{id:path}", status_code=204)
 async def delete_product(catalog: str, id: Id, request: Request) -> Response:
-    """Remove a product, which can no longer be found afterwards."""
+    """Delete a product, so that it can no longer be found."""
     require_role(request, "write")
     served = catalog_of(request, catalog)
     note_change(request, "products", f"{served.name}: 1 to delete")
@@ -234,7 +234,7 @@ async def rollback(catalog: str, request: Request) -> Response:
 
 @writes.post("/v1/catalogs/{catalog}:reindex", response_model=CatalogDetails, status_code=202)
 async def reindex(catalog: str, asked: ReindexRequest, request: Request) -> Response:
-    """Build another model's vectors in a separate process with low priority, while the current ones stay in use."""
+    """Compute another model's vectors in a separate process with low priority; the current vectors stay in use."""
     require_role(request, "admin")
     served = catalog_of(request, catalog)
     note_change(request, "reindex", f"{served.name}: {asked.model}")

@@ -1,6 +1,6 @@
 """Limits on connections: request heads, idle time, and unread responses; `peers` limits their number and rate.
 
-Uvicorn's protocol limits none of these. With these limits, the service is safe without a proxy in front of it.
+Uvicorn's protocol limits only the idle time after a response. With these limits, the service is safe without a proxy.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from .peers import peers_of
 from .small_reads import READ_BYTES, SmallReads, new_buffer
 
 HEAD_BYTES = 16 * 1024
-# Headers with trailers, and parameters of the URL. The number is that of Apache and Kestrel: browsers send about 20
-# headers, and CDNs add up to 50.
+# Headers and trailers of a request, and parameters of its URL. Apache and Kestrel have the same limit; browsers send
+# about 20 headers, and CDNs add up to 50.
 MOST_FIELDS = 100
-HEAD_S = 10.0  # from a head's first byte to its end, and for the rest of a refused body
-REST_BYTES = 1 << 25  # of a body of known length that are read after its response, for the next request to follow
-DROPPED_BYTES = 1 << 18  # of a longer or chunked body that are read after its response, the last of the connection
-DROPPED_S = 2.0  # until such a connection ends
-SEND_S = 30.0  # until a client has read what is buffered for it
-_MOST_AHEAD = 1 << 16  # bytes that may arrive before their turn until reading pauses
+HEAD_S = 10.0  # from a head's first byte to its end, and from an early response to the end of its request
+REST_BYTES = 1 << 25  # of a body of known length to read after its response, so that another request can follow
+DROPPED_BYTES = 1 << 18  # of a longer or chunked body to read after its response, which is the connection's last
+DROPPED_S = 2.0  # from a connection's last response to its end, if the client is still sending
+SEND_S = 30.0  # for a client to read what is buffered for it
+_MOST_AHEAD = 1 << 16  # bytes that may wait to be parsed; with more, reading pauses
 
 _AUTHORITY = re.compile(rb"[A-Za-z]+://(?:[^/?#]*@)?([^/?#]*)")
 
-_TOO_MANY_BYTES = "head_bytes", f"a head had more than {HEAD_BYTES:,} bytes"
-_TOO_MANY_HEADERS = "headers", f"a head had more than {MOST_FIELDS} headers"
+_TOO_MANY_BYTES = "head_bytes", f"a request head had more than {HEAD_BYTES:,} bytes"
+_TOO_MANY_HEADERS = "headers", f"a request head had more than {MOST_FIELDS} headers"
 _TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
@@ -43,7 +43,7 @@ class LimitedProtocol(HttpToolsProtocol):
     """A client's connection; see the module's docstring.
 
     A head is parsed when it has arrived completely and the request before it has been answered: a client cannot make
-    the service parse many heads at once. Reading goes on meanwhile, so that the service sees whether the client leaves.
+    the service parse many heads at once. Reading continues, so that the service notices when the client leaves.
     """
 
     audit: AuditLog | None = None
@@ -55,12 +55,12 @@ class LimitedProtocol(HttpToolsProtocol):
     _is_last = False  # whether the response says that the connection ends after it
     _dropped: int | None = None  # bytes dropped after the last response; None before it
     _most_dropped = DROPPED_BYTES
-    _full = False  # whether reading is paused because of what has arrived and is not parsed yet, or until the next turn
+    _full = False  # whether reading is paused: too much waits to be parsed, or other connections have their turn
     _may_begin = False  # whether the parser is at a head
     _pieces = 0  # pieces of the body from the parser
     _received = 0  # bytes of the body
     _whole = True  # whether no request is arriving
-    _too_long: tuple[str, str] | None = None  # why a head is: a reason and a detail for the audit log
+    _too_long: tuple[str, str] | None = None  # why a head is too long: a reason and a detail for the audit log
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -69,7 +69,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._body = bytearray()  # part of a body that has arrived and has not been passed on
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a connection, unless there are too many."""
+        """Accept a connection, unless there are too many."""
         peers = peers_of(self.server_state)
         super().connection_made(transport)
         peer = peer_name(self.client[0] if self.client else "")
@@ -100,13 +100,13 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._ahead += data
         self._parse()
-        if len(data) >= READ_BYTES and not self.transport.is_closing():  # the event loop would read again at once
+        if len(data) >= READ_BYTES and not self.transport.is_closing():  # or the event loop would read again at once
             self.transport.pause_reading()
             self._full = True
             self.loop.call_soon(self._pause_or_resume)
 
     def _parse(self) -> None:
-        """Parse what has arrived: whole heads, each when the request before it has been answered, and parts of bodies."""
+        """Parse what has arrived: parts of bodies, and complete heads once the previous request has been answered."""
         while self._ahead and not self.transport.is_closing():
             self._may_begin = self._whole
             if not (end := self._find_head() if self._whole else self._find_body()):
@@ -114,18 +114,18 @@ class LimitedProtocol(HttpToolsProtocol):
             data, self._ahead = self._ahead, self._ahead[end:]
             del data[end:]
             super().data_received(without_upgrade(data) if self._may_begin else data)  # type: ignore[arg-type]
-            if self._head_end.size and not self.transport.is_closing():  # the parser did not take it for a head
+            if self._head_end.size and not self.transport.is_closing():  # the parser did not accept the data as a head
                 self.send_400_response("Invalid HTTP request received.")
         self._hand_on()
         self._pause_or_resume()
 
     def _find_head(self) -> int:
-        """Return the length of the head whose turn it is, or 0 if there is none."""
+        """Return the length of the next head, or 0 if it, or the previous response, is not complete."""
         if self.cycle is not None and not self.cycle.response_complete:
             return 0
         if self._deadline is None:
             self._unset_keepalive_if_required()
-            said = f"a head took more than {HEAD_S:g} s"
+            said = f"a request head took more than {HEAD_S:g} s to arrive"
             self._deadline = self.loop.call_later(HEAD_S, self._abort, "head_time", said)
         end = self._head_end.find(self._ahead)
         self._head, self._headers = self._head_end.size, self._head_end.headers
@@ -135,14 +135,14 @@ class LimitedProtocol(HttpToolsProtocol):
         return end
 
     def _find_body(self) -> int:
-        """Return how many bytes belong to the body that is arriving; a trailer may not be too long."""
+        """Return how many waiting bytes belong to the body; refuse tiny chunks and trailers that are too long."""
         if self._left:
             return min(self._left, len(self._ahead))
         end = self._chunked_end.find(self._ahead)
         if self._chunked_end.is_bad:
             said = "Invalid HTTP request received."
             if self._chunked_end.has_too_many:
-                said = f"more than {TINY_CHUNKS} chunks had less than {CHUNK_BYTES} bytes on average"
+                said = f"more than {TINY_CHUNKS} chunks had fewer than {CHUNK_BYTES} bytes on average"
                 self._note("pieces", said)
                 said += "; send larger chunks, or a Content-Length"
             self.send_400_response(said)
@@ -152,7 +152,7 @@ class LimitedProtocol(HttpToolsProtocol):
         return end
 
     def _pause_or_resume(self) -> None:
-        """Read no more while much is waiting for its turn, even if the application asks for more."""
+        """Pause reading while too much is waiting to be parsed, even if the application asks for more."""
         if self.transport.is_closing() or self._dropped is not None:
             return
         full = len(self._ahead) > _MOST_AHEAD
@@ -170,7 +170,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; a trailer is counted and dropped."""
+        """Store a header; a trailer is only counted."""
         if self._whole:
             super().on_header(name, value)
             return
@@ -192,7 +192,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.cycle.send = partial(self._send, self.cycle.send)  # type: ignore[method-assign]
 
     async def _send(self, send: Callable[[Any], Awaitable[None]], message: Any) -> None:
-        """Send a part of the response; its head says whether the rest of the request ends the connection."""
+        """Send a part of the response; its head closes the connection if the rest of the request is not read."""
         if message["type"] != "http.response.start" or self._whole:
             await send(message)
             return
@@ -207,7 +207,7 @@ class LimitedProtocol(HttpToolsProtocol):
         return 0 < self._left <= REST_BYTES
 
     def _set_host(self) -> None:
-        """Refuse a second Host header; an absolute URL replaces the only one (RFC 9112, sections 3.2 and 3.2.2)."""
+        """Refuse a second Host header; the host of an absolute URL replaces the header (RFC 9112, 3.2 and 3.2.2)."""
         others = [header for header in self.headers if header[0] != b"host"]
         if len(others) < len(self.headers) - 1:
             self._refuse()
@@ -215,12 +215,12 @@ class LimitedProtocol(HttpToolsProtocol):
             self.headers[:] = [*others, (b"host", found[1])]
 
     def on_body(self, body: bytes) -> None:
-        """Take a chunk of the body; chunks that arrive together are passed on together: tiny ones are expensive."""
+        """Collect a piece of the body; those that arrive together are passed on together: tiny ones are slow."""
         self._pieces += 1
         self._received += len(body)
         self._left = max(0, self._left - len(body))
         if are_too_small(self._pieces, self._received):
-            self._note("pieces", f"a body came in {self._pieces:,} pieces of {self._received / self._pieces:.0f} bytes")
+            self._note("pieces", f"a body came in {self._pieces:,} tiny pieces ({self._received:,} bytes)")
             self._refuse()
         self._body += body
 
@@ -239,7 +239,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.is_closing():
             return
-        if self._is_last:  # the client reads the response and that the connection ends, even if it is still sending
+        if self._is_last:  # a half-close: the client can read the whole response while it is still sending
             self.transport.write_eof()
             if self._full:
                 self._full = False
@@ -254,7 +254,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._deadline = self.loop.call_later(HEAD_S, self._abort, "rest_time", said)
 
     def _drop(self, size: int) -> None:
-        """Drop some of what arrives after the last response, and then read no more."""
+        """Drop what arrives after the last response, up to a limit, and then stop reading."""
         self._ahead.clear()
         self._dropped = (self._dropped or 0) + size
         if self._dropped >= self._most_dropped:
@@ -275,11 +275,11 @@ class LimitedProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse a request that cannot be parsed, or is too long; a response that has begun is not followed by another."""
+        """Refuse a request that cannot be parsed or is too long, unless the response to it has begun."""
         if self._too_long:
             self._note(*self._too_long)
         if self._whole and self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.keep_alive = False  # that request is fine; the client may repeat what came behind it
+            self.cycle.keep_alive = False  # the earlier request is fine; the client may resend what followed it
         elif not self._whole and self.cycle.response_started:
             self.transport.close()
         elif self._too_long:
@@ -302,7 +302,7 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def _refuse(self) -> None:
-        raise ValueError("too much")  # `send_400_response` has written the response, and the parser ends the connection
+        raise ValueError("too much")  # the parser stops, and Uvicorn then calls `send_400_response`
 
     def _stop_waiting(self) -> None:
         if self._deadline is not None:
@@ -322,7 +322,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
 
 def protocol_of(audit: AuditLog) -> Callable[..., asyncio.BaseProtocol]:
-    """Return the function that makes the protocol of a connection, which writes exceeded limits to an audit log."""
+    """Return a function that creates the protocol of a connection; exceeded limits are written to the audit log."""
     audited = type("AuditedProtocol", (LimitedProtocol,), {"audit": audit})
     buffer = new_buffer()
     return lambda **options: SmallReads(audited(**options), buffer)

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 Log = Callable[[int, ProblemError | None], Awaitable[None]]
 
-_PIECE = 1 << 16  # bytes of a response that are given to the connection at a time
+_PIECE = 1 << 16  # bytes of a response that are passed to the connection at a time
 _SENDING_S = 60.0  # time to send a whole response
 
 
 class Room:
-    """The memory for request and response bodies of clients, with its limits. Safe to share between threads.
+    """Counts the memory of clients' request and response bodies, within limits. Safe to share between threads.
 
     Args:
         most_bytes: Longest body, in bytes.
@@ -153,7 +153,7 @@ class OutgoingAnswer:
         self._lock, self._ended = Lock(), False
 
     def count(self, size: int) -> None:
-        """Count a part of the response while it is made, on any thread.
+        """Count a part of the response when it is created, on any thread.
 
         Raises:
             ProblemError: `queue_full`, if there is no room for it.
@@ -174,7 +174,7 @@ class OutgoingAnswer:
             self._room.release(self.client, self.held)
 
     async def send(self, message: Message) -> None:
-        """Pass a message on."""
+        """Send a message of the response, with the common headers, and in pieces if it is long."""
         if message["type"] == "http.response.start":
             await self._write_entry(message["status"], None)
             self.status = message["status"]
@@ -183,11 +183,11 @@ class OutgoingAnswer:
         if len(body) <= _PIECE:
             await self._send(message)
             return
-        more_held = max(0, len(body) - self.held)  # without the parts that were counted when they were made
+        more_held = max(0, len(body) - self.held)  # without the parts that were counted when they were created
         self.held += more_held
         self._room.hold(self.client, more_held)
         try:
-            async with asyncio.timeout(_SENDING_S):  # the connection takes the next piece once the client has read
+            async with asyncio.timeout(_SENDING_S):  # sending waits for the client to read
                 for start in range(0, len(body), _PIECE):
                     more = start + _PIECE < len(body) or message.get("more_body", False)
                     await self._send({**message, "body": body[start : start + _PIECE], "more_body": more})

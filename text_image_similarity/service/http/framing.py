@@ -1,7 +1,7 @@
-"""Where the heads and the chunked bodies of requests end, found before anything is parsed.
+"""Find where the heads and the chunked bodies of requests end, before anything is parsed.
 
-The parser cannot say where in its data a request ends. If it is fed exactly to the ends, no request begins within the
-data of another.
+The parser does not report where in its data a request ends. If its data always stops at such an end, no request begins
+within the data of another.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ import re
 
 _HEAD_END = b"\r\n\r\n"
 _UPGRADE = re.compile(rb"\r\nUpgrade(?=:)", re.IGNORECASE)
-# Clients write chunks of what they read or buffer, of 1 KiB and more; some write a chunk for each token of JSON.
-TINY_CHUNKS = 256  # chunks of a body for which no others must make up
-CHUNK_BYTES = 256  # bytes of chunks that allow another one
-CHUNK_LINE = 64  # bytes of the line before a chunk, with extensions and its CRLF
+# Most clients write chunks of at least 1 KiB, as they read or buffer data; some write a chunk for each token of JSON.
+TINY_CHUNKS = 256  # tiny chunks of a body that are accepted in any case
+CHUNK_BYTES = 256  # bytes of content for which one more chunk is accepted
+CHUNK_LINE = 64  # longest line before a chunk, in bytes, with extensions and CRLF
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;|$)")
 
 
 def without_upgrade(head: bytes | bytearray) -> bytes | bytearray:
-    """Rename the header `Upgrade` of a head: the parser would take the body for another protocol."""
+    """Return a head with its `Upgrade` header renamed, because the parser would treat the body as another protocol."""
     return _UPGRADE.sub(b"\r\nX-Upgrade", head)
 
 
 class HeadEnd:
-    """Finds the end of a head, and searches no byte twice.
+    """Finds the end of a request's head, without searching any byte twice.
 
     Attributes:
         size: Number of bytes of the head so far, including empty lines before it.
-        headers: Number of its headers that have ended.
-        is_bad: Whether it cannot be one: it begins without a letter, or a line ends with LF alone.
+        headers: Number of its headers that have arrived completely.
+        is_bad: Whether this is not a head, because its first character is not a letter, or a line ends with LF alone.
     """
 
     def __init__(self) -> None:
@@ -37,10 +37,10 @@ class HeadEnd:
         self._empty = self._seen = self._lines = 0
 
     def find(self, data: bytearray) -> int:
-        """Return the length of the head that data begins with, or 0 if its end has not arrived.
+        """Return the length of the head at the beginning of `data`, or 0 if its end has not arrived.
 
         Args:
-            data: What has arrived, each time with more at its end. Empty lines before the head are removed from it.
+            data: All that has arrived so far; new data is at its end. Empty lines before the head are removed from it.
         """
         if not self._seen and data.startswith((b"\r", b"\n")):
             empty = len(data) - len(data.lstrip(b"\r\n"))
@@ -60,7 +60,7 @@ class HeadEnd:
 class ChunkedEnd:
     """Finds the end of a chunked body by the sizes of its chunks, whose content it does not look at.
 
-    A tiny chunk takes as much time as a large one, and this class stops at the first that is too many.
+    A tiny chunk takes as much time as a large one, so the search stops as soon as there are too many of them.
 
     Attributes:
         is_bad: Whether there are too many tiny chunks, or the line before a chunk is malformed or too long.
@@ -69,15 +69,15 @@ class ChunkedEnd:
 
     def __init__(self) -> None:
         self.is_bad = self.has_too_many = False
-        self._chunk = 0  # bytes of a chunk, with the CRLF behind it, that have not arrived
+        self._chunk = 0  # bytes of a chunk, with the CRLF after it, that have not arrived
         self._in_trailers = False
-        self._spare: float = TINY_CHUNKS  # how many more empty chunks, or trailers, there may be
+        self._spare: float = TINY_CHUNKS  # how many more tiny chunks, or trailers, are accepted
 
     def find(self, data: bytearray) -> int:
-        """Return how many bytes may be parsed: up to the end of the body, or of what has arrived of it in whole lines.
+        """Return how many bytes may be parsed: up to the end of the body, or to a line that has not arrived completely.
 
         Args:
-            data: What has arrived and was not among the bytes that this method has returned before.
+            data: What has arrived, without the bytes that earlier calls have counted.
         """
         start = 0
         while start < len(data) and self._spare >= 0:
@@ -98,13 +98,13 @@ class ChunkedEnd:
                 if self.is_bad:
                     break
             elif line:
-                self._spare -= 1  # the parser counts them too, and refuses so many
+                self._spare -= 1  # `LimitedProtocol` counts trailers too, and accepts fewer
             else:
                 break
         return 0 if self.is_bad else start
 
     def _begin_chunk(self, line: bytearray) -> None:
-        """Count a chunk by the line before it."""
+        """Read the line before a chunk."""
         if (found := _CHUNK_SIZE.match(line)) is None:
             self.is_bad = True
         elif size := int(found[1], 16):

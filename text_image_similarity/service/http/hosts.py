@@ -46,7 +46,7 @@ def check_origin(headers: Mapping[bytes, bytes]) -> None:
     if headers.get(b"sec-fetch-site") == b"cross-site" and not follows:
         raise ProblemError("forbidden", "the request comes from a page of another site")
     if not headers.get(b"content-type", b"").strip().lower().startswith(_FORM):
-        return  # no page can send this header to another origin without permission, which no page has
+        return  # a page needs permission to send JSON to another origin, and never gets it here
     site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin")
     if site in (b"same-origin", b"none"):
         return

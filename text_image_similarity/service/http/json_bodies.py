@@ -26,8 +26,8 @@ from ..problems import ProblemError
 
 _MOST_PARTS = 100_000  # parts of a body: values and members take far more memory and time than their text
 _MOST_QUOTES = 4 * (_MOST_PARTS + 1)  # quotation marks around the values and names of that many parts
-_MOST_CODED = 12 << 20  # bytes that are not ASCII, and `_ESCAPE` for each escape
-_ESCAPE = 6  # a parser takes several times as long for escapes
+_MOST_CODED = 12 << 20  # bytes that are not ASCII, plus `_ESCAPE` for each escape
+_ESCAPE = 6  # an escape counts as this many bytes, because it is slow to parse
 _LONG_NUMBER = b"0" * 100  # parsing a number takes time quadratic in its length
 _GZIP = b"\x1f\x8b"
 _NOT_ASCII = bytes(range(128, 256))
@@ -76,7 +76,7 @@ class JsonAnswer(Response):
 
 
 def _written(content: Any, levels: int) -> Iterator[bytes]:
-    """Yield JSON in parts."""
+    """Yield the JSON of a value in parts."""
     if levels and isinstance(content, dict):
         for number, (name, value) in enumerate(content.items()):
             yield (b"," if number else b"{") + to_json(name) + b":"
@@ -116,7 +116,7 @@ class JsonBody:
         return len(self._bytes)
 
     def take(self, piece: bytes) -> None:
-        """Take the next piece of the body.
+        """Add the next piece of the body.
 
         Raises:
             ProblemError: `too_many_bytes` if too much of the body is not ASCII; `unsupported_media_type` if it is
@@ -141,7 +141,7 @@ class JsonBody:
                 created.
 
         Raises:
-            ProblemError: `invalid_json`; `invalid_request` if an object has a duplicate member.
+            ProblemError: `invalid_json`; `invalid_request` for too many parts, or a duplicate member of an object.
         """
         look = _Look()
         for bare in _pieces(self._bytes):
@@ -173,7 +173,7 @@ def finish(steps: Steps) -> Any:
 
 
 async def finish_in_turns(steps: Steps, pay: Callable[[float], None]) -> Any:
-    """Run steps with other tasks of the event loop in between, pass their seconds to `pay`, and return their value."""
+    """Run steps with turns for other tasks in between, pass the steps' seconds to `pay`, and return their value."""
     took = 0.0
     try:
         while True:
@@ -196,7 +196,7 @@ def compressed(said: str) -> ProblemError:
 
 
 def _pieces(body: bytes | bytearray) -> Iterator[bytes]:
-    """Yield JSON piece by piece without escaped quotation marks, so that each of the others begins or ends a string."""
+    """Yield JSON in pieces without escaped quotation marks, so that each remaining one begins or ends a string."""
     start = 0
     while start < len(body):
         piece = bytes(body[start : start + _PIECE])
@@ -248,7 +248,7 @@ class _Look:
                 self._length, self._width = 0, 1
 
     def _look_outside(self, found: Sequence[bytes]) -> None:
-        """Count parts and members between strings, and refuse too many, or numbers that are too long."""
+        """Count parts and members outside strings, and refuse too many parts, or a number that is too long."""
         outside = b'"'.join(found)
         self._parts += sum(map(outside.count, (b",", b"[", b"{")))
         if self._parts > _MOST_PARTS:

@@ -35,7 +35,7 @@ _PREFIX = "/evaluator/v1/evaluation"
 
 
 class BatchRoute(WorkRoute):
-    """A route whose requests may have as many pairs as the earlier service accepted."""
+    """A route whose requests may have more pairs than `max_pairs`, because the earlier service had no limit."""
 
     most_items = MOST_EVALUATIONS
 
@@ -97,8 +97,8 @@ async def docs() -> Response:
 async def _evaluate(request: Request, asked: Sequence[LegacyEvaluation]) -> list[dict[str, Any]]:
     """Score pairs, model by model, and return results in order.
 
-    If nothing has been scored yet, a problem is the response to the request; later, it becomes the error of the
-    affected pairs.
+    Until the first pairs have been scored, a problem is the response to the whole request; later, and always for an
+    unknown model, it becomes the error of the affected pairs.
     """
     found: dict[int, dict[str, Any]] = {}
     in_progress = False
@@ -130,11 +130,11 @@ async def _evaluate(request: Request, asked: Sequence[LegacyEvaluation]) -> list
 async def _evaluate_chunk(
     request: Request, name: str | None, asked: Mapping[int, LegacyEvaluation], *, in_progress: bool = False
 ) -> dict[int, dict[str, Any]]:
-    """Score as many pairs as a request may have; a batch in progress waits, within the time limit, to be queued."""
+    """Score at most `max_pairs` pairs; a batch in progress waits for room in the queue, within the time limit."""
     began = time.perf_counter()
     pool: ModelPool = request.app.state.pool
     if name == ENSEMBLE and request.app.state.settings.ensemble == "probability":
-        raise ProblemError("unknown_model", f"{name!r} gives probabilities, which cannot be returned as clip_score")
+        raise ProblemError("unknown_model", f"{name!r} returns probabilities, which cannot be returned as clip_score")
     pairs = [
         Pair("" if one.image_input is None else parse_image(one.image_input), one.text_prompt or "")
         for one in asked.values()
@@ -163,7 +163,7 @@ async def _evaluate_chunk(
 
 
 def _failed(evaluation: LegacyEvaluation, error: str | None) -> dict[str, Any]:
-    """Return the result of a pair that was not sent to a model."""
+    """Return the result of a pair that was not scored."""
     return {
         "image_input": evaluation.image_input,
         "text_prompt": evaluation.text_prompt,

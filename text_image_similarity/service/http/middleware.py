@@ -1,4 +1,4 @@
-"""The gate that every request passes: ids, refusals, limits and problems, then metrics, traces and log lines.
+"""The gate that every request passes: it checks keys and limits, responds to errors, and records metrics and logs.
 
 The gate is plain ASGI in front of the routes, so that a full service refuses requests before doing any work for them.
 """
@@ -45,7 +45,7 @@ _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 # Approximate cost of a request that is refused, and of each byte of its body. A request to an open route costs no less
 # than a refusal.
 _REFUSAL_S, _BYTE_S = 0.0005, 2e-9
-# An idle connection keeps its last scope. The key stays, because a write continues after its request has ended.
+# Dropped after a request, because an idle connection keeps its last scope. The key stays: a write may still need it.
 _STATE = ("call", "json", "form", "count_body", "count_answer")
 _MISSING_KEY = Note("key_refused", "unauthorized", "there is no key")
 _REFUSED_KEY = Note("key_refused", "unauthorized", "the key is unknown")
@@ -53,14 +53,14 @@ _REFUSED_KEY = Note("key_refused", "unauthorized", "the key is unknown")
 
 @dataclass(slots=True)
 class Gate:
-    """The gate; see the module's docstring.
+    """The gate in front of an application; see the module's docstring.
 
     Args:
         app: Application behind the gate.
         settings: Settings with limits and keys.
         pool: Pool that tells whether there is room.
         metrics, tracing: Recorders of requests.
-        work_routes: Routes whose requests need a model.
+        work_routes: Routes whose requests have a body; POST requests to them are refused while the pool is full.
         open_routes: Routes that need no key. All other routes need a key, and so do unknown paths.
         match_routes: Routes whose responses are logged in the match log.
         journal: The match log.
@@ -156,7 +156,7 @@ class Gate:
         await reply.refuse(problem)
 
     def _collect(self, client: str, size: int) -> None:
-        """Run the garbage collector after every few long refused or abandoned bodies, in case any is left in a cycle.
+        """Run the garbage collector after a few long bodies were refused or abandoned, in case one is left in a cycle.
 
         The collector, which then examines only what has been created since the start, takes up to 50 ms.
         """
@@ -167,7 +167,7 @@ class Gate:
             self.patience.charge(client, time.perf_counter() - began)
 
     async def _answer(self, scope: Scope, body: IncomingBody, reply: OutgoingAnswer) -> None:
-        """Pass a request on; if it needs no key, it may first have to wait, so that it does not take others' time."""
+        """Pass a request on; one to an open route may have to wait first, so that it takes no time from others."""
         if _find_route(self.open_routes, scope) is None:
             await self.app(scope, body.receive, reply.send)
             return

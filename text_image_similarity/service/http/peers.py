@@ -33,7 +33,7 @@ class Peers:
         """Count an address's new connection, or return why it is refused: a reason and a detail for the audit log."""
         free = MOST_CONNECTIONS - self.connections.total()
         if self.connections[peer] >= free:
-            return "connections", f"this address has {self.connections[peer]} connections, and only {free} are free"
+            return "connections", f"connections of this address: {self.connections[peer]}; free connections: {free}"
         now = self._clock()
         whole_at = max(now, self._whole_at.get(peer, 0.0)) + 1 / NEW_A_SECOND
         if whole_at - now > NEW_AT_ONCE / NEW_A_SECOND + 1e-6:

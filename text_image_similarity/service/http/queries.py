@@ -22,7 +22,7 @@ from .bodies import decode_base64, is_fetchable
 from .search_schema import MatchImageRequest, MatchTextRequest, NamedProductBody, QueryBody, TermBody
 
 _SIZE = 256
-_MOST_VALUES = 1000  # values of a facet; a facet of ids has as many as there are products
+_MOST_VALUES = 1000  # values of a facet in a response; a facet of ids would have one for each product
 T = TypeVar("T")
 
 
@@ -39,7 +39,7 @@ def query_of(request: Request, catalog: ServedCatalog, body: QueryBody) -> Query
 def short_query_of(
     request: Request, catalog: ServedCatalog, body: MatchTextRequest | MatchImageRequest, terms: Sequence[Term]
 ) -> Query:
-    """Return the query for a request to a short route.
+    """Return the query for a request to `/match-text` or `/match-image`.
 
     Raises:
         UsageError, InputTypeError: As for `query_of`.
@@ -53,7 +53,7 @@ def image_term(url: str | None, base64: str | None, weight: float = 1.0) -> Term
     """Return the term for an image from a URL or a file in base64.
 
     Raises:
-        UsageError: Neither or both are given.
+        UsageError: Neither or both are given, or the URL is not an http(s) or `data:` URL.
     """
     if (url is None) == (base64 is None):
         raise UsageError("send exactly one of image_url and image_base64")
@@ -61,7 +61,7 @@ def image_term(url: str | None, base64: str | None, weight: float = 1.0) -> Term
 
 
 class CountedJson:
-    """Counts the JSON of a response to a search while it is made, within `max_body_bytes` and the service's memory.
+    """Counts the JSON of a response to a search as it is written, within `max_body_bytes` and the service's memory.
 
     Args:
         request: The request.
@@ -74,11 +74,11 @@ class CountedJson:
 
     @property
     def left(self) -> int:
-        """The bytes of JSON that may follow."""
+        """The number of bytes of JSON that may still be added."""
         return self._most - self._length
 
     def count(self, length: int, size: int | None = None) -> None:
-        """Count JSON of a length, and the memory that it takes if that is more.
+        """Count JSON by its length in bytes, and by its size in memory if that is larger.
 
         Raises:
             ProblemError: `too_many_bytes` or `queue_full`.
@@ -108,7 +108,7 @@ class MatchReply:
         self._json, self._catalog = CountedJson(request), catalog
 
     def write(self, found: Matches | RowError | None) -> Written | RowError:
-        """Return the results of a query as JSON; None stands for products with too many characters."""
+        """Return the results of a query as JSON; None means that the products have too many characters."""
         if found is None:
             raise _too_long()
         if isinstance(found, RowError):
@@ -122,12 +122,12 @@ class MatchReply:
         self._json.count(len(found.json), found.size)
 
     def start_over(self) -> None:
-        """Forget what has been counted, because all queries are answered once more."""
+        """Forget what has been counted, because all queries are answered again."""
         self._json.start_over()
 
 
 def write_matches(catalog: ServedCatalog, found: Matches, most: int) -> Written:
-    """Return results as JSON; their parts are written one by one, and the sizes are counted.
+    """Return results as JSON, whose parts are written one by one within a limit on their total size.
 
     Args:
         catalog: The catalogue.
@@ -194,7 +194,7 @@ def format_product(product: Product) -> dict[str, Any]:
 
 
 def most_frequent(counts: Mapping[Value, int], most: int) -> Iterator[dict[str, Any]]:
-    """Return the first values of a facet, each with its count."""
+    """Return the most frequent values of a facet, each with its count."""
     return ({"value": value, "count": count} for value, count in islice(counts.items(), most))
 
 

@@ -188,7 +188,7 @@ def unready(request: Request) -> ProblemError | None:
 
 
 def _image_of(pair: UrlPair | Base64Pair) -> ImageInput:
-    """Return a pair's image; null is an empty reference."""
+    """Return a pair's image, or an empty reference if it is null."""
     if isinstance(pair, UrlPair):
         return pair.image_url or ""
     return "" if pair.image_base64 is None else decode_base64(pair.image_base64)

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from ...config import ScoreKind
 from ...errors import ErrorCode, RowError
 
-ModelName = Annotated[str, Field(description="A served model (see /v1/models); by default, the default model.")]
+ModelName = Annotated[str, Field(description="Name of a served model (see /v1/models); by default, the first one.")]
 Caption = Annotated[str | None, Field(description="If null, only this pair fails.", examples=["a dog on grass"])]
 _DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"  # one red pixel
 Id = Annotated[
@@ -74,10 +74,10 @@ class SimilarityRequest(_Strict):
 
 
 class Failure(BaseModel):
-    """The reason why a pair has no score."""
+    """The reason why a pair has no score, or a query has no results."""
 
     code: Annotated[ErrorCode, Field(description="Error code, stable across releases.")]
-    detail: Annotated[str, Field(description="What happened to this pair.")]
+    detail: Annotated[str, Field(description="What happened.")]
 
 
 ByModel = Annotated[
@@ -147,7 +147,7 @@ class EmbeddingsRequest(BaseModel):
 
 
 class Embedding(BaseModel):
-    """A unit vector."""
+    """The embedding of an input, a unit vector."""
 
     object: Literal["embedding"] = "embedding"
     index: int
@@ -196,7 +196,7 @@ class InfoAnswer(BaseModel):
 
 
 class Status(BaseModel):
-    """The service is healthy."""
+    """The response of a healthy service."""
 
     status: Literal["ok"] = "ok"
 

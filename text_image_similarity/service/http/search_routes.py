@@ -1,4 +1,4 @@
-"""The search routes: short ones, and one for the full query language."""
+"""The search routes: `/match-text` and `/match-image`, and one for the full query language."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ async def answer(
 
 
 async def answer_one(request: Request, catalog: ServedCatalog, read: Callable[[], Query]) -> Response:
-    """Answer the query that a function returns, as in `answer`.
+    """Answer the query that `read` returns; see `answer`.
 
     Raises:
         ProblemError: The request is refused, an image or text cannot be encoded, or the response is too long.

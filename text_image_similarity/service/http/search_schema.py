@@ -15,15 +15,15 @@ Where = Annotated[
         examples=['category = "Shoes" and price <= 90'],
     ),
 ]
-TopK = Annotated[StrictInt, Field(ge=1, le=1000, description="Maximum number of products in a response.")]
-Name = Annotated[str, Field(max_length=201)]  # name of a field, optionally after a sign
+TopK = Annotated[StrictInt, Field(ge=1, le=1000, description="Maximum number of products on a page of results.")]
+Name = Annotated[str, Field(max_length=201)]  # name of a field, optionally with a sign before it
 Names = Annotated[list[Name], Field(max_length=32)]
-# The limit is that of a query string, because the cursor grows with each page.
+# The same limit as in a query string; it is high, because the cursor grows with each page.
 Page = Annotated[str, Field(max_length=32_768, description="`next` of the previous page.")]
 Similarity = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False, strict=True)]
 Weight = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False, strict=True)]
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
-Reference = Annotated[str, Field(max_length=500_000)]  # clients get these from responses about products
+Reference = Annotated[str, Field(max_length=500_000)]  # limited, because responses contain them too
 Scalar = str | bool | float
 _DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"  # one red pixel
 
@@ -105,7 +105,7 @@ class ProductFacts(BaseModel):
 
 
 class ReasonFacts(BaseModel):
-    """What one term contributed to a score."""
+    """The contribution of one term to a score."""
 
     term: str
     similarity: float | None
@@ -119,13 +119,16 @@ class MatchFacts(BaseModel):
     similarity: float | None
     probability: float | None
     score: float | None
-    thumbnail: Annotated[str | None, Field(description="The path of a thumbnail of the product's most similar image.")]
+    thumbnail: Annotated[
+        str | None,
+        Field(description="Path of a thumbnail of the product's most similar or first image."),
+    ]
     product: ProductFacts
     why: list[ReasonFacts]
 
 
 class FacetCount(BaseModel):
-    """The number of products found that have a value."""
+    """A value, and the number of products found that have it."""
 
     value: Scalar
     count: int
@@ -206,7 +209,7 @@ class EventRequest(_Strict):
 
 
 class ProductBody(_Strict):
-    """A product to add, or to replace the one that has the same id."""
+    """A product that is added, or that replaces the one with the same id."""
 
     name: str = ""
     images: Annotated[list[Reference], Field(max_length=8, description="http(s) and data: URLs.")] = []
@@ -226,12 +229,12 @@ class BatchRequest(_Strict):
 
     products: Annotated[list[NamedProductBody], Field(fail_fast=True)] = (
         []
-    )  # only the first error is reported, because reporting many takes the longest time
+    )  # only the first error is reported, because reporting many takes a long time
     delete: Annotated[list[str], Field(fail_fast=True)] = []
 
 
 class AddAnswer(BaseModel):
-    """The result of adding products."""
+    """The result of adding, replacing and deleting products."""
 
     added: int
     updated: int

@@ -136,7 +136,7 @@ class _Server(uvicorn.Server):
             ending.cancel()
 
     async def _end_writes(self) -> None:
-        """After the time limit of requests, end writes to catalogues, so that they are answered even if images hang."""
+        """After a request's time limit, end writes to catalogues: a slow image host must not delay the shutdown."""
         await asyncio.sleep(self._app.state.settings.request_timeout_s)
         for upkeep in self._app.state.upkeep.values():
             await upkeep.end()

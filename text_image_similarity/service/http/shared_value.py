@@ -19,7 +19,7 @@ _LASTS_S = 1.0
 class SharedValue(Generic[T]):
     """A value that is read at most once a second, by one request at a time, and that all other requests share.
 
-    It is read for a client of its own, the service, so that it does not wait behind the work of whoever asked first.
+    Reads run on behalf of the service itself, so they do not wait behind other work of the client that needs the value.
 
     Args:
         clock: Function that returns seconds, for tests.
@@ -30,10 +30,10 @@ class SharedValue(Generic[T]):
         self._reading: asyncio.Task[T] | None = None
 
     async def get(self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Return the value, or raise the exception with which its last reading failed."""
+        """Return the value, or raise the exception with which the last read failed."""
         now = self._clock()
         if self._reading is None or (self._reading.done() and now >= self._began + _LASTS_S):
             own = Context()
             own.run(current.set, SERVICE)
             self._reading, self._began = asyncio.create_task(read(), context=own), now
-        return await asyncio.shield(self._reading)  # a request that gives up does not end it for the others
+        return await asyncio.shield(self._reading)  # a request that gives up does not end the read for the others

@@ -1,6 +1,6 @@
-"""Read little at a time from connections, so that what has arrived early takes little memory.
+"""Read from connections in small pieces, so that data that arrives early takes little memory.
 
-Uvloop would read up to 256 kB at a time for a protocol that takes received data as bytes.
+Uvloop would read up to 256 kB at a time for a protocol that receives data as bytes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ READ_BYTES = 1 << 16
 
 
 def new_buffer() -> memoryview:
-    """Return a buffer for all connections of a server, because each copies what it has read at once."""
+    """Return the buffer that all connections of a server share; each immediately copies what it has read."""
     return memoryview(bytearray(READ_BYTES))
 
 
@@ -20,7 +20,7 @@ class SmallReads(asyncio.BufferedProtocol):
 
     Args:
         protocol: The other protocol.
-        buffer: What to read into, as `new_buffer` returns it.
+        buffer: Buffer to read into, from `new_buffer`.
     """
 
     def __init__(self, protocol: asyncio.Protocol, buffer: memoryview) -> None:

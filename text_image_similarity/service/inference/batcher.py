@@ -96,7 +96,10 @@ class Batcher:
             self._closed = True
             self._changed.notify()
         self._thread.join()
-        self._work, self._idle = lambda items: None, lambda: None  # the owner of `work` may own this batcher
+        self._work, self._idle = (
+            lambda items: None,
+            lambda: None,
+        )  # break a cycle with the owner of `work`
 
     def _run(self) -> None:
         while batch := self._take():

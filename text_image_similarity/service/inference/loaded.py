@@ -1,7 +1,7 @@
 """The models in memory: loaded on demand and, beyond a budget, unloaded, least recently used first.
 
-Only models that no request needs are unloaded, so no request fails or waits because of that; if requests need more
-models than fit in the budget, the budget is exceeded. Only weights are counted.
+No model is unloaded while a request in progress needs it; if requests need more models than fit in the budget, the
+budget is exceeded. Only weights are counted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RELOAD_S = 30.0  # pause after a model failed to load
 class LoadedModels:
     """Loaded models by name.
 
-    Call all methods except `release` on one thread, which must be that of the event loop once there is one.
+    Call all methods except `release` on one thread, which must be that of the event loop once one is running.
 
     Args:
         load: Function that loads a model by its name; called on threads that may block.
@@ -52,7 +52,7 @@ class LoadedModels:
         self._closing: list[Future[None]] = []
         self._bytes: dict[str, int] = {}  # bytes of weights; remembered when a model is unloaded
         self._needed: Counter[str] = Counter()  # number of items that need each model
-        self._used: dict[str, int] = {}  # larger means used later
+        self._used: dict[str, int] = {}  # a larger number means used more recently
         self._uses = count()
         self._lock = Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -77,7 +77,7 @@ class LoadedModels:
             self._add(name, self._load(name))
 
     def need(self, name: str, items: int) -> None:
-        """Keep a model, once it is loaded, until this number of items has been released."""
+        """Keep a model in memory, once it is loaded, until this number of items has been released."""
         self._loop = asyncio.get_running_loop()
         self._used[name] = next(self._uses)
         with self._lock:
@@ -154,7 +154,7 @@ class LoadedModels:
         self._make_room()
 
     def _warn_of(self, name: str) -> None:
-        """Log, when a model is first loaded, that it can never stay in memory."""
+        """Warn if the weights of a model that is loaded for the first time do not fit in the budget."""
         together = sum(self._bytes.get(each, 0) for each in {name, self._default})
         if self._budget is None or together <= self._budget:
             return
@@ -179,7 +179,7 @@ class LoadedModels:
             if sum(self._bytes.get(each, 0) for each in {*self._loaded, *self._loading}) <= self._budget:
                 return
             self._metrics.count_unload(name)
-            logger.info("unloaded %s, which frees %.0f MB of weights", name, self._bytes[name] / 1e6)
+            logger.info("unloaded %s to free %.0f MB of weights", name, self._bytes[name] / 1e6)
             self._closing = [each for each in self._closing if not each.done()]
             self._closing.append(start_daemon(partial(_close, [self._loaded.pop(name)]), name="service"))
 

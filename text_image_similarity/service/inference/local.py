@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("text_image_similarity")
 
-_PROVEN_S = 60.0  # how long a success counts; an idle model tests itself more often
-_STUCK_S = 300.0  # a model that has had work but no success for this long is not expected to recover
+_PROVEN_S = 60.0  # how long a success proves that a model works; an idle model tests itself more often
+_STUCK_S = 300.0  # a model without any success for this long, even in self-tests, is not expected to recover
 _CLOSING_S = 3.0
 
 
@@ -60,7 +60,7 @@ class LocalModelPool:
         self._workers: ImageWorkers | None = None
         self._models = LoadedModels(self._load, metrics, settings.default, settings.model_memory)
         self._calibrations: tuple[Calibration, ...] = ()  # calibrations of an ensemble of probabilities
-        self._together: SeveralEncoders | None = None  # the ensemble, whose models are loaded before it and stay
+        self._together: SeveralEncoders | None = None  # the ensemble, whose models are loaded before it and stay loaded
         self._unproven: set[str] = set()  # models that were requested at run time and are being loaded
         self._inflight = InFlight(settings.max_inflight)
         metrics.inflight.set_function(self._inflight.total)
@@ -231,7 +231,7 @@ class LocalModelPool:
         return served
 
     def _unit(self, name: str, outcome: Outcome) -> Outcome:
-        """Return an embedding of length 1; for several models, their embeddings are concatenated first."""
+        """Return an embedding, scaled to length 1 if it is the concatenated embedding of an ensemble."""
         if name != ENSEMBLE or self._together is None or isinstance(outcome, RowError):
             return outcome
         return self._together.unit(outcome)

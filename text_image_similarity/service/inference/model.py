@@ -3,7 +3,7 @@
     Job -> distinct images -> fetch (threads) -> decode + tokenize (threads) -> Batcher -> encode -> score
 
 The steps and their results are those of the pipeline. An item that is finished early, because of a failure or cached
-embeddings, takes no place in a batch; neither does an item whose client has left.
+embeddings, is not queued for a batch, and an item whose client has left is not encoded.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class ServedModel:
         config = settings.config_of(name)
         self.name = name
         self.facts = asdict(encoder.info) | {"embed_dim": encoder.embed_dim}
-        self.weight_bytes = int(getattr(encoder, "weight_bytes", 0))  # only encoders of this package have one
+        self.weight_bytes = int(getattr(encoder, "weight_bytes", 0))  # an attribute of this package's encoders only
         self.problem: ModelError | None = None  # why the model has stopped working
         _self_test(name, encoder)
         self.succeeded = time.monotonic()  # time of the last success
@@ -66,7 +66,7 @@ class ServedModel:
             settings.cache_entries,
             open_cache(config, encoder, max_entries=_FILE_ENTRIES, watch=partial(metrics.count_shared_cache, name)),
         )
-        # Weak, so that a closed model does not stay in memory until a garbage collection.
+        # Does not refer to `self`, so that a closed model does not stay in memory until a garbage collection.
         self._stages = Stages(config, encoder, partial(_find_image, self._known, metrics, name))
         self._members = len(encoder.members) if isinstance(encoder, SeveralEncoders) else 1
         self._rate = 0.0  # recent items per second
@@ -255,7 +255,7 @@ class ServedModel:
             item.job.finish(item)
 
     def _mark_lost(self, items: Iterable[Item], problem: ModelError) -> None:
-        """Record that the model has stopped working, and fail the jobs of some items."""
+        """Record that the model has stopped working, and fail the jobs of the given items."""
         if self.problem is None:
             self.problem = problem
             logger.error("%s has stopped working: %s", self.name, problem)
@@ -286,7 +286,7 @@ class ServedModel:
 
     @contextmanager
     def _stage(self, name: str, items: Sequence[Item]) -> Iterator[None]:
-        """Record the time of a stage for some items together."""
+        """Record the time that items spend in a stage together."""
         began = time.time()
         try:
             yield
@@ -315,7 +315,7 @@ def _check_caption(caption: str | None) -> RowError | None:
 
 
 def _self_test(name: str, encoder: Encoder) -> None:
-    """Encode a sample, so that a broken model is noticed before requests arrive."""
+    """Encode a sample image and caption, and raise a `ModelError` if that fails."""
     try:
         vectors = [*encoder.encode_image([np.zeros((8, 8, 3), np.uint8)]), *encoder.encode_text(["an image"])]
     except ModelError:

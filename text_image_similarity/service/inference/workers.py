@@ -17,7 +17,7 @@ from ..jobs import ImageInput
 from ..shares import Client, FairQueue, Task
 
 _HOSTS = 1000  # hosts whose queues are kept
-_LOOK_S = 1.0  # longest wait at shutdown, after which waiting decodes are dropped
+_LOOK_S = 1.0  # interval at which threads that wait for a decode check whether the service is stopping
 _LONG_S = 0.03  # about the time to decode a photo of 4 megapixels
 
 logger = logging.getLogger("text_image_similarity")
@@ -67,7 +67,7 @@ class ImageWorkers:
             pass
 
     def read(self, image: ImageInput, client: Client = None) -> bytes | RowError:
-        """Return an image's encoded bytes, or the error that prevents it; never raises."""
+        """Return an image's encoded bytes, or the reason why they cannot be read; never raises."""
         try:
             return self._fetcher.fetch(image, client)
         except RowError as error:

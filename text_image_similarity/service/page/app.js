@@ -81,7 +81,7 @@ const single = new Run(document.querySelector("#image-mode form"), {
     if (!state.image && !url) throw new Missing("Choose an image or give its URL.", byId("image"));
     const captions = byId("captions").value.split("\n").map((line) => line.trim()).filter(Boolean);
     if (!captions.length) throw new Missing("Type a caption.", byId("captions"));
-    if (captions.length > MOST_ROWS) throw new Missing(`This page takes ${MOST_ROWS} captions at most.`, byId("captions"));
+    if (captions.length > MOST_ROWS) throw new Missing(`This page accepts at most ${MOST_ROWS} captions.`, byId("captions"));
     return captions.map((caption) => ({ caption, url, file: state.image }));
   },
 });
@@ -128,13 +128,13 @@ const many = new Run(document.querySelector("#table-mode form"), {
   },
 });
 
-/** Return the uploaded image with a reference's file name, if the reference is not a URL. */
+/** Return the chosen image file that a reference names, unless the reference is a URL. */
 function handed(url) {
   return /^[a-z][a-z0-9+.-]+:/i.test(url) ? undefined : state.images.get(url.split(/[\\/]/).at(-1));
 }
 
 async function decoded(file) {
-  if (file.size > MOST_TABLE_BYTES) throw new TableProblem(`${file.name} has ${megabytes(file.size)}; this page takes tables of ${megabytes(MOST_TABLE_BYTES)} at most.`);
+  if (file.size > MOST_TABLE_BYTES) throw new TableProblem(`${file.name} has ${megabytes(file.size)}; this page accepts tables of at most ${megabytes(MOST_TABLE_BYTES)}.`);
   let bytes;
   try {
     bytes = new Uint8Array(await file.arrayBuffer());

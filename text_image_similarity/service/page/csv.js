@@ -1,4 +1,4 @@
-// CSV as in RFC 4180, read as strictly and written exactly as by score_csv.
+// Reads CSV (RFC 4180) as strictly as score_csv does, and writes it in the same way.
 
 export class TableProblem extends Error {}
 
@@ -48,7 +48,7 @@ export function table(text, most) {
     }
     all.push(fields);
     if (all.length > most + 1) {
-      throw new TableProblem(`This page takes ${most.toLocaleString("en")} rows at most; for more, use text-image-similarity score.`);
+      throw new TableProblem(`This page accepts at most ${most.toLocaleString("en")} rows; for more, use text-image-similarity score.`);
     }
   }
   if (!all.length) throw new TableProblem("The table is empty; it needs a header line with the columns url and caption.");

@@ -1,4 +1,4 @@
-// One run: the pairs of a form are sent to the service, and its panel shows progress, scores and failures.
+// One run: the pairs of a form are sent to the service, and the form's panel shows progress, scores and failures.
 
 import { Problem, score } from "./service.js";
 import { el, failure, fold, plain, reference, Scores } from "./show.js";
@@ -8,8 +8,9 @@ const pairsOf = (number) => `${grouped(number)} pair${number === 1 ? "" : "s"}`;
 
 export class Run {
   /**
-   * `prepare()` returns the pairs or raises an Error with what is missing (and `field`, where to fix it); `begin()` returns
-   * {asked, limits}; `refused(problem)` gets what ended a run; `save(results)`, if any, returns the text to download.
+   * `prepare()` returns the pairs, or raises an Error that says what is missing (with `field`, the input to fill in);
+   * `begin()` returns {asked, limits}; `refused(error)` is called when an error ends a run; `save(results)`, if given,
+   * returns the text to download.
    */
   constructor(form, { prepare, begin, refused, save }) {
     Object.assign(this, { prepare, begin, refused, save, pairs: [], results: new Map(), images: [] });
@@ -110,7 +111,7 @@ export class Run {
     this.failures.get(words).append(el("li", {}, ...origin, fold(pair.caption)));
   }
 
-  /** Return the image of a pair if this page has it; images are never loaded from their hosts. */
+  /** Return a pair's image, or “not shown” if this page does not have it; images are never loaded from their hosts. */
   image(pair) {
     const none = el("span", { class: "none" }, "not shown");
     const inside = /^data:image\//i.test(pair.url);

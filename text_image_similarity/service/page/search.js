@@ -108,7 +108,7 @@ async function queryOf() {
   return { query, labels: terms.map(({ label }) => label), fields, ...headline(fields) };
 }
 
-/** Suggest a filter to loosen: how many products there would be without each. */
+/** Suggest filters to loosen, each with the number of products that would be found without it. */
 async function explainNothing(options) {
   const found = await loosened(state, catalog(), options);
   results.explain(

@@ -24,7 +24,7 @@ export async function catalogs(options) {
   return (await askTwice("v1/catalogs", options)).data;
 }
 
-/** Send one query; if only the query fails, the error is raised as for a failed request. */
+/** Send one query; an error of the query is raised like that of a failed request. */
 export async function match(catalog, query, options) {
   const { results } = await askTwice(under(catalog, "match"), { ...options, body: JSON.stringify({ queries: [query] }) });
   if (results[0].error) throw Object.assign(new Error(results[0].error.detail), results[0].error);

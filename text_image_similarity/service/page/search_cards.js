@@ -37,7 +37,7 @@ export class Cards {
     this.watcher.disconnect();
   }
 
-  /** Return a card; `shown` is {fields, category, price, labels, best, matchId}: fields, and the names of the terms. */
+  /** Return a card; `shown` is {fields, category, price, labels, best, matchId}, where `labels` name the terms. */
   card(match, shown) {
     const name = el("button", { type: "button", class: "name" }, el("bdi", {}, plain(match.product.name || match.product.id)));
     const shot = this.shot(match.thumbnail);

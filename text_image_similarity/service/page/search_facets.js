@@ -72,7 +72,7 @@ export class Filters {
     return [...this.boxes.keys()];
   }
 
-  /** Show what is ticked; a field's counts ignore its own ticks, so each count shows what ticking that value would find. */
+  /** Show what is ticked; a field's counts ignore its own ticks, so each shows how many products its value would find. */
   async update(state, counts, options) {
     for (const [name, { least, most }] of this.ends) {
       least.value = state.least.get(name) ?? "";

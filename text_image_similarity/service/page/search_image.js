@@ -68,7 +68,7 @@ export class QueryImage {
     byId("image-name").textContent = file ? plain(`${file.name.slice(0, 80)}, ${megabytes(file.size)}`) : "";
   }
 
-  /** The part of the image that the browser's history keeps: its number in this visit. */
+  /** The number of the image in this visit, which the browser's history stores instead of the image. */
   get number() {
     return this.kept.indexOf(this.file);
   }

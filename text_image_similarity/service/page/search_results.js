@@ -4,8 +4,8 @@ import { facets } from "./search_api.js";
 import { filtered, whereOf } from "./search_state.js";
 import { el, plain } from "./show.js";
 
-// A match is weaker if its probability is below one half, where a calibration (the catalogue's or the model's) gives one, or
-// if its score is less than this share of the best one. Models differ too much for a fixed limit on the similarity.
+// A match is weak if its probability, which needs a calibration (the catalogue's or the model's), is below one half, or if its
+// score is not positive or less than this share of the best one. Models differ too much for a fixed limit on the similarity.
 const LIKELY = 0.5;
 const SHARE_OF_BEST = 0.6;
 const byId = (id) => document.getElementById(id);

@@ -1,11 +1,11 @@
-// A visitor's query, in the form of the address and of the service's requests. The image is not in the address.
+// A visitor's query, as it is in the page's address, which does not contain the image, and in requests to the service.
 
 export const AWAY = -0.75; // the service's weight for "without"
 const PREFIXES = { is: "values", from: "least", to: "most" };
 
 /**
- * The query: `products` are {id, away}; `values` holds the ticked values of a field as text; `least` and `most` are a
- * number field's limits; `balance` is the image's share of a query of words and image, in percent.
+ * Return an empty query. `products` are {id, away}; `values` are the ticked values of each field, as text; `least` and
+ * `most` are the limits of number fields; `balance` is the image's weight in percent if there are also words.
  */
 export function nothing(catalog = "") {
   return { catalog, text: "", without: "", products: [], values: new Map(), least: new Map(), most: new Map(), balance: 50 };
@@ -37,7 +37,7 @@ export function writeAddress(state, { catalogShown }) {
   return said.size ? `?${said}` : location.pathname;
 }
 
-/** Remove the parts of a query that a catalogue with only these fields cannot process. */
+/** Remove the filters for fields that the catalogue does not have. */
 export function keepKnown(state, fields) {
   const known = new Set(fields.map((field) => field.name));
   for (const part of [state.values, state.least, state.most]) {
@@ -45,7 +45,7 @@ export function keepKnown(state, fields) {
   }
 }
 
-/** Return the filter, or undefined without one; `but` names a field whose conditions are left out. */
+/** Return the filter, or undefined if there is none; conditions on the field `but` are left out. */
 export function whereOf(state, fields, but) {
   const kinds = new Map(fields.map(({ name, kind }) => [name, kind]));
   const typed = (field, value) => (kinds.get(field) === "bool" ? value === "true" : value);

@@ -80,7 +80,8 @@ async function patiently(body, { signal, say }) {
 /**
  * Yield arrays of {pair, similarity, error}, in the order of the pairs.
  *
- * A pair is {caption, url} or {caption, file}; `asked` holds model and score, `limits` the maximum pairs and bytes per request.
+ * A pair is {caption, url} or {caption, file}; `asked` contains the model and the score kind, `limits` the maximum number
+ * of pairs and of bytes per request.
  */
 export async function* score(pairs, asked, limits, { signal, say }) {
   const waiting = batches(pairs, limits);

@@ -4,7 +4,7 @@ import { setKey } from "./service.js";
 
 const byId = (id) => document.getElementById(id);
 
-/** Show the form, because the service has refused a request without a key. */
+/** Show the form, because the service has refused a request for lack of a valid key. */
 export function lock() {
   byId("unlock").hidden = false;
   byId("key").focus();

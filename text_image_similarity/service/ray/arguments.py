@@ -61,7 +61,7 @@ class Replicas:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The deployment plan.
+    """What to deploy: the service's settings, and the replicas of its models and gateway.
 
     Args:
         settings: Settings of the service.
@@ -96,7 +96,7 @@ _OWN = _SHARED - {"limits"} | {"model", "revision"}
 
 
 def read_arguments(args: Mapping[str, Any]) -> Plan:
-    """Return the plan for the arguments.
+    """Check the arguments of a deployment, and return what to deploy.
 
     Args:
         args: See `build`. Values may be strings, as on the command line, where mappings and lists are JSON.
@@ -139,7 +139,7 @@ def apply_environment(settings: Settings, environment: Mapping[str, str]) -> Set
 
 
 def _parse_value(name: str, value: Any) -> Any:
-    """Parse a string that contains JSON."""
+    """Return a value, parsed if it is a string with a JSON list or object."""
     if not isinstance(value, str) or not value.startswith(("{", "[")):
         return value
     try:

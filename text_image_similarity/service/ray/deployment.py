@@ -59,7 +59,7 @@ def build(args: dict[str, Any]) -> Application:
 
     plan = read_arguments(args)
     settings = plan.settings
-    # Clients take turns in a replica, but not while they wait for it in Ray's queues.
+    # So large that requests wait in a replica, where clients take turns, and not in Ray's queues, where they do not.
     all_pairs = settings.max_inflight * (plan.gateway.max_replicas or plan.gateway.min_replicas)
     models = {}
     for name, replicas in plan.models.items():
@@ -146,7 +146,7 @@ class ModelReplica:
             if self._pool.dead() is not None:
                 # This replica would refuse requests faster than others respond, and so attract all of them until Ray
                 # considers it unhealthy. Once it is gone, the gateways send its requests to other replicas.
-                logger.critical("%s ends: %s", self._name, problem.detail)
+                logger.critical("%s exits, so that Ray replaces it: %s", self._name, problem.detail)
                 logging.shutdown()
                 os._exit(1)
             return problem

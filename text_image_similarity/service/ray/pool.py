@@ -62,7 +62,7 @@ class RayModelPool:
         settings: Settings of the service.
         models: Handle of each model's deployment, by the model's name.
         peers: Handle of all gateways, including this one.
-        metrics: Metrics of this gateway, which also shows those reported by others.
+        metrics: Metrics of this gateway, which include those that other replicas report.
     """
 
     def __init__(
@@ -107,11 +107,11 @@ class RayModelPool:
         return None
 
     def refusal(self) -> ProblemError | None:
-        """See `ModelPool`: whether this gateway has room."""
+        """See `ModelPool`; this checks only whether the gateway has room."""
         return self._inflight.problem(current.get())
 
     def unready(self) -> ProblemError | None:
-        """See `ModelPool`: whether some model has no replica that is ready."""
+        """See `ModelPool`; every model needs a replica that is ready."""
         for name, handle in self._models.items():
             problems = [report.unready for report in self._reports(handle)]
             if all(problems):
@@ -119,7 +119,7 @@ class RayModelPool:
         return None
 
     def dead(self) -> ProblemError | None:
-        """See `ModelPool`: Ray replaces the replicas of models, and a new gateway would find the same ones."""
+        """Return None, because Ray replaces the replicas of models, and a new gateway would find the same ones."""
         return None
 
     def models(self) -> Mapping[str, Mapping[str, Any] | None]:
@@ -141,7 +141,7 @@ class RayModelPool:
     async def _answer(
         self, model: str | None, fail: Callable[[RowError], ResultT], method: str, items: list[Any], *more: Any
     ) -> Answer[ResultT]:
-        """Have a replica process a request; `fail` returns an item's result for the timeout error."""
+        """Have a replica process a request; `fail` converts the timeout error into an item's result."""
         name, client = choose_model(self._settings, model), current.get()
         timeout_s = self._settings.request_timeout_s
         self._inflight.enter(client, len(items))
@@ -200,7 +200,7 @@ class RayModelPool:
 
 
 async def _collect_reports(handle: DeploymentHandle[Any]) -> list[Report] | None:
-    """Return the reports of a deployment's replicas; None if they are unknown now."""
+    """Return the reports of a deployment's replicas; None if they cannot be collected now."""
     from ray.serve.exceptions import DeploymentUnavailableError
 
     try:
@@ -226,7 +226,7 @@ class ClusterMetrics(Metrics):
         self.others: list[Report] = []
 
     def write(self) -> bytes:
-        """Return everything in Prometheus' text format."""
+        """Return the metrics of all replicas in Prometheus' text format."""
         whole: dict[str, Metric] = {}
         for replica, families in (
             (self.replica, list(self.registry.collect())),

@@ -1,1 +1,1 @@
-"""Catalogues in the service: queries share batches of the models with scoring, and scans with each other."""
+"""Catalogues in the service: terms are encoded in the same batches as pairs, and queries are answered together."""

@@ -40,9 +40,9 @@ class Answered:
 
     Args:
         answer: The products as JSON, or the reason why a term cannot be encoded.
-        generation: The generation that answered.
+        generation: Number of the generation that was searched.
         milliseconds: Duration of each stage, `encode` and `search`, or only `cache` if the results were cached.
-        work: Results of the models, for traces.
+        work: Results of the models and time of the search, for traces.
     """
 
     answer: Written | RowError
@@ -52,20 +52,20 @@ class Answered:
 
 
 class Reply(Protocol):
-    """The response to a request, whose parts are counted while they are made, on any thread.
+    """The response to a match request, whose parts are counted as they are written, on any thread.
 
     Raises:
         ProblemError: From each method, `too_many_bytes` or `queue_full`.
     """
 
     def write(self, found: Matches | RowError | None) -> Written | RowError:
-        """Return the results of a query as JSON; None stands for products with too many characters."""
+        """Return the results of a query as JSON; None means that the products have too many characters."""
 
     def add(self, found: Written) -> None:
         """Count results that are JSON already."""
 
     def start_over(self) -> None:
-        """Forget what has been counted, because all queries are answered once more."""
+        """Forget what has been counted, because all queries are answered again."""
 
 
 class ServedCatalog:
@@ -93,7 +93,7 @@ class ServedCatalog:
         self._scans: Scans | None = None
         self._watching: asyncio.Task[None] | None = None
         # Other reads, such as facets, may take a long time and must not delay searches.
-        # They must not end a write halfway either, so the checks of writes have threads of their own.
+        # Nor must they make a write time out halfway, so the checks of writes have separate threads.
         self._searching, self._reading, self._checking = (Threads(name, _THREADS, self._timeout_s) for _ in range(3))
         self.thumbnails = Thumbnails(config, self._timeout_s, self._check_file)
 
@@ -136,7 +136,7 @@ class ServedCatalog:
         """Prepare the catalogue, its model, and its vectors.
 
         Raises:
-            ConfigError, ModelError: The catalogue cannot be opened.
+            ConfigError, TableError, ModelError: The catalogue cannot be opened.
         """
         try:
             await asyncio.to_thread(self.open)
@@ -236,7 +236,9 @@ class ServedCatalog:
         generation = searcher.live()
         names = [f"/queries/{number}" for number in range(len(queries))] if len(queries) > 1 else [""]
         asked = [searcher.check(query, generation, name) for query, name in zip(queries, names, strict=True)]
-        keys = [key_of(query, generation.number, version) for query in queries]  # here, because images may be long
+        keys = [
+            key_of(query, generation.number, version) for query in queries
+        ]  # on a thread, because images may be long
         return generation, version, asked, keys
 
     async def _answer(self, generation: Generation, asked: Sequence[Checked], reply: Reply) -> list[Answered]:
@@ -275,7 +277,7 @@ class ServedCatalog:
                 identity.check_place(self._config.model)
             config = replace(self._config, model=identity.model, revision=identity.revision)
             name = await self._pool.serve_model(config)
-            # Writers need this model too, and any other one is refused.
+            # Writers need this model too; `lend` refuses any other.
             if (encoder := self._pool.encoder(name)) is not None:
                 await asyncio.to_thread(self.catalog.searcher.lend, generation, encoder)
             self._models[generation.number] = name

@@ -41,12 +41,12 @@ from .threads import Threads
 logger = logging.getLogger("text_image_similarity")
 
 _THREADS = 2
-# Maximum number and size of a request's entries that wait at a time, if entries are required: the queue has room for one
-# client's, however many queries a request may have. An entry is always smaller.
+# Maximum number and size of a request's entries that wait at a time, if entries are required: so many always fit in a
+# client's share of the queue. A single entry is always smaller than this size.
 _MOST_WAITING, _MOST_WAITING_BYTES = 500, MOST_BYTES // 4
-# Maximum number of characters of a query, and of its filter, in the entry of an answered and of a refused request.
+# Maximum number of characters of a query or its filter in an entry: for an answered request, and for a refused one.
 _MOST_ANSWERED, _MOST_REFUSED = 200_000, 10_000
-_ENTRY_BYTES, _CHARACTER_BYTES = 2000, 16  # memory of an entry, and of each character of its JSON, in short values
+_ENTRY_BYTES, _CHARACTER_BYTES = 2000, 16  # memory of an entry, and of each character of its JSON if values are short
 
 
 class _Said(NamedTuple):
@@ -61,7 +61,7 @@ class Asked:
     """The queries and results of a match request, as far as it has been processed.
 
     Args:
-        catalog: Name of the catalogue; None if it does not exist.
+        catalog: Name of the catalogue in the request; None means the default catalogue.
         ids: Ids of the matches for events, one for each query.
         queries: The queries as entries contain them; empty if they could not be read.
         wheres: Filters of the queries as JSON values, None for a query without one.
@@ -77,7 +77,7 @@ class Asked:
     def take(self, queries: Sequence[Query], fields: Sequence[Field], log_queries: LogQueries) -> None:
         """Record the queries, with their filters, already parsed by `access.bound`, as JSON values.
 
-        This takes time in proportion to the queries, with their images, so it runs on a thread.
+        The longer the queries and their images, the longer this takes, so it runs on a thread.
         """
         self.queries = [_said_of(query, log_queries) for query in queries]
         wheres: list[Any] = [query.where for query in queries]
@@ -86,7 +86,7 @@ class Asked:
 
 
 class Journal:
-    """The logs of a service's catalogues.
+    """The match logs of a service's catalogues.
 
     Args:
         settings: Settings that say whether and where entries are written, and how much of a query they contain.
@@ -142,7 +142,7 @@ class Journal:
     ) -> None:
         """Write the entries of a match request that is about to be answered.
 
-        A request without a key that is needed must not fill the disk, so it is only counted in the metrics.
+        A request that lacks a required key must not fill the disk, so it is only counted in the metrics.
 
         Raises:
             ProblemError: `log_unavailable`, if entries are required and cannot be written.
@@ -171,7 +171,7 @@ class Journal:
             except (DatabaseError, TimeoutError) as exc:
                 self._metrics.log_entries.labels(name, "lost").inc(len(kept) - written)
                 logger.warning("the match log cannot be written: %s", str(exc) or "it takes too long")  # names paths
-                detail = "the match log cannot be written, and responses require an entry"
+                detail = "the match log cannot be written, and each response requires an entry"
                 raise ProblemError("log_unavailable", detail, retry_after_s=5) from exc
             return
         taken = sum(writer.put(entry, size=size, client=client) for entry, size in kept)
@@ -251,14 +251,14 @@ def _groups(kept: Sequence[tuple[LogEntry, int]]) -> Iterator[Sequence[tuple[Log
 
 
 def _bounded(said: _Said, most: int) -> tuple[Any, int]:
-    """Return a query and the most bytes that it takes; if its JSON is too long for the log's disk, only its length."""
+    """Return a query and the most bytes that it takes in memory; if its JSON is too long, only its length is kept."""
     if said.length > most:
         return {"left_out": f"{said.length:,} characters"}, 0
     return said.value, _CHARACTER_BYTES * said.length
 
 
 class _Products(Sequence[Mapping[str, Any]]):
-    """Products as an entry names them, made when they are read: as mappings, they would take far more memory."""
+    """The products of an entry, which become mappings when they are read: mappings take far more memory."""
 
     __slots__ = ("_shown",)
 

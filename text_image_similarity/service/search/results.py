@@ -18,7 +18,7 @@ Key = tuple[int, int, str, int, bytes]
 
 
 def key_of(query: Query, generation: int, version: int) -> Key:
-    """Return the key of results: the query with its page, the model, and the version of the data."""
+    """Return the cache key of results: the query with its page, the generation, and the version of the data."""
     return generation, version, digest_of(query, _DIGEST), query.top_k, sha256((query.after or "").encode()).digest()
 
 
@@ -35,7 +35,7 @@ class Written:
     """The results of a query.
 
     Args:
-        json: JSON of the results, from after the id of the match to the end.
+        json: JSON of the results, without the id of the match at the beginning.
         shown: The products.
         total, generation, plan: As in `Matches`.
     """

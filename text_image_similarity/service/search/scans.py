@@ -1,4 +1,4 @@
-"""Batch searches: those that wait while another one runs become one matrix product. Clients take turns."""
+"""Combine the searches that wait while others run into one matrix product. Clients take turns."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ logger = logging.getLogger("text_image_similarity")
 Answers = list[Written | RowError]
 Write = Callable[[Matches | RowError | None], Written | RowError]
 _MOST = 64  # maximum cost of a pass, in typical queries
-_QUERY_S = 0.005  # of a typical query; whoever takes longer pays for it afterwards
-_PASS_S = 0.5  # after which the remaining queries of a pass are queued again
+_QUERY_S = 0.005  # time of a typical query; a client is charged afterwards for the time beyond it
+_PASS_S = 0.5  # time after which the remaining queries of a pass are queued again
 _MOST_WAITING = 256
 _CHUNKS = 5  # pieces in which a list of groups and their counts are read
 
@@ -48,7 +48,7 @@ class _Scan:
     texts: Sequence[Outcome]
     images: Sequence[Outcome]
     cost: int = 0  # estimated cost in typical queries, set when it is queued
-    spent: float = 0.0  # seconds since then
+    spent: float = 0.0  # seconds spent on it since it was queued
     alone: bool = False  # whether each of its queries must have a pass of its own, because a pass took too long
     until: float = inf  # the time from which no request waits for it; -inf once its request has ended
     found: Answers = field(default_factory=list)  # of the first queries, which are no longer in `asked`
@@ -56,16 +56,16 @@ class _Scan:
 
     @property
     def size(self) -> int:
-        """Cost that counts towards that of its pass."""
+        """The cost that the scan adds to a pass."""
         return _MOST if self.alone else self.cost
 
     def of_a_pass(self) -> tuple[Sequence[Checked], Sequence[Outcome], Sequence[Outcome]]:
-        """The queries that a pass answers, with their embeddings."""
+        """Return the queries that the next pass answers, with their embeddings."""
         texts, images = _contents(asked := self.asked[:1] if self.alone else self.asked)
         return asked, self.texts[:texts], self.images[:images]
 
     def take(self, found: Matches | RowError | None) -> None:
-        """Keep the results of the next query, as JSON."""
+        """Store the results of the next query, as JSON."""
         self.found.append(self.write(found))
         texts, images = _contents(self.asked[:1])
         self.asked, self.texts, self.images = self.asked[1:], self.texts[texts:], self.images[images:]
@@ -89,7 +89,7 @@ class _Line:
             return len(self._waiting) >= _MOST_WAITING or own >= _MOST_WAITING // 2
 
     def put(self, scan: _Scan, *, again: bool = False) -> None:
-        """Queue a client's scan, or `again` its remaining queries, for which it pays once more.
+        """Queue a client's scan, or `again` its remaining queries, for which the client pays once more.
 
         Raises:
             ProblemError: `draining`, once the queue is closed.
@@ -112,7 +112,7 @@ class _Line:
         scan.spent = 0.0
 
     def take(self) -> list[_Scan]:
-        """Wait for scans, and return the next ones to combine; empty once the queue is closed and empty."""
+        """Wait for scans, and return the next ones to combine; none once the queue is closed and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
             taken: list[_Scan] = []
@@ -138,8 +138,8 @@ class Scans:
         name: Name of the catalogue.
         searcher: Searcher to use.
         most: Maximum number of characters of a query's products; None for any number.
-        timeout_s: Longest time for a request, in seconds. One query may read the catalogue for a third of it, because all
-            others wait for that.
+        timeout_s: Longest time for a request, in seconds. One query may read the catalogue for a third of this, because
+            all others wait.
         clock: Function that returns seconds, for tests.
     """
 
@@ -310,7 +310,7 @@ def _cost(one: Checked) -> int:
 
 
 def _cost_of_filter(one: Checked) -> int:
-    """Return the approximate cost of a query's filter: SQL checks every product for each condition, and each time it reads."""
+    """Return the approximate cost of a query's filter; each read of SQL checks every product against each condition."""
     query = one.query
     conditions, values = _size(one.where)
     if query.parts and query.sort is None and query.min_similarity is None:

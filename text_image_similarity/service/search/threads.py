@@ -37,13 +37,13 @@ class Threads:
     async def run(self, work: Callable[..., T], *given: Any, begun: bool = False) -> T:
         """Run a task on a thread.
 
-        If it takes too long, or the request is cancelled, it does not begin, or its reads from databases are
-        interrupted.
+        If the task takes too long, or the request is cancelled, the task does not begin, or its reads from databases
+        are interrupted.
 
         Args:
             work: The task.
             given: Its arguments.
-            begun: Whether it continues a request whose earlier work would be lost, which is not refused.
+            begun: Whether the task continues a request. It is then not refused, because earlier work would be lost.
 
         Raises:
             ProblemError: `queue_full`, if too many tasks of the client are waiting; `catalog_unavailable`, if it takes

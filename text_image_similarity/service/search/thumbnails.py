@@ -43,10 +43,10 @@ _Key = tuple[bytes, int]  # digest of the reference, because a `data:` URL is lo
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A thumbnail.
+    """A small JPEG of a product's image.
 
     Args:
-        content: A JPEG.
+        content: The JPEG file.
         etag: ETag of the content.
     """
 
@@ -107,7 +107,7 @@ class Thumbnails:
                 while True:
                     making = self._begin(reference, key)
                     made = await self._wait(making)
-                    if not making.given_up:  # if it is, that was decided just before this request began to wait
+                    if not making.given_up:  # it may have been given up just before this request began to wait
                         return made
         except TimeoutError as exc:
             detail = f"the image was not read within the service's limit of {self._timeout_s:g} s"

@@ -32,11 +32,11 @@ logger = logging.getLogger("text_image_similarity")
 
 AT_ONCE = 4  # requests that write at the same time, each from a different client
 _MOST_WAITING = 16  # requests that write or wait to write; one client may have half of them, and every client one
-_TURN_S = 10.0  # a write that takes longer lets others begin after its next transaction, and continues when it is due
+_TURN_S = 10.0  # a write that takes longer lets others begin after its next transaction, and continues in its turn
 _LONGEST_S = 600.0  # time limit of a request that writes; proxies do not wait longer
-_MOST_SAID = 4096  # bytes of the end of the process's output, to show when it fails
+_MOST_SAID = 4096  # bytes at the end of the reindexing process's output, to show if it fails
 _NICENESS = 19
-# The arguments arrive on stdin, because they may contain passwords and every user of the machine can read a command line.
+# The arguments arrive on stdin, because they may contain passwords and every local user can read a command line.
 _PROGRAM = "import json, sys; from text_image_similarity.cli.main import main; main(json.load(sys.stdin))"
 # Without -P, Python would look for modules in the working folder first, which may be one that others write to.
 _COMMAND = (sys.executable, "-P", "-c", _PROGRAM)
@@ -79,7 +79,7 @@ class _Writing:
             self.report.refuse(reason)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as the response gives it."""
+        """Return the result in the form of the response."""
         return {
             "added": self.report.added,
             "updated": self.report.updated,
@@ -94,8 +94,8 @@ class Upkeep:
     """Writes to a served catalogue, for clients in turn, and runs `catalog reindex` for it.
 
     Requests of one client are carried out one after another, in order. Slow image hosts delay mostly the client that
-    names them, and no searches. Several clients write at the same time, a long write is interrupted between its
-    transactions while others wait, and each write takes the catalogue's lock only for its transactions.
+    refers to them, and never delay searches. Several clients write at the same time, a long write is interrupted
+    between transactions while others wait, and each write holds the catalogue's lock only during its transactions.
 
     Args:
         served: The catalogue.
@@ -123,7 +123,7 @@ class Upkeep:
         Args:
             products, deleted: Products to write and ids to delete.
             check: Function that raises an error if a change is not allowed. It is called for everything first, and
-                again for the products of each transaction; no other service writes between this and the end of the
+                again for the products of each transaction; no other service writes between a check and the end of its
                 transaction. None allows everything.
 
         Raises:
@@ -170,7 +170,7 @@ class Upkeep:
         """Switch to the new model, or back to the previous one.
 
         Raises:
-            ProblemError: `conflict`, if there is no such model.
+            ProblemError: `conflict`, if there is no model to switch to.
         """
         catalog, wanted = self._served.catalog, "kept" if back else "ready"
         generations = await self._served.call(lambda: catalog.generations)
@@ -218,7 +218,7 @@ class Upkeep:
         await asyncio.to_thread(self._served.catalog.searcher.end_additions)
 
     async def close(self) -> None:
-        """End writes and the reindexing process, if it is running; its vectors are kept, and the next process continues."""
+        """End writes and the reindexing process, if one is running; the next process continues with its vectors."""
         await self.end()
         if self._process is not None and self._process.returncode is None:
             with suppress(ProcessLookupError):
@@ -265,7 +265,7 @@ class Upkeep:
             done.set_result(writing.as_dict())
 
     def _write(self, writing: _Writing) -> None:
-        """Write what `given` holds, and leave there only the products for which the turn was too short."""
+        """Write what is in `given`, and leave only the products for which the turn was too short."""
         catalog, turn_ends = self._served.catalog, time.monotonic() + _TURN_S
         products, deleted, check = writing.given.pop()
 
@@ -320,7 +320,7 @@ def reindex_arguments(place: str, model: str, config: Config) -> list[str]:
 
 
 def _as_text(limit: object) -> str:
-    """Return a limit in the form that `--limit` reads."""
+    """Return a limit in the form that `--limit` accepts."""
     if isinstance(limit, bool):
         return str(limit).lower()
     return (",".join(map(str, limit)) or "none") if isinstance(limit, (tuple, list)) else str(limit)

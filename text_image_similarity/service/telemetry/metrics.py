@@ -36,7 +36,7 @@ class Metrics:
         )
         self.request_seconds = Histogram(
             "tis_request_duration_seconds",
-            "Time from a request's first byte to the last byte of its response.",
+            "Time from a request's arrival to the end of its response.",
             ("route",),
             buckets=SECONDS,
             registry=registry,
@@ -116,7 +116,7 @@ class Metrics:
         )
 
     def watch(self, model: str, depth: Callable[[], int], capacity: int) -> None:
-        """Export a model and its queue from now on."""
+        """Export the metrics of a model and its queue from now on."""
         self._depth.labels(model).set_function(depth)
         self._capacity.labels(model).set(capacity)
         for stage in ("fetch", "decode", "queue", "encode"):
@@ -149,7 +149,7 @@ class Metrics:
         self._stage_seconds.labels(stage, model).observe(max(seconds, 0.0))
 
     def observe_batch(self, model: str, pairs: int) -> None:
-        """Count a batch."""
+        """Record the size of a batch."""
         self._batch.labels(model).observe(pairs)
 
     def count_lookup(self, model: str, kind: Literal["image", "text"], *, found: bool) -> None:

@@ -26,7 +26,7 @@ class SearchMetrics:
         )
         self.matches = Counter(
             "tis_matches",
-            "Answered queries by result: found, empty, failed or refused.",
+            "Queries by result: found, empty, failed or refused.",
             ("catalog", "result"),
             registry=registry,
         )
@@ -50,7 +50,7 @@ class SearchMetrics:
         )
 
     def watch_catalog(self, catalog: str, depth: Callable[[], int]) -> None:
-        """Export a catalogue from now on."""
+        """Export the metrics of a catalogue from now on."""
         self._scan_depth.labels(catalog).set_function(depth)
         for stage in ("encode", "search"):
             self._searches.labels(stage, catalog)
@@ -60,7 +60,7 @@ class SearchMetrics:
             self._results.labels(catalog, result)
 
     def watch_log(self, catalog: str, depth: Callable[[], int]) -> None:
-        """Export a catalogue's log from now on."""
+        """Export the metrics of a catalogue's log from now on."""
         self._log_depth.labels(catalog).set_function(depth)
         for result in ("written", "lost"):
             self.log_entries.labels(catalog, result)

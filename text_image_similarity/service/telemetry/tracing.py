@@ -40,7 +40,7 @@ class Tracing:
         """Export the spans of a finished request.
 
         Returns:
-            The trace id, for the log: 32 hexadecimal digits; None if there is none from the caller or from us.
+            The trace id, for the log: 32 hexadecimal digits; None if neither the caller nor this service has one.
         """
         if self._tracer is None:
             caller = _TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
