@@ -16,7 +16,7 @@ SETTINGS = ("model", "revision", "device", "precision", "backend", "preprocess",
 
 
 def settings_in_config(function: F) -> F:
-    """Make a function refuse settings such as `model="mini"`, with an `InputTypeError` that states the right place."""
+    """Make a function refuse settings such as `model="mini"`, with an `InputTypeError` that shows the right call."""
 
     @wraps(function)
     def call(*given: Any, **named: Any) -> Any:

@@ -1,7 +1,8 @@
 """The files in a folder of parts: their names, whether a run created the folder, and who else may have changed a file.
 
 A run has created a folder if it contains the manifest of a run, or nothing but files that runs leave behind. Any other
-folder may be from someone else who may write to its parent folder; it is refused, and nothing in it is deleted.
+folder may have been put there by someone who may write to its parent folder; it is refused, and nothing in it is
+deleted.
 """
 
 from __future__ import annotations

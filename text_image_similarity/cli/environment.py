@@ -27,7 +27,7 @@ def arguments_of(
     """Yield the arguments for options that are set by environment variables and not on the command line.
 
     The variable of an option that may be repeated can contain several values, separated by spaces; that of a flag is
-    `true` or `1`, or `false` or `0`. An empty variable is ignored.
+    `true`, `1`, `false` or `0`. An empty variable is ignored.
 
     Args:
         actions: The options.

@@ -32,7 +32,7 @@ _NAMED = {"--url-col": "--url-col (col_url)", "--caption-col": "--caption-col (c
 
 
 def check_table(source: str, task: Task[R], config: Config, options: TableOptions) -> tuple[Table, Task[R], list[str]]:
-    """Open and check a table; return it, the task for its columns, and the states of the table's files before the scan.
+    """Open and check a table; return the table, the task for its columns, and the states of its files before the scan.
 
     Raises:
         UsageError: A column is missing, occurs twice, already exists, or cannot be scored.

@@ -37,7 +37,7 @@ class AnyFrame(Protocol):
         """Yield the values of a column."""
 
     def with_scores(self, results: Sequence[Result], added: tuple[str, str]) -> Any:
-        """Return the frame with its scores, replacing columns of the same names; scores of lists are lists."""
+        """Return the frame with scores, replacing columns of the same names; lists of captions have lists of scores."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Score tables in memory: add two columns to pandas, polars or Arrow frames, or to data sets of the library `datasets`.
 
 Frame libraries are used only if the caller has already loaded them. Nothing is written to disk, and a run cannot be
-resumed, as it can with `score_table`.
+resumed; `score_table` writes to disk and resumes.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def score_frame(  # noqa: PLR0913 - columns, and how; settings are in Config
             working folder unless `base_dir` is set.
         col_url: Column of images: references, the bytes of encoded files, or structs of `bytes` and `path`.
         col_text: Column of captions, or several, each of which gets its own `similarity_<column>` and `error_<column>`.
-            A reader supports only one column of captions. A cell with a list of captions has a list of scores.
+            A reader supports only one column of captions. For a list of captions in a cell, the result is a list.
         col_references: One or more columns of reference captions, for `score="ref_clipscore"`: lists of texts, or
             single texts. Readers do not support reference captions.
         encoder: A loaded encoder to use and share; None loads the model of `config`.

@@ -146,7 +146,7 @@ class TableJob(Generic[R]):
         return answers, found
 
     def _parts(self, start: int, most: int) -> Iterator[tuple[int, TaggedRows[Rows]]]:
-        """Yield parts from a row on, each with its size in bytes; a part's rows have tags and records or results."""
+        """Yield the parts from a row on with their sizes in bytes; a part has a tag and a record or result per row."""
         earlier = None if self.earlier is None else self._earlier(self.earlier, start, most)
         for rows in _ahead(self.table.read(start, most)):
             if earlier is None:

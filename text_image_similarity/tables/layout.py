@@ -57,7 +57,7 @@ class RowLayout(Generic[R]):
         return self.task.captions or (None,)
 
     def records(self, rows: Cells) -> list[Record | ScoreResult]:
-        """Return the records of all rows in order, with results instead of records that have errors; see `counts`."""
+        """Return the records of all rows in order (see `counts`); a failed record is replaced by its result."""
         url = self.task.columns[0]
         images = [""] * len(rows) if url is None else rows.column(url)
         references = self._references(rows)
@@ -159,7 +159,7 @@ def _record(image: object, text: object, references: tuple[str, ...]) -> Record 
 
 
 def _captions_in(cell: Sequence[Any]) -> list[Any]:
-    """Return the captions in a list; an empty list is treated as one missing caption, and too long a list fails."""
+    """Return the captions in a list; an empty list becomes one missing caption, and a list that is too long fails."""
     if len(cell) <= MOST_LISTED:
         return list(cell) or [None]
     reason = f"the cell has {len(cell):,} captions, but at most {MOST_LISTED:,} are accepted"

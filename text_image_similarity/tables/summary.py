@@ -102,7 +102,7 @@ class Summary:
 def outcome(
     parts: Sequence[Part], kind: str, captions_cut: int | None = 0, calibration: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return figures of all parts together, by the name of the member of `Summary`.
+    """Return the figures of all parts together, keyed by the names of the members of `Summary`.
 
     Args:
         parts: All parts of a run.

@@ -140,7 +140,7 @@ class TrainConfig:
                 raise ConfigError(f"{', '.join(given)} cannot be set with init={str(self.init)!r}, which has its own")
 
     def fixed(self) -> dict[str, object]:
-        """Return the settings that a resumed run must not change: not those for device, speed, loading or tracking."""
+        """Return the settings that a resumed run must not change; device, loading, checkpoints and tracking may."""
         free = ("device", "workers", "checkpoint_steps", "tracking", "experiment", "loading")
         return {
             name: str(value) if isinstance(value, PathLike) else value

@@ -205,7 +205,7 @@ def _check_schema(uri: str) -> None:
 
 
 def _local_files(uri: str, experiment: str, place: str) -> Callable[[str], object] | None:
-    """Return the function that copies files to the place of a local store's run; None for a server, which has its own.
+    """Return the function that copies files to the place of a run in a local store; None for a server.
 
     A local store may come from a stranger, who must not be able to choose which server receives the model and MLflow's
     token, nor which files of this machine are replaced. The place is not read again, because the store could then name
