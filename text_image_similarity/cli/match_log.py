@@ -26,7 +26,7 @@ _DAY_S = 86_400.0
 
 def add_log_action(actions: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the action `log` to the `catalog` command."""
-    text = "Show the latest entries of the match log or its statistics, export it, or remove old entries."
+    text = "Show the latest entries or the statistics of the match log, export the log, or remove old entries."
     parser = add_reading_options(add_action(actions, "log", text, run_log))
     parser.add_argument(
         "--log",

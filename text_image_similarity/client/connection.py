@@ -188,7 +188,7 @@ class Connection:
         if response.status_code in (401, 403):
             said = "does not accept this API key" if self._has_key else "requires an API key"
             raise UsageError(
-                f"the service at {self.url} {said} ({_answer(response)}); put the right one into a file for "
+                f"the service at {self.url} {said} ({_answer(response)}); put the right key into a file for "
                 "--service-key-file, or into the environment variable TEXT_IMAGE_SIMILARITY_API_KEY (api_key=...)"
             )
         if response.is_redirect:

@@ -72,7 +72,7 @@ def check_replaceable(target: str, placed: str | None, *, by: str = "score") -> 
         by: The command that would replace the output.
 
     Raises:
-        UsageError: The output was not written by a run of that command.
+        UsageError: The output was not written by a run of that command, or was changed afterwards.
     """
     note = f"{target}.summary.json"
     there = [place for place in (target, note) if has_content(place)]

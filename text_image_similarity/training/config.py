@@ -54,7 +54,7 @@ class TrainConfig:
             cosine.
         clip_norm: Norm to which larger gradients are clipped.
         ema: Decay of the moving average of the weights, which is validated and saved; 0 disables averaging.
-        patience: Epochs without a better validation recall after which training stops; 0 never stops early.
+        patience: Number of epochs without a better validation recall after which training stops; 0 disables this.
         augment: Whether images are cropped and mirrored at random, with random brightness, contrast and saturation.
         splits: `own` uses the splits of the data set; `random` splits it 60/20/20 by photo; `auto` is `own` if there is
             a train split, and `random` otherwise.

@@ -1,4 +1,4 @@
-"""Experiment tracking with MLflow: parameters, metrics of each epoch, and plots."""
+"""Experiment tracking with MLflow: parameters, metrics of each epoch, plots, and the model's files."""
 
 from __future__ import annotations
 
