@@ -1,4 +1,4 @@
-"""Helpers for the whole package: daemon threads with deadlines, cores, pauses, optional libraries, the version."""
+"""Helpers for the whole package: daemon threads with deadlines, cores, back-off, optional libraries, and others."""
 
 from __future__ import annotations
 

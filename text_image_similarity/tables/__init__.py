@@ -1,4 +1,4 @@
-"""Score whole tables, adding the columns `similarity` and `error`, and filter scored tables."""
+"""Score or embed whole tables, and filter scored tables."""
 
 from __future__ import annotations
 

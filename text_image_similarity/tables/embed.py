@@ -131,7 +131,8 @@ def embed_table(  # noqa: PLR0913 - as `score_table`
         in_path, out_path, config, progress, stop: As for `score_table`.
         col: Column of images or captions; None finds it as `score_table` does.
         side: Whether to encode `images` or `captions`.
-        options: How the run begins, and what it may replace; `retry_failed` is not supported.
+        options: How the run begins, what it replaces and writes, and when it ends early; `retry_failed` is not
+            supported, and `probability` has no effect.
         encoder: A loaded encoder to use; None loads the model of `config`.
 
     Returns:

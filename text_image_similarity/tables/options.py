@@ -1,4 +1,4 @@
-"""Options for how a run over a table begins, and what it may replace."""
+"""Options for how a run over a table begins, what it replaces and writes, and when it ends early."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Start = Literal["resume", "restart", "retry_failed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableOptions:
-    """Options for how a run over a table begins, and what it may replace.
+    """Options for how a run over a table begins, what it replaces and writes, and when it ends early.
 
     Args:
         start: `resume` continues from the finished parts of an earlier run, if there are any; `restart` discards them;

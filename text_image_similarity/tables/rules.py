@@ -84,7 +84,7 @@ def most_rows(top: int | str, scored: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """The threshold of the rows to keep.
+    """The threshold that decides which rows are kept.
 
     Args:
         score: Lowest score to keep; None keeps all scores.

@@ -81,7 +81,7 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
             `similarity_mini`, and each image is fetched and decoded once.
         ensemble: Adds a column `similarity` that combines all models: the `mean` of their scores, or `probability`; see
             `load_encoders`.
-        options: How the run begins, and what it may replace.
+        options: How the run begins, what it replaces and writes, and when it ends early.
         engine: Engine that scores the rows: a `LocalEngine` with your own encoder, `SparkEngine`, `RayEngine` or
             `ServiceEngine`; None scores in this process with the model of `config`.
         progress: Called before the first row and after every row with the numbers of rows done, failed, and in total;
