@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,6 +98,15 @@ def test_a_text_tower_of_248_tokens(tiny_clip: Path, tmp_path: Path) -> None:
     long, cut, longer = encoder.tokenize(["x " * 246, "x " * 247, "x " * 600])
     assert [len(long), len(cut), len(longer)] == [248, 248, 248]
     assert [isinstance(row, CutIds) for row in (long, cut, longer)] == [False, True, True]
+
+
+def test_an_adapter_for_an_export_is_refused(exported: tuple[Path, Any], tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    settings = {"peft_type": "LORA", "base_model_name_or_path": str(exported[0])}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    (tmp_path / "adapter_model.safetensors").touch()
+    with pytest.raises(ModelNameError, match=f"a PEFT adapter for {exported[0]}, which is not a model of transformers"):
+        load_encoder(Config(model=tmp_path))
 
 
 @pytest.mark.filterwarnings(
