@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 
 EXIT_CODES = {
-    0: "finished; individual rows may have failed",
+    0: "finished; some rows of a table may have failed",
     1: "the job failed",
     2: "wrong usage",
     3: "another run is writing the output",

@@ -18,7 +18,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from threading import BoundedSemaphore, Lock
 from weakref import finalize
@@ -30,7 +29,7 @@ from ..errors import ConfigError, ErrorCode, RowError
 from ..system import usable_cores
 from .area import SharedArea
 from .deadlines import Deadlines
-from .worker import ANSWER, FAILURE, IMAGE, REQUEST
+from .worker import ANSWER, FAILURE, IMAGE, MEMORY_USED, REQUEST
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -99,10 +98,8 @@ class IsolatedDecoder:
         self._closed = False
         self._deadlines = Deadlines()
         finalize(self, self._deadlines.close)
-        if find_spec("resource") is None:
-            logger.warning(
-                "this system does not support resource limits: isolated decoders are limited in time, but not in memory"
-            )
+        if not MEMORY_USED.exists():
+            logger.warning("the memory of isolated decoders can be limited on Linux only; here, their time is limited")
         try:
             self._idle.append(self._start())
         except RowError as error:

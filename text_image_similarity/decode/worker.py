@@ -31,6 +31,7 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 REQUEST = struct.Struct(">IQ")
+MEMORY_USED = Path("/proc/self/statm")  # of this process, in pages; on Linux only
 ANSWER = struct.Struct(">4sIIQ")
 IMAGE, FAILURE = b"RGB\n", b"FAIL"
 
@@ -103,9 +104,8 @@ def _limit_memory(spare: int) -> None:
     if resource is None:
         return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        most = int(statm.read_text().split()[0]) * resource.getpagesize() + spare
+    if MEMORY_USED.exists():
+        most = int(MEMORY_USED.read_text().split()[0]) * resource.getpagesize() + spare
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 

@@ -132,7 +132,7 @@ def embed_table(  # noqa: PLR0913 - as `score_table`
         col: Column of images or captions; None finds it as `score_table` does.
         side: Whether to encode `images` or `captions`.
         options: How the run begins, what it replaces and writes, and when it ends early; `retry_failed` is not
-            supported, and `probability` has no effect.
+            supported, and `probability` is refused.
         encoder: A loaded encoder to use; None loads the model of `config`.
 
     Returns:
@@ -148,6 +148,8 @@ def embed_table(  # noqa: PLR0913 - as `score_table`
         raise UsageError(
             "embeddings cannot be retried one by one; encode the whole table again with --restart (start='restart')"
         )
+    if options is not None and options.probability:
+        raise UsageError("probability=True is for scores; embed_table writes none")
 
     def choose(table: Table) -> tuple[str | None, str | None]:
         images, captions = choose_columns(table, col if side == "images" else None, col if side == "captions" else None)

@@ -124,7 +124,8 @@ class FailureWatch:
             return
         failures = Counter(result.code.value for result in results if result.code is not None)
         if results and all((result.error or "").startswith(_REFUSED) for result in results):
-            raise UsageError(f"no image in the first {len(results):,} rows may be read: {results[0].error}")
+            rows = f"{len(results):,} rows" if len(results) > 1 else "row"
+            raise UsageError(f"no image in the first {rows} may be read: {results[0].error}")
         if 2 * failures.total() > len(results):
             code = failures.most_common(1)[0][0]
             example = next(result.error for result in results if result.code == code)
