@@ -67,9 +67,15 @@ def make_inputs(data: Path) -> None:
 
 
 def read_rows(table: str, count: int, skip: int = 0) -> list[Row]:
-    """Read `count` rows of a table in `INPUTS`, after the first `skip`."""
+    """Read `count` rows of a table in `INPUTS`, after the first `skip`.
+
+    Raises:
+        ValueError: The table has fewer rows; jobs compute their rates from the number that they asked for.
+    """
     with (INPUTS / table).open(newline="", encoding="utf-8") as file:
         rows = [Row(row["url"], row["caption"]) for row in csv.DictReader(file)]
+    if skip + count > len(rows):
+        raise ValueError(f"{table} has {len(rows):,} rows, but {skip + count:,} are needed; use a smaller --pairs")
     return rows[skip : skip + count]
 
 
