@@ -346,7 +346,17 @@ def test_a_killed_add_goes_on_with_the_same_command(tmp_path: Path) -> None:
 
 
 STRANGE = "\x1b]0;owned\x07\x1b[2J\u202e"
-DEEP = "contains something that this package did not write (RecursionError"
+DAMAGED = "contains something that this package did not write"
+CURVE = {
+    "slope": 1.0,
+    "intercept": 0.0,
+    "prior": 0.5,
+    "matching": 2,
+    "mismatching": 2,
+    "brier": 0.1,
+    "calibration_error": 0.1,
+    "model": "x",
+}
 
 
 @pytest.mark.parametrize(
@@ -360,13 +370,27 @@ DEEP = "contains something that this package did not write (RecursionError"
             "the fields are kind\\x1b]0;owned",
         ),
         ("UPDATE setting SET value = ? WHERE name = 'store'", STRANGE, (2, 2), "in an external store, \\x1b]0;owned"),
-        ("UPDATE setting SET value = ? WHERE name = 'fields'", "[" * 200_000, (1, 1), DEEP),
+        ("UPDATE setting SET value = ? WHERE name = 'fields'", "[" * 200_000, (1, 1), f"{DAMAGED} (RecursionError"),
+        ("UPDATE generation SET calibration = ?", json.dumps({"text": {"curve": {STRANGE: 1}}}), (1, 1), DAMAGED),
+        (
+            "UPDATE generation SET calibration = ?",
+            json.dumps({"text": {"curve": CURVE | {"slope": "1"}}}),
+            (1, 1),
+            DAMAGED,
+        ),
+        (
+            "UPDATE generation SET calibration = ?",
+            json.dumps({"text": {"curve": CURVE, "prevalence": STRANGE}}),
+            (1, 1),
+            DAMAGED,
+        ),
+        ("UPDATE generation SET probes = ?", 1 << 40, (1, 1), f"{DAMAGED} (TypeError"),
     ],
-    ids=["model", "fields", "store", "deep"],
+    ids=["model", "fields", "store", "deep", "curve", "slope", "prevalence", "probes"],
 )
 def test_a_catalogue_of_a_stranger_does_nothing_to_the_terminal(
     change: str,
-    value: str,
+    value: str | int,
     codes: tuple[int, int],
     said: str,
     filled: Path,

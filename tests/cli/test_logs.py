@@ -138,13 +138,17 @@ def test_an_interrupt_and_a_bug_are_json_lines_too(
     assert ("a bug" in json.loads(line).get("exception", "")) == isinstance(raised, ValueError)
 
 
-def test_a_bug_keeps_its_traceback_in_text(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_keeps_its_traceback_in_text_that_cannot_control_the_terminal(
+    table: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> int:
-        raise ValueError("a bug")
+        raise ValueError("a bug\x1b]0;owned\x07 with\nlines")
 
     monkeypatch.setattr(cli.score, "run", fail)
-    with pytest.raises(ValueError, match="a bug"):
-        cli.main(["score", str(table), str(table.with_name("out.csv"))])
+    assert command("score", table, table.with_name("out.csv")) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback")
+    assert said.endswith("ValueError: a bug\\x1b]0;owned\\x07 with\nlines\n")
 
 
 def test_a_warning_of_a_library_is_a_json_line(capsys: pytest.CaptureFixture[str]) -> None:

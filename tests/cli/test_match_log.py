@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +123,31 @@ def test_old_entries_are_removed(run: Run) -> None:
 )
 def test_what_cannot_be_asked(run: Run, arguments: tuple[str, ...], message: str) -> None:
     assert message in " ".join(run(*arguments, code=2).split())
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("id", "x"),
+        ("time", "now"),
+        ("time", 1e300),
+        ("status", None),
+        ("total", "many"),
+        ("query", []),
+        ("results", [1]),
+        ("results", [{"id": ["a"]}]),
+        ("milliseconds", {"total": "2"}),
+        ("error", {"\x1b[2J": 1}),
+    ],
+)
+@pytest.mark.parametrize("option", [(), ("--summary",)])
+def test_a_record_of_another_program_is_named(
+    run: Run, shop: Path, option: tuple[str, ...], member: str, value: object
+) -> None:
+    with closing(sqlite3.connect(shop / "log.sqlite")) as database, database:
+        ((id, body),) = database.execute("SELECT id, body FROM entry ORDER BY id LIMIT 1").fetchall()
+        changed = json.dumps(json.loads(body) | {member: value, "\x1b[2J": 1})
+        database.execute("UPDATE entry SET body = ? WHERE id = ?", (changed, id))
+    said = run(*option, code=1)
+    assert "contains a record that this package did not write" in said
+    assert said.replace("\n", "").isprintable()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -94,10 +95,11 @@ def _run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         logs.tell(options.log_format, "interrupted", getattr(options, "interrupted", "nothing was written"))
         code = 130
-    except Exception:
-        if options.log_format != "json":
-            raise
-        logs.logger.exception("this is a bug in text_image_similarity; please report it")
+    except Exception:  # not raised, because Python would print the message after `lenient_streams` has ended
+        if options.log_format == "json":
+            logs.logger.exception("this is a bug in text_image_similarity; please report it")
+        else:
+            traceback.print_exc()
         code = 1
     if (problem := lost_output()) is not None:
         logs.tell(options.log_format, "error", f"the result could not be written to stdout: {problem.strerror}")

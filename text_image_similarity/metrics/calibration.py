@@ -103,8 +103,21 @@ class Calibration:
             ) from exc
         except (OSError, ValueError) as exc:
             raise ModelError(f"{path} cannot be read: {exc}") from exc
+        try:
+            return cls.of(given)
+        except ValueError as exc:
+            raise ModelError(f"{path} is not a calibration: {exc}") from exc
+
+    @classmethod
+    def of(cls, given: object) -> Calibration:
+        """Return the calibration with the members of a mapping, such as one from JSON.
+
+        Raises:
+            ValueError: The members are not those of a calibration; the message says which.
+        """
         if problem := _problem(given):
-            raise ModelError(f"{path} is not a calibration: {problem}")
+            raise ValueError(problem)
+        assert isinstance(given, dict)
         return cls(**given)
 
 

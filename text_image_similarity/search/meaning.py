@@ -43,7 +43,7 @@ class Meaning:
         if measured is not None:
             from ..metrics.calibration import Calibration  # which most searches do not need
 
-            curve: Calibration | None = Calibration(**measured["curve"])
+            curve: Calibration | None = Calibration.of(measured["curve"])
             prior = measured["prevalence"]
         else:
             curve = load_calibration(self._generation.identity.model) if kind == "text" else None

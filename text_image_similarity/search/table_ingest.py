@@ -10,12 +10,15 @@ from contextlib import closing
 from hashlib import blake2b
 from pathlib import Path
 
+from ..bounded_json import parse_json
+from ..checks import excerpt
 from ..config import NOWHERE, Config
 from ..errors import RowError, StoppedError, UsageError
 from ..fetch import locate
 from ..formats import is_url, with_folder
 from ..records import Progress
 from .ingest import AddReport, Ingest
+from .ledger import intact
 from .product_images import keep_root, steady_reference
 from .product_tables import ProductSource
 from .products import Product, with_images
@@ -118,10 +121,17 @@ class _Position:
     def read(self) -> int:
         """Return how many rows are done; 0 if the table was changed or products were deleted in the meantime."""
         found = self._database.read("SELECT value FROM setting WHERE name = ?", (self._key,))
-        kept = json.loads(found[0][0]) if found else {}
-        if self._identity is None or kept.get("identity") != self._identity or kept.get("deleted") != self._deleted():
-            return 0
-        return int(kept["rows"])
+        with intact(self._database):
+            kept = dict(parse_json(found[0][0])) if found else {}
+            if (
+                self._identity is None
+                or kept.get("identity") != self._identity
+                or kept.get("deleted") != self._deleted()
+            ):
+                return 0
+            if type(rows := kept["rows"]) is not int or rows < 0:
+                raise ValueError(f"the number of rows that are done is {excerpt(rows)}")
+            return rows
 
     def write(self, rows: int) -> None:
         """Save the number of rows that are done."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 
 from tests.support.filters import FIELDS, LONG, random_filters, random_products
 from text_image_similarity.errors import DatabaseError
+from text_image_similarity.metrics import fit_calibration
 from text_image_similarity.search.database import ModelIdentity
 from text_image_similarity.search.fields import BUILT_IN, Value
 from text_image_similarity.search.filters import Compare, Exists, Filter, matches, parse_filter
@@ -390,8 +393,10 @@ def test_generations(ledger: Ledger) -> None:
     generations.set_ready(new.number)
     generations.switch(new.number)
     assert [(each.identity.model, each.state) for each in generations.all()] == [("model", "kept"), ("other", "live")]
-    generations.calibrate(new.number, '{"text": 1}')
-    assert generations.live().calibration == '{"text": 1}'
+    curve = fit_calibration(np.array([0.6, 0.8]), np.array([0.1, 0.3]), model="other")
+    calibration = json.dumps({"text": {"curve": asdict(curve), "prevalence": 0.5}})
+    generations.calibrate(new.number, calibration)
+    assert generations.live().calibration == calibration
     with pytest.raises(DatabaseError, match="is live"):
         generations.drop([new.number])
     generations.drop([1])

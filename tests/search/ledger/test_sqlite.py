@@ -12,12 +12,14 @@ from pathlib import Path
 from threading import Event
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from tests.support.shop import product, shop
 from text_image_similarity import DatabaseError
 from text_image_similarity.search.ledger import SqliteDatabase, sqlite_file
 from text_image_similarity.search.ledger.fair_lock import FairLock
+from text_image_similarity.search.ledger.rows import blob_of, vector_of
 from text_image_similarity.search.time_limit import time_limit
 
 VERSION = "SELECT value FROM counter WHERE name = 'version'"
@@ -190,3 +192,14 @@ def test_an_interrupt_gives_up_the_turn(interrupts: None, shares: bool) -> None:
         done.set()
         holding.result(timeout=30)
         assert (lock._owner, lock._readers, list(lock._waiting)) == (None, 0, [])
+
+
+def test_a_number_in_place_of_a_vector_is_not_a_size(tmp_path: Path) -> None:
+    """`bytes` would allocate a terabyte."""
+    with closing(sqlite3.connect(tmp_path / "values.sqlite")) as database:
+        for value in (1 << 40, "text", 1.5):
+            ((stored,),) = database.execute("SELECT ?", (value,)).fetchall()
+            with pytest.raises(TypeError):
+                vector_of(stored)
+        ((stored,),) = database.execute("SELECT ?", (blob_of(np.array([1, 2], np.float32)),)).fetchall()
+    assert np.asarray(vector_of(stored)).tolist() == [1, 2]

@@ -98,7 +98,7 @@ def intact(database: Database) -> Iterator[None]:
         yield
     except TextImageSimilarityError:
         raise
-    except (ValueError, TypeError, LookupError, RecursionError) as exc:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as exc:
         raise DatabaseError(
             f"the catalogue {database} contains something that this package did not write ({type(exc).__name__}: {exc!s:.200}); restore "
             "it from a backup, or add its products to a new catalogue"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from ...bounded_json import parse_json
 from ...errors import DatabaseError
 from ..database import ModelIdentity
 from .database import Database, Row, Transaction, advance, intact
@@ -168,6 +168,16 @@ def add_generation(transaction: Transaction, identity: ModelIdentity, state: Sta
 
 def _generation(row: Row) -> Generation:
     number, model, revision, probes, dimension, state, calibration = row
-    json.loads(calibration or "{}")  # fails here if the calibration is not valid JSON
-    vectors = np.frombuffer(bytes(probes), "<f4").astype(np.float32, copy=False).reshape(-1, dimension)  # (4, d)
+    for kind, each in parse_json(calibration or "{}").items():
+        _check_calibration(kind, each)
+    vectors = np.frombuffer(memoryview(probes), "<f4").astype(np.float32, copy=False).reshape(-1, dimension)  # (4, d)
     return Generation(int(number), ModelIdentity(model, revision, vectors), state, calibration)
+
+
+def _check_calibration(kind: str, given: Any) -> None:
+    """Raise a `ValueError` unless a saved calibration is one that `calibrate` has written."""
+    from ...metrics.calibration import Calibration  # which a catalogue without a calibration does not need
+
+    Calibration.of(given["curve"])
+    if not 0 < given["prevalence"] < 1:
+        raise ValueError(f"the share of matching pairs for {kind} queries is not between 0 and 1")

@@ -129,9 +129,16 @@ def blob_of(vector: Embeddings | None) -> bytes | None:
 
 def vector_of(blob: Any) -> Embeddings | None:
     """Return the vector in a column's value, shape (embed_dim,), float32."""
-    return None if blob is None else np.frombuffer(bytes(blob), "<f4").astype(np.float32, copy=False)
+    content = bytes_of(blob)
+    return None if content is None else np.frombuffer(content, "<f4").astype(np.float32, copy=False)
 
 
 def bytes_of(blob: Any) -> bytes | None:
-    """Return the bytes in a column's value, whose type depends on the database."""
-    return None if blob is None else bytes(blob)
+    """Return the bytes in a column's value, whose type depends on the database.
+
+    Raises:
+        TypeError: The value is a number or a text; `bytes` would allocate as many bytes as a number says.
+    """
+    if blob is None:
+        return None
+    return bytes(memoryview(blob))

@@ -6,19 +6,24 @@ import json
 import re
 import secrets
 import time as clock
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from hashlib import blake2b
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from ...errors import InputTypeError, UsageError
+from ...bounded_json import parse_json
+from ...checks import excerpt
+from ...errors import DatabaseError, InputTypeError, UsageError, type_name
 from ...files import without_nan
 from ...normal_forms import normal_form
 
 EventKind = Literal["click", "cart", "buy", "wrong"]
 _ID = re.compile("[0-9a-f]{32}")
+_END_OF_TIME = 2.5e11  # in the year 9892, which a calendar can still show
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,7 @@ class LogEntry:
 
     def __post_init__(self) -> None:
         check_match_id(self.id)
+        _check_time("LogEntry.time", self.time)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the entry as a dictionary, with its results as a list."""
@@ -94,6 +100,7 @@ class LogEvent:
 
     def __post_init__(self) -> None:
         check_match_id(self.match_id)
+        _check_time("LogEvent.time", self.time)
         if self.kind not in get_args(EventKind):
             raise UsageError(f"the kind of an event must be click, cart, buy or wrong, not {self.kind!r:.100}")
         if not isinstance(self.product, str) or not self.product:
@@ -107,6 +114,16 @@ class LogEvent:
 
 _ENTRY = [each.name for each in fields(LogEntry)]
 _EVENT = [each.name for each in fields(LogEvent)]
+_TEXTS = ("catalog", "route", "request_id", "tenant")
+_STORED: dict[str, tuple[type, ...]] = {  # types of members; those of an event's other members are checked by itself
+    **dict.fromkeys(_TEXTS, (str,)),
+    **dict.fromkeys(("generation", "total"), (int, type(None))),
+    **dict.fromkeys(("plan", "error"), (str, type(None))),
+    **dict.fromkeys(("query", "milliseconds"), (dict,)),
+    "status": (int,),
+    "where": (str, dict, type(None)),
+    "results": (list,),
+}
 
 
 def new_match_id(time: float | None = None) -> str:
@@ -122,6 +139,11 @@ def check_match_id(id: object) -> None:
     """Raise a `UsageError` unless an id has the form of those from `new_match_id`."""
     if not isinstance(id, str) or not _ID.fullmatch(id):
         raise UsageError(f"{id!r:.100} is not the id of a match: an id has 32 hexadecimal digits")
+
+
+def _check_time(name: str, time: object) -> None:
+    if not isinstance(time, Real) or not abs(float(time)) < _END_OF_TIME:
+        raise UsageError(f"{name} must be in seconds since the epoch, not {excerpt(time)}")
 
 
 def time_prefix(time: float) -> str:
@@ -145,14 +167,51 @@ def event_row(event: LogEvent) -> tuple[str, str]:
 
 
 def read_entry(body: str) -> LogEntry:
-    """Return an entry from its stored form."""
-    found = json.loads(body)
-    return LogEntry(**found | {"results": tuple(found["results"])})
+    """Return an entry from its stored form.
+
+    Raises:
+        DatabaseError: The form is not one that `entry_row` returns.
+    """
+    with _as_stored():
+        found = _members(body, _ENTRY)
+        results = found.get("results", [])
+        if not all(isinstance(each, dict) and isinstance(each.get("id", ""), str) for each in results):
+            raise ValueError("a result is not a product with an id")
+        if not all(isinstance(spent, (int, float)) for spent in found.get("milliseconds", {}).values()):
+            raise ValueError("a duration is not a number")
+        return LogEntry(**found | {"results": tuple(results)})
 
 
 def read_event(body: str) -> LogEvent:
-    """Return an event from its stored form."""
-    return LogEvent(**json.loads(body))
+    """Return an event from its stored form.
+
+    Raises:
+        DatabaseError: The form is not one that `event_row` returns.
+    """
+    with _as_stored():
+        return LogEvent(**_members(body, _EVENT))
+
+
+@contextmanager
+def _as_stored() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, RecursionError, UsageError) as exc:
+        raise DatabaseError(
+            f"the match log contains a record that this package did not write ({excerpt(str(exc), 200)}); restore the log from a "
+            "backup, or delete the record"
+        ) from exc
+
+
+def _members(body: str, names: Sequence[str]) -> dict[str, Any]:
+    """Return the members of a stored record, without those that this version does not know."""
+    found = parse_json(body)
+    if not isinstance(found, dict):
+        raise TypeError("a record is not an object")
+    for name, kinds in _STORED.items():
+        if not isinstance(found.get(name, kinds[-1]()), kinds):
+            raise TypeError(f"{name} is {type_name(found[name])}")
+    return {name: found[name] for name in names if name in found}
 
 
 def _dump(members: dict[str, Any]) -> str:
