@@ -587,7 +587,7 @@ def test_a_name_that_stands_for_several_models_is_refused(folder: Path, service:
 
 def late(service: FakeService) -> Fault:
     def change(said: dict[str, Any]) -> None:
-        error = {"code": "timeout", "detail": "not done within the service's limit of 30 s"}
+        error = {"code": "timeout", "detail": "the service did not finish within its limit of 30 s"}
         for result in said["results"][3:]:
             result.update(similarity=None, error=error)
 
