@@ -304,7 +304,7 @@ class ServedCatalog:
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _close_dropped(self, gone: Mapping[int, float]) -> dict[int, float]:
-        """Close dropped generations once no query can use them; return the others, each with the time of its drop."""
+        """Close dropped generations once no query can use them; return the others, each with when it was first seen."""
         searcher, now = self.catalog.searcher, time.monotonic()
         since = {number: gone.get(number, now) for number in await self._reading.run(searcher.dropped)}
         for number in [number for number, began in since.items() if now - began > self._timeout_s]:

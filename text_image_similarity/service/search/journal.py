@@ -171,7 +171,7 @@ class Journal:
             except (DatabaseError, TimeoutError) as exc:
                 self._metrics.log_entries.labels(name, "lost").inc(len(kept) - written)
                 logger.warning("the match log cannot be written: %s", str(exc) or "writing takes too long")
-                detail = "the match log cannot be written, and no response is sent without an entry; try again later"
+                detail = "the match log cannot be written, and each response requires an entry; see the service's log"
                 raise ProblemError("log_unavailable", detail, retry_after_s=5) from exc
             return
         taken = sum(writer.put(entry, size=size, client=client) for entry, size in kept)
@@ -205,7 +205,8 @@ class Journal:
             raise ProblemError("unknown_match", str(exc)) from None
         except DatabaseError as exc:
             logger.warning("the match log cannot be read: %s", exc)
-            raise ProblemError("catalog_unavailable", "the match log cannot be read", retry_after_s=1) from exc
+            detail = "the match log cannot be read at the moment; see the service's log"
+            raise ProblemError("catalog_unavailable", detail, retry_after_s=1) from exc
         raise ProblemError("unknown_match", f"there is no match {match_id[:100]!r}")
 
 

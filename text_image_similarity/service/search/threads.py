@@ -51,7 +51,7 @@ class Threads:
         """
         client, done, until = current.get(), Future[T](), Deadline(time.monotonic() + self._timeout_s)
         if client is not None and not begun and self._turns.depth_of(client) >= _MOST_WAITING_OF_ONE:
-            detail = f"{self._name}: {_MOST_WAITING_OF_ONE} reads of this client are waiting"
+            detail = f"{_MOST_WAITING_OF_ONE} reads of this client are waiting for {self._name}"
             raise ProblemError("queue_full", detail, retry_after_s=1, reason="queue_full")
 
         def work_in_time() -> T:
