@@ -290,7 +290,7 @@ class Upkeep:
 
 
 def _stopping() -> ProblemError:
-    return ProblemError("catalog_unavailable", "the service is stopping", retry_after_s=5)
+    return ProblemError("catalog_unavailable", "the service is shutting down; send the request again", retry_after_s=5)
 
 
 def reindex_arguments(place: str, model: str, config: Config) -> list[str]:
