@@ -186,7 +186,7 @@ class Scans:
                 answers = await asyncio.wrap_future(scan.done)
                 found += answers
             except asyncio.CancelledError:
-                scan.done.add_done_callback(forget_failure)  # it may still fail
+                scan.done.add_done_callback(forget_failure)  # the scan may still fail
                 raise
             finally:
                 scan.until = -inf  # a scan that is queued again can no longer be cancelled
@@ -199,7 +199,7 @@ class Scans:
 
     def _run(self) -> None:
         while self._serve(self._waiting.take()):
-            pass  # no query is kept while this waits for the next ones
+            pass  # no query is kept in memory while the thread waits for the next ones
 
     def _serve(self, taken: Sequence[_Scan]) -> bool:
         """Answer scans, and return whether there were any."""

@@ -148,7 +148,7 @@ class Thumbnails:
         try:
             content = await asyncio.wrap_future(done)
         except RowError as error:
-            forget_frames(error)  # they hold the image
+            forget_frames(error)  # which hold the image
             self._failed[key] = time.monotonic()
             while len(self._failed) > 10_000:
                 self._failed.popitem(last=False)

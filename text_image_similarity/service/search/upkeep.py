@@ -31,7 +31,7 @@ from .errors import translated
 logger = logging.getLogger("text_image_similarity")
 
 AT_ONCE = 4  # requests that write at the same time, each from a different client
-_MOST_WAITING = 16  # requests that write or wait to write; one client may have half of them, and every client has one
+_MOST_WAITING = 16  # requests that write or wait to write; one client may have half, and every client at least one
 _TURN_S = 10.0  # a write that takes longer lets others begin after its next transaction, and continues in its turn
 _LONGEST_S = 600.0  # time limit of a request that writes, because proxies seldom wait longer
 _MOST_SAID = 4096  # bytes at the end of the reindexing process's output, to show if it fails
