@@ -2,7 +2,7 @@
 # Needs Python >= 3.11, make and git; Poetry is installed into .poetry/, the environment into .venv/, and tools for tests into build/.
 
 PYTHON ?= python3
-# Tests start hundreds of processes, and each would compile everything it imports (torch alone: 2 s).
+# Tests start hundreds of processes, each of which would otherwise compile everything that it imports (torch alone takes 2 s).
 unexport PYTHONDONTWRITEBYTECODE
 POETRY_PACKAGES := poetry==2.5.1 poetry-plugin-pypi-mirror==0.6.5
 RELEASE_PACKAGES := twine==7.0.0 check-wheel-contents==0.6.3
@@ -152,7 +152,7 @@ endurance: setup
 		tests/system/test_endurance.py tests/system/test_restarts.py tests/system/test_hostile_load.py tests/system/test_full_size.py tests/search/test_crash.py tests/search/stores/test_contract.py \
 		tests/search/filters/test_sql.py tests/tables/test_frames.py tests/formats/test_formats.py tests/decode/test_corpus.py tests/resize/test_resize.py tests/encoders/test_token_files.py tests/export/test_kill.py tests/pipeline/test_feeders.py
 
-# Airflow and Snowpark, whose pinned versions conflict with ours: 580 MB. Their imports are compiled as well.
+# Airflow and Snowpark, whose pinned versions conflict with ours: 580 MB. pip compiles nothing, because Python compiles what tests import.
 recipes: build/recipes/airflow/installed build/recipes/snowpark/installed
 
 build/recipes/%/installed: deploy/%/requirements-test.txt

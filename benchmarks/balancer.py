@@ -18,7 +18,7 @@ _CHUNK = 1 << 16
 
 
 class Balancer:
-    """`async with Balancer(addresses) as balancer` forwards connections to `balancer.address`.
+    """Forwards connections made to `balancer.address` within `async with Balancer(addresses) as balancer: ...`.
 
     Args:
         replicas: The addresses of the replicas.

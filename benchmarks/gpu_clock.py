@@ -1,4 +1,4 @@
-"""Measure how long a GPU computes, with an event before and after each batch, on the stream that computes it.
+"""Measure how long a GPU computes, with an event before and after each batch, on the stream that computes the batch.
 
 Gaps between the kernels of a batch count as computing, so the rest is the time without any batch.
 """

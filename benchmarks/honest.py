@@ -67,7 +67,7 @@ async def _ask(
 
 @dataclass(slots=True)
 class _Client:
-    """A single client.
+    """A client that sends one request at a time, and the outcomes of its requests.
 
     Args:
         address: The address of the service.
@@ -100,7 +100,7 @@ class _Client:
             self._connection.close()
 
     async def _ask(self, request: bytes, known: list[float]) -> str:
-        """Send a request until the service accepts it, waiting as long as it asks for."""
+        """Send a request, and repeat it as the service asks until it is accepted or too much time has passed."""
         late = time.perf_counter() + _PATIENCE_S
         while True:
             if not self._connection.usable:

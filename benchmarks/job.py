@@ -77,7 +77,7 @@ def run_job(job: Job) -> dict[str, Any]:
 
 
 class Beside:
-    """A function that runs in a separate process, in parallel with this one; `with` ends the process.
+    """A function that runs in a separate process during a `with` block, whose end also ends the process.
 
     Args:
         function: The function to call, as `module:function`; it must return a JSON object.

@@ -50,10 +50,10 @@ def cpu_seconds(pid: int) -> float:
 
 
 def family_mib(pid: int) -> float:
-    """Return the current memory of a process and its descendants, with shared pages counted once (PSS); 0 if it ended.
+    """Return the current memory of a process and its descendants, with shared pages counted once (PSS), in MiB.
 
-    The kernel takes a while to compute that, so a process without children is skipped: `peak_mib` measures such a
-    process.
+    The kernel takes a while to compute PSS, so the result is 0 for a process without children, which `peak_mib`
+    measures instead. It is also 0 for a process that has ended.
     """
     total = 0.0
     with suppress(psutil.NoSuchProcess):

@@ -39,9 +39,9 @@ def milliseconds(action: Callable[[], object], repeats: int) -> list[float]:
 def main() -> None:
     """Measure the latencies, and print them."""
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
-    parser.add_argument("--model", default="mini")
+    parser.add_argument("--model", default="mini", help="model of the predictor (default: %(default)s)")
     parser.add_argument("--pictures", type=int, default=10_000, help="number of images in the database")
-    parser.add_argument("--repeats", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=100, help="number of timed runs (default: %(default)s)")
     given = parser.parse_args()
 
     predictor = create_predictor(given.model)

@@ -56,7 +56,7 @@ def plot(rounds: Rounds, path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    mpl.rcParams["svg.hashsalt"] = "benchmarks"  # the same image gives the same file
+    mpl.rcParams["svg.hashsalt"] = "benchmarks"  # the same results give the same file
     there = sorted((c for c in FIELD if c.name in rounds), key=lambda c: mid(rounds[c.name], rate))
     rates = [mid(rounds[c.name], rate) for c in there]
     all_rates = [[rate(one) for one in rounds[c.name]] for c in there]

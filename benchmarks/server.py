@@ -104,7 +104,9 @@ def _answers(folder: Path) -> Iterator[tuple[bytes, bytes]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
-    parser.add_argument("--delay-ms", type=float, default=50.0)
+    parser.add_argument(
+        "--delay-ms", type=float, default=50.0, help="delay of each response, in milliseconds (default: %(default)s)"
+    )
     parser.add_argument(
         "--folder", type=Path, default=INPUTS, help="folder that contains photos/ (default: %(default)s)"
     )

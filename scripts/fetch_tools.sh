@@ -21,14 +21,14 @@ missing() {
 apt update
 packages=$(missing install buildah chromium curl fonts-liberation kubernetes-client nginx patchelf prometheus redis-server shellcheck)
 cd "$folder/packages"
-# Programs that are already installed here are not in that list, and are run from where they are.
+# Programs that are already installed on this machine are not in $packages, and are run from where they are.
 [ -z "$packages" ] || apt download $packages
 for package in *.deb; do
 	[ ! -e "$package" ] || dpkg -x "$package" "$folder"
 done
 
-# These are what a machine without any packages would need: Python and all its dependencies, down to the C library. As
-# in slim images, there are no manuals or translations; pip is there, and may install packages for the whole system.
+# The base file system gets the packages that a machine without any would need: Python and all its dependencies, down to the
+# C library. As in slim images, there are no manuals or translations; pip is included, and may install packages system-wide.
 mkdir base "$folder/base" && cd base
 : >status
 apt download $(missing -o "Dir::State::status=$PWD/status" install base-files base-passwd bash ca-certificates coreutils dash findutils grep gzip libc-bin libstdc++6 passwd python3 python3-pip-whl sed tar usr-is-merged)

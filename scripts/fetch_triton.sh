@@ -1,7 +1,7 @@
 #!/bin/sh
 # Fetch NVIDIA's tritonserver for the CPU, from the wheel nvidia-pytriton, with a Python environment for its python backend. It needs no root and installs nothing.
-# FOLDER/bin/tritonserver then starts it. On a machine that lacks Debian's libpython3.11 or is not Linux on x86-64,
-# nothing is fetched. Usage: scripts/fetch_triton.sh FOLDER
+# FOLDER/bin/tritonserver then starts the server, whose python backend needs the system's libpython of the same version as python3.
+# On a machine other than Linux on x86-64, nothing is fetched. Usage: scripts/fetch_triton.sh FOLDER
 set -eu
 folder=$1
 rm -rf "$folder"
@@ -15,7 +15,7 @@ echo "nvidia-pytriton==0.7.0 --hash=sha256:21f063ff93bb426d0c06b7a55e7eb9efcfe62
 "$python" -m pip download --quiet --no-deps --require-hashes --dest "$folder/wheel" --requirement "$folder/requirements.txt"
 "$python" -m zipfile --extract "$folder"/wheel/nvidia_pytriton-*.whl "$folder/wheel"
 rm "$folder"/wheel/*.whl
-# Its python backend supports only NumPy 1; the other packages have the versions of the lock file, so that the numbers are the same.
+# Triton's python backend supports only NumPy 1; the other packages have the versions of the lock file, so that scores are the same.
 "$python" deploy/service/constraints.py poetry.lock | grep -E '^(onnxruntime|pillow|safetensors|tokenizers)==' >"$folder/requirements.txt"
 "$python" -m pip install --quiet --no-compile "numpy<2" -r "$folder/requirements.txt"
 

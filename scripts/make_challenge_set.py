@@ -2,7 +2,7 @@
 
     .venv/bin/python -m scripts.make_challenge_set
 
-The scenes are listed here by hand, with their things, place and caption. The files cover every common image format. The
+The scenes are listed here by hand, with their things, place and caption. The files are JPEGs, PNGs, WebPs and GIFs. The
 images are composed from Noto Color Emoji (SIL Open Font License 1.1), so they may be shared freely.
 """
 

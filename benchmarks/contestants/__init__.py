@@ -24,7 +24,7 @@ REFERENCE = "transformers-pillow"
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """The scores of a contestant that measures its own time, because it must load or prepare something in between.
+    """The scores of a contestant that measures its own time, because it must prepare something before the clock starts.
 
     Args:
         scores: One for each row; or only their mean, if the contestant returns no more than that.

@@ -1,8 +1,8 @@
 """torchmetrics' CLIPScore, which takes uint8 tensors and returns 100 times the mean cosine, or 0 if that is negative.
 
-A call with one pair, as in its documentation, returns that pair's score; a call with many returns only their mean, but
-is faster (batches of 16). Model folders are passed as a callable. With transformers 5 CLIPScore fails, because
-`get_image_features` no longer returns a tensor, so the model that it gets here returns one.
+A call with one pair, as in torchmetrics' documentation, returns that pair's score; a call with many pairs returns only
+their mean, but is faster (batches of 16). Model folders are passed as a callable. CLIPScore fails with transformers 5,
+because `get_image_features` no longer returns a tensor, so the model that is passed here returns one.
 """
 
 from __future__ import annotations

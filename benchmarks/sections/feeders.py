@@ -27,9 +27,9 @@ _WARM_UP = 600  # images per process: compiled code resizes only after the first
 
 
 def feed(source: str, feeders: int, pairs: int, server: str = "") -> dict[str, Any]:
-    """Time a run from a source, after other runs that start the feeders and let them load what they resize with.
+    """Time a run from a source, after other runs that start the feeders and let them load the code that resizes.
 
-    It uses one core for each feeder, as decoding alone does for each process, unless a server needs cores of its own.
+    The run uses one core for each feeder, as `alone` does for each process, unless a server needs cores of its own.
     """
     if feeders and not server:
         _use_cores(feeders)

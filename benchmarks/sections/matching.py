@@ -1,4 +1,4 @@
-"""Measure `/match-text`: the latency of a query, throughput with many clients, cost of the log, change of model."""
+"""Measure `/match-text`: its latency, its throughput with many clients, the cost of the log, and a change of model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""For two minutes, send ten times the load that the service can handle; measure how fast it responds and refuses."""
+"""Send a service ten times the load that it can handle, and measure how fast it responds and refuses."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ from text_image_similarity.formats.storage import canonical, expand, local_path
 logger = logging.getLogger("shards")
 
 BATCH_ROWS = 10_000
-WAITING_BYTES = 256 * 1024 * 1024  # of split rows in memory; after that, each shard gets a row group
+WAITING_BYTES = 256 * 1024 * 1024  # split rows that may be in memory before a row group is written to each shard
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -75,12 +75,17 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
     score = commands.add_parser("score", help="score the files of one index")
     score.add_argument("source", metavar="IN", help="a file, a folder or a pattern, as a path or a URL")
-    score.add_argument("--index", type=int, default=os.environ.get("JOB_COMPLETION_INDEX", "0"))
+    score.add_argument(
+        "--index",
+        type=int,
+        default=os.environ.get("JOB_COMPLETION_INDEX", "0"),
+        help="number of the share of files to score, from 0 (default: JOB_COMPLETION_INDEX, otherwise 0)",
+    )
     score.add_argument(
         "--job", default=os.environ.get("JOB_UID", ""), help="id of the Job, whose pods share one listing"
     )
     score.add_argument("--config", default="{}", help='settings as JSON: {"model": "mini", "limits": {"per_host": 4}}')
-    score.add_argument("--caption-col", default="caption")
+    score.add_argument("--caption-col", default="caption", help="column of captions (default: caption)")
     score.add_argument(
         "--work-dir", help="folder for finished parts; if its volume outlives the pod, the next pod resumes"
     )
@@ -91,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--shards", type=int, required=True, help="number of shards; for score, the Job's completions"
         )
-        command.add_argument("--url-col", default="url")
+        command.add_argument("--url-col", default="url", help="column of image references (default: url)")
         command.set_defaults(run=run)
     return whole
 

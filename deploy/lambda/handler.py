@@ -1,6 +1,6 @@
 """Score images and captions in AWS Lambda: the handler of a container image.
 
-It takes four kinds of events:
+The handler takes four kinds of events:
 
 - `{"pairs": [{"url": ..., "caption": ...}, ...]}`, invoked directly: returns `{"results": [...]}`, in order.
 - The same as the body of a request through a function URL or an HTTP API: the response is 200 with the results, or 400.
@@ -44,7 +44,7 @@ logger = logging.getLogger("text_image_similarity")
 logger.setLevel(logging.INFO)
 
 MOST_PAIRS = 1000  # in one request
-RESERVE_MS = 20_000  # to join a table's parts and upload them
+RESERVE_MS = 20_000  # time to join a table's parts and upload the result
 # Without this list, anyone who may write to the queue could make the function copy any table that its role may read.
 BUCKETS = frozenset(os.environ.get("BUCKETS", "").split())
 
@@ -127,7 +127,7 @@ def score_messages(messages: list[dict[str, Any]], context: Any) -> dict[str, An
                 for found in body.get("Records", []):
                     score_table(found, context)
             except Exception:  # retried, and finally sent to the dead-letter queue; the others are not affected
-                logger.exception("message %s", message["messageId"])
+                logger.exception("the table of message %s was not scored; it will be retried", message["messageId"])
                 again.append(message["messageId"])
         else:
             pairs[message["messageId"]] = body

@@ -32,7 +32,7 @@ import pandas as pd
 SETTINGS: dict[str, Any] = {"model": "mini", "io_workers": 32}
 LIMITS: dict[str, Any] = {"allow_local_files": False}  # a row must not read the sandbox's files
 
-ROWS = 100  # per batch; Snowflake stops a batch after 180 s, and the slowest downloads take 100 / 32 * 25 s
+ROWS = 100  # per batch; Snowflake stops a batch after 180 s, and 100 downloads, 32 at a time, take up to 4 * 25 s
 RESULT = "SCORE_PAIR_RESULT"  # a column while a table is scored
 WHEELS = "text_image_similarity-*.whl"
 PACKAGES = [

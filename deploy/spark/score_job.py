@@ -19,14 +19,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Add similarity and error to a table of (image reference, caption) rows."
     )
-    parser.add_argument("input")
-    parser.add_argument("output")
+    parser.add_argument("input", metavar="INPUT", help="table to score")
+    parser.add_argument("output", metavar="OUTPUT", help="place for the scored table")
     formats = ("parquet", "orc", "json")  # formats whose files name their columns
     parser.add_argument(
         "--format", default="parquet", choices=formats, help="format of INPUT and OUTPUT (default: parquet)"
     )
-    parser.add_argument("--url-col", default="url")
-    parser.add_argument("--caption-col", default="caption")
+    parser.add_argument("--url-col", default="url", help="column of image references (default: url)")
+    parser.add_argument("--caption-col", default="caption", help="column of captions (default: caption)")
     parser.add_argument(
         "--model", default="fast", help="hub id, a folder that every worker has, fast, accurate or mini"
     )

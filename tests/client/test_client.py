@@ -28,6 +28,8 @@ from text_image_similarity import Config, Limits, LocalEngine, Record, TableErro
 from text_image_similarity.cli import main
 from text_image_similarity.client import ServiceEngine, compare_table, settings_of_the_service
 from text_image_similarity.errors import ConfigError, ModelUnavailableError, StoppedError, UsageError
+from text_image_similarity.service.http.schema import failure_of
+from text_image_similarity.service.jobs import timeout_error
 from text_image_similarity.tables import Summary
 
 pytestmark = pytest.mark.usefixtures("few_authorities")
@@ -587,7 +589,7 @@ def test_a_name_that_stands_for_several_models_is_refused(folder: Path, service:
 
 def late(service: FakeService) -> Fault:
     def change(said: dict[str, Any]) -> None:
-        error = {"code": "timeout", "detail": "not done within the service's limit of 30 s"}
+        error = failure_of(timeout_error(30))
         for result in said["results"][3:]:
             result.update(similarity=None, error=error)
 

@@ -289,7 +289,7 @@ def test_a_read_that_takes_too_long_gives_its_thread_and_connection_back(connect
 
     async def run() -> None:
         threads = Threads("shop", 1, 1.0)
-        with pytest.raises(ProblemError, match="not answered within"):
+        with pytest.raises(ProblemError, match="did not respond within"):
             await threads.run(read, SLOW)
         assert await threads.run(read, "SELECT 1") == [(1,)]
         threads.close()

@@ -52,11 +52,11 @@ async def test_downloads_end_with_the_service_and_what_is_written_is_whole(tmp_p
         began = time.monotonic()
         await upkeep.end()
         for write in writes:
-            with pytest.raises(ProblemError, match="the service is stopping") as ended:
+            with pytest.raises(ProblemError, match="the service is shutting down") as ended:
                 await asyncio.wait_for(write, SOON_S)
             assert (ended.value.code, ended.value.status) == ("catalog_unavailable", 503)
         assert time.monotonic() - began < SOON_S
-        with pytest.raises(ProblemError, match="the service is stopping"):
+        with pytest.raises(ProblemError, match="the service is shutting down"):
             await asyncio.wait_for(upkeep.write(given[:1], [], None), SOON_S)
         written = {each.id: each for each in catalog.products()}
         assert "hung" not in written
@@ -83,7 +83,7 @@ async def test_what_a_closed_model_refuses_is_not_the_fault_of_the_request() -> 
     task = asyncio.create_task(upkeep.write([Product("a")], [], None))
     await asyncio.to_thread(began.wait, HANG_S)
     await upkeep.end()
-    with pytest.raises(ProblemError, match="the service is stopping"):
+    with pytest.raises(ProblemError, match="the service is shutting down"):
         await task
     await upkeep.close()
 

@@ -409,7 +409,10 @@ def test_what_is_not_done_in_time_is_answered_with_timeout_beside_what_is(deadli
             deadlines[-1].reschedule(asyncio.get_running_loop().time())
             late, done = (await asked).results
             released.set()
-            assert (late.error, done.similarity) == ("timeout: not done within the service's limit of 600 s", 1.0)
+            assert (late.error, done.similarity) == (
+                "timeout: the service did not finish within its limit of 600 s",
+                1.0,
+            )
             counted = {"model": "mini", "result": "failed", "error_code": "timeout"}
             await until(lambda: metric(running, "tis_inflight_pairs") == 0)
             assert (
@@ -689,7 +692,7 @@ def test_embeddings_that_are_not_done_in_time_or_fail_unexpectedly_are_errors(
             deadlines[-1].reschedule(asyncio.get_running_loop().time())
             late, done = (await asked).results
             released.set()
-            assert str(late) == "timeout: not done within the service's limit of 600 s"
+            assert str(late) == "timeout: the service did not finish within its limit of 600 s"
             assert np.asarray(done).tolist() == [1.0, 0.0, 0.0]
             await until(lambda: metric(running, "tis_inflight_pairs") == 0)
             monkeypatch.setattr(

@@ -179,7 +179,9 @@ def test_refusals_of_ray_and_of_a_replica_are_told() -> None:
 def test_a_replica_that_hangs_costs_a_requests_time_and_no_more() -> None:
     pool, handle = pool_of(None, None, None, request_timeout_s=0.01)
     scores = asyncio.run(pool.score("mini", [PAIR, PAIR], "cosine"))
-    assert [result.error for result in scores.results] == ["timeout: not done within the service's limit of 0.01 s"] * 2
+    assert [result.error for result in scores.results] == [
+        "timeout: the service did not finish within its limit of 0.01 s"
+    ] * 2
     images = asyncio.run(pool.embed_images("mini", [b"x", "data:,x"]))
     texts = asyncio.run(pool.embed_texts("mini", ["a"]))
     for outcome in (*images.results, *texts.results):

@@ -502,6 +502,6 @@ def test_an_answer_from_before_a_store_followed_is_not_remembered(
 
 
 def test_a_query_that_is_not_encoded_in_time_may_be_sent_again() -> None:
-    late = refused(RowError(ErrorCode.TIMEOUT, "not done within the service's limit of 30 s"))
+    late = refused(RowError(ErrorCode.TIMEOUT, "the service did not finish within its limit of 30 s"))
     assert (late.status, late.headers["Retry-After"]) == (503, "1")
     assert refused(RowError(ErrorCode.NOT_AN_IMAGE, "it is text")).status == 422

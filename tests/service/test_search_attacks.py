@@ -317,7 +317,7 @@ async def test_an_interrupted_write_does_not_outlive_the_service(monkeypatch: py
     assert await asyncio.to_thread(begun.wait, HANG_S)
     await asyncio.wait_for(upkeep.close(), HANG_S)
     for task in tasks:
-        with pytest.raises(ProblemError, match="the service is stopping"):
+        with pytest.raises(ProblemError, match="the service is shutting down"):
             await asyncio.wait_for(task, HANG_S)
 
 
@@ -337,7 +337,7 @@ async def test_a_write_ends_after_its_transaction_when_the_service_ends() -> Non
     task = asyncio.create_task(upkeep.write(["x"] * 1000, [], None))  # type: ignore[list-item]
     await asyncio.to_thread(began.wait, HANG_S)
     await upkeep.close()
-    with pytest.raises(ProblemError, match="the service is stopping"):
+    with pytest.raises(ProblemError, match="the service is shutting down"):
         await task
 
 

@@ -259,7 +259,7 @@ def test_what_is_missing_is_said_and_focused(visit: Callable[..., Any]) -> None:
         assert text_of(page, "#image-mode .alert") == said
         assert page.evaluate("document.activeElement.id") == field
     drop(page, ("a.png", "image/png", make_png()), ("b.png", "image/png", make_png()))
-    assert "One image at a time" in text_of(page, "#image-mode .alert")
+    assert "Choose one image at a time" in text_of(page, "#image-mode .alert")
 
 
 # A table
@@ -325,9 +325,9 @@ WRONG_TABLES = [
     (b'url,caption\na,"b\n', "Row 1 has a quotation mark that is never closed."),
     (b'url,caption\na,"b"c\n', "Row 1 has text after a closing quotation mark."),
     (b"url,caption\n" + b"a,b\n" * 1001, "This page accepts at most 1,000 rows"),
-    (b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9, "t.csv is not a CSV file in UTF-8."),
+    (b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9, "t.csv is not a CSV file in UTF-8 or UTF-16."),
     (b"PK\x03\x04" + bytes(999), "it contains NUL bytes"),
-    ("url,caption\na,café\n".encode("latin-1"), "t.csv is not a CSV file in UTF-8."),
+    ("url,caption\na,café\n".encode("latin-1"), "t.csv is not a CSV file in UTF-8 or UTF-16."),
 ]
 
 

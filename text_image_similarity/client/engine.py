@@ -33,7 +33,7 @@ _MOST_NAMES = 50  # names of models in an error
 _LONGEST_REQUEST_S = 86_400.0  # largest `request_timeout_s` that a service may state
 _REPLICAS = 20  # largest number of replicas, each of which may have to load a model
 _SPLIT = frozenset({408, 413})  # a smaller request may succeed
-_LATE = "timeout: not done within the service's "  # beginning of the error of a pair that may succeed next time
+_LATE = "timeout: the service did not finish within its "  # beginning of the error of a pair that may succeed next time
 
 Waiting = list[tuple[int, bytes]]  # a record's index in its part, and its pair as JSON
 

@@ -1,8 +1,9 @@
 """The audit log of refusals and changes, by client, as one JSON object per line, for a SIEM.
 
-A line holds no secrets and no content of requests: no key, caption, URL or image. The number of lines is limited for
-each client and for all together; any more events are only counted, and so are events that do not fit on a full disk.
-Lines with the event `left_out` contain these counts, so that the sum over all lines is complete.
+A line holds no secrets and no content of requests: no key, caption, URL or image. For each kind of event, the number of
+lines is limited for one client and for all clients together. Events beyond these limits are only counted, and so are
+events whose lines cannot be written. Lines with the event `left_out` contain these counts, so that the sum over all
+lines is complete.
 
 A line is a single write to a file opened for appending, so lines from several processes never mix. A separate thread
 writes lines, because a disk may be slow or an NFS server unavailable.
@@ -118,7 +119,7 @@ class AuditLog:
         Args:
             note: The event.
             client: Client that caused it; the lines of one client are limited together.
-            facts: `address`, `method`, `route`, `request_id` and `status`, as far as known.
+            facts: `address`, `method`, `route`, `request_id` and `status`, as far as they are known.
         """
         if self._thread is None:
             return
@@ -140,7 +141,7 @@ class AuditLog:
             self._leave_out(key, note.count, now)
 
     def _is_allowed(self, key: _Key, now: float) -> bool:
-        """Tell whether another line may be written, and count it."""
+        """Tell whether another line may be written, and count that line."""
         event, _ = key
         with self._lock:
             if len(self._full_at) > 2 * MOST_COUNTED:
@@ -191,7 +192,7 @@ class AuditLog:
 
 
 class _AppendedFile:
-    """A file that lines are appended to, or stderr; a file that was moved away, as by logrotate, is created again."""
+    """A file to which lines are appended, or stderr. If the file is moved, as logrotate does, a new one is created."""
 
     def __init__(self, place: str) -> None:
         self._path = None if place == STDERR else Path(place).absolute()

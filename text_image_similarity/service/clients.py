@@ -1,4 +1,4 @@
-"""The client of a request: its key, or otherwise its address."""
+"""The client of a request, which is identified by its key, or otherwise by its address."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ipaddress import IPv6Address, ip_address
 
 # Client of the current request; None outside of HTTP requests, where work is not divided among clients.
 current: ContextVar[str | None] = ContextVar("client", default=None)
-SERVICE = "the service"  # client of what is done for all requests together
+SERVICE = "the service"  # the client that is charged for work for all requests together
 
 
 def peer_name(address: str) -> str:

@@ -1,4 +1,4 @@
-"""Values that pass through the service: requests, their work, and results."""
+"""Values that pass through the service: requests, the work on them, and its results."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Answer(Generic[ResultT]):
     Args:
         model: Name of the served model.
         results: A result for each pair, image or caption, in order.
-        spans: For each result, its spans in the stages.
+        spans: For each result, the time that its item spent in each stage.
     """
 
     model: str
@@ -75,8 +75,9 @@ class Call:
     Args:
         request_id: The client's `X-Request-Id`, or a generated one.
         began: Seconds since the epoch.
-        answers: Results of models.
-        pairs: Number of pairs; `failed` is the number of pairs without a score.
+        answers: The models' results.
+        pairs: Number of pairs.
+        failed: Number of pairs without a score.
         asked: Queries and results of a match request, for the match log; see `search.journal`.
         notes: Notes for the audit log.
     """
@@ -118,7 +119,7 @@ class Item:
 
     @property
     def embedding(self) -> Outcome | None:
-        """The outcome of the image or caption of an item that is not a pair."""
+        """The outcome of an item that is not a pair: that of its image or of its caption."""
         return self.text_outcome if self.image is None else self.image_outcome
 
 
@@ -128,19 +129,19 @@ class Job:
     Args:
         inputs: The image and the caption of each item.
         kind: Score kind of pairs; None if embeddings are requested.
-        wake: Called once, on any thread, when all items are finished or the model is lost.
-        release: Called for each item that no longer takes a place.
+        wake: Function that is called once, on any thread, when all items are finished or the model has stopped working.
+        release: Function that is called once for each finished item, which then no longer counts as in progress.
     """
 
     def __init__(
         self, inputs: Inputs, kind: ScoreKind | None, wake: Callable[[], None], release: Callable[[], None]
     ) -> None:
         self.client = current.get()
-        self.due = 0.0  # turn of the job's first item at the model
+        self.due = 0.0  # when the job's first item is due at the model, on the clock of `Turns`
         self.kind = kind
         self.items = [Item(self, number, image, caption) for number, (image, caption) in enumerate(inputs)]
-        self.gone = False  # whether the job's request is no longer waiting
-        self.timed_out = False  # whether unfinished items have been answered and counted
+        self.gone = False  # whether the request no longer waits for the job
+        self.timed_out = False  # whether the response reports the unfinished items as late
         self.problem: ModelError | None = None
         self._wake, self._release = wake, release
         self._left = len(self.items)
@@ -159,7 +160,7 @@ class Job:
             self._wake()
 
     def fail(self, problem: ModelError) -> None:
-        """Fail the job because the model has stopped working. The job's items must still be finished."""
+        """Fail the job because the model has stopped working. The caller must still finish the job's items."""
         with self._lock:
             first, self.problem, self.gone = not self.gone, problem, True
         if first:
@@ -167,5 +168,5 @@ class Job:
 
 
 def timeout_error(timeout_s: float) -> RowError:
-    """Return the error for an item that was not done within `timeout_s` seconds."""
-    return RowError(ErrorCode.TIMEOUT, f"not done within the service's limit of {timeout_s:g} s")
+    """Return the error for an item that was not finished within `timeout_s` seconds."""
+    return RowError(ErrorCode.TIMEOUT, f"the service did not finish within its limit of {timeout_s:g} s")

@@ -20,8 +20,8 @@ class ApiKey:
 
     Args:
         key: The secret.
-        name: Name of the key's owner in the log. Keys with the same name share their matches and events; a key with a
-            filter must have a name.
+        name: Name of the key's owner in the match log. Keys with the same name share their matches and events; a key
+            with a filter must have a name.
         role: `search` may score and search, `write` may also change products, and `admin` may also change the models of
             catalogues.
         catalogs: Catalogues that the key may see; empty means all of them.
@@ -95,7 +95,7 @@ def _read_object(text: str) -> ApiKey:
     given = json.loads(text)
     names = [each.name for each in fields(ApiKey)]
     if unknown := sorted(set(given) - set(names)):
-        raise ConfigError(f"{unknown[0]!r} is unknown; the members are {', '.join(names)}")
+        raise ConfigError(f"a key has no member {unknown[0]!r}; its members are {', '.join(names)}")
     if "key" not in given:
-        raise ConfigError('there is no "key"')
+        raise ConfigError('the member "key" is missing')
     return ApiKey(**given)

@@ -1,4 +1,4 @@
-"""Pools of models, the seam between HTTP and the models, which may be in this process or elsewhere."""
+"""Pools of models: the seam between HTTP and the models, which run in this process or in others."""
 
 from __future__ import annotations
 
@@ -18,65 +18,66 @@ from .settings import Settings
 
 
 class ModelPool(Protocol):
-    """The protocol of pools of models that process requests.
+    """The protocol of pools of models, which process requests.
 
     `score`, `embed_images` and `embed_texts` take a served model's name, or None for the default, and raise a
-    `ProblemError` `unknown_model`, `queue_full` or `model_unavailable`. Cancelling such a call abandons the request.
+    `ProblemError` with the code `unknown_model`, `queue_full` or `model_unavailable`. Cancelling one of these calls
+    abandons the request.
     """
 
     async def start(self) -> None:
-        """Load the models that are needed at the start; may be called again after a failure.
+        """Load the models that are needed at the start. This may be called again after a failure.
 
         Raises:
             ConfigError, ModelError: A model cannot be loaded.
         """
 
     async def close(self) -> None:
-        """Stop; requests in progress are lost."""
+        """Stop the pool. Requests in progress are lost."""
 
     async def score(self, model: str | None, pairs: Sequence[Pair], kind: ScoreKind) -> Answer[ScoreResult]:
-        """Score pairs."""
+        """Score pairs with a model."""
 
     async def embed_images(self, model: str | None, images: Sequence[ImageInput]) -> Answer[Outcome]:
-        """Embed images."""
+        """Embed images with a model."""
 
     async def embed_texts(self, model: str | None, captions: Sequence[str]) -> Answer[Outcome]:
-        """Embed captions."""
+        """Embed captions with a model."""
 
     async def serve_model(self, config: Config) -> str:
-        """Serve another model from now on; this takes as long as loading it; the other models stay in use.
+        """Load another model and serve it from now on. The other models stay in use meanwhile.
 
-        If a model with the same `model` and `revision` is already served, it is shared, regardless of other settings.
+        A served model with the same `model` and `revision` is shared instead, regardless of its other settings.
 
         Args:
             config: Settings that name the model. Local files are never read as images.
 
         Returns:
-            Name of the model in requests.
+            The name that requests use for the model.
 
         Raises:
-            ProblemError: `model_unavailable`, if the model cannot be loaded, or none can be added at run time; the
-                model is then not served.
+            ProblemError: `model_unavailable`, if the model cannot be loaded, or if this pool cannot add models at run
+                time.
         """
 
     def encoder(self, model: str) -> Encoder | None:
-        """Return a loaded model itself, for work outside of requests; None if it is in another process."""
+        """Return a model's encoder, for work outside requests; None if the model is not loaded in this process."""
 
     def refusal(self) -> ProblemError | None:
-        """Return the problem that every request would get now, before its body is read; None if there is room."""
+        """Return the problem with which to refuse a request before its body is read; None if there is room."""
 
     def unready(self) -> ProblemError | None:
-        """Return why no requests should be sent here, or None."""
+        """Return why load balancers should send no requests here; None if the pool is ready."""
 
     def dead(self) -> ProblemError | None:
-        """Return why this process should be replaced, or None."""
+        """Return why this process should be replaced; None if the pool works or may recover."""
 
     def models(self) -> Mapping[str, Mapping[str, Any] | None]:
         """Return the facts of each model by name, the default first; None for one that is not loaded."""
 
 
 def choose_model(settings: Settings, name: str | None) -> str:
-    """Return the model for a name in a request; for a split, one of its models, chosen by weight.
+    """Return the name of the model for a name in a request; for a split, one of its models, chosen by weight.
 
     Raises:
         ProblemError: `unknown_model`.
@@ -97,8 +98,8 @@ def find_model(
     """Return the name under which the model of `config` is served, or None.
 
     Args:
-        models: The models that are served.
-        facts: Facts about loaded models.
+        models: The served models, by name.
+        facts: The facts of each model, as `ModelPool.models` returns them.
         config: Settings that name the model.
     """
     wanted = resolve_model(config.model, config.revision)
@@ -112,10 +113,10 @@ def find_model(
 
 
 class InFlight:
-    """The pairs in progress, of which one client may have at most half. Safe to share between threads.
+    """Counts the pairs in progress, of which one client may have at most half. Safe to share between threads.
 
     Args:
-        most: Maximum number of pairs, beyond which requests are refused.
+        most: Number of pairs in progress from which requests are refused.
     """
 
     def __init__(self, most: int) -> None:
@@ -124,11 +125,11 @@ class InFlight:
         self._lock = Lock()
 
     def total(self) -> int:
-        """Return the number of pairs of all clients."""
+        """Return the number of all clients' pairs in progress."""
         return self._pairs.total()
 
     def problem(self, client: str | None) -> ProblemError | None:
-        """Return why a client may not have more pairs in progress, or None; only the total limits the client None."""
+        """Return why a client may not start more pairs, or None. Only the total limits the client None."""
         pairs, total = self._pairs[client], self._pairs.total()
         if total < self._most and (client is None or pairs < max(1, self._most // 2)):
             return None

@@ -37,13 +37,13 @@ STATUS = {
 
 
 class ProblemError(Exception):
-    """An error for which the response is a problem instead of a result.
+    """An error because of which the response is a problem instead of a result.
 
     Args:
         code: One of `STATUS`.
         detail: What happened and what to do, in words.
         retry_after_s: Seconds until the same request may succeed; sent as a whole number from 1 to 60.
-        reason: Resource that was full, for the metrics.
+        reason: Resource that was full, as the metrics name it.
         headers: Additional headers of the response.
         members: Additional members of the problem.
     """

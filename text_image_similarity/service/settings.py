@@ -1,4 +1,4 @@
-"""Every setting of the service, validated once."""
+"""All settings of the service, which are validated once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TRACES_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 MOST_BODIES = 8  # number of request and response bodies of the maximum length that may be in memory at a time
 
-ENSEMBLE = "ensemble"  # the name of all models together
+ENSEMBLE = "ensemble"  # name that stands for all models together
 
 LogMode = Literal["queued", "required", "off"]
 LogDetail = Literal["full", "hashed", "off"]
@@ -193,11 +193,11 @@ class Settings:
         return (*self.models, *self.splits, *([ENSEMBLE] if self.ensemble else []))
 
     def config_of(self, name: str) -> Config:
-        """Return the settings of a model; for all models together, those of the default."""
+        """Return the settings of a model; for the ensemble, those of the default model."""
         return self.models[self.default if name == ENSEMBLE and self.ensemble else name]
 
     def with_model(self, config: Config) -> tuple[Settings, str]:
-        """Return these settings with another model, and its name."""
+        """Return these settings with another model, and the name that it has in them."""
         stem = _name_of(config)
         name = next(
             name for name in chain([stem], (f"{stem}-{number}" for number in count(2))) if name not in self.names

@@ -1,4 +1,4 @@
-"""Fair sharing between clients, who take turns by the cost of their work so far.
+"""Fair sharing: clients take turns according to the cost of their work so far.
 
 Start-time fair queueing (Goyal, Vin and Cheng 1996): each client has its own clock, which its work advances, and the
 client with the earliest clock is next. A client that was idle starts where the others are, so that turns cannot be
@@ -26,8 +26,8 @@ T = TypeVar("T")
 _MOST_KNOWN = 1000  # clients
 _LATELY_S = 1.0  # clients with a task within this time share the threads
 _PAUSE_S = 5.0
-_REFUSED_SHARE = 0.05  # share of the time that refusals may take
-_BURST_S = 1.0  # seconds of refusals without a wait: about a hundred small ones
+_REFUSED_SHARE = 0.05  # share of the time that the refusals of one client may take
+_BURST_S = 1.0  # seconds whose share is spent before refusals wait: about a hundred small ones
 
 
 def _call_later(seconds: float, task: Task) -> None:
@@ -44,7 +44,7 @@ class Turns:
         self._ends: dict[Client, float] = {}
 
     def begin(self, client: Client, cost: float = 0.0) -> float:
-        """Return when a client's next piece of work is due, and advance its clock by the cost."""
+        """Return when a client's next piece of work is due, and advance the client's clock by the cost."""
         due = max(self._now, self._ends.get(client, 0.0))
         self._ends[client] = due + cost
         return due
@@ -55,8 +55,8 @@ class Turns:
         Args:
             client: The client.
             more: The difference; if it is negative, nothing is charged.
-            waiting: A heap of work that waits, each with when it is due, a number and its client; that of this client is
-                delayed too.
+            waiting: A heap of waiting work, as tuples of the time when it is due, a number, its client and the work.
+                The client's own waiting work is delayed too.
         """
         if more > 0:
             self.begin(client, more)
@@ -74,10 +74,10 @@ class Turns:
 
 
 class Patience:
-    """Delays of cheap responses, such as refusals and pages, so that they take no time from clients being served.
+    """Delays cheap responses, such as refusals and pages, so that they take little time from the clients being served.
 
-    While others are served, such responses may use only a twentieth of a client's share of the time. A client on its
-    own does not wait.
+    While others are being served, such responses to a client may take only a twentieth of the time. A client on its own
+    does not wait.
 
     Args:
         clock: Function that returns seconds, for tests.
@@ -85,8 +85,8 @@ class Patience:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._served: dict[Client, float] = {}  # time when each was last served
-        self._ends: dict[Client, float] = {}  # time when each has made up for its refusals
+        self._served: dict[Client, float] = {}  # time when each client was last served
+        self._ends: dict[Client, float] = {}  # time when each client has made up for its refusals
 
     def note_served(self, client: Client) -> None:
         """Record that a client was served."""
@@ -96,7 +96,7 @@ class Patience:
         self._served[client] = now
 
     def charge(self, client: Client, took_s: float) -> float:
-        """Charge a client for a response that took `took_s` seconds, and return when its earlier ones are made up for."""
+        """Charge a client for a response of `took_s` seconds, and return when it has made up for the earlier ones."""
         now = self._clock()
         if len(self._ends) >= _MOST_KNOWN:
             self._ends.clear()
@@ -105,7 +105,7 @@ class Patience:
         return due
 
     def pause_s(self, client: Client, took_s: float) -> float:
-        """Return how many seconds a refusal that took `took_s` must wait; the first ones of a client do not wait."""
+        """Return how many seconds a refusal that took `took_s` must wait; a client's first refusals do not wait."""
         now, due = self._clock(), self.charge(client, took_s)
         if not any(at > now - _LATELY_S for known, at in self._served.items() if known != client):
             return 0.0
@@ -114,7 +114,7 @@ class Patience:
 
 @types.coroutine
 def measured(work: Coroutine[Any, Any, T], tell: Callable[[float], object]) -> Generator[Any, Any, T]:
-    """Run a coroutine, and tell how many seconds of processor time it took on the event loop's thread."""
+    """Run a coroutine, and call `tell` with the seconds of processor time that it took on the event loop's thread."""
     took, step, value = 0.0, work.send, None
     try:
         while True:
@@ -150,7 +150,7 @@ class OneByOne:
             cost: Estimated cost of the block, relative to others.
 
         Yields:
-            Function that is told what the block has really cost, for which the client pays.
+            Function to call with the real cost of the block, which the client is then charged.
         """
         due = self._turns.begin(client, cost)
         if self._busy:
@@ -176,7 +176,7 @@ class OneByOne:
         while self._waiting:
             entrance = heappop(self._waiting)[3]
             if not entrance.done():
-                self._busy = True  # counted as busy until it runs, too
+                self._busy = True  # already now, although the coroutine continues later
                 entrance.set_result(None)
                 return
 
@@ -185,16 +185,16 @@ class FairQueue:
     """Distributes tasks to threads, so that no client delays the others. Safe to share between threads.
 
     A task costs its client the time that it takes, so that images are weighted by pixels and bytes, and downloads by
-    waiting time. A client without a name (None) may be many clients, and is not limited.
+    waiting time. The client None may stand for many clients, so it is not limited.
 
     Args:
         submit: Function that runs a client's task on a thread.
         threads: Number of concurrent tasks.
-        most_of_one: Maximum number of concurrent tasks of one client; by default all.
+        most_of_one: Maximum number of concurrent tasks of one client; by default, as many as `threads`.
         long_s: Seconds. A client whose tasks take longer on average may use at most half of the threads while there are
-            other clients. Such a client pauses after each task, so that its threads are idle for the others' share of
-            the time. On its own, a client may use all threads.
-        later: Function that calls another one after a number of seconds, for tests.
+            other clients. If there are more clients than threads, this client also pauses after each task, so that its
+            threads are idle for the others' share of the time. On its own, a client may use all threads.
+        later: Function that calls a task after a number of seconds, for tests.
         clock: Function that returns seconds, for tests.
     """
 
@@ -221,7 +221,7 @@ class FairQueue:
         self._lock = Lock()
 
     def put(self, client: Client, task: Task, *, first: bool = False) -> None:
-        """Queue a task after the client's other ones, or before them if `first`."""
+        """Queue a task after the client's other tasks, or before them if `first`."""
         with self._lock:
             waiting = self._waiting.setdefault(client, deque())
             (waiting.appendleft if first else waiting.append)(task)
@@ -229,7 +229,7 @@ class FairQueue:
             self._start()
 
     def depth_of(self, client: Client) -> int:
-        """Return how many tasks of a client wait."""
+        """Return how many tasks of a client are waiting."""
         with self._lock:
             return len(self._waiting.get(client, ()))
 
@@ -257,7 +257,7 @@ class FairQueue:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits or runs."""
+        """Whether no task is waiting or running."""
         with self._lock:
             return not self._busy and not self._waiting
 
@@ -288,7 +288,7 @@ class FairQueue:
         return max(1, min(self._most, self._threads // 2))
 
     def _others(self, client: Client, lately_s: float) -> int:
-        """Return how many other clients had a task recently."""
+        """Return how many other clients have queued a task in the last `lately_s` seconds."""
         since = self._clock() - lately_s
         return sum(at > since for known, at in self._seen.items() if known != client)
 

@@ -82,8 +82,8 @@ def noted_blocks(images: Sequence[object], results: Sequence[object]) -> list[No
     """Return the notes for images at blocked addresses; after a redirect, the note names the host that redirected.
 
     Args:
-        images: References in a request, or images themselves.
-        results: Result for each image.
+        images: References in a request, or the images' bytes.
+        results: The result for each image.
     """
     refused = [image for image, result in zip(images, results, strict=True) if is_blocked(result)]
     return [] if not refused else noted_hosts(refused, len(refused))

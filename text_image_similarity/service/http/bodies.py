@@ -48,10 +48,10 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "The body is not valid JSON.",
         401: "A valid API key is required.",
-        403: "The API key does not allow this, or the request comes from a page of another site.",
+        403: "The API key does not allow the request, or the request comes from a page of another site.",
         404: "Nothing with this name exists.",
         408: "The body took too long to arrive.",
-        409: "This cannot be done in the current state.",
+        409: "The current state of the catalogue or of the service does not allow the request.",
         413: "The body, or the response, is too long.",
         415: "The body's media type or encoding is not supported.",
         422: "The request is not valid.",

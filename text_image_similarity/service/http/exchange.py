@@ -136,7 +136,7 @@ class OutgoingAnswer:
     Args:
         room: Memory of responses that are not yet sent.
         send: ASGI callable that sends its messages.
-        call: The call that it responds to.
+        call: The call to which this is the response.
         closing: Whether the client is asked to close the connection.
         log: Function that writes the log entry of the response before it is sent; None for requests without one.
     """
@@ -146,7 +146,7 @@ class OutgoingAnswer:
         self.held, self.client = 0, ""
         self._headers = [
             (b"x-request-id", call.request_id.encode()),
-            (b"cross-origin-resource-policy", b"same-origin"),  # so that no page of another origin can embed it
+            (b"cross-origin-resource-policy", b"same-origin"),  # no page of another origin can embed the response
             *([(b"connection", b"close")] if closing else []),
         ]
         self.status = 0  # 0 until the response has begun
@@ -156,7 +156,7 @@ class OutgoingAnswer:
         """Count a part of the response when it is created, on any thread.
 
         Raises:
-            ProblemError: `queue_full`, if there is no room for it.
+            ProblemError: `queue_full`, if there is no room for the part.
             ClientLeftError: The request has ended.
         """
         with self._lock:

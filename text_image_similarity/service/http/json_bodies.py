@@ -137,7 +137,7 @@ class JsonBody:
         """Return the body's value.
 
         Args:
-            count: Function that is told the most memory that the body's strings can take, in bytes, before they are
+            count: Function that is called with the maximum memory of the body's strings, in bytes, before they are
                 created.
 
         Raises:
@@ -212,7 +212,7 @@ def _pieces(body: bytes | bytearray) -> Iterator[bytes]:
 class _Look:
     """Measurements of JSON before it is parsed.
 
-    `size` is the most memory that the strings can take, in bytes, and `names` the number of members of all objects.
+    `size` is the maximum memory that the strings can take, in bytes; `names` is the number of members of all objects.
     """
 
     def __init__(self) -> None:

@@ -148,7 +148,7 @@ class Gate:
             extra = {"request_id": call.request_id}
             logger.error("this is a bug in text_image_similarity; please report it", exc_info=error, extra=extra)
             problem = ProblemError("internal_error", "internal error; see the server's log for this request id")
-        forget_frames(error)  # they hold the body
+        forget_frames(error)  # which hold the body
         if not isinstance(problem, ProblemError):
             await reply.leave()
             return
@@ -167,7 +167,7 @@ class Gate:
             self.patience.charge(client, time.perf_counter() - began)
 
     async def _answer(self, scope: Scope, body: IncomingBody, reply: OutgoingAnswer) -> None:
-        """Pass a request on; one to an open route may have to wait first, so that it takes no time from others."""
+        """Pass a request on; a request to an open route may have to wait first, so that others lose no time to it."""
         if _find_route(self.open_routes, scope) is None:
             await self.app(scope, body.receive, reply.send)
             return

@@ -92,7 +92,7 @@ class CountedJson:
             self._held = self._size
 
     def start_over(self) -> None:
-        """Forget what has been counted; the memory that it held is used for what follows."""
+        """Count from 0 again; the memory that is already reserved is used first."""
         self._length = self._size = 0
 
 
@@ -118,7 +118,7 @@ class MatchReply:
         return written
 
     def add(self, found: Written) -> None:
-        """Count results that are JSON already."""
+        """Count results that are already JSON."""
         self._json.count(len(found.json), found.size)
 
     def start_over(self) -> None:

@@ -1,7 +1,7 @@
-"""Group items into batches, from each client in turn and oldest first, as soon as the model is free.
+"""Group items into batches as soon as the model is free: clients take turns, and a client's oldest items are first.
 
 While a batch is encoded, the next one is collected, so that batches grow with the load. A batch that is not full waits
-for items that are being decoded, up to a limit; if there are none, it starts at once.
+for items that are being decoded, up to a time limit; if there are none, the batch starts at once.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class Batcher:
 
     Args:
         name: Name of the thread.
-        work: Function that encodes a batch; must not raise.
+        work: Function that encodes a batch, and must not raise.
         max_batch: Maximum number of items in a batch.
         max_wait_s: Longest time that an item waits for others, in seconds, while the model is free.
-        idle: Function that is called when there was nothing to do for `IDLE_S`; must not raise.
+        idle: Function that is called whenever there has been no item for `IDLE_S` seconds, and must not raise.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class Batcher:
         return waits < max(1, most // (len(depths) + (not waits)))
 
     def depth_with(self, most: int) -> int:
-        """Return how many items wait, counting at most `most` of each named client."""
+        """Return how many items wait, counting at most `most` of each client other than None."""
         return sum(depth if client is None else min(depth, most) for client, depth in self.depths().items())
 
     def enter(self, job: Job) -> None:
-        """Assign a job its turn."""
+        """Set when a job's items are due, according to the client's turn."""
         with self._changed:
             job.due = self._turns.begin(job.client, len(job.items))
 
@@ -91,7 +91,7 @@ class Batcher:
             self._changed.notify()
 
     def close(self) -> None:
-        """End the thread after the current batch; waiting items stay in the queue."""
+        """End the thread after the current batch. Waiting items stay in the queue."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -107,7 +107,7 @@ class Batcher:
             del batch  # do not keep images and captions until there is more to encode
 
     def _has_work(self, timeout_s: float) -> bool:
-        """Wait for an item or the end; return False if neither comes in time."""
+        """Wait until there is an item or the batcher is closed; return False if neither happens in time."""
         with self._changed:
             return self._changed.wait_for(lambda: bool(self._waiting) or self._closed, timeout_s)
 

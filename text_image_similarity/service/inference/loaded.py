@@ -1,7 +1,7 @@
-"""The models in memory: loaded on demand and, beyond a budget, unloaded, least recently used first.
+"""The models in memory, which are loaded on demand. Beyond a budget, the least recently used models are unloaded.
 
-No model is unloaded while a request in progress needs it; if requests need more models than fit in the budget, the
-budget is exceeded. Only weights are counted.
+No model is unloaded while a request in progress needs it, so the budget is exceeded if requests need more models than
+fit. Only weights are counted.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ RELOAD_S = 30.0  # pause after a model failed to load
 class LoadedModels:
     """Loaded models by name.
 
-    Call all methods except `release` on one thread, which must be that of the event loop once one is running.
+    Call all methods except `release` on one thread: once an event loop is running, on the thread of that loop.
 
     Args:
         load: Function that loads a model by its name; called on threads that may block.
-        metrics: Metrics of loaded models.
+        metrics: Metrics to record to.
         default: Name of the model that is never unloaded.
         budget: Maximum number of bytes of weights; None means no limit.
     """
@@ -68,7 +68,7 @@ class LoadedModels:
         return self._loaded.get(name)
 
     def load(self, name: str) -> None:
-        """Load a model unless it is loaded, and wait for it; used before requests arrive.
+        """Load a model, unless it is already loaded, and block meanwhile; used before requests arrive.
 
         Raises:
             ConfigError, ModelError: The model cannot be loaded.
@@ -84,7 +84,7 @@ class LoadedModels:
             self._needed[name] += items
 
     def release(self, name: str, items: int) -> None:
-        """Release items that no longer need a model; may be called from any thread."""
+        """Release items that no longer need a model. This may be called on any thread."""
         with self._lock:
             self._needed[name] -= items
             idle = self._needed[name] == 0
@@ -118,11 +118,11 @@ class LoadedModels:
         return self._loaded[name]
 
     def forget_failure(self, name: str) -> None:
-        """Let the next request retry loading a model."""
+        """Forget that loading a model failed, so that the next request tries again at once."""
         self._failed.pop(name, None)
 
     def clear(self) -> None:
-        """Forget all models."""
+        """Forget all models, without closing them."""
         self._loaded = {}
 
     def _recent_problem(self, name: str) -> Exception | None:
@@ -130,13 +130,13 @@ class LoadedModels:
         return problem if time.monotonic() - at < RELOAD_S else None
 
     async def _load_later(self, name: str) -> Exception | None:
-        """Load a model, and return why that failed, or None."""
+        """Load a model, and return the error if that fails, or else None."""
         self._make_room()  # room for the model, if its size is known
         closing, self._closing = self._closing, []
         try:
             await asyncio.gather(*map(asyncio.wrap_future, closing), return_exceptions=True)
             self._add(name, await on_daemon(lambda: self._load(name)))
-        except Exception as exc:  # including a full disk; do not retry immediately
+        except Exception as exc:  # for example, a full disk; the next attempt must wait
             logger.error("%s cannot be loaded: %s", name, exc)
             self._failed[name] = (time.monotonic(), exc)
             return exc

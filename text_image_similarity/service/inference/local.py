@@ -1,4 +1,4 @@
-"""The pool of models in this process."""
+"""The pool whose models run in this process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ logger = logging.getLogger("text_image_similarity")
 
 _PROVEN_S = 60.0  # how long a success proves that a model works; an idle model tests itself more often
 _STUCK_S = 300.0  # a model without any success for this long, even in self-tests, is not expected to recover
-_CLOSING_S = 3.0
+_CLOSING_S = 3.0  # longest time that closing waits for the models
 
 
 class LocalModelPool:
@@ -44,7 +44,7 @@ class LocalModelPool:
         settings: Settings of the service.
         metrics: Metrics to record to.
         load: Function that loads a model, for tests.
-        transport: Transport for HTTP requests for images, for tests; None is the network.
+        transport: Transport for HTTP requests for images, for tests; None means the network.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class LocalModelPool:
         metrics.inflight.set_function(self._inflight.total)
 
     def load(self) -> None:
-        """Load the models that are needed at the start, and wait for them.
+        """Load the models that are needed at the start, and block meanwhile.
 
         Raises:
             ConfigError, ModelError: A model cannot be loaded.
@@ -87,7 +87,7 @@ class LocalModelPool:
         await on_daemon(self.load)
 
     async def close(self) -> None:
-        """See `ModelPool`; does not wait for a stuck model."""
+        """See `ModelPool`; this does not wait long for a stuck model."""
         with suppress(TimeoutError):
             await asyncio.wait_for(on_daemon(self._close), _CLOSING_S)
         self._workers = None
@@ -96,7 +96,7 @@ class LocalModelPool:
     async def score(
         self, model: str | None, pairs: Sequence[Pair], kind: ScoreKind, *, within_s: float | None = None
     ) -> Answer[ScoreResult]:
-        """See `ModelPool`; `within_s` is the remainder of `request_timeout_s`, if some of it has been used."""
+        """See `ModelPool`; `within_s` is the remaining part of `request_timeout_s`; None means all of it."""
         name, items = await self._run(model, [(pair.image, pair.caption) for pair in pairs], kind, within_s)
         late = ScoreResult.failed(timeout_error(self._settings.request_timeout_s))
         results = [late if item.score is None else item.score for item in items]
@@ -161,7 +161,7 @@ class LocalModelPool:
         return None if served is None else served.encoder
 
     def refusal(self) -> ProblemError | None:
-        """See `ModelPool`; there is no room if the pool or every loaded model's queue is full for this client."""
+        """See `ModelPool`; there is no room if the pool, or every loaded model's queue, is full for this client."""
         if (problem := self._inflight.problem(current.get())) is not None:
             return problem
         refusals = [self._queue_problem(served) for served in self._models]
@@ -237,7 +237,7 @@ class LocalModelPool:
         return self._together.unit(outcome)
 
     def _enter(self, name: str, client: str | None, pairs: int) -> None:
-        """Reserve places and a model for a whole request, or refuse it."""
+        """Reserve places and a model for a whole request, or raise a `ProblemError`."""
         self._inflight.enter(client, pairs)
         self._models.need(name, pairs)
 
@@ -260,7 +260,7 @@ class LocalModelPool:
 
 
 def _resolve(loop: asyncio.AbstractEventLoop, done: asyncio.Future[None]) -> None:
-    """Finish a future of a loop, from any thread."""
+    """Set the result of a future of an event loop, from any thread."""
 
     def finish() -> None:
         if not done.done():

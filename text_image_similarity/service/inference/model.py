@@ -2,8 +2,8 @@
 
     Job -> distinct images -> fetch (threads) -> decode + tokenize (threads) -> Batcher -> encode -> score
 
-The steps and their results are those of the pipeline. An item that is finished early, because of a failure or cached
-embeddings, is not queued for a batch, and an item whose client has left is not encoded.
+The steps and their results are those of the pipeline. An item that is finished early, because it failed or its
+embeddings were cached, is not queued for a batch, and an item whose client has left is not encoded.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .workers import ImageWorkers
 logger = logging.getLogger("text_image_similarity")
 
 _MOST_CHARACTERS = 10_000  # of a caption
-_DOWNLOADS = 16  # concurrent downloads of one request, so that others get their share
+_DOWNLOADS = 16  # concurrent downloads of one request, so that other requests get their share
 _FILE_ENTRIES = 1_000_000  # entries in the file of an embedding cache: 2 GB for CLIP ViT-B/32
 
 
@@ -40,14 +40,14 @@ class ServedModel:
     """A loaded model that processes jobs.
 
     Args:
-        name: Name in requests.
+        name: Name of the model in requests.
         settings: Settings of the service.
         encoder: Encoder of the model.
         workers: Threads that fetch and decode, shared by the models of a service.
         metrics: Metrics to record to.
 
     Raises:
-        ConfigError: The embedding cache cannot be used, or cannot be used with this encoder.
+        ConfigError: The embedding cache cannot be used, or not with this encoder.
         ModelError: The model does not work.
     """
 
@@ -107,7 +107,7 @@ class ServedModel:
             self._fetch_next(downloads)
 
     def close(self) -> None:
-        """Stop after the current batch; unfinished jobs stay unfinished."""
+        """Stop the model after the current batch. Unfinished jobs stay unfinished."""
         self.queue.close()
         self._stages.close()
         self._known.close()
@@ -130,12 +130,15 @@ class ServedModel:
         self._fetch_next(downloads)
         self.queue.announce(len(items), client)
         if isinstance(content, RowError):
-            self._decode(items, lambda: content)  # here, because there is nothing to decode
+            self._decode(items, lambda: content)  # on this thread, because there is nothing to decode
         else:
             self._workers.decode_fetched(client, partial(self._decode, items, lambda: content))
 
     def _decode(self, items: list[Item], read: Callable[[], bytes | RowError]) -> None:
-        """Prepare items that share an image, or have none, for the encoder; runs on a decoding thread."""
+        """Prepare items that share an image, or have none, for the encoder.
+
+        This runs on a decoding thread, or on the fetching thread of an image that could not be fetched.
+        """
         ready: list[Item] = []
         try:
             if items[0].job.gone:
@@ -264,7 +267,7 @@ class ServedModel:
             item.job.finish(item)
 
     def _self_test(self) -> None:
-        """Check that the model still works, bypassing caches; runs on the batcher's thread while it is idle."""
+        """Check that the model still works, bypassing caches; runs on the batcher's thread while there is no batch."""
         if self.problem is not None:
             return
         try:
@@ -272,7 +275,7 @@ class ServedModel:
             self.succeeded = time.monotonic()
         except DeviceLostError as exc:
             self._mark_lost([], exc)
-        except BaseException:  # the failure may be temporary; if not, the service becomes unready by itself
+        except BaseException:  # the failure may be temporary; if it is not, the service becomes unready by itself
             logger.exception("the self-test of %s failed", self.name)
 
     def _fail_unexpectedly(self, items: Iterable[Item], exc: BaseException) -> None:
@@ -315,7 +318,7 @@ def _check_caption(caption: str | None) -> RowError | None:
 
 
 def _self_test(name: str, encoder: Encoder) -> None:
-    """Encode a sample image and caption, and raise a `ModelError` if that fails."""
+    """Raise a `ModelError` unless a sample image and a sample caption can be encoded."""
     try:
         vectors = [*encoder.encode_image([np.zeros((8, 8, 3), np.uint8)]), *encoder.encode_text(["an image"])]
     except ModelError:

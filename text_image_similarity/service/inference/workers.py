@@ -17,7 +17,7 @@ from ..jobs import ImageInput
 from ..shares import Client, FairQueue, Task
 
 _HOSTS = 1000  # hosts whose queues are kept
-_LOOK_S = 1.0  # interval at which threads that wait for a decode check whether the service is stopping
+_LOOK_S = 1.0  # interval at which a thread that waits for a decode checks whether the service is stopping
 _LONG_S = 0.03  # about the time to decode a photo of 4 megapixels
 
 logger = logging.getLogger("text_image_similarity")
@@ -28,7 +28,7 @@ class ImageWorkers:
 
     Args:
         config: Settings for fetching images; `io_workers` is the number of fetching threads.
-        transport: Transport for HTTP requests, for tests; None is the network.
+        transport: Transport for HTTP requests, for tests; None means the network.
     """
 
     def __init__(self, config: Config, transport: httpx.BaseTransport | None = None) -> None:
@@ -60,14 +60,14 @@ class ImageWorkers:
         self._decodes.put(client, task)
 
     def decode_fetched(self, client: Client, task: Task) -> None:
-        """Queue a decode of downloaded bytes and wait, so that such decodes never outnumber the fetching threads."""
+        """Queue the decode of a download and wait for its end, so that no more wait than there are fetching threads."""
         done = Event()
         self._decodes.put(client, partial(_run_and_tell, task, done))
         while not (done.wait(_LOOK_S) or self._closed):
             pass
 
     def read(self, image: ImageInput, client: Client = None) -> bytes | RowError:
-        """Return an image's encoded bytes, or the reason why they cannot be read; never raises."""
+        """Return an image's encoded bytes, or the error that says why they cannot be read; never raise."""
         try:
             return self._fetcher.fetch(image, client)
         except RowError as error:

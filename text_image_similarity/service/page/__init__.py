@@ -1,1 +1,1 @@
-"""The service's web page."""
+"""The service's web pages: scoring, search, and the API's documentation."""

@@ -36,7 +36,7 @@ async function connect() {
 function offerSearch() {
   ask("v1/catalogs").then(
     ({ data }) => (byId("searching").hidden = !data?.length),
-    () => {}, // without it, the page has no link
+    () => {}, // if this fails, the page has no link
   );
 }
 
@@ -145,7 +145,7 @@ async function decoded(file) {
   try {
     return new TextDecoder(encoding, { fatal: true }).decode(bytes);
   } catch {
-    throw new TableProblem(`${file.name} is not a CSV file in UTF-8.`);
+    throw new TableProblem(`${file.name} is not a CSV file in UTF-8 or UTF-16. Save the table as CSV in UTF-8.`);
   }
 }
 
@@ -184,7 +184,7 @@ function take(files) {
   if (tables) choose("table");
   if (!byId("table-mode").hidden) takeFiles(files);
   else if (files.length === 1) takeImage(files[0]);
-  else single.fail(new Error("One image at a time; for several, choose “A table”."));
+  else single.fail(new Error("Choose one image at a time. For several images, choose “A table”."));
 }
 
 document.querySelectorAll("[name=mode]").forEach((radio) => radio.addEventListener("change", () => choose(radio.value)));

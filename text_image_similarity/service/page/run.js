@@ -8,9 +8,9 @@ const pairsOf = (number) => `${grouped(number)} pair${number === 1 ? "" : "s"}`;
 
 export class Run {
   /**
-   * `prepare()` returns the pairs, or raises an Error that says what is missing (with `field`, the input to fill in);
-   * `begin()` returns {asked, limits}; `refused(error)` is called when an error ends a run; `save(results)`, if given,
-   * returns the text to download.
+   * `prepare()` returns the pairs, or throws an Error that says what is missing (with `field`, the input to fill in);
+   * `begin()` returns {asked, limits}, as `score` takes them; `refused(error)` is called when an error ends a run;
+   * `save(results)`, if given, returns the text to download.
    */
   constructor(form, { prepare, begin, refused, save }) {
     Object.assign(this, { prepare, begin, refused, save, pairs: [], results: new Map(), images: [] });
@@ -26,7 +26,7 @@ export class Run {
     this.part(".download").addEventListener("click", () => this.download());
   }
 
-  /** Score the pairs of the form, or the remaining ones. */
+  /** Score all pairs of the form with `restart`, and otherwise those that have no result yet. */
   async go(restart = false) {
     if (this.stopper) return; // Score was pressed twice
     const { signal } = (this.stopper = new AbortController());

@@ -14,7 +14,7 @@ const byId = (id) => document.getElementById(id);
 const names = new Map(); // of products, by id
 let state = readAddress(location.search);
 let served = []; // the catalogues that can be searched
-let running = null; // stops the requests of the search in progress
+let running = null; // the AbortController of the search in progress
 
 const catalog = () => served.find(({ name }) => name === state.catalog);
 const nameOf = (id) => names.get(id) ?? id;
@@ -176,7 +176,7 @@ async function begin(options) {
   byId("which").hidden = served.length < 2;
   byId("catalog").replaceChildren(...served.map(({ name }) => new Option(name, name)));
   byId("search").hidden = !served.length;
-  if (!served.length) throw new Error("This service has no catalogue to search. To serve one, start it with the option --catalog.");
+  if (!served.length) throw new Error("This service has no catalogue to search. Start the service with the option --catalog to serve one.");
   await enter(options);
 }
 

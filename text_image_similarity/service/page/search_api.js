@@ -7,7 +7,7 @@ const LONGEST_WAIT_S = 30;
 const MOST_FIELDS = 32; // in a request for facets
 const under = (catalog, rest) => `v1/catalogs/${encodeURIComponent(catalog)}/${rest}`;
 
-/** `say(text)` is called when a request has to wait. */
+/** Send a request, and send it once more if the service is busy; `say(text)` is called before the wait. */
 async function askTwice(path, { body, signal, say = () => {} } = {}) {
   try {
     return await ask(path, { body, signal });
@@ -24,7 +24,7 @@ export async function catalogs(options) {
   return (await askTwice("v1/catalogs", options)).data;
 }
 
-/** Send one query; an error of the query is raised like that of a failed request. */
+/** Send one query, and return its results; an error of the query is thrown like that of a failed request. */
 export async function match(catalog, query, options) {
   const { results } = await askTwice(under(catalog, "match"), { ...options, body: JSON.stringify({ queries: [query] }) });
   if (results[0].error) throw Object.assign(new Error(results[0].error.detail), results[0].error);
@@ -49,7 +49,7 @@ export function tellClick(matchId, id) {
   ask(`v1/matches/${encodeURIComponent(matchId)}/events`, { body }).catch(() => {});
 }
 
-/** Images of products as blob: addresses, fetched once and with the key. */
+/** The images of products, which are fetched once, with the key, and given out as blob: addresses. */
 export class Images {
   constructor() {
     this.known = new Map();

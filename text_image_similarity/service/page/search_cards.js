@@ -67,7 +67,7 @@ export class Cards {
       made.addEventListener("click", () => this.lead(id, name || id, away));
       return made;
     };
-    // Without a query, "less like this" would have no meaning.
+    // Without a query, "Not like this" would have no meaning.
     return el("p", { class: "leads" }, button("More like this", false), ...(found === null ? [] : [button("Not like this", true)]));
   }
 
@@ -129,7 +129,7 @@ function score(match, { best }) {
   return el("p", { class: "score" }, el("span", { class: "spoken" }, "Score "), number, bar);
 }
 
-/** Return the parts of a score; the contributions add up to it. */
+/** Return elements that show the contributions of the terms, which add up to the score, and the probability. */
 function reasons({ why, score: sum, probability }, { labels }) {
   const lines = why.map(({ term, contribution }, i) =>
     el("li", { class: contribution < 0 ? "away" : "" }, el("bdi", {}, plain((labels[i] ?? term).slice(0, 120))), " ", el("b", {}, signed(contribution))),

@@ -50,7 +50,7 @@ export class QueryImage {
   take(files) {
     const [file, another] = files;
     if (!file) return;
-    if (another) return this.failed("One image at a time.");
+    if (another) return this.failed("Choose one image at a time.");
     if (!file.type.startsWith("image/") && !IMAGE_NAME.test(file.name)) return this.failed(`${file.name} is not an image.`);
     this.set(file);
     this.changed();
@@ -95,6 +95,6 @@ async function small(file) {
     whole.close();
     return (await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.92))) ?? file;
   } catch {
-    return file; // the browser cannot decode it; the service may
+    return file; // the browser cannot decode the image, but the service may
   }
 }

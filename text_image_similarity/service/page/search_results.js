@@ -13,7 +13,7 @@ const grouped = (number) => number.toLocaleString("en");
 const productsOf = (number) => `${grouped(number)} product${number === 1 ? "" : "s"}`;
 
 export class Results {
-  /** `more()` is called for the next page. */
+  /** `more()` requests the next page and adds it. */
   constructor(cards, more) {
     this.cards = cards;
     byId("more").addEventListener("click", () => this.onward(more));
@@ -107,7 +107,7 @@ export class Results {
   }
 }
 
-/** Return how many products there would be without each filter: [{field, total}], largest first. */
+/** Return how many products would be found without each of the filters: [{field, total}], largest total first. */
 export async function loosened(state, catalog, options) {
   const counts = filtered(state).map(async (field) => {
     const { total } = await facets(catalog.name, [field], whereOf(state, catalog.fields, field), 1, options);

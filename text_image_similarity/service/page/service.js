@@ -1,4 +1,5 @@
-// Requests to the service: a list of pairs in as many requests as needed, repeated if the service is busy or unreachable.
+// Sends requests to the service: a list of pairs takes as many requests as needed, and a request is repeated if the service is busy or
+// unreachable.
 
 const TRIES = 6;
 const LONGEST_WAIT_S = 60;

@@ -24,21 +24,21 @@ function start(text, most) {
   return text.slice(0, most).replace(/[\ud800-\udbff]$/, "");
 }
 
-/** Return a short text whole, and a long one as its start with the rest collapsed. */
+/** Return an element that shows a short text whole, and a long one as its start, which opens to more of the text. */
 export function fold(text) {
   if (text.length <= SHORT) return el("bdi", {}, plain(text));
   const rest = el("bdi", { class: "full", tabindex: "0" }, plain(start(text, LONGEST)), text.length > LONGEST ? " …" : "");
   return el("details", {}, el("summary", {}, el("bdi", {}, plain(start(text, SHORT))), " …"), rest);
 }
 
-/** Return a reference: a link if it is a plain http(s) address, otherwise text. */
+/** Return an element that shows a reference: a link if the reference is a plain http(s) address, otherwise text. */
 export function reference(url) {
   if (url.length > LONGEST || !LINKABLE.test(url)) return fold(url);
   const shown = url.length > SHORT ? `${url.slice(0, SHORT)} …` : url;
   return el("a", { href: url, rel: "noopener noreferrer nofollow", target: "_blank" }, shown);
 }
 
-/** Return the text for a failure. */
+/** Return an element that shows a failure's code and detail. */
 export function failure({ code, detail }) {
   return el("div", { class: "why" }, el("code", {}, plain(code)), " ", fold(detail));
 }

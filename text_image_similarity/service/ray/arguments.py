@@ -24,7 +24,7 @@ class Replicas:
     """Settings of a deployment's replicas.
 
     Args:
-        num_cpus: CPUs of a replica, which encodes with that number of threads.
+        num_cpus: CPUs of a replica, which encodes with as many threads.
         num_gpus: GPUs of a replica; with a fraction, replicas share a GPU.
         min_replicas: Minimum number of replicas, at least 1, because a request for a model without replicas would time
             out while one is loaded.
@@ -34,7 +34,8 @@ class Replicas:
         max_ongoing_requests: Maximum number of concurrent requests of a model's replica, beyond which requests wait in
             the order in which they arrived, regardless of the client; None means as many as all gateways may have in
             progress. A gateway accepts as many as `max_inflight` allows.
-        max_queued_requests: Maximum number of requests that may wait for a replica in each gateway; any more get 429.
+        max_queued_requests: Maximum number of requests that may wait for a replica in each gateway; further ones are
+            refused with the status 429.
 
     Raises:
         ConfigError: A value is outside its range.
@@ -99,7 +100,7 @@ def read_arguments(args: Mapping[str, Any]) -> Plan:
     """Check the arguments of a deployment, and return what to deploy.
 
     Args:
-        args: See `build`. Values may be strings, as on the command line, where mappings and lists are JSON.
+        args: See `build`. Values may be strings, as on the command line; mappings and lists are then JSON.
 
     Raises:
         ConfigError: An argument is unknown or wrong.
@@ -129,7 +130,7 @@ def read_arguments(args: Mapping[str, Any]) -> Plan:
 
 
 def apply_environment(settings: Settings, environment: Mapping[str, str]) -> Settings:
-    """Return settings with keys, audit log and collector from an environment, unless they already have them."""
+    """Return settings with the keys, audit log and collector that an environment names, where they have none yet."""
     return replace(
         settings,
         api_keys=settings.api_keys or read_keys(environment.get(KEYS_VARIABLE, "").split(",")),
@@ -139,7 +140,7 @@ def apply_environment(settings: Settings, environment: Mapping[str, str]) -> Set
 
 
 def _parse_value(name: str, value: Any) -> Any:
-    """Return a value, parsed if it is a string with a JSON list or object."""
+    """Return a value, or if it is a string that holds a JSON list or object, the parsed list or object."""
     if not isinstance(value, str) or not value.startswith(("{", "[")):
         return value
     try:
@@ -149,7 +150,7 @@ def _parse_value(name: str, value: Any) -> Any:
 
 
 def _read_models(given: Any) -> dict[str, dict[str, Any]]:
-    """Return each model's arguments by its name, from any accepted form."""
+    """Return each model's arguments by its name, from any of the forms that `build` accepts."""
     if isinstance(given, str):
         given = given.split(",")
     if isinstance(given, list):
@@ -160,7 +161,7 @@ def _read_models(given: Any) -> dict[str, dict[str, Any]]:
     for name, own in given.items():
         own = {} if own is None else {"model": own} if isinstance(own, str) else own
         if not isinstance(own, Mapping):
-            raise ConfigError(f"model {name}: {own!r} must be a model's name, or a mapping with one")
+            raise ConfigError(f"model {name}: {own!r} must be a model's name, or a mapping with the key model")
         found[str(name)] = {"model": str(name), **own}
     return found
 

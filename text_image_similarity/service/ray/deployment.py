@@ -35,7 +35,7 @@ logger = logging.getLogger("text_image_similarity")
 GATEWAY = "gateway"  # names of deployments
 MODEL = "model-{}"
 _HEALTH_EVERY_S = 5.0
-_HEALTH_S = 15.0  # for the response
+_HEALTH_S = 15.0  # time limit of a health check's response
 _REFUSED = 256  # requests at a gateway in addition to those in progress: probes, and requests that are being refused
 
 
@@ -59,7 +59,7 @@ def build(args: dict[str, Any]) -> Application:
 
     plan = read_arguments(args)
     settings = plan.settings
-    # So large that requests wait in a replica, where clients take turns, and not in Ray's queues, where they do not.
+    # With so high a limit, requests wait in a replica, where clients take turns, and not in Ray's queues.
     all_pairs = settings.max_inflight * (plan.gateway.max_replicas or plan.gateway.min_replicas)
     models = {}
     for name, replicas in plan.models.items():
@@ -98,7 +98,7 @@ def _make_options(plan: Plan, replicas: Replicas, target: float) -> dict[str, An
 
 
 class ModelReplica:
-    """A process with one model, which may be killed at any time: its files stay intact, and its decoders end with it.
+    """A process with one model. It may be killed at any time: its files stay intact, and its decoders end with it.
 
     Args:
         settings: Settings of the service, with only this model.
@@ -152,7 +152,7 @@ class ModelReplica:
             return problem
 
     async def report(self) -> Report:
-        """Return the replica's state, facts and metrics."""
+        """Return the replica's readiness, its model's facts, and its metrics."""
         from .pool import Report
 
         families = [
@@ -200,7 +200,7 @@ class Gateway:
         return app
 
     async def report(self) -> Report:
-        """Return this gateway's metrics to another gateway, which collects those of all replicas."""
+        """Return this gateway's metrics, for another gateway, which collects the metrics of all replicas."""
         from .pool import Report
 
         unready = self._pool.unready()

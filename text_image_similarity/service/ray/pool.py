@@ -1,4 +1,4 @@
-"""The pool of models in Ray Serve deployments, which a gateway sees as handles and reports of replicas."""
+"""The pool whose models are Ray Serve deployments, which a gateway sees as handles and as reports of replicas."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("text_image_similarity")
 
-_TRIES = 3  # number of replicas that may be lost with a request before the request is blamed
-_GRACE_S = 1.0  # extra time for a replica's response after a request's timeout, with the results so far
+_TRIES = 3  # replicas that may die while they handle a request before the request is refused
+_GRACE_S = 1.0  # time after a request's timeout in which a replica may still send the results so far
 _LOOK_EVERY_S = 1.0
-_LOOK_S = 5.0  # for all replicas of a deployment to report
+_LOOK_S = 5.0  # time limit for the reports of all replicas of a deployment
 _FRESH_S = 15.0  # how long a report is valid
 
 
@@ -141,7 +141,7 @@ class RayModelPool:
     async def _answer(
         self, model: str | None, fail: Callable[[RowError], ResultT], method: str, items: list[Any], *more: Any
     ) -> Answer[ResultT]:
-        """Have a replica process a request; `fail` converts the timeout error into an item's result."""
+        """Let a replica process a request; `fail` converts the timeout error into an item's result."""
         name, client = choose_model(self._settings, model), current.get()
         timeout_s = self._settings.request_timeout_s
         self._inflight.enter(client, len(items))
@@ -157,7 +157,7 @@ class RayModelPool:
         return answer
 
     async def _call(self, name: str, method: str, *arguments: Any) -> Any:
-        """Call a replica, and another one if it is lost; scoring a pair twice does no harm."""
+        """Call a replica, and another one if the first is lost; scoring a pair twice does no harm."""
         from ray.exceptions import ObjectLostError, RayActorError
         from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
@@ -200,7 +200,7 @@ class RayModelPool:
 
 
 async def _collect_reports(handle: DeploymentHandle[Any]) -> list[Report] | None:
-    """Return the reports of a deployment's replicas; None if they cannot be collected now."""
+    """Return the reports of a deployment's replicas; None if the reports cannot be collected now."""
     from ray.serve.exceptions import DeploymentUnavailableError
 
     try:

@@ -1,1 +1,1 @@
-"""Catalogues in the service: terms are encoded in the same batches as pairs, and queries are answered together."""
+"""Catalogues in the service: terms are encoded in batches with pairs, and waiting queries are answered together."""

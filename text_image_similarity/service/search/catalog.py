@@ -1,4 +1,4 @@
-"""Catalogues that are served; their queries are encoded by the service's models, in shared batches."""
+"""Catalogues that are served. The service's models encode their queries, in batches shared with other requests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .thumbnails import Thumbnails
 logger = logging.getLogger("text_image_similarity")
 
 _THREADS = 4
-_LOOK_EVERY_S = 2.0  # interval for preparing generations that will soon be used
+_LOOK_EVERY_S = 2.0  # interval at which generations that may soon be used are looked for
 T = TypeVar("T")
 
 
@@ -41,8 +41,8 @@ class Answered:
     Args:
         answer: The products as JSON, or the reason why a term cannot be encoded.
         generation: Number of the generation that was searched.
-        milliseconds: Duration of each stage, `encode` and `search`, or only `cache` if the results were cached.
-        work: Results of the models and time of the search, for traces.
+        milliseconds: Duration of each stage: `encode` and `search`, or only `cache` if the results were cached.
+        work: The models' results and the time of the search, for traces.
     """
 
     answer: Written | RowError
@@ -62,20 +62,20 @@ class Reply(Protocol):
         """Return the results of a query as JSON; None means that the products have too many characters."""
 
     def add(self, found: Written) -> None:
-        """Count results that are JSON already."""
+        """Count results that are already JSON, because they were cached."""
 
     def start_over(self) -> None:
         """Forget what has been counted, because all queries are answered again."""
 
 
 class ServedCatalog:
-    """A catalogue of a service.
+    """A catalogue that the service searches and changes.
 
     Args:
-        name: Name in requests.
+        name: Name of the catalogue in requests.
         place: A folder, `postgresql://...`, or a table, which is read into memory.
         settings: Settings of the service; those of its default model apply to images that clients add.
-        pool: Pool that encodes queries.
+        pool: Pool of models that encode queries.
         metrics: Metrics to record to.
 
     Attributes:
@@ -99,7 +99,7 @@ class ServedCatalog:
 
     @property
     def log_place(self) -> str | None:
-        """Place of the catalogue's own log; None for a table, which does not outlast the service."""
+        """Place of the catalogue's own match log; None for a table, which does not outlast the service."""
         return None if is_source(self.place) else self.place
 
     @property
@@ -147,7 +147,7 @@ class ServedCatalog:
         self._watching = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
-        """Stop once the waiting searches are answered; any other work in progress is lost."""
+        """Close the catalogue once the waiting searches are answered. Any other work in progress is lost."""
         if self._watching is not None:
             self._watching.cancel()
             with suppress(asyncio.CancelledError):
@@ -181,8 +181,8 @@ class ServedCatalog:
                         reply.start_over()
                         return await self._match(queries, reply)
         except TimeoutError as exc:
-            said = str(exc) or f"not answered within the service's limit of {self._timeout_s:g} s"
-            detail = f"{self.name}: {said}"
+            late = f"{self.name} did not respond within the service's limit of {self._timeout_s:g} s"
+            detail = f"{self.name}: {exc}" if str(exc) else late
             raise ProblemError("catalog_unavailable", detail, retry_after_s=1) from exc
 
     def _check_file(self, reference: str) -> None:
@@ -195,7 +195,7 @@ class ServedCatalog:
         Args:
             work: The function.
             given: Arguments of the function.
-            writes: Whether it belongs to a write that has begun, which does not wait for other reads.
+            writes: Whether the function belongs to a write that has begun, which does not wait for other reads.
 
         Raises:
             ProblemError: The library raised an error, the function takes longer than a request may, or too many reads
@@ -205,7 +205,7 @@ class ServedCatalog:
             return await (self._checking if writes else self._reading).run(work, *given, begun=writes)
 
     async def read_queries(self, read: Callable[[], T]) -> T:
-        """Run a function that reads the queries of a request, whose filters may be long, on a thread for searches."""
+        """Run a function that parses the queries of a request, whose filters may be long, on a thread for searches."""
         return await self._searching.run(read)
 
     async def _match(self, queries: Sequence[Query], reply: Reply) -> list[Answered]:
@@ -266,7 +266,7 @@ class ServedCatalog:
         return [Answered(each, generation.number, milliseconds, (*work, span)) for each in found]
 
     def model_name(self, generation: Generation) -> str:
-        """Return the name under which a generation's model is served, or the name that it was built with."""
+        """Return the name under which a generation's model is served, or else the name with which it was built."""
         return self._models.get(generation.number, generation.identity.model)
 
     async def _model(self, generation: Generation) -> str:
@@ -304,7 +304,7 @@ class ServedCatalog:
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _close_dropped(self, gone: Mapping[int, float]) -> dict[int, float]:
-        """Close dropped generations once no query can use them; return since when the others have been gone."""
+        """Close dropped generations once no query can use them; return the others, each with when it was first seen."""
         searcher, now = self.catalog.searcher, time.monotonic()
         since = {number: gone.get(number, now) for number in await self._reading.run(searcher.dropped)}
         for number in [number for number, began in since.items() if now - began > self._timeout_s]:

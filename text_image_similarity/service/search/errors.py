@@ -1,4 +1,4 @@
-"""Convert the library's errors into problems; the databases' messages, which name paths and hosts, are only logged."""
+"""Convert the library's errors into problems. Messages of databases, which name paths and hosts, are only logged."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ from .threads import Threads
 logger = logging.getLogger("text_image_similarity")
 
 _THREADS = 2
-# Maximum number and size of a request's entries that wait at a time, if entries are required: so many always fit in a
+# Maximum number and size of a request's entries that wait at a time, if entries are required: this many always fit in a
 # client's share of the queue. A single entry is always smaller than this size.
 _MOST_WAITING, _MOST_WAITING_BYTES = 500, MOST_BYTES // 4
 # Maximum number of characters of a query or its filter in an entry: for an answered request, and for a refused one.
@@ -58,7 +58,7 @@ class _Said(NamedTuple):
 
 @dataclass(slots=True)
 class Asked:
-    """The queries and results of a match request, as far as it has been processed.
+    """The queries and results of a match request, as far as the request has been processed.
 
     Args:
         catalog: Name of the catalogue in the request; None means the default catalogue.
@@ -75,9 +75,9 @@ class Asked:
     found: Sequence[Answered] = ()
 
     def take(self, queries: Sequence[Query], fields: Sequence[Field], log_queries: LogQueries) -> None:
-        """Record the queries, with their filters, already parsed by `access.bound`, as JSON values.
+        """Record the queries and their filters, which `access.bound` has parsed, as JSON values.
 
-        The longer the queries and their images, the longer this takes, so it runs on a thread.
+        This method runs on a thread, because it takes longer the longer the queries and their images are.
         """
         self.queries = [_said_of(query, log_queries) for query in queries]
         wheres: list[Any] = [query.where for query in queries]
@@ -89,7 +89,7 @@ class Journal:
     """The match logs of a service's catalogues.
 
     Args:
-        settings: Settings that say whether and where entries are written, and how much of a query they contain.
+        settings: Settings, which say whether and where entries are written, and how much of a query they contain.
         catalogs: The catalogues.
         metrics: Metrics that count entries.
     """
@@ -111,7 +111,7 @@ class Journal:
         shared = None
         for name, catalog in self._catalogs.items():
             if self._settings.log_place is None and catalog.log_place is None:
-                logger.info("catalogue %s keeps no log: it is a table in memory; see --log-to", name)
+                logger.info("catalogue %s has no match log, because it is a table in memory; see --log-to", name)
                 continue
             if shared is None or self._settings.log_place is None:
                 log = open_match_log(self._settings.log_place or catalog.log_place or "")
@@ -122,7 +122,7 @@ class Journal:
 
     @property
     def writers(self) -> list[LogWriter]:
-        """The writers of the logs."""
+        """The writers of the logs, each once."""
         return list({id(writer): writer for writer in self._writers.values()}.values())
 
     def keeps(self, catalog: str) -> bool:
@@ -170,8 +170,8 @@ class Journal:
                         written += len(group)
             except (DatabaseError, TimeoutError) as exc:
                 self._metrics.log_entries.labels(name, "lost").inc(len(kept) - written)
-                logger.warning("the match log cannot be written: %s", str(exc) or "it takes too long")  # names paths
-                detail = "the match log cannot be written, and each response requires an entry"
+                logger.warning("the match log cannot be written: %s", str(exc) or "writing takes too long")
+                detail = "the match log cannot be written, and each response requires an entry; see the service's log"
                 raise ProblemError("log_unavailable", detail, retry_after_s=5) from exc
             return
         taken = sum(writer.put(entry, size=size, client=client) for entry, size in kept)
@@ -205,14 +205,15 @@ class Journal:
             raise ProblemError("unknown_match", str(exc)) from None
         except DatabaseError as exc:
             logger.warning("the match log cannot be read: %s", exc)
-            raise ProblemError("catalog_unavailable", "the match log cannot be read", retry_after_s=1) from exc
+            detail = "the match log cannot be read at the moment; see the service's log"
+            raise ProblemError("catalog_unavailable", detail, retry_after_s=1) from exc
         raise ProblemError("unknown_match", f"there is no match {match_id[:100]!r}")
 
 
 def _entry(
     call: Call, key: ApiKey, route: str, status: int, problem: ProblemError | None, place: int
 ) -> tuple[LogEntry, int]:
-    """Return the entry for one of a request's queries, and the most bytes that it takes in memory."""
+    """Return the entry for one of a request's queries, and the maximum number of bytes that it takes in memory."""
     asked: Asked = call.asked
     found = asked.found[place] if place < len(asked.found) else None
     most = _MOST_ANSWERED if problem is None else _MOST_REFUSED
@@ -251,7 +252,7 @@ def _groups(kept: Sequence[tuple[LogEntry, int]]) -> Iterator[Sequence[tuple[Log
 
 
 def _bounded(said: _Said, most: int) -> tuple[Any, int]:
-    """Return a query and the most bytes that it takes in memory; if its JSON is too long, only its length is kept."""
+    """Return a query and the maximum number of its bytes in memory; of a query that is too long, return the length."""
     if said.length > most:
         return {"left_out": f"{said.length:,} characters"}, 0
     return said.value, _CHARACTER_BYTES * said.length
@@ -284,7 +285,7 @@ def _answered(found: Written) -> dict[str, Any]:
 
 
 def _said_of(query: Query, log_queries: LogQueries) -> _Said:
-    """Return a query for the log, without the parts that must not be kept."""
+    """Return a query as an entry contains it, without the parts that must not be kept."""
     if log_queries == "off":
         return _measured(masked_query({"after": query.after}, log_queries))
     said = _query(query)
@@ -299,7 +300,7 @@ def _measured(value: Any) -> _Said:
 
 
 def _query(query: Query) -> dict[str, Any]:
-    """Return a query for the log, with images and vectors as the SHA-256 of their content."""
+    """Return a query as JSON values, with the SHA-256 of images and vectors instead of their content."""
     members = {name: getattr(query, name) for name in ("top_k", "min_similarity", "group", "sort", "fusion", "after")}
     return {"terms": [_term(term) for term in query.parts], **members, "facets": list(query.facets)}
 

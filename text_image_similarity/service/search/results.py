@@ -1,4 +1,4 @@
-"""Results as JSON, and a cache of them: the same query has the same results until something is written."""
+"""Results as JSON, and a cache of them: a query has the same results until the catalogue is written to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...search import Query
 from ...search.cursor import digest_of
 
 MOST_BYTES = 64 << 20  # of all cached results of a catalogue
-_SHOWN_BYTES = 300  # of each `Shown`, without its id, which is in the JSON too
+_SHOWN_BYTES = 300  # memory of each `Shown`, without its id, which is counted separately
 _DIGEST = 32  # bytes; a cursor's own digest is shorter, and clients could find two queries that share it
 Key = tuple[int, int, str, int, bytes]
 
@@ -23,7 +23,7 @@ def key_of(query: Query, generation: int, version: int) -> Key:
 
 
 class Shown(NamedTuple):
-    """A product that was found, for the log: see `Match`."""
+    """A product that was found, as the match log records it; the fields are those of `Match`."""
 
     id: str
     similarity: float | None
@@ -36,7 +36,7 @@ class Written:
 
     Args:
         json: JSON of the results, without the id of the match at the beginning.
-        shown: The products.
+        shown: The products, for the match log.
         total, generation, plan: As in `Matches`.
     """
 
@@ -74,7 +74,7 @@ class Results:
             return found
 
     def put(self, key: Key, found: Written) -> None:
-        """Store results, and drop the least recently used ones if all together take too much memory."""
+        """Store results, and drop the least recently used results while all together take too much memory."""
         with self._lock:
             if key in self._found or found.size > self._most:
                 return

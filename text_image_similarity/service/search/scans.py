@@ -1,4 +1,4 @@
-"""Combine the searches that wait while others run into one matrix product. Clients take turns."""
+"""Combine the searches that arrive while others run into one matrix product. Clients take turns."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ logger = logging.getLogger("text_image_similarity")
 Answers = list[Written | RowError]
 Write = Callable[[Matches | RowError | None], Written | RowError]
 _MOST = 64  # maximum cost of a pass, in typical queries
-_QUERY_S = 0.005  # time of a typical query; a client is charged afterwards for the time beyond it
+_QUERY_S = 0.005  # time of a typical query; time beyond the estimate is charged to the client afterwards
 _PASS_S = 0.5  # time after which the remaining queries of a pass are queued again
 _MOST_WAITING = 256
-_CHUNKS = 5  # pieces in which a list of groups and their counts are read
+_CHUNKS = 5  # number of reads for a list of groups and their counts
 
 
 @dataclass(slots=True, eq=False)
@@ -47,10 +47,10 @@ class _Scan:
     asked: Sequence[Checked]
     texts: Sequence[Outcome]
     images: Sequence[Outcome]
-    cost: int = 0  # estimated cost in typical queries, set when it is queued
-    spent: float = 0.0  # seconds spent on it since it was queued
+    cost: int = 0  # estimated cost in typical queries, set when the scan is queued
+    spent: float = 0.0  # seconds spent on the scan since it was queued
     alone: bool = False  # whether each of its queries must have a pass of its own, because a pass took too long
-    until: float = inf  # the time from which no request waits for it; -inf once its request has ended
+    until: float = inf  # the time until which a request waits for the scan; -inf once the request has ended
     found: Answers = field(default_factory=list)  # of the first queries, which are no longer in `asked`
     done: Future[Answers] = field(default_factory=Future)
 
@@ -83,13 +83,13 @@ class _Line:
         return len(self._waiting)
 
     def is_full(self, client: Client) -> bool:
-        """Tell whether no more scans of a client may wait; a known client may use half of the queue."""
+        """Tell whether no more scans of a client may wait; a client other than None may use half of the queue."""
         with self._changed:
             own = 0 if client is None else sum(client == each[2] for each in self._waiting)
             return len(self._waiting) >= _MOST_WAITING or own >= _MOST_WAITING // 2
 
     def put(self, scan: _Scan, *, again: bool = False) -> None:
-        """Queue a client's scan, or `again` its remaining queries, for which the client pays once more.
+        """Queue a client's scan, or with `again` its remaining queries, whose estimated cost is charged once more.
 
         Raises:
             ProblemError: `draining`, once the queue is closed.
@@ -112,7 +112,7 @@ class _Line:
         scan.spent = 0.0
 
     def take(self) -> list[_Scan]:
-        """Wait for scans, and return the next ones to combine; none once the queue is closed and empty."""
+        """Wait for scans, and return the next ones to combine; an empty list once the queue is closed and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
             taken: list[_Scan] = []
@@ -136,10 +136,10 @@ class Scans:
 
     Args:
         name: Name of the catalogue.
-        searcher: Searcher to use.
+        searcher: Searcher of the catalogue.
         most: Maximum number of characters of a query's products; None for any number.
-        timeout_s: Longest time for a request, in seconds. One query may read the catalogue for a third of this, because
-            all others wait.
+        timeout_s: Longest time for a request, in seconds. One query may read the catalogue for a third of this time,
+            because all other queries wait meanwhile.
         clock: Function that returns seconds, for tests.
     """
 
@@ -160,7 +160,7 @@ class Scans:
 
     @property
     def depth(self) -> int:
-        """Number of requests that wait."""
+        """Number of requests that wait for a search."""
         return len(self._waiting)
 
     async def answer(
@@ -186,7 +186,7 @@ class Scans:
                 answers = await asyncio.wrap_future(scan.done)
                 found += answers
             except asyncio.CancelledError:
-                scan.done.add_done_callback(forget_failure)  # it may still fail
+                scan.done.add_done_callback(forget_failure)  # the scan may still fail
                 raise
             finally:
                 scan.until = -inf  # a scan that is queued again can no longer be cancelled
@@ -199,7 +199,7 @@ class Scans:
 
     def _run(self) -> None:
         while self._serve(self._waiting.take()):
-            pass  # no query is kept while this waits for the next ones
+            pass  # no query is kept in memory while the thread waits for the next ones
 
     def _serve(self, taken: Sequence[_Scan]) -> bool:
         """Answer scans, and return whether there were any."""
@@ -223,7 +223,7 @@ class Scans:
         return True
 
     def _search(self, scans: Sequence[_Scan], started: float) -> None:
-        """Answer scans of one generation together; if that fails, in halves, because one of them may be the cause."""
+        """Answer scans of one generation together; if that fails, answer each half, as one scan may be the cause."""
         scans = [scan for scan in scans if self._begin(scan)]
         try:
             if scans:
@@ -249,7 +249,7 @@ class Scans:
             self._waiting.put(scan, again=True)
 
     def _pass(self, scans: Sequence[_Scan], started: float) -> None:
-        """Answer scans; once one of them fails, or they take too long since `started`, queue the others again."""
+        """Answer scans; if one of them fails, or too much time has passed since `started`, queue the others again."""
         before, began = self._clock(), False
         try:
             with time_limit(self._longest_s):

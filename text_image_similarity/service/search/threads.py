@@ -1,4 +1,4 @@
-"""Threads for one catalogue or log, so that a database that does not respond delays only its own requests."""
+"""Threads of one catalogue or match log, so that an unresponsive database delays only the requests that need it."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ class Threads:
     async def run(self, work: Callable[..., T], *given: Any, begun: bool = False) -> T:
         """Run a task on a thread.
 
-        If the task takes too long, or the request is cancelled, the task does not begin, or its reads from databases
-        are interrupted.
+        If the task takes too long or the request is cancelled, a task that has not begun never begins, and the database
+        reads of one that has begun are interrupted.
 
         Args:
             work: The task.
             given: Its arguments.
-            begun: Whether the task continues a request. It is then not refused, because earlier work would be lost.
+            begun: Whether the task continues a request. Such a task is not refused, because earlier work would be lost.
 
         Raises:
-            ProblemError: `queue_full`, if too many tasks of the client are waiting; `catalog_unavailable`, if it takes
-                too long.
+            ProblemError: `queue_full`, if too many tasks of the client are waiting; `catalog_unavailable`, if the task
+                takes too long.
         """
         client, done, until = current.get(), Future[T](), Deadline(time.monotonic() + self._timeout_s)
         if client is not None and not begun and self._turns.depth_of(client) >= _MOST_WAITING_OF_ONE:
-            detail = f"{self._name}: {_MOST_WAITING_OF_ONE} reads of this client are waiting"
+            detail = f"{_MOST_WAITING_OF_ONE} reads of this client are waiting for {self._name}"
             raise ProblemError("queue_full", detail, retry_after_s=1, reason="queue_full")
 
         def work_in_time() -> T:
@@ -69,7 +69,7 @@ class Threads:
             raise
         except TimeoutError as exc:
             done.add_done_callback(forget_failure)
-            detail = f"{self._name}: not answered within the service's limit of {self._timeout_s:g} s"
+            detail = f"{self._name} did not respond within the service's limit of {self._timeout_s:g} s"
             raise ProblemError("catalog_unavailable", detail, retry_after_s=1) from exc
         finally:
             until.end()

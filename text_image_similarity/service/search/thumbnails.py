@@ -1,4 +1,4 @@
-"""Thumbnails of product images, which are fetched and decoded within the service's limits, and encoded again."""
+"""Thumbnails of product images, which are fetched and decoded within the service's limits and encoded as JPEG."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from ..clients import current
 from ..problems import ProblemError
 from ..shares import FairQueue
 
-_AT_ONCE = 4
-_AT_ONCE_OF_ONE = 2  # for one client
+_AT_ONCE = 4  # thumbnails created at a time
+_AT_ONCE_OF_ONE = 2  # thumbnails created at a time for one client
 _DECODERS = 3  # processes; the images of one client always leave one for the others
 _MOST_BYTES = 64 << 20
 _MOST_WAITING = 256
 _MOST_WAITING_OF_ONE = 128
-_FAILED_S = 60.0  # how long a failed image is not retried
+_FAILED_S = 60.0  # seconds before an image that could not be read is tried again
 
 
 class _NobodyWaitsError(Exception):
     """No request was waiting for a thumbnail when its turn came."""
 
 
-_Key = tuple[bytes, int]  # digest of the reference, because a `data:` URL is long, and size
+_Key = tuple[bytes, int]  # size, and digest of the reference, because a `data:` URL may be long
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class _Making:
 
 
 class Thumbnails:
-    """Creates thumbnails of a catalogue's products, and keeps recent ones in memory.
+    """Creates thumbnails of a catalogue's products, and keeps those that were used most recently in memory.
 
     Args:
         config: Settings for fetching and decoding. Local files are also read, because only the operator's own products
@@ -91,10 +91,10 @@ class Thumbnails:
         self._held = 0
 
     async def get(self, reference: str, size: int) -> Thumbnail | None:
-        """Return an image whose longer side has at most `size` pixels; None if it cannot be read.
+        """Return a thumbnail whose longer side has at most `size` pixels; None if the image cannot be read.
 
         Raises:
-            ProblemError: `queue_full`, or `catalog_unavailable` if it takes too long.
+            ProblemError: `queue_full`, or `catalog_unavailable` if reading the image takes too long.
         """
         key = (sha256(reference.encode()).digest(), size)
         if (made := self._made.get(key)) is not None:
@@ -114,7 +114,7 @@ class Thumbnails:
             raise ProblemError("catalog_unavailable", detail, retry_after_s=2) from exc
 
     def close(self) -> None:
-        """Close connections, end the decoder's processes, and let the threads end without waiting for them."""
+        """Close connections, end the decoder's processes, and let the threads end by themselves."""
         self._fetcher.close()
         self._threads.close(wait=False)
         with self._starting:
@@ -148,7 +148,7 @@ class Thumbnails:
         try:
             content = await asyncio.wrap_future(done)
         except RowError as error:
-            forget_frames(error)  # they hold the image
+            forget_frames(error)  # which hold the image
             self._failed[key] = time.monotonic()
             while len(self._failed) > 10_000:
                 self._failed.popitem(last=False)

@@ -1,4 +1,4 @@
-"""Changes to a catalogue while it is served: products, and a new model."""
+"""Changes to a catalogue while it is served: writes of products, and the switch to a new model."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from .errors import translated
 logger = logging.getLogger("text_image_similarity")
 
 AT_ONCE = 4  # requests that write at the same time, each from a different client
-_MOST_WAITING = 16  # requests that write or wait to write; one client may have half of them, and every client one
+_MOST_WAITING = 16  # requests that write or wait to write; one client may have half, and every client at least one
 _TURN_S = 10.0  # a write that takes longer lets others begin after its next transaction, and continues in its turn
-_LONGEST_S = 600.0  # time limit of a request that writes; proxies do not wait longer
+_LONGEST_S = 600.0  # time limit of a request that writes, because proxies seldom wait longer
 _MOST_SAID = 4096  # bytes at the end of the reindexing process's output, to show if it fails
 _NICENESS = 19
 # The arguments arrive on stdin, because they may contain passwords and every local user can read a command line.
@@ -57,7 +57,7 @@ class _Writing:
     Args:
         client: Client of the request.
         done: Future of the result.
-        given: What is left to write; empty if nothing is.
+        given: Products and ids that are left to write; empty if none are.
         context, loop: Where `check` runs.
     """
 
@@ -71,7 +71,7 @@ class _Writing:
     report: AddReport = field(default_factory=AddReport)
 
     def count(self, report: AddReport) -> None:
-        """Add the result of a turn."""
+        """Add the result of a turn to the report."""
         for name in ("added", "updated", "unchanged"):
             setattr(self.report, name, getattr(self.report, name) + getattr(report, name))
         self.report.failures.update(report.failures)
@@ -94,8 +94,8 @@ class Upkeep:
     """Writes to a served catalogue, for clients in turn, and runs `catalog reindex` for it.
 
     Requests of one client are carried out one after another, in order. Slow image hosts delay mostly the client that
-    refers to them, and never delay searches. Several clients write at the same time, a long write is interrupted
-    between transactions while others wait, and each write holds the catalogue's lock only during its transactions.
+    refers to them, and never delay searches. Several clients may write at the same time, because each write holds the
+    catalogue's lock only during its transactions. While others wait, a long write is interrupted between transactions.
 
     Args:
         served: The catalogue.
@@ -145,7 +145,7 @@ class Upkeep:
                 writing.given.clear()  # the queue holds the task until its turn comes
             task.add_done_callback(forget_failure)
             detail = (
-                f"{self._served.name}: not written within {_LONGEST_S:g} s, but the write may still finish; "
+                f"the write to {self._served.name} did not finish within {_LONGEST_S:g} s, but it may still do so; "
                 "send the same request again"
             )
             raise ProblemError("catalog_unavailable", detail, retry_after_s=5) from exc
@@ -196,7 +196,7 @@ class Upkeep:
             if self._served.log_place is None:
                 raise ProblemError(
                     "conflict",
-                    f"{self._served.name} is a table in memory; create a catalogue from it to reindex",
+                    f"{self._served.name} is a table in memory, which cannot be reindexed; create a catalogue from it",
                 )
             self._process = process = await asyncio.create_subprocess_exec(
                 *_COMMAND,
@@ -213,12 +213,12 @@ class Upkeep:
             self._following = asyncio.create_task(self._follow(self._process, self._state))
 
     async def end(self) -> None:
-        """End writes: downloads of images at once, and anything else after the current transaction."""
+        """End writes: cancel their downloads of images at once, and stop the rest after the current transaction."""
         self._closing = True
         await asyncio.to_thread(self._served.catalog.searcher.end_additions)
 
     async def close(self) -> None:
-        """End writes and the reindexing process, if one is running; the next process continues with its vectors."""
+        """End writes and the reindexing process, if there is one; the next reindex keeps the vectors written so far."""
         await self.end()
         if self._process is not None and self._process.returncode is None:
             with suppress(ProcessLookupError):
@@ -265,7 +265,7 @@ class Upkeep:
             done.set_result(writing.as_dict())
 
     def _write(self, writing: _Writing) -> None:
-        """Write what is in `given`, and leave only the products for which the turn was too short."""
+        """Write what is in `given`, and leave only the products for which there was no time in this turn."""
         catalog, turn_ends = self._served.catalog, time.monotonic() + _TURN_S
         products, deleted, check = writing.given.pop()
 
@@ -290,7 +290,7 @@ class Upkeep:
 
 
 def _stopping() -> ProblemError:
-    return ProblemError("catalog_unavailable", "the service is stopping", retry_after_s=5)
+    return ProblemError("catalog_unavailable", "the service is shutting down; send the request again", retry_after_s=5)
 
 
 def reindex_arguments(place: str, model: str, config: Config) -> list[str]:
@@ -299,8 +299,8 @@ def reindex_arguments(place: str, model: str, config: Config) -> list[str]:
     Args:
         place: The catalogue.
         model: The other model.
-        config: The service's settings. Local files that the catalogue's tables could name are also read, and images as
-            large as `catalog add` reads: products are the operator's own, unlike images in requests.
+        config: The service's settings. Unlike images in requests, products are the operator's own, so the command also
+            reads the local files that the catalogue's tables may name, and images as large as `catalog add` reads.
     """
     given = {name: getattr(config, name) for name in _OPTIONS}
     usual = Limits()

@@ -21,12 +21,12 @@ from ..problems import Reason
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _PAIRS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _SHARE = 0.05  # share of the time that rendering metrics may take
-_BURST_S = 1.0  # seconds of rendering in a burst: about twenty requests, with a few models
+_BURST_S = 1.0  # seconds whose share a burst may use: about twenty renderings, with a few models
 _COSINES = tuple(round(-0.2 + 0.05 * step, 2) for step in range(25))  # -0.2 .. 1
 
 
 class Metrics:
-    """The metrics of one service, in their own registry."""
+    """The metrics of one service, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -179,7 +179,7 @@ class Metrics:
         self._pairs.labels(model, "dropped", "").inc(pairs)
 
     def render(self) -> bytes:
-        """Return all metrics in Prometheus' text format; requests in quick succession get the last result."""
+        """Return all metrics in Prometheus' text format; calls in quick succession get the last result again."""
         now = time.monotonic()
         due = max(self._due, now - _BURST_S)
         if due <= now or not self._rendered:

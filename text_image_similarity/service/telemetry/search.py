@@ -60,7 +60,7 @@ class SearchMetrics:
             self._results.labels(catalog, result)
 
     def watch_log(self, catalog: str, depth: Callable[[], int]) -> None:
-        """Export the metrics of a catalogue's log from now on."""
+        """Export the metrics of a catalogue's match log from now on."""
         self._log_depth.labels(catalog).set_function(depth)
         for result in ("written", "lost"):
             self.log_entries.labels(catalog, result)

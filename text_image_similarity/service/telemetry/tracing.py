@@ -1,7 +1,7 @@
 """OpenTelemetry traces of requests: a span for the request, with a child span for each stage of each pair.
 
-Spans are exported when a request is finished, from recorded times, so that threads need not know about traces. The
-caller's W3C trace context is continued, but not passed on to hosts that images are fetched from.
+Spans are exported from recorded times when a request is finished, so that threads need not know about traces. A trace
+continues the caller's W3C trace context, which is not passed on to the hosts from which images are fetched.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}
 
 
 class Tracing:
-    """Exporter of traces, which does nothing without an endpoint.
+    """An exporter of traces, which does nothing without an endpoint.
 
     Args:
         endpoint: OTLP/HTTP collector, such as http://collector:4318; None disables traces.
