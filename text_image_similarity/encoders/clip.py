@@ -23,11 +23,12 @@ from ..config import Config
 from ..errors import ModelError, ModelNameError, ModelUnavailableError
 from ..preprocess import Preprocess
 from .adapters import merged
-from .attention_cost import check_attention
+from .attention_cost import check_attention, check_mlp
 from .clip_text import check_tokenizer, clip_text, pooled, siglip_text
 from .device import choose_placement
 from .fingerprint import fingerprint
 from .hub import cached_folder, fetch_settings, require_hub
+from .image_cost import check_image_cost
 from .kinds import NO_OWN_CODE, check_type, check_weights
 from .last_layer import give_one_token
 from .naflex import patch_features
@@ -125,6 +126,8 @@ def _load(
         give_one_token(network.vision_model, 0)
     network = network.to(placement.device).eval().requires_grad_(False)
     encoder = _encoder(name, network, processor, tokenizer, config)
+    if getattr(shape.vision_config, "patch_size", None) is None:
+        check_image_cost(name, network, _image_features, encoder.preprocess.side)
     if shape.model_type not in _KNOWN:
         check_alike(encoder, network, processor, tokenizer)
     folder = folder or cached_folder(name, revision)
@@ -146,6 +149,7 @@ def _check_sizes(name: str, shape: Any, preprocess: Preprocess) -> None:
     text_length(name, shape)
     text, vision = shape.text_config, shape.vision_config
     check_attention(f"the text tower of {name}", length, text.num_attention_heads, text.num_hidden_layers)
+    check_mlp(f"the text tower of {name}", length, getattr(text, "intermediate_size", None))
     patches = 0 if preprocess.patches is None else preprocess.patches[1]
     sides, patch = (_numbers(getattr(vision, key, None)) for key in ("image_size", "patch_size"))
     if preprocess.patches is None and patch:
@@ -156,6 +160,7 @@ def _check_sizes(name: str, shape: Any, preprocess: Preprocess) -> None:
             )
     heads, layers = (getattr(vision, key, None) for key in ("num_attention_heads", "num_hidden_layers"))
     check_attention(f"the image tower of {name}", patches + (preprocess.patches is None), heads, layers)
+    check_mlp(f"the image tower of {name}", patches + 1, getattr(vision, "intermediate_size", None))
 
 
 def _numbers(stated: Any) -> list[int]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import ModelError, ModelNameError
 from ..preprocess import check_sides
-from .attention_cost import check_attention, check_text_attention
+from .attention_cost import check_attention, check_mlp, check_text_attention
 from .fingerprint import fingerprint_of
 from .kinds import pickled_advice
 from .open_clip_names import CONFIG, OpenClipName, check_architecture, check_tag
@@ -167,6 +167,7 @@ def _check_attention(name: str, text: Mapping[str, Any], vision: Mapping[str, An
     """Check the attention of the towers that open_clip builds itself, using its defaults for missing settings."""
     length = text.get("context_length") or _CONTEXT
     check_attention(f"the text tower of {name}", length + 1, text.get("heads", 8), text.get("layers", 12))
+    check_mlp(f"the text tower of {name}", length + 1, _hidden(text, 512))
     if vision.get("timm_model_name"):
         return
     defaults = {"layers": 12, "width": 768, "head_width": 64, "patch_size": 16, "attn_pooler_queries": 256}
@@ -187,9 +188,17 @@ def _check_attention(name: str, text: Mapping[str, Any], vision: Mapping[str, An
         return
     patches = (longest // max(1, found["patch_size"])) ** 2
     check_attention(tower, patches + 1, heads, found["layers"])
+    check_mlp(tower, patches + 1, _hidden(vision, 768))
     if vision.get("attentional_pool"):
         pooler = vision.get("attn_pooler_heads", 8)
         check_attention(tower, max(patches + 1, found["attn_pooler_queries"]), pooler, 1)
+
+
+def _hidden(tower: Mapping[str, Any], own_width: int) -> Any:
+    """Return the width of a tower's MLPs as open_clip computes it, or a value that is not a number."""
+    width, ratio = tower.get("width", own_width), tower.get("mlp_ratio", 4.0)
+    numbers = isinstance(width, (int, float)) and isinstance(ratio, (int, float))
+    return width * ratio if numbers else (width, ratio)
 
 
 def _check_widths(name: str, widths: Iterable[int]) -> None:

@@ -27,6 +27,7 @@ from ..config import Config
 from ..errors import ModelError
 from ..preprocess import Preprocess
 from .device import choose_placement
+from .image_cost import check_image_cost
 from .last_layer import OneTokenBlock, at_ends, token_of_block
 from .open_clip_files import OpenClipFiles
 from .open_clip_names import OpenClipName
@@ -61,6 +62,8 @@ def load_open_clip(files: OpenClipFiles, parsed: OpenClipName, weights: str | No
         _fill(network, files, parsed)
         tokens, context_length = open_clip_tokens(files)
     network = network.eval().requires_grad_(False)
+    if not isinstance(network.visual, VisionTransformer):
+        check_image_cost(files.name, network, _image_features, _pair(network.visual.image_size))
     _give_class_token(network.visual)
     preprocess = _preprocess(network, files.preprocess, fast=config.preprocess == "fast")
     if not tokens.whole and not _may_be_narrow(network, context_length):
@@ -184,7 +187,7 @@ def _preprocess(network: Any, known: Mapping[str, Any], *, fast: bool) -> Prepro
     given = PreprocessCfg(
         **merge_preprocess_dict({**merge_preprocess_dict(PreprocessCfg(), dict(known)), "size": size}, {})
     )
-    pair = (given.size, given.size) if isinstance(given.size, int) else (int(given.size[0]), int(given.size[1]))
+    pair = _pair(given.size)
     bilinear = given.interpolation == "bilinear"
     how: dict[str, Any] = {
         "mean": _three(given.mean),
@@ -205,6 +208,11 @@ def _preprocess(network: Any, known: Mapping[str, Any], *, fast: bool) -> Prepro
     return Preprocess(
         size=pair, fit="cover", **{**how, "resample": Image.Resampling.BICUBIC}
     )  # as open_clip does in this case
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    """Return a height and width that may be given as one number."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
 def _three(values: Any) -> tuple[float, float, float]:
