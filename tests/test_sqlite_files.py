@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import struct
@@ -74,10 +75,33 @@ def test_the_journal_next_to_the_file_that_a_link_leads_to_counts(tmp_path: Path
         check_sqlite_place(tmp_path / "link")
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no named pipes in folders")
-def test_a_pipe_in_the_place_of_a_journal_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "a-journal")
-    with pytest.raises(DatabaseError, match="a-journal was not written"):
+@pytest.mark.parametrize("ending", ["journal", "wal", "shm"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda place, _: os.mkfifo(place), marks=pytest.mark.skipif(os.name == "nt", reason="no pipes")),
+        lambda place, _: place.mkdir(),
+        lambda place, victim: place.symlink_to(victim),
+        lambda place, victim: place.hardlink_to(victim),
+    ],
+    ids=["pipe", "folder", "link", "hard link"],
+)
+def test_only_a_file_of_its_own_is_taken_for_one_of_sqlite_s(
+    tmp_path: Path, ending: str, make: Callable[[Path, Path], None]
+) -> None:
+    (tmp_path / "victim").write_text("precious")
+    make(tmp_path / f"a-{ending}", tmp_path / "victim")
+    with pytest.raises(DatabaseError, match=f"a-{ending} was not written"):
+        check_sqlite_place(tmp_path / "a")
+
+
+def test_an_unreadable_journal_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, _: str) -> None:  # permissions do not stop root
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    (tmp_path / "a-journal").touch()
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DatabaseError, match="a-journal cannot be read: Permission denied"):
         check_sqlite_place(tmp_path / "a")
 
 

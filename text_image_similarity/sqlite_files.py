@@ -19,18 +19,16 @@ def check_sqlite_place(path: Path) -> None:
 
     A link is accepted if it belongs to this user or to root, or leads to a place in its own folder. Links on the way to
     the folder do not matter, because whoever deploys a catalogue may put one there. A journal, which a killed process
-    leaves behind, is accepted unless it names a file to delete.
+    leaves behind, is accepted unless it names a file to delete. It, the log and the shared memory that SQLite keeps next
+    to the file must be files with no other name.
 
     Raises:
-        DatabaseError: There is another link, or a journal that does not come from this package.
+        DatabaseError: There is another link, or a file next to it that does not come from this package.
     """
     _check_link(path)
-    journal = Path(f"{os.path.realpath(path)}-journal")
-    if not _is_harmless(journal):
-        raise DatabaseError(
-            f"{journal} was not written by this package, and could make SQLite hang or delete another file; remove it if you "
-            "trust the files next to it"
-        )
+    place = os.path.realpath(path)
+    for ending in ("-journal", "-wal", "-shm"):
+        _check_neighbour(Path(f"{place}{ending}"))
 
 
 def _check_link(path: Path) -> None:
@@ -44,14 +42,20 @@ def _check_link(path: Path) -> None:
         ) from exc
 
 
-def _is_harmless(journal: Path) -> bool:
-    try:  # without waiting for the writer of a pipe
-        number = os.open(journal, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+def _check_neighbour(path: Path) -> None:
+    try:
+        found = path.lstat()
+        harmless = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+        if harmless and path.name.endswith("-journal"):
+            with path.open("rb") as file:
+                file.seek(max(0, found.st_size - len(_NAMES_ANOTHER)))
+                harmless = file.read(len(_NAMES_ANOTHER)) != _NAMES_ANOTHER
+    except FileNotFoundError:
+        return
     except OSError as exc:
-        return isinstance(exc, FileNotFoundError)
-    with open(number, "rb") as file:  # noqa: PTH123 - a descriptor
-        found = os.fstat(number)
-        if not stat.S_ISREG(found.st_mode):
-            return False
-        file.seek(max(0, found.st_size - len(_NAMES_ANOTHER)))
-        return file.read() != _NAMES_ANOTHER
+        raise DatabaseError(f"{path} cannot be read: {exc.strerror}; let this user read it") from exc
+    if not harmless:
+        raise DatabaseError(
+            f"{path} was not written by this package, and could make SQLite hang, or change or delete another file; remove it "
+            "if you trust the files next to it"
+        )

@@ -44,13 +44,17 @@ from text_image_similarity import (
     load_encoder,
     score_csv,
 )
+from text_image_similarity.bounded_json import JsonLimitError, parse_json
 from text_image_similarity.cli.stopping import Stopping
+from text_image_similarity.files import whole_file
 from text_image_similarity.formats import is_url, open_bytes, open_table, state_of, upload
 from text_image_similarity.formats.storage import canonical, expand, local_path
+from text_image_similarity.tables import read_summary
 
 logger = logging.getLogger("shards")
 
 BATCH_ROWS = 10_000
+MOST_BYTES = 256 * 1024 * 1024  # size of a listing
 WAITING_BYTES = 256 * 1024 * 1024  # split rows that may be in memory before a row group is written to each shard
 
 
@@ -157,8 +161,7 @@ def score_file(
 def finished(file: str, target: str, config: Config, encoder: Encoder, options: argparse.Namespace) -> bool:
     """Tell whether the output exists, for exactly this input, model and kind of score."""
     try:
-        with open_bytes(f"{target}.summary.json") as note:
-            summary = json.load(note)
+        summary = read_summary(target)
         state_of(target)
         settings = summary["job"]["settings"]
         content, weights = summary["job"]["input_content"], summary["job"]["weights"]
@@ -199,10 +202,28 @@ def agreed(files: list[str], note: str) -> list[str]:
                 whole.flush()
                 os.link(whole.name, note)
     except FileExistsError:
-        with open_bytes(note) as file:
-            return list(json.load(file))
+        return listed_in(note)
     except OSError as exc:
         raise TableError(f"{note} cannot be written: {exc}") from exc
+    return files
+
+
+def listed_in(note: str) -> list[str]:
+    """Return the listing in a file.
+
+    Raises:
+        TableError: The file is not a list of paths.
+    """
+    with open_bytes(note) as file:
+        content = file.read(MOST_BYTES + 1)
+    try:
+        if len(content) > MOST_BYTES:
+            raise JsonLimitError(f"it has more than {MOST_BYTES >> 20} MiB")
+        files = parse_json(content.decode("utf-8"))
+        if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
+            raise TypeError("it is not a list of paths")
+    except (ValueError, TypeError) as exc:
+        raise TableError(f"{note} is not the listing of a Job: {exc}; delete it, and start the Job again") from exc
     return files
 
 
@@ -210,7 +231,8 @@ def targets_of(files: list[str], source: str, folder: str) -> dict[str, str]:
     """Return the path of each file's scores: the part of its name that the pattern leaves open, in a folder.
 
     Raises:
-        UsageError: Two files have the same target, so the scores of one would be lost.
+        UsageError: Two files have the same target, so the scores of one would be lost; or a target would be outside the
+            folder.
     """
     source = canonical(source) if is_url(source) else str(local_path(source))  # spelt as in the results of `expand`
     fixed = re.split(r"[*?\[]", source)[0]
@@ -218,6 +240,8 @@ def targets_of(files: list[str], source: str, folder: str) -> dict[str, str]:
     file_of: dict[str, str] = {}
     for file in files:
         name = file.removeprefix(root) if fixed != source and file.startswith(root) else file.rpartition("/")[2]
+        if ".." in name.split("/"):
+            raise UsageError(f"{file} leads out of {root}; write the pattern without ..")
         target = f"{folder.rstrip('/')}/{name}"
         if target in file_of:
             raise UsageError(
@@ -250,7 +274,9 @@ def split_by_host(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as opened:
         local = Path(scratch if is_url(options.target) else options.target)
         local.mkdir(parents=True, exist_ok=True)
-        paths = [local / f".{name}.partial" for name in names]
+        paths = [local / name for name in names]
+        if not is_url(options.target):
+            paths = [opened.enter_context(whole_file(path)) for path in paths]
         writers = [opened.enter_context(pq.ParquetWriter(path, table.schema)) for path in paths]
         waiting: dict[int, list[pa.RecordBatch]] = defaultdict(list)
         size = 0
@@ -268,11 +294,9 @@ def split_by_host(options: argparse.Namespace) -> int:
                 size = 0
         flush(waiting, writers)
         opened.close()
-        for path, name in zip(paths, names, strict=True):
-            if is_url(options.target):
+        if is_url(options.target):
+            for path, name in zip(paths, names, strict=True):
                 upload(path, f"{options.target.rstrip('/')}/{name}")
-            else:
-                path.replace(local / name)
     sizes = sum(rows_of), options.shards, min(rows_of), max(rows_of)
     logger.info("wrote %d rows in %d shards of %d to %d rows", *sizes)
     return 0

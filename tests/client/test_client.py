@@ -10,6 +10,7 @@ import sys
 import tracemalloc
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from threading import Barrier
@@ -291,6 +292,25 @@ def test_many_requests_are_under_way_at_once(folder: Path, service: FakeService)
     service.asked.clear()
     through(service, folder, Config(chunk_size=95))
     assert max(map(len, service.asked)) == 3
+
+
+def test_a_service_without_limits_is_sent_no_more_than_this_process_can_hold(
+    folder: Path, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.limits |= {"max_pairs": 10**15, "max_queue": 10**15, "max_body_bytes": 10**15}
+    threads: list[int] = []
+    pool = ThreadPoolExecutor
+
+    def counted(most: int, **options: Any) -> ThreadPoolExecutor:
+        threads.append(most)
+        return pool(most, **options)
+
+    monkeypatch.setattr("text_image_similarity.pipeline.engine.ThreadPoolExecutor", counted)
+    with engine(service) as used:
+        score_csv(folder / "in.csv", folder / "out.csv", replace(CONFIG, chunk_size=1), engine=used)
+        assert used.max_pairs == 10_000
+    assert same(folder)
+    assert max(threads) <= 256
 
 
 def test_a_key_is_shown_and_never_told(folder: Path, service: FakeService) -> None:

@@ -231,6 +231,30 @@ def test_two_files_of_one_target_are_refused_before_any_is_scored(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["_files-j.json"]
 
 
+@pytest.mark.parametrize(
+    ("listing", "said"),
+    [
+        ('["in/../../x.csv"]', "leads out of"),
+        ('{"in/x.csv": 1}', "is not the listing of a Job"),
+        ("[1]", "is not the listing of a Job"),
+        ("[" * 100_000, "is not the listing of a Job"),
+    ],
+)
+def test_a_listing_of_someone_else_leads_nowhere(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, listing: str, said: str
+) -> None:
+    shards = load(SHARDS, "shards")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    write_table(tmp_path / "in" / "a" / "x.csv", 2)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "_files-j.json").write_text(listing)
+    job = ["--job=j", "--shards=1", "--index=0", f"--config={json.dumps(MINI)}"]
+    assert shards.main(["score", "in/*/x.csv", "out", *job]) in (1, 2)
+    assert said in caplog.text
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["_files-j.json"]
+
+
 @pytest.mark.extended
 def test_sigterm_ends_a_pod_between_two_parts(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
@@ -271,10 +295,18 @@ def test_a_table_is_split_by_host(tmp_path: Path, store: Any, monkeypatch: pytes
     hosts = [f"h{i % 23}.example" for i in range(3000)]
     lines = [f'{i:05},https://{host.upper() if i % 2 else host}/{i}.jpg,"a, {i}"' for i, host in enumerate(hosts)]
     (tmp_path / "in.csv").write_text("id,url,caption\n" + "\n".join(lines) + "\n09000,dog.jpg,NA\n09001,,\n")
+    (tmp_path / "split").mkdir()
+    (tmp_path / "mine").write_text("kept")
+    planted = (
+        tmp_path / "split" / ".shard-00000-of-00005.parquet.partial"
+    )  # by someone else who may write to the folder
+    planted.symlink_to(tmp_path / "mine")
     monkeypatch.setattr(shards, "WAITING_BYTES", 50_000)
     monkeypatch.setattr(shards, "BATCH_ROWS", 400)
     for target in (str(tmp_path / "split"), "s3://scores/split"):
         assert shards.main(["split", str(tmp_path / "in.csv"), target, "--shards=5"]) == 0
+    assert (tmp_path / "mine").read_text() == "kept"
+    planted.unlink()
     assert shards.main(["split", str(tmp_path / "in.csv"), str(tmp_path / "split"), "--shards=6"]) == 2
     names = sorted(path.name for path in (tmp_path / "split").iterdir())
     assert names == [f"shard-{i:05}-of-00005.parquet" for i in range(5)]

@@ -27,6 +27,8 @@ from .pairs import Pairs
 _OURS = frozenset({"model", "score", "chunk_size", "base_dir", "files_under", "dialect", "limits", "proxy", "ca_file"})
 _OUR_LIMITS = frozenset({"max_bytes", "allow_local_files"})
 _MOST_BYTES = 8 * 1024 * 1024  # bytes of a request, unless a single image is larger
+_MOST_PAIRS = 10_000  # pairs of a request, however many the service accepts
+_MOST_PARTS = 256  # parts in progress; each is in memory, and a thread waits for it
 _LONGEST_FACT = 4096  # characters of a model's name or path in a service's response
 _SHOWN = 200  # characters of a model's name in an error
 _MOST_NAMES = 50  # names of models in an error
@@ -117,6 +119,7 @@ class ServiceEngine:
             longest = float(limits["request_timeout_s"])
             if min(self.max_pairs, self._max_queue, self._max_body) < 1 or not 0 < longest <= _LONGEST_REQUEST_S:
                 raise ValueError(f"its limits cannot be used: {limits!r:.200}")
+            self.max_pairs = min(self.max_pairs, _MOST_PAIRS)
             self._service.answer_s = max(self._service.answer_s, 2 * longest)
         self._name = self._chosen(config)
         self._info = self._info_when_loaded()
@@ -128,6 +131,7 @@ class ServiceEngine:
     def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
         """Score enough parts concurrently to keep all connections busy; see `Engine`."""
         at_once = 2 + self._connections * self._pairs_of_a_request // self._config.chunk_size
+        at_once = min(at_once, _MOST_PARTS)
         return score_concurrently(lambda records: (self.score(records), None), parts, stats, at_once=at_once)
 
     def score(self, records: Sequence[Record]) -> list[ScoreResult]:
