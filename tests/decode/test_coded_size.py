@@ -66,7 +66,9 @@ def test_an_avif_is_held_against_what_it_is_coded_in() -> None:
         RowError, match=r"too_many_pixels: 64 x 64 is coded as 1,440,000 pixels, more than the limit of 1,000,000"
     ):
         decode(data, LIMITS)
-    with pytest.raises(RowError, match="corrupt: AVIF: it declares 64 x 64 pixels but is coded as 1,440,000 pixels"):
+    with pytest.raises(
+        RowError, match="corrupt: AVIF: the file declares 64 x 64 pixels but is coded as 1,440,000 pixels"
+    ):
         decode(data, Limits())
 
 
@@ -97,7 +99,9 @@ def test_frames_that_an_avif_hides_count() -> None:
     assert stream[start] >> 3 & 15 == 6
     hidden = with_stream(data, stream[:start] + stream[start:] * 40)
     assert coded_areas(hidden) == ([200 * 200] * 40, [])
-    with pytest.raises(RowError, match="corrupt: AVIF: it declares 200 x 200 pixels but is coded as 1,600,000 pixels"):
+    with pytest.raises(
+        RowError, match="corrupt: AVIF: the file declares 200 x 200 pixels but is coded as 1,600,000 pixels"
+    ):
         decode(hidden, Limits())
 
 
@@ -175,10 +179,10 @@ def test_the_bytes_of_an_item_are_those_that_a_decoder_takes() -> None:
 @pytest.mark.parametrize(
     ("extents", "more", "said"),
     [
-        ([(0, 2)], box(b"idat", b"\x12\0") * 2, "it gives the location of its images twice"),
-        ([(0, 2)], box(b"idat", b"\x12\0") + iloc((0, 2)), "it gives the location of its images twice"),
-        ([(0, 2)], box(b"idat", b"\x12\0"), "an image in it has no size"),
-        ([(0, 0)], box(b"idat", b"\x12\0"), "it has no image"),
+        ([(0, 2)], box(b"idat", b"\x12\0") * 2, "the file gives the location of its images twice"),
+        ([(0, 2)], box(b"idat", b"\x12\0") + iloc((0, 2)), "the file gives the location of its images twice"),
+        ([(0, 2)], box(b"idat", b"\x12\0"), "an image in the file has no size"),
+        ([(0, 0)], box(b"idat", b"\x12\0"), "the file has no image"),
     ],
 )
 def test_an_avif_whose_coded_size_cannot_be_told_is_refused(

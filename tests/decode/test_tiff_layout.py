@@ -115,6 +115,21 @@ def test_other_entries_may_have_any_type() -> None:
     assert outcome(data) == "(64, 1)"
 
 
+@pytest.mark.parametrize(("kind", "big"), [(4, False), (4, True), (16, True)])
+def test_the_number_of_strips_is_limited_whatever_the_type_of_their_offsets(kind: int, big: bool) -> None:
+    def strips(count: int) -> str:
+        return outcome(tiff(grey((273, kind, [0] * count), (279, 4, [64] * count), compression=1), bytes(64), big=big))
+
+    assert strips(125_001) == "corrupt: the image has more than 125,000 strips or tiles"
+    assert "strips or tiles" not in strips(125_000)
+
+
+def test_short_offsets_of_strips_are_counted_too() -> None:
+    data = tiff(grey((273, 4, [0] * 62_501), (279, 4, [64]), compression=1), bytes(64))
+    short = data.replace(struct.pack("<HHI", 273, 4, 62_501), struct.pack("<HHI", 273, 3, 125_002))
+    assert outcome(short) == "corrupt: the image has more than 125,000 strips or tiles"
+
+
 def segment(marker: int, body: bytes) -> bytes:
     return bytes([255, marker]) + struct.pack(">H", len(body) + 2) + body
 

@@ -403,9 +403,9 @@ def test_an_unwritable_folder(tmp_path: Path, calibration: Calibration) -> None:
         ({"intercept": math.inf}, "intercept is not a finite number"),
         ({"prior": 1.5}, "prior is not between"),
         ({"prior": 0}, "prior is 0 or 1"),
-        ({"matching": 1.5}, "matching is not a count"),
-        ({"mismatching": 0}, "mismatching is not a count"),
-        ({"model": 3}, "model is not a name"),
+        ({"matching": 1.5}, "matching is not a whole number of at least 1"),
+        ({"mismatching": 0}, "mismatching is not a whole number of at least 1"),
+        ({"model": 3}, "model is not a text"),
         ({"more": 1}, "exactly slope, intercept"),
     ],
 )

@@ -342,8 +342,8 @@ def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("points", "said"),
     [
-        ([], "No record"),
-        ([(0, 0), (5, 10)], "No record"),
+        ([], "was not recorded"),
+        ([(0, 0), (5, 10)], "was not recorded"),
         ([(0, 0), (0, 5), (10, 100), (5, 200), (20, 50), (float("nan"), 9), (20, 300)], "between 10.0 and 20.0"),
         ([(0, 0), (10, 100), (20, 50), (30, 300), (40, 400)], "between 10.0 and 10.0"),
         ([(0, 0), (10, 100), (20, 200), (15, 999)], "between 10.0 and 10.0"),

@@ -10,7 +10,7 @@ from ..records import caption_of, image_of
 
 
 def find_image(value: object) -> tuple[str, bytes | str] | RowError:
-    """Return a cell's image as (path, bytes) or (reference, reference), or the reason why it has none."""
+    """Return a cell's image as (path, bytes) or (reference, reference), or the reason why the cell has none."""
     found = image_of(value)
     if isinstance(found, RowError):
         return found

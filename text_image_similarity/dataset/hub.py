@@ -88,7 +88,7 @@ def load_split(name: str, config: str | None, split: str | None) -> Any:
         return _load(builder, split or splits[0])
     except (UsageError, TableError):
         raise
-    except Exception as exc:  # datasets raises what its many readers raise
+    except Exception as exc:  # the library `datasets` raises whatever its many readers raise
         raise TableError(f"the data set {name} cannot be read: {exc}") from exc
 
 
@@ -237,7 +237,7 @@ def _require_cached(name: str, cache: Path, problem: Exception) -> None:
         reason = str(problem).strip().splitlines()[-1]
         raise UsageError(f"{name} is neither a file or folder here nor a data set available on the hub: {reason}")
     raise TableError(
-        f"data set {name} is not in the local cache and the hub cannot be reached ({type(problem).__name__}).\n"
+        f"the data set {name} is not in the local cache and the hub cannot be reached ({type(problem).__name__}).\n"
         "Your options:\n"
         "  local files:      a folder with train.parquet, validation.parquet and test.parquet, or one such file\n"
         "  a filled cache:   load the set with the library `datasets` on a machine with network access,\n"

@@ -1,8 +1,8 @@
 """A split of a data set on the hub as a table: `hf:<owner>/<name>[:configuration][@split]`.
 
-The library `datasets` downloads it to its cache and memory-maps it, so that it takes little memory, a run can resume,
-and a filled cache is enough when the hub is unreachable. To read files on the hub without a local copy, name them as
-`hf://datasets/...`.
+The library `datasets` downloads the split to its own cache and maps the file into memory, so that reading takes little
+memory, a run can resume, and a filled cache is enough when the hub is unreachable. To read files on the hub without a
+local copy, name them as `hf://datasets/...`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def open_source(
     Raises:
         MissingExtraError: The library `datasets` is not installed.
         UsageError: The table or data set does not exist, or has several splits and none is named.
-        TableError: The table or data set cannot be read, or the hub cannot be reached and its cache lacks the data set.
+        TableError: The table or data set cannot be read, or the hub is unreachable and the set is not in the cache.
     """
     if not is_hub(place):
         return open_table(place, dialect=dialect, dropped=dropped, max_bytes=max_bytes)

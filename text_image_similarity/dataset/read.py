@@ -39,8 +39,8 @@ def read_dataset(
 
     Args:
         source: A table of any format that `score_csv` reads (a file, a folder or a pattern, as a path or an fsspec
-            URL), a folder of tables named after splits, an imagefolder (`metadata.jsonl`, `metadata.csv`), a
-            `captions.txt` or its folder, or the id of a data set on the hub.
+            URL), a folder of tables named after splits, an imagefolder (`metadata.jsonl`, `.csv`,
+            `.parquet`), a `captions.txt` or its folder, or the id of a data set on the hub.
         split: Split of the source to read; None reads all splits as one.
         col_url: Column of images or of references to them. None means the column that `score_csv` uses by default or,
             if that is missing, `image` or `file_name`.

@@ -43,7 +43,7 @@ def check_coded_size(data: bytes, size: tuple[int, int], limits: Limits) -> None
         raise RowError(ErrorCode.TOO_MANY_PIXELS, detail)
     if most > max(_MOST_TIMES * size[0] * size[1], _ALWAYS):
         raise RowError(
-            ErrorCode.CORRUPT, f"AVIF: it declares {size[0]} x {size[1]} pixels but is coded as {most:,} pixels"
+            ErrorCode.CORRUPT, f"AVIF: the file declares {size[0]} x {size[1]} pixels but is coded as {most:,} pixels"
         )
 
 
@@ -65,7 +65,7 @@ def coded_areas(data: bytes) -> tuple[list[int], list[int]]:
     except IndexError as exc:
         raise ValueError("a header ends early") from exc
     if not items and not tracks:
-        raise ValueError("it has no image")
+        raise ValueError("the file has no image")
     return items, tracks
 
 
@@ -79,7 +79,7 @@ class _Budget:
         self._units -= 1
         self._size -= size
         if self._units < 0 or self._size < 0:
-            raise ValueError(f"it has more than {_MOST_UNITS:,} pieces, or they overlap")
+            raise ValueError(f"the file has more than {_MOST_UNITS:,} pieces, or its pieces overlap")
 
 
 class _Bits:
@@ -116,7 +116,7 @@ class _Sequence:
 
 
 def _boxes(data: memoryview, budget: _Budget, *, deep: bool = True) -> Iterator[tuple[bytes, memoryview]]:
-    """Yield the kind and body of each box, and of the boxes in it."""
+    """Yield the kind and body of each box, and of the boxes that it contains."""
     at = 0
     while at + 8 <= len(data):
         budget.spend()
@@ -145,7 +145,7 @@ def _items(data: memoryview, meta: memoryview, budget: _Budget) -> Iterator[memo
     """
     boxes = list(_boxes(meta[4:], budget, deep=False))
     if any(sum(kind == only for kind, _ in boxes) > 1 for only in _ONCE_IN_META):
-        raise ValueError("it gives the location of its images twice")
+        raise ValueError("the file gives the location of its images twice")
     found = dict(boxes)
     none = memoryview(b"")
     own, infos, locations = (found.get(kind, none) for kind in _ONCE_IN_META)
@@ -212,7 +212,7 @@ def _areas(stream: memoryview, budget: _Budget) -> list[int]:
     """Return the number of pixels of each frame of a stream, which must have at least one frame with a size."""
     areas = list(_frames(stream, budget))
     if not any(areas):
-        raise ValueError("an image in it has no size")
+        raise ValueError("an image in the file has no size")
     return areas
 
 

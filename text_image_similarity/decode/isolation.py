@@ -2,8 +2,9 @@
 
 Each image goes to a worker process (`worker`), one at a time, and comes back as pixels, both through shared memory
 (`area`); only a few bytes go through pipes. Workers live as long as the decoder. A worker that dies, sends an invalid
-response or takes too long is killed and replaced; it holds no other image. Workers are started as separate programs and
-not forked: a fork copies locks that other threads hold, and `multiprocessing` would run the caller's main module again.
+response or takes too long is killed and replaced; no other image is lost, because a worker holds one image at a time.
+Workers are started as separate programs and not forked: a fork copies locks that other threads hold, and
+`multiprocessing` would run the caller's main module again.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class IsolatedDecoder:
     Args:
         limits: Limits on pixels and sides, and on the time and memory for one image: `decode_s` and `decode_memory`.
         workers: Maximum number of worker processes; None means one per core.
-        command: Command that starts a worker, without its area's handle and size, for tests; None is the real one.
+        command: Command that starts a worker, without its area's handle and size, for tests; None means the real command.
 
     Raises:
         ConfigError: Workers cannot be started on this machine.

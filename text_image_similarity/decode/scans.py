@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from ..errors import ErrorCode, RowError
 
-_MOST_SCANNED = 2_500_000_000  # scans of a JPEG times its pixels: 50 scans of the largest image; programs write 10
+_MOST_SCANNED = 2_500_000_000  # scans of a JPEG times its pixels: 50 scans of the largest image; encoders write 10
 # Markers of a JPEG that are followed by a segment, and those that end the JPEG: its end marker, and the start of
 # another JPEG, which libjpeg refuses. libjpeg skips other markers within a scan.
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")

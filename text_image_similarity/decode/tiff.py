@@ -41,8 +41,8 @@ class Tiff(TiffImagePlugin.TiffImageFile):
     """A TIFF whose pieces are limited before they are listed; its orientation is applied later, as in other formats."""
 
     def _setup(self) -> None:
-        pieces = max(len(self.tag.tagdata.get(tag, b"")) for tag in (STRIPS, TILES)) // 2
-        if pieces > _MOST_PIECES * 4:  # values of up to 8 bytes each
+        size = max(len(self.tag.tagdata.get(tag, b"")) for tag in (STRIPS, TILES))  # values of up to 8 bytes each
+        if size > 8 * _MOST_PIECES or max(len(self.tag_v2.get(tag, ())) for tag in (STRIPS, TILES)) > _MOST_PIECES:
             raise RowError(ErrorCode.CORRUPT, f"the image has more than {_MOST_PIECES:,} strips or tiles")
         super()._setup()
         if variant := self._misread_variant():

@@ -37,7 +37,7 @@ IMAGE, FAILURE = b"RGB\n", b"FAIL"
 
 
 def serve(settings: dict[str, Any], handle: str, size: str) -> None:
-    """Decode the images requested through standard input until it ends.
+    """Decode the images that the parent requests through standard input, until the input ends.
 
     Args:
         settings: `max_pixels`, `max_side`, `decode_s` and `decode_memory` of `Limits`; `heif`, the module that

@@ -97,7 +97,7 @@ class RatingEvaluation:
         ratings: Columns of ratings; every rating of a row counts as one pair.
         info: The model.
         rows: Number of rows of the table.
-        captions_cut: Number of rows whose caption is longer than the model can read, so that its end is ignored.
+        captions_cut: Number of scored rows whose caption is longer than the model can read, so that its end is ignored.
         failures: Number of rows left out, by error code; a row without any rating counts under `no_rating`.
         agreement: Rank correlations of scores with ratings.
     """

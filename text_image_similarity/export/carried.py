@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _PACKAGE = Path(__file__).parents[1]
-_FORMATS = ("onnx", "web")  # those that ONNX Runtime runs
+_FORMATS = ("onnx", "web")  # formats of exports that ONNX Runtime runs
 _LIBRARIES = ("httpcore", "httpx", "numpy", "onnxruntime", "pandas", "pillow", "safetensors", "socksio", "tokenizers")
 
 

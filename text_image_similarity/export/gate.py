@@ -66,7 +66,7 @@ class TowerParity:
 
     Args:
         cosine_min, cosine_mean: Smallest and mean cosine of a vector with the source's.
-        difference_max: Largest difference between the values of two unit vectors.
+        difference_max: Largest difference between a value of the export's vectors and the same value of the source's.
         alone_max: Largest difference between the values of a vector that the export encodes alone and in a batch.
         not_finite: Number of vectors that are not finite.
         ms: Milliseconds per item, on this machine.

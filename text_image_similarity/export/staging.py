@@ -15,7 +15,8 @@ from ..folders import private_folder
 def whole_folder(place: Path, *, replaces: Callable[[Path], bool]) -> Iterator[Path]:
     """Yield an empty folder next to `place`, and move it to `place` at the end of the block.
 
-    Folders left behind by killed processes are deleted when they are a day old. If the block raises, nothing changes.
+    If the block raises, nothing changes. A folder that a killed process left behind is deleted by a later process
+    that uses the same parent folder, at least a day afterwards; on Windows, such a folder remains.
 
     Args:
         place: Final path of the folder.

@@ -1,4 +1,4 @@
-"""Check from an ONNX file alone that TensorRT would run it in the precision that it was exported in.
+"""Check, from an ONNX file alone, that TensorRT would run the model in the precision in which it was exported.
 
 TensorRT 11 takes the type of each value from the file, as TensorRT 10 does with `--stronglyTyped`. The check reads
 types but no weights, and needs neither TensorRT nor a GPU. The check says nothing about speed, or about operators that

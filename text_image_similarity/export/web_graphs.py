@@ -42,7 +42,9 @@ def vision_graph(path: Path, output: str) -> onnx.ModelProto:
         graph.node.remove(node)
     for node in graph.node:
         if bytes_in.name in node.input and not _asks_for_batch(node):
-            raise ModelError(f"{path} cannot be converted for browsers: it uses its images twice")
+            raise ModelError(
+                f"{path} cannot be converted for browsers: an operator other than those of normalisation reads the images' bytes"
+            )
         for at, name in enumerate(node.input):
             if name in (value, bytes_in.name):
                 node.input[at] = "pixel_values"

@@ -244,7 +244,7 @@ def _problem(given: object) -> str | None:
             return f"{name} is not between 0 and 1"
     for name in ("matching", "mismatching"):
         if isinstance(given[name], bool) or not isinstance(given[name], int) or given[name] < 1:
-            return f"{name} is not a count"
+            return f"{name} is not a whole number of at least 1"
     if given["prior"] in (0, 1):
         return "prior is 0 or 1"
-    return None if isinstance(given["model"], str) else "model is not a name"
+    return None if isinstance(given["model"], str) else "model is not a text"

@@ -18,8 +18,8 @@ class RunStats:
 
     Rows are counted a batch at a time, before the batch is yielded.
 
-    `captions_cut` counts scored rows whose caption is longer than the model can read, and is None if an engine cannot
-    tell.
+    `captions_cut` counts the captions with a score that are longer than the model can read, also if a row of a table
+    has several captions; None if an engine cannot tell.
 
     Seconds of stages are summed over threads, so fetching and decoding may exceed wall-clock time.
     """

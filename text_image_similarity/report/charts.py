@@ -48,7 +48,7 @@ def throughput(points: Points) -> str:
     """Draw rows per second over time, from points [seconds since the start, rows done]."""
     rates = _rates(points)
     if len(rates) < 2:
-        return '<p class="empty">No record of the run over time.</p>'
+        return '<p class="empty">The progress of the run over time was not recorded.</p>'
     began, ended = rates[0][0], rates[-1][1]
     top = _ceiling(max(rate for *_, rate in rates))
     x, y = _scale(began, ended, _LEFT, WIDTH - _RIGHT), _scale(0, top, HEIGHT - _BOTTOM, _TOP)

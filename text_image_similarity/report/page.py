@@ -126,7 +126,7 @@ def _failures(tally: Tally) -> str:
     if tally.other_hosts.rows:
         notes.append(
             f"Counts are lower bounds: {tally.other_hosts.rows:,} rows ({tally.other_hosts.failed:,} of them failed) "
-            "belong to hosts that are not counted one by one, because there are too many."
+            "belong to hosts that are not counted one by one, because there are too many hosts."
         )
     note = f'<p class="note">{" ".join(notes)}</p>' if notes else ""
     by_host = table("Failed rows by host", heads, hosts) + note
@@ -146,7 +146,7 @@ def _failed_section(rows: Sequence[ReportRow], tally: Tally, images: Mapping[Any
     if not rows:
         return section("Failed rows", '<p class="empty">No row failed.</p>', "failed")
     total = tally.failures.total()
-    said = f"{len(rows):,} of the {total:,} failed rows are shown, with some for every code."
+    said = f"{len(rows):,} of the {total:,} failed rows are shown, with examples of every code."
     note = "" if len(rows) == total else f'<p class="note">{said}</p>'
     body = "".join(
         f'<tr>{_row_number(row)}{_image(row, images)}<td class="code"><code>{escape(row.code)}</code></td>'

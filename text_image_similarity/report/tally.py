@@ -142,7 +142,7 @@ class Tally:
         return [row for *_, row in sorted(self._high, reverse=True)[: self.scored // 2]]
 
     def failed(self) -> list[ReportRow]:
-        """Return a sample of the failed rows, with some for every code, in the order of the table."""
+        """Return a sample of the failed rows, with examples of every code, in the order of the table."""
         share = max(4, FAILED_SHOWN // max(1, len(self._failed)))
         chosen = [row for rows in self._failed.values() for row in rows[:share]]
         return sorted(chosen, key=lambda row: row.number)

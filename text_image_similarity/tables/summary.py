@@ -33,8 +33,8 @@ class Summary:
         score: Kind of score, as in `Config`.
         rows: Number of rows.
         scored: Number of rows with a score.
-        captions_cut: Number of scored rows whose caption is longer than the model can read, so that its end is ignored;
-            None if the engine cannot tell.
+        captions_cut: Number of captions with a score that are longer than the model can read, so that their end is
+            ignored; a row may have several captions. None if the engine cannot tell.
         failures: Number of rows without a score, by error code.
         seconds: Seconds per stage, summed over threads; `total` is the wall-clock time of scoring.
         pairs_per_second: Number of rows divided by the seconds of `total`.
