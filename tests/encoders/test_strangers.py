@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -30,6 +31,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModel
 
 from tests.encoders.test_load import copy_of
@@ -43,6 +45,7 @@ from text_image_similarity.encoders.attention_cost import check_attention
 from text_image_similarity.encoders.clip import load_clip
 from text_image_similarity.encoders.dual_encoder import read_dual_encoder
 from text_image_similarity.encoders.fingerprint import fingerprint
+from text_image_similarity.encoders.image_cost import check_image_cost
 from text_image_similarity.encoders.kinds import FAMILIES, check_folder, check_type
 from text_image_similarity.encoders.open_clip_names import OpenClipName
 from text_image_similarity.encoders.settings_files import check_settings, read_settings
@@ -547,6 +550,55 @@ def test_the_patches_of_the_images_that_a_model_gets_are_counted(tiny_siglip: Pa
         load_clip(str(folder), CLIP, revision=None, trusted=False)
 
 
+@pytest.mark.parametrize(
+    "file", ["tekken.json", "my_tekken.v3.json", "tiktoken.model", "tokenizer.model.", "Tekken.JSON"]
+)
+def test_files_of_other_kinds_of_tokenizers_are_refused(file: str, tiny_clip: Path, tmp_path: Path) -> None:
+    copy_of(tiny_clip, tmp_path / "model")
+    (tmp_path / "model" / file).write_text("{}")
+    with pytest.raises(ModelNameError, match=rf"has a {file}, from which transformers .* remove the file"):
+        load_clip(str(tmp_path / "model"), CLIP, revision=None, trusted=False)
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "tower"),
+    [
+        ("text_config", {"intermediate_size": 1 << 22}, "text"),
+        ("vision_config", {"intermediate_size": 1 << 24}, "image"),
+    ],
+)
+def test_the_width_of_an_mlp_is_limited_by_the_positions_that_it_reads(
+    part: str, values: dict[str, Any], tower: str, tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(*_: Any, **__: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(AutoModel, "from_pretrained", opened)
+    folder = changed(tiny_clip, tmp_path / "model", "config.json", values, part)
+    with pytest.raises(ModelNameError, match=rf"the {tower} tower of .* hidden values at each of .* too much memory"):
+        load_clip(str(folder), CLIP, revision=None, trusted=False)
+
+
+def test_the_width_of_an_mlp_of_open_clip_is_limited() -> None:
+    for text, vision in (({"mlp_ratio": 1e5}, {}), ({}, {"mlp_ratio": 1e5})):
+        with pytest.raises(ModelNameError, match="hidden values at each of"):
+            open_clip_files._check_attention("theirs", text, vision)
+    with pytest.raises(ModelNameError, match="which is not a number; correct"):
+        open_clip_files._check_attention("theirs", {"mlp_ratio": "4"}, {})
+
+
+def test_the_cost_of_an_image_is_counted_without_computing_it() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Flatten(2))
+    for side, stated in ((2048, None), (1 << 14, "2,147,483,648 values")):
+        expected = pytest.raises(ModelNameError, match=stated) if stated else contextlib.nullcontext()
+        with expected:
+            check_image_cost("theirs", network, lambda model, images: model(images), (side, side))
+    wide = nn.Sequential(*(nn.Conv2d(3 if not i else 512, 512, 7, padding=3) for i in range(40)))
+    with pytest.raises(ModelNameError, match=r"multiplications in theirs, which is too much memory or time; correct"):
+        check_image_cost("theirs", wide, lambda model, images: model(images), (448, 448))
+    assert wide.training, "the network's mode is kept"
+
+
 HEADS = "would compare .* patches or tokens with each other in .* heads and .* layers, which would take too much memory"
 
 
@@ -666,14 +718,14 @@ def test_no_image_is_encoded_before_the_weights_are_compared(tmp_path: Path, mon
     conv = nn.Conv2d.forward
 
     def forward(self: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
-        seen.append(x.device.type)
+        seen.append("fake" if isinstance(x, FakeTensor) else x.device.type)
         return conv(self, x)
 
     monkeypatch.setattr(nn.Conv2d, "forward", forward)
     more = {"image_tower": "densenet121", "image_size": 2048}
     with pytest.raises(ModelError, match="cannot be loaded: "):
         read_dual_encoder(changed(mini_folder(), tmp_path / "model", "config.json", more))
-    assert set(seen) == {"meta"}
+    assert set(seen) == {"meta", "fake"}, "shapes are computed, and values never"
 
 
 @pytest.mark.parametrize("tower", ["resnet18", "timm/resnet18", "mobilenet_v3_small"])

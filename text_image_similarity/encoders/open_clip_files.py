@@ -21,6 +21,7 @@ from .attention_cost import check_attention, check_mlp, check_text_attention
 from .fingerprint import fingerprint_of
 from .kinds import pickled_advice
 from .open_clip_names import CONFIG, OpenClipName, check_architecture, check_tag
+from .open_clip_options import check_options
 from .settings_files import MOST_CONTEXT, MOST_WIDTH, check_settings, check_values, is_context, read_settings
 from .token_growth import check_tokenizers
 
@@ -155,12 +156,7 @@ def _check_settings(name: str, model: Mapping[str, Any]) -> None:
     patch = vision.get("patch_size")
     patches = (max(sizes) // patch) ** 2 if isinstance(patch, int) and patch > 0 else 0
     _check_widths(name, [patches, *(number for key, number in _numbers(model) if key not in _COUNTED)])
-    known = {"clean", "strip_sep_token", "additional_special_tokens", "language"}
-    if unknown := sorted(set(text.get("tokenizer_kwargs") or {}) - known):
-        raise ModelError(
-            f"the settings of {name} pass {', '.join(unknown)} to its tokenizer, which is not supported: code that comes with a "
-            "model is never run, and captions are never cut at random"
-        )
+    check_options(name, text)
 
 
 def _check_attention(name: str, text: Mapping[str, Any], vision: Mapping[str, Any]) -> None:

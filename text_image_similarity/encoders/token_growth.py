@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from ..bounded_json import parse_json
 from ..errors import ModelNameError
-from .added_tokens import added_pieces, check_added
+from .added_tokens import added_pieces, check_added, check_ids, check_stripped
 from .panics import panics_are_errors
 from .piece_chains import check_chains, pieces_of
 from .protocol_buffers import fields_of
@@ -95,6 +95,8 @@ def check_tokenizers(name: str, folder: Path) -> None:
             stated = parse_json(path.read_text(encoding="utf-8"))
             if path.name == "tokenizer_config.json" and isinstance(stated, dict):
                 stated.pop("chat_template", None)  # long, and never a token
+            if path.name == "added_tokens.json" and isinstance(stated, dict):
+                check_ids(stated.values())
             check_added(stated, growth, before)
 
 
@@ -115,8 +117,9 @@ def check_steps(tokenizer: Tokenizer) -> None:
     """Check the steps of a tokenizer that is open.
 
     Raises:
-        ValueError: The steps could make captions too long.
+        ValueError: The steps could make captions too long, or an added token could take too long to find.
     """
+    check_stripped(tokenizer)
     _check_model({key: getattr(tokenizer.model, key, None) for key in (*_AFFIXES, "max_input_chars_per_word")})
     if tokenizer.post_processor is not None:
         _check_post_processors(json.loads(tokenizer.post_processor.__getstate__()))
@@ -193,6 +196,8 @@ def _check_file(text: str, least: int = 1) -> tuple[int, int]:
     check_steps(alone)
     _check_model(model := stated.get("model"))
     vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
+    if isinstance(vocabulary, Mapping):
+        check_ids(vocabulary.values())
     if isinstance(vocabulary, list):  # of a unigram model: pieces with their scores
         pieces = (each[0] for each in vocabulary if isinstance(each, list) and each)
         check_chains((piece for piece in pieces if isinstance(piece, str)), growth_of(alone))
