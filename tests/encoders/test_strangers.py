@@ -36,8 +36,9 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModel
 
 from tests.encoders.test_load import copy_of
 from tests.support.family_models import save_family
+from tests.support.open_clip_models import save_open_clip
 from text_image_similarity import Config, ConfigError, ModelError, ModelNameError, load_encoder
-from text_image_similarity.encoders import clip, hub, on_network_share, open_clip_files, weight_limit
+from text_image_similarity.encoders import clip, hub, image_cost, on_network_share, open_clip_files, weight_limit
 from text_image_similarity.encoders import weights as weights_module
 from text_image_similarity.encoders.adapter_patterns import check_patterns
 from text_image_similarity.encoders.adapters import base_of, merged
@@ -587,6 +588,36 @@ def test_the_width_of_an_mlp_of_open_clip_is_limited() -> None:
         open_clip_files._check_attention("theirs", {"mlp_ratio": "4"}, {})
 
 
+def test_an_image_tower_costs_not_far_more_than_published_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder names the network and the size of its images; nothing else limits their cost."""
+    monkeypatch.setattr(image_cost, "_MOST_PRODUCTS", 1 << 28)
+    folder = changed(mini_folder(), tmp_path / "model", "config.json", {"image_tower": "resnet18", "image_size": 224})
+    with pytest.raises(ModelError, match="multiplications in the image tower resnet18"):
+        read_dual_encoder(folder)
+
+
+@pytest.mark.parametrize("more", [{}, {"patch_size": 16}])
+def test_the_cost_of_an_image_of_align_is_limited(
+    more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_family("align", tmp_path / "ours")
+    folder = changed(tmp_path / "ours", tmp_path / "theirs", "config.json", more, "vision_config")
+    load_clip(str(folder), CLIP, revision=None, trusted=False)
+    monkeypatch.setattr(image_cost, "_MOST_VALUES", 1 << 10)
+    with pytest.raises(ModelNameError, match="an image of 64 x 64 pixels would take"):
+        load_clip(str(folder), CLIP, revision=None, trusted=False)
+
+
+def test_the_cost_of_an_image_of_other_networks_of_open_clip_is_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_open_clip("convnext", tmp_path)
+    load_encoder(replace(CLIP, model=folder))
+    monkeypatch.setattr(image_cost, "_MOST_VALUES", 1 << 10)
+    with pytest.raises(ModelError, match=r"an image of .* pixels would take"):
+        load_encoder(replace(CLIP, model=folder))
+
+
 def test_the_cost_of_an_image_is_counted_without_computing_it() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Flatten(2))
     for side, stated in ((2048, None), (1 << 14, "2,147,483,648 values")):
@@ -594,7 +625,9 @@ def test_the_cost_of_an_image_is_counted_without_computing_it() -> None:
         with expected:
             check_image_cost("theirs", network, lambda model, images: model(images), (side, side))
     wide = nn.Sequential(*(nn.Conv2d(3 if not i else 512, 512, 7, padding=3) for i in range(40)))
-    with pytest.raises(ModelNameError, match=r"multiplications in theirs, which is too much memory or time; correct"):
+    with pytest.raises(
+        ModelNameError, match=r"multiplications in theirs, which is too much memory or time; use smaller images"
+    ):
         check_image_cost("theirs", wide, lambda model, images: model(images), (448, 448))
     assert wide.training, "the network's mode is kept"
 
@@ -737,7 +770,10 @@ def test_the_width_of_an_image_tower_is_that_of_its_features(tower: str) -> None
 
 
 def test_modules_of_an_image_tower_may_be_shared() -> None:
-    assert build_backbone("timm/coat_tiny", 224).width == 152
+    backbone = build_backbone("timm/coat_tiny", 224)
+    assert backbone.width == 152
+    found = backbone.eval()(torch.zeros(1, 3, 224, 224))
+    assert found.shape == (1, 152), "the network is left as it was built"
 
 
 @pytest.mark.parametrize("length", [10**7, 4097, 0, 64.0, True, "64"])

@@ -36,6 +36,7 @@ from transformers import BertConfig, BertModel
 from tests.support.tables import FORMS, write_form
 from text_image_similarity import Calibration, Config, TrainConfig, load_encoder, score_images, train
 from text_image_similarity.cli import main
+from text_image_similarity.encoders import image_cost
 from text_image_similarity.encoders.dual_encoder import quantised, set_up, token_ids
 from text_image_similarity.encoders.towers import DualEncoder, DualEncoderConfig
 from text_image_similarity.encoders.towers.image import build_backbone
@@ -960,3 +961,18 @@ def test_the_command_trains_resumes_and_says_what_it_came_to(
     assert ended.value.code == 0
     encoder = load_encoder(Config(model=tmp_path / "model", backend="torch"))
     assert np.isfinite(encoder.encode_text(["a red bar"])).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"image_size": 4096}, "a side of 4,096 pixels"),
+        ({"image_tower": "resnet18"}, "multiplications in the image tower"),
+    ],
+)
+def test_images_that_would_cost_too_much_are_refused_before_the_data_is_read(
+    change: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_cost, "_MOST_PRODUCTS", 1 << 20)
+    with pytest.raises(ModelError, match=said):
+        loop._check(TrainConfig(device="cpu", tracking="none", **change), resumes=False)

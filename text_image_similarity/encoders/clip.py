@@ -126,7 +126,7 @@ def _load(
         give_one_token(network.vision_model, 0)
     network = network.to(placement.device).eval().requires_grad_(False)
     encoder = _encoder(name, network, processor, tokenizer, config)
-    if getattr(shape.vision_config, "patch_size", None) is None:
+    if shape.model_type == "align":  # whose image tower is convolutional, even if its settings state a patch size
         check_image_cost(name, network, _image_features, encoder.preprocess.side)
     if shape.model_type not in _KNOWN:
         check_alike(encoder, network, processor, tokenizer)

@@ -26,7 +26,6 @@ from ..preprocess import Preprocess, check_sides
 from .attention_cost import check_attention
 from .device import Placement, choose_placement
 from .fingerprint import fingerprint
-from .image_cost import check_image_cost
 from .settings_files import read_settings
 from .token_growth import tokenizer_from
 from .tokens import Tokens, tokens_of
@@ -80,7 +79,6 @@ def read_dual_encoder(folder: Path) -> tuple[DualEncoder, Tokenizer]:
             check_attention(f"the text tower of {shown(folder)}", shape.context_length, heads, shape.text_layers)
         with limited_by(str(shown(folder)), lambda: [folder / "model.safetensors"]):
             towers = DualEncoder(shape)
-        check_image_cost(str(shown(folder)), towers, DualEncoder.image, (shape.image_size, shape.image_size))
         shapes = {name: tuple(value.shape) for name, value in towers.state_dict().items()}
         weights = read_weights(folder / "model.safetensors", shapes)
         towers.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})

@@ -26,7 +26,7 @@ class _Cost(TorchDispatchMode):
     """Counts the multiplications of the operations that run, and the values in the largest tensor that one returns."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.values = self.products = 0
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -44,8 +44,8 @@ class _Cost(TorchDispatchMode):
 @torch.inference_mode(False)
 @torch.no_grad()
 def check_image_cost(
-    name: str, network: nn.Module, features: Callable[[Any, Tensor], Tensor], side: tuple[int, int]
-) -> None:
+    name: str, network: nn.Module, features: Callable[[Any, Tensor], Any], side: tuple[int, int]
+) -> Any:
     """Check that an image takes not far more memory and time than with published models.
 
     Args:
@@ -54,16 +54,22 @@ def check_image_cost(
         features: Function that returns the features of images (n, 3, height, width), from the network and the images.
         side: Height and width of the model's images in pixels.
 
+    Returns:
+        The features, which have a shape but no values.
+
     Raises:
         ModelNameError: An image would take too much memory or time.
     """
     weight, was_training = next(network.parameters()), network.training
     network.eval()
-    with FakeTensorMode(allow_non_fake_inputs=True), _Cost() as cost:
-        features(network, torch.empty((1, 3, *side), dtype=weight.dtype, device=weight.device))
-    network.train(was_training)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), _Cost() as cost:
+            found = features(network, torch.empty((1, 3, *side), dtype=weight.dtype, device=weight.device))
+    finally:
+        network.train(was_training)
     if cost.values > _MOST_VALUES or cost.products > _MOST_PRODUCTS:
         raise ModelNameError(
             f"an image of {side[0]:,} x {side[1]:,} pixels would take {cost.values:,} values at a time and {cost.products:,} "
-            f"multiplications in {name}, which is too much memory or time; correct the settings of its image tower"
+            f"multiplications in {name}, which is too much memory or time; use smaller images or a smaller network"
         )
+    return found

@@ -27,6 +27,7 @@ from ..encoders.towers.image import build_backbone
 from ..errors import InputTypeError, ModelError
 from ..files import path_text, write_whole
 from ..folder_lock import FolderLock
+from ..preprocess import check_sides
 from .checkpoint import NAME, Checkpoint, load_checkpoint, only_one_in, restore, save_checkpoint
 from .config import TrainConfig
 from .curves import draw_curves
@@ -153,10 +154,11 @@ def _check(config: TrainConfig, *, resumes: bool) -> None:
     """Check the settings before the data is read; a resumed run does not need the weights that it started from.
 
     Raises:
-        ConfigError, UsageError: The device, precision, tower, initial model or MLflow is not available.
+        ConfigError, ModelError, UsageError: An image would cost too much, or the device, precision, tower, initial model or MLflow is not available.
     """
     choose_dtype(config, choose_placement(Config(device=config.device)).device)
     if config.init is None:
+        check_sides(config.image_size)
         build_backbone(config.image_tower, config.image_size)
     elif not resumes:
         dual_encoder_folder(config.init)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
@@ -124,6 +123,7 @@ def build_backbone(name: str, image_size: int) -> Backbone:
 
     Raises:
         ConfigError: The network does not exist, or does not return one vector per image.
+        ModelNameError: An image would take too much memory or time.
     """
     if name in _STAGES:
         return Backbone(_mobile(name), _FEATURES, mean=_HALF, std=_HALF)
@@ -183,24 +183,15 @@ def _timm(name: str, image_size: int) -> Backbone:
 
 
 def _width(network: nn.Module, name: str, image_size: int) -> int:
-    """Return the width of a network's features for a black image, without computing them.
+    """Return the width of a network's features, after checking the cost of an image, without computing them."""
+    from ..image_cost import check_image_cost  # takes a tenth of a second, and is needed only for these networks
 
-    Tensors of the device `meta` have a shape but no values, because a stranger's settings may request large images.
-    """
-    state: dict[str, Tensor] = network.state_dict(keep_vars=True)
-    state |= dict(network.named_buffers(remove_duplicate=False))  # also those that are not saved
-    shapes = {id(value): value.to("meta") for value in state.values()}  # one tensor for a weight that modules share
-    network.eval()
     try:
-        with torch.inference_mode():
-            image = torch.zeros(1, 3, image_size, image_size, device="meta")
-            features = torch.func.functional_call(
-                network, {key: shapes[id(value)] for key, value in state.items()}, (image,)
-            )
+        features = check_image_cost(
+            f"the image tower {name}", network, lambda tower, images: tower(images), (image_size, image_size)
+        )
     except (RuntimeError, AssertionError, ValueError) as exc:
         raise ConfigError(f"image_tower={name!r} does not accept images of {image_size} pixels: {exc}") from exc
-    finally:
-        network.train()
     if not isinstance(features, Tensor) or features.ndim not in (2, 4):
         raise ConfigError(f"image_tower={name!r} does not return one vector per image; choose another network")
     return features.shape[1]
