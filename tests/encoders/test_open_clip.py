@@ -260,6 +260,15 @@ def test_open_clips_table_holds_hashes() -> None:
     [
         ("text_cfg", {"tokenizer_kwargs": {"trust_remote_code": True}}, "code that comes with a model is never run"),
         ("text_cfg", {"tokenizer_kwargs": {"reduction_mask": "random"}}, "captions are never cut at random"),
+        ("text_cfg", {"tokenizer_kwargs": ["clean"]}, r"have tokenizer_kwargs \['clean'\], which are not options"),
+        ("text_cfg", {"tokenizer_kwargs": {"strip_sep_token": "no"}}, "neither true nor false"),
+        ("text_cfg", {"tokenizer_kwargs": {"language": {"en": 1}}}, "which is not a name; correct it"),
+        ("text_cfg", {"tokenizer_kwargs": {"additional_special_tokens": ["(a+)+$"]}}, "only words in angle brackets"),
+        (
+            "text_cfg",
+            {"tokenizer_kwargs": {"additional_special_tokens": ["<a>"] * 65}},
+            "not a list of up to 64 tokens",
+        ),
         ("vision_cfg", {"timm_model_name": "hf-hub:somebody/else"}, "fetch an image tower from elsewhere"),
         ("vision_cfg", {"no_such_setting": 1}, "cannot be loaded: TypeError"),
     ],

@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -34,8 +35,9 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModel
 
 from tests.encoders.test_load import copy_of
 from tests.support.family_models import save_family
+from tests.support.open_clip_models import save_open_clip
 from text_image_similarity import Config, ConfigError, ModelError, ModelNameError, load_encoder
-from text_image_similarity.encoders import clip, hub, on_network_share, open_clip_files, weight_limit
+from text_image_similarity.encoders import clip, hub, image_cost, on_network_share, open_clip_files, weight_limit
 from text_image_similarity.encoders import weights as weights_module
 from text_image_similarity.encoders.adapter_patterns import check_patterns
 from text_image_similarity.encoders.adapters import base_of, merged
@@ -43,6 +45,7 @@ from text_image_similarity.encoders.attention_cost import check_attention
 from text_image_similarity.encoders.clip import load_clip
 from text_image_similarity.encoders.dual_encoder import read_dual_encoder
 from text_image_similarity.encoders.fingerprint import fingerprint
+from text_image_similarity.encoders.image_cost import check_image_cost
 from text_image_similarity.encoders.kinds import FAMILIES, check_folder, check_type
 from text_image_similarity.encoders.open_clip_names import OpenClipName
 from text_image_similarity.encoders.settings_files import check_settings, read_settings
@@ -547,7 +550,10 @@ def test_the_patches_of_the_images_that_a_model_gets_are_counted(tiny_siglip: Pa
         load_clip(str(folder), CLIP, revision=None, trusted=False)
 
 
-HEADS = "would compare .* patches or tokens with each other in .* heads and .* layers, which would take too much memory"
+HEADS = (
+    "would compare .* patches or tokens with each other in .* heads and .* layers, which would take too much memory"
+    "|would have .* hidden values at each of .* patches or tokens, which would take too much memory"
+)
 
 
 @pytest.mark.parametrize(
@@ -557,6 +563,8 @@ HEADS = "would compare .* patches or tokens with each other in .* heads and .* l
         ("text_config", {"max_position_embeddings": 2048, "num_hidden_layers": 4096}),
         ("vision_config", {"image_size": 2048, "patch_size": 16, "num_attention_heads": 8}),
         ("vision_config", {"image_size": 512, "patch_size": 16, "num_hidden_layers": 4096}),
+        ("text_config", {"max_position_embeddings": 4096, "intermediate_size": 1 << 20}),
+        ("vision_config", {"image_size": 512, "patch_size": 4, "intermediate_size": 1 << 14}),
     ],
 )
 def test_heads_and_layers_are_limited_by_the_positions_that_they_compare(
@@ -600,6 +608,8 @@ def test_settings_do_not_choose_attention_that_keeps_all_pairs(key: str, tiny_cl
         ({"attn_pooler_queries": None, "image_size": 2048, "layers": 1000}, {}),
         ({"image_size": 2048, "layers": [1, 1, 1, 1], "head_width": 1}, {}),
         ({}, {"context_length": 2048, "layers": 4096}),
+        ({"mlp_ratio": 1e6}, {}),
+        ({}, {"context_length": 4096, "mlp_ratio": 1000, "heads": 1}),
     ],
 )
 def test_the_attention_of_open_clips_towers_is_limited(
@@ -658,6 +668,37 @@ def test_the_images_of_a_dual_encoder_are_not_huge(tmp_path: Path) -> None:
     folder = changed(mini_folder(), tmp_path / "model", "config.json", {"image_size": 4000})
     with pytest.raises(ModelError, match="images with a side of 4,000 pixels, more than 2,048; correct the size"):
         read_dual_encoder(folder)
+
+
+@pytest.mark.parametrize(
+    ("network", "side", "said"),
+    [
+        (nn.Conv2d(3, 64, 3, padding=1), 2048, "take 268,435,456 values at a time"),
+        (nn.Conv2d(3, 16, 255, padding=127), 2048, "and 13,091,261,644,800 multiplications"),
+        (timm.create_model("vit_small_patch8_224", img_size=2048, depth=2), 2048, "and .* multiplications"),
+        (nn.Conv2d(3, 64, 3, padding=1), 512, None),
+    ],
+    ids=["memory", "products", "attention", "published"],
+)
+def test_the_cost_of_an_image_is_counted_without_computing_it(network: nn.Module, side: int, said: str | None) -> None:
+    with nullcontext() if said is None else pytest.raises(ModelNameError, match=said):
+        check_image_cost("ours", network, lambda net, pixels: net(pixels), (side, side))
+    assert network.training
+
+
+@pytest.mark.parametrize("kind", ["align", "convnext", "mini"])
+def test_the_cost_of_an_image_is_limited_where_settings_do_not_tell_it(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network of few weights uses them at every place of an image."""
+    monkeypatch.setattr(image_cost, "_MOST_VALUES", 1000)
+    folder = mini_folder() if kind == "mini" else tmp_path / "ours"
+    if kind == "align":
+        save_family("align", folder)
+    elif kind == "convnext":
+        save_open_clip("convnext", folder)
+    with pytest.raises(ModelError, match=r"values at a time and .*; correct the settings of its image tower"):
+        load_encoder(replace(CLIP, model=folder))
 
 
 def test_no_image_is_encoded_before_the_weights_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -396,6 +396,40 @@ def test_tokens_in_other_files_of_a_tokenizer_are_limited_too(
         check_tokenizers("theirs", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer_config.json", {"added_tokens_decoder": {"2147483648": added("<a>")}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"9" * 5000: added("<a>")}}),
+        ("added_tokens.json", {"<a>": (1 << 24) + 1}),
+        ("added_tokens.json", {"<a>": -1}),
+        ("added_tokens.json", {"<a>": 1.5}),
+        ("tokenizer.json", {**_PLAIN, "added_tokens": [added("<a>", 1 << 31)]}),
+    ],
+)
+def test_the_ids_of_added_tokens_are_limited(file: str, content: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / file).write_text(json.dumps(content))
+    with pytest.raises(ModelNameError, match=rf"the {file} of theirs cannot be used: an added token .* has the id"):
+        check_tokenizers("theirs", tmp_path)
+
+
+@pytest.mark.parametrize("side", ["lstrip", "rstrip"])
+def test_tokens_of_white_space_take_no_other_white_space(side: str) -> None:
+    tokenizer_from(json.dumps({**_PLAIN, "added_tokens": [added(" ")]}))
+    tokenizer_from(json.dumps({**_PLAIN, "added_tokens": [added("<mask>") | {side: True}]}))
+    with pytest.raises(ValueError, match=r"the token '  ' of white space includes the white space around it"):
+        tokenizer_from(json.dumps({**_PLAIN, "added_tokens": [added("  ") | {side: True}]}))
+
+
+@pytest.mark.parametrize(
+    "file", ["tekken.json", "my-tekken-v3.json", "tiktoken.model", "tokenizer.model.v3", "a.tiktoken"]
+)
+def test_files_of_other_tokenizers_are_refused(file: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(ModelNameError, match=rf"theirs has {file}, from which a library could create a tokenizer"):
+        check_tokenizers("theirs", tmp_path)
+
+
 def test_a_row_longer_than_the_context_is_an_error() -> None:
     tokenizer = Tokenizer.from_str(json.dumps({**_PLAIN, "pre_tokenizer": {"type": "Whitespace"}}))
     tokenizer.enable_truncation(3)

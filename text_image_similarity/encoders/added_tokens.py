@@ -6,12 +6,14 @@ unless the token's `normalized` is false. For a normalised token, the length tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ..checks import excerpt
 from .protocol_buffers import fields_of
 
 _MOST_ADDED = 1 << 20  # letters of all tokens outside the vocabulary; Gemma 3's tokens have 80,000
+_MOST_ID = 1 << 24  # libraries may fill a table up to the largest id; published vocabularies have about a million
 _FLAGS = {"content", "id", "lstrip", "normalized", "rstrip", "single_word", "special"}  # members of an added token
 _NORMAL, _BYTE = 1, 6  # types of sentencepiece's pieces that are only in the vocabulary
 _SYMBOLS = {30, 31, 45, 46, 47, 48}  # fields of control symbols, user-defined symbols, and unk, bos, eos and pad
@@ -26,7 +28,8 @@ def check_added(tokens: Any, growth: int, before: int = 0) -> None:
         before: Largest number of letters that the normalizer may put before a token; they are lengthened too.
 
     Raises:
-        ValueError: The tokens have too many letters, or may have too many once they are normalised.
+        ValueError: The tokens have too many letters, or may have too many once they are normalised; an id is too large;
+            or a token of white space includes the white space around it, which takes quadratic time to find.
     """
     waiting, plain, grown = [tokens], 0, 0
     while waiting:
@@ -37,6 +40,7 @@ def check_added(tokens: Any, growth: int, before: int = 0) -> None:
         elif isinstance(one, list):
             waiting += one
         elif isinstance(one, Mapping):
+            _check_members(one)
             waiting += [
                 key for key in one if key not in _FLAGS and not (key.isdigit() and isinstance(one[key], Mapping))
             ]
@@ -50,6 +54,32 @@ def check_added(tokens: Any, growth: int, before: int = 0) -> None:
         raise ValueError(
             f"the added tokens of the tokenizer have {max(plain, grown):,} letters{normalised}, more than {_MOST_ADDED:,}; "
             "use another tokenizer"
+        )
+
+
+def check_ids(ids: Iterable[Any]) -> None:
+    """Check the ids of added tokens: whole numbers, or their digits.
+
+    Raises:
+        ValueError: An id is negative or too large.
+    """
+    for each in ids:
+        if not str(each)[:9].isdigit() or len(str(each)) > 8 or int(each) > _MOST_ID:
+            raise ValueError(
+                f"an added token of the tokenizer has the id {excerpt(each)}, which is not a whole number from 0 to {_MOST_ID:,}"
+            )
+
+
+def _check_members(token: Mapping[str, Any]) -> None:
+    """Check the id and the flags of a token, or the ids of several tokens."""
+    if "content" in token and "id" in token:
+        check_ids([token["id"]])
+    check_ids(key for key, value in token.items() if key.isdigit() and isinstance(value, Mapping))
+    text = token.get("content")
+    if isinstance(text, str) and text and not text.strip() and (token.get("lstrip") or token.get("rstrip")):
+        raise ValueError(
+            f"the token {text[:20]!r} of white space includes the white space around it, which could take long to find; set "
+            "its lstrip and rstrip to false"
         )
 
 

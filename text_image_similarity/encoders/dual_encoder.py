@@ -80,10 +80,10 @@ def read_dual_encoder(folder: Path) -> tuple[DualEncoder, Tokenizer]:
             check_attention(f"the text tower of {shown(folder)}", shape.context_length, heads, shape.text_layers)
         with limited_by(str(shown(folder)), lambda: [folder / "model.safetensors"]):
             towers = DualEncoder(shape)
-        check_image_cost(str(shown(folder)), towers, DualEncoder.image, (shape.image_size, shape.image_size))
         shapes = {name: tuple(value.shape) for name, value in towers.state_dict().items()}
         weights = read_weights(folder / "model.safetensors", shapes)
         towers.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+        check_image_cost(str(shown(folder)), towers, DualEncoder.image, (shape.image_size, shape.image_size))
         tokenizer = tokenizer_from((folder / "tokenizer.json").read_text(encoding="utf-8"))
         set_up(tokenizer, shape.context_length)
     except ModelError:

@@ -26,7 +26,7 @@ class _Cost(TorchDispatchMode):
     """Counts the multiplications of the operations that run, and the values in the largest tensor that one returns."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.values = self.products = 0
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from ..bounded_json import parse_json
 from ..errors import ModelNameError
-from .added_tokens import added_pieces, check_added
+from .added_tokens import added_pieces, check_added, check_ids
 from .panics import panics_are_errors
 from .piece_chains import check_chains, pieces_of
 from .protocol_buffers import fields_of
@@ -39,6 +39,7 @@ _STEPS = ("normalizer", "pre_tokenizer", "post_processor")
 _LONGER = "has steps that could make a caption far longer; use another tokenizer"
 _ADDED = ("added_tokens", "padding")  # parts of tokenizer.json; transformers also adds the padding token
 _OWN_GROWTH = 12  # factor by which the normalizers that transformers creates itself may lengthen a text
+_OTHERS = ("*tekken*.json", "*tiktoken*", "tokenizer.model.*")  # files of tokenizers of mistral-common and tiktoken
 # Files in which every string may become a token; names of settings may not, but they are far shorter.
 _ADDED_FILES = ("added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
 _AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")  # written around each letter that a model does not know
@@ -80,8 +81,13 @@ def check_tokenizers(name: str, folder: Path) -> None:
         folder: Folder of the tokenizer; some files may be missing.
 
     Raises:
-        ModelNameError: A file is damaged, or could make captions too long.
+        ModelNameError: A file is damaged, could make captions too long, or belongs to another library.
     """
+    for path in _files(folder, _OTHERS):
+        raise ModelNameError(
+            f"{name} has {path.name}, from which a library could create a tokenizer that is not checked here; remove the file if "
+            "the model has a tokenizer.json"
+        )
     growth, before = _OWN_GROWTH, 1
     for path in _files(folder, TOKENIZERS):
         with _named(name, path):
@@ -95,6 +101,8 @@ def check_tokenizers(name: str, folder: Path) -> None:
             stated = parse_json(path.read_text(encoding="utf-8"))
             if path.name == "tokenizer_config.json" and isinstance(stated, dict):
                 stated.pop("chat_template", None)  # long, and never a token
+            if path.name == "added_tokens.json" and isinstance(stated, dict):
+                check_ids(stated.values())
             check_added(stated, growth, before)
 
 
