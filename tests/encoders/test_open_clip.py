@@ -260,14 +260,19 @@ def test_open_clips_table_holds_hashes() -> None:
     [
         ("text_cfg", {"tokenizer_kwargs": {"trust_remote_code": True}}, "code that comes with a model is never run"),
         ("text_cfg", {"tokenizer_kwargs": {"reduction_mask": "random"}}, "captions are never cut at random"),
-        ("text_cfg", {"tokenizer_kwargs": ["clean"]}, r"have tokenizer_kwargs \['clean'\], which are not options"),
-        ("text_cfg", {"tokenizer_kwargs": {"strip_sep_token": "no"}}, "neither true nor false"),
-        ("text_cfg", {"tokenizer_kwargs": {"language": {"en": 1}}}, "which is not a name; correct it"),
-        ("text_cfg", {"tokenizer_kwargs": {"additional_special_tokens": ["(a+)+$"]}}, "only words in angle brackets"),
-        (
-            "text_cfg",
-            {"tokenizer_kwargs": {"additional_special_tokens": ["<a>"] * 65}},
-            "not a list of up to 64 tokens",
+        ("text_cfg", {"tokenizer_kwargs": [1]}, "tokenizer_kwargs that are not a JSON object; correct them"),
+        ("text_cfg", {"tokenizer_mode": "random"}, "tokenizer_mode 'random', which is not supported; use clips"),
+        *(
+            ("text_cfg", {"tokenizer_kwargs": {key: value}}, rf"have .* in {key} of tokenizer_kwargs, which must be")
+            for key, value in (
+                ("additional_special_tokens", ["<ok>", "[MASK]"]),
+                ("additional_special_tokens", ["(a+)+b"]),
+                ("additional_special_tokens", [f"<{number}>" for number in range(257)]),
+                ("additional_special_tokens", "<x>"),
+                ("clean", ["lower"]),
+                ("strip_sep_token", "yes"),
+                ("language", "a" * 33),
+            )
         ),
         ("vision_cfg", {"timm_model_name": "hf-hub:somebody/else"}, "fetch an image tower from elsewhere"),
         ("vision_cfg", {"no_such_setting": 1}, "cannot be loaded: TypeError"),

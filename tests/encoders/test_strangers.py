@@ -550,6 +550,16 @@ def test_the_patches_of_the_images_that_a_model_gets_are_counted(tiny_siglip: Pa
         load_clip(str(folder), CLIP, revision=None, trusted=False)
 
 
+@pytest.mark.parametrize(
+    "file", ["tekken.json", "my_tekken.v3.json", "tiktoken.model", "tokenizer.model.", "Tekken.JSON"]
+)
+def test_files_of_other_kinds_of_tokenizers_are_refused(file: str, tiny_clip: Path, tmp_path: Path) -> None:
+    copy_of(tiny_clip, tmp_path / "model")
+    (tmp_path / "model" / file).write_text("{}")
+    with pytest.raises(ModelNameError, match=rf"has a {file}, from which transformers .* remove the file"):
+        load_clip(str(tmp_path / "model"), CLIP, revision=None, trusted=False)
+
+
 HEADS = (
     "would compare .* patches or tokens with each other in .* heads and .* layers, which would take too much memory"
     "|would have .* hidden values at each of .* patches or tokens, which would take too much memory"

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ..checks import excerpt
+from tokenizers import Tokenizer
+
 from .protocol_buffers import fields_of
 
 _MOST_ADDED = 1 << 20  # letters of all tokens outside the vocabulary; Gemma 3's tokens have 80,000
-_MOST_ID = 1 << 24  # libraries may fill a table up to the largest id; published vocabularies have about a million
+_MOST_ID = 1 << 24  # also the largest number of tokens in a model's settings
 _FLAGS = {"content", "id", "lstrip", "normalized", "rstrip", "single_word", "special"}  # members of an added token
 _NORMAL, _BYTE = 1, 6  # types of sentencepiece's pieces that are only in the vocabulary
 _SYMBOLS = {30, 31, 45, 46, 47, 48}  # fields of control symbols, user-defined symbols, and unk, bos, eos and pad
@@ -28,8 +29,8 @@ def check_added(tokens: Any, growth: int, before: int = 0) -> None:
         before: Largest number of letters that the normalizer may put before a token; they are lengthened too.
 
     Raises:
-        ValueError: The tokens have too many letters, or may have too many once they are normalised; an id is too large;
-            or a token of white space includes the white space around it, which takes quadratic time to find.
+        ValueError: The tokens have too many letters, or may have too many once they are normalised; or one has too
+            large an id.
     """
     waiting, plain, grown = [tokens], 0, 0
     while waiting:
@@ -40,10 +41,10 @@ def check_added(tokens: Any, growth: int, before: int = 0) -> None:
         elif isinstance(one, list):
             waiting += one
         elif isinstance(one, Mapping):
-            _check_members(one)
             waiting += [
                 key for key in one if key not in _FLAGS and not (key.isdigit() and isinstance(one[key], Mapping))
             ]
+            check_ids([one.get("id"), *(int(key) for key in one if key.isdecimal() and isinstance(one[key], Mapping))])
             values = dict(one)
             if one.get("normalized") is False and isinstance(one.get("content"), str):
                 kept = len(values.pop("content"))
@@ -58,29 +59,31 @@ def check_added(tokens: Any, growth: int, before: int = 0) -> None:
 
 
 def check_ids(ids: Iterable[Any]) -> None:
-    """Check the ids of added tokens: whole numbers, or their digits.
+    """Check that ids of tokens are not negative and not too large; values that are not whole numbers are ignored.
 
     Raises:
-        ValueError: An id is negative or too large.
+        ValueError: An id is too large or negative.
     """
-    for each in ids:
-        if not str(each)[:9].isdigit() or len(str(each)) > 8 or int(each) > _MOST_ID:
+    for one in ids:
+        if isinstance(one, int) and not 0 <= one <= _MOST_ID:
+            raise ValueError(f"a token has the id {one!r:.50}, which is not from 0 to {_MOST_ID:,}; correct it")
+
+
+def check_stripped(tokenizer: Tokenizer) -> None:
+    """Check that no added token of an open tokenizer is white space and also takes the white space around it.
+
+    Raises:
+        ValueError: There is such a token. At each one, the library looks for the end of the white space again.
+    """
+    for token in tokenizer.get_added_tokens_decoder().values():
+        if not (token.lstrip or token.rstrip):
+            continue
+        normalizer = tokenizer.normalizer if token.normalized else None
+        if (normalizer.normalize_str(token.content) if normalizer else token.content).isspace():
             raise ValueError(
-                f"an added token of the tokenizer has the id {excerpt(each)}, which is not a whole number from 0 to {_MOST_ID:,}"
+                f"the added token {token.content!r:.50} of the tokenizer is white space and takes the white space around it, "
+                "which could take too long; set its lstrip and rstrip to false"
             )
-
-
-def _check_members(token: Mapping[str, Any]) -> None:
-    """Check the id and the flags of a token, or the ids of several tokens."""
-    if "content" in token and "id" in token:
-        check_ids([token["id"]])
-    check_ids(key for key, value in token.items() if key.isdigit() and isinstance(value, Mapping))
-    text = token.get("content")
-    if isinstance(text, str) and text and not text.strip() and (token.get("lstrip") or token.get("rstrip")):
-        raise ValueError(
-            f"the token {text[:20]!r} of white space includes the white space around it, which could take long to find; set "
-            "its lstrip and rstrip to false"
-        )
 
 
 def added_pieces(model: bytes) -> Iterator[str]:

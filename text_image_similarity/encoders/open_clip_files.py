@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..checks import excerpt
 from ..errors import ModelError, ModelNameError
 from ..preprocess import check_sides
 from .attention_cost import check_attention, check_mlp, check_text_attention
 from .fingerprint import fingerprint_of
 from .kinds import pickled_advice
 from .open_clip_names import CONFIG, OpenClipName, check_architecture, check_tag
+from .open_clip_options import check_options
 from .settings_files import MOST_CONTEXT, MOST_WIDTH, check_settings, check_values, is_context, read_settings
 from .token_growth import check_tokenizers
 
@@ -40,8 +40,6 @@ _PATTERNS = ("tokenizer*.json", "special_tokens_map.json", "vocab*", "merges.txt
 
 _CONTEXT = 77  # context length of a text tower whose settings do not state it
 _COUNTED = {"vocab_size"}  # the table of this size is counted before it is filled
-_WORD = re.compile(r"[\w-]{1,64}")
-_MOST_TOKENS = 64  # special tokens in addition to open_clip's own
 _TABLE = re.compile("position|d_model|hidden_size")  # settings that determine the size of a table of positions
 
 
@@ -158,36 +156,7 @@ def _check_settings(name: str, model: Mapping[str, Any]) -> None:
     patch = vision.get("patch_size")
     patches = (max(sizes) // patch) ** 2 if isinstance(patch, int) and patch > 0 else 0
     _check_widths(name, [patches, *(number for key, number in _numbers(model) if key not in _COUNTED)])
-    _check_tokenizer_options(name, text.get("tokenizer_kwargs") or {})
-
-
-def _check_tokenizer_options(name: str, given: Any) -> None:
-    """Refuse options that would change more of a tokenizer than the models in open_clip's table do."""
-    if not isinstance(given, Mapping):
-        raise ModelError(f"the settings of {name} have tokenizer_kwargs {excerpt(given)}, which are not options")
-    if unknown := sorted(set(given) - {"clean", "strip_sep_token", "additional_special_tokens", "language"}):
-        raise ModelError(
-            f"the settings of {name} pass {', '.join(unknown):.200} to its tokenizer, which is not supported: code that comes with "
-            "a model is never run, and captions are never cut at random"
-        )
-    if not isinstance(given.get("strip_sep_token", False), bool):
-        raise ModelError(f"the settings of {name} have a strip_sep_token that is neither true nor false; correct it")
-    language = given.get("language")
-    if language is not None and not (isinstance(language, str) and _WORD.fullmatch(language)):
-        raise ModelError(
-            f"the settings of {name} have the language {excerpt(language)}, which is not a name; correct it"
-        )
-    tokens = given.get("additional_special_tokens") or []
-    if not isinstance(tokens, list) or len(tokens) > _MOST_TOKENS:
-        raise ModelError(
-            f"the settings of {name} have additional_special_tokens that are not a list of up to {_MOST_TOKENS} tokens; correct it"
-        )
-    for token in tokens:  # open_clip makes a regular expression of them
-        if not (isinstance(token, str) and token[:1] + token[-1:] == "<>" and _WORD.fullmatch(token[1:-1])):
-            raise ModelError(
-                f"the settings of {name} have the special token {excerpt(token)}; only words in angle brackets, such as <mask>, are "
-                "supported"
-            )
+    check_options(name, text)
 
 
 def _check_attention(name: str, text: Mapping[str, Any], vision: Mapping[str, Any]) -> None:

@@ -15,6 +15,8 @@ _EACH = 64  # bytes that take as long to copy as a piece takes in addition to it
 # of that letter. Pieces of up to 16 letters, sentencepiece's default, have up to 1,700 bytes; rows of up to 64 of its
 # spaces have 10,500. The steps of published unigram models make up to 72 letters of one.
 _MOST_COPIED = 1 << 19
+# Bytes of all pieces that begin at one letter that the steps make; the total length of these letters is limited too.
+_MOST_EACH = 1 << 15
 
 
 def check_chains(pieces: Iterable[str | bytes], growth: int) -> None:
@@ -33,7 +35,8 @@ def check_chains(pieces: Iterable[str | bytes], growth: int) -> None:
         while chain and not piece.startswith(chain[-1][0]):
             chain.pop()
         copied = len(piece) + _EACH + (chain[-1][1] if chain else 0)
-        if (copied + len(piece)) * growth > _MOST_COPIED:  # also counts the search for a piece that fails at its end
+        read = copied + len(piece)  # also counts the search for a piece that fails at its end
+        if read > _MOST_EACH or read * growth > _MOST_COPIED:
             raise ValueError(
                 "the tokenizer has long pieces that begin with one another, whose search could take too long; use another "
                 "tokenizer"

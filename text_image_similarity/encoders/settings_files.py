@@ -19,6 +19,8 @@ SETTINGS = ("*config.json", "special_tokens_map.json", "added_tokens.json", "*.i
 TOKENIZERS = ("tokenizer*.json", "*.model")  # files of a tokenizer with steps that change captions
 MOST_CONTEXT = 4096  # context length, in tokens; the size of a mask is its square
 MOST_WIDTH = 16_384  # width of an open_clip model's layers; also the largest number of patches, positions or queries
+# Files of mistral-common and tiktoken, in small letters.
+_OTHER_TOKENIZERS = re.compile(r"tekken.*\.json$|tiktoken|^tokenizer\.model\.")
 _MOST_BYTES = 16 << 20
 _MOST_DEPTH = 32
 # Libraries fill tables of these sizes before any weights are read.
@@ -96,9 +98,15 @@ def check_settings(name: str, folder: Path) -> None:
         folder: Folder with the model's files; some may be missing.
 
     Raises:
-        ModelNameError: A setting refers to code, files or hub models elsewhere, or is too large; or a file cannot be
-            read. The message names the file and the key.
+        ModelNameError: A setting refers to code, files or hub models elsewhere, or is too large; a file cannot be
+            read; or the tokenizer is of a kind that is not supported. The message names the file and the key.
     """
+    for path in sorted(folder.glob("*")):
+        if _OTHER_TOKENIZERS.search(path.name.casefold()):
+            raise ModelNameError(
+                f"{name} has a {path.name}, from which transformers would build a tokenizer of another kind, which is not "
+                "supported; remove the file, and use a tokenizer.json"
+            )
     for path in sorted({path for pattern in SETTINGS for path in folder.glob(pattern)}):
         try:
             found = read_settings(path)

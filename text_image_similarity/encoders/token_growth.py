@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from ..bounded_json import parse_json
 from ..errors import ModelNameError
-from .added_tokens import added_pieces, check_added, check_ids
+from .added_tokens import added_pieces, check_added, check_ids, check_stripped
 from .panics import panics_are_errors
 from .piece_chains import check_chains, pieces_of
 from .protocol_buffers import fields_of
@@ -39,7 +39,6 @@ _STEPS = ("normalizer", "pre_tokenizer", "post_processor")
 _LONGER = "has steps that could make a caption far longer; use another tokenizer"
 _ADDED = ("added_tokens", "padding")  # parts of tokenizer.json; transformers also adds the padding token
 _OWN_GROWTH = 12  # factor by which the normalizers that transformers creates itself may lengthen a text
-_OTHERS = ("*tekken*.json", "*tiktoken*", "tokenizer.model.*")  # files of tokenizers of mistral-common and tiktoken
 # Files in which every string may become a token; names of settings may not, but they are far shorter.
 _ADDED_FILES = ("added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
 _AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")  # written around each letter that a model does not know
@@ -81,13 +80,8 @@ def check_tokenizers(name: str, folder: Path) -> None:
         folder: Folder of the tokenizer; some files may be missing.
 
     Raises:
-        ModelNameError: A file is damaged, could make captions too long, or belongs to another library.
+        ModelNameError: A file is damaged, or could make captions too long.
     """
-    for path in _files(folder, _OTHERS):
-        raise ModelNameError(
-            f"{name} has {path.name}, from which a library could create a tokenizer that is not checked here; remove the file if "
-            "the model has a tokenizer.json"
-        )
     growth, before = _OWN_GROWTH, 1
     for path in _files(folder, TOKENIZERS):
         with _named(name, path):
@@ -123,8 +117,9 @@ def check_steps(tokenizer: Tokenizer) -> None:
     """Check the steps of a tokenizer that is open.
 
     Raises:
-        ValueError: The steps could make captions too long.
+        ValueError: The steps could make captions too long, or an added token could take too long to find.
     """
+    check_stripped(tokenizer)
     _check_model({key: getattr(tokenizer.model, key, None) for key in (*_AFFIXES, "max_input_chars_per_word")})
     if tokenizer.post_processor is not None:
         _check_post_processors(json.loads(tokenizer.post_processor.__getstate__()))
@@ -201,6 +196,8 @@ def _check_file(text: str, least: int = 1) -> tuple[int, int]:
     check_steps(alone)
     _check_model(model := stated.get("model"))
     vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
+    if isinstance(vocabulary, Mapping):
+        check_ids(vocabulary.values())
     if isinstance(vocabulary, list):  # of a unigram model: pieces with their scores
         pieces = (each[0] for each in vocabulary if isinstance(each, list) and each)
         check_chains((piece for piece in pieces if isinstance(piece, str)), growth_of(alone))
