@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pickle
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -561,6 +561,12 @@ def test_files_of_other_kinds_of_tokenizers_are_refused(file: str, tiny_clip: Pa
         load_clip(str(tmp_path / "model"), CLIP, revision=None, trusted=False)
 
 
+HEADS = (
+    "would compare .* patches or tokens with each other in .* heads and .* layers, which would take too much memory"
+    "|would have .* hidden values at each of .* patches or tokens, which would take too much memory"
+)
+
+
 @pytest.mark.parametrize(
     ("part", "values", "tower"),
     [
@@ -618,23 +624,6 @@ def test_the_cost_of_an_image_of_other_networks_of_open_clip_is_limited(
         load_encoder(replace(CLIP, model=folder))
 
 
-def test_the_cost_of_an_image_is_counted_without_computing_it() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Flatten(2))
-    for side, stated in ((2048, None), (1 << 14, "2,147,483,648 values")):
-        expected = pytest.raises(ModelNameError, match=stated) if stated else contextlib.nullcontext()
-        with expected:
-            check_image_cost("theirs", network, lambda model, images: model(images), (side, side))
-    wide = nn.Sequential(*(nn.Conv2d(3 if not i else 512, 512, 7, padding=3) for i in range(40)))
-    with pytest.raises(
-        ModelNameError, match=r"multiplications in theirs, which is too much memory or time; use smaller images"
-    ):
-        check_image_cost("theirs", wide, lambda model, images: model(images), (448, 448))
-    assert wide.training, "the network's mode is kept"
-
-
-HEADS = "would compare .* patches or tokens with each other in .* heads and .* layers, which would take too much memory"
-
-
 @pytest.mark.parametrize(
     ("part", "values"),
     [
@@ -642,6 +631,8 @@ HEADS = "would compare .* patches or tokens with each other in .* heads and .* l
         ("text_config", {"max_position_embeddings": 2048, "num_hidden_layers": 4096}),
         ("vision_config", {"image_size": 2048, "patch_size": 16, "num_attention_heads": 8}),
         ("vision_config", {"image_size": 512, "patch_size": 16, "num_hidden_layers": 4096}),
+        ("text_config", {"max_position_embeddings": 4096, "intermediate_size": 1 << 20}),
+        ("vision_config", {"image_size": 512, "patch_size": 4, "intermediate_size": 1 << 14}),
     ],
 )
 def test_heads_and_layers_are_limited_by_the_positions_that_they_compare(
@@ -685,6 +676,8 @@ def test_settings_do_not_choose_attention_that_keeps_all_pairs(key: str, tiny_cl
         ({"attn_pooler_queries": None, "image_size": 2048, "layers": 1000}, {}),
         ({"image_size": 2048, "layers": [1, 1, 1, 1], "head_width": 1}, {}),
         ({}, {"context_length": 2048, "layers": 4096}),
+        ({"mlp_ratio": 1e6}, {}),
+        ({}, {"context_length": 4096, "mlp_ratio": 1000, "heads": 1}),
     ],
 )
 def test_the_attention_of_open_clips_towers_is_limited(
@@ -743,6 +736,37 @@ def test_the_images_of_a_dual_encoder_are_not_huge(tmp_path: Path) -> None:
     folder = changed(mini_folder(), tmp_path / "model", "config.json", {"image_size": 4000})
     with pytest.raises(ModelError, match="images with a side of 4,000 pixels, more than 2,048; correct the size"):
         read_dual_encoder(folder)
+
+
+@pytest.mark.parametrize(
+    ("network", "side", "said"),
+    [
+        (nn.Conv2d(3, 64, 3, padding=1), 2048, "take 268,435,456 values at a time"),
+        (nn.Conv2d(3, 16, 255, padding=127), 2048, "and 13,091,261,644,800 multiplications"),
+        (timm.create_model("vit_small_patch8_224", img_size=2048, depth=2), 2048, "and .* multiplications"),
+        (nn.Conv2d(3, 64, 3, padding=1), 512, None),
+    ],
+    ids=["memory", "products", "attention", "published"],
+)
+def test_the_cost_of_an_image_is_counted_without_computing_it(network: nn.Module, side: int, said: str | None) -> None:
+    with nullcontext() if said is None else pytest.raises(ModelNameError, match=said):
+        check_image_cost("ours", network, lambda net, pixels: net(pixels), (side, side))
+    assert network.training
+
+
+@pytest.mark.parametrize("kind", ["align", "convnext"])
+def test_the_cost_of_an_image_is_limited_where_settings_do_not_tell_it(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network of few weights uses them at every place of an image."""
+    monkeypatch.setattr(image_cost, "_MOST_VALUES", 1000)
+    folder = tmp_path / "ours"
+    if kind == "align":
+        save_family("align", folder)
+    elif kind == "convnext":
+        save_open_clip("convnext", folder)
+    with pytest.raises(ModelError, match=r"values at a time and .*; use smaller images or a smaller network"):
+        load_encoder(replace(CLIP, model=folder))
 
 
 def test_no_image_is_encoded_before_the_weights_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

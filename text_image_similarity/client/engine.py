@@ -30,8 +30,7 @@ _MOST_BYTES = 8 * 1024 * 1024  # bytes of a request, unless a single image is la
 _MOST_PAIRS = 10_000  # pairs of a request, however many the service accepts
 _MOST_PARTS = 256  # parts in progress; each is in memory, and a thread waits for it
 _LONGEST_FACT = 4096  # characters of a model's name or path in a service's response
-_SHOWN = 200  # characters of a model's name in an error
-_MOST_NAMES = 50  # names of models in an error
+_SHOWN, _MOST_NAMES = 200, 50  # characters of a model's name, and such names, in an error
 _LONGEST_REQUEST_S = 86_400.0  # largest `request_timeout_s` that a service may state
 _REPLICAS = 20  # largest number of replicas, each of which may have to load a model
 _SPLIT = frozenset({408, 413})  # a smaller request may succeed
@@ -130,8 +129,7 @@ class ServiceEngine:
 
     def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
         """Score enough parts concurrently to keep all connections busy; see `Engine`."""
-        at_once = 2 + self._connections * self._pairs_of_a_request // self._config.chunk_size
-        at_once = min(at_once, _MOST_PARTS)
+        at_once = min(_MOST_PARTS, 2 + self._connections * self._pairs_of_a_request // self._config.chunk_size)
         return score_concurrently(lambda records: (self.score(records), None), parts, stats, at_once=at_once)
 
     def score(self, records: Sequence[Record]) -> list[ScoreResult]:
