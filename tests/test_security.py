@@ -89,7 +89,9 @@ def test_the_fixed_limits_are_those_of_the_code() -> None:
         "_FILES",
         "_MOST_AHEAD",  # pauses reading
         "_MOST_KNOWN",
+        *(in_another_row := {"RESTS_A_SECOND": 64 << 20, "LEAST_READ": 4096}),
     }  # which limit no client
+    assert all(values_of(name, "service/http") == [size] for name, size in in_another_row.items())
     assert named <= {name for name, _, folder, *_ in rows if folder == "service/http"}
 
 

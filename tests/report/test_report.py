@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 import tracemalloc
+import unicodedata
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing
@@ -34,6 +35,7 @@ from text_image_similarity.report import (
     ReportRow,
     Tally,
     make_report,
+    markup,
     report_rows,
     thumbnails,
     wanted_images,
@@ -596,8 +598,33 @@ def test_markup_of_strangers_never_becomes_markup(tmp_path: Path) -> None:
 
 def test_hidden_characters_are_spelled_out() -> None:
     assert escape("a\u202eb\x00c\ud800d\u2028") == "a[U+202E]b[U+0000]c[U+D800]d[U+2028]"
-    kept = "naïve 東京 سلام می‌خواهم 👨‍👩‍👧 é\n\ttab"
+    kept = "naïve 東京 سلام می‌خواهم 👨‍👩‍👧 ❤️‍🔥 1️⃣ é\n\ttab"
     assert escape(kept) == kept
+    for hidden in ("a\u200db", "م\u200c b", "👨\u200d", "a\ufe0f", "👨\ufe0f\ufe0f", "1\ufe0f2"):
+        assert "[U+" in escape(hidden)
+
+
+VISIBLE = [*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD, *range(0x13430, 0x13460)]
+INVISIBLE = [  # as Unicode's Default_Ignorable_Code_Point, and blanks
+    *(0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2065, 0x2800, 0x3164, 0xFFA0),
+    *(*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xFFF0, 0xFFF9), *range(0xE0000, 0xE1000)),
+]
+
+
+def test_every_invisible_character_between_letters_is_spelled_out() -> None:
+    formats = {code for code in range(0x110000) if unicodedata.category(chr(code)) in ("Cc", "Cf", "Cs", "Zl", "Zp")}
+    for code in (formats - set(VISIBLE) - {0x9, 0xA}) | set(INVISIBLE):
+        assert escape(f"a{chr(code)}b") == f"a[U+{code:04X}]b"
+
+
+def test_the_page_spells_out_the_same_characters() -> None:
+    source = (ROOT / "text_image_similarity/service/page/show.js").read_text(encoding="utf-8")
+    found = re.search("const HIDDEN =\\s*/(.*)/gu;", source)
+    assert found is not None
+    theirs = re.compile(re.sub(r"\\u\{(\w+)\}", lambda code: rf"\U{int(code[1], 16):08x}", found[1]))
+    for before, after in [("a", "a"), ("❤", "🔥"), ("م", "م"), ("❤\ufe0f", "a"), ("1", "\u20e3"), ("\u200d", "\ufe0f")]:
+        text = "\n".join(f"{before}{chr(code)}{after}" for code in range(0x110000))
+        assert [at.span() for at in theirs.finditer(text)] == [at.span() for at in markup._HIDDEN.finditer(text)]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ from text_image_similarity.search import Field, open_catalog
 from text_image_similarity.service import audit
 from text_image_similarity.service.audit import BURST, BURST_OF_ALL, MOST_COUNTED, AuditLog, Event, Note
 from text_image_similarity.service.http import connections, peers
-from text_image_similarity.service.http.connections import HEAD_BYTES, MOST_FIELDS, protocol_of
+from text_image_similarity.service.http.connections import HEAD_BYTES, MOST_FIELDS
+from text_image_similarity.service.http.server import protocol_of
 from text_image_similarity.service.keys import ApiKey
 from text_image_similarity.service.ray.arguments import apply_environment
 from text_image_similarity.service.settings import AUDIT_VARIABLE
@@ -201,7 +202,8 @@ KEYS = (
     ApiKey("an-acme-secret", name="acme", role="write", where='shop = "acme"'),
     ApiKey("another-secret", name="other", catalogs=("second",)),
 )
-SECRETS = [*(key.key for key in KEYS), "wrong-secret", "pass-word", "path-secret", "a caption", "iVBOR"]
+OTHER = "http://other-place.example:99999/"  # not a valid URL, so nothing is looked up
+SECRETS = [*(key.key for key in KEYS), "wrong-secret", "pass-word", "path-secret", "a caption", "iVBOR", "other-place"]
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +248,16 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         ask(1, "POST", "/v1/catalogs/shop:switch", 409)
         ask(1, "PUT", "/v1/catalogs/shop/products/a", 200, json={"name": "a caption", "fields": {"shop": "best"}})
         ask(1, "PUT", "/v1/catalogs/shop/products/b", 200, json={"images": [inside[0]]})
+        mixed = {"id": "c", "images": [f"data:;base64,{good['image_base64']}", OTHER, inside[1]]}
+        ask(
+            1,
+            "POST",
+            "/v1/catalogs/shop/products:batch",
+            200,
+            json={"products": [mixed, {"id": "d", "images": [OTHER]}]},
+        )
+        terms = [{"image_url": OTHER}, {"image_url": inside[0]}]
+        ask(0, "POST", "/v1/catalogs/shop/match", 200, json={"queries": [{"terms": terms}]})
         ask(2, "DELETE", "/v1/catalogs/shop/products/a", 404)
         ask(3, "POST", "/v1/catalogs/shop/match", 404, json={"queries": [{"terms": ["a caption"]}]})
     text = (folder / "audit.jsonl").read_text(encoding="utf-8")
@@ -278,6 +290,9 @@ def test_it_says_who_was_refused_what_and_who_changed_what(told: list[dict[str, 
         ("administration", "products", "boss", 200),
         ("administration", "products", "boss", 200),
         (*blocked, "boss", 200),
+        ("administration", "products", "boss", 200),
+        (*blocked, "boss", 200),
+        (*blocked, "key 1", 200),
         ("administration", "products", "acme", 404),
         ("access_refused", "unknown_product", "acme", 404),
         ("access_refused", "unknown_catalog", "other", 404),
@@ -288,7 +303,12 @@ def test_it_says_who_was_refused_what_and_who_changed_what(told: list[dict[str, 
     assert (by_place[5]["detail"], by_place[5]["count"]) == ("169.254.169.254, [::1]:8080", 3)
     assert by_place[4]["detail"] == ""
     assert (by_place[1]["route"], by_place[1]["request_id"]) == ("/v1/similarity", "POST-401")
-    assert [by_place[place]["route"] for place in (12, 13, 17)] == [switch, switch, product]
+    assert [(by_place[place]["detail"], by_place[place]["count"]) for place in (16, 18, 19)] == [
+        ("169.254.169.254", 1),
+        ("[::1]:8080", 1),
+        ("169.254.169.254", 1),
+    ]
+    assert [by_place[place]["route"] for place in (12, 13, 20)] == [switch, switch, product]
     assert by_place[14]["detail"] == "shop: 1 to add or replace, 0 to delete"
 
 
@@ -297,10 +317,10 @@ def test_limits_of_connections_are_in_it(path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(connections, "HEAD_S", 0.05)
     with listening(protocol_of(log)) as (_, port):
         with connect(port) as connection:
-            connection.sendall(b"GET / HTTP/1.1\r\nX-A: " + b"a" * HEAD_BYTES + b"\r\n\r\n")
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * HEAD_BYTES + b"\r\n\r\n")
             assert b" 431 " in read(connection)
         with connect(port) as connection:
-            connection.sendall(b"GET / HTTP/1.1\r\n" + b"A:\r\n" * (MOST_FIELDS + 2))
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A:\r\n" * (MOST_FIELDS + 2))
             assert b" 431 " in read(connection)
         with connect(port) as connection:
             connection.sendall(b"G")

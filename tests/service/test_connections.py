@@ -96,12 +96,12 @@ def sent(port: int, pieces: Iterator[bytes]) -> tuple[int, bytes]:
 @pytest.mark.parametrize(
     ("begin", "again"),
     [
-        (b"GET / HTTP/1.1\r\nX-A: ", b"a"),
-        (b"GET / HTTP/1.1\r\n", b"X-A: a\r\n"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX-A: ", b"a"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n", b"X-A: a\r\n"),
         (b"GET /", b"a"),
         (b"", b"\r\n"),
-        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X-A: a\r\n"),
-        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"a"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X-A: a\r\n"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"a"),
     ],
     ids=["a value", "headers", "a URL", "empty lines", "trailers", "a chunk's extension"],
 )
@@ -111,15 +111,18 @@ def test_what_no_head_is_long_enough_for_is_refused(begin: bytes, again: bytes) 
         count, _ = sent(port, iter([begin, *[block] * 100]))
         assert count < 30 * MIB  # what the system itself takes
         _, said = sent(
-            port, iter([b"GET / HTTP/1.1\r\nX-A: ", b"a" * (HEAD_BYTES - 100), b"\r\nConnection: close\r\n\r\n"])
+            port,
+            iter([b"GET / HTTP/1.1\r\nHost: x\r\nX-A: ", b"a" * (HEAD_BYTES - 100), b"\r\nConnection: close\r\n\r\n"]),
         )
         assert said.startswith(b"HTTP/1.1 200")
-        _, said = sent(port, iter([b"GET / HTTP/1.1\r\nX-A: ", b"a" * HEAD_BYTES, b"\r\nConnection: close\r\n\r\n"]))
+        _, said = sent(
+            port, iter([b"GET / HTTP/1.1\r\nHost: x\r\nX-A: ", b"a" * HEAD_BYTES, b"\r\nConnection: close\r\n\r\n"])
+        )
         assert said.startswith(b"HTTP/1.1 431")
 
 
 def test_a_body_in_pieces_of_a_byte_costs_little_and_ends() -> None:
-    begin, end = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", b"0\r\n\r\n"
+    begin, end = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", b"0\r\n\r\n"
     with listening(app=count_body) as (_, port):
         _, said = sent(port, iter([begin + b"1\r\na\r\n" * TINY_CHUNKS + end]))
         total, messages = map(int, said.rpartition(b"\r\n")[2].split())
@@ -145,7 +148,7 @@ def test_a_client_that_is_still_sending_gets_its_response(
     """Even if it reads only when it can send no more, and no more than the system takes is sent."""
     monkeypatch.setattr(connections, "DROPPED_S", 0.2)
     with listening(lambda **options: SmallReads(LimitedProtocol(**options), new_buffer())) as (_, port):
-        count, said = sent(port, iter([b"POST /7 HTTP/1.1\r\n" + head + b"\r\n\r\n", *[piece] * 100]))
+        count, said = sent(port, iter([b"POST /7 HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n", *[piece] * 100]))
     assert said.startswith(b"HTTP/1.1 200")
     assert said.endswith(bytes(7))
     assert count < 30 * MIB  # what the system itself takes
@@ -157,18 +160,18 @@ def test_a_request_to_upgrade_is_an_ordinary_one(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(LimitedProtocol, "_get_upgrade", looked.append)
     with listening() as (_, port), connect(port) as connection:
         for _ in range(2):
-            connection.sendall(b"GET /1 HTTP/1.1\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n")
+            connection.sendall(b"GET /1 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n")
             assert connection.recv(MIB).startswith(b"HTTP/1.1 200")
     assert looked == []
 
 
 @pytest.mark.parametrize(
-    "begin", [b"G", b"GET / HTTP/1.1\r\nX-A: a", b"\r\n"], ids=["a letter", "half a head", "a line"]
+    "begin", [b"G", b"GET / HTTP/1.1\r\nHost: x\r\nX-A: a", b"\r\n"], ids=["a letter", "half a head", "a line"]
 )
 def test_a_head_has_to_end(begin: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "HEAD_S", 0.05)
     with listening() as (_, port), connect(port) as connection:
-        connection.sendall(b"GET /1 HTTP/1.1\r\n\r\n")  # one that does is answered
+        connection.sendall(b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\n")  # one that does is answered
         assert connection.recv(MIB).startswith(b"HTTP/1.1 200")
         connection.sendall(begin)
         assert b"HTTP" not in read(connection)
@@ -177,7 +180,7 @@ def test_a_head_has_to_end(begin: bytes, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_an_answer_that_nobody_reads_ends_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "SEND_S", 0.05)
     with listening() as (server, port), connect(port) as connection:
-        connection.sendall(b"GET /100000000 HTTP/1.1\r\n\r\n")
+        connection.sendall(b"GET /100000000 HTTP/1.1\r\nHost: x\r\n\r\n")
         ended = threading.Event()
 
         def look() -> None:
@@ -199,7 +202,10 @@ def test_an_answer_that_nobody_reads_ends_its_connection(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     ("begin", "end"),
-    [(b"GET /0 HTTP/1.1\r\n", b""), (b"POST /0 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"B:\r\n")],
+    [
+        (b"GET /0 HTTP/1.1\r\nHost: x\r\n", b""),
+        (b"POST /0 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"B:\r\n"),
+    ],
     ids=["a head", "trailers"],
 )
 def test_a_request_has_no_more_headers_than_allowed(begin: bytes, end: bytes) -> None:
@@ -214,9 +220,9 @@ def test_a_request_has_no_more_headers_than_allowed(begin: bytes, end: bytes) ->
 
 
 PIPELINED = [
-    b"GET /0 HTTP/1.1\r\n\r\n",
-    b"POST /1 HTTP/1.1\r\nContent-Length: 8\r\n\r\n\r\n\r\n\r\n\r\n",
-    b"POST /2 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n\r\n\r\n\r\n0\r\nA: a\r\n\r\n",
+    b"GET /0 HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"POST /1 HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\n\r\n\r\n\r\n\r\n\r\n",
+    b"POST /2 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n\r\n\r\n\r\n0\r\nA: a\r\n\r\n",
     b"GET /3 HTTP/1.1\r\nA: a\r\nHost: localhost\r\n\r\n",
 ]
 
@@ -240,7 +246,9 @@ def test_pipelined_requests_wait_unparsed_and_are_answered_in_turn(size: int) ->
         await asyncio.sleep(0)
         await answer(scope, receive, send)
 
-    stream = b"".join(PIPELINED * (3 if size < 50 else 100)) + b"GET /9 HTTP/1.1\r\nConnection: close\r\n\r\n"
+    stream = (
+        b"".join(PIPELINED * (3 if size < 50 else 100)) + b"GET /9 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
     pieces = [stream[start : start + size] for start in range(0, len(stream), size)]
     with listening(Watched, echo) as (_, port):
         said = sent(port, iter(pieces))[1]
@@ -268,12 +276,12 @@ def test_reading_stays_paused_while_much_waits() -> None:
             each.cancel()
         await answer(scope, receive, send)
 
-    ahead = b"GET /2 HTTP/1.1\r\n\r\n" * 100
+    ahead = b"GET /2 HTTP/1.1\r\nHost: x\r\n\r\n" * 100
     with (
         listening(lambda **options: SmallReads(Watched(**options), new_buffer()), wait) as (server, port),
         connect(port) as connection,
     ):
-        connection.sendall(b"GET /1 HTTP/1.1\r\n\r\n" + ahead)
+        connection.sendall(b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\n" + ahead)
         try:
             taken = sent_until_full(connection, ahead)
             (kept,) = cast("set[Any]", server.server_state.connections)
@@ -308,7 +316,9 @@ def test_a_pipelined_body_is_not_taken_for_the_rest_of_a_refused_one() -> None:
         await answer(scope, receive, send)
 
     with listening(app=note_beginning) as (server, port), connect(port) as connection:
-        connection.sendall(b"GET /0 HTTP/1.1\r\n\r\nPOST /1 HTTP/1.1\r\nContent-Length: 2\r\n\r\na")
+        connection.sendall(
+            b"GET /0 HTTP/1.1\r\nHost: x\r\n\r\nPOST /1 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\na"
+        )
         assert begun.wait(HANG_S)
         (kept,) = cast("set[Any]", server.server_state.connections)
         assert kept._deadline is None
@@ -325,7 +335,7 @@ PLACES = {"127.0.0.1": 4, "127.0.0.2": 2, "127.0.0.3": 1, "127.0.0.4": 1}  # of 
 
 def test_one_address_has_no_more_connections_than_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits_of_peers, "MOST_CONNECTIONS", 8)
-    ask = b"GET /0 HTTP/1.1\r\n\r\n"
+    ask = b"GET /0 HTTP/1.1\r\nHost: x\r\n\r\n"
 
     def status(connection: socket.socket) -> bytes:
         connection.sendall(ask)
@@ -346,7 +356,7 @@ def test_one_address_has_no_more_connections_than_are_free(monkeypatch: pytest.M
 def test_one_address_opens_so_many_connections_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits_of_peers, "NEW_A_SECOND", 0.001)
     monkeypatch.setattr(limits_of_peers, "NEW_AT_ONCE", 3)
-    ask = b"GET /0 HTTP/1.1\r\nConnection: close\r\n\r\n"
+    ask = b"GET /0 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     with listening() as (_, port):
         assert [sent(port, iter([ask]))[1][9:12] for _ in range(3)] == [b"200"] * 3
         with connect(port) as more, connect(port, "127.0.0.2") as another:

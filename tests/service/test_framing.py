@@ -7,6 +7,7 @@ import json
 import re
 import threading
 from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from uvicorn.server import ServerState
 
 from tests.service.test_connections import connect, listening
 from tests.support.clock import HANG_S
-from text_image_similarity.service.http import connections
+from text_image_similarity.service.http import peers
 from text_image_similarity.service.http.connections import (
     DROPPED_BYTES,
     HEAD_BYTES,
@@ -24,6 +25,8 @@ from text_image_similarity.service.http.connections import (
     LimitedProtocol,
 )
 from text_image_similarity.service.http.framing import CHUNK_BYTES, CHUNK_LINE, TINY_CHUNKS, ChunkedEnd
+from text_image_similarity.service.http.peers import peers_of
+from text_image_similarity.service.http.server import protocol_of
 from text_image_similarity.service.http.small_reads import READ_BYTES
 
 GET = b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -50,8 +53,8 @@ async def reply(send: Any, said: bytes) -> None:
 class Wire(asyncio.Transport):
     """The server's end of a connection, without a network."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, address: str) -> None:
+        super().__init__({"peername": (address, 1)})
         self.sent, self.closed, self.reading, self.ended = b"", False, True, False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -79,11 +82,17 @@ class Wire(asyncio.Transport):
 class Talk:
     """A connection to an application, inside an event loop."""
 
-    def __init__(self, app: Any = tell, kind: type[LimitedProtocol] = LimitedProtocol) -> None:
+    def __init__(
+        self,
+        app: Any = tell,
+        kind: type[LimitedProtocol] = LimitedProtocol,
+        state: ServerState | None = None,
+        address: str = "192.0.2.1",
+    ) -> None:
         config = uvicorn.Config(app, ws="none", lifespan="off", log_config=None, access_log=False)
         config.load()
-        self.wire = Wire()
-        self.protocol = kind(config, ServerState(), {}, _loop=asyncio.get_running_loop())
+        self.wire = Wire(address)
+        self.protocol = kind(config, state or ServerState(), {}, _loop=asyncio.get_running_loop())
         self.protocol.connection_made(self.wire)
 
     async def hear(self, data: bytes) -> bytes:
@@ -123,7 +132,7 @@ STREAMS = {
     "GET and GET": b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n" + GET,
     "a length and GET": b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\n\r\n\r\n\r\nGET " + GET,
     "chunks and GET": CHUNKED + b"6;a=b\r\n\r\n\r\nab\r\n1\r\nc\r\n0\r\nX-T: 1\r\nHost: y\r\n\r\n" + GET,
-    "an upgrade and GET": b"GET /a HTTP/1.1\r\nUpgrade: foo\r\nConnection: upgrade\r\n\r\n" + GET,
+    "an upgrade and GET": b"GET /a HTTP/1.1\r\nHost: x\r\nUpgrade: foo\r\nConnection: upgrade\r\n\r\n" + GET,
     "empty lines": b"\r\n\r\nGET /a HTTP/1.1\r\nHost: x\r\n\r\n\r\n" + GET,
 }
 
@@ -152,7 +161,10 @@ def test_a_split_end_of_a_head_does_not_hide_the_next_request() -> None:
 @pytest.mark.parametrize("length", [b"Content-Length: %d" % len(GET), b"Transfer-Encoding: chunked"])
 def test_a_request_to_upgrade_may_have_a_body(length: bytes) -> None:
     """As the clients of Java and curl send it by default when they are to speak HTTP/2."""
-    head = b"POST /a HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUPGRADE:h2c\r\nHTTP2-Settings: AA\r\n" + length
+    head = (
+        b"POST /a HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUPGRADE:h2c\r\nHTTP2-Settings: AA\r\n"
+        + length
+    )
     body = GET if length.startswith(b"C") else b"%x\r\n%b\r\n0\r\n\r\n" % (len(GET), GET)
     found = answers([head + b"\r\n\r\n" + body + GET])
     assert [(request[1], request[3]) for request in found] == [("/a", GET.decode()), ("/b", "")]
@@ -165,7 +177,7 @@ def test_a_request_to_upgrade_may_have_a_body(length: bytes) -> None:
         b"\x16\x03\x01",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"GET / HTTP/1.1\n",
-        b"CONNECT x:1 HTTP/1.1\r\nContent-Length: 28\r\n\r\n" + GET,
+        b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\nContent-Length: 28\r\n\r\n" + GET,
     ],
 )
 def test_what_is_no_head_is_refused_at_once(begin: bytes) -> None:
@@ -264,7 +276,7 @@ def test_a_body_of_known_length_in_very_many_tiny_pieces_is_refused() -> None:
 
     async def talk() -> tuple[int, bytes]:
         connection = Talk()
-        await connection.hear(b"POST / HTTP/1.1\r\nContent-Length: 100000\r\n\r\n")
+        await connection.hear(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
         count = 0
         while not connection.wire.closed and count < 100_000:
             connection.protocol.data_received(b"a")
@@ -281,8 +293,8 @@ def test_a_body_of_known_length_in_very_many_tiny_pieces_is_refused() -> None:
     ("bad", "status"),
     [
         (b"FOO BAR\r\n\r\n", b"400"),
-        (b"GET / HTTP/1.1\r\nX-A: " + b"a" * HEAD_BYTES, b"431"),
-        (b"GET / HTTP/1.1\r\n" + b"a:\r\n" * (MOST_FIELDS + 1), b"431"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * HEAD_BYTES, b"431"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * (MOST_FIELDS + 1), b"431"),
     ],
     ids=["malformed", "long", "headers"],
 )
@@ -313,7 +325,7 @@ def test_a_connection_is_idle_after_the_rest_of_a_refused_body() -> None:
             await reply(send, b"no")
 
         connection = Talk(refuse)
-        assert b" 200 " in await connection.hear(b"POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\n")
+        assert b" 200 " in await connection.hear(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n")
         assert connection.protocol._deadline is not None
         await connection.hear(b"a")
         assert connection.protocol._deadline is None
@@ -370,7 +382,7 @@ def test_a_client_that_asks_for_the_end_of_the_connection_may_first_send_all() -
     [
         (CHUNKED, b"%x\r\n" % (1 << 14) + b"a" * (1 << 14) + b"\r\n"),
         (CHUNKED, b"x" * (1 << 14)),
-        (b"POST /a HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (REST_BYTES + 1), b"a" * (1 << 14)),
+        (b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (REST_BYTES + 1), b"a" * (1 << 14)),
     ],
     ids=["chunks", "malformed", "a length"],
 )
@@ -409,11 +421,141 @@ def test_the_rest_of_a_request_is_dropped_after_its_response(
     assert fed == []
 
 
+REFUSED = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+
+
+async def refuse_posts(scope: Any, receive: Any, send: Any) -> None:
+    """Refuse a POST request before its body; answer others with their path."""
+    await reply(send, b"no" if scope["method"] == "POST" else scope["path"].encode())
+
+
+def test_a_rest_of_known_length_is_dropped_unparsed_before_the_next_request() -> None:
+    rest = GET * 3
+    parsed: list[bytes] = []
+
+    class Watched(LimitedProtocol):
+        def on_body(self, body: bytes) -> None:
+            parsed.append(body)
+            super().on_body(body)
+
+    async def talk(pieces: Iterable[bytes]) -> tuple[bytes, bool]:
+        connection = Talk(refuse_posts, Watched)
+        await connection.hear(REFUSED % len(rest))
+        for piece in pieces:
+            await connection.hear(piece)
+        closed = connection.wire.closed
+        connection.end()
+        return connection.wire.sent, closed
+
+    stream = rest + GET + REFUSED % len(rest) + rest + GET
+    for at in range(len(stream)):
+        said, closed = asyncio.run(talk([stream[:at], stream[at:]]))
+        assert re.findall(rb"\r\n\r\n(no|/b)", said) == [b"no", b"/b", b"no", b"/b"]
+        assert not closed
+    assert asyncio.run(talk(bytes([each]) for each in stream))[0].count(b"HTTP/1.1 200") == 4
+    parsed.clear()
+    asyncio.run(talk([rest[:9], rest[9:] + GET]))
+    assert parsed == []
+
+
+@pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"], ids=["open", "last"])
+def test_what_one_address_sends_of_answered_requests_is_read_slowly(
+    close: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over all of its connections; another address is not affected."""
+    monkeypatch.setattr(peers, "RESTS_A_SECOND", READ_BYTES)
+
+    async def talk() -> None:
+        state = ServerState()
+        peers_of(state)._clock = lambda: 100.0
+
+        async def refused(address: str) -> Talk:
+            connection = Talk(refuse_posts, state=state, address=address)
+            await connection.hear((REFUSED % (1 << 20)).replace(b"Content", close + b"Content"))
+            return connection
+
+        first, second, other = await refused("192.0.2.1"), await refused("192.0.2.1"), await refused("192.0.2.2")
+        delays: list[float] = []
+        for connection in (first, second, other):
+            loop = connection.protocol.loop
+            clocked: Any = SimpleNamespace(call_later=lambda delay_s, *_: delays.append(delay_s))
+            connection.protocol.loop = clocked
+            connection.protocol.data_received(bytes(READ_BYTES))
+            connection.protocol.loop = loop
+            assert not connection.wire.reading
+            connection.protocol._pause_or_resume()
+            assert connection.wire.reading
+        assert delays == [0.0, 1.0, 0.0]
+        for connection in (first, second, other):
+            assert not connection.wire.closed
+            connection.end()
+
+    asyncio.run(talk())
+
+
+def test_a_small_read_of_an_answered_request_counts_as_a_larger_one() -> None:
+    now = 100.0
+    known = peers.Peers(lambda: now)
+    small, whole = peers.LEAST_READ, peers.RESTS_A_SECOND
+    assert [known.rest_delay_s("a", 1) for _ in range(whole // small)][-1] == 0.0
+    assert known.rest_delay_s("a", 1) == pytest.approx(small / whole)
+    assert known.rest_delay_s("b", whole) == 0.0
+    now += 1.0
+    assert known.rest_delay_s("b", whole + small) == pytest.approx(small / whole)
+
+
 def test_a_request_within_the_data_of_another_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Should the parser ever see an end where this module sees none."""
     monkeypatch.setattr(ChunkedEnd, "find", lambda self, data: len(data))
     (only,) = answers([CHUNKED + b"0\r\n\r\n" + GET])
     assert only[1] == "/a"
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status"),
+    [(b"GET /a HTTP/1.1", b"400"), (b"GET http://y/a HTTP/1.1", b"400"), (b"GET /a HTTP/1.0", b"200")],
+)
+def test_a_request_in_http_1_1_has_a_host(request_line: bytes, status: bytes) -> None:
+    async def talk() -> bytes:
+        connection = Talk()
+        said = await connection.hear(request_line + b"\r\nX-A: Host: x\r\n\r\n")
+        assert connection.wire.closed
+        connection.end()
+        return said
+
+    said = asyncio.run(talk())
+    assert said.startswith(b"HTTP/1.1 " + status)
+    assert (b"the request has 0 Host headers; send exactly one" in said) is (status == b"400")
+
+
+CODING = b"Transfer-Encoding: "
+
+
+@pytest.mark.parametrize(
+    ("version", "fields", "status"),
+    [
+        (b"1.1", CODING + b"Chunked", 200),
+        (b"1.1", CODING + b"gzip, chunked", 501),
+        (b"1.1", CODING + b"gzip\r\n" + CODING + b"chunked", 501),
+        (b"1.1", CODING + b"gzip", 400),
+        (b"1.1", CODING + b"identity", 400),
+        (b"1.1", CODING + b"chunked, gzip", 400),
+        (b"1.1", CODING + b"chunked, chunked", 400),
+        (b"1.1", CODING + b"chunked\r\n" + CODING + b"chunked", 400),
+        (b"1.1", CODING + b"xchunked", 400),
+        (b"1.1", CODING, 400),
+        (b"1.1", CODING + b"chunked\r\nContent-Length: 5", 400),
+        (b"1.1", b"Content-Length: 5\r\n" + CODING + b"chunked", 400),
+        (b"1.1", b"Content-Length: 5\r\nContent-Length: 5", 400),
+        (b"1.0", CODING + b"chunked", 400),
+    ],
+)
+def test_chunked_is_the_only_transfer_coding(version: bytes, fields: bytes, status: int) -> None:
+    """What has two lengths, or none that is known, is refused (RFC 9112, 6.1), and nothing after it is read."""
+    found = answers([b"POST /a HTTP/%b\r\nHost: x\r\n%b\r\n\r\n0\r\n\r\n" % (version, fields) + GET])
+    assert [request if isinstance(request, int) else request[1] for request in found] == (
+        ["/a", "/b"] if status == 200 else [status]
+    )
 
 
 @pytest.mark.parametrize("second", [b"", b"Host: y\r\n", b"HOST: x\r\n"])
@@ -434,9 +576,8 @@ def test_a_request_has_one_host(second: bytes) -> None:
     ],
 )
 def test_the_host_of_an_absolute_url_is_the_one_that_is_checked(url: bytes, host: str) -> None:
-    for header in (b"Host: x\r\n", b"")[: 1 + (host != "x")]:
-        (only,) = answers([b"GET " + url + b" HTTP/1.1\r\n" + header + b"\r\n"])
-        assert only[1:3] == ["/a", [["host", host]]]
+    (only,) = answers([b"GET " + url + b" HTTP/1.1\r\nHost: x\r\n\r\n"])
+    assert only[1:3] == ["/a", [["host", host]]]
 
 
 @pytest.mark.parametrize("size", [READ_BYTES - 1, READ_BYTES])
@@ -445,7 +586,7 @@ def test_a_connection_is_read_once_a_turn(size: int) -> None:
 
     async def talk() -> None:
         connection = Talk()
-        await connection.hear(b"POST /a HTTP/1.1\r\nContent-Length: 10000000\r\n\r\n")
+        await connection.hear(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n")
         for _ in range(3):
             connection.protocol.data_received(bytes(size))
             assert connection.wire.reading is (size < READ_BYTES)
@@ -456,7 +597,9 @@ def test_a_connection_is_read_once_a_turn(size: int) -> None:
     asyncio.run(talk())
 
 
-@pytest.mark.parametrize("ahead", [GET, b"GET", b"POST /b HTTP/1.1\r\nContent-Length: 9000\r\n\r\n" + b"a" * 9000])
+@pytest.mark.parametrize(
+    "ahead", [GET, b"GET", b"POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n" + b"a" * 9000]
+)
 def test_what_waits_does_not_hide_that_the_client_has_left(ahead: bytes) -> None:
     begun, left = threading.Event(), threading.Event()
 
@@ -468,7 +611,7 @@ def test_what_waits_does_not_hide_that_the_client_has_left(ahead: bytes) -> None
 
     with listening(app=wait) as (_, port):
         with connect(port) as connection:
-            connection.sendall(b"GET /a HTTP/1.1\r\n\r\n" + ahead)
+            connection.sendall(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n" + ahead)
             assert begun.wait(HANG_S)
         assert left.wait(HANG_S)
 
@@ -478,7 +621,7 @@ def test_each_server_reads_into_a_buffer_of_its_own() -> None:
         config = uvicorn.Config(tell, ws="none", lifespan="off", log_config=None)
         config.load()
         audit: Any = None
-        protocols = [connections.protocol_of(audit) for _ in range(2)]
+        protocols = [protocol_of(audit) for _ in range(2)]
         made: list[Any] = [each(config=config, server_state=ServerState(), app_state={}) for each in protocols * 2]
         return [each.get_buffer(0) for each in made]
 

@@ -272,7 +272,7 @@ def test_idle_connections_keep_nobody_out(client: httpx.Client, running: Process
     with ExitStack() as stack:
         idle = [stack.enter_context(connect(running.url)) for _ in range(500)]
         for connection in idle[::2]:
-            connection.sendall(b"GET /livez HTTP/1.1\r\nX: ")
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nX: ")
         assert client.get("/livez").status_code == 200
 
 
@@ -329,7 +329,7 @@ def test_odd_paths_and_methods(running: Process, line: bytes, expected: int) -> 
 
 
 def test_other_protocols_are_not_spoken(client: httpx.Client, running: Process) -> None:
-    upgrade = b"GET /livez HTTP/1.1\r\nConnection: Upgrade, close\r\nUpgrade: %b\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    upgrade = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, close\r\nUpgrade: %b\r\nSec-WebSocket-Version: 13\r\n\r\n"
     for protocol in (b"websocket", b"h2c"):
         assert status(told(running.url, upgrade % protocol)) == 200  # as if it had not been asked for
     for greeting in (
@@ -348,7 +348,10 @@ def test_keys_are_compared_whole_and_told_nobody() -> None:
     with process("--model", "mini", "--drain-delay", "0", "--log-format", "json", environment=environment) as keyed:
 
         def asked(*fields: tuple[str, bytes], path: bytes = b"/v1/models") -> int:
-            lines = [name.encode() + b": " + value for name, value in (("Connection", b"close"), *fields)]
+            lines = [
+                name.encode() + b": " + value
+                for name, value in (("Host", b"localhost"), ("Connection", b"close"), *fields)
+            ]
             return status(told(keyed.url, b"\r\n".join([b"GET " + path + b" HTTP/1.1", *lines, b"", b""])))
 
         good = [key.encode() for key in [*KEYS, "key-0", "key-999"]]

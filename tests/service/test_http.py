@@ -228,7 +228,9 @@ def test_what_the_routers_say_of_a_route_is_all_that_is_needed(monkeypatch: pyte
         problem(client.post("/v1/new/a", content=b"x", headers=key), 415, "unsupported_media_type")
         problem(client.get("/v1/keyed"), 401, "unauthorized")
         pool.full = True
-        problem(client.post("/v1/new/a", json={}, headers=key), 429, "queue_full")
+        full = problem(client.post("/v1/new/a", json={}, headers=key), 429, "queue_full")
+        assert full["detail"] == "1 pair is in progress"
+        assert inflight_problem(2).detail == "2 pairs are in progress"
         assert client.get("/v1/keyed", headers=key).status_code == client.get("/v1/open").status_code == 200
         paths = client.get("/openapi.json").json()["paths"]
         assert "security" in paths["/v1/new/{name}"]["post"]

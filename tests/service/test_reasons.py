@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+import subprocess
 import zlib
 from base64 import b64encode
 from collections.abc import Iterator
@@ -13,7 +14,10 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.clock import HANG_S
 from tests.support.images import make_png
+from tests.support.paths import ROOT
+from tests.support.processes import tool
 from tests.support.services import app_of, base64_pair, mini_settings, serving
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.errors import UsageError
@@ -194,13 +198,9 @@ def test_what_is_not_text_is_named(client: httpx.Client, given: Any, said: str) 
     assert refusal(client.post("/v1/embeddings", json={"input": given}), 422) == said
 
 
-@pytest.mark.parametrize(
-    ("path", "body"), [("/v1/embeddings", {"input": ["a"] * 65}), ("/v1/similarity", {"pairs": [GOOD] * 65})]
-)
-def test_too_many_items_are_told_the_cure(client: httpx.Client, path: str, body: Any) -> None:
-    found = refusal(client.post(path, json=body), 422)
-    assert found == (
-        f"/{next(iter(body))}: 65 items in one list; the limit is 64 per request: send several requests (LangChain: chunk_size), "
+def test_too_many_items_are_told_the_cure(client: httpx.Client) -> None:
+    assert refusal(client.post("/v1/embeddings", json={"input": ["a"] * 65}), 422) == (
+        "/input: 65 items in one list; the limit is 64 per request; send several requests (LangChain: chunk_size), "
         "or ask for a higher --max-pairs on the service"
     )
 
@@ -230,3 +230,27 @@ def test_the_log_names_a_url_that_can_be_used(host: str, said: str) -> None:
             server._bind(host, port)
         assert str(caught.value).startswith(f"cannot listen on {said % port}: ")
         assert str(caught.value).endswith("; stop the program that listens there, or choose another port with --port")
+
+
+# The page
+
+_IN_THE_PAGE = """
+const { shownValue } = await import(process.argv[1] + "/search_facets.js");
+const { table } = await import(process.argv[1] + "/csv.js");
+const said = (text) => { try { table(text, 9); } catch (problem) { return problem.message; } };
+const values = [true, false, "constructor", "toString", "__proto__", 3].map(shownValue);
+console.log(JSON.stringify([values, said("url,caption\\na\\n"), said("url,caption\\na,b,c\\n")]));
+"""
+
+
+def test_what_the_page_says_of_values_and_tables() -> None:
+    """Without a browser: a value may have the name of something that every object of JavaScript has."""
+    options = ["--no-warnings", "--experimental-detect-module", "--input-type=module", "--eval", _IN_THE_PAGE]
+    page = ROOT / "text_image_similarity" / "service" / "page"
+    done = subprocess.run(
+        [tool("node"), *options, page.as_uri()], capture_output=True, text=True, check=True, timeout=HANG_S
+    )
+    values, one, three = json.loads(done.stdout)
+    assert values == ["Yes", "No", "constructor", "toString", "__proto__", "3"]
+    assert one.startswith("Row 1 has 1 field, but the header has 2.")
+    assert three.startswith("Row 1 has 3 fields, but the header has 2.")

@@ -22,7 +22,9 @@ from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.errors import DatabaseError, ErrorCode, RowError
 from text_image_similarity.search import Catalog, Field, Product, Query, Term, open_catalog
 from text_image_similarity.search.match_log import LogQueries, LogWriter, masked_query, open_match_log, privacy
+from text_image_similarity.service.inference.local import LocalModelPool
 from text_image_similarity.service.keys import ApiKey, read_keys
+from text_image_similarity.service.pool import inflight_problem
 from text_image_similarity.service.problems import ProblemError
 from text_image_similarity.service.search import journal as journal_of
 from text_image_similarity.service.search.errors import refused
@@ -222,7 +224,7 @@ def test_a_write_that_goes_on_when_its_request_has_ended_is_still_checked(
 
     async def write(upkeep: Upkeep, products: list[Product], deleted: list[str], check: Any) -> dict[str, Any]:
         checks.append(check)
-        return {"refused": [], "failures": {}}
+        return {"refused": [], "failures": {}, "blocked": []}
 
     monkeypatch.setattr(Upkeep, "write", write)
     body = {"fields": {"shop": "acme"}}
@@ -305,6 +307,26 @@ def test_a_key_sees_its_catalogues_and_does_what_its_role_allows(shop: httpx.Cli
     problem(shop.post("/match-text", json={"text": "red"}, headers=by("nobody")), 401, "unauthorized")
     assert "references" not in shop.get("/v1/catalogs/shop", headers=by("writer")).json()
     assert shop.get("/v1/catalogs/shop", headers=by("boss")).json()["generations"][0]["state"] == "live"
+
+
+def test_requests_that_need_no_model_are_accepted_while_the_pool_is_full(
+    shop: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.headers["X-API-Key"] = "boss"
+    found = shop.post("/match-text", json={"text": "green", "top_k": 1}).json()
+    monkeypatch.setattr(LocalModelPool, "refusal", lambda self: inflight_problem(1))
+    problem(shop.post("/match-text", json={"text": "green"}), 429, "queue_full")
+    problem(shop.post("/v1/catalogs/shop/products:batch", json={}), 429, "queue_full")
+    event = {"kind": "click", "product": found["matches"][0]["product"]["id"]}
+    assert shop.post(f"/v1/matches/{found['match_id']}/events", json=event).status_code == 204
+    started: list[str] = []
+
+    async def start(self: Upkeep, model: str) -> None:
+        started.append(model)
+
+    monkeypatch.setattr(Upkeep, "start_reindex", start)
+    assert shop.post("/v1/catalogs/shop:reindex", json={"model": "mini"}).status_code == 202
+    assert started == ["mini"]
 
 
 def test_what_is_written_is_found_at_once_and_what_is_deleted_never(shop: httpx.Client) -> None:

@@ -802,6 +802,7 @@ def test_answers_with_long_texts_take_more_room_in_the_cache(tmp_path: Path) -> 
         )
         results, query = Results(most_bytes=3_000_000), Query(top_k=10)
         found = write_matches(cast("Any", SimpleNamespace(name="shop")), catalog.match(query), 1 << 22)
+        assert found is not None
         keys = [key_of(query, 1, version) for version in range(3)]
         for key in keys:
             results.put(key, found)
@@ -1264,10 +1265,47 @@ def test_an_answer_that_is_too_long_is_refused(place: Path) -> None:
         assert len(one.json()["results"][0]["matches"]) == 1
         many = client.post(f"{SHOP}/match", json={"queries": [{"terms": ["red"], "top_k": 1000}] * 20})
         assert (many.status_code, many.json()["code"]) == (413, "too_many_bytes")
-        assert "top_k" in many.json()["detail"]
+        assert many.json()["detail"].endswith("; request a smaller top_k, or fewer facets or queries")
         for top_k, status_ in ((1, 200), (1000, 413)):
-            assert client.post("/match-text", json={"text": "red", "top_k": top_k}).status_code == status_
-            assert client.get(f"{SHOP}/products/red%2F1/similar?top_k={top_k}").status_code == status_
+            words = client.post("/match-text", json={"text": "red", "top_k": top_k})
+            similar = client.get(f"{SHOP}/products/red%2F1/similar?top_k={top_k}")
+            assert (words.status_code, similar.status_code) == (status_, status_)
+        assert words.json()["detail"].endswith("; request a smaller top_k, or fewer facets")
+        assert similar.json()["detail"].endswith("; request a smaller top_k")
+
+
+SEVERAL, ASK_FOR_MORE = "send several requests", ", or ask for a higher --max-pairs on the service"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "on_list", "on_body"),
+    [
+        ("/v1/similarity", {"pairs": [{}] * 65}, SEVERAL + ASK_FOR_MORE, "send fewer pairs at a time"),
+        (
+            "/v1/embeddings",
+            {"input": ["a"] * 65},
+            f"{SEVERAL} (LangChain: chunk_size){ASK_FOR_MORE}",
+            "send fewer inputs at a time",
+        ),
+        (f"{SHOP}/match", {"queries": [{}] * 65}, SEVERAL + ASK_FOR_MORE, "send fewer queries at a time"),
+        (f"{SHOP}/products:batch", {"delete": ["a"] * 1001}, SEVERAL, "send fewer products at a time"),
+        ("/evaluator/v1/evaluation/batch", {"evaluations": [{}] * 10_001}, SEVERAL, "send fewer evaluations at a time"),
+        ("/match-text", {"text": "a", "facets": ["a"] * 65}, "send a shorter list", "send a shorter body"),
+        ("/match-image", {"facets": ["a"] * 65}, "send a shorter list", "send a smaller image"),
+        ("/v1/matches/a/events", {"kind": ["a"] * 65}, "send a shorter list", "send a shorter body"),
+    ],
+)
+def test_the_advice_for_what_is_too_large_fits_the_route(
+    place: Path, path: str, body: dict[str, Any], on_list: str, on_body: str
+) -> None:
+    settings = mini_settings(catalogs={"shop": str(place / "shop.catalog")}, max_body_bytes=50_000)
+    with serving(app_of(settings, ColourEncoder())) as client:
+        refused = client.post(path, json=body)
+        assert refused.status_code == 422
+        assert refused.json()["detail"].partition("per request; ")[2] == on_list
+        too_long = client.post(path, content=b"[" + b" " * 50_000, headers={"Content-Type": "application/json"})
+        assert too_long.status_code == 413
+        assert too_long.json()["detail"] == f"a request may have at most 50,000 bytes; {on_body}"
 
 
 def test_an_answer_that_is_too_long_is_not_written_to_its_end(place: Path) -> None:
@@ -1282,14 +1320,16 @@ def test_an_answer_that_is_too_long_is_not_written_to_its_end(place: Path) -> No
     with open_catalog(place / "shop.catalog", encoder=ColourEncoder()) as catalog:
         found = catalog.match(Query("red", top_k=3, facets=["shop"]))
         served = cast("Any", SimpleNamespace(name="shop"))
-        most = len(write_matches(served, found, 1 << 20).json)
+        whole = write_matches(served, found, 1 << 20)
+        assert whole is not None
+        most = len(whole.json)
         many = replace(found, matches=Watched(found.matches * 1000))
-        with pytest.raises(ProblemError, match="top_k"):
-            write_matches(served, many, most)
+        assert write_matches(served, many, most) is None
         assert len(looked) < 10
         values: dict[Any, int] = {f"value {number}": number for number in range(500)}
-        with pytest.raises(ProblemError, match="facets"):
-            write_matches(served, replace(found, facets={str(number): values for number in range(9)}), 50_000)
+        assert (
+            write_matches(served, replace(found, facets={str(number): values for number in range(9)}), 50_000) is None
+        )
 
 
 def test_only_the_products_of_a_page_are_read_and_only_as_many_as_an_answer_can_have(

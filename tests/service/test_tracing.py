@@ -256,7 +256,9 @@ def test_a_request_id_is_echoed_or_replaced() -> None:
         address = (client.base_url.host, client.base_url.port)
         for odd in (b"", b"a" * 129, b"a b", b"a\xff", b"a\tb", b"{\x80}", b"a" * 30_000):
             with socket.create_connection(address, timeout=10) as connection:
-                connection.sendall(b"GET /livez HTTP/1.1\r\nX-Request-Id: " + odd + b"\r\nConnection: close\r\n\r\n")
+                connection.sendall(
+                    b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Request-Id: " + odd + b"\r\nConnection: close\r\n\r\n"
+                )
                 answer = b""
                 while piece := connection.recv(65536):
                     answer += piece
@@ -270,7 +272,7 @@ def test_a_request_id_is_echoed_or_replaced() -> None:
             with socket.create_connection(address, timeout=10) as connection:
                 try:
                     connection.sendall(
-                        b"GET /livez HTTP/1.1\r\nX-Request-Id: " + hostile + b"\r\nConnection: close\r\n\r\n"
+                        b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Request-Id: " + hostile + b"\r\nConnection: close\r\n\r\n"
                     )
                     answer = connection.recv(65536)
                 except ConnectionError:

@@ -322,6 +322,7 @@ WRONG_TABLES = [
     (b"link,caption\na,b\n", "The column url is missing; the header is: link, caption"),
     (b"url,URL ,caption\na,b,c\n", "The column url is in the table more than once"),
     (b"url,caption\na,b,c\n", "Row 1 has 3 fields, but the header has 2."),
+    (b"url,caption\na\n", "Row 1 has 1 field, but the header has 2."),
     (b'url,caption\na,"b\n', "Row 1 has a quotation mark that is never closed."),
     (b'url,caption\na,"b"c\n', "Row 1 has text after a closing quotation mark."),
     (b"url,caption\n" + b"a,b\n" * 1001, "This page accepts at most 1,000 rows"),

@@ -13,11 +13,15 @@ SHORT = 140  # characters shown before the rest is folded away
 MOST_MARKUP = 2000  # characters of HTML that one text may become
 MOST_LINK = 2000
 
-# Controls, soft hyphen, bidi marks and overrides, zero-width and invisible characters, line separators, surrogates,
-# interlinear marks, noncharacters, tags. ZWNJ and ZWJ (U+200C, U+200D) stay: Persian words and emoji need them.
+# Controls, soft hyphen, bidi marks and overrides, invisible and blank characters, line separators, variation selectors,
+# surrogates, interlinear marks, noncharacters, tags. Joiners (U+200C, U+200D) stay between letters of scripts that need
+# them and within emoji, and so does U+FE0F after an emoji. The page's show.js has the same rule.
+_JOINED = "[\u0600-\u0dff\u1000-\u109f\u1780-\u18af\u2190-\u2bff\ufe0f\U0001f000-\U0001faff]"
+_EMOJI = "[\xa9\xae\u203c\u2049\u2122\u2139\u2190-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff]"
 _HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
-    "\ufff0-\ufffb\ufffe\uffff\ud800-\udfff\U000e0000-\U000e0fff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\u2800\u3164\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+    f"|(?<!{_JOINED})[\u200c\u200d]|[\u200c\u200d](?!{_JOINED})|(?<!{_EMOJI})\ufe0f(?!\u20e3)"
 )
 _LINKABLE = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?([/?#][!-~]*)?", re.IGNORECASE | re.ASCII)
 

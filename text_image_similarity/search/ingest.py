@@ -16,7 +16,7 @@ from math import inf
 from os import PathLike
 from pathlib import Path
 
-from ..errors import InputTypeError, UsageError
+from ..errors import ErrorCode, InputTypeError, UsageError
 from ..fetch import resolve_reference
 from ..pipeline import Outcome
 from ..pipeline.rows import DeferredErrors
@@ -40,7 +40,7 @@ from .session import Session
 
 _BATCH = 1000  # products per transaction
 _LONGEST_S = 0.8  # longest time until a product is written, so that other processes see it within a second
-_TOLD = 20  # maximum number of refusals in a report
+_TOLD = 20  # maximum number of refusals, and of blocked references, in a report
 
 Check = Callable[[Sequence[Product]], object]
 
@@ -56,6 +56,7 @@ class AddReport:
             one with the same id in the same batch.
         encoded: Number of images with new content, which were encoded.
         failures: Number of images that could not be read or encoded, by error code; their products are kept.
+        blocked: The first 20 references to images at blocked addresses.
         refused: Number of products that could not be added, for example because of an undeclared field or a value of
             another kind.
         refusals: Reasons for the first 20 refusals.
@@ -66,6 +67,7 @@ class AddReport:
     unchanged: int = 0
     encoded: int = 0
     failures: Counter[str] = field(default_factory=Counter)
+    blocked: list[str] = field(default_factory=list)
     refused: int = 0
     refusals: list[str] = field(default_factory=list)
 
@@ -218,7 +220,7 @@ class Ingest:
                 outcome_of(key, outcome, known.get(image))
                 for image, (key, outcome) in zip(pending.product.images, pending.outcomes, strict=True)
             ]
-        self._count(live, image_outcomes)
+        self._count(live, {id: pending.product.images for id, pending in latest.items()}, image_outcomes)
         changed = {
             id: pending
             for id, pending in latest.items()
@@ -255,13 +257,18 @@ class Ingest:
                 self._check([entry.product for entry in entries])
             return self._ledger.add(entries)
 
-    def _count(self, live: Generation, image_outcomes: Mapping[str, Sequence[ImageOutcome]]) -> None:
-        found = [image for group in image_outcomes.values() for image in group]
-        contents = {image.content for image in found if image.content is not None and image.error is None}
+    def _count(
+        self, live: Generation, images: Mapping[str, Sequence[str]], found: Mapping[str, Sequence[ImageOutcome]]
+    ) -> None:
+        every = [each for group in found.values() for each in group]
+        contents = {each.content for each in every if each.content is not None and each.error is None}
         self.report.encoded += len(contents) - len(self._ledger.known_contents(live.number, contents))
-        codes = [code_of(image.error) for image in found if image.error is not None]
-        self.report.failures.update(codes)
-        self.failed += sum(any(image.error for image in group) for group in image_outcomes.values())
+        tried = ((image, each.error) for id in found for image, each in zip(images[id], found[id], strict=True))
+        failed = [(image, code_of(error)) for image, error in tried if error is not None]
+        self.report.failures.update(code for _, code in failed)
+        blocked = [image for image, code in failed if code == ErrorCode.BLOCKED_ADDRESS.value]
+        self.report.blocked += blocked[: _TOLD - len(self.report.blocked)]
+        self.failed += sum(any(each.error for each in group) for group in found.values())
 
     def _encode_for_others(
         self,

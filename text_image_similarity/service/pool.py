@@ -13,7 +13,7 @@ from ..encoders import Encoder, resolve_model
 from ..pipeline import Outcome
 from ..records import ScoreResult
 from .jobs import Answer, ImageInput, Pair
-from .problems import ProblemError
+from .problems import ProblemError, count_of
 from .settings import Settings
 
 
@@ -156,4 +156,5 @@ class InFlight:
 
 def inflight_problem(pairs: int) -> ProblemError:
     """Return the problem for a request that arrives while too many pairs are in progress."""
-    return ProblemError("queue_full", f"{pairs} pairs are in progress", retry_after_s=1, reason="inflight")
+    detail = f"{count_of(pairs, 'pair is', 'pairs are')} in progress"
+    return ProblemError("queue_full", detail, retry_after_s=1, reason="inflight")

@@ -88,3 +88,8 @@ class ProblemError(Exception):
             "request_id": request_id,
             **self.members,
         }
+
+
+def count_of(count: int, one: str, several: str) -> str:
+    """Return a number with its noun and verb, such as `1 pair is` or `2 pairs are`."""
+    return f"{count} {one if count == 1 else several}"

@@ -98,7 +98,7 @@ def checked(make: Callable[[], T], where: str = "") -> T:
         raise ProblemError("invalid_request", f"{where}: {exc}" if where else str(exc)) from None
 
 
-def check_length(wheres: Iterable[object]) -> None:
+def check_length(wheres: Sequence[object]) -> None:
     """Refuse filters that together are longer than a single filter may be, before any of them is parsed.
 
     Raises:
@@ -108,10 +108,11 @@ def check_length(wheres: Iterable[object]) -> None:
     for where in wheres:
         length += _length_of(where)
         if length > MOST_CHARACTERS:
+            advice = "fewer queries, or shorter filters" if len(wheres) > 1 else "a shorter filter"
             raise ProblemError(
                 "invalid_request",
                 f"the filters of a request may be at most {MOST_CHARACTERS:,} characters long in total, counting two "
-                "extra characters for each name and value in JSON; send fewer queries, or shorter filters",
+                f"extra characters for each name and value in JSON; send {advice}",
             )
 
 

@@ -85,18 +85,18 @@ def noted_blocks(images: Sequence[object], results: Sequence[object]) -> list[No
         images: References in a request, or the images' bytes.
         results: The result for each image.
     """
-    refused = [image for image, result in zip(images, results, strict=True) if is_blocked(result)]
-    return [] if not refused else noted_hosts(refused, len(refused))
+    refused = [image for image, result in zip(images, results, strict=True) if _is_blocked(result)]
+    return [noted_hosts(refused, len(refused))] if refused else []
 
 
-def noted_hosts(images: Sequence[object], count: int) -> list[Note]:
-    """Return the note for `count` blocked references among `images`; it names the hosts of the first few images."""
-    hosts = list(dict.fromkeys(filter(None, map(_host_of, images))))
+def noted_hosts(blocked: Sequence[object], count: int) -> Note:
+    """Return the note for `count` blocked references; it names the hosts of the first few of those in `blocked`."""
+    hosts = list(dict.fromkeys(filter(None, map(_host_of, blocked))))
     more = f" and {len(hosts) - _MOST_HOSTS} more" if len(hosts) > _MOST_HOSTS else ""
-    return [Note("address_blocked", "blocked_address", ", ".join(hosts[:_MOST_HOSTS]) + more, count)]
+    return Note("address_blocked", "blocked_address", ", ".join(hosts[:_MOST_HOSTS]) + more, count)
 
 
-def is_blocked(result: object) -> bool:
+def _is_blocked(result: object) -> bool:
     """Tell whether a result is the refusal of an address by the fetch guard."""
     if isinstance(result, ScoreResult):
         return result.code is ErrorCode.BLOCKED_ADDRESS

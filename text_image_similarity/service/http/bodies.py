@@ -25,6 +25,7 @@ from ..jobs import Answer, Call, ClientLeftError, ImageInput, ResultT
 from ..problems import CONTENT_TYPE, ProblemError
 from .auditing import noted_blocks
 from .json_bodies import JsonBody, compressed, finish, finish_in_turns
+from .sizes import advise_on_body, advise_on_list
 
 T = TypeVar("T")
 
@@ -75,7 +76,7 @@ class _WorkRequest(Request):
 
         Long bodies are read one at a time, in steps between which other requests get a turn.
         """
-        body = JsonBody()
+        body = JsonBody(advise_on_body(self.scope["route"].path))
         async for piece in self.stream():
             body.take(piece)
         if len(body) <= _SHORT:
@@ -90,11 +91,12 @@ class _WorkRequest(Request):
 class WorkRoute(APIRoute):
     """A route whose requests have a body, which is checked and read before the framework sees it.
 
-    A full service refuses POST requests before their bodies are read. Subclasses accept other bodies, or longer lists.
+    A pool that is full refuses POST requests before their bodies are read. Subclasses accept other bodies, or longer lists.
     """
 
     media_types: ClassVar[tuple[str, ...]] = ("application/json",)
     most_items: ClassVar[int | None] = None  # items of a list in the body; None means the service's `max_pairs`
+    needs_model: ClassVar[bool] = True
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -117,7 +119,9 @@ class WorkRoute(APIRoute):
         """Read the body, and refuse it if it has too many parts."""
         await request.read_json()
         most = request.app.state.settings.max_pairs if self.most_items is None else self.most_items
-        _check_size(request.asked, most)
+        _check_size(
+            request.asked, most, lambda name: advise_on_list(self.path, name, is_fixed=self.most_items is not None)
+        )
 
 
 class ReadRoute(APIRoute):
@@ -130,6 +134,12 @@ class ReadRoute(APIRoute):
             return await while_connected(request, handle(request))
 
         return handle_read if self.methods == {"GET"} else handle
+
+
+class ModellessRoute(WorkRoute):
+    """A route whose requests need no model, so they are accepted while the pool of models is full."""
+
+    needs_model = False
 
 
 class ProductsRoute(WorkRoute):
@@ -185,7 +195,7 @@ def _check_encoding(encoding: str) -> None:
         raise compressed(f"Content-Encoding: {encoding[:50]} is not supported")
 
 
-def _check_size(asked: Any, most: int) -> None:
+def _check_size(asked: Any, most: int, advise: Callable[[str], str]) -> None:
     """Refuse a body with too many parts, before each part is validated and its errors are reported."""
     found = asked.items() if isinstance(asked, dict) else ()
     lists = {name: value for name, value in found if isinstance(value, list)}
@@ -195,8 +205,7 @@ def _check_size(asked: Any, most: int) -> None:
         ):  # token ids, refused later
             raise ProblemError(
                 "invalid_request",
-                f"/{name[:50]}: {len(items):,} items in one list; the limit is {most:,} per request: send several requests "
-                "(LangChain: chunk_size), or ask for a higher --max-pairs on the service",
+                f"/{name[:50]}: {len(items):,} items in one list; the limit is {most:,} per request; {advise(name)}",
             )
     for value in chain([asked], *lists.values()):
         if isinstance(value, dict) and len(value) > _MOST_MEMBERS:

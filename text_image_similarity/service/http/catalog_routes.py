@@ -31,7 +31,7 @@ from .access import (
     require_role,
 )
 from .auditing import note_change, noted_hosts
-from .bodies import PROBLEMS, ProductsRoute, ReadRoute, WorkRoute
+from .bodies import PROBLEMS, ModellessRoute, ProductsRoute, ReadRoute, WorkRoute
 from .json_bodies import JsonAnswer
 from .queries import CountedJson, format_product, most_frequent, read_product
 from .routes import unready
@@ -74,7 +74,7 @@ about = APIRouter(route_class=ReadRoute, responses=_ABOUT, tags=["catalogues"])
 similar = APIRouter(route_class=ProductRoute, responses=PROBLEMS, tags=["search"])
 products = APIRouter(route_class=ProductRoute, responses=PROBLEMS, tags=["products"])
 puts = APIRouter(route_class=PutRoute, responses=PROBLEMS, tags=["products"])
-writes = APIRouter(route_class=WorkRoute, responses=PROBLEMS, tags=["products"])
+writes = APIRouter(route_class=ModellessRoute, responses=PROBLEMS, tags=["products"])
 batches = APIRouter(route_class=ProductsRoute, responses=PROBLEMS, tags=["products"])
 admin = APIRouter(responses=PROBLEMS, tags=["administration"])
 health = APIRouter(tags=["probes"])
@@ -310,8 +310,9 @@ async def _write(
     check = None if bound(request, served) is None else partial(check_tenant, request, served)
     note_change(request, "products", f"{served.name}: {len(given)} to add or replace, {len(deleted)} to delete")
     written = await _upkeep(request, served).write(given, deleted, check)
-    if count := written["failures"].get(ErrorCode.BLOCKED_ADDRESS.value, 0):
-        request.state.call.notes += noted_hosts([image for product in given for image in product.images], count)
+    if blocked := written.pop("blocked"):
+        count = written["failures"][ErrorCode.BLOCKED_ADDRESS.value]
+        request.state.call.notes.append(noted_hosts(blocked, count))
     return written
 
 

@@ -6,19 +6,19 @@ Uvicorn's protocol limits only the idle time after a response. With these limits
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ...fetch import are_too_small
 from ..audit import AuditLog, Note
 from ..clients import peer_name
-from .framing import CHUNK_BYTES, TINY_CHUNKS, ChunkedEnd, HeadEnd, without_upgrade
+from .framing import TOO_MANY_CHUNKS, ChunkedEnd, HeadEnd, find_mistake, refusal, set_host, without_upgrade
 from .peers import peers_of
-from .small_reads import READ_BYTES, SmallReads, new_buffer
+from .small_reads import READ_BYTES
 
 HEAD_BYTES = 16 * 1024
 # Headers and trailers of a request, and parameters of its URL. Apache and Kestrel have the same limit; browsers send
@@ -31,12 +31,10 @@ DROPPED_S = 2.0  # from a connection's last response to its end, if the client i
 SEND_S = 30.0  # for a client to read what is buffered for it
 _MOST_AHEAD = 1 << 16  # bytes that may wait to be parsed; with more, reading pauses
 
-_AUTHORITY = re.compile(rb"[A-Za-z]+://(?:[^/?#]*@)?([^/?#]*)")
-
 _TOO_MANY_BYTES = "head_bytes", f"a request head had more than {HEAD_BYTES:,} bytes"
 _TOO_MANY_HEADERS = "headers", f"a request head had more than {MOST_FIELDS} headers"
-_TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+_TOO_LONG = refusal("431 Request Header Fields Too Large")
+_BUSY = refusal("503 Service Unavailable", headers="retry-after: 1\r\n")
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -57,35 +55,36 @@ class LimitedProtocol(HttpToolsProtocol):
     _most_dropped = DROPPED_BYTES
     _full = False  # whether reading is paused: too much waits to be parsed, or other connections have their turn
     _may_begin = False  # whether the parser is at a head
-    _pieces = 0  # pieces of the body from the parser
-    _received = 0  # bytes of the body
+    _pieces, _received = 0, 0  # pieces of the body from the parser, and their bytes
     _whole = True  # whether no request is arriving
     _too_long: tuple[str, str] | None = None  # why a head is too long: a reason and a detail for the audit log
+    _mistake: bytes | None = None  # the response to a request that is refused for a reason that it states
+    _is_answered = False  # whether what arrives is the rest of a body, of known length, after its response
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._ahead = bytearray()  # what has arrived and is not parsed yet
+        self._peers = peers_of(self.server_state)
         self._head_end, self._chunked_end = HeadEnd(), ChunkedEnd()
         self._body = bytearray()  # part of a body that has arrived and has not been passed on
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept a connection, unless there are too many."""
-        peers = peers_of(self.server_state)
         super().connection_made(transport)
         peer = peer_name(self.client[0] if self.client else "")
-        if (refusal := peers.refusal(peer)) is not None:
-            self._note(*refusal)
+        if (refused := self._peers.refusal(peer)) is not None:
+            self._note(*refused)
             transport.write(_BUSY)
             transport.close()
             return
         self._peer = peer
-        peers.add(peer)
+        self._peers.add(peer)
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         if self._peer is not None:
-            peers_of(self.server_state).remove(self._peer)
+            self._peers.remove(self._peer)
             self._peer = None
         self._stop_waiting()
         self.resume_writing()
@@ -95,19 +94,25 @@ class LimitedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse received data; a head that is too long or too slow ends the connection."""
         self._unset_keepalive_if_required()
-        if self._dropped is not None:
-            self._drop(len(data))
-            return
-        self._ahead += data
-        self._parse()
-        if len(data) >= READ_BYTES and not self.transport.is_closing():  # or the event loop would read again at once
+        is_rest = self._is_answered or self._dropped is not None
+        delay_s = self._peers.rest_delay_s(self._peer or "", len(data)) if is_rest else 0.0
+        if self._dropped is None:
+            self._ahead += data
+            self._parse()
+        else:
+            self._dropped += len(data)
+        # After a full read, the event loop would read again at once.
+        if (delay_s or len(data) >= READ_BYTES or self._dropped) and not self.transport.is_closing():
             self.transport.pause_reading()
             self._full = True
-            self.loop.call_soon(self._pause_or_resume)
+            self.loop.call_later(delay_s, self._pause_or_resume)
 
     def _parse(self) -> None:
         """Parse what has arrived: parts of bodies, and complete heads once the previous request has been answered."""
         while self._ahead and not self.transport.is_closing():
+            if self._is_answered:
+                self._skip()
+                continue
             self._may_begin = self._whole
             if not (end := self._find_head() if self._whole else self._find_body()):
                 break
@@ -140,22 +145,21 @@ class LimitedProtocol(HttpToolsProtocol):
             return min(self._left, len(self._ahead))
         end = self._chunked_end.find(self._ahead)
         if self._chunked_end.is_bad:
-            said = "Invalid HTTP request received."
             if self._chunked_end.has_too_many:
-                said = f"more than {TINY_CHUNKS} chunks had fewer than {CHUNK_BYTES} bytes on average"
-                self._note("pieces", said)
-                said += "; send larger chunks, or a Content-Length"
-            self.send_400_response(said)
+                said = f"{TOO_MANY_CHUNKS}; send larger chunks, or a Content-Length"
+                self._mistake = refusal("400 Bad Request", said)
+                self._note("pieces", TOO_MANY_CHUNKS)
+            self.send_400_response("Invalid HTTP request received.")
         elif not end and len(self._ahead) > HEAD_BYTES:
             self._too_long = _TOO_MANY_BYTES
             self.send_400_response("")
         return end
 
     def _pause_or_resume(self) -> None:
-        """Pause reading while too much is waiting to be parsed, even if the application asks for more."""
-        if self.transport.is_closing() or self._dropped is not None:
+        """Pause reading while too much is waiting to be parsed, or once enough was dropped, whatever else resumes it."""
+        if self.transport.is_closing():
             return
-        full = len(self._ahead) > _MOST_AHEAD
+        full = len(self._ahead) > _MOST_AHEAD if self._dropped is None else self._dropped >= self._most_dropped
         if full:
             self.transport.pause_reading()
         elif self._full and not self.flow.read_paused:
@@ -182,9 +186,10 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Start the request."""
         self._stop_waiting()
-        if self.parser.should_upgrade():  # the method is CONNECT, and the parser would take a body for another request
+        self._mistake = find_mistake(self.parser.get_http_version(), self.headers)
+        if self._mistake is not None or self.parser.should_upgrade():  # CONNECT, and the parser would not see a body
             self._refuse()
-        self._set_host()
+        set_host(self.headers, self.url)
         self._left = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
         self._head_end, self._chunked_end = HeadEnd(), ChunkedEnd()
         super().on_headers_complete()
@@ -206,14 +211,6 @@ class LimitedProtocol(HttpToolsProtocol):
         """Tell whether the rest of a body is read after the response."""
         return 0 < self._left <= REST_BYTES
 
-    def _set_host(self) -> None:
-        """Refuse a second Host header; the host of an absolute URL replaces the header (RFC 9112, 3.2 and 3.2.2)."""
-        others = [header for header in self.headers if header[0] != b"host"]
-        if len(others) < len(self.headers) - 1:
-            self._refuse()
-        if (found := _AUTHORITY.match(self.url)) is not None:
-            self.headers[:] = [*others, (b"host", found[1])]
-
     def on_body(self, body: bytes) -> None:
         """Collect a piece of the body; those that arrive together are passed on together: tiny ones are slow."""
         self._pieces += 1
@@ -223,6 +220,16 @@ class LimitedProtocol(HttpToolsProtocol):
             self._note("pieces", f"a body came in {self._pieces:,} tiny pieces ({self._received:,} bytes)")
             self._refuse()
         self._body += body
+
+    def _skip(self) -> None:
+        """Drop what has arrived of the rest of a body after its response, unparsed; another request may follow it."""
+        size = min(self._left, len(self._ahead))
+        del self._ahead[:size]
+        self._left -= size
+        if not self._left:
+            self._is_answered = False
+            self.on_message_complete()
+            self.parser = httptools.HttpRequestParser(self)  # the old one is waiting for the rest
 
     def on_message_complete(self) -> None:
         """Record that the request has arrived completely, perhaps after its response."""
@@ -246,19 +253,14 @@ class LimitedProtocol(HttpToolsProtocol):
                 self.transport.resume_reading()
             seconds, self._most_dropped = (HEAD_S, self._left) if self._may_arrive() else (DROPPED_S, DROPPED_BYTES)
             self._deadline = self.loop.call_later(seconds, self.transport.abort)
-            self._drop(0)
+            self._ahead.clear()
+            self._dropped = 0
         elif self._whole:
             self._parse()
         else:
+            self._is_answered = True
             said = f"{HEAD_S:g} s after the response, a request was still being sent"
             self._deadline = self.loop.call_later(HEAD_S, self._abort, "rest_time", said)
-
-    def _drop(self, size: int) -> None:
-        """Drop what arrives after the last response, up to a limit, and then stop reading."""
-        self._ahead.clear()
-        self._dropped = (self._dropped or 0) + size
-        if self._dropped >= self._most_dropped:
-            self.transport.pause_reading()
 
     def pause_writing(self) -> None:
         """Wait, for a limited time, for the client to read its response."""
@@ -282,8 +284,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False  # the earlier request is fine; the client may resend what followed it
         elif not self._whole and self.cycle.response_started:
             self.transport.close()
-        elif self._too_long:
-            self.transport.write(_TOO_LONG)
+        elif (refused := _TOO_LONG if self._too_long else self._mistake) is not None:
+            self.transport.write(refused)
             self.transport.close()
         else:
             super().send_400_response(msg)
@@ -319,10 +321,3 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.audit is not None:
             address = self.client[0] if self.client else ""
             self.audit.record(Note("limit_hit", reason, detail), peer_name(address), address=address)
-
-
-def protocol_of(audit: AuditLog) -> Callable[..., asyncio.BaseProtocol]:
-    """Return a function that creates the protocol of a connection; exceeded limits are written to the audit log."""
-    audited = type("AuditedProtocol", (LimitedProtocol,), {"audit": audit})
-    buffer = new_buffer()
-    return lambda **options: SmallReads(audited(**options), buffer)

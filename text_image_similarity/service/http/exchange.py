@@ -14,6 +14,7 @@ from ..audit import Note
 from ..jobs import CLIENT_LEFT, Call, ClientLeftError
 from ..problems import CONTENT_TYPE, ProblemError
 from ..settings import MOST_BODIES, Settings
+from .sizes import advise_on_body
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Send
@@ -69,10 +70,14 @@ class IncomingBody:
         settings: Settings with the limits.
         receive: ASGI callable that receives its messages.
         headers: Headers of the request.
+        path: Path of the route; empty if it takes no body.
     """
 
-    def __init__(self, room: Room, settings: Settings, receive: Receive, headers: dict[bytes, bytes]) -> None:
+    def __init__(
+        self, room: Room, settings: Settings, receive: Receive, headers: dict[bytes, bytes], path: str = ""
+    ) -> None:
         self._room, self._receive, self._most = room, receive, settings.max_body_bytes
+        self._advice = advise_on_body(path)
         self._longest_s = settings.request_timeout_s
         length = headers.get(b"content-length", b"")
         self._declared = int(length) if length.isdigit() else 0
@@ -121,9 +126,7 @@ class IncomingBody:
             raise self._no_room()
 
     def _too_long(self) -> ProblemError:
-        return ProblemError(
-            "too_many_bytes", f"a request may have at most {self._most:,} bytes; send fewer pairs at a time"
-        )
+        return ProblemError("too_many_bytes", f"a request may have at most {self._most:,} bytes; {self._advice}")
 
     def _no_room(self) -> ProblemError:
         detail = f"the requests in progress leave no memory for {max(self._declared, self.held):,} bytes"

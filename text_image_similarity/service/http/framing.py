@@ -1,4 +1,4 @@
-"""Find where the heads and the chunked bodies of requests end, before anything is parsed.
+"""Find where the heads and the chunked bodies of requests end, before anything is parsed, and refuse ambiguous heads.
 
 The parser does not report where in its data a request ends. If its data always stops at such an end, no request begins
 within the data of another.
@@ -7,19 +7,63 @@ within the data of another.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _HEAD_END = b"\r\n\r\n"
+_AUTHORITY = re.compile(rb"[A-Za-z]+://(?:[^/?#]*@)?([^/?#]*)")
 _UPGRADE = re.compile(rb"\r\nUpgrade(?=:)", re.IGNORECASE)
 # Most clients write chunks of at least 1 KiB, as they read or buffer data; some write a chunk for each token of JSON.
 TINY_CHUNKS = 256  # tiny chunks of a body that are accepted in any case
 CHUNK_BYTES = 256  # bytes of content for which one more chunk is accepted
 CHUNK_LINE = 64  # longest line before a chunk, in bytes, with extensions and CRLF
+TOO_MANY_CHUNKS = f"more than {TINY_CHUNKS} chunks had fewer than {CHUNK_BYTES} bytes on average"
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;|$)")
 
 
 def without_upgrade(head: bytes | bytearray) -> bytes | bytearray:
     """Return a head with its `Upgrade` header renamed, because the parser would treat the body as another protocol."""
     return _UPGRADE.sub(b"\r\nX-Upgrade", head)
+
+
+def refusal(status: str, said: str = "", headers: str = "") -> bytes:
+    """Return the response that refuses a request, or a connection, and ends it.
+
+    Args:
+        status: Status and its name.
+        said: Text for the client.
+        headers: More headers, each with CRLF after it.
+    """
+    end = f"content-length: {len(said)}\r\nconnection: close\r\n\r\n{said}"
+    kind = "content-type: text/plain; charset=utf-8\r\n" if said else ""
+    return f"HTTP/1.1 {status}\r\n{headers}{kind}{end}".encode()
+
+
+def find_mistake(version: str, headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
+    """Return the response to a request with a wrong Host or Transfer-Encoding (RFC 9112, 3.2 and 6), or None.
+
+    Args:
+        version: Version of HTTP, such as `1.1`.
+        headers: Headers with names in lower case.
+    """
+    hosts = sum(name == b"host" for name, _ in headers)
+    if hosts > 1 or (not hosts and version >= "1.1"):
+        return refusal("400 Bad Request", f"the request has {hosts} Host headers; send exactly one")
+    told = [value for name, value in headers if name == b"transfer-encoding"]
+    codings = [coding.strip().lower() for coding in b",".join(told).split(b",")] if told else []
+    if codings in ([], [b"chunked"]):
+        if not codings or (version >= "1.1" and all(name != b"content-length" for name, _ in headers)):
+            return None
+        said = "Transfer-Encoding needs HTTP/1.1, and excludes Content-Length; send only Content-Length"
+        return refusal("400 Bad Request", said)
+    understood = codings[-1] == b"chunked" and codings.count(b"chunked") == 1
+    said = "the only Transfer-Encoding that the service reads is one `chunked`; send that, or a Content-Length"
+    return refusal("501 Not Implemented" if understood else "400 Bad Request", said)
+
+
+def set_host(headers: list[tuple[bytes, bytes]], url: bytes) -> None:
+    """Replace the Host header with the host of an absolute URL (RFC 9112, 3.2.2)."""
+    if (found := _AUTHORITY.match(url)) is not None:
+        headers[:] = [*(header for header in headers if header[0] != b"host"), (b"host", found[1])]
 
 
 class HeadEnd:

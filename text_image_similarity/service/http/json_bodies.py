@@ -106,9 +106,10 @@ def _items(content: Iterable[Any]) -> Iterator[bytes]:
 
 
 class JsonBody:
-    """A request's body: counted as it arrives, then read in steps."""
+    """A request's body: counted as it arrives, then read in steps; `advice` says how to make it shorter."""
 
-    def __init__(self) -> None:
+    def __init__(self, advice: str = "send a shorter body") -> None:
+        self._advice = advice
         self._bytes = bytearray()
         self._coded = 0
 
@@ -129,7 +130,7 @@ class JsonBody:
             self._coded += len(piece) - len(piece.translate(None, _NOT_ASCII))
         if self._coded > _MOST_CODED:
             detail = f"the body has more than {_MOST_CODED:,} bytes of escapes and characters that are not ASCII"
-            raise ProblemError("too_many_bytes", f"{detail}; send fewer texts at a time")
+            raise ProblemError("too_many_bytes", f"{detail}; {self._advice}")
         if self._bytes.startswith(_GZIP):
             raise compressed("the body is compressed with gzip")
 

@@ -60,7 +60,8 @@ class Gate:
         settings: Settings with limits and keys.
         pool: Pool that tells whether there is room.
         metrics, tracing: Recorders of requests.
-        work_routes: Routes whose requests have a body; POST requests to them are refused while the pool is full.
+        work_routes: Routes whose requests have a body; POST requests to those that need a model are refused while the
+            pool is full.
         open_routes: Routes that need no key. All other routes need a key, and so do unknown paths.
         match_routes: Routes whose responses are logged in the match log.
         journal: The match log.
@@ -99,7 +100,7 @@ class Gate:
         work = _find_route(self.work_routes, scope)
         client = peer_name(scope["client"][0] if scope.get("client") else "")
         current.set(client)
-        body = IncomingBody(self.room, self.settings, receive, headers)
+        body = IncomingBody(self.room, self.settings, receive, headers, getattr(work, "path", ""))
         body.client = client
         found = ((route, *route.matches(scope)) for route in self.match_routes)
         search, parts = next(((route, parts) for route, fits, parts in found if fits is Match.FULL), (None, {}))
@@ -118,7 +119,8 @@ class Gate:
             current.set(client)
             body.client = reply.client = client
             scope["state"].update(count_body=body.count, count_answer=reply.count)
-            if work is not None and scope["method"] == "POST" and (refusal := self.pool.refusal()) is not None:
+            needs_model = getattr(work, "needs_model", False) and scope["method"] == "POST"
+            if needs_model and (refusal := self.pool.refusal()) is not None:
                 raise refusal
             body.check()
             await self._answer(scope, body, reply)

@@ -1,4 +1,4 @@
-"""Limits on the number of connections, and on the rate at which an address opens them."""
+"""Limits on the number of connections, and on how fast an address opens them and sends what nobody reads any more."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ import uvicorn
 MOST_CONNECTIONS = 2048  # connections in total; one address, such as a proxy's, may have at most as many as are free
 NEW_A_SECOND = 500  # connections that one address may open per second in the long run
 NEW_AT_ONCE = 1024  # connections that one address may open at once after a pause
+RESTS_A_SECOND = 1 << 26  # bytes per second of requests that have been answered already, from one address
+LEAST_READ = 4096  # bytes that a smaller read of such a request counts as
 _FILES = 512  # open files besides connections
-_MOST_KNOWN = 1000  # addresses that have recently opened connections
+_MOST_KNOWN = 1000  # addresses that have recently used some of an allowance
 
 
 class Peers:
-    """The addresses that have connections to a server, and the rates at which they open them.
+    """The addresses that have connections to a server, and the rates of what they do.
 
     Args:
         clock: Function that returns seconds, for tests.
@@ -28,22 +30,24 @@ class Peers:
         self._clock = clock
         self.connections: Counter[str] = Counter()
         self._whole_at: dict[str, float] = {}  # when each may open `NEW_AT_ONCE` connections again
+        self._rests_at: dict[str, float] = {}  # when each may send `RESTS_A_SECOND` bytes at once again
 
     def refusal(self, peer: str) -> tuple[str, str] | None:
         """Count an address's new connection, or return why it is refused: a reason and a detail for the audit log."""
         free = MOST_CONNECTIONS - self.connections.total()
         if self.connections[peer] >= free:
             return "connections", f"connections of this address: {self.connections[peer]}; free connections: {free}"
-        now = self._clock()
-        whole_at = max(now, self._whole_at.get(peer, 0.0)) + 1 / NEW_A_SECOND
-        if whole_at - now > NEW_AT_ONCE / NEW_A_SECOND + 1e-6:
+        owed_s = self._owed_s(self._whole_at, peer) + 1 / NEW_A_SECOND
+        if owed_s > NEW_AT_ONCE / NEW_A_SECOND + 1e-6:
             return "new_connections", f"this address opens more than {NEW_A_SECOND} connections a second"
-        if len(self._whole_at) >= _MOST_KNOWN:
-            self._whole_at = {known: at for known, at in self._whole_at.items() if at > now}
-            if len(self._whole_at) >= _MOST_KNOWN:
-                self._whole_at.clear()
-        self._whole_at[peer] = whole_at
+        self._owe(self._whole_at, peer, owed_s)
         return None
+
+    def rest_delay_s(self, peer: str, size: int) -> float:
+        """Count what was read of a request that has been answered already; return the seconds until more may be read."""
+        owed_s = self._owed_s(self._rests_at, peer) + max(size, LEAST_READ) / RESTS_A_SECOND
+        self._owe(self._rests_at, peer, owed_s)
+        return max(0.0, owed_s - 1.0)
 
     def add(self, peer: str) -> None:
         """Count a connection."""
@@ -54,6 +58,20 @@ class Peers:
         self.connections[peer] -= 1
         if not self.connections[peer]:
             del self.connections[peer]
+
+    def _owed_s(self, whole_at: dict[str, float], peer: str) -> float:
+        """Return the seconds until an address's allowance is whole again."""
+        return max(0.0, whole_at.get(peer, 0.0) - self._clock())
+
+    def _owe(self, whole_at: dict[str, float], peer: str, owed_s: float) -> None:
+        """Record the seconds until an address's allowance is whole again; only recent addresses are known."""
+        now = self._clock()
+        if len(whole_at) >= _MOST_KNOWN and peer not in whole_at:
+            for known in [known for known, at in whole_at.items() if at <= now]:
+                del whole_at[known]
+            if len(whole_at) >= _MOST_KNOWN:
+                whole_at.clear()
+        whole_at[peer] = now + owed_s
 
 
 def peers_of(state: uvicorn.server.ServerState) -> Peers:

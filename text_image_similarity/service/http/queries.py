@@ -20,6 +20,7 @@ from ..search.results import Shown, Written
 from .access import bound
 from .bodies import decode_base64, is_fetchable
 from .search_schema import MatchImageRequest, MatchTextRequest, NamedProductBody, QueryBody, TermBody
+from .sizes import advise_on_answer
 
 _SIZE = 256
 _MOST_VALUES = 1000  # values of a facet in a response; a facet of ids would have one for each product
@@ -69,6 +70,7 @@ class CountedJson:
 
     def __init__(self, request: Request) -> None:
         self._most: int = request.app.state.settings.max_body_bytes
+        self._path: str = request.scope["route"].path
         self._hold: Callable[[int], None] = request.state.count_answer
         self._length, self._size, self._held = 0, 0, 0
 
@@ -85,11 +87,17 @@ class CountedJson:
         """
         self._length += length
         if self.left < 0:
-            raise _too_long()
+            raise self.refusal()
         self._size += length if size is None else size
         if (more := self._size - self._held) > 0:
             self._hold(more)
             self._held = self._size
+
+    def refusal(self) -> ProblemError:
+        """Return the problem of a response that is too long."""
+        return ProblemError(
+            "too_many_bytes", f"the response would exceed max_body_bytes; {advise_on_answer(self._path)}"
+        )
 
     def start_over(self) -> None:
         """Count from 0 again; the memory that is already reserved is used first."""
@@ -110,10 +118,12 @@ class MatchReply:
     def write(self, found: Matches | RowError | None) -> Written | RowError:
         """Return the results of a query as JSON; None means that the products have too many characters."""
         if found is None:
-            raise _too_long()
+            raise self._json.refusal()
         if isinstance(found, RowError):
             return found
         written = write_matches(self._catalog, found, self._json.left)
+        if written is None:
+            raise self._json.refusal()
         self.add(written)
         return written
 
@@ -126,21 +136,22 @@ class MatchReply:
         self._json.start_over()
 
 
-def write_matches(catalog: ServedCatalog, found: Matches, most: int) -> Written:
-    """Return results as JSON, whose parts are written one by one within a limit on their total size.
+def write_matches(catalog: ServedCatalog, found: Matches, most: int) -> Written | None:
+    """Return results as JSON, whose parts are written one by one within a limit on their total size; None beyond it.
 
     Args:
         catalog: The catalogue.
         found: The results.
         most: Maximum size of the JSON in bytes.
-
-    Raises:
-        ProblemError: `too_many_bytes`.
     """
     about = {"catalog": catalog.name, "generation": found.generation, "total": found.total}
     matches = _written((_format_match(catalog, match) for match in found), most)
+    if matches is None:
+        return None
     counted = ({name: list(most_frequent(counts, _MOST_VALUES))} for name, counts in found.facets.items())
     facets = _written(counted, most - sum(map(len, matches)))
+    if facets is None:
+        return None
     json = b"".join(
         (
             to_json({**about, "plan": found.plan})[1:-1],
@@ -153,18 +164,13 @@ def write_matches(catalog: ServedCatalog, found: Matches, most: int) -> Written:
     return Written(json, shown, found.total, found.generation, found.plan)
 
 
-def _too_long() -> ProblemError:
-    detail = "the response would exceed max_body_bytes; request a smaller top_k, or fewer facets or queries"
-    return ProblemError("too_many_bytes", detail)
-
-
-def _written(values: Iterable[Any], most: int) -> list[bytes]:
-    """Return each value's JSON, within a limit on their total size in bytes."""
+def _written(values: Iterable[Any], most: int) -> list[bytes] | None:
+    """Return each value's JSON; None if all together are longer than `most` bytes."""
     found = []
     for value in values:
         found.append(to_json(value, inf_nan_mode="null"))
         if (most := most - len(found[-1])) < 0:
-            raise _too_long()
+            return None
     return found
 
 

@@ -20,7 +20,7 @@ from ..search.errors import refused
 from ..search.journal import Asked
 from ..search.results import Written
 from .access import catalog_of, check_fields, check_length, check_products, checked
-from .auditing import is_blocked, noted_hosts
+from .auditing import noted_hosts
 from .bodies import PROBLEMS, ImageRoute, WorkRoute, while_connected
 from .queries import MatchReply, image_term, query_of, short_query_of
 from .schema import failure_of
@@ -131,20 +131,20 @@ async def answer(
         asked.take(queries, catalog.catalog.fields, request.app.state.settings.log_queries)
         return queries
 
-    async def find() -> tuple[Sequence[Query], list[Answered]]:
+    async def find() -> list[Answered]:
         queries = await catalog.read_queries(take)
         names = [name for query in queries for name in (*query.facets, (query.sort or "").removeprefix("-"))]
         check_fields(request, names)
         await check_products(request, catalog, [term.product for query in queries for term in query.parts])
-        return queries, await catalog.match(queries, MatchReply(request, catalog))
+        return await catalog.match(queries, MatchReply(request, catalog))
 
-    queries, found = await while_connected(request, find())
+    found = await while_connected(request, find())
     asked.found = found
     call: Call = request.state.call
-    for query, each in zip(queries, found, strict=True):
+    for each in found:
         call.answers.extend(each.work)
-        if is_blocked(each.answer):
-            call.notes += noted_hosts([term.image for term in query.parts], 1)
+        if each.blocked:
+            call.notes.append(noted_hosts(each.blocked, len(each.blocked)))
     return asked.ids, found
 
 

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -19,12 +19,14 @@ import uvicorn
 from fastapi import FastAPI
 
 from ...errors import UsageError
+from ..audit import AuditLog
 from ..inference.local import LocalModelPool
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
 from .app import create_app, open_catalogs
-from .connections import protocol_of
+from .connections import LimitedProtocol
 from .peers import allow_open_files
+from .small_reads import SmallReads, new_buffer
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -203,3 +205,10 @@ def _describe_models(app: FastAPI) -> str:
 def _authority(host: str, port: int) -> str:
     """Return an address and a port as written in a URL."""
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
+def protocol_of(audit: AuditLog) -> Callable[..., asyncio.BaseProtocol]:
+    """Return a function that creates the protocol of a connection; exceeded limits are written to the audit log."""
+    audited = type("AuditedProtocol", (LimitedProtocol,), {"audit": audit})
+    buffer = new_buffer()
+    return lambda **options: SmallReads(audited(**options), buffer)

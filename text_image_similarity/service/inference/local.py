@@ -20,7 +20,7 @@ from ...system import return_free_memory
 from ..clients import current
 from ..jobs import Answer, ImageInput, Inputs, Item, Job, Pair, timeout_error
 from ..pool import InFlight, choose_model, find_model
-from ..problems import ProblemError
+from ..problems import ProblemError, count_of
 from ..settings import ENSEMBLE, Settings
 from ..telemetry.metrics import Metrics
 from .loaded import RELOAD_S, LoadedModels, on_daemon
@@ -179,7 +179,7 @@ class LocalModelPool:
                     "model_unavailable", f"{served.name} has encoded nothing for {_PROVEN_S:.0f} s", retry_after_s=10
                 )
             if served.queue.depth_with(max(1, self._settings.max_queue // 2)) >= 0.9 * self._settings.max_queue:
-                return ProblemError("busy", f"{served.depth} pairs are waiting for {served.name}", retry_after_s=1)
+                return ProblemError("busy", _waiting(served), retry_after_s=1)
         return None
 
     def dead(self) -> ProblemError | None:
@@ -249,14 +249,17 @@ class LocalModelPool:
         client = current.get()
         if served.queue.has_room(client, self._settings.max_queue):
             return None
-        detail = f"{served.depth} pairs are waiting for {served.name}"
-        return ProblemError("queue_full", detail, retry_after_s=served.backlog_s(client), reason="queue_full")
+        return ProblemError("queue_full", _waiting(served), retry_after_s=served.backlog_s(client), reason="queue_full")
 
     def _close(self) -> None:
         if self._workers is not None:
             self._workers.close()
         for served in self._models:
             served.close()
+
+
+def _waiting(served: ServedModel) -> str:
+    return f"{count_of(served.depth, 'pair is', 'pairs are')} waiting for {served.name}"
 
 
 def _resolve(loop: asyncio.AbstractEventLoop, done: asyncio.Future[None]) -> None:

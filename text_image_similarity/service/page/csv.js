@@ -43,7 +43,7 @@ export function table(text, most) {
     const width = all.length ? all[0].length : fields.length;
     if (fields.length !== width) {
       throw new TableProblem(
-        `${where(all.length)} has ${fields.length} fields, but the header has ${width}. Quote the fields that contain a “${delimiter}”.`,
+        `${where(all.length)} has ${fields.length} field${fields.length === 1 ? "" : "s"}, but the header has ${width}. Quote the fields that contain a “${delimiter}”.`,
       );
     }
     all.push(fields);

@@ -101,7 +101,7 @@ export class Cards {
     const shot = el("div", { class: "shot large" }, el("img", { alt: "" }));
     if (thumbnail) this.fill(shot, thumbnail.replace("size=256", "size=512"));
     else shot.replaceChildren(el("span", {}, "no image"));
-    const known = shown.fields.filter(({ name }) => product.fields[name] != null);
+    const known = shown.fields.filter(({ name }) => Object.hasOwn(product.fields, name) && product.fields[name] !== null);
     const fields = known.map(({ name }) => el("div", {}, el("dt", {}, titleOf(name)), el("dd", {}, el("bdi", {}, shownField(name, product.fields[name])))));
     const leads = this.leads(match);
     leads.addEventListener("click", ({ target }) => target.closest("button") && this.dialog.close(), true); // before the search

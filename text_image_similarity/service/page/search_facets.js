@@ -15,7 +15,8 @@ export function titleOf(name) {
 }
 
 export function shownValue(value) {
-  return { true: "Yes", false: "No" }[value] ?? plain(String(value));
+  const words = { true: "Yes", false: "No" };
+  return Object.hasOwn(words, value) ? words[value] : plain(String(value));
 }
 
 export class Filters {
@@ -31,7 +32,7 @@ export class Filters {
     const found = asked.length ? (await facets(catalog, asked, undefined, MOST_VALUES + 1, options)).facets : {};
     Object.assign(this, { catalog, fields, boxes: new Map(), ends: new Map() });
     const parts = fields.flatMap(({ name, kind }) => {
-      if (!found[name]) return [];
+      if (!Object.hasOwn(found, name)) return [];
       if (kind === "number") return found[name].min === found[name].max ? [] : [this.range(name, found[name])];
       const values = found[name].values;
       return values.length > 1 && values.length <= MOST_VALUES ? [this.ticks(name, values)] : [];
@@ -91,7 +92,7 @@ export class Filters {
 
   count(names, counts) {
     for (const name of names) {
-      const found = new Map((counts[name] ?? []).map(({ value, count }) => [String(value), count]));
+      const found = new Map((Object.hasOwn(counts, name) ? counts[name] : []).map(({ value, count }) => [String(value), count]));
       for (const [value, { box, count }] of this.boxes.get(name)) {
         const number = found.get(value) ?? 0;
         count.textContent = grouped(number);

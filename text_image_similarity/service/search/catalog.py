@@ -22,7 +22,7 @@ from ..problems import ProblemError
 from ..settings import Settings
 from ..telemetry.search import SearchMetrics
 from .errors import translated
-from .results import Key, Results, Written, key_of
+from .results import Key, Results, Written, blocked_images, key_of
 from .scans import Scans
 from .threads import Threads
 from .thumbnails import Thumbnails
@@ -43,12 +43,14 @@ class Answered:
         generation: Number of the generation that was searched.
         milliseconds: Duration of each stage: `encode` and `search`, or only `cache` if the results were cached.
         work: The models' results and the time of the search, for traces.
+        blocked: The query's images at blocked addresses, for the audit log.
     """
 
     answer: Written | RowError
     generation: int
     milliseconds: Mapping[str, float]
     work: tuple[Answer[Any], ...] = ()
+    blocked: tuple[object, ...] = ()
 
 
 class Reply(Protocol):
@@ -263,7 +265,11 @@ class ServedCatalog:
         for stage, took in milliseconds.items():
             self._metrics.observe_search(self.name, stage, took / 1000)
         span: Answer[Any] = Answer(self.name, [], [[Span("search", started, time.time())]])
-        return [Answered(each, generation.number, milliseconds, (*work, span)) for each in found]
+        blocked = blocked_images([one.query for one in asked], outcomes[1])
+        return [
+            Answered(each, generation.number, milliseconds, (*work, span), images)
+            for each, images in zip(found, blocked, strict=True)
+        ]
 
     def model_name(self, generation: Generation) -> str:
         """Return the name under which a generation's model is served, or else the name with which it was built."""

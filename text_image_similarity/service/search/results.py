@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from threading import Lock
 from typing import NamedTuple
 
+from ...errors import ErrorCode, RowError
+from ...pipeline import Outcome
 from ...search import Query
 from ...search.cursor import digest_of
 
@@ -20,6 +23,17 @@ Key = tuple[int, int, str, int, bytes]
 def key_of(query: Query, generation: int, version: int) -> Key:
     """Return the cache key of results: the query with its page, the generation, and the version of the data."""
     return generation, version, digest_of(query, _DIGEST), query.top_k, sha256((query.after or "").encode()).digest()
+
+
+def blocked_images(queries: Sequence[Query], outcomes: Sequence[Outcome]) -> list[tuple[object, ...]]:
+    """Return each query's images at blocked addresses, given the outcomes of all images of the queries, in order."""
+    left = iter(outcomes)
+    found = [[(term.image, next(left)) for term in query.parts if term.image is not None] for query in queries]
+    return [tuple(image for image, outcome in each if _is_blocked(outcome)) for each in found]
+
+
+def _is_blocked(outcome: Outcome) -> bool:
+    return isinstance(outcome, RowError) and outcome.code is ErrorCode.BLOCKED_ADDRESS
 
 
 class Shown(NamedTuple):

@@ -23,7 +23,7 @@ from ...search.time_limit import time_limit
 from ...system import forget_failure
 from ..clients import current
 from ..jobs import ClientLeftError
-from ..problems import ProblemError
+from ..problems import ProblemError, count_of
 from ..shares import Client, Turns
 from .results import Written
 
@@ -177,7 +177,8 @@ class Scans:
         """
         client = current.get()
         if self._waiting.is_full(client):
-            raise ProblemError("queue_full", f"{self.depth} searches are waiting", retry_after_s=1, reason="queue_full")
+            detail = f"{count_of(self.depth, 'search is', 'searches are')} waiting"
+            raise ProblemError("queue_full", detail, retry_after_s=1, reason="queue_full")
         found: Answers = []
         for part in _passes(asked, texts, images):  # other requests get a turn between passes
             scan = _Scan(client, write, *part, until=self._clock() + self._timeout_s)

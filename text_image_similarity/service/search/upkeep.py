@@ -72,14 +72,13 @@ class _Writing:
 
     def count(self, report: AddReport) -> None:
         """Add the result of a turn to the report."""
-        for name in ("added", "updated", "unchanged"):
+        for name in ("added", "updated", "unchanged", "failures", "blocked"):
             setattr(self.report, name, getattr(self.report, name) + getattr(report, name))
-        self.report.failures.update(report.failures)
         for reason in report.refusals:
             self.report.refuse(reason)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result in the form of the response."""
+        """Return the result in the form of the response, with the blocked references for the audit log."""
         return {
             "added": self.report.added,
             "updated": self.report.updated,
@@ -87,6 +86,7 @@ class _Writing:
             "deleted": self.deleted or 0,
             "refused": list(self.report.refusals),
             "failures": dict(self.report.failures),
+            "blocked": self.report.blocked,
         }
 
 
