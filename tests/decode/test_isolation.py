@@ -341,3 +341,11 @@ def test_the_setting_is_a_truth_value() -> None:
     for name in ("decode_s", "decode_memory"):
         with pytest.raises(ConfigError, match=name):
             Limits(**{name: zero})
+
+
+def test_it_is_told_where_memory_cannot_be_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(isolation_module, "MEMORY_USED", tmp_path / "none")
+    IsolatedDecoder(LIMITS, workers=1).close()
+    assert "can be limited on Linux only" in caplog.text

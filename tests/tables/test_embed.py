@@ -150,3 +150,10 @@ def test_the_command_says_what_it_wrote(table: Path, capsys: pytest.CaptureFixtu
     table.write_text("url\nnone.png\n")
     assert command("embed", table, out, "--model", "mini", "--quiet") == 4
     assert command("embed", table, table.parent, "--model", "mini") == 2
+
+
+def test_a_probability_is_refused(table: Path) -> None:
+    with pytest.raises(UsageError, match="embed_table writes none"):
+        embed_table(
+            table, table.with_name("out.parquet"), CONFIG, encoder=ENCODER, options=TableOptions(probability=True)
+        )

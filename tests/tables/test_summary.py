@@ -16,6 +16,7 @@ from text_image_similarity import Config, Record, RunStats, ScoreResult, Stopped
 from text_image_similarity.metrics import Histogram
 from text_image_similarity.pipeline import score_concurrently
 from text_image_similarity.tables.summary import outcome
+from text_image_similarity.tables.summary_file import read_summary
 from text_image_similarity.workspace import Part
 
 RED, BLUE = inline("red"), inline("blue")
@@ -115,3 +116,10 @@ def test_an_engine_that_scores_parts_side_by_side_counts_each_with_its_part() ->
 
 def test_no_parts_come_to_nothing() -> None:
     assert outcome([], "cosine")["rows"] == 0
+
+
+@pytest.mark.parametrize("name", ["seconds", "failures", "similarity", "probability"])
+def test_a_number_in_place_of_numbers_by_name_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "out.csv.summary.json").write_text(json.dumps({name: 5}))
+    with pytest.raises(ValueError, match=f"its '{name}' is not what a run writes"):
+        read_summary(str(tmp_path / "out.csv"))

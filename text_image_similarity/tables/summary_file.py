@@ -52,7 +52,9 @@ def _check_numbers(found: dict[str, Any]) -> None:
     values = {name: [found.get(name) or 0] for name in _NUMBERS}
     for name in _NUMBERS_BY_NAME:
         members = found.get(name) or {}
-        values[name] = [*members.values()] if isinstance(members, dict) else [members]
+        if not isinstance(members, dict):
+            raise ValueError(f"its {name!r} is not what a run writes")
+        values[name] = [*members.values()]
     points = found.get("throughput") or []
     is_list = isinstance(points, list) and all(isinstance(point, list) and len(point) == 2 for point in points)
     values["throughput"] = [number for point in points for number in point] if is_list else [points]
