@@ -106,7 +106,7 @@ def test_a_picture_elsewhere_needs_leave(tmp_path: Path, catalog: Catalog) -> No
     (tmp_path / "red.png").write_bytes(make_png("red"))
     (folder / "in.csv").write_text("image\n../red.png\n")
     engine = MatchEngine(catalog)
-    with pytest.raises(UsageError, match=r"no image in the first 1 rows may be read: .*--files-under / for any"):
+    with pytest.raises(UsageError, match=r"no image in the first row may be read: .*--files-under / for any"):
         answer(engine, folder / "in.csv", out, ("image", None))
     answer(engine, folder / "in.csv", out, ("image", None), files_under="/")
     assert [row["product_id"] for row in rows(out)] == ["red"]
