@@ -25,8 +25,9 @@ from queue import Empty, Full, Queue
 from threading import Lock, Thread
 from typing import Literal
 
-from ..errors import UsageError, printable
+from ..errors import ErrorCode, RowError, UsageError, printable
 from ..files import open_own
+from ..records import ScoreResult
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -276,3 +277,8 @@ def _line(said: dict[str, object]) -> bytes:
 
 def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def is_blocked(result: object) -> bool:
+    """Tell whether a result is the refusal of an address by the fetch guard."""
+    return isinstance(result, (ScoreResult, RowError)) and result.code is ErrorCode.BLOCKED_ADDRESS

@@ -154,7 +154,8 @@ def _check(config: TrainConfig, *, resumes: bool) -> None:
     """Check the settings before the data is read; a resumed run does not need the weights that it started from.
 
     Raises:
-        ConfigError, ModelError, UsageError: An image would cost too much, or the device, precision, tower, initial model or MLflow is not available.
+        ConfigError, UsageError: The device, precision, tower, initial model or MLflow is not available.
+        ModelError: An image would take too much memory or time.
     """
     choose_dtype(config, choose_placement(Config(device=config.device)).device)
     if config.init is None:

@@ -129,8 +129,7 @@ def blob_of(vector: Embeddings | None) -> bytes | None:
 
 def vector_of(blob: Any) -> Embeddings | None:
     """Return the vector in a column's value, shape (embed_dim,), float32."""
-    content = bytes_of(blob)
-    return None if content is None else np.frombuffer(content, "<f4").astype(np.float32, copy=False)
+    return None if blob is None else np.frombuffer(memoryview(blob), "<f4").astype(np.float32, copy=False)
 
 
 def bytes_of(blob: Any) -> bytes | None:
@@ -139,6 +138,4 @@ def bytes_of(blob: Any) -> bytes | None:
     Raises:
         TypeError: The value is a number or a text; `bytes` would allocate as many bytes as a number says.
     """
-    if blob is None:
-        return None
-    return bytes(memoryview(blob))
+    return None if blob is None else bytes(memoryview(blob))

@@ -114,9 +114,8 @@ class LogEvent:
 
 _ENTRY = [each.name for each in fields(LogEntry)]
 _EVENT = [each.name for each in fields(LogEvent)]
-_TEXTS = ("catalog", "route", "request_id", "tenant")
-_STORED: dict[str, tuple[type, ...]] = {  # types of members; those of an event's other members are checked by itself
-    **dict.fromkeys(_TEXTS, (str,)),
+_STORED: dict[str, tuple[type, ...]] = {  # types of members; records check their other members themselves
+    **dict.fromkeys(("catalog", "route", "request_id", "tenant"), (str,)),
     **dict.fromkeys(("generation", "total"), (int, type(None))),
     **dict.fromkeys(("plan", "error"), (str, type(None))),
     **dict.fromkeys(("query", "milliseconds"), (dict,)),
@@ -209,7 +208,7 @@ def _members(body: str, names: Sequence[str]) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise TypeError("a record is not an object")
     for name, kinds in _STORED.items():
-        if not isinstance(found.get(name, kinds[-1]()), kinds):
+        if name in found and not isinstance(found[name], kinds):
             raise TypeError(f"{name} is {type_name(found[name])}")
     return {name: found[name] for name in names if name in found}
 

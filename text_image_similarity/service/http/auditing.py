@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING
 from fastapi import Request
 from starlette.routing import BaseRoute, Match
 
-from ...errors import ErrorCode, RowError
-from ...records import ScoreResult
-from ..audit import AuditLog, Event, Note
+from ..audit import AuditLog, Event, Note, is_blocked
 from ..clients import peer_name
 from ..jobs import Call
 from ..keys import ANYBODY, ApiKey
@@ -85,7 +83,7 @@ def noted_blocks(images: Sequence[object], results: Sequence[object]) -> list[No
         images: References in a request, or the images' bytes.
         results: The result for each image.
     """
-    refused = [image for image, result in zip(images, results, strict=True) if _is_blocked(result)]
+    refused = [image for image, result in zip(images, results, strict=True) if is_blocked(result)]
     return [noted_hosts(refused, len(refused))] if refused else []
 
 
@@ -94,13 +92,6 @@ def noted_hosts(blocked: Sequence[object], count: int) -> Note:
     hosts = list(dict.fromkeys(filter(None, map(_host_of, blocked))))
     more = f" and {len(hosts) - _MOST_HOSTS} more" if len(hosts) > _MOST_HOSTS else ""
     return Note("address_blocked", "blocked_address", ", ".join(hosts[:_MOST_HOSTS]) + more, count)
-
-
-def _is_blocked(result: object) -> bool:
-    """Tell whether a result is the refusal of an address by the fetch guard."""
-    if isinstance(result, ScoreResult):
-        return result.code is ErrorCode.BLOCKED_ADDRESS
-    return isinstance(result, RowError) and result.code is ErrorCode.BLOCKED_ADDRESS
 
 
 def _host_of(image: object) -> str:

@@ -159,7 +159,7 @@ class OutgoingAnswer:
         """Count a part of the response when it is created, on any thread.
 
         Raises:
-            ProblemError: `queue_full`, if there is no room for the part.
+            ProblemError: `queue_full`, if the client or the service has no memory left for the part.
             ClientLeftError: The request has ended.
         """
         with self._lock:

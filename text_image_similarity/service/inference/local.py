@@ -161,7 +161,7 @@ class LocalModelPool:
         return None if served is None else served.encoder
 
     def refusal(self) -> ProblemError | None:
-        """See `ModelPool`; there is no room if the pool, or every loaded model's queue, is full for this client."""
+        """See `ModelPool`; a request is refused if the client may use no more of the pool, or of any loaded model's queue."""
         if (problem := self._inflight.problem(current.get())) is not None:
             return problem
         refusals = [self._queue_problem(served) for served in self._models]

@@ -267,7 +267,7 @@ class ServedModel:
             item.job.finish(item)
 
     def _self_test(self) -> None:
-        """Check that the model still works, bypassing caches; runs on the batcher's thread while there is no batch."""
+        """Test the model without caches, on the batcher's thread while it is idle, and record the outcome."""
         if self.problem is not None:
             return
         try:

@@ -9,10 +9,10 @@ from hashlib import sha256
 from threading import Lock
 from typing import NamedTuple
 
-from ...errors import ErrorCode, RowError
 from ...pipeline import Outcome
 from ...search import Query
 from ...search.cursor import digest_of
+from ..audit import is_blocked
 
 MOST_BYTES = 64 << 20  # of all cached results of a catalogue
 _SHOWN_BYTES = 300  # memory of each `Shown`, without its id, which is counted separately
@@ -29,11 +29,7 @@ def blocked_images(queries: Sequence[Query], outcomes: Sequence[Outcome]) -> lis
     """Return each query's images at blocked addresses, given the outcomes of all images of the queries, in order."""
     left = iter(outcomes)
     found = [[(term.image, next(left)) for term in query.parts if term.image is not None] for query in queries]
-    return [tuple(image for image, outcome in each if _is_blocked(outcome)) for each in found]
-
-
-def _is_blocked(outcome: Outcome) -> bool:
-    return isinstance(outcome, RowError) and outcome.code is ErrorCode.BLOCKED_ADDRESS
+    return [tuple(image for image, outcome in each if is_blocked(outcome)) for each in found]
 
 
 class Shown(NamedTuple):
